@@ -1,0 +1,139 @@
+"""Quantities with units, as users write them: ``10 Gbit/s``, ``1 ms``, ``24 GB``.
+
+Everything inside helixsim is in SI base units (bytes, seconds), and names carry the unit. This
+module is the one place where text becomes a number. Bits and bytes are different units here:
+``10 Gbit/s`` is 1.25e9 bytes per second, ``10 GB/s`` is 1e10. A bare number where a unit is
+needed is refused, so that nobody has to guess.
+
+Parsing is Pint's, with a registry of our own that knows data and time and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+from functools import cache
+from typing import TYPE_CHECKING
+
+from helixsim.errors import InputError
+
+if TYPE_CHECKING:
+    import pint
+
+_DEFINITIONS = """
+second = [time] = s = sec = seconds
+minute = 60 * second = min = minutes
+hour = 3600 * second = h = hr = hours
+day = 86400 * second = d = days
+bit = [data] = bit = bits
+byte = 8 * bit = B = bytes
+nano- = 1e-9 = n-
+micro- = 1e-6 = µ- = u-
+milli- = 1e-3 = m-
+kilo- = 1e3 = k- = K-
+mega- = 1e6 = M-
+giga- = 1e9 = G-
+tera- = 1e12 = T-
+kibi- = 1024 = Ki-
+mebi- = 1048576 = Mi-
+gibi- = 1073741824 = Gi-
+tebi- = 1099511627776 = Ti-
+bps = bit / second
+Bps = byte / second
+"""
+
+
+class Dimension(Enum):
+    """What a quantity measures: its SI base unit and an example of how to write it."""
+
+    TIME = ("second", "1 ms")
+    DATA = ("byte", "24 GB")
+    BANDWIDTH = ("byte / second", "10 Gbit/s")
+
+    @property
+    def unit(self) -> str:
+        """The base unit, in Pint's spelling."""
+        return self.value[0]
+
+    @property
+    def example(self) -> str:
+        """How a user may write such a quantity."""
+        return self.value[1]
+
+
+@cache
+def _registry() -> pint.UnitRegistry:
+    import pint
+
+    registry: pint.UnitRegistry = pint.UnitRegistry(None)
+    for line in _DEFINITIONS.strip().splitlines():
+        registry.define(line)
+    return registry
+
+
+@cache
+def parse_quantity(text: str, dimension: Dimension) -> float:
+    """Turn a quantity as a user writes it into a number in the dimension's base unit.
+
+    Parameters
+    ----------
+    text
+        A number and a unit, for example ``"10 Gbit/s"``.
+    dimension
+        What is expected.
+
+    Returns
+    -------
+    float
+        Seconds, bytes, or bytes per second; finite and not negative.
+
+    Raises
+    ------
+    InputError
+        If the text is no such quantity.
+    """
+    hint = f"write a number and a unit, such as '{dimension.example}'"
+    if len(text) > 64 or any(char in text for char in "^*()[]{}_"):
+        raise InputError(f"'{text[:64]}' is not a quantity; {hint}")
+    try:
+        value = float(_registry().Quantity(text).to(dimension.unit).magnitude)
+    except Exception as error:  # Pint raises many kinds; all mean the same here
+        raise InputError(
+            f"'{text}' is not a {dimension.name.lower()} quantity; {hint}"
+        ) from error
+    if not math.isfinite(value) or value < 0:
+        raise InputError(f"'{text}' must be a finite quantity of at least zero; {hint}")
+    return value
+
+
+def seconds(text: str) -> float:
+    """Parse a time, ``"1 ms"`` -> 0.001."""
+    return parse_quantity(text, Dimension.TIME)
+
+
+def num_bytes(text: str) -> float:
+    """Parse an amount of data, ``"24 GB"`` -> 24e9."""
+    return parse_quantity(text, Dimension.DATA)
+
+
+def bytes_per_s(text: str) -> float:
+    """Parse a bandwidth, ``"10 Gbit/s"`` -> 1.25e9."""
+    return parse_quantity(text, Dimension.BANDWIDTH)
+
+
+def format_seconds(value: float) -> str:
+    """Write a time so that it parses back to exactly the same number."""
+    if value and value < 1 and (milli := float(f"{value * 1e3:.12g}")) * 1e-3 == value:
+        text = f"{milli:g} ms"
+        if seconds(text) == value:
+            return text
+    return f"{value!r} s"
+
+
+def format_bytes_per_s(value: float) -> str:
+    """Write a bandwidth so that it parses back to exactly the same number."""
+    for factor, unit in ((1e9, "GB/s"), (1e6, "MB/s")):
+        text = f"{value / factor!r} {unit}"
+        if value >= factor and bytes_per_s(text) == value:
+            return text
+    return f"{value!r} B/s"
