@@ -1,0 +1,1 @@
+"""Plan, simulate and run large-language-model serving on mixed GPUs and uneven networks."""

@@ -1,0 +1,1 @@
+"""Which node holds which layers, and the flow of tokens that follows from it."""

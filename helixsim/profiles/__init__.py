@@ -1,0 +1,1 @@
+"""LLMs and machine types: data that users write in files, never classes."""

@@ -1,0 +1,154 @@
+"""What a machine of a given type can do for a given LLM: measured data, frozen."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class LLM:
+    """A large language model, as far as serving it layer by layer needs it.
+
+    Attributes
+    ----------
+    name
+        For example ``llama2-70b``.
+    num_layers
+        Transformer layers; a route runs through all of them once per iteration.
+    activation_bytes_per_token
+        What one token's hidden state weighs on the wire between two nodes.
+    token_bytes
+        What one token id weighs on the wire to and from the coordinator.
+    layer_bytes
+        Weights of one layer, read from disk before a run starts.
+    """
+
+    name: str
+    num_layers: int
+    activation_bytes_per_token: float
+    token_bytes: float
+    layer_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyProfile:
+    """Batched tokens -> seconds for one layer, piecewise linear between measured points.
+
+    Attributes
+    ----------
+    tokens
+        Batched tokens of the measured points, rising, the first is 0.
+    seconds
+        Time of one layer at each of them.
+    """
+
+    tokens: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+    def __call__(self, num_tokens: float) -> float:
+        """Time of one layer for a batch of `num_tokens`, in seconds.
+
+        Linear interpolation; beyond the last point, the line through the last two.
+        """
+        right = min(max(bisect_right(self.tokens, num_tokens), 1), len(self.tokens) - 1)
+        x0, x1 = self.tokens[right - 1], self.tokens[right]
+        y0, y1 = self.seconds[right - 1], self.seconds[right]
+        return y0 + (y1 - y0) * (num_tokens - x0) / (x1 - x0)
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a machine holds and takes at once when it holds a given number of layers.
+
+    Attributes
+    ----------
+    kv_token_layers
+        KV capacity in tokens times layers: a request of 10 tokens on 3 layers uses 30.
+    max_prompts
+        Prompts in one batch, at most.
+    max_prompt_tokens
+        Prompt tokens in one batch, at most.
+    max_decode_tokens
+        Decodes (one token each) in one batch, at most.
+    max_decode_context
+        Sum of the context lengths of the decodes in one batch, at most.
+    """
+
+    kv_token_layers: int
+    max_prompts: int
+    max_prompt_tokens: int
+    max_decode_tokens: int
+    max_decode_context: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerHints:
+    """Where the published throughput estimate starts from for this machine and LLM.
+
+    Attributes
+    ----------
+    typical_layers
+        Layers such a machine holds in a cluster with plenty of machines.
+    crowded_typical_layers
+        The same where the typical layers add up to less than 1.2 times the LLM.
+    start_performance
+        First guess of its performance, in layers x tokens/s.
+    """
+
+    typical_layers: int
+    crowded_typical_layers: int
+    start_performance: float
+
+
+@dataclass(frozen=True, slots=True)
+class MachineProfile:
+    """A machine type serving one LLM.
+
+    Attributes
+    ----------
+    machine_type, llm
+        Names.
+    prefill, decode
+        Seconds for one layer against batched tokens.
+    capacities
+        Number of layers held -> capacity. Every count from 1 up to the most it can hold.
+    max_layers
+        The most layers a planner may give it.
+    hints
+        Start of the published throughput estimate.
+    """
+
+    machine_type: str
+    llm: str
+    prefill: LatencyProfile
+    decode: LatencyProfile
+    capacities: Mapping[int, Capacity]
+    max_layers: int
+    hints: PlannerHints
+
+
+@dataclass(frozen=True, slots=True)
+class MachineType:
+    """A kind of machine: its hardware, and how it serves each LLM that was profiled on it.
+
+    Attributes
+    ----------
+    name
+        For example ``L4x2``: two L4 in one machine.
+    memory_bytes
+        GPU memory of the whole machine.
+    nic_bytes_per_s
+        Its network interface, each direction.
+    disk_bytes_per_s
+        How fast it reads weights.
+    profiles
+        LLM name -> profile.
+    """
+
+    name: str
+    memory_bytes: float
+    nic_bytes_per_s: float
+    disk_bytes_per_s: float
+    profiles: Mapping[str, MachineProfile]
