@@ -1,0 +1,238 @@
+"""How many tokens per second a machine of a type carries when it holds k layers.
+
+The published estimate, which planners and the flow graph build on: how many requests are
+typically at a machine follows from its KV cache and from the share of a request's time that
+is spent there; that share follows from the machine's performance relative to the rest of the
+cluster; the performance follows from the throughput. Ten rounds settle it.
+
+Every expression keeps the published order of operations, so that the figures come out
+bit-identical; the order of the machine types in `mix` is the order in which they are summed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from helixsim.errors import PlacementError, ScenarioError
+from helixsim.profiles.machine import LLM, MachineProfile
+
+_ROUNDS = 10
+_KV_SHARE_IN_USE = 0.3
+"""How much of a KV cache the typical requests of a machine fill."""
+_PLENTY = 1.2
+"""A cluster is crowded if its typical layers are below this many times the LLM's."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThroughputEstimate:
+    """What a machine typically works on, and how fast.
+
+    Attributes
+    ----------
+    requests
+        Requests in its prefill phase at any time; mostly a small fraction.
+    prompt_tokens, decode_tokens
+        Tokens of the two phases in one batch.
+    tokens_per_s
+        Prompt and output tokens carried through all of its layers.
+    """
+
+    requests: float
+    prompt_tokens: int
+    decode_tokens: int
+    tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ThroughputTable:
+    """The estimates of one LLM on one mix of machines.
+
+    Attributes
+    ----------
+    llm
+        Name of the LLM.
+    estimates
+        Machine type -> number of layers -> estimate.
+    """
+
+    llm: str
+    estimates: Mapping[str, Mapping[int, ThroughputEstimate]]
+
+    def tokens_per_s(self, machine_type: str, num_layers: int) -> float:
+        """Throughput of a machine of that type when it holds `num_layers`.
+
+        Raises
+        ------
+        PlacementError
+            If the type is not in the mix or cannot hold so many layers.
+        """
+        if machine_type not in self.estimates:
+            raise PlacementError(
+                f"the throughput of '{machine_type}' was not estimated, only that of "
+                f"{', '.join(self.estimates)}"
+            )
+        by_layers = self.estimates[machine_type]
+        if num_layers not in by_layers:
+            raise PlacementError(
+                f"'{machine_type}' has no capacity for {num_layers} layers of {self.llm}; "
+                f"it has one for {', '.join(map(str, by_layers))}"
+            )
+        return by_layers[num_layers].tokens_per_s
+
+
+def estimate_throughput(
+    llm: LLM,
+    profiles: Mapping[str, MachineProfile],
+    mix: Mapping[str, int],
+    *,
+    mean_prompt_tokens: int = 750,
+    mean_output_tokens: int = 240,
+) -> ThroughputTable:
+    """Estimate the throughput of every machine type of a cluster, for every layer count.
+
+    Parameters
+    ----------
+    llm
+        The LLM that is served.
+    profiles
+        Machine type -> its profile for this LLM; every type of `mix`, at least.
+    mix
+        Machine type -> how many there are, for example :meth:`.Cluster.machine_mix`.
+    mean_prompt_tokens, mean_output_tokens
+        Lengths of the mean request.
+
+    Returns
+    -------
+    ThroughputTable
+        For every type of the mix and every number of layers that its profile has a capacity
+        for and the LLM has.
+
+    Raises
+    ------
+    ScenarioError
+        If a type of the mix has no profile, or no room for any request.
+    """
+    for machine_type in mix:
+        if machine_type not in profiles:
+            raise ScenarioError(f"machine type '{machine_type}' has no profile for {llm.name}")
+    estimator = _Estimator(llm, profiles, mix, mean_prompt_tokens, mean_output_tokens)
+    performance = estimator.settle()
+    return ThroughputTable(
+        llm=llm.name,
+        estimates={
+            machine_type: {
+                num_layers: estimator.estimate(machine_type, num_layers, performance)
+                for num_layers in profiles[machine_type].capacities
+                if num_layers <= llm.num_layers
+            }
+            for machine_type in mix
+        },
+    )
+
+
+class _Estimator:
+    """The formulas, around what they share."""
+
+    def __init__(
+        self,
+        llm: LLM,
+        profiles: Mapping[str, MachineProfile],
+        mix: Mapping[str, int],
+        mean_prompt_tokens: int,
+        mean_output_tokens: int,
+    ):
+        self.llm = llm
+        self.profiles = profiles
+        self.mix = mix
+        self.mean_prompt_tokens = mean_prompt_tokens
+        self.mean_output_tokens = mean_output_tokens
+        self.typical_layers = self._typical_layers()
+
+    def _typical_layers(self) -> dict[str, int]:
+        """Layers that a machine of each type holds in such a cluster."""
+        hints = {name: self.profiles[name].hints for name in self.mix}
+        most = self.llm.num_layers
+        typical = {name: min(hint.typical_layers, most) for name, hint in hints.items()}
+        if sum(self.mix[name] * typical[name] for name in self.mix) >= _PLENTY * most:
+            return typical
+        return {name: min(hint.crowded_typical_layers, most) for name, hint in hints.items()}
+
+    def settle(self) -> dict[str, float]:
+        """Performance of each machine type, in layers x tokens/s."""
+        performance = {name: self.profiles[name].hints.start_performance for name in self.mix}
+        for _ in range(_ROUNDS):
+            performance = {
+                name: self.estimate(name, layers, performance).tokens_per_s * layers
+                for name, layers in self.typical_layers.items()
+            }
+            for name, value in performance.items():
+                if value <= 0:
+                    raise ScenarioError(
+                        f"machine type '{name}' has no KV cache left for requests when it holds "
+                        f"{self.typical_layers[name]} layers of {self.llm.name}; give it fewer "
+                        "typical layers"
+                    )
+        return performance
+
+    def estimate(
+        self, machine_type: str, num_layers: int, performance: Mapping[str, float]
+    ) -> ThroughputEstimate:
+        """Throughput of one machine, given the performance of all types."""
+        profile = self.profiles[machine_type]
+        ratio = self._time_share(machine_type, num_layers, performance)
+        kv_tokens = int(
+            _KV_SHARE_IN_USE * profile.capacities[num_layers].kv_token_layers / num_layers
+        )
+        resident = kv_tokens / (self.mean_prompt_tokens + self.mean_output_tokens)
+        requests = resident * ratio / self.mean_output_tokens
+        prompt_tokens = round(self.mean_prompt_tokens * requests)
+        decode_tokens = round(resident * ratio)
+        if requests > 1:
+            requests = 1
+            prompt_tokens, decode_tokens = self.mean_prompt_tokens, self.mean_output_tokens
+        return ThroughputEstimate(
+            requests=requests,
+            prompt_tokens=prompt_tokens,
+            decode_tokens=decode_tokens,
+            tokens_per_s=self._tokens_per_s(
+                profile, num_layers, requests, prompt_tokens, decode_tokens
+            ),
+        )
+
+    def _time_share(
+        self, machine_type: str, num_layers: int, performance: Mapping[str, float]
+    ) -> float:
+        """Share of a request's time that it spends in `num_layers` at this machine."""
+        layer_time = {name: 1 / performance[name] for name in self.mix}
+        weights = {name: self.mix[name] * self.typical_layers[name] for name in self.mix}
+        mean_layer_time = sum(weights[name] * layer_time[name] for name in self.mix) / sum(
+            weights.values()
+        )
+        here = num_layers * layer_time[machine_type]
+        return here / ((self.llm.num_layers - num_layers) * mean_layer_time + here)
+
+    def _tokens_per_s(
+        self,
+        profile: MachineProfile,
+        num_layers: int,
+        requests: float,
+        prompt_tokens: float,
+        decode_tokens: float,
+    ) -> float:
+        """Tokens of the typical batch over the time that all layers take for it."""
+        if requests >= 1:
+            layer_time = profile.prefill(prompt_tokens) + profile.decode(decode_tokens)
+            return (prompt_tokens + decode_tokens) / (num_layers * layer_time)
+        if requests <= 0:
+            return 0.0
+        # One prefill meets `scale` decode batches. Where not even one prompt token is typical,
+        # the published rounding leaves nothing to divide; go on without rounding.
+        scale = 1 / requests
+        prefill_tokens = int(prompt_tokens * scale)
+        if prompt_tokens == 0:
+            prefill_tokens = self.mean_prompt_tokens
+            prompt_tokens = self.mean_prompt_tokens * requests
+            decode_tokens = self.mean_output_tokens * requests
+        layer_time = profile.prefill(prefill_tokens) + scale * profile.decode(decode_tokens)
+        return scale * (prompt_tokens + decode_tokens) / (num_layers * layer_time)
