@@ -5,6 +5,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
+from math import isfinite
+
+from helixsim.errors import PlacementError, ScenarioError
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,8 @@ class LLM:
         What one token id weighs on the wire to and from the coordinator.
     layer_bytes
         Weights of one layer, read from disk before a run starts.
+    kv_bytes_per_token_layer
+        What the keys and values of one token weigh in the cache of one layer.
     """
 
     name: str
@@ -30,6 +36,7 @@ class LLM:
     activation_bytes_per_token: float
     token_bytes: float
     layer_bytes: float
+    kv_bytes_per_token_layer: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +49,49 @@ class LatencyProfile:
         Batched tokens of the measured points, rising, the first is 0.
     seconds
         Time of one layer at each of them.
+
+    Raises
+    ------
+    ScenarioError
+        If the points do not make a profile; `where` is the first that does not.
     """
 
     tokens: tuple[int, ...]
     seconds: tuple[float, ...]
 
-    def __call__(self, num_tokens: float) -> float:
-        """Time of one layer for a batch of `num_tokens`, in seconds.
+    def __post_init__(self) -> None:
+        tokens, seconds = self.tokens, self.seconds
+        if len(tokens) < 2:
+            raise ScenarioError("give two points at least", where="tokens")
+        if len(tokens) != len(seconds):
+            raise ScenarioError(
+                f"{len(tokens)} numbers of tokens but {len(seconds)} times; give one time for "
+                "each number of tokens"
+            )
+        if tokens[0] != 0:
+            raise ScenarioError(f"must be 0, not {tokens[0]}", where="tokens[0]")
+        for index, (before, after) in enumerate(pairwise(tokens), start=1):
+            if after <= before:
+                raise ScenarioError(
+                    f"tokens must rise, but {after} follows {before}", where=f"tokens[{index}]"
+                )
+        for index, value in enumerate(seconds):
+            if not (isfinite(value) and value >= 0):
+                raise ScenarioError(
+                    f"must be a finite time of at least zero, not {value}",
+                    where=f"seconds[{index}]",
+                )
+        if seconds[-1] == 0:
+            raise ScenarioError("must be above zero", where=f"seconds[{len(seconds) - 1}]")
 
-        Linear interpolation; beyond the last point, the line through the last two.
+    def __call__(self, num_tokens: float) -> float:
+        """Seconds that one layer takes for a batch of `num_tokens`.
+
+        Linear interpolation. Beyond the last point, the line through the last two goes on,
+        unless it falls (measurements scatter): then the last time stays.
         """
+        if num_tokens > self.tokens[-1] and self.seconds[-1] < self.seconds[-2]:
+            return self.seconds[-1]
         right = min(max(bisect_right(self.tokens, num_tokens), 1), len(self.tokens) - 1)
         x0, x1 = self.tokens[right - 1], self.tokens[right]
         y0, y1 = self.seconds[right - 1], self.seconds[right]
@@ -87,6 +127,8 @@ class Capacity:
 class PlannerHints:
     """Where the published throughput estimate starts from for this machine and LLM.
 
+    Only the proportions of `start_performance` between machine types matter.
+
     Attributes
     ----------
     typical_layers
@@ -113,7 +155,8 @@ class MachineProfile:
     prefill, decode
         Seconds for one layer against batched tokens.
     capacities
-        Number of layers held -> capacity. Every count from 1 up to the most it can hold.
+        Number of layers held -> capacity, in rising order. Every count from 1 to `max_layers`,
+        and any larger counts that are known to work.
     max_layers
         The most layers a planner may give it.
     hints
@@ -127,6 +170,21 @@ class MachineProfile:
     capacities: Mapping[int, Capacity]
     max_layers: int
     hints: PlannerHints
+
+    def capacity(self, num_layers: int) -> Capacity:
+        """Capacity of such a machine when it holds `num_layers`.
+
+        Raises
+        ------
+        PlacementError
+            If it cannot hold so many.
+        """
+        if num_layers not in self.capacities:
+            raise PlacementError(
+                f"'{self.machine_type}' has no capacity for {num_layers} layers of {self.llm}; "
+                f"it has one for {', '.join(map(str, self.capacities))}"
+            )
+        return self.capacities[num_layers]
 
 
 @dataclass(frozen=True, slots=True)

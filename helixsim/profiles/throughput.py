@@ -141,7 +141,7 @@ class _Estimator:
         mix: Mapping[str, int],
         mean_prompt_tokens: int,
         mean_output_tokens: int,
-    ):
+    ) -> None:
         self.llm = llm
         self.profiles = profiles
         self.mix = mix
@@ -159,7 +159,7 @@ class _Estimator:
         return {name: min(hint.crowded_typical_layers, most) for name, hint in hints.items()}
 
     def settle(self) -> dict[str, float]:
-        """Performance of each machine type, in layers x tokens/s."""
+        """Settle on the performance of each machine type, in layers x tokens/s."""
         performance = {name: self.profiles[name].hints.start_performance for name in self.mix}
         for _ in range(_ROUNDS):
             performance = {

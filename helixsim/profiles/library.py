@@ -1,0 +1,97 @@
+"""Find and load LLMs and machine types: those that ship with helixsim, and users' own files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from helixsim.errors import InputError, ScenarioError
+from helixsim.profiles.machine import LLM, MachineType
+from helixsim.profiles.spec import LLMSpec, MachineSpec
+from helixsim.yaml_files import FileModel, did_you_mean, read_yaml, validate
+
+DATA = Path(__file__).parent / "data"
+
+Spec = TypeVar("Spec", bound=FileModel)
+
+
+def shipped_llms() -> tuple[str, ...]:
+    """Names of the LLMs that ship with helixsim, sorted."""
+    return _names("llms")
+
+
+def shipped_machine_types() -> tuple[str, ...]:
+    """Names of the machine types that ship with helixsim, sorted."""
+    return _names("machines")
+
+
+def load_llm(name_or_path: str | Path, base_dir: str | Path = ".") -> LLM:
+    """Load an LLM.
+
+    Parameters
+    ----------
+    name_or_path
+        The name of a shipped LLM, or the path of a file (it ends in ``.yaml`` or ``.yml``).
+    base_dir
+        What a relative path is relative to.
+
+    Raises
+    ------
+    ScenarioError
+        If there is no such LLM, or its file has mistakes.
+    """
+    return _load(LLMSpec, "llms", "LLM", name_or_path, base_dir)[0].to_llm()
+
+
+def load_machine_type(
+    name_or_path: str | Path, base_dir: str | Path = ".", llms: Iterable[LLM] = ()
+) -> MachineType:
+    """Load a machine type.
+
+    Parameters
+    ----------
+    name_or_path
+        The name of a shipped machine type, or the path of a file (it ends in ``.yaml`` or
+        ``.yml``).
+    base_dir
+        What a relative path is relative to.
+    llms
+        LLMs that are known besides the shipped ones. Only a profile that derives its KV cache
+        from the machine's memory needs its LLM; if that is unknown, the profile is left out.
+
+    Raises
+    ------
+    ScenarioError
+        If there is no such machine type, or its file has mistakes.
+    """
+    spec, file = _load(MachineSpec, "machines", "machine type", name_or_path, base_dir)
+    known = {llm.name: llm for llm in llms}
+    for name, serving in spec.llms.items():
+        if serving.kv.from_memory is not None and name not in known and name in shipped_llms():
+            known[name] = load_llm(name)
+    try:
+        return spec.to_machine_type(known)
+    except InputError as error:
+        raise ScenarioError(error.message, file=file, where=error.where) from error
+
+
+def _names(folder: str) -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in (DATA / folder).glob("*.yaml")))
+
+
+def _load(
+    spec_type: type[Spec], folder: str, noun: str, name_or_path: str | Path, base_dir: str | Path
+) -> tuple[Spec, Path]:
+    if Path(name_or_path).suffix in (".yaml", ".yml"):
+        file = Path(base_dir) / name_or_path
+    else:
+        names = _names(folder)
+        if str(name_or_path) not in names:
+            raise ScenarioError(
+                f"no {noun} '{name_or_path}' ships with helixsim; "
+                f"{did_you_mean(str(name_or_path), names)} "
+                "(for a file of your own, give its path, ending in .yaml)"
+            )
+        file = DATA / folder / f"{name_or_path}.yaml"
+    return validate(spec_type, read_yaml(file), file), file

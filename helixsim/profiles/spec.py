@@ -1,0 +1,356 @@
+"""What stands in an LLM file and in a machine file, checked, and how it becomes our values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Annotated, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from helixsim.errors import InputError
+from helixsim.profiles.machine import (
+    LLM,
+    Capacity,
+    LatencyProfile,
+    MachineProfile,
+    MachineType,
+    PlannerHints,
+)
+from helixsim.units import seconds_from_ms
+from helixsim.yaml_files import Bytes, BytesPerSecond, FileModel, located_error
+
+BLOCK_TOKENS = 16
+"""KV caches hand out room in blocks of this many tokens, per layer."""
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_MAX_LAYERS = 10_000
+_MAX_POINTS = 100_000
+_CONTEXT_PER_DECODE = 1000
+
+Name = Annotated[str, Field(pattern=_NAME)]
+Count = Annotated[int, Field(ge=1, le=2**53)]
+LayerCount = Annotated[int, Field(ge=1, le=_MAX_LAYERS)]
+Counts = Annotated[tuple[Count, ...], Field(strict=False, min_length=1, max_length=_MAX_LAYERS)]
+
+
+def _shape(value: object) -> str:
+    return "column" if isinstance(value, list | tuple) else "number"
+
+
+Limit = Annotated[
+    Annotated[Count, Tag("number")] | Annotated[Counts, Tag("column")], Discriminator(_shape)
+]
+"""A number for all counts of layers, or a column: one number for each row of `kv.layers`."""
+
+
+class LLMSpec(FileModel):
+    """An LLM file."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    kind: Literal["llm"]
+    name: Name
+    source: str = Field(default="", description="Where the figures come from.")
+    num_layers: LayerCount
+    hidden_size: Count | None = Field(
+        default=None, description="Width of the hidden state; its values take bytes_per_value."
+    )
+    bytes_per_value: Annotated[int, Field(ge=1, le=8)] = 2
+    activation_size: Bytes | None = Field(
+        default=None,
+        description="One token's hidden state on the wire, where hidden_size does not say it.",
+    )
+    token_size: Bytes = Field(default=2.0, description="One token id on the wire.")
+    layer_size: Bytes = Field(description="Weights of one layer.")
+    kv_size: Bytes = Field(description="Keys and values of one token in one layer.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.hidden_size is None) == (self.activation_size is None):
+            raise ValueError("give either hidden_size or activation_size")
+        for key in ("activation_size", "token_size", "layer_size", "kv_size"):
+            if getattr(self, key) == 0:
+                raise located_error(key, "must be above zero")
+        return self
+
+    def to_llm(self) -> LLM:
+        """Turn the file into the value that helixsim works with."""
+        activation_bytes = self.activation_size
+        if self.hidden_size is not None:
+            activation_bytes = float(self.hidden_size * self.bytes_per_value)
+        assert activation_bytes is not None  # noqa: S101  (_check)
+        return LLM(
+            name=self.name,
+            num_layers=self.num_layers,
+            activation_bytes_per_token=activation_bytes,
+            token_bytes=self.token_size,
+            layer_bytes=self.layer_size,
+            kv_bytes_per_token_layer=self.kv_size,
+        )
+
+
+class CurveSpec(FileModel):
+    """Measured time of one layer, in milliseconds, against the tokens batched together."""
+
+    tokens: Annotated[
+        tuple[Annotated[int, Field(ge=0, le=2**53)], ...],
+        Field(strict=False, max_length=_MAX_POINTS),
+    ]
+    ms: Annotated[tuple[float, ...], Field(strict=False, max_length=_MAX_POINTS)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        try:
+            self.to_profile()
+        except InputError as error:
+            where = (error.where or "").replace("seconds", "ms")
+            raise located_error(where, error.message) from error
+        return self
+
+    def to_profile(self) -> LatencyProfile:
+        """Turn the columns into a profile in seconds."""
+        return LatencyProfile(self.tokens, tuple(seconds_from_ms(value) for value in self.ms))
+
+
+class KvSpec(FileModel):
+    """How much KV cache is left next to k layers: listed, or derived from the memory."""
+
+    layers: Counts | None = Field(default=None, description="Numbers of layers, from 1 up.")
+    token_layers: Counts | None = Field(
+        default=None, description="KV capacity for each of them, in tokens x layers."
+    )
+    from_memory: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None,
+        description="Usable share of the memory; what the weights leave of it is KV cache.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.from_memory is not None:
+            if self.layers is not None or self.token_layers is not None:
+                raise ValueError("give either from_memory or layers with token_layers")
+            return self
+        if self.layers is None or self.token_layers is None:
+            raise ValueError("give either from_memory or layers with token_layers")
+        if len(self.layers) != len(self.token_layers):
+            raise located_error(
+                "token_layers",
+                f"has {len(self.token_layers)} entries, but layers has {len(self.layers)}",
+            )
+        if self.layers[0] != 1:
+            raise located_error("layers[0]", f"must be 1, not {self.layers[0]}")
+        for index, (before, after) in enumerate(pairwise(self.layers), start=1):
+            if after <= before:
+                raise located_error(
+                    f"layers[{index}]", f"layers must rise, but {after} follows {before}"
+                )
+        return self
+
+    def token_layers_by_count(self, memory_bytes: float, llm: LLM | None) -> dict[int, int]:
+        """KV capacity by number of layers held, in tokens x layers.
+
+        Parameters
+        ----------
+        memory_bytes
+            Memory of the whole machine.
+        llm
+            The LLM, needed only to derive the capacity from the memory.
+        """
+        if self.from_memory is None or llm is None:
+            return dict(zip(self.layers or (), self.token_layers or (), strict=True))
+        by_count = {}
+        for num_layers in range(1, llm.num_layers + 1):
+            free_bytes = self.from_memory * memory_bytes - num_layers * llm.layer_bytes
+            block_bytes = BLOCK_TOKENS * num_layers * llm.kv_bytes_per_token_layer
+            if free_bytes < block_bytes:
+                break
+            by_count[num_layers] = int(free_bytes // block_bytes) * BLOCK_TOKENS * num_layers
+        return by_count
+
+
+class BatchLimitsSpec(FileModel):
+    """What a machine takes in one batch, at most."""
+
+    max_prompts: Limit = 1
+    max_prompt_tokens: Limit = 2048
+    max_decode_tokens: Limit = 256
+    max_decode_context: Limit | None = Field(
+        default=None,
+        description=f"Sum of the decodes' context lengths; {_CONTEXT_PER_DECODE} for each of "
+        "max_decode_tokens if not given.",
+    )
+
+    def columns(self) -> dict[str, int]:
+        """Names and lengths of the limits that are columns."""
+        limits = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: len(limit) for name, limit in limits.items() if isinstance(limit, tuple)}
+
+    def capacity(self, row: int, kv_token_layers: int) -> Capacity:
+        """The limits in one row of the columns, next to the KV capacity."""
+        decode_tokens = _at(self.max_decode_tokens, row)
+        return Capacity(
+            kv_token_layers=kv_token_layers,
+            max_prompts=_at(self.max_prompts, row),
+            max_prompt_tokens=_at(self.max_prompt_tokens, row),
+            max_decode_tokens=decode_tokens,
+            max_decode_context=_CONTEXT_PER_DECODE * decode_tokens
+            if self.max_decode_context is None
+            else _at(self.max_decode_context, row),
+        )
+
+
+def _at(limit: int | tuple[int, ...], row: int) -> int:
+    return limit[row] if isinstance(limit, tuple) else limit
+
+
+class PlannerSpec(FileModel):
+    """Where the throughput estimate starts from; what is not given is derived."""
+
+    typical_layers: LayerCount | None = None
+    crowded_typical_layers: LayerCount | None = None
+    start_performance: Annotated[float, Field(gt=0)] | None = None
+
+    def to_hints(
+        self, max_layers: int, prefill: LatencyProfile, decode: LatencyProfile
+    ) -> PlannerHints:
+        """Fill the gaps as the published figures are filled.
+
+        These take all layers that the type may hold where machines are scarce, and two thirds
+        of them elsewhere; and a performance close to a thousandth of what the machine does
+        with one prompt of 750 tokens and 240 decodes at a time.
+        """
+        batch_ms = 1000 * (prefill(750) + decode(240))
+        return PlannerHints(
+            typical_layers=self.typical_layers or max(1, round(max_layers * 2 / 3)),
+            crowded_typical_layers=self.crowded_typical_layers or max_layers,
+            start_performance=self.start_performance or (750 + 240) / batch_ms,
+        )
+
+
+class ServingSpec(FileModel):
+    """How a machine serves one LLM."""
+
+    prefill: CurveSpec
+    decode: CurveSpec
+    max_layers: LayerCount | None = Field(
+        default=None,
+        description="The most layers a planner may give it; if not given, what fits into half "
+        "of the memory where the KV cache is derived from it, else the last of kv.layers.",
+    )
+    kv: KvSpec
+    batch_limits: BatchLimitsSpec = BatchLimitsSpec()
+    planner: PlannerSpec = PlannerSpec()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, length in self.batch_limits.columns().items():
+            if self.kv.layers is None:
+                raise located_error(
+                    f"batch_limits.{name}",
+                    "must be a number, not a list, where the KV cache is derived from the memory",
+                )
+            if length != len(self.kv.layers):
+                raise located_error(
+                    f"batch_limits.{name}",
+                    f"has {length} entries, but kv.layers has {len(self.kv.layers)}",
+                )
+        if self.kv.layers is None:
+            return self
+        if self.max_layers is not None:
+            absent = sorted(set(range(1, self.max_layers + 1)) - set(self.kv.layers))
+            if absent:
+                raise located_error(
+                    "kv.layers",
+                    f"must have every count up to max_layers, but {absent[0]} is missing",
+                )
+        for name in ("typical_layers", "crowded_typical_layers"):
+            count = getattr(self.planner, name)
+            if count is not None and count not in self.kv.layers:
+                raise located_error(f"planner.{name}", f"{count} is not one of kv.layers")
+        return self
+
+
+class MachineSpec(FileModel):
+    """A machine file."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    kind: Literal["machine"]
+    name: Name
+    source: str = Field(default="", description="Where the figures come from.")
+    memory: Bytes
+    nic: BytesPerSecond = Field(description="Bandwidth of its network interface, each way.")
+    disk: BytesPerSecond = Field(description="How fast it reads weights.")
+    llms: Annotated[dict[Name, ServingSpec], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for key in ("memory", "nic", "disk"):
+            if getattr(self, key) == 0:
+                raise located_error(key, "must be above zero")
+        return self
+
+    def to_machine_type(self, llms: Mapping[str, LLM]) -> MachineType:
+        """Turn the file into the value that helixsim works with.
+
+        Parameters
+        ----------
+        llms
+            The LLMs that are known. A profile that derives its KV cache from the memory needs
+            its LLM; without it, the profile is left out.
+
+        Raises
+        ------
+        InputError
+            If the memory is too small for a profile; `where` is its path in the file.
+        """
+        return MachineType(
+            name=self.name,
+            memory_bytes=self.memory,
+            nic_bytes_per_s=self.nic,
+            disk_bytes_per_s=self.disk,
+            profiles={
+                name: self._profile(name, serving, llms.get(name))
+                for name, serving in self.llms.items()
+                if name in llms or serving.kv.from_memory is None
+            },
+        )
+
+    def _profile(self, llm_name: str, serving: ServingSpec, llm: LLM | None) -> MachineProfile:
+        kv = serving.kv.token_layers_by_count(self.memory, llm)
+        where = f"llms.{llm_name}"
+        if not kv:
+            raise InputError(
+                f"{self.memory / 1e9:g} GB x {serving.kv.from_memory} hold no layer of "
+                f"{llm_name} and a KV cache next to it",
+                where=f"{where}.kv.from_memory",
+            )
+        max_layers = serving.max_layers
+        if max_layers is None:
+            max_layers = max(kv)
+            if serving.kv.from_memory is not None and llm is not None:
+                half = int(self.memory / 2 // llm.layer_bytes)
+                max_layers = min(max_layers, max(1, half))
+        if max_layers not in kv:
+            raise InputError(
+                f"its memory holds {max(kv)} layers of {llm_name} at most, not {max_layers}",
+                where=f"{where}.max_layers",
+            )
+        prefill, decode = serving.prefill.to_profile(), serving.decode.to_profile()
+        hints = serving.planner.to_hints(max_layers, prefill, decode)
+        for key in ("typical_layers", "crowded_typical_layers"):
+            if (count := getattr(hints, key)) not in kv:
+                raise InputError(
+                    f"its memory holds {max(kv)} layers of {llm_name} at most, not {count}",
+                    where=f"{where}.planner.{key}",
+                )
+        return MachineProfile(
+            machine_type=self.name,
+            llm=llm_name,
+            prefill=prefill,
+            decode=decode,
+            capacities={
+                count: serving.batch_limits.capacity(row, kv[count]) for row, count in enumerate(kv)
+            },
+            max_layers=max_layers,
+            hints=hints,
+        )

@@ -1,0 +1,371 @@
+"""Files that users write: YAML in, a validated model out, every mistake named with its place.
+
+The YAML here is the part of YAML 1.2 that configuration needs. ``no`` and ``on`` are text, ``010``
+is ten, ``1e3`` is a number, dates are text, and a key may stand once only.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from helixsim.errors import InputError, ScenarioError
+from helixsim.units import QUANTITY_PATTERN, Dimension, parse_quantity
+
+MAX_FILE_BYTES = 16_000_000
+MAX_DEPTH = 50
+MAX_EXPANSION = 10
+"""Aliases may make a file this many times as large as it is written, not more."""
+MAX_ERRORS_SHOWN = 8
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+# -- reading ---------------------------------------------------------------------------------
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Safe YAML with the plain scalars of YAML 1.2's core schema."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+
+def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node))
+
+
+def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> float:
+    return float(
+        loader.construct_scalar(node).lower().replace(".inf", "inf").replace(".nan", "nan")
+    )
+
+
+for _tag, _pattern, _first in (
+    ("merge", r"<<", "<"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+):
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first)
+    )
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+
+
+def read_yaml(path: str | Path) -> object:
+    """Read one YAML document.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    object
+        Plain dicts, lists, texts, numbers; None for an empty file.
+
+    Raises
+    ------
+    ScenarioError
+        If the file cannot be read, is too large, is no UTF-8 or no YAML, repeats a key, or
+        uses aliases to blow itself up. `where` gives line and column where there is one.
+    """
+    loader = _Loader(_read_text(Path(path)))
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _Checker(path).check(node)
+        return loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        where = _position(error.problem_mark or error.context_mark)
+        problem = error.problem or error.context or "cannot be read"
+        raise ScenarioError(f"not valid YAML: {problem}", file=path, where=where) from error
+    except yaml.YAMLError as error:
+        raise ScenarioError(f"not valid YAML: {error}", file=path) from error
+    except (ValueError, RecursionError) as error:
+        raise ScenarioError(f"not usable YAML: {error}", file=path) from error
+    finally:
+        loader.dispose()
+
+
+def _read_text(path: Path) -> str:
+    if not path.exists():
+        raise ScenarioError("there is no such file", file=path)
+    if not path.is_file():
+        raise ScenarioError("this is no regular file", file=path)
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ScenarioError(f"cannot be read: {error.strerror}", file=path) from error
+    if len(raw) > MAX_FILE_BYTES:
+        raise ScenarioError(f"larger than {MAX_FILE_BYTES // 1_000_000} MB", file=path)
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ScenarioError(
+            "not UTF-8 text; save the file as UTF-8", file=path, where=f"line {line}"
+        ) from error
+
+
+def _position(mark: yaml.Mark | None) -> str | None:
+    return None if mark is None else f"line {mark.line + 1}, column {mark.column + 1}"
+
+
+class _Checker:
+    """Refuses what is safe to parse but not safe or not sane to use."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = path
+        self._sizes: dict[int, int] = {}
+        self._open: set[int] = set()
+
+    def check(self, root: yaml.Node) -> None:
+        expanded = self._size(root, depth=1)
+        if expanded > MAX_EXPANSION * len(self._sizes) + 1000:
+            raise ScenarioError(
+                f"aliases make this file more than {MAX_EXPANSION} times as large as it is "
+                "written; write it out",
+                file=self._path,
+            )
+
+    def _size(self, node: yaml.Node, depth: int) -> int:
+        """Count the values below a node, those reached through aliases as often as reached."""
+        if depth > MAX_DEPTH:
+            raise self._error(node, f"nested more than {MAX_DEPTH} deep")
+        if id(node) in self._open:
+            raise self._error(node, "this value contains itself")
+        if id(node) not in self._sizes:
+            self._open.add(id(node))
+            self._sizes[id(node)] = 1 + sum(
+                self._size(child, depth + 1) for child in self._children(node)
+            )
+            self._open.remove(id(node))
+        return self._sizes[id(node)]
+
+    def _children(self, node: yaml.Node) -> Iterable[yaml.Node]:
+        if isinstance(node, yaml.SequenceNode):
+            return node.value
+        if isinstance(node, yaml.MappingNode):
+            self._check_keys(node)
+            return [value for _, value in node.value]
+        return ()
+
+    def _check_keys(self, node: yaml.MappingNode) -> None:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise self._error(key, "a key must be plain text")
+            if key.value in seen:
+                raise self._error(key, f"the key '{key.value}' stands here twice")
+            seen.add(key.value)
+
+    def _error(self, node: yaml.Node, message: str) -> ScenarioError:
+        return ScenarioError(message, file=self._path, where=_position(node.start_mark))
+
+
+# -- validating ------------------------------------------------------------------------------
+
+
+class FileModel(BaseModel):
+    """Base of all models of files: frozen, exact types, no unknown keys, finite numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def validate(model_type: type[Model], data: object, file: str | Path | None) -> Model:
+    """Check what was read from a file against a model.
+
+    Raises
+    ------
+    ScenarioError
+        Naming every mistake, up to eight of them, with its place in the file, such as
+        ``llms.llama2-70b.prefill.tokens[3]``.
+    """
+    if not isinstance(data, dict):
+        kind = "is empty" if data is None else f"holds {_shown(data)}"
+        raise ScenarioError(f"this file {kind}; it should hold keys and values", file=file)
+    try:
+        return model_type.model_validate(data)
+    except ValidationError as error:
+        raise scenario_error(error, model_type, data, file) from error
+
+
+def located_error(where: str, message: str) -> PydanticCustomError:
+    """Make an error for validators to raise, at a place below the value being validated."""
+    return PydanticCustomError("located", "{message}", {"message": message, "where": where})
+
+
+def scenario_error(
+    error: ValidationError, model_type: type[BaseModel], data: object, file: str | Path | None
+) -> ScenarioError:
+    """Say what pydantic found, in the words and the places of the file."""
+    found = []
+    for details in error.errors(include_url=False):
+        path = _path_in(data, details)
+        context = details.get("ctx", {})
+        where = _join(path, context.get("where", "") if details["type"] == "located" else "")
+        found.append((where, _message(details, model_type, path)))
+    if len(found) == 1:
+        return ScenarioError(found[0][1], file=file, where=found[0][0] or None)
+    lines = [f"{where}: {message}" if where else message for where, message in found]
+    if len(lines) > MAX_ERRORS_SHOWN:
+        lines[MAX_ERRORS_SHOWN:] = [f"and {len(lines) - MAX_ERRORS_SHOWN} more"]
+    return ScenarioError(f"{len(found)} mistakes\n  " + "\n  ".join(lines), file=file)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """End a message about an unknown name: the closest known one, or all of them."""
+    known = list(known)
+    if close := difflib.get_close_matches(name, known, n=1):
+        return f"did you mean '{close[0]}'?"
+    return f"known are {', '.join(known)}" if known else "none are known"
+
+
+def _path_in(data: object, details: ErrorDetails) -> list[str | int]:
+    """Pydantic's location without the steps that are not in the file, such as union tags."""
+    path: list[str | int] = []
+    current = data
+    location = details["loc"]
+    for index, step in enumerate(location):
+        if isinstance(current, dict) and step in current:
+            current = current[step]
+        elif isinstance(current, list) and isinstance(step, int) and step < len(current):
+            current = current[step]
+        elif not (details["type"] == "missing" and index == len(location) - 1):
+            continue
+        path.append(step)
+    return path
+
+
+def _join(path: Sequence[str | int], where: str) -> str:
+    text = ""
+    for step in [*path, where] if where else path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text
+
+
+def _message(details: ErrorDetails, model_type: type[BaseModel], path: list[str | int]) -> str:
+    value = details["input"]
+    match details["type"]:
+        case "located":
+            return details["msg"]
+        case "missing":
+            return "this key is missing"
+        case "extra_forbidden":
+            known = _keys_at(model_type, path[:-1])
+            return f"unknown key; {did_you_mean(str(path[-1]), known)}"
+        case "value_error":
+            return details["msg"].removeprefix("Value error, ")
+    message = details["msg"].replace("Input should", "should", 1)
+    if isinstance(value, dict | list):
+        return f"{message}, not {_shown(value)}"
+    return f"{message}, not {_shown(value)}" if "not" not in message.split() else message
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return "keys and values"
+    if isinstance(value, list):
+        return "a list"
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _keys_at(annotation: Any, path: Sequence[str | int]) -> list[str]:
+    """The keys that a file may have at a place, sorted."""
+    level = list(_alternatives(annotation))
+    for step in path:
+        level = [inner for outer in level for inner in _alternatives(_inside(outer, step))]
+    return sorted({key for found in level if _is_model(found) for key in found.model_fields})
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    """Look through Annotated, Union and Optional."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from _alternatives(get_args(annotation)[0])
+    elif origin in (Union, UnionType):
+        for argument in get_args(annotation):
+            yield from _alternatives(argument)
+    elif annotation is not None:
+        yield annotation
+
+
+def _inside(annotation: Any, step: str | int) -> Any:
+    """What a model, a mapping or a list holds at one step, or None."""
+    if _is_model(annotation):
+        field = annotation.model_fields.get(step)
+        return None if field is None else field.annotation
+    arguments = get_args(annotation)
+    if not arguments:
+        return None
+    return arguments[0] if isinstance(step, int) else arguments[-1]
+
+
+# -- quantities ------------------------------------------------------------------------------
+
+
+def _quantity_parser(dimension: Dimension) -> Callable[[object], float]:
+    def parse(value: object) -> float:
+        if not isinstance(value, str):
+            raise PydanticCustomError(
+                "quantity",
+                "{message}",
+                {
+                    "message": f"{_shown(value)} has no unit; write a number and a unit, such "
+                    f"as '{dimension.example}'"
+                },
+            )
+        try:
+            return parse_quantity(value, dimension)
+        except InputError as error:
+            raise PydanticCustomError("quantity", "{message}", {"message": str(error)}) from error
+
+    return parse
+
+
+def _quantity_schema(dimension: Dimension) -> WithJsonSchema:
+    return WithJsonSchema(
+        {"type": "string", "pattern": QUANTITY_PATTERN, "examples": [dimension.example]}
+    )
+
+
+Seconds = Annotated[
+    float, BeforeValidator(_quantity_parser(Dimension.TIME)), _quantity_schema(Dimension.TIME)
+]
+"""A time, written with its unit: ``1 ms``."""
+
+Bytes = Annotated[
+    float, BeforeValidator(_quantity_parser(Dimension.DATA)), _quantity_schema(Dimension.DATA)
+]
+"""An amount of data, written with its unit: ``24 GB``."""
+
+BytesPerSecond = Annotated[
+    float,
+    BeforeValidator(_quantity_parser(Dimension.BANDWIDTH)),
+    _quantity_schema(Dimension.BANDWIDTH),
+]
+"""A bandwidth, written with its unit: ``10 Gbit/s``."""
