@@ -39,7 +39,9 @@ class InputError(HelixError):
         The place in the file: a path such as ``cluster.nodes[3].type`` or ``row 17``.
     """
 
-    def __init__(self, message: str, *, file: str | Path | None = None, where: str | None = None):
+    def __init__(
+        self, message: str, *, file: str | Path | None = None, where: str | None = None
+    ) -> None:
         self.message = message
         self.file = None if file is None else str(file)
         self.where = where

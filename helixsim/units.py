@@ -67,10 +67,10 @@ class Dimension(Enum):
 
 
 @cache
-def _registry() -> pint.UnitRegistry:
-    import pint
+def _registry() -> pint.UnitRegistry[float]:
+    import pint  # noqa: PLC0415  (slow to import, and not needed without quantities)
 
-    registry: pint.UnitRegistry = pint.UnitRegistry(None)
+    registry: pint.UnitRegistry[float] = pint.UnitRegistry(None)
     for line in _DEFINITIONS.strip().splitlines():
         registry.define(line)
     return registry
@@ -98,7 +98,7 @@ def parse_quantity(text: str, dimension: Dimension) -> float:
         If the text is no such quantity.
     """
     hint = f"write a number and a unit, such as '{dimension.example}'"
-    if len(text) > 64 or not re.match(QUANTITY_PATTERN, text, re.ASCII):
+    if len(text) > 64 or not re.fullmatch(QUANTITY_PATTERN, text, re.ASCII):
         raise InputError(f"'{text[:64]}' is not a quantity; {hint}")
     try:
         value = float(_registry().Quantity(text).to(dimension.unit).magnitude)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, TypeGuard, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
@@ -36,6 +36,20 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     """Safe YAML with the plain scalars of YAML 1.2's core schema."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+    _depth = 0
+
+    # Called on the way down to each value and up again. libyaml's binding recurses in C, where
+    # nothing else stops it before the stack ends.
+    def descend_resolver(self, parent: yaml.Node | None, _index: object) -> None:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            mark = None if parent is None else parent.start_mark
+            raise yaml.MarkedYAMLError(
+                problem=f"nested more than {MAX_DEPTH} deep", problem_mark=mark
+            )
+
+    def ascend_resolver(self) -> None:
+        self._depth -= 1
 
 
 def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
@@ -139,7 +153,7 @@ class _Checker:
         self._open: set[int] = set()
 
     def check(self, root: yaml.Node) -> None:
-        expanded = self._size(root, depth=1)
+        expanded = self._size(root)
         if expanded > MAX_EXPANSION * len(self._sizes) + 1000:
             raise ScenarioError(
                 f"aliases make this file more than {MAX_EXPANSION} times as large as it is "
@@ -147,27 +161,23 @@ class _Checker:
                 file=self._path,
             )
 
-    def _size(self, node: yaml.Node, depth: int) -> int:
+    def _size(self, node: yaml.Node) -> int:
         """Count the values below a node, those reached through aliases as often as reached."""
-        if depth > MAX_DEPTH:
-            raise self._error(node, f"nested more than {MAX_DEPTH} deep")
         if id(node) in self._open:
             raise self._error(node, "this value contains itself")
         if id(node) not in self._sizes:
             self._open.add(id(node))
-            self._sizes[id(node)] = 1 + sum(
-                self._size(child, depth + 1) for child in self._children(node)
-            )
+            self._sizes[id(node)] = 1 + sum(self._size(child) for child in self._children(node))
             self._open.remove(id(node))
         return self._sizes[id(node)]
 
-    def _children(self, node: yaml.Node) -> Iterable[yaml.Node]:
+    def _children(self, node: yaml.Node) -> list[yaml.Node]:
         if isinstance(node, yaml.SequenceNode):
-            return node.value
+            return list(node.value)
         if isinstance(node, yaml.MappingNode):
             self._check_keys(node)
             return [value for _, value in node.value]
-        return ()
+        return []
 
     def _check_keys(self, node: yaml.MappingNode) -> None:
         seen: set[str] = set()
@@ -243,17 +253,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def _path_in(data: object, details: ErrorDetails) -> list[str | int]:
     """Pydantic's location without the steps that are not in the file, such as union tags."""
     path: list[str | int] = []
-    current = data
-    location = details["loc"]
-    for index, step in enumerate(location):
-        if isinstance(current, dict) and step in current:
-            current = current[step]
-        elif isinstance(current, list) and isinstance(step, int) and step < len(current):
-            current = current[step]
-        elif not (details["type"] == "missing" and index == len(location) - 1):
+    for step in details["loc"]:
+        try:
+            data = data[step]  # type: ignore[index]  # (what cannot be indexed is left out)
+        except (TypeError, LookupError):
             continue
         path.append(step)
-    return path
+    return [*path, details["loc"][-1]] if details["type"] == "missing" else path
 
 
 def _join(path: Sequence[str | int], where: str) -> str:
@@ -264,21 +270,18 @@ def _join(path: Sequence[str | int], where: str) -> str:
 
 
 def _message(details: ErrorDetails, model_type: type[BaseModel], path: list[str | int]) -> str:
-    value = details["input"]
+    value, message = details["input"], details["msg"]
     match details["type"]:
-        case "located":
-            return details["msg"]
         case "missing":
             return "this key is missing"
         case "extra_forbidden":
             known = _keys_at(model_type, path[:-1])
             return f"unknown key; {did_you_mean(str(path[-1]), known)}"
-        case "value_error":
-            return details["msg"].removeprefix("Value error, ")
-    message = details["msg"].replace("Input should", "should", 1)
-    if isinstance(value, dict | list):
-        return f"{message}, not {_shown(value)}"
-    return f"{message}, not {_shown(value)}" if "not" not in message.split() else message
+        case "string_pattern_mismatch":
+            return f"{_shown(value)} does not match {details['ctx']['pattern']}"
+    if message.startswith("Input should"):
+        return f"{message.removeprefix('Input ')}, not {_shown(value)}"
+    return message.removeprefix("Value error, ")
 
 
 def _shown(value: object) -> str:
@@ -290,19 +293,25 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _keys_at(annotation: Any, path: Sequence[str | int]) -> list[str]:
+def _keys_at(annotation: object, path: Sequence[str | int]) -> list[str]:
     """The keys that a file may have at a place, sorted."""
     level = list(_alternatives(annotation))
     for step in path:
         level = [inner for outer in level for inner in _alternatives(_inside(outer, step))]
-    return sorted({key for found in level if _is_model(found) for key in found.model_fields})
+    return sorted({str(key) for found in level if _is_model(found) for key in _fields(found)})
 
 
-def _is_model(annotation: Any) -> bool:
+def _is_model(annotation: object) -> TypeGuard[type[BaseModel]]:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _alternatives(annotation: Any) -> Iterator[Any]:
+def _fields(model_type: type[BaseModel]) -> dict[str | int, object]:
+    """Key in the file -> type of its value."""
+    fields = model_type.model_fields
+    return {field.alias or name: field.annotation for name, field in fields.items()}
+
+
+def _alternatives(annotation: object) -> Iterator[object]:
     """Look through Annotated, Union and Optional."""
     origin = get_origin(annotation)
     if origin is Annotated:
@@ -314,11 +323,10 @@ def _alternatives(annotation: Any) -> Iterator[Any]:
         yield annotation
 
 
-def _inside(annotation: Any, step: str | int) -> Any:
+def _inside(annotation: object, step: str | int) -> object:
     """What a model, a mapping or a list holds at one step, or None."""
     if _is_model(annotation):
-        field = annotation.model_fields.get(step)
-        return None if field is None else field.annotation
+        return _fields(annotation).get(step)
     arguments = get_args(annotation)
     if not arguments:
         return None

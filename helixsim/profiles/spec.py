@@ -256,17 +256,14 @@ class ServingSpec(FileModel):
                 )
         if self.kv.layers is None:
             return self
-        if self.max_layers is not None:
-            absent = sorted(set(range(1, self.max_layers + 1)) - set(self.kv.layers))
-            if absent:
-                raise located_error(
-                    "kv.layers",
-                    f"must have every count up to max_layers, but {absent[0]} is missing",
-                )
-        for name in ("typical_layers", "crowded_typical_layers"):
-            count = getattr(self.planner, name)
-            if count is not None and count not in self.kv.layers:
-                raise located_error(f"planner.{name}", f"{count} is not one of kv.layers")
+        max_layers = self.max_layers or self.kv.layers[-1]
+        absent = sorted(set(range(1, max_layers + 1)) - set(self.kv.layers))
+        if absent:
+            raise located_error(
+                "kv.layers",
+                f"must have every count up to max_layers ({max_layers}), but {absent[0]} is "
+                "missing",
+            )
         return self
 
 
@@ -301,7 +298,8 @@ class MachineSpec(FileModel):
         Raises
         ------
         InputError
-            If the memory is too small for a profile; `where` is its path in the file.
+            If the memory is too small for a profile, or a typical number of layers too large;
+            `where` is the path in the file.
         """
         return MachineType(
             name=self.name,
@@ -338,9 +336,9 @@ class MachineSpec(FileModel):
         prefill, decode = serving.prefill.to_profile(), serving.decode.to_profile()
         hints = serving.planner.to_hints(max_layers, prefill, decode)
         for key in ("typical_layers", "crowded_typical_layers"):
-            if (count := getattr(hints, key)) not in kv:
+            if (count := getattr(hints, key)) > max_layers:
                 raise InputError(
-                    f"its memory holds {max(kv)} layers of {llm_name} at most, not {count}",
+                    f"must not exceed max_layers ({max_layers}), but is {count}",
                     where=f"{where}.planner.{key}",
                 )
         return MachineProfile(

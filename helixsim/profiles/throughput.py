@@ -111,9 +111,11 @@ def estimate_throughput(
     Raises
     ------
     ScenarioError
-        If a type of the mix has no profile, or no room for any request.
+        If a type of the mix has no machine, no profile, or no room for any request.
     """
-    for machine_type in mix:
+    for machine_type, count in mix.items():
+        if count < 1:
+            raise ScenarioError(f"the mix has {count} machines of type '{machine_type}'")
         if machine_type not in profiles:
             raise ScenarioError(f"machine type '{machine_type}' has no profile for {llm.name}")
     estimator = _Estimator(llm, profiles, mix, mean_prompt_tokens, mean_output_tokens)
