@@ -100,8 +100,9 @@ def read_yaml(path: str | Path) -> object:
         If the file cannot be read, is too large, is no UTF-8 or no YAML, repeats a key, or
         uses aliases to blow itself up. `where` gives line and column where there is one.
     """
-    loader = _Loader(_read_text(Path(path)))
+    text = _read_text(Path(path))
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -115,8 +116,6 @@ def read_yaml(path: str | Path) -> object:
         raise ScenarioError(f"not valid YAML: {error}", file=path) from error
     except (ValueError, RecursionError) as error:
         raise ScenarioError(f"not usable YAML: {error}", file=path) from error
-    finally:
-        loader.dispose()
 
 
 def _read_text(path: Path) -> str:
