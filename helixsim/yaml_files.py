@@ -119,11 +119,11 @@ def read_yaml(path: str | Path) -> object:
 
 
 def _read_text(path: Path) -> str:
-    if not path.exists():
-        raise ScenarioError("there is no such file", file=path)
-    if not path.is_file():
-        raise ScenarioError("this is no regular file", file=path)
     try:
+        if not path.exists():
+            raise ScenarioError("there is no such file", file=path)
+        if not path.is_file():
+            raise ScenarioError("this is no regular file", file=path)
         with path.open("rb") as stream:
             raw = stream.read(MAX_FILE_BYTES + 1)
     except OSError as error:

@@ -134,6 +134,8 @@ def test_what_is_no_file_is_refused(tmp_path):
         read_yaml(tmp_path / "absent.yaml")
     with pytest.raises(ScenarioError, match="no regular file"):
         read_yaml(tmp_path)
+    with pytest.raises(ScenarioError, match="cannot be read: File name too long"):
+        read_yaml(tmp_path / ("x" * 5000))
     os.mkfifo(tmp_path / "pipe.yaml")
     with pytest.raises(ScenarioError, match="no regular file"):
         read_yaml(tmp_path / "pipe.yaml")
