@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """The folder of published figures; tests that need it are skipped where it is absent."""
-    default = ROOT / ".." / "shared" / "reference"
-    folder = Path(os.environ.get("HELIX_REFERENCE_DATA", default)).resolve()
+    """Folder of the published figures; without it, the tests that need it are skipped."""
+    folder = Path(
+        os.environ.get("HELIX_REFERENCE_DATA") or PROJECT_ROOT.parent / "shared" / "reference"
+    )
     if not folder.is_dir():
-        pytest.skip(f"no reference data at {folder}; set HELIX_REFERENCE_DATA")
+        pytest.skip(f"no reference data in {folder}; HELIX_REFERENCE_DATA can name the folder")
     return folder

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from helixsim.errors import ScenarioError
 from helixsim.profiles.library import (
     DATA,

@@ -1,11 +1,12 @@
 from math import inf, nan
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from helixsim.errors import PlacementError, ScenarioError
 from helixsim.profiles.library import load_machine_type
 from helixsim.profiles.machine import LatencyProfile
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def test_times_between_points_are_interpolated():

@@ -2,6 +2,7 @@ import csv
 from dataclasses import replace
 
 import pytest
+
 from helixsim.errors import PlacementError, ScenarioError
 from helixsim.profiles.library import load_llm, load_machine_type, shipped_llms
 from helixsim.profiles.throughput import estimate_throughput

@@ -2,10 +2,11 @@ import subprocess
 import sys
 
 import pytest
-from helixsim import units
-from helixsim.errors import InputError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from helixsim import units
+from helixsim.errors import InputError
 
 
 @pytest.mark.parametrize(

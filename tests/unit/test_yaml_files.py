@@ -3,6 +3,8 @@ from itertools import pairwise
 from typing import Annotated, Literal
 
 import pytest
+from pydantic import Discriminator, Field, Tag, model_validator
+
 from helixsim.errors import ScenarioError
 from helixsim.yaml_files import (
     MAX_FILE_BYTES,
@@ -14,7 +16,6 @@ from helixsim.yaml_files import (
     read_yaml,
     validate,
 )
-from pydantic import Discriminator, Field, Tag, model_validator
 
 
 @pytest.fixture

@@ -1,0 +1,51 @@
+"""Workloads: read them, generate them, change them, write them.
+
+- Read a trace in a format that people have (Azure, Mooncake, BurstGPT, Vidur), told by its
+  content: :func:`read_trace`, :func:`read_lengths`, :func:`read_slot_arrivals`.
+- Generate one: arrivals from :func:`poisson`, :func:`gamma`, :func:`in_slots` or a built-in
+  :func:`arrival_pattern`; lengths from a file or a built-in :func:`length_model`; put together
+  by :func:`generate_trace`. All randomness comes from a `random.Random` that is handed in.
+- Change it: :meth:`Trace.scaled`, :meth:`Trace.scaled_to`, :meth:`Trace.between`,
+  :meth:`Trace.limited`.
+- Write it, to be read back exactly: :func:`write_trace`, :func:`write_lengths`.
+
+.. code-block:: python
+
+    rng = random.Random(0)
+    lengths = length_model("azure-conversation").limited(max_prompt_tokens=2048)
+    arrivals = arrival_pattern("azure-code").arrivals(rng, rate_per_s=2.0)
+    trace = generate_trace(arrivals, lengths, duration_s=600, rng=rng)
+    write_trace(trace, "bursty.csv.gz")
+"""
+
+from helixsim.traces.arrivals import SLOT_S, gamma, in_slots, poisson
+from helixsim.traces.formats import FORMATS
+from helixsim.traces.generate import generate_trace
+from helixsim.traces.lengths import LengthModel, length_model, length_models
+from helixsim.traces.patterns import ARRIVAL_PATTERNS, ArrivalPattern, arrival_pattern
+from helixsim.traces.readers import read_lengths, read_slot_arrivals, read_trace
+from helixsim.traces.values import Lengths, LengthSource, Trace
+from helixsim.traces.writers import write_lengths, write_trace
+
+__all__ = [
+    "ARRIVAL_PATTERNS",
+    "FORMATS",
+    "SLOT_S",
+    "ArrivalPattern",
+    "LengthModel",
+    "LengthSource",
+    "Lengths",
+    "Trace",
+    "arrival_pattern",
+    "gamma",
+    "generate_trace",
+    "in_slots",
+    "length_model",
+    "length_models",
+    "poisson",
+    "read_lengths",
+    "read_slot_arrivals",
+    "read_trace",
+    "write_lengths",
+    "write_trace",
+]

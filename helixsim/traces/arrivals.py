@@ -1,0 +1,108 @@
+"""When requests arrive: streams of times, drawn from a `random.Random` handed in.
+
+A stream yields seconds from the start, in order. Those of :func:`poisson` and :func:`gamma`
+never end: :func:`~helixsim.traces.generate.generate_trace` takes what a duration needs. Streams
+that follow the published traces are in :mod:`helixsim.traces.patterns`.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+
+from helixsim.errors import InputError
+
+SLOT_S = 3.0
+"""The published arrivals are counted in slots of this length."""
+
+_MAX_RATE_PER_S = 1e6
+_CV_RANGE = (0.01, 20.0)
+
+
+def poisson(rate_per_s: float, rng: random.Random) -> Iterator[float]:
+    """Arrivals of many users who know nothing of each other: exponential gaps.
+
+    Parameters
+    ----------
+    rate_per_s
+        Mean arrivals per second.
+    rng
+        Source of all randomness.
+
+    Raises
+    ------
+    InputError
+        If the rate is not above 0 and at most a million.
+    """
+    check_rate(rate_per_s)
+    return _add_up(rng.expovariate(rate_per_s) for _ in repeat(None))
+
+
+def gamma(rate_per_s: float, cv: float, rng: random.Random) -> Iterator[float]:
+    """Arrivals with gamma-distributed gaps: burstier or more even than Poisson, by one number.
+
+    Parameters
+    ----------
+    rate_per_s
+        Mean arrivals per second.
+    cv
+        Standard deviation of the gaps over their mean, 0.01 to 20: 1 is Poisson, above 1 is
+        bursty, towards 0 is even.
+    rng
+        Source of all randomness.
+
+    Raises
+    ------
+    InputError
+        If the rate is not above 0 and at most a million, or `cv` is out of its range.
+    """
+    check_rate(rate_per_s)
+    if not _CV_RANGE[0] <= cv <= _CV_RANGE[1]:
+        raise InputError(f"cv of the gaps must be {_CV_RANGE[0]} to {_CV_RANGE[1]}, not {cv!r}")
+    shape = 1 / cv**2
+    return _add_up(rng.gammavariate(shape, 1 / (shape * rate_per_s)) for _ in repeat(None))
+
+
+def in_slots(
+    counts: Sequence[int], rng: random.Random, *, slot_s: float = SLOT_S
+) -> Iterator[float]:
+    """Arrivals as counted: so many in each slot of time, at random moments of it. It ends.
+
+    Parameters
+    ----------
+    counts
+        Arrivals in each slot, in order.
+    rng
+        Source of all randomness.
+    slot_s
+        Length of a slot in seconds.
+
+    Raises
+    ------
+    InputError
+        If the length of a slot is not a finite number above 0.
+    """
+    if not 0 < slot_s < math.inf:
+        raise InputError(f"a slot must last a finite time above 0 s, not {slot_s!r}")
+    return (
+        (slot + moment) * slot_s
+        for slot, count in enumerate(counts)
+        for moment in sorted(rng.random() for _ in range(count))
+    )
+
+
+def check_rate(rate_per_s: float) -> None:
+    """Refuse a rate that is not above 0 and at most a million per second."""
+    if not 0 < rate_per_s <= _MAX_RATE_PER_S:
+        raise InputError(
+            f"a rate must be above 0 and at most {_MAX_RATE_PER_S:g} per second, not {rate_per_s!r}"
+        )
+
+
+def _add_up(gaps: Iterator[float]) -> Iterator[float]:
+    now = 0.0
+    for gap in gaps:
+        now += gap
+        yield now
