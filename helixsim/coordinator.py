@@ -1,0 +1,132 @@
+"""The life of a request, as the coordinator decides it.
+
+Events go in with their time; what is to be done comes out. No clock, no network: the simulator
+and the real cluster carry out the same instructions.
+
+A request is created by the feeder, arrives, and is admitted or turned away. Its prefill leaves
+and comes back; then, one at a time, its decodes; then it has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from helixsim.feeders import Arrival, Feeder
+from helixsim.requests import Request
+from helixsim.scheduling.policy import Policy, Rejection
+
+
+class Recorder(Protocol):
+    """Is told what has happened, for the results of the run."""
+
+    def arrived(self, request: Request) -> None:
+        """A request has reached the coordinator."""
+        ...
+
+    def rejected(self, request: Request, reason: Rejection) -> None:
+        """It has been turned away."""
+        ...
+
+    def pass_ended(self, request: Request, now: float) -> None:
+        """A pass of it has come back; `request.iteration` is still that pass."""
+        ...
+
+    def ended(self, request: Request, now: float) -> None:
+        """Its last pass has come back."""
+        ...
+
+
+class Coordinator:
+    """Decides what becomes of requests.
+
+    Parameters
+    ----------
+    policy
+        Finds routes.
+    feeder
+        Sends requests.
+    recorder
+        Is told what happens.
+    passes_beyond_answer
+        Decodes that a request runs beyond what its answer needs after the prefill's token. The
+        published simulator runs one.
+
+    Attributes
+    ----------
+    created
+        Requests that have been created and whose time has yet to come, in order of creation;
+        whoever carries requests around takes them from here.
+    active
+        Requests that have been admitted and have not ended.
+    """
+
+    def __init__(
+        self, policy: Policy, feeder: Feeder, recorder: Recorder, passes_beyond_answer: int
+    ) -> None:
+        self._policy = policy
+        self._feeder = feeder
+        self._recorder = recorder
+        self._passes_beyond_answer = passes_beyond_answer
+        self._num_created = 0
+        self.created: list[Request] = []
+        self.active: dict[Request, None] = {}
+
+    def opening(self) -> Iterator[Request]:
+        """Create the requests that come without being asked for."""
+        for arrival in self._feeder.opening():
+            yield self._create(arrival)
+
+    def arrive(self, request: Request, now: float) -> bool:
+        """Admit a request, ready to be sent, or turn it away."""
+        self._recorder.arrived(request)
+        reason = self._policy.admit(request)
+        if reason is not None:
+            self._recorder.rejected(request, reason)
+            return False
+        request.first_dispatch_s = request.dispatched_s = now
+        self.active[request] = None
+        return True
+
+    def returned(self, request: Request, now: float) -> bool:
+        """Take a pass back; whether the request is to be sent again, on its next pass."""
+        self._recorder.pass_ended(request, now)
+        iteration = request.iteration
+        if iteration == request.last_iteration:
+            self._end(request, now)
+            return False
+        if iteration:
+            request.context_tokens += 1
+        else:
+            request.first_token_s = now
+            request.context_tokens = request.prompt_tokens
+            request.step_tokens = 1
+        request.iteration = iteration + 1
+        request.dispatched_s = now
+        self._policy.decode_dispatched(request)
+        if not iteration:
+            self._feed(self._feeder.after_prompt(now, self._policy.bottleneck_share()))
+        return True
+
+    def _end(self, request: Request, now: float) -> None:
+        if not request.iteration:
+            request.first_token_s = now
+        self._policy.finished(request)
+        del self.active[request]
+        self._recorder.ended(request, now)
+        self._feed(self._feeder.after_end(now, self._policy.bottleneck_share()))
+
+    def _feed(self, arrival: Arrival | None) -> None:
+        if arrival is not None:
+            self.created.append(self._create(arrival))
+
+    def _create(self, arrival: Arrival) -> Request:
+        request = Request(
+            self._num_created,
+            arrival.at_s,
+            arrival.prompt_tokens,
+            arrival.output_tokens,
+            last_iteration=arrival.output_tokens - 1 + self._passes_beyond_answer,
+        )
+        self._num_created += 1
+        return request

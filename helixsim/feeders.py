@@ -1,0 +1,165 @@
+"""Who sends requests, and when: offline to keep the cluster full, online as users would.
+
+A feeder draws lengths from the run's one random stream in the order in which requests are
+created, which is part of what makes a run repeatable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol
+
+Lengths = tuple[int, int]
+"""(prompt tokens, output tokens)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A request that is to reach the coordinator.
+
+    Attributes
+    ----------
+    at_s
+        When.
+    prompt_tokens, output_tokens
+        Its lengths.
+    """
+
+    at_s: float
+    prompt_tokens: int
+    output_tokens: int
+
+
+class Feeder(Protocol):
+    """Says when the next requests come."""
+
+    def opening(self) -> Iterator[Arrival]:
+        """The requests that come without being asked for, in order of creation."""
+        ...
+
+    def after_prompt(self, now: float, share: float | None) -> Arrival | None:
+        """What comes because a prompt is through; `share` is the expected KV use."""
+        ...
+
+    def after_end(self, now: float, share: float | None) -> Arrival | None:
+        """What comes because a request has ended."""
+        ...
+
+
+class OfflineFeeder:
+    """Keeps the cluster as full as the expected KV use allows.
+
+    Some requests come at the start; then one more after each prompt and each request that ends
+    while the fullest layer's expected KV use is not above a mark. Where no such use is counted,
+    a request that ends is replaced by a new one, so that their number stays the same.
+
+    Parameters
+    ----------
+    draw
+        Draws the lengths of the next request.
+    start_s, end_s
+        When feeding starts; nothing comes after the end.
+    num_requests
+        How many come at the start.
+    spacing_s
+        Time between those, and between an event and the request it brings.
+    high_water_mark
+        The mark, 0 to 1.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[[], Lengths],
+        *,
+        start_s: float,
+        end_s: float,
+        num_requests: int,
+        spacing_s: float,
+        high_water_mark: float,
+    ) -> None:
+        self._draw = draw
+        self._start_s = start_s
+        self._end_s = end_s
+        self._num_requests = num_requests
+        self._spacing_s = spacing_s
+        self._high_water_mark = high_water_mark
+
+    def opening(self) -> Iterator[Arrival]:
+        """The first requests, one spacing apart."""
+        for number in range(self._num_requests):
+            yield Arrival(self._start_s + self._spacing_s * number, *self._draw())
+
+    def after_prompt(self, now: float, share: float | None) -> Arrival | None:
+        """One more, if KV use is counted and low enough."""
+        return None if share is None else self._next(now, share)
+
+    def after_end(self, now: float, share: float | None) -> Arrival | None:
+        """One more, unless KV use is counted and too high."""
+        return self._next(now, share)
+
+    def _next(self, now: float, share: float | None) -> Arrival | None:
+        at = now + self._spacing_s
+        if at > self._end_s or (share is not None and share > self._high_water_mark):
+            return None
+        return Arrival(at, *self._draw())
+
+
+class OnlineFeeder:
+    """Lets requests come at times that do not depend on what becomes of them."""
+
+    def __init__(self, arrivals: Callable[[], Iterator[Arrival]]) -> None:
+        self._arrivals = arrivals
+
+    def opening(self) -> Iterator[Arrival]:
+        """All requests, in order of time."""
+        return self._arrivals()
+
+    def after_prompt(self, now: float, share: float | None) -> Arrival | None:  # noqa: ARG002
+        """Nobody comes because of what happens here."""
+        return None
+
+    def after_end(self, now: float, share: float | None) -> Arrival | None:  # noqa: ARG002
+        """Nobody comes because of what happens here."""
+        return None
+
+
+def slot_arrivals(
+    counts: Sequence[int],
+    slot_s: float,
+    requests_per_s: float,
+    draw: Callable[[], Lengths],
+    rng: Random,
+    *,
+    start_s: float,
+    duration_s: float,
+) -> Iterator[Arrival]:
+    """Arrivals drawn slot by slot from counts of a real trace, as the published runs do.
+
+    Every slot takes the count of a slot drawn at random, scaled to the mean rate; what rounding
+    leaves is carried over. Times are uniform within the slot. Lengths are drawn slot by slot
+    too, from the same stream.
+
+    Parameters
+    ----------
+    counts
+        Arrivals in each slot of the trace.
+    slot_s
+        Length of a slot, in the trace and here.
+    requests_per_s
+        Mean rate to scale to.
+    """
+    scale = requests_per_s / (sum(counts) / len(counts) / slot_s)
+    carried = 0.0
+    number = 0
+    while number * slot_s < duration_s:
+        wanted = counts[rng.randint(0, len(counts) - 1)] * scale + carried
+        num_requests = round(wanted)
+        carried = wanted - num_requests
+        offsets = sorted(rng.uniform(0, slot_s) for _ in range(num_requests))
+        for offset in offsets:
+            prompt_tokens, output_tokens = draw()
+            if number * slot_s + offset <= duration_s:
+                yield Arrival(start_s + number * slot_s + offset, prompt_tokens, output_tokens)
+        number += 1

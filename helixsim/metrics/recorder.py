@@ -1,0 +1,184 @@
+"""Keeps what a run measures, as it runs."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import nan
+
+from helixsim.metrics.sample import Sample
+from helixsim.requests import Request
+from helixsim.scheduling.policy import Rejection
+
+
+@dataclass(slots=True)
+class Columns:
+    """A table that grows by rows and is kept by columns: typed arrays, or lists of text."""
+
+    names: tuple[str, ...]
+    types: str
+    values: list[array[float] | list[str | None]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the empty columns; type ``s`` is text."""
+        self.values = [[] if code == "s" else array(code) for code in self.types]
+
+    def add(self, *row: object) -> None:
+        """Add a row."""
+        for column, value in zip(self.values, row, strict=True):
+            column.append(value)  # type: ignore[arg-type]
+
+    def as_dict(self) -> dict[str, array[float] | list[str | None]]:
+        """The columns by name."""
+        return dict(zip(self.names, self.values, strict=True))
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.values[0])
+
+
+def _request_columns() -> Columns:
+    return Columns(
+        (
+            "request",
+            "status",
+            "arrival_s",
+            "dispatch_s",
+            "first_token_s",
+            "end_s",
+            "prompt_tokens",
+            "output_tokens",
+            "decode_tokens",
+            "ttft_s",
+            "tpot_s",
+            "e2e_s",
+            "route",
+        ),
+        "qsddddqqqddds",
+    )
+
+
+class RunRecorder:
+    """Counts, samples and rows of one run; see :class:`helixsim.coordinator.Recorder`.
+
+    Parameters
+    ----------
+    window_start_s, window_end_s
+        What ends in here, both ends included, counts for throughput and latencies.
+    node_names
+        For routes in the rows.
+    keep_iterations
+        Whether to keep a row for every pass.
+    """
+
+    def __init__(
+        self,
+        window_start_s: float,
+        window_end_s: float,
+        node_names: tuple[str, ...],
+        *,
+        keep_iterations: bool,
+    ) -> None:
+        self.window_start_s = window_start_s
+        self.window_end_s = window_end_s
+        self._names = node_names
+        self._route_texts: dict[tuple[tuple[int, int, int], ...], str] = {}
+        self.prompt_latency_s = Sample()
+        self.decode_latency_s = Sample()
+        self.ttft_s = Sample()
+        self.tpot_s = Sample()
+        self.e2e_s = Sample()
+        self.window_prompt_tokens = 0
+        self.num_arrived = 0
+        self.num_completed = 0
+        self.rejected_for = dict.fromkeys(Rejection, 0)
+        self.num_decode_tokens = 0
+        self.num_prompt_tokens = 0
+        self.requests = _request_columns()
+        self.iterations = (
+            Columns(("request", "iteration", "phase", "start_s", "end_s"), "qqsdd")
+            if keep_iterations
+            else None
+        )
+
+    @property
+    def num_rejected(self) -> int:
+        """Requests turned away, for whatever reason."""
+        return sum(self.rejected_for.values())
+
+    def arrived(self, request: Request) -> None:  # noqa: ARG002 - part of the protocol
+        """A request has reached the coordinator."""
+        self.num_arrived += 1
+
+    def rejected(self, request: Request, reason: Rejection) -> None:
+        """It has been turned away."""
+        self.rejected_for[reason] += 1
+        self._add_row(request, f"rejected: {reason}", nan)
+
+    def pass_ended(self, request: Request, now: float) -> None:
+        """A pass of it has come back."""
+        if request.iteration:
+            self.num_decode_tokens += 1
+            if self.window_start_s <= now <= self.window_end_s:
+                self.decode_latency_s.append(now - request.dispatched_s)
+        else:
+            self.num_prompt_tokens += request.prompt_tokens
+            if self.window_start_s <= now <= self.window_end_s:
+                self.prompt_latency_s.append(now - request.dispatched_s)
+                self.ttft_s.append(now - request.arrival_s)
+                self.window_prompt_tokens += request.prompt_tokens
+        if self.iterations is not None:
+            phase = "decode" if request.iteration else "prompt"
+            self.iterations.add(
+                request.index, request.iteration, phase, request.dispatched_s, now
+            )
+
+    def ended(self, request: Request, now: float) -> None:
+        """Its last pass has come back."""
+        self.num_completed += 1
+        self._add_row(request, "completed", now)
+        if self.window_start_s <= now <= self.window_end_s:
+            self.e2e_s.append(now - request.arrival_s)
+            if request.iteration:
+                self.tpot_s.append((now - request.first_token_s) / request.iteration)
+
+    def finish(self, active: Iterable[Request]) -> None:
+        """Add the rows of requests that have not ended when the run does."""
+        for request in active:
+            self._add_row(request, "in flight", nan)
+
+    def compact(self) -> None:
+        """Keep memory bounded; to be called every now and then."""
+        for sample in (self.prompt_latency_s, self.decode_latency_s):
+            sample.compact()
+
+    def _add_row(self, request: Request, status: str, end_s: float) -> None:
+        decodes = request.iteration if end_s == end_s else max(request.iteration - 1, 0)
+        self.requests.add(
+            request.index,
+            status,
+            request.arrival_s,
+            request.first_dispatch_s,
+            request.first_token_s,
+            end_s,
+            request.prompt_tokens,
+            request.output_tokens,
+            decodes,
+            request.first_token_s - request.arrival_s,
+            (end_s - request.first_token_s) / decodes if decodes else nan,
+            end_s - request.arrival_s,
+            self._route_text(request),
+        )
+
+    def _route_text(self, request: Request) -> str | None:
+        if request.route is None:
+            return None
+        key = tuple(
+            (stage.node, stage.start_layer, stage.end_layer) for stage in request.route.stages
+        )
+        text = self._route_texts.get(key)
+        if text is None:
+            text = " ".join(f"{self._names[node]}[{start}:{end}]" for node, start, end in key)
+            self._route_texts[key] = text
+        return text

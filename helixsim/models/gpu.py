@@ -1,0 +1,180 @@
+"""A node that computes: batches run through its layers, one after another.
+
+The layers of a node fall into segments, divided where requests may enter. A batch that starts a
+segment cannot change before its end, so each segment is one event, however many layers it has.
+The node visits, in turn, the next segment at which somebody waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+
+from helixsim.batching import Batch, BatchQueue
+from helixsim.models.environment import Alarm, ExactEnvironment
+from helixsim.models.nic import Inbox, Train, interleaved, merge
+from helixsim.models.ports import Port
+from helixsim.physics import StepTimer
+from helixsim.placement.topology import PlacedNode
+
+
+class Gpu:
+    """The compute of one node.
+
+    Parameters
+    ----------
+    environment
+        Where time passes.
+    node
+        Its layers and limits.
+    entry_layers
+        Layers at which requests may enter, beside its first.
+    timer
+        Says how long batches take.
+    inbox
+        Where requests arrive.
+
+    Attributes
+    ----------
+    busy_s
+        How long it has computed since the start of the run, batches that run counted whole.
+    num_batches, num_tokens
+        What it has run, batches through a segment and tokens through its first segment.
+    """
+
+    def __init__(
+        self,
+        environment: ExactEnvironment,
+        node: PlacedNode,
+        entry_layers: set[int],
+        timer: StepTimer,
+        inbox: Inbox,
+    ) -> None:
+        self._environment = environment
+        self._limits = node.capacity
+        starts = sorted({node.start_layer} | entry_layers)
+        ends = [*starts[1:], node.end_layer]
+        self._num_layers = [end - start for start, end in zip(starts, ends, strict=True)]
+        self._segment_of = {start: number for number, start in enumerate(starts)}
+        self._queues = [BatchQueue() for _ in starts]
+        self._finish = timer.finish
+        self._inbox = inbox
+        inbox.watch(self._on_train)
+        self._alarm = Alarm(environment, self._wake)
+        self._wakes_at = inf
+        self._running: Batch | None = None
+        self._segment = len(starts) - 1
+        self._received_tokens = 0
+        self._port: Port
+        self._before_looking: Callable[[float], None] | None = None
+        self._when_idle: Callable[[], None] | None = None
+        self.busy_s = 0.0
+        self.num_batches = 0
+        self.num_tokens = 0
+
+    def connect(
+        self,
+        port: Port,
+        before_looking: Callable[[float], None] | None = None,
+        when_idle: Callable[[], None] | None = None,
+    ) -> None:
+        """Give it its way out; nodes behind the coordinator let that catch up before looking."""
+        self._port = port
+        self._before_looking = before_looking
+        self._when_idle = when_idle
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it runs nothing."""
+        return self._running is None
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that have been taken in and wait for a batch."""
+        return sum(len(queue) for queue in self._queues)
+
+    def waiting_at_first_layer(self, now: float) -> int:
+        """Requests that have arrived by now and wait at its first layer."""
+        self._look(now)
+        return len(self._queues[0])
+
+    def _on_train(self, train: Train) -> None:
+        if self._running is None:
+            at = train.sent_s[0] + train.latency_s
+            if at < self._wakes_at:
+                self._wakes_at = at
+                self._alarm.set(at, train.sent_s[0])
+
+    def _wake(self) -> None:
+        now: float = self._environment._now
+        if now != self._wakes_at:
+            return  # an earlier arrival made this call superfluous
+        batch = self._running
+        self._look(now)
+        if batch is not None:
+            segment = self._segment
+            if segment + 1 == len(self._queues):
+                self._port.depart(batch, now)
+            else:
+                self._queues[segment + 1].add(batch)
+        self._start(now)
+
+    def _look(self, now: float) -> None:
+        """Take in everybody who has arrived by now."""
+        if self._before_looking is not None:
+            self._before_looking(now)
+        inbox = self._inbox
+        if not inbox.trains:
+            return
+        trains = inbox.take(now)
+        if len(trains) > 1 and interleaved(trains):
+            self._take_in_interleaved(trains)
+            return
+        for train in trains:
+            batch = train.batch
+            self._received_tokens += batch.prompt_tokens + batch.num_decodes
+            self._queues[self._segment_of[train.entry_layer]].add(batch)
+
+    def _take_in_interleaved(self, trains: list[Train]) -> None:
+        entry = {train.order: train.entry_layer for train in trains}
+        by_layer: dict[int, list[tuple[float, float, float, int, int, object]]] = {}
+        for passenger in merge(trains):
+            by_layer.setdefault(entry[passenger[3]], []).append(passenger)
+        for layer, passengers in by_layer.items():
+            batch = Batch.of([passenger[5] for passenger in passengers])  # type: ignore[misc]
+            self._received_tokens += batch.prompt_tokens + batch.num_decodes
+            self._queues[self._segment_of[layer]].add(batch)
+
+    def _start(self, now: float) -> None:
+        queues = self._queues
+        segment = self._segment
+        for _ in queues:
+            segment += 1
+            if segment == len(queues):
+                segment = 0
+            if queues[segment].requests:
+                break
+        else:
+            self._idle()
+            return
+        self._segment = segment
+        batch = queues[segment].take(self._limits)
+        received = 0
+        if segment == 0:
+            received, self._received_tokens = self._received_tokens, 0
+            self.num_tokens += batch.prompt_tokens + batch.num_decodes
+        end, last_start = self._finish(now, batch, self._num_layers[segment], received)
+        self._running = batch
+        self.busy_s += end - now
+        self.num_batches += 1
+        self._wakes_at = end
+        self._alarm.set(end, last_start)
+
+    def _idle(self) -> None:
+        self._running = None
+        self._wakes_at = inf
+        train = self._inbox.next_arrival()
+        if train is not None:
+            self._on_train(train)
+        if self._when_idle is not None:
+            self._when_idle()

@@ -1,0 +1,133 @@
+"""The coordinator's machine: carries out what the coordinator decides.
+
+Most of what comes back is a decode that leaves again at once, which no decision depends on.
+Nothing need happen for it until a node behind the coordinator wants to know who has come; so
+the host catches up when it is asked to, and wakes by itself only for what matters at its own
+time: arrivals of new requests, ends of prompts and of requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+from itertools import count
+from math import inf, nextafter
+
+from helixsim.batching import Batch
+from helixsim.coordinator import Coordinator
+from helixsim.models.environment import Alarm, ExactEnvironment
+from helixsim.models.gpu import Gpu
+from helixsim.models.nic import Inbox, Train, interleaved, merge
+from helixsim.models.ports import Port
+from helixsim.requests import Request
+
+
+class Host:
+    """Receives, lets the coordinator decide, and sends.
+
+    Parameters
+    ----------
+    environment
+        Where time passes.
+    coordinator
+        Decides.
+    inbox
+        Where passes come back.
+    eager
+        Whether to wake for everything that comes, at its own time; needed where sending
+        depends on what else is being sent at that moment.
+    """
+
+    def __init__(
+        self,
+        environment: ExactEnvironment,
+        coordinator: Coordinator,
+        inbox: Inbox,
+        *,
+        eager: bool,
+    ) -> None:
+        self._environment = environment
+        self._coordinator = coordinator
+        self._inbox = inbox
+        self._eager = eager
+        self._alarm = Alarm(environment, self.catch_up)
+        self._agenda: list[tuple[float, float, int, Request]] = []
+        self._numbers = count()
+        self._port: Port
+        self._first_gpus: Sequence[Gpu] = ()
+        self._prepare: Callable[[Request], None]
+        inbox.watch(self._on_train)
+
+    def connect(
+        self, port: Port, first_gpus: Sequence[Gpu], prepare: Callable[[Request], None]
+    ) -> None:
+        """Give it its way out, the nodes behind it, and what readies a request for its way."""
+        self._port = port
+        self._first_gpus = first_gpus
+        self._prepare = prepare
+
+    def put_on_agenda(self, request: Request, now: float) -> None:
+        """Let a request that was created now arrive at its time."""
+        heappush(self._agenda, (request.arrival_s, now, next(self._numbers), request))
+        self._alarm.set(request.arrival_s, now)
+
+    def catch_up(self, now: float | None = None) -> None:
+        """Do everything that is due by now."""
+        if now is None:
+            now = self._environment._now
+        agenda = self._agenda
+        while agenda and agenda[0][0] <= now:
+            at = agenda[0][0]
+            # Who was announced before is served before those who come back at that instant.
+            self._take_back(nextafter(at, -inf))
+            request = heappop(agenda)[3]
+            if self._coordinator.arrive(request, at):
+                self._prepare(request)
+                self._port.depart(Batch.of([request]), at)
+        self._take_back(now)
+        if self._inbox.trains:
+            self.arm_if_needed()
+
+    def arm_if_needed(self) -> None:
+        """Wake for the next to come back, if some node behind has nothing to do till then."""
+        if self._eager or any(gpu.is_idle for gpu in self._first_gpus):
+            train = self._inbox.next_arrival()
+            if train is not None:
+                self._alarm.set(train.first_arrival_s, train.sent_s[0])
+
+    def _on_train(self, train: Train) -> None:
+        latency = train.latency_s
+        for request, sent in zip(train.batch.requests, train.sent_s, strict=True):
+            if not request.iteration or request.iteration == request.last_iteration:
+                self._alarm.set(sent + latency, sent)
+        if self._eager or any(gpu.is_idle for gpu in self._first_gpus):
+            self._alarm.set(train.first_arrival_s, train.sent_s[0])
+
+    def _take_back(self, until: float) -> None:
+        trains = self._inbox.take(until) if self._inbox.trains else None
+        if not trains:
+            return
+        if len(trains) > 1 and interleaved(trains):
+            passengers = merge(trains)
+            requests = [passenger[5] for passenger in passengers]
+            self._return_each(requests, [passenger[0] for passenger in passengers])
+            return
+        for train in trains:
+            latency = train.latency_s
+            self._return_each(train.batch.requests, [sent + latency for sent in train.sent_s])
+
+    def _return_each(self, requests: list[Request], times: list[float]) -> None:
+        coordinator = self._coordinator
+        returned = coordinator.returned
+        again: list[Request] = []
+        ready: list[float] = []
+        for request, now in zip(requests, times, strict=True):
+            if returned(request, now):
+                again.append(request)
+                ready.append(now)
+            if coordinator.created:
+                for new in coordinator.created:
+                    self.put_on_agenda(new, now)
+                coordinator.created.clear()
+        if again:
+            self._port.depart_each(again, ready)

@@ -1,0 +1,95 @@
+"""The flow graph of a placement, and the maximum flow of tokens through it.
+
+Every machine is three edges: network interface in, compute, network interface out. The
+capacity of each is tokens per second: compute from the throughput estimate, everything else
+bytes per second over the bytes that a token weighs there. The value of the maximum flow says
+how many tokens per second the placement can take at most; the flow over each link says how a
+max-flow scheduler shares requests out. Source: the Helix paper (arXiv 2406.01566), section 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import networkx as nx
+from networkx.algorithms.flow import preflow_push
+
+from helixsim.placement.topology import Topology
+from helixsim.profiles.throughput import ThroughputTable
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A maximum flow.
+
+    Attributes
+    ----------
+    tokens_per_s
+        Its value.
+    link_tokens_per_s
+        For every link of the topology, in order, the flow over it.
+    compute_tokens_per_s
+        For every node, what it could compute at most.
+    """
+
+    tokens_per_s: float
+    link_tokens_per_s: tuple[float, ...]
+    compute_tokens_per_s: tuple[float, ...]
+
+
+def max_flow(topology: Topology, throughput: ThroughputTable) -> Flow:
+    """Find a maximum flow of tokens.
+
+    A maximum flow may be split in several ways. The one returned depends only on the order of
+    nodes and links (machines are integers in the graph, so that it does not depend on the
+    hash seed).
+
+    Parameters
+    ----------
+    topology
+        Nodes and links; only links that fit the layers may be in it.
+    throughput
+        Tokens per second of each machine type by number of layers.
+    """
+    graph, source, sink, compute = _flow_graph(topology, throughput)
+    value, by_edge = nx.maximum_flow(graph, source, sink, flow_func=preflow_push)
+    flows = tuple(
+        float(by_edge[_out(link.source)][_in(link.target)]) for link in topology.links
+    )
+    return Flow(float(value), flows, compute)
+
+
+def _in(machine: int) -> int:
+    return 4 * machine
+
+
+def _out(machine: int) -> int:
+    return 4 * machine + 1
+
+
+def _flow_graph(
+    topology: Topology, throughput: ThroughputTable
+) -> tuple[nx.DiGraph[int], int, int, tuple[float, ...]]:
+    home, llm = topology.coordinator, topology.llm
+    between = llm.token_bytes + llm.activation_bytes_per_token
+    source, sink = 4 * home + 2, 4 * home + 3
+    graph: nx.DiGraph[int] = nx.DiGraph()
+    nic = topology.coordinator_nic
+    graph.add_edge(source, _out(home), capacity=nic.outbound_bytes_per_s / llm.token_bytes)
+    compute = []
+    for node in topology.nodes:
+        i = node.index
+        to_home = all(link.target == home for link in topology.outgoing[i])
+        from_home = all(link.source == home for link in topology.incoming[i])
+        rate = throughput.tokens_per_s(node.machine_type, node.num_layers)
+        compute.append(rate)
+        inbound = node.nic.inbound_bytes_per_s / (llm.token_bytes if from_home else between)
+        outbound = node.nic.outbound_bytes_per_s / (llm.token_bytes if to_home else between)
+        graph.add_edge(_in(i), 4 * i + 2, capacity=inbound)
+        graph.add_edge(4 * i + 2, 4 * i + 3, capacity=rate)
+        graph.add_edge(4 * i + 3, _out(i), capacity=outbound)
+    for link in topology.links:
+        capacity = link.bandwidth_bytes_per_s / link.bytes_per_token
+        graph.add_edge(_out(link.source), _in(link.target), capacity=capacity)
+    graph.add_edge(_in(home), sink, capacity=nic.inbound_bytes_per_s / llm.token_bytes)
+    return graph, source, sink, tuple(compute)

@@ -1,0 +1,238 @@
+"""A placement laid over its cluster: numbered nodes, the links that fit, nothing unused.
+
+Everything that decides or simulates works on this: nodes and links are numbered, and the
+coordinator is the number after the last node. Names matter only where results are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from helixsim.cluster import COORDINATOR, Cluster, Nic
+from helixsim.errors import NoRouteError, PlacementError
+from helixsim.placement.placement import Placement
+from helixsim.profiles.machine import LLM, Capacity, MachineProfile, MachineType
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedNode:
+    """A node that holds layers.
+
+    Attributes
+    ----------
+    index
+        Its number, 0 to number of nodes - 1.
+    start_layer, end_layer
+        It holds the layers ``[start_layer, end_layer)``.
+    capacity
+        KV capacity and batch limits with that many layers.
+    """
+
+    index: int
+    name: str
+    machine_type: str
+    region: str
+    nic: Nic
+    disk_bytes_per_s: float
+    start_layer: int
+    end_layer: int
+    profile: MachineProfile
+    capacity: Capacity
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers it holds."""
+        return self.end_layer - self.start_layer
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedLink:
+    """A link that requests may take.
+
+    Attributes
+    ----------
+    index
+        Its number, in the order of the placement's list.
+    source, target
+        Numbers of nodes; the number of nodes itself stands for the coordinator.
+    entry_layer
+        The layer at which a request that comes over it goes on.
+    bytes_per_token
+        What one token weighs on it: token ids to and from the coordinator, the activation and
+        the token id between nodes.
+    """
+
+    index: int
+    source: int
+    target: int
+    bandwidth_bytes_per_s: float
+    latency_s: float
+    entry_layer: int
+    bytes_per_token: float
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """Numbered nodes and the links between them.
+
+    Attributes
+    ----------
+    outgoing, incoming
+        For every machine, the coordinator last, its links in order.
+    """
+
+    llm: LLM
+    nodes: tuple[PlacedNode, ...]
+    links: tuple[PlacedLink, ...]
+    coordinator_nic: Nic
+    outgoing: tuple[tuple[PlacedLink, ...], ...]
+    incoming: tuple[tuple[PlacedLink, ...], ...]
+
+    @property
+    def coordinator(self) -> int:
+        """The number of the coordinator."""
+        return len(self.nodes)
+
+    def name(self, index: int) -> str:
+        """The name of a node or of the coordinator."""
+        return COORDINATOR if index == len(self.nodes) else self.nodes[index].name
+
+    def nic(self, index: int) -> Nic:
+        """The network interface of a node or of the coordinator."""
+        return self.coordinator_nic if index == len(self.nodes) else self.nodes[index].nic
+
+
+def build_topology(
+    llm: LLM,
+    cluster: Cluster,
+    placement: Placement,
+    machine_types: Mapping[str, MachineType],
+) -> Topology:
+    """Lay a placement over its cluster.
+
+    Parameters
+    ----------
+    llm, cluster, placement
+        What is served, where, and how it is laid out. Nodes keep the order of the cluster.
+    machine_types
+        Name -> machine type, for every type that holds layers.
+
+    Raises
+    ------
+    PlacementError
+        If a node cannot hold its layers, or a link of the placement's list does not exist.
+    NoRouteError
+        If some layer is held by no node, or no route leads through all layers.
+    """
+    nodes = _placed_nodes(llm, cluster, placement, machine_types)
+    _check_coverage(llm, nodes)
+    numbers = {node.name: node.index for node in nodes} | {COORDINATOR: len(nodes)}
+    pairs = placement.links if placement.links is not None else _fitting_pairs(llm, nodes)
+    links: list[PlacedLink] = []
+    for source, target in pairs:
+        link = cluster.network.link(source, target)
+        if link is None:
+            if placement.links is None:
+                continue
+            raise PlacementError(f"the cluster has no link from {source} to {target}")
+        a, b = numbers[source], numbers[target]
+        at_coordinator = COORDINATOR in (source, target)
+        links.append(
+            PlacedLink(
+                index=len(links),
+                source=a,
+                target=b,
+                bandwidth_bytes_per_s=link.bandwidth_bytes_per_s,
+                latency_s=link.latency_s,
+                entry_layer=0 if a == len(nodes) else nodes[a].end_layer,
+                bytes_per_token=llm.token_bytes
+                + (0 if at_coordinator else llm.activation_bytes_per_token),
+            )
+        )
+    outgoing, incoming = _by_machine(links, len(nodes) + 1)
+    topology = Topology(llm, nodes, tuple(links), cluster.coordinator_nic, outgoing, incoming)
+    _check_route(topology)
+    return topology
+
+
+def _placed_nodes(
+    llm: LLM,
+    cluster: Cluster,
+    placement: Placement,
+    machine_types: Mapping[str, MachineType],
+) -> tuple[PlacedNode, ...]:
+    placed: list[PlacedNode] = []
+    for node in cluster:
+        if node.name not in placement.layers:
+            continue
+        start, end = placement.layers[node.name]
+        profile = machine_types[node.machine_type].profiles[llm.name]
+        placed.append(
+            PlacedNode(
+                index=len(placed),
+                name=node.name,
+                machine_type=node.machine_type,
+                region=node.region,
+                nic=node.nic,
+                disk_bytes_per_s=node.disk_bytes_per_s,
+                start_layer=start,
+                end_layer=end,
+                profile=profile,
+                capacity=profile.capacity(end - start),
+            )
+        )
+    return tuple(placed)
+
+
+def _fitting_pairs(llm: LLM, nodes: tuple[PlacedNode, ...]) -> Iterable[tuple[str, str]]:
+    """Every ordered pair over which a request can go on: ``s_j <= e_i < e_j``."""
+    for node in nodes:
+        if node.start_layer == 0:
+            yield COORDINATOR, node.name
+    for a in nodes:
+        for b in nodes:
+            if b.start_layer <= a.end_layer < b.end_layer:
+                yield a.name, b.name
+        if a.end_layer == llm.num_layers:
+            yield a.name, COORDINATOR
+
+
+def _by_machine(
+    links: list[PlacedLink], num_machines: int
+) -> tuple[tuple[tuple[PlacedLink, ...], ...], tuple[tuple[PlacedLink, ...], ...]]:
+    outgoing: list[list[PlacedLink]] = [[] for _ in range(num_machines)]
+    incoming: list[list[PlacedLink]] = [[] for _ in range(num_machines)]
+    for link in links:
+        outgoing[link.source].append(link)
+        incoming[link.target].append(link)
+    return tuple(map(tuple, outgoing)), tuple(map(tuple, incoming))
+
+
+def _check_coverage(llm: LLM, nodes: tuple[PlacedNode, ...]) -> None:
+    held = {layer for node in nodes for layer in range(node.start_layer, node.end_layer)}
+    missing = [layer for layer in range(llm.num_layers) if layer not in held]
+    if missing:
+        shown = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
+        raise NoRouteError(
+            f"{len(missing)} of {llm.num_layers} layers of {llm.name} are held by no node: {shown}"
+        )
+
+
+def _check_route(topology: Topology) -> None:
+    """See that the coordinator can be reached from itself over the links."""
+    home = topology.coordinator
+    reached = {home}
+    frontier = [home]
+    while frontier:
+        for link in topology.outgoing[frontier.pop()]:
+            if link.target == home:
+                return
+            if link.target not in reached:
+                reached.add(link.target)
+                frontier.append(link.target)
+    furthest = max((topology.nodes[i].end_layer for i in reached if i != home), default=0)
+    raise NoRouteError(
+        f"no route leads through all {topology.llm.num_layers} layers of {topology.llm.name}: "
+        f"over the links given, requests get from the coordinator as far as layer {furthest}"
+    )

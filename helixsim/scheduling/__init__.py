@@ -1,0 +1,24 @@
+"""How requests find their way: one policy a module, named here.
+
+To add a policy, write its module and name it in :data:`POLICIES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from helixsim.scheduling.maxflow import MaxFlowPolicy
+from helixsim.scheduling.policy import Policy, PolicyInputs
+from helixsim.scheduling.random_choice import RandomPolicy
+from helixsim.scheduling.shortest_queue import ShortestQueuePolicy
+from helixsim.scheduling.swarm import SwarmPolicy
+
+POLICIES: Mapping[str, Callable[[PolicyInputs], Policy]] = {
+    "maxflow": MaxFlowPolicy,
+    "swarm": SwarmPolicy,
+    "random": RandomPolicy,
+    "shortest_queue": ShortestQueuePolicy,
+}
+"""Name in a scenario's ``scheduler.policy`` -> the policy."""
+
+__all__ = ["POLICIES", "Policy", "PolicyInputs"]

@@ -1,0 +1,35 @@
+"""What the policies that choose one hop at a time have in common."""
+
+from __future__ import annotations
+
+from helixsim.requests import Request, Route
+from helixsim.scheduling.policy import PolicyInputs, Rejection, RoomCheck
+
+
+class HopByHopPolicy:
+    """Admits every prompt that some route takes, and keeps no count of KV caches."""
+
+    def __init__(self, inputs: PolicyInputs) -> None:
+        self._topology = inputs.topology
+        self._room = RoomCheck(inputs.topology)
+
+    def admit(self, request: Request) -> Rejection | None:
+        """Give a request an empty route, or say that no node takes so long a prompt."""
+        if request.prompt_tokens > self._room.longest_admitted:
+            return Rejection.LENGTH
+        request.route = Route([])
+        return None
+
+    def decode_dispatched(self, request: Request) -> None:
+        """Decodes follow their prompt; there is nothing to note."""
+
+    def finished(self, request: Request) -> None:
+        """No count of KV caches is kept; there is nothing to release."""
+
+    def bottleneck_share(self) -> float | None:
+        """Not counted."""
+        return None
+
+    def expected_tokens(self, node: int) -> int | None:  # noqa: ARG002 - part of the protocol
+        """Not counted."""
+        return None

@@ -1,0 +1,201 @@
+"""Max-flow scheduling: every prompt gets its whole route at once, following the flow.
+
+At every machine the successors take turns in proportion to the flow that leads to them, by
+interleaved weighted round robin: the one whose load after taking the request would be least
+gets it. Loads count prompts by their tokens and decodes by one each. Successors are passed over
+if they carry too small a share of the flow, take no prompt so long, or are expected to run out
+of KV cache. Source: the Helix paper (arXiv 2406.01566), section 5.
+"""
+
+from __future__ import annotations
+
+from helixsim.errors import NoRouteError
+from helixsim.placement.topology import PlacedLink, Topology
+from helixsim.requests import Request, Route, Stage
+from helixsim.scheduling.kv_expectation import KvExpectation
+from helixsim.scheduling.policy import Moment, PolicyInputs, Rejection
+
+
+class FlowRoute(Route):
+    """A route that all requests on the same path share.
+
+    Attributes
+    ----------
+    links
+        The links it takes, from the coordinator back to the coordinator.
+    unbilled_decodes
+        Decodes that went over it since their load was last added to its links.
+    """
+
+    __slots__ = ("links", "unbilled_decodes")
+
+    def __init__(self, stages: list[Stage], links: tuple[PlacedLink, ...]) -> None:
+        super().__init__(stages)
+        self.links = links
+        self.unbilled_decodes = 0
+
+
+class MaxFlowPolicy:
+    """Routes by interleaved weighted round robin over the maximum flow."""
+
+    moment = Moment.ADMISSION
+
+    def __init__(self, inputs: PolicyInputs) -> None:
+        topology, flow = inputs.topology, inputs.flow.link_tokens_per_s
+        self._topology = topology
+        self._kv = KvExpectation(
+            topology, inputs.high_water_mark, inputs.expected_output_tokens
+        )
+        self._flow = flow
+        self._load = [0.0] * len(topology.links)
+        self._open = _open_links(topology, flow, inputs.min_flow_share)
+        self._routes: dict[tuple[int, ...], FlowRoute] = {}
+        self._unbilled: list[FlowRoute] = []
+        self._bandwidth = _flow_share_bandwidths(topology, flow)
+        if not self._open[topology.coordinator]:
+            raise NoRouteError("the maximum flow is zero: no tokens get through this placement")
+
+    def link_bandwidth(self, link: PlacedLink) -> int:
+        """What a link may use, in bytes per second, fixed for the run.
+
+        The least of its own bandwidth and of its share of the sender's and the receiver's
+        network interface, shares being those of the flow; a whole number.
+        """
+        return self._bandwidth[link.index]
+
+    def admit(self, request: Request) -> Rejection | None:
+        """Give a request its whole route, or say why it gets none."""
+        self._bill_decodes()
+        links: list[PlacedLink] = []
+        machine = home = self._topology.coordinator
+        tokens = self._kv.tokens(request)
+        while not links or machine != home:
+            link = self._next(machine, request, tokens)
+            if link is None:
+                for taken in links:
+                    self._load[taken.index] -= request.prompt_tokens / self._flow[taken.index]
+                return self._reason(machine, request)
+            self._load[link.index] += request.prompt_tokens / self._flow[link.index]
+            links.append(link)
+            machine = link.target
+        route = self._route(links)
+        request.route = route
+        self._kv.book(request, route)
+        return None
+
+    def decode_dispatched(self, request: Request) -> None:
+        """Count a decode against the route; its load is added before the next decision."""
+        route = request.route
+        assert isinstance(route, FlowRoute)
+        if not route.unbilled_decodes:
+            self._unbilled.append(route)
+        route.unbilled_decodes += 1
+
+    def finished(self, request: Request) -> None:
+        """Release what was expected of the request's KV cache."""
+        self._kv.release(request)
+
+    def bottleneck_share(self) -> float:
+        """Expected KV use of the fullest layer."""
+        return self._kv.bottleneck_share()
+
+    def expected_tokens(self, node: int) -> int:
+        """KV use that is expected of a node, in tokens x layers."""
+        return self._kv.expected_tokens[node]
+
+    def _next(self, machine: int, request: Request, tokens: int) -> PlacedLink | None:
+        home, nodes = self._topology.coordinator, self._topology.nodes
+        best: PlacedLink | None = None
+        best_load = 0.0
+        for link in self._open[machine]:
+            target = link.target
+            if target != home and (
+                request.prompt_tokens > nodes[target].capacity.max_prompt_tokens
+                or not self._kv.fits(target, tokens)
+            ):
+                continue
+            load = self._load[link.index] + request.prompt_tokens / self._flow[link.index]
+            if best is None or load < best_load:
+                best, best_load = link, load
+        return best
+
+    def _reason(self, machine: int, request: Request) -> Rejection:
+        nodes = self._topology.nodes
+        targets = [link.target for link in self._open[machine]]
+        if not targets:
+            return Rejection.FLOW
+        if all(request.prompt_tokens > nodes[t].capacity.max_prompt_tokens for t in targets):
+            return Rejection.LENGTH
+        return Rejection.KV
+
+    def _route(self, links: list[PlacedLink]) -> FlowRoute:
+        key = tuple(link.index for link in links)
+        route = self._routes.get(key)
+        if route is None:
+            nodes = self._topology.nodes
+            stages = [
+                Stage(link.target, link.entry_layer, nodes[link.target].end_layer)
+                for link in links[:-1]
+            ]
+            route = self._routes[key] = FlowRoute(stages, tuple(links))
+        return route
+
+    def _bill_decodes(self) -> None:
+        """Add the load of the decodes since the last decision.
+
+        One decode at a time, so that sums round as if each had been added when it left: that
+        it is the same number each time makes their order immaterial.
+        """
+        if not self._unbilled:
+            return
+        counts: dict[int, int] = {}
+        for route in self._unbilled:
+            for link in route.links:
+                counts[link.index] = counts.get(link.index, 0) + route.unbilled_decodes
+            route.unbilled_decodes = 0
+        self._unbilled.clear()
+        for index, count in counts.items():
+            load, each = self._load[index], 1 / self._flow[index]
+            for _ in range(count):
+                load += each
+            self._load[index] = load
+
+
+def _open_links(
+    topology: Topology, flow: tuple[float, ...], min_share: float
+) -> list[tuple[PlacedLink, ...]]:
+    """For every machine, the links that carry enough of its flow to be used."""
+    open_links = []
+    for outgoing in topology.outgoing:
+        total = sum(flow[link.index] for link in outgoing)
+        open_links.append(
+            tuple(
+                link
+                for link in outgoing
+                if flow[link.index] > 0 and flow[link.index] >= min_share * total
+            )
+        )
+    return open_links
+
+
+def _flow_share_bandwidths(topology: Topology, flow: tuple[float, ...]) -> list[int]:
+    outflow = [sum(flow[link.index] for link in links) for links in topology.outgoing]
+    inflow = [sum(flow[link.index] for link in links) for links in topology.incoming]
+    bandwidths = []
+    for link in topology.links:
+        share = flow[link.index]
+        if share <= 0:
+            bandwidths.append(0)
+            continue
+        sender = topology.nic(link.source).outbound_bytes_per_s
+        receiver = topology.nic(link.target).inbound_bytes_per_s
+        bandwidths.append(
+            int(
+                min(
+                    link.bandwidth_bytes_per_s,
+                    sender * (share / outflow[link.source]),
+                    receiver * (share / inflow[link.target]),
+                )
+            )
+        )
+    return bandwidths

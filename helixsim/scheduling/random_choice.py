@@ -1,0 +1,40 @@
+"""Random scheduling: a prompt takes any link that is free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from helixsim.placement.topology import PlacedLink
+from helixsim.requests import Request
+from helixsim.scheduling.hop_by_hop import HopByHopPolicy
+from helixsim.scheduling.policy import Chooser, Moment, PolicyInputs
+
+
+class RandomPolicy(HopByHopPolicy):
+    """Chooses at random among the links that are free."""
+
+    moment = Moment.TRANSMISSION
+
+    def __init__(self, inputs: PolicyInputs) -> None:
+        super().__init__(inputs)
+        self._rng = inputs.rng
+
+    def candidates(
+        self,
+        machine: int,  # noqa: ARG002 - part of the protocol
+        usable: Sequence[PlacedLink],
+        waiting: Callable[[int], int],  # noqa: ARG002 - part of the protocol
+    ) -> Chooser:
+        """Begin an attempt to send; any usable link will do."""
+
+        def choose(request: Request, taken: set[int]) -> PlacedLink | None:
+            # All usable links are shuffled, those taken included, as published: it decides how
+            # much of the random stream is used up.
+            order = list(usable)
+            self._rng.shuffle(order)
+            for link in order:
+                if link.index not in taken and self._room.fits(link, request):
+                    return link
+            return None
+
+        return choose
