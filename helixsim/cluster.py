@@ -39,6 +39,8 @@ class Node:
         How fast it reads weights when a run starts.
     region
         Where it stands.
+    kv_token_layers
+        Its KV capacity, if that is not the one of its machine type.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Node:
     nic: Nic
     disk_bytes_per_s: float
     region: str = "default"
+    kv_token_layers: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,10 @@ class Cluster:
     coordinator_nic: Nic
     network: Network
     coordinator_region: str = "default"
+    _by_name: dict[str, Node] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_name", {node.name: node for node in self.nodes})
 
     def __iter__(self) -> Iterator[Node]:
         """Iterate over the nodes, in their order."""
@@ -112,10 +119,7 @@ class Cluster:
         KeyError
             If the cluster has no such node.
         """
-        for node in self.nodes:
-            if node.name == name:
-                return node
-        raise KeyError(name)
+        return self._by_name[name]
 
     def nic(self, name: str) -> Nic:
         """The network interface of a node or of the coordinator."""

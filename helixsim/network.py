@@ -1,0 +1,100 @@
+"""A network given by rules: one for each region, pair of regions or single link.
+
+A thousand nodes have a million links; what a rule says of one is worked out when it is asked
+for. Where a rule has a spread, the values of a pair depend on the seed and the two names alone,
+so they are the same in whatever order, and in whatever cluster, they are asked for.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from helixsim.cluster import Link
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A quantity that is spread evenly over `mean` - `spread` to `mean` + `spread`."""
+
+    mean: float
+    spread: float = 0.0
+
+    def at(self, share: float) -> float:
+        """The value that a share (0 <= share < 1) of all values lies below."""
+        return self.mean + self.spread * (2 * share - 1) if self.spread else self.mean
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRule:
+    """Bandwidth and latency of the links that a rule is for; both directions are alike."""
+
+    bandwidth_bytes_per_s: Spread
+    latency_s: Spread
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether all links of the rule are the same."""
+        return self.bandwidth_bytes_per_s.spread == self.latency_s.spread == 0
+
+    def link(self, source: str, target: str, seed: int) -> Link:
+        """The link between two machines."""
+        shares = (0.0, 0.0)
+        if not self.is_fixed:
+            # Seeding with text does not depend on PYTHONHASHSEED.
+            rng = random.Random("/".join((str(seed), *sorted((source, target)))))
+            shares = (rng.random(), rng.random())
+        return Link(
+            source,
+            target,
+            self.bandwidth_bytes_per_s.at(shares[0]),
+            self.latency_s.at(shares[1]),
+        )
+
+
+@dataclass(frozen=True)
+class RuleNetwork:
+    """A network that follows rules, the most special one first.
+
+    Attributes
+    ----------
+    regions
+        Region of every machine, the coordinator included.
+    links
+        Ordered pair of machines -> rule.
+    between_regions
+        Pair of regions, sorted -> rule. A region may be paired with itself.
+    within, across
+        Rules for two machines in one region and in different ones; None for no link.
+    seed
+        Of the values of rules with a spread.
+    """
+
+    regions: Mapping[str, str]
+    links: Mapping[tuple[str, str], LinkRule] = field(default_factory=dict)
+    between_regions: Mapping[tuple[str, str], LinkRule] = field(default_factory=dict)
+    within: LinkRule | None = None
+    across: LinkRule | None = None
+    seed: int = 0
+    _links: dict[tuple[str, str], Link] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def link(self, source: str, target: str) -> Link | None:
+        """The link from `source` to `target`, or None where there is none."""
+        found = self._links.get((source, target))
+        if found is None and (rule := self._rule(source, target)) is not None:
+            found = self._links[source, target] = rule.link(source, target, self.seed)
+        return found
+
+    def _rule(self, source: str, target: str) -> LinkRule | None:
+        here, there = self.regions.get(source), self.regions.get(target)
+        if source == target or here is None or there is None:
+            return None
+        if (rule := self.links.get((source, target))) is not None:
+            return rule
+        regions = (min(here, there), max(here, there))
+        if (rule := self.between_regions.get(regions)) is not None:
+            return rule
+        return self.within if here == there else self.across

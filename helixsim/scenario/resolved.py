@@ -1,0 +1,201 @@
+"""A scenario as the simulator takes it: frozen, complete, every name resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from helixsim.cluster import Cluster
+from helixsim.placement.placement import Placement
+from helixsim.profiles.machine import LLM, MachineProfile, MachineType
+from helixsim.traces.arrivals import SLOT_S
+from helixsim.traces.lengths import LengthModel
+from helixsim.traces.patterns import ArrivalPattern
+from helixsim.traces.values import Lengths, Trace
+
+MODES = ("offline", "online")
+SCHEDULING_POLICIES = ("maxflow", "swarm", "random", "shortest_queue")
+PHYSICS_PROFILES = ("paper",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvSettings:
+    """What the coordinator expects of the KV caches when it admits a request.
+
+    Attributes
+    ----------
+    high_water_mark
+        Share of a node's KV cache that may be expected to be in use.
+    expected_output_ratio
+        Output tokens to expect of a request, over the mean.
+    """
+
+    high_water_mark: float = 0.85
+    expected_output_ratio: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerSettings:
+    """How requests find their way.
+
+    Attributes
+    ----------
+    policy
+        One of :data:`SCHEDULING_POLICIES`.
+    kv
+        Expectations about the KV caches.
+    feed_high_water_mark
+        Offline, one more request is sent while the fullest node is expected to use no more than
+        this share of its KV cache.
+    min_flow_share
+        A successor that takes less than this share of a node's flow is left out.
+    """
+
+    policy: str = "maxflow"
+    kv: KvSettings = KvSettings()
+    feed_high_water_mark: float = 0.8
+    min_flow_share: float = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class SlotArrivals:
+    """Arrivals as counted in slots of time: `counts` in each slot of `slot_s` seconds."""
+
+    counts: tuple[int, ...]
+    slot_s: float = SLOT_S
+
+
+@dataclass(frozen=True, slots=True)
+class PatternArrivals:
+    """Arrivals that follow a built-in pattern."""
+
+    pattern: ArrivalPattern
+
+
+@dataclass(frozen=True, slots=True)
+class PoissonArrivals:
+    """Arrivals with exponential gaps."""
+
+
+@dataclass(frozen=True, slots=True)
+class GammaArrivals:
+    """Arrivals with gamma-distributed gaps; `cv` is their standard deviation over their mean."""
+
+    cv: float
+
+
+Arrivals = SlotArrivals | PatternArrivals | PoissonArrivals | GammaArrivals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What users ask for, and when.
+
+    Attributes
+    ----------
+    mode
+        ``offline``: a closed loop, a request that ends makes room for another. ``online``:
+        requests arrive when users send them.
+    lengths
+        Where the lengths of requests are drawn from, limits applied. None with a trace.
+    arrivals
+        Online without a trace: when requests arrive; scaled to `mean_tokens_per_s`.
+    trace
+        Online: requests with their own times and lengths, limits applied, times as in the file
+        (the run divides them by `rate_scale`).
+    initial_requests
+        Offline: how many requests start the loop.
+    spacing_s
+        Offline: time between two of the initial requests, and from an end to the next request.
+    mean_tokens_per_s
+        Online without a trace: prompt and output tokens that users ask for per second.
+    mean_prompt_tokens, mean_output_tokens
+        Lengths of the mean request that throughput is estimated for.
+    rate_scale
+        Online with a trace: how many times as often its requests arrive.
+    """
+
+    mode: str
+    lengths: Lengths | LengthModel | None = None
+    arrivals: Arrivals | None = None
+    trace: Trace | None = None
+    initial_requests: int = 20
+    spacing_s: float = 0.1
+    mean_tokens_per_s: float | None = None
+    mean_prompt_tokens: int = 750
+    mean_output_tokens: int = 240
+    rate_scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """How long to simulate and what to record.
+
+    Attributes
+    ----------
+    seed
+        Of all randomness.
+    warmup_s
+        Time from the start that is left out of the metrics; below `duration_s`.
+    duration_s
+        How long requests are fed, warm-up included.
+    drain
+        Go on after `duration_s` until every request has ended.
+    sample_interval_s
+        Time between two samples of gauges such as KV usage.
+    """
+
+    seed: int = 0
+    warmup_s: float = 0.0
+    duration_s: float
+    drain: bool = False
+    sample_interval_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """Everything that a simulation depends on.
+
+    Attributes
+    ----------
+    name
+        For titles and file names.
+    llm
+        What is served.
+    machine_types
+        Name -> machine type: those of the cluster, in order of appearance, then the scenario's
+        own ones that the cluster does not use. All of the cluster's have a profile for the LLM.
+    cluster
+        The machines and their network.
+    placement
+        Which node holds which layers; None where the scenario leaves it open.
+    scheduler, workload, run
+        Settings.
+    physics
+        One of :data:`PHYSICS_PROFILES`.
+    document
+        The scenario file as plain data, with what was set on the command line. Files that it
+        names stay named.
+    digest
+        SHA-256, as hex digits, of the document with the contents of the files that it names.
+        Where these files lie does not matter.
+    """
+
+    name: str
+    llm: LLM
+    machine_types: Mapping[str, MachineType]
+    cluster: Cluster
+    placement: Placement | None
+    scheduler: SchedulerSettings
+    workload: Workload
+    physics: str
+    run: RunSettings
+    document: Mapping[str, object]
+    digest: str
+
+    def profiles(self) -> dict[str, MachineProfile]:
+        """Machine type -> its profile for the LLM, for the types of the cluster."""
+        return {
+            name: self.machine_types[name].profiles[self.llm.name]
+            for name in self.cluster.machine_mix()
+        }
