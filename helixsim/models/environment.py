@@ -18,6 +18,10 @@ import simpy
 class ExactEnvironment(simpy.Environment):
     """A SimPy environment that runs up to and including a given time."""
 
+    def next_number(self) -> int:
+        """Number whatever happens, in order of its happening."""
+        return next(self._eid)
+
     def run_through(self, until: float = inf) -> None:
         """Process every event up to and including `until`, then stand at that time.
 
@@ -57,10 +61,16 @@ class Alarm(simpy.Event):
         self._again = [self._ring]
         self.callbacks = self._again  # type: ignore[assignment]
 
-    def set(self, at: float, created: float) -> None:
-        """Go off at time `at`; `created` orders events of the same instant, oldest first."""
+    def set(self, at: float, created: float, number: int | None = None) -> None:
+        """Go off at time `at`.
+
+        Events of the same instant go in order of `created`, then of `number`, which is drawn
+        now from the environment's own unless it is given.
+        """
         environment = self._environment
-        heappush(environment._queue, (at, created, next(environment._eid), self))  # type: ignore[misc]
+        if number is None:
+            number = environment.next_number()
+        heappush(environment._queue, (at, created, number, self))  # type: ignore[misc]
 
     def _ring(self, _: simpy.Event) -> None:
         self.callbacks = self._again  # type: ignore[assignment]

@@ -36,8 +36,6 @@ class Gpu:
 
     Attributes
     ----------
-    busy_s
-        How long it has computed since the start of the run, batches that run counted whole.
     num_batches, num_tokens
         What it has run, batches through a segment and tokens through its first segment.
     """
@@ -68,7 +66,7 @@ class Gpu:
         self._port: Port
         self._before_looking: Callable[[float], None] | None = None
         self._when_idle: Callable[[], None] | None = None
-        self.busy_s = 0.0
+        self._busy_s = 0.0
         self.num_batches = 0
         self.num_tokens = 0
 
@@ -93,6 +91,16 @@ class Gpu:
         """Requests that have been taken in and wait for a batch."""
         return sum(len(queue) for queue in self._queues)
 
+    @property
+    def num_running(self) -> int:
+        """Requests in the batch that runs."""
+        return 0 if self._running is None else len(self._running.requests)
+
+    def busy_s(self, now: float) -> float:
+        """How long it has computed since the start of the run."""
+        ahead = self._wakes_at - now if self._running is not None else 0.0
+        return self._busy_s - max(ahead, 0.0)
+
     def waiting_at_first_layer(self, now: float) -> int:
         """Requests that have arrived by now and wait at its first layer."""
         self._look(now)
@@ -103,7 +111,7 @@ class Gpu:
             at = train.sent_s[0] + train.latency_s
             if at < self._wakes_at:
                 self._wakes_at = at
-                self._alarm.set(at, train.sent_s[0])
+                self._alarm.set(at, train.sent_s[0], train.number)
 
     def _wake(self) -> None:
         now: float = self._environment._now
@@ -136,7 +144,7 @@ class Gpu:
             self._queues[self._segment_of[train.entry_layer]].add(batch)
 
     def _take_in_interleaved(self, trains: list[Train]) -> None:
-        entry = {train.order: train.entry_layer for train in trains}
+        entry = {train.number: train.entry_layer for train in trains}
         by_layer: dict[int, list[tuple[float, float, float, int, int, object]]] = {}
         for passenger in merge(trains):
             by_layer.setdefault(entry[passenger[3]], []).append(passenger)
@@ -165,7 +173,7 @@ class Gpu:
             self.num_tokens += batch.prompt_tokens + batch.num_decodes
         end, last_start = self._finish(now, batch, self._num_layers[segment], received)
         self._running = batch
-        self.busy_s += end - now
+        self._busy_s += end - now
         self.num_batches += 1
         self._wakes_at = end
         self._alarm.set(end, last_start)

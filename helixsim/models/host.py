@@ -66,6 +66,11 @@ class Host:
         self._first_gpus = first_gpus
         self._prepare = prepare
 
+    @property
+    def expects_arrivals(self) -> bool:
+        """Whether some request is still to arrive."""
+        return bool(self._agenda)
+
     def put_on_agenda(self, request: Request, now: float) -> None:
         """Let a request that was created now arrive at its time."""
         heappush(self._agenda, (request.arrival_s, now, next(self._numbers), request))

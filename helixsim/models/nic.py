@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
-from itertools import count
 
 from helixsim.batching import Batch
 from helixsim.placement.topology import PlacedLink
@@ -32,8 +31,8 @@ class Train:
     started_s
         When the link began to send each. Empty: each began when the one before had been sent,
         the first at `first_started_s`.
-    order
-        Trains are numbered in the order in which they were sent.
+    number
+        Trains are numbered in the order in which they were sent, as all events are.
     """
 
     __slots__ = (
@@ -42,7 +41,7 @@ class Train:
         "first_started_s",
         "last_arrival_s",
         "latency_s",
-        "order",
+        "number",
         "sent_s",
         "started_s",
     )
@@ -54,7 +53,7 @@ class Train:
         sent_s: list[float],
         first_started_s: float,
         started_s: list[float],
-        order: int,
+        number: int,
     ) -> None:
         self.batch = batch
         self.entry_layer = link.entry_layer
@@ -63,7 +62,7 @@ class Train:
         self.started_s = started_s
         self.first_started_s = first_started_s
         self.last_arrival_s = sent_s[-1] + link.latency_s
-        self.order = order
+        self.number = number
 
     @property
     def first_arrival_s(self) -> float:
@@ -85,9 +84,9 @@ class Train:
     def passengers(self) -> list[tuple[float, float, float, int, int, Request]]:
         """Every request with what orders arrivals: (arrival, sent, started, train, place)."""
         started = self.started_s or [self.first_started_s, *self.sent_s]
-        latency, order = self.latency_s, self.order
+        latency, number = self.latency_s, self.number
         return [
-            (sent + latency, sent, started[place], order, place, request)
+            (sent + latency, sent, started[place], number, place, request)
             for place, (sent, request) in enumerate(
                 zip(self.sent_s, self.batch.requests, strict=True)
             )
@@ -140,12 +139,12 @@ class Inbox:
 
 def _first_arrival(train: Train) -> tuple[float, float, float, int]:
     sent = train.sent_s[0]
-    return sent + train.latency_s, sent, train.first_started_s, train.order
+    return sent + train.latency_s, sent, train.first_started_s, train.number
 
 
 def _first_part(train: Train, now: float) -> Train:
     head = object.__new__(Train)
-    head.entry_layer, head.latency_s, head.order = train.entry_layer, train.latency_s, train.order
+    head.entry_layer, head.latency_s, head.number = train.entry_layer, train.latency_s, train.number
     head.first_started_s = train.first_started_s
     sent, started = train.sent_s, train.started_s
     head.batch = train.split(now)
@@ -177,16 +176,16 @@ class Link:
     ----------
     free_s
         When it has sent all that it has been given.
-    num_tokens, num_requests, busy_s
-        What it has been given since the start of the run, and how long it sends at that.
+    num_tokens, num_requests
+        What it has been given since the start of the run.
     """
 
     __slots__ = (
         "_bandwidth_bytes_per_s",
+        "_busy_s",
         "_bytes_per_token",
         "_decode_s",
-        "_order",
-        "busy_s",
+        "_number",
         "entry_layer",
         "free_s",
         "inbox",
@@ -201,7 +200,7 @@ class Link:
         placed: PlacedLink,
         bandwidth_bytes_per_s: float,
         inbox: Inbox,
-        order: count[int],
+        number: Callable[[], int],
     ) -> None:
         self.placed = placed
         self.inbox = inbox
@@ -214,11 +213,11 @@ class Link:
             if bandwidth_bytes_per_s
             else float("inf")
         )
-        self._order = order
+        self._number = number
         self.free_s = 0.0
         self.num_tokens = 0
         self.num_requests = 0
-        self.busy_s = 0.0
+        self._busy_s = 0.0
 
     def send(self, batch: Batch, now: float) -> None:
         """Send a group that is ready now, in order.
@@ -241,7 +240,7 @@ class Link:
             for _ in batch.requests:
                 free = free + decode_s - latency
                 note(free)
-        self._depart(Train(batch, self, sent, start, [], next(self._order)), start, free)
+        self._depart(Train(batch, self, sent, start, [], self._number()), start, free)
 
     def send_each(self, requests: list[Request], ready_s: list[float]) -> None:
         """Send requests that become ready at times of their own, in that order."""
@@ -256,14 +255,14 @@ class Link:
             sent.append(free)
         batch = Batch.of(requests)
         self._depart(
-            Train(batch, self, sent, started[0], started, next(self._order)), started[0], free
+            Train(batch, self, sent, started[0], started, self._number()), started[0], free
         )
 
     def carry(self, request: Request, now: float, bandwidth_bytes_per_s: float) -> float:
         """Send one request at once, with the bandwidth given; return when it has been sent."""
         nbytes = request.step_tokens * self._bytes_per_token
         sent = now + (self.latency_s + nbytes / bandwidth_bytes_per_s) - self.latency_s
-        train = Train(Batch.of([request]), self, [sent], now, [], next(self._order))
+        train = Train(Batch.of([request]), self, [sent], now, [], self._number())
         self._depart(train, now, sent)
         return sent
 
@@ -273,11 +272,19 @@ class Link:
 
     def _depart(self, train: Train, start: float, free: float) -> None:
         self.free_s = free
-        self.busy_s += free - start
+        self._busy_s += free - start
         batch = train.batch
         self.num_tokens += batch.prompt_tokens + batch.num_decodes
         self.num_requests += len(batch.requests)
         self.inbox.send(train)
+
+    def backlog_s(self, now: float) -> float:
+        """How long it has yet to send at what it has been given."""
+        return max(self.free_s - now, 0.0)
+
+    def busy_s(self, now: float) -> float:
+        """How long it has been sending since the start of the run."""
+        return self._busy_s - self.backlog_s(now)
 
     @property
     def num_bytes(self) -> float:

@@ -7,9 +7,9 @@ coordinator is the number after the last node. Names matter only where results a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from helixsim.cluster import COORDINATOR, Cluster, Nic
+from helixsim.cluster import COORDINATOR, Cluster, Nic, Node
 from helixsim.errors import NoRouteError, PlacementError
 from helixsim.placement.placement import Placement
 from helixsim.profiles.machine import LLM, Capacity, MachineProfile, MachineType
@@ -179,10 +179,18 @@ def _placed_nodes(
                 start_layer=start,
                 end_layer=end,
                 profile=profile,
-                capacity=profile.capacity(end - start),
+                capacity=_capacity(node, profile, end - start),
             )
         )
     return tuple(placed)
+
+
+def _capacity(node: Node, profile: MachineProfile, num_layers: int) -> Capacity:
+    """The profile's capacity, or the node's own with the batch limits of the nearest row."""
+    if node.kv_token_layers is None:
+        return profile.capacity(num_layers)
+    known = num_layers if num_layers in profile.capacities else max(profile.capacities)
+    return replace(profile.capacities[known], kv_token_layers=node.kv_token_layers)
 
 
 def _fitting_pairs(llm: LLM, nodes: tuple[PlacedNode, ...]) -> Iterable[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Request, Route
 from helixsim.scheduling.policy import PolicyInputs, Rejection, RoomCheck
 
@@ -12,6 +13,10 @@ class HopByHopPolicy:
     def __init__(self, inputs: PolicyInputs) -> None:
         self._topology = inputs.topology
         self._room = RoomCheck(inputs.topology)
+
+    def link_bandwidth(self, link: PlacedLink) -> int:
+        """All of the link's own bandwidth, as a whole number."""
+        return int(link.bandwidth_bytes_per_s)
 
     def admit(self, request: Request) -> Rejection | None:
         """Give a request an empty route, or say that no node takes so long a prompt."""

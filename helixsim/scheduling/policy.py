@@ -73,6 +73,10 @@ class Policy(Protocol):
 
     moment: Moment
 
+    def link_bandwidth(self, link: PlacedLink) -> int:
+        """What a link may use by itself, in whole bytes per second, fixed for the run."""
+        ...
+
     def admit(self, request: Request) -> Rejection | None:
         """Take a request in, or say why not.
 

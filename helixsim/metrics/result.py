@@ -1,0 +1,165 @@
+"""The result of a run: a summary, and frames to look into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from helixsim.metrics.recorder import Columns
+from helixsim.scheduling.policy import Rejection
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from helixsim.scenario.resolved import Scenario
+    from helixsim.simulation import Simulation
+
+SUMMARY_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run has measured.
+
+    Attributes
+    ----------
+    scenario
+        What was run.
+    seed
+        With which seed.
+    summary
+        As in ``summary.json``; every key is documented in docs/results.md.
+    tables
+        Name -> columns: ``requests``, ``nodes``, ``links``, ``timeline`` and, if they were
+        recorded, ``iterations``.
+    """
+
+    scenario: Scenario
+    seed: int
+    summary: dict[str, Any]
+    tables: dict[str, Columns]
+
+    @classmethod
+    def of(cls, simulation: Simulation, *, interrupted: bool = False) -> RunResult:
+        """Collect the result of a simulation that has ended."""
+        recorder, timeline = simulation.recorder, simulation.timeline
+        tables = {
+            "requests": recorder.requests,
+            "nodes": timeline.nodes,
+            "links": timeline.links,
+            "timeline": timeline.cluster,
+        }
+        if recorder.iterations is not None:
+            tables["iterations"] = recorder.iterations
+        return cls(
+            simulation.scenario, simulation.seed, _summary(simulation, interrupted), tables
+        )
+
+    @cached_property
+    def requests(self) -> pd.DataFrame:
+        """One row per request."""
+        return self._frame("requests")
+
+    @cached_property
+    def nodes(self) -> pd.DataFrame:
+        """One row per node and interval."""
+        return self._frame("nodes")
+
+    @cached_property
+    def links(self) -> pd.DataFrame:
+        """One row per link and interval."""
+        return self._frame("links")
+
+    @cached_property
+    def timeline(self) -> pd.DataFrame:
+        """One row per interval, for the cluster as a whole."""
+        return self._frame("timeline")
+
+    @cached_property
+    def iterations(self) -> pd.DataFrame:
+        """One row per pass of every request, in the order in which they came back.
+
+        Raises
+        ------
+        KeyError
+            If iterations were not recorded.
+        """
+        return self._frame("iterations")
+
+    def _frame(self, name: str) -> pd.DataFrame:
+        import numpy as np
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                column: pd.Series(values, dtype="str")
+                if isinstance(values, list)
+                else np.frombuffer(values, dtype=values.typecode)
+                if len(values)
+                else np.empty(0, dtype=values.typecode)
+                for column, values in self.tables[name].as_dict().items()
+            }
+        )
+
+
+def _summary(simulation: Simulation, interrupted: bool) -> dict[str, Any]:
+    recorder = simulation.recorder
+    now = float(simulation.environment.now)
+    start, end = recorder.window_start_s, min(recorder.window_end_s, now)
+    measured_s = max(end - start, 0.0)
+    decodes = len(recorder.decode_latency_s)
+    prompts = len(recorder.prompt_latency_s)
+
+    def per_s(amount: float) -> float:
+        return amount / measured_s if measured_s else 0.0
+
+    decode_latency = recorder.decode_latency_s.statistics()
+    active = len(simulation.coordinator.active)
+    return {
+        "schema": SUMMARY_SCHEMA,
+        "scenario": simulation.scenario.name,
+        "seed": simulation.seed,
+        "physics": simulation.scenario.physics,
+        "policy": simulation.scenario.scheduler.policy,
+        "partial": interrupted,
+        "simulated_s": now,
+        "window_start_s": start,
+        "window_end_s": end,
+        "decode_tokens_per_s": per_s(decodes),
+        "output_tokens_per_s": per_s(decodes + prompts),
+        "total_tokens_per_s": per_s(decodes + prompts + recorder.window_prompt_tokens),
+        "requests_per_s": per_s(len(recorder.e2e_s)),
+        "max_flow_tokens_per_s": simulation.flow.tokens_per_s,
+        "max_compute_tokens_per_s": _max_compute(simulation),
+        "prompt_latency_s": recorder.prompt_latency_s.statistics(),
+        "decode_latency_s": decode_latency,
+        "ttft_s": recorder.ttft_s.statistics(),
+        "tpot_s": recorder.tpot_s.statistics(),
+        # A decode leaves the moment the pass before is back: the gap between two tokens is the
+        # latency of the pass that makes the second.
+        "itl_s": dict(decode_latency),
+        "e2e_s": recorder.e2e_s.statistics(),
+        "requests": {
+            "arrived": recorder.num_arrived,
+            "completed": recorder.num_completed,
+            "rejected": recorder.num_rejected,
+            "in_flight": active,
+        },
+        "rejected_for": {
+            reason.value: recorder.rejected_for[reason] for reason in Rejection
+        },
+        "kv_overflow_samples": simulation.timeline.kv_overflows,
+    }
+
+
+def _max_compute(simulation: Simulation) -> float:
+    """Tokens per second that all layers of all nodes could compute, if nothing else bound."""
+    topology, flow = simulation.topology, simulation.flow
+    return (
+        sum(
+            rate * node.num_layers
+            for rate, node in zip(flow.compute_tokens_per_s, topology.nodes, strict=True)
+        )
+        / topology.llm.num_layers
+    )

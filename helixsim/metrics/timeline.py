@@ -1,0 +1,143 @@
+"""Gauges of nodes and links over time, read at regular intervals of simulated time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from helixsim.metrics.recorder import Columns
+from helixsim.models.kv_cache import kv_use
+
+if TYPE_CHECKING:
+    from helixsim.simulation import Simulation
+
+
+class Timeline:
+    """Reads the gauges of a simulation; every row covers the time since the row before.
+
+    Attributes
+    ----------
+    nodes, links, cluster
+        The tables; their columns are documented in docs/results.md.
+    kv_overflows
+        Samples in which a node's requests held more than its KV capacity.
+    """
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
+        self.nodes = Columns(
+            (
+                "time_s",
+                "node",
+                "utilisation",
+                "tokens_per_s",
+                "batches",
+                "running",
+                "waiting",
+                "kv_used_token_layers",
+                "kv_expected_token_layers",
+                "kv_capacity_token_layers",
+            ),
+            "dsddqqqqdq",
+        )
+        self.links = Columns(
+            (
+                "time_s",
+                "source",
+                "target",
+                "utilisation",
+                "bytes_per_s",
+                "requests",
+                "backlog_s",
+            ),
+            "dssddqd",
+        )
+        self.cluster = Columns(
+            (
+                "time_s",
+                "active_requests",
+                "completed",
+                "rejected",
+                "decode_tokens_per_s",
+                "prompt_tokens_per_s",
+            ),
+            "dqqqdd",
+        )
+        self.kv_overflows = 0
+        self._then = 0.0
+        self._node_then = [(0.0, 0, 0)] * len(simulation.gpus)
+        self._link_then = [(0.0, 0.0, 0)] * len(simulation.links)
+        self._cluster_then = (0, 0)
+
+    def sample(self) -> None:
+        """Read all gauges; the first reading only marks the start."""
+        simulation = self._simulation
+        now = simulation.environment.now
+        elapsed = now - self._then
+        first = self._then == 0.0
+        if elapsed > 0:
+            self._sample_nodes(now, elapsed, keep=not first)
+            self._sample_links(now, elapsed, keep=not first)
+            self._sample_cluster(now, elapsed, keep=not first)
+            self._then = now
+        simulation.recorder.compact()
+
+    def finish(self) -> None:
+        """Read the gauges once more at the end of the run."""
+        self.sample()
+
+    def _sample_nodes(self, now: float, elapsed: float, *, keep: bool) -> None:
+        simulation = self._simulation
+        used = kv_use(simulation.coordinator.active, len(simulation.gpus))
+        for node, gpu in zip(simulation.topology.nodes, simulation.gpus, strict=True):
+            reading = (gpu.busy_s(now), gpu.num_tokens, gpu.num_batches)
+            then = self._node_then[node.index]
+            self._node_then[node.index] = reading
+            capacity = node.capacity.kv_token_layers
+            self.kv_overflows += used[node.index] > capacity
+            if keep:
+                expected = simulation.policy.expected_tokens(node.index)
+                self.nodes.add(
+                    now,
+                    node.name,
+                    (reading[0] - then[0]) / elapsed,
+                    (reading[1] - then[1]) / elapsed,
+                    reading[2] - then[2],
+                    gpu.num_running,
+                    gpu.num_waiting,
+                    used[node.index],
+                    float("nan") if expected is None else expected,
+                    capacity,
+                )
+
+    def _sample_links(self, now: float, elapsed: float, *, keep: bool) -> None:
+        simulation = self._simulation
+        name = simulation.topology.name
+        for link in simulation.links:
+            placed = link.placed
+            reading = (link.busy_s(now), link.num_bytes, link.num_requests)
+            then = self._link_then[placed.index]
+            self._link_then[placed.index] = reading
+            if keep:
+                self.links.add(
+                    now,
+                    name(placed.source),
+                    name(placed.target),
+                    (reading[0] - then[0]) / elapsed,
+                    (reading[1] - then[1]) / elapsed,
+                    reading[2] - then[2],
+                    link.backlog_s(now),
+                )
+
+    def _sample_cluster(self, now: float, elapsed: float, *, keep: bool) -> None:
+        recorder = self._simulation.recorder
+        reading = (recorder.num_decode_tokens, recorder.num_prompt_tokens)
+        then, self._cluster_then = self._cluster_then, reading
+        if keep:
+            self.cluster.add(
+                now,
+                len(self._simulation.coordinator.active),
+                recorder.num_completed,
+                recorder.num_rejected,
+                (reading[0] - then[0]) / elapsed,
+                (reading[1] - then[1]) / elapsed,
+            )

@@ -1,0 +1,286 @@
+"""The simulator's driver: builds the models of a scenario, lets time pass, collects results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from math import ceil, inf
+from random import Random
+from typing import cast
+
+import simpy
+
+from helixsim.coordinator import Coordinator
+from helixsim.errors import ScenarioError
+from helixsim.metrics.recorder import RunRecorder
+from helixsim.metrics.result import RunResult
+from helixsim.metrics.timeline import Timeline
+from helixsim.models.environment import ExactEnvironment
+from helixsim.models.gpu import Gpu
+from helixsim.models.host import Host
+from helixsim.models.nic import Inbox, Link
+from helixsim.models.ports import ChoosingPort, ContendedPort, Port, RoutedPort, SharedNic
+from helixsim.physics import PHYSICS_PROFILES
+from helixsim.placement.flow import Flow, max_flow
+from helixsim.placement.topology import Topology, build_topology
+from helixsim.profiles.throughput import estimate_throughput
+from helixsim.requests import Request
+from helixsim.scenario.resolved import Scenario
+from helixsim.scheduling import POLICIES, Policy, PolicyInputs
+from helixsim.scheduling.maxflow import FlowRoute
+from helixsim.scheduling.policy import DeparturePolicy, Moment, TransmissionPolicy
+from helixsim.workload import build_feeder
+
+_LOADING_MARGIN_S = 1
+_PASSES_BEYOND_ANSWER = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """Somebody who wants to see a run while it goes on.
+
+    Attributes
+    ----------
+    every_s
+        How often, in simulated seconds.
+    look
+        Called with the simulation.
+    """
+
+    every_s: float
+    look: Callable[[Simulation], None]
+
+
+def simulate(
+    scenario: Scenario,
+    *,
+    seed: int | None = None,
+    record_iterations: bool = False,
+    watchers: tuple[Watcher, ...] = (),
+) -> RunResult:
+    """Simulate a scenario from the loading of the weights to the end of the run.
+
+    Parameters
+    ----------
+    scenario
+        What to simulate; it must have a placement.
+    seed
+        Instead of the scenario's own.
+    record_iterations
+        Whether to keep a row for every pass of every request.
+    watchers
+        Who is shown the simulation as it goes on.
+
+    Returns
+    -------
+    RunResult
+        Summary and frames. If the run was interrupted by Ctrl-C, what had been measured by
+        then, marked as partial.
+
+    Raises
+    ------
+    ScenarioError
+        If the scenario has no placement, or lacks something that its workload needs.
+    NoRouteError
+        If no route leads through all layers.
+    """
+    simulation = Simulation(scenario, seed=seed, record_iterations=record_iterations)
+    return simulation.run(watchers)
+
+
+class Simulation:
+    """The models of one run, and what is measured of them.
+
+    Attributes
+    ----------
+    topology, flow
+        Nodes and links, and the maximum flow over them.
+    start_s
+        When feeding starts: all weights are loaded, plus a second.
+    """
+
+    def __init__(
+        self, scenario: Scenario, *, seed: int | None = None, record_iterations: bool = False
+    ) -> None:
+        if scenario.placement is None:
+            raise ScenarioError(
+                "needs a placement: write one, name a file, or let `helixsim plan` find one",
+                where="placement",
+            )
+        self.scenario = scenario
+        self.seed = scenario.run.seed if seed is None else seed
+        llm, run = scenario.llm, scenario.run
+        self.topology = build_topology(
+            llm, scenario.cluster, scenario.placement, scenario.machine_types
+        )
+        self.flow = _flow(scenario, self.topology)
+        self.start_s = float(_loading_s(self.topology) + _LOADING_MARGIN_S)
+        self.end_s = self.start_s + run.duration_s
+        rng = Random(self.seed)
+        self.policy: Policy = POLICIES[scenario.scheduler.policy](
+            PolicyInputs(
+                topology=self.topology,
+                flow=self.flow,
+                high_water_mark=scenario.scheduler.kv.high_water_mark,
+                expected_output_tokens=scenario.workload.mean_output_tokens
+                * scenario.scheduler.kv.expected_output_ratio,
+                min_flow_share=scenario.scheduler.min_flow_share,
+                rng=rng,
+            )
+        )
+        self.recorder = RunRecorder(
+            self.start_s + run.warmup_s,
+            self.end_s,
+            tuple(node.name for node in self.topology.nodes),
+            keep_iterations=record_iterations,
+        )
+        feeder = build_feeder(scenario, rng, self.start_s)
+        self.coordinator = Coordinator(
+            self.policy, feeder, self.recorder, _PASSES_BEYOND_ANSWER
+        )
+        self.environment = ExactEnvironment()
+        self._build_models()
+        self.timeline = Timeline(self)
+
+    # -- models ------------------------------------------------------------------------------
+
+    def _build_models(self) -> None:
+        topology, environment = self.topology, self.environment
+        inboxes = [Inbox() for _ in range(len(topology.nodes) + 1)]
+        number = environment.next_number
+        self.links = [
+            Link(placed, self.policy.link_bandwidth(placed), inboxes[placed.target], number)
+            for placed in topology.links
+        ]
+        timer = PHYSICS_PROFILES[self.scenario.physics]
+        self.gpus = [
+            Gpu(
+                environment,
+                node,
+                {link.entry_layer for link in topology.incoming[node.index]},
+                timer(topology.llm, node),
+                inboxes[node.index],
+            )
+            for node in topology.nodes
+        ]
+        moment = self.policy.moment
+        eager = moment is Moment.TRANSMISSION
+        self.host = Host(environment, self.coordinator, inboxes[-1], eager=eager)
+        make_port = self._port_maker(moment)
+        first = {link.target for link in topology.outgoing[topology.coordinator]}
+        for index, gpu in enumerate(self.gpus):
+            if index in first and not eager:
+                gpu.connect(make_port(index), self.host.catch_up, self.host.arm_if_needed)
+            else:
+                gpu.connect(make_port(index))
+        prepare = self._follow_route if moment is Moment.ADMISSION else _start_empty
+        self.host.connect(
+            make_port(topology.coordinator), [self.gpus[i] for i in sorted(first)], prepare
+        )
+
+    def _port_maker(self, moment: Moment) -> Callable[[int], Port]:
+        topology = self.topology
+        home = topology.coordinator
+        outgoing = [[self.links[link.index] for link in links] for links in topology.outgoing]
+
+        def end_layer(machine: int) -> int:
+            return 0 if machine == home else topology.nodes[machine].end_layer
+
+        if moment is Moment.ADMISSION:
+            return lambda machine: RoutedPort(machine, outgoing[machine])
+        if moment is Moment.DEPARTURE:
+            learning = cast(DeparturePolicy, self.policy)
+            return lambda machine: ChoosingPort(
+                machine, outgoing[machine], learning, end_layer, home
+            )
+        nics = [
+            SharedNic(nic.inbound_bytes_per_s, nic.outbound_bytes_per_s)
+            for nic in (topology.nic(machine) for machine in range(home + 1))
+        ]
+        choosing = cast(TransmissionPolicy, self.policy)
+        environment, gpus = self.environment, self.gpus
+
+        def waiting(machine: int) -> int:
+            return gpus[machine].waiting_at_first_layer(environment.now)
+
+        return lambda machine: ContendedPort(
+            environment, machine, outgoing[machine], nics, choosing, end_layer, waiting
+        )
+
+    def _follow_route(self, request: Request) -> None:
+        route = cast(FlowRoute, request.route)
+        onward = self._onward.get(route)
+        if onward is None:
+            onward = {link.source: self.links[link.index] for link in route.links}
+            self._onward[route] = onward
+        request.onward = onward
+
+    # -- time --------------------------------------------------------------------------------
+
+    def run(self, watchers: tuple[Watcher, ...] = ()) -> RunResult:
+        """Let time pass until the run ends or is interrupted."""
+        environment = self.environment
+        self._onward: dict[FlowRoute, dict[int, Link]] = {}
+        for request in self.coordinator.opening():
+            self.host.put_on_agenda(request, 0.0)
+        interval = self.scenario.run.sample_interval_s
+        environment.process(self._every(interval, self.timeline.sample))
+        for watcher in watchers:
+            environment.process(self._every(watcher.every_s, lambda w=watcher: w.look(self)))
+        interrupted = False
+        try:
+            environment.run_through(self.end_s)
+            self.host.catch_up(self.end_s)
+            if self.scenario.run.drain:
+                environment.run_through(inf)
+        except KeyboardInterrupt:
+            interrupted = True
+        self.timeline.finish()
+        self.recorder.finish(self.coordinator.active)
+        return RunResult.of(self, interrupted=interrupted)
+
+    def _every(
+        self, interval_s: float, act: Callable[[], None]
+    ) -> Generator[simpy.Event, None, None]:
+        environment = self.environment
+        yield environment.timeout(self.start_s)
+        while True:
+            self.host.catch_up(environment.now)
+            act()
+            if environment.now >= self.end_s and self.is_idle:
+                return
+            yield environment.timeout(interval_s)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody is being served and nobody is still to come."""
+        return not self.coordinator.active and not self.host.expects_arrivals
+
+
+def _start_empty(request: Request) -> None:
+    request.onward = {}
+
+
+def _flow(scenario: Scenario, topology: Topology) -> Flow:
+    mix = scenario.cluster.machine_mix()
+    profiles = {
+        name: scenario.machine_types[name].profiles[scenario.llm.name] for name in mix
+    }
+    throughput = estimate_throughput(
+        scenario.llm,
+        profiles,
+        mix,
+        mean_prompt_tokens=scenario.workload.mean_prompt_tokens,
+        mean_output_tokens=scenario.workload.mean_output_tokens,
+    )
+    return max_flow(topology, throughput)
+
+
+def _loading_s(topology: Topology) -> int:
+    """When the last node has read its weights from disk, in whole seconds."""
+    return ceil(
+        max(
+            node.num_layers * topology.llm.layer_bytes / node.disk_bytes_per_s
+            for node in topology.nodes
+        )
+    )
