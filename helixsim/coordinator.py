@@ -37,6 +37,15 @@ class Recorder(Protocol):
         ...
 
 
+class ContextBound:
+    """The most tokens that any request admitted so far may come to hold."""
+
+    __slots__ = ("longest",)
+
+    def __init__(self) -> None:
+        self.longest = 0
+
+
 class Coordinator:
     """Decides what becomes of requests.
 
@@ -59,6 +68,8 @@ class Coordinator:
         whoever carries requests around takes them from here.
     active
         Requests that have been admitted and have not ended.
+    contexts
+        Bound on how long contexts get.
     """
 
     def __init__(
@@ -71,6 +82,7 @@ class Coordinator:
         self._num_created = 0
         self.created: list[Request] = []
         self.active: dict[Request, None] = {}
+        self.contexts = ContextBound()
 
     def opening(self) -> Iterator[Request]:
         """Create the requests that come without being asked for."""
@@ -86,6 +98,9 @@ class Coordinator:
             return False
         request.first_dispatch_s = request.dispatched_s = now
         self.active[request] = None
+        longest = request.prompt_tokens + request.last_iteration
+        if longest > self.contexts.longest:
+            self.contexts.longest = longest
         return True
 
     def returned(self, request: Request, now: float) -> bool:

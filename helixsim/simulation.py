@@ -160,6 +160,7 @@ class Simulation:
                 {link.entry_layer for link in topology.incoming[node.index]},
                 timer(topology.llm, node),
                 inboxes[node.index],
+                self.coordinator.contexts,
             )
             for node in topology.nodes
         ]
@@ -170,7 +171,12 @@ class Simulation:
         first = {link.target for link in topology.outgoing[topology.coordinator]}
         for index, gpu in enumerate(self.gpus):
             if index in first and not eager:
-                gpu.connect(make_port(index), self.host.catch_up, self.host.arm_if_needed)
+                gpu.connect(
+                    make_port(index),
+                    self.host.catch_up,
+                    self.host.arm_if_needed,
+                    has_other_sources=len(topology.incoming[index]) > 1,
+                )
             else:
                 gpu.connect(make_port(index))
         prepare = self._follow_route if moment is Moment.ADMISSION else _start_empty

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from math import inf
 
 from helixsim.batching import Batch, BatchQueue
+from helixsim.coordinator import ContextBound
 from helixsim.models.environment import Alarm, ExactEnvironment
 from helixsim.models.nic import Inbox, Train, interleaved, merge
 from helixsim.models.ports import Port
@@ -33,6 +34,8 @@ class Gpu:
         Says how long batches take.
     inbox
         Where requests arrive.
+    contexts
+        Knows the longest context there may be.
 
     Attributes
     ----------
@@ -47,14 +50,15 @@ class Gpu:
         entry_layers: set[int],
         timer: StepTimer,
         inbox: Inbox,
+        contexts: ContextBound,
     ) -> None:
+        self._contexts = contexts
         self._environment = environment
-        self._limits = node.capacity
         starts = sorted({node.start_layer} | entry_layers)
         ends = [*starts[1:], node.end_layer]
         self._num_layers = [end - start for start, end in zip(starts, ends, strict=True)]
         self._segment_of = {start: number for number, start in enumerate(starts)}
-        self._queues = [BatchQueue() for _ in starts]
+        self._queues = [BatchQueue(node.capacity) for _ in starts]
         self._finish = timer.finish
         self._inbox = inbox
         inbox.watch(self._on_train)
@@ -75,16 +79,23 @@ class Gpu:
         port: Port,
         before_looking: Callable[[float], None] | None = None,
         when_idle: Callable[[], None] | None = None,
+        *,
+        has_other_sources: bool = False,
     ) -> None:
-        """Give it its way out; nodes behind the coordinator let that catch up before looking."""
+        """Give it its way out.
+
+        A node behind the coordinator lets that catch up before it looks at who has come, and
+        tells it when it idles; it also says whether other nodes send to it.
+        """
         self._port = port
+        self._has_other_sources = has_other_sources
         self._before_looking = before_looking
         self._when_idle = when_idle
 
     @property
-    def is_idle(self) -> bool:
-        """Whether it runs nothing."""
-        return self._running is None
+    def is_unaware(self) -> bool:
+        """Whether it idles and does not know when the coordinator sends it something."""
+        return self._running is None and (self._wakes_at == inf or self._has_other_sources)
 
     @property
     def num_waiting(self) -> int:
@@ -140,7 +151,7 @@ class Gpu:
             return
         for train in trains:
             batch = train.batch
-            self._received_tokens += batch.prompt_tokens + batch.num_decodes
+            self._received_tokens += batch.num_tokens
             self._queues[self._segment_of[train.entry_layer]].add(batch)
 
     def _take_in_interleaved(self, trains: list[Train]) -> None:
@@ -150,7 +161,7 @@ class Gpu:
             by_layer.setdefault(entry[passenger[3]], []).append(passenger)
         for layer, passengers in by_layer.items():
             batch = Batch.of([passenger[5] for passenger in passengers])  # type: ignore[misc]
-            self._received_tokens += batch.prompt_tokens + batch.num_decodes
+            self._received_tokens += batch.num_tokens
             self._queues[self._segment_of[layer]].add(batch)
 
     def _start(self, now: float) -> None:
@@ -166,11 +177,11 @@ class Gpu:
             self._idle()
             return
         self._segment = segment
-        batch = queues[segment].take(self._limits)
+        batch = queues[segment].take(self._contexts.longest)
         received = 0
         if segment == 0:
             received, self._received_tokens = self._received_tokens, 0
-            self.num_tokens += batch.prompt_tokens + batch.num_decodes
+            self.num_tokens += batch.num_tokens
         end, last_start = self._finish(now, batch, self._num_layers[segment], received)
         self._running = batch
         self._busy_s += end - now

@@ -95,7 +95,7 @@ class Host:
 
     def arm_if_needed(self) -> None:
         """Wake for the next to come back, if some node behind has nothing to do till then."""
-        if self._eager or any(gpu.is_idle for gpu in self._first_gpus):
+        if self._eager or any(gpu.is_unaware for gpu in self._first_gpus):
             train = self._inbox.next_arrival()
             if train is not None:
                 self._alarm.set(train.first_arrival_s, train.sent_s[0])
@@ -105,7 +105,7 @@ class Host:
         for request, sent in zip(train.batch.requests, train.sent_s, strict=True):
             if not request.iteration or request.iteration == request.last_iteration:
                 self._alarm.set(sent + latency, sent)
-        if self._eager or any(gpu.is_idle for gpu in self._first_gpus):
+        if self._eager or any(gpu.is_unaware for gpu in self._first_gpus):
             self._alarm.set(train.first_arrival_s, train.sent_s[0])
 
     def _take_back(self, until: float) -> None:

@@ -69,17 +69,27 @@ class Train:
         """When the first of them arrives."""
         return self.sent_s[0] + self.latency_s
 
-    def split(self, now: float) -> Batch:
-        """Take out and return those that have arrived by now; the rest stays."""
-        latency = self.latency_s
-        n = bisect_right(self.sent_s, now, key=lambda sent: sent + latency)
-        requests = self.batch.requests
-        arrived = Batch.of(requests[:n])
-        self.batch = Batch.of(requests[n:])
-        self.first_started_s = self.sent_s[n - 1]
-        self.sent_s = self.sent_s[n:]
-        self.started_s = self.started_s[n:]
-        return arrived
+    def split(self, now: float) -> Train:
+        """Take out and return those that have arrived by now, at least one; the rest stays."""
+        latency, sent, started = self.latency_s, self.sent_s, self.started_s
+        n = 1
+        if sent[1] + latency <= now:
+            n = bisect_right(sent, now, key=lambda at: at + latency)
+        whole = self.batch
+        head = object.__new__(Train)
+        head.batch = whole.part(whole.requests[:n])
+        head.entry_layer, head.latency_s, head.number = self.entry_layer, latency, self.number
+        head.first_started_s = self.first_started_s
+        head.sent_s, head.started_s = sent[:n], started[:n]
+        head.last_arrival_s = sent[n - 1] + latency
+        self.batch = Batch(
+            whole.requests[n:],
+            whole.num_prompts - head.batch.num_prompts,
+            whole.prompt_tokens - head.batch.prompt_tokens,
+        )
+        self.sent_s, self.started_s = sent[n:], started[n:]
+        self.first_started_s = started[n] if started else sent[n - 1]
+        return head
 
     def passengers(self) -> list[tuple[float, float, float, int, int, Request]]:
         """Every request with what orders arrivals: (arrival, sent, started, train, place)."""
@@ -128,7 +138,7 @@ class Inbox:
             elif train.sent_s[0] + train.latency_s > now:
                 left.append(train)
             else:
-                arrived.append(_first_part(train, now))
+                arrived.append(train.split(now))
                 left.append(train)
         if arrived:
             self.trains = left
@@ -140,18 +150,6 @@ class Inbox:
 def _first_arrival(train: Train) -> tuple[float, float, float, int]:
     sent = train.sent_s[0]
     return sent + train.latency_s, sent, train.first_started_s, train.number
-
-
-def _first_part(train: Train, now: float) -> Train:
-    head = object.__new__(Train)
-    head.entry_layer, head.latency_s, head.number = train.entry_layer, train.latency_s, train.number
-    head.first_started_s = train.first_started_s
-    sent, started = train.sent_s, train.started_s
-    head.batch = train.split(now)
-    n = len(head.batch.requests)
-    head.sent_s, head.started_s = sent[:n], started[:n]
-    head.last_arrival_s = head.sent_s[-1] + head.latency_s
-    return head
 
 
 def interleaved(trains: list[Train]) -> bool:
@@ -274,7 +272,7 @@ class Link:
         self.free_s = free
         self._busy_s += free - start
         batch = train.batch
-        self.num_tokens += batch.prompt_tokens + batch.num_decodes
+        self.num_tokens += batch.num_tokens
         self.num_requests += len(batch.requests)
         self.inbox.send(train)
 

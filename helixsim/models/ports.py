@@ -51,7 +51,7 @@ class RoutedPort:
             link.send(batch, now)
             return
         for link, requests in groups.items():
-            link.send(Batch.of(requests), now)
+            link.send(batch.part(requests), now)
 
     def depart_each(self, requests: list[Request], ready_s: list[float]) -> None:
         """Send requests on as they become ready."""

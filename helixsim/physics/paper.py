@@ -34,7 +34,10 @@ class PaperStepTimer:
         self, now: float, batch: Batch, num_layers: int, received_tokens: int
     ) -> tuple[float, float]:
         """When a batch that starts now is through; times are added one by one, as published."""
-        layer_s = self._prefill_s[batch.prompt_tokens] + self._decode_s[batch.num_decodes]
+        layer_s = (
+            self._prefill_s[batch.prompt_tokens]
+            + self._decode_s[len(batch.requests) - batch.num_prompts]
+        )
         first_s = layer_s
         if received_tokens:
             received = received_tokens * self._activation_bytes
