@@ -16,11 +16,17 @@ import simpy
 
 
 class ExactEnvironment(simpy.Environment):
-    """A SimPy environment that runs up to and including a given time."""
+    """A SimPy environment that runs up to and including a given time.
 
-    def next_number(self) -> int:
-        """Number whatever happens, in order of its happening."""
-        return next(self._eid)
+    Attributes
+    ----------
+    next_number
+        Numbers whatever happens, in order of its happening: SimPy's own count of events.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.next_number: Callable[[], int] = self._eid.__next__
 
     def run_through(self, until: float = inf) -> None:
         """Process every event up to and including `until`, then stand at that time.
@@ -30,6 +36,9 @@ class ExactEnvironment(simpy.Environment):
         queue = self._queue
         while queue and queue[0][0] <= until:
             self._now, _, _, event = heappop(queue)
+            if event.__class__ is Alarm:
+                event.handler()  # type: ignore[attr-defined]
+                continue
             callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
             for callback in callbacks:
                 callback(event)
@@ -42,36 +51,26 @@ class ExactEnvironment(simpy.Environment):
 class Alarm(simpy.Event):
     """An event that can be set off again and again, at exact times.
 
-    It may stand in the queue several times at once. Its handler is called for each.
+    It may stand in the queue several times at once; its handler is called for each.
 
-    Parameters
+    Attributes
     ----------
-    environment
-        Where time passes.
     handler
         Called without arguments when the alarm goes off.
     """
 
+    __slots__ = ("_queue", "handler", "next_number")
+
     def __init__(self, environment: ExactEnvironment, handler: Callable[[], None]) -> None:
         super().__init__(environment)
-        self._ok = True
-        self._value = None
-        self._environment = environment
-        self._handler = handler
-        self._again = [self._ring]
-        self.callbacks = self._again  # type: ignore[assignment]
+        self.handler = handler
+        self._queue = environment._queue
+        self.next_number = environment.next_number
 
-    def set(self, at: float, created: float, number: int | None = None) -> None:
-        """Go off at time `at`.
+    def set(self, at: float, created: float) -> None:
+        """Go off at time `at`; among events of that instant, in order of `created`."""
+        heappush(self._queue, (at, created, self.next_number(), self))  # type: ignore[misc]
 
-        Events of the same instant go in order of `created`, then of `number`, which is drawn
-        now from the environment's own unless it is given.
-        """
-        environment = self._environment
-        if number is None:
-            number = environment.next_number()
-        heappush(environment._queue, (at, created, number, self))  # type: ignore[misc]
-
-    def _ring(self, _: simpy.Event) -> None:
-        self.callbacks = self._again  # type: ignore[assignment]
-        self._handler()
+    def set_for(self, at: float, created: float, number: int) -> None:
+        """Go off at time `at` for what has been numbered before; the number breaks ties."""
+        heappush(self._queue, (at, created, number, self))  # type: ignore[misc]

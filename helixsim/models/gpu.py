@@ -13,7 +13,7 @@ from math import inf
 from helixsim.batching import Batch, BatchQueue
 from helixsim.coordinator import ContextBound
 from helixsim.models.environment import Alarm, ExactEnvironment
-from helixsim.models.nic import Inbox, Train, interleaved, merge
+from helixsim.models.nic import Inbox, Passenger, Train, interleaved, merge
 from helixsim.models.ports import Port
 from helixsim.physics import StepTimer
 from helixsim.placement.topology import PlacedNode
@@ -40,7 +40,7 @@ class Gpu:
     Attributes
     ----------
     num_batches, num_tokens
-        What it has run, batches through a segment and tokens through its first segment.
+        What it has run: batches through a segment, and tokens through its first segment.
     """
 
     def __init__(
@@ -52,16 +52,16 @@ class Gpu:
         inbox: Inbox,
         contexts: ContextBound,
     ) -> None:
-        self._contexts = contexts
         self._environment = environment
         starts = sorted({node.start_layer} | entry_layers)
         ends = [*starts[1:], node.end_layer]
         self._num_layers = [end - start for start, end in zip(starts, ends, strict=True)]
-        self._segment_of = {start: number for number, start in enumerate(starts)}
         self._queues = [BatchQueue(node.capacity) for _ in starts]
+        self._queue_at = dict(zip(starts, self._queues, strict=True))
         self._finish = timer.finish
+        self._contexts = contexts
         self._inbox = inbox
-        inbox.watch(self._on_train)
+        inbox.announce = self._wake_for
         self._alarm = Alarm(environment, self._wake)
         self._wakes_at = inf
         self._running: Batch | None = None
@@ -70,6 +70,7 @@ class Gpu:
         self._port: Port
         self._before_looking: Callable[[float], None] | None = None
         self._when_idle: Callable[[], None] | None = None
+        self._has_other_sources = False
         self._busy_s = 0.0
         self.num_batches = 0
         self.num_tokens = 0
@@ -88,9 +89,11 @@ class Gpu:
         tells it when it idles; it also says whether other nodes send to it.
         """
         self._port = port
-        self._has_other_sources = has_other_sources
         self._before_looking = before_looking
         self._when_idle = when_idle
+        self._has_other_sources = has_other_sources
+
+    # -- gauges ------------------------------------------------------------------------------
 
     @property
     def is_unaware(self) -> bool:
@@ -114,86 +117,83 @@ class Gpu:
 
     def waiting_at_first_layer(self, now: float) -> int:
         """Requests that have arrived by now and wait at its first layer."""
-        self._look(now)
+        if self._inbox.trains:
+            self._take_in(now)
         return len(self._queues[0])
 
-    def _on_train(self, train: Train) -> None:
-        if self._running is None:
-            at = train.sent_s[0] + train.latency_s
-            if at < self._wakes_at:
-                self._wakes_at = at
-                self._alarm.set(at, train.sent_s[0], train.number)
+    # -- what happens ------------------------------------------------------------------------
+
+    def _wake_for(self, train: Train) -> None:
+        """Idle, learn of a train that arrives before any known so far."""
+        sent = train.sent_s[0]
+        self._wakes_at = self._inbox.wakes_at = at = sent + train.latency_s
+        self._alarm.set_for(at, sent, train.number)
 
     def _wake(self) -> None:
-        now: float = self._environment._now
+        """A batch is through, or somebody has come to an idle node."""
+        now = self._environment._now
         if now != self._wakes_at:
             return  # an earlier arrival made this call superfluous
-        batch = self._running
-        self._look(now)
-        if batch is not None:
-            segment = self._segment
-            if segment + 1 == len(self._queues):
-                self._port.depart(batch, now)
-            else:
-                self._queues[segment + 1].add(batch)
-        self._start(now)
-
-    def _look(self, now: float) -> None:
-        """Take in everybody who has arrived by now."""
         if self._before_looking is not None:
             self._before_looking(now)
-        inbox = self._inbox
-        if not inbox.trains:
-            return
-        trains = inbox.take(now)
-        if len(trains) > 1 and interleaved(trains):
-            self._take_in_interleaved(trains)
-            return
-        for train in trains:
-            batch = train.batch
-            self._received_tokens += batch.num_tokens
-            self._queues[self._segment_of[train.entry_layer]].add(batch)
-
-    def _take_in_interleaved(self, trains: list[Train]) -> None:
-        entry = {train.number: train.entry_layer for train in trains}
-        by_layer: dict[int, list[tuple[float, float, float, int, int, object]]] = {}
-        for passenger in merge(trains):
-            by_layer.setdefault(entry[passenger[3]], []).append(passenger)
-        for layer, passengers in by_layer.items():
-            batch = Batch.of([passenger[5] for passenger in passengers])  # type: ignore[misc]
-            self._received_tokens += batch.num_tokens
-            self._queues[self._segment_of[layer]].add(batch)
-
-    def _start(self, now: float) -> None:
-        queues = self._queues
-        segment = self._segment
+        if self._inbox.trains:
+            self._take_in(now)
+        batch, queues, segment = self._running, self._queues, self._segment
+        if batch is not None:
+            if segment + 1 == len(queues):
+                self._port.depart(batch, now)
+            else:
+                queues[segment + 1].add(batch)
         for _ in queues:
             segment += 1
             if segment == len(queues):
                 segment = 0
             if queues[segment].requests:
-                break
-        else:
-            self._idle()
+                self._start(segment, now)
+                return
+        self._idle()
+
+    def _take_in(self, now: float) -> None:
+        """Let everybody queue up who has arrived by now."""
+        trains = self._inbox.take(now)
+        if len(trains) > 1 and interleaved(trains):
+            self._take_in_interleaved(trains)
             return
-        self._segment = segment
-        batch = queues[segment].take(self._contexts.longest)
+        for train in trains:
+            self._received_tokens += train.prompt_tokens + len(train.requests) - train.num_prompts
+            self._queue_at[train.entry_layer].add(train)
+
+    def _take_in_interleaved(self, trains: list[Train]) -> None:
+        entry = {train.number: train.entry_layer for train in trains}
+        by_layer: dict[int, list[Passenger]] = {}
+        for passenger in merge(trains):
+            by_layer.setdefault(entry[passenger[3]], []).append(passenger)
+        for layer, passengers in by_layer.items():
+            batch = Batch.of([passenger[5] for passenger in passengers])
+            self._received_tokens += batch.num_tokens
+            self._queue_at[layer].add(batch)
+
+    def _start(self, segment: int, now: float) -> None:
+        """Run the next batch of a segment."""
+        batch = self._queues[segment].take(self._contexts.longest)
         received = 0
         if segment == 0:
             received, self._received_tokens = self._received_tokens, 0
-            self.num_tokens += batch.num_tokens
+            self.num_tokens += batch.prompt_tokens + len(batch.requests) - batch.num_prompts
         end, last_start = self._finish(now, batch, self._num_layers[segment], received)
+        self._segment = segment
         self._running = batch
         self._busy_s += end - now
         self.num_batches += 1
         self._wakes_at = end
+        self._inbox.wakes_at = -inf
         self._alarm.set(end, last_start)
 
     def _idle(self) -> None:
         self._running = None
-        self._wakes_at = inf
+        self._wakes_at = self._inbox.wakes_at = inf
         train = self._inbox.next_arrival()
         if train is not None:
-            self._on_train(train)
+            self._wake_for(train)
         if self._when_idle is not None:
             self._when_idle()

@@ -56,7 +56,7 @@ class Host:
         self._port: Port
         self._first_gpus: Sequence[Gpu] = ()
         self._prepare: Callable[[Request], None]
-        inbox.watch(self._on_train)
+        inbox.announce = self._on_train
 
     def connect(
         self, port: Port, first_gpus: Sequence[Gpu], prepare: Callable[[Request], None]
@@ -102,7 +102,7 @@ class Host:
 
     def _on_train(self, train: Train) -> None:
         latency = train.latency_s
-        for request, sent in zip(train.batch.requests, train.sent_s, strict=True):
+        for request, sent in zip(train.requests, train.sent_s, strict=True):
             if not request.iteration or request.iteration == request.last_iteration:
                 self._alarm.set(sent + latency, sent)
         if self._eager or any(gpu.is_unaware for gpu in self._first_gpus):
@@ -119,7 +119,7 @@ class Host:
             return
         for train in trains:
             latency = train.latency_s
-            self._return_each(train.batch.requests, [sent + latency for sent in train.sent_s])
+            self._return_each(train.requests, [sent + latency for sent in train.sent_s])
 
     def _return_each(self, requests: list[Request], times: list[float]) -> None:
         coordinator = self._coordinator

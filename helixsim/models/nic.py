@@ -11,32 +11,38 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
+from itertools import pairwise
+from math import inf
 
 from helixsim.batching import Batch
 from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Request
 
+Passenger = tuple[float, float, float, int, int, Request]
+"""A request on its way, and what orders arrivals: (arrival, sent, started, train, place)."""
 
-class Train:
+
+class Train(Batch):
     """Requests that one machine sent over one link, one behind the other.
 
     Attributes
     ----------
-    batch
-        The requests, in order, with their totals.
     entry_layer
         The layer at which they go on.
+    latency_s
+        Of the link.
     sent_s
         When each had been sent; it arrives one latency later.
-    started_s
-        When the link began to send each. Empty: each began when the one before had been sent,
-        the first at `first_started_s`.
+    first_started_s, started_s
+        When the link began to send the first, and each. `started_s` is empty where each began
+        when the one before had been sent.
     number
         Trains are numbered in the order in which they were sent, as all events are.
+    last_arrival_s
+        When the last of them arrives.
     """
 
     __slots__ = (
-        "batch",
         "entry_layer",
         "first_started_s",
         "last_arrival_s",
@@ -48,21 +54,26 @@ class Train:
 
     def __init__(
         self,
-        batch: Batch,
-        link: Link,
+        requests: list[Request],
+        num_prompts: int,
+        prompt_tokens: int,
+        entry_layer: int,
+        latency_s: float,
         sent_s: list[float],
         first_started_s: float,
-        started_s: list[float],
+        started_s: list[float] | None,
         number: int,
     ) -> None:
-        self.batch = batch
-        self.entry_layer = link.entry_layer
-        self.latency_s = link.latency_s
+        self.requests = requests
+        self.num_prompts = num_prompts
+        self.prompt_tokens = prompt_tokens
+        self.entry_layer = entry_layer
+        self.latency_s = latency_s
         self.sent_s = sent_s
-        self.started_s = started_s
         self.first_started_s = first_started_s
-        self.last_arrival_s = sent_s[-1] + link.latency_s
+        self.started_s = started_s
         self.number = number
+        self.last_arrival_s = sent_s[-1] + latency_s
 
     @property
     def first_arrival_s(self) -> float:
@@ -75,51 +86,59 @@ class Train:
         n = 1
         if sent[1] + latency <= now:
             n = bisect_right(sent, now, key=lambda at: at + latency)
-        whole = self.batch
-        head = object.__new__(Train)
-        head.batch = whole.part(whole.requests[:n])
-        head.entry_layer, head.latency_s, head.number = self.entry_layer, latency, self.number
-        head.first_started_s = self.first_started_s
-        head.sent_s, head.started_s = sent[:n], started[:n]
-        head.last_arrival_s = sent[n - 1] + latency
-        self.batch = Batch(
-            whole.requests[n:],
-            whole.num_prompts - head.batch.num_prompts,
-            whole.prompt_tokens - head.batch.prompt_tokens,
+        requests = self.requests[:n]
+        head = self.part(requests) if self.num_prompts else Batch(requests, 0, 0)
+        arrived = Train(
+            requests,
+            head.num_prompts,
+            head.prompt_tokens,
+            self.entry_layer,
+            latency,
+            sent[:n],
+            self.first_started_s,
+            started and started[:n],
+            self.number,
         )
-        self.sent_s, self.started_s = sent[n:], started[n:]
-        self.first_started_s = started[n] if started else sent[n - 1]
-        return head
+        del self.requests[:n]
+        del self.sent_s[:n]
+        self.num_prompts -= head.num_prompts
+        self.prompt_tokens -= head.prompt_tokens
+        if started:
+            del started[:n]
+            self.first_started_s = started[0]
+        else:
+            self.first_started_s = arrived.sent_s[-1]
+        return arrived
 
-    def passengers(self) -> list[tuple[float, float, float, int, int, Request]]:
-        """Every request with what orders arrivals: (arrival, sent, started, train, place)."""
+    def passengers(self) -> list[Passenger]:
+        """Every request with what orders arrivals."""
         started = self.started_s or [self.first_started_s, *self.sent_s]
         latency, number = self.latency_s, self.number
         return [
             (sent + latency, sent, started[place], number, place, request)
-            for place, (sent, request) in enumerate(
-                zip(self.sent_s, self.batch.requests, strict=True)
-            )
+            for place, (sent, request) in enumerate(zip(self.sent_s, self.requests, strict=True))
         ]
 
 
 class Inbox:
-    """Trains on their way to one machine, or arrived there and not yet looked at."""
+    """Trains on their way to one machine, or arrived there and not yet looked at.
 
-    __slots__ = ("_on_train", "trains")
+    Attributes
+    ----------
+    trains
+        In the order in which they were sent.
+    wakes_at
+        A train that arrives before this is announced to the machine when it sets out.
+    announce
+        Called with such a train.
+    """
+
+    __slots__ = ("announce", "trains", "wakes_at")
 
     def __init__(self) -> None:
         self.trains: list[Train] = []
-        self._on_train: Callable[[Train], None] = lambda train: None
-
-    def watch(self, on_train: Callable[[Train], None]) -> None:
-        """Have a function called with every train that sets out for here."""
-        self._on_train = on_train
-
-    def send(self, train: Train) -> None:
-        """Put a train on its way here."""
-        self.trains.append(train)
-        self._on_train(train)
+        self.wakes_at = inf
+        self.announce: Callable[[Train], None]
 
     def next_arrival(self) -> Train | None:
         """The train whose first request is the next to arrive, if any is on its way."""
@@ -130,9 +149,18 @@ class Inbox:
 
         A train that has arrived in part is divided.
         """
+        trains = self.trains
+        if len(trains) == 1:
+            train = trains[0]
+            if train.last_arrival_s <= now:
+                self.trains = []
+                return trains
+            if train.sent_s[0] + train.latency_s <= now:
+                return [train.split(now)]
+            return []
         arrived: list[Train] = []
         left: list[Train] = []
-        for train in self.trains:
+        for train in trains:
             if train.last_arrival_s <= now:
                 arrived.append(train)
             elif train.sent_s[0] + train.latency_s > now:
@@ -140,10 +168,9 @@ class Inbox:
             else:
                 arrived.append(train.split(now))
                 left.append(train)
-        if arrived:
-            self.trains = left
-            if len(arrived) > 1:
-                arrived.sort(key=_first_arrival)
+        self.trains = left
+        if len(arrived) > 1:
+            arrived.sort(key=_first_arrival)
         return arrived
 
 
@@ -156,11 +183,11 @@ def interleaved(trains: list[Train]) -> bool:
     """Whether trains, in order of first arrival, overlap in time."""
     return any(
         before.last_arrival_s >= after.sent_s[0] + after.latency_s
-        for before, after in zip(trains, trains[1:], strict=False)
+        for before, after in pairwise(trains)
     )
 
 
-def merge(trains: list[Train]) -> list[tuple[float, float, float, int, int, Request]]:
+def merge(trains: list[Train]) -> list[Passenger]:
     """The passengers of several trains, in order of arrival."""
     passengers = [passenger for train in trains for passenger in train.passengers()]
     passengers.sort()
@@ -180,13 +207,12 @@ class Link:
 
     __slots__ = (
         "_bandwidth_bytes_per_s",
-        "_busy_s",
         "_bytes_per_token",
         "_decode_s",
-        "_number",
-        "entry_layer",
+        "_entry_layer",
+        "_inbox",
+        "_next_number",
         "free_s",
-        "inbox",
         "latency_s",
         "num_requests",
         "num_tokens",
@@ -198,24 +224,19 @@ class Link:
         placed: PlacedLink,
         bandwidth_bytes_per_s: float,
         inbox: Inbox,
-        number: Callable[[], int],
+        next_number: Callable[[], int],
     ) -> None:
         self.placed = placed
-        self.inbox = inbox
-        self.entry_layer = placed.entry_layer
         self.latency_s = placed.latency_s
+        self._inbox = inbox
+        self._entry_layer = placed.entry_layer
         self._bandwidth_bytes_per_s = bandwidth_bytes_per_s
         self._bytes_per_token = placed.bytes_per_token
-        self._decode_s = (
-            placed.latency_s + placed.bytes_per_token / bandwidth_bytes_per_s
-            if bandwidth_bytes_per_s
-            else float("inf")
-        )
-        self._number = number
+        self._decode_s = self.transit_s(1) if bandwidth_bytes_per_s else inf
+        self._next_number = next_number
         self.free_s = 0.0
         self.num_tokens = 0
         self.num_requests = 0
-        self._busy_s = 0.0
 
     def send(self, batch: Batch, now: float) -> None:
         """Send a group that is ready now, in order.
@@ -225,66 +246,92 @@ class Link:
         """
         free = start = self.free_s if self.free_s > now else now
         latency, decode_s = self.latency_s, self._decode_s
+        requests, num_prompts = batch.requests, batch.num_prompts
         sent: list[float] = []
-        note = sent.append
-        if batch.num_prompts:
-            for request in batch.requests:
-                if request.iteration:
-                    free = free + decode_s - latency
-                else:
-                    free = free + self.transit_s(request.prompt_tokens) - latency
-                note(free)
+        if num_prompts:
+            for request in requests:
+                transit_s = (
+                    decode_s if request.iteration else self.transit_s(request.prompt_tokens)
+                )
+                free = free + transit_s - latency
+                sent.append(free)
         else:
-            for _ in batch.requests:
+            for _ in requests:
                 free = free + decode_s - latency
-                note(free)
-        self._depart(Train(batch, self, sent, start, [], self._number()), start, free)
+                sent.append(free)
+        self._depart(
+            Train(
+                requests,
+                num_prompts,
+                batch.prompt_tokens,
+                self._entry_layer,
+                latency,
+                sent,
+                start,
+                None,
+                self._next_number(),
+            )
+        )
 
     def send_each(self, requests: list[Request], ready_s: list[float]) -> None:
         """Send requests that become ready at times of their own, in that order."""
-        latency, free = self.latency_s, self.free_s
+        latency, decode_s, free = self.latency_s, self._decode_s, self.free_s
         started: list[float] = []
         sent: list[float] = []
         for request, ready in zip(requests, ready_s, strict=True):
             if free < ready:
                 free = ready
             started.append(free)
-            free = free + self.transit_s(request.step_tokens) - latency
+            transit_s = decode_s if request.iteration else self.transit_s(request.prompt_tokens)
+            free = free + transit_s - latency
             sent.append(free)
-        batch = Batch.of(requests)
-        self._depart(
-            Train(batch, self, sent, started[0], started, self._number()), started[0], free
-        )
+        self._depart(self._train(Batch.of(requests), sent, started))
 
     def carry(self, request: Request, now: float, bandwidth_bytes_per_s: float) -> float:
         """Send one request at once, with the bandwidth given; return when it has been sent."""
         nbytes = request.step_tokens * self._bytes_per_token
         sent = now + (self.latency_s + nbytes / bandwidth_bytes_per_s) - self.latency_s
-        train = Train(Batch.of([request]), self, [sent], now, [], self._number())
-        self._depart(train, now, sent)
+        self._depart(self._train(Batch.of([request]), [sent], [now]))
         return sent
 
     def transit_s(self, num_tokens: int) -> float:
         """How long so many tokens take from the start of sending to arrival."""
         return self.latency_s + num_tokens * self._bytes_per_token / self._bandwidth_bytes_per_s
 
-    def _depart(self, train: Train, start: float, free: float) -> None:
-        self.free_s = free
-        self._busy_s += free - start
-        batch = train.batch
-        self.num_tokens += batch.num_tokens
-        self.num_requests += len(batch.requests)
-        self.inbox.send(train)
+    def _train(self, batch: Batch, sent: list[float], started: list[float]) -> Train:
+        return Train(
+            batch.requests,
+            batch.num_prompts,
+            batch.prompt_tokens,
+            self._entry_layer,
+            self.latency_s,
+            sent,
+            started[0],
+            started,
+            self._next_number(),
+        )
+
+    def _depart(self, train: Train) -> None:
+        self.free_s = train.sent_s[-1]
+        num_requests = len(train.requests)
+        self.num_requests += num_requests
+        self.num_tokens += train.prompt_tokens + num_requests - train.num_prompts
+        inbox = self._inbox
+        inbox.trains.append(train)
+        if train.sent_s[0] + train.latency_s < inbox.wakes_at:
+            inbox.announce(train)
+
+    @property
+    def num_bytes(self) -> float:
+        """Bytes that it has been given since the start of the run."""
+        return self.num_tokens * self._bytes_per_token
 
     def backlog_s(self, now: float) -> float:
         """How long it has yet to send at what it has been given."""
         return max(self.free_s - now, 0.0)
 
     def busy_s(self, now: float) -> float:
-        """How long it has been sending since the start of the run."""
-        return self._busy_s - self.backlog_s(now)
-
-    @property
-    def num_bytes(self) -> float:
-        """Bytes that it has been given since the start of the run."""
-        return self.num_tokens * self._bytes_per_token
+        """How long it has been sending since the start of the run, at its full bandwidth."""
+        if not self._bandwidth_bytes_per_s:
+            return 0.0
+        return self.num_bytes / self._bandwidth_bytes_per_s - self.backlog_s(now)
