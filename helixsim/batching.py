@@ -55,31 +55,35 @@ class BatchQueue:
     ----------
     limits
         What a batch may hold at most.
+
+    Attributes
+    ----------
+    waiting
+        All that wait, as one group; None if nobody does.
     """
 
-    __slots__ = ("_limits", "_num_prompts", "_prompt_tokens", "requests")
+    __slots__ = ("_limits", "waiting")
 
     def __init__(self, limits: Capacity) -> None:
         self._limits = limits
-        self.requests: list[Request] = []
-        self._num_prompts = 0
-        self._prompt_tokens = 0
+        self.waiting: Batch | None = None
 
     def __len__(self) -> int:
         """Count the requests that wait."""
-        return len(self.requests)
+        return 0 if self.waiting is None else len(self.waiting.requests)
 
     def add(self, batch: Batch) -> None:
-        """Let a group queue up behind those that wait; its list becomes the queue's own."""
-        if self.requests:
-            self.requests.extend(batch.requests)
+        """Let a group queue up behind those that wait; it becomes the queue's own."""
+        waiting = self.waiting
+        if waiting is None:
+            self.waiting = batch
         else:
-            self.requests = batch.requests
-        self._num_prompts += batch.num_prompts
-        self._prompt_tokens += batch.prompt_tokens
+            waiting.requests.extend(batch.requests)
+            waiting.num_prompts += batch.num_prompts
+            waiting.prompt_tokens += batch.prompt_tokens
 
     def take(self, longest_context: int) -> Batch:
-        """Remove and return what runs next.
+        """Remove and return what runs next; somebody must wait.
 
         The queue is scanned in order. A request that does not fit the limits is passed over,
         not waited for: a short one behind it may still join.
@@ -89,29 +93,29 @@ class BatchQueue:
         longest_context
             No request holds more tokens than this.
         """
-        limits, requests, num_prompts = self._limits, self.requests, self._num_prompts
+        limits, waiting = self._limits, self.waiting
+        assert waiting is not None
+        requests, num_prompts = waiting.requests, waiting.num_prompts
         num_decodes = len(requests) - num_prompts
         if (
             num_prompts <= limits.max_prompts
-            and self._prompt_tokens <= limits.max_prompt_tokens
+            and waiting.prompt_tokens <= limits.max_prompt_tokens
             and num_decodes <= limits.max_decode_tokens
             and (
                 num_decodes * longest_context <= limits.max_decode_context
                 or _context(requests) <= limits.max_decode_context
             )
         ):
-            batch = Batch(requests, num_prompts, self._prompt_tokens)
-            self.requests = []
-            self._num_prompts = self._prompt_tokens = 0
-            return batch
-        return self._take_some()
+            self.waiting = None
+            return waiting
+        return self._take_some(waiting)
 
-    def _take_some(self) -> Batch:
+    def _take_some(self, waiting: Batch) -> Batch:
         limits = self._limits
         num_prompts = prompt_tokens = num_decodes = decode_context = 0
         taken: list[Request] = []
         left: list[Request] = []
-        for request in self.requests:
+        for request in waiting.requests:
             if request.iteration:
                 context = decode_context + request.context_tokens
                 if num_decodes < limits.max_decode_tokens and context <= limits.max_decode_context:
@@ -127,9 +131,9 @@ class BatchQueue:
                     taken.append(request)
                     continue
             left.append(request)
-        self.requests = left
-        self._num_prompts -= num_prompts
-        self._prompt_tokens -= prompt_tokens
+        waiting.requests = left
+        waiting.num_prompts -= num_prompts
+        waiting.prompt_tokens -= prompt_tokens
         return Batch(taken, num_prompts, prompt_tokens)
 
 

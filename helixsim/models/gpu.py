@@ -148,7 +148,7 @@ class Gpu:
             segment += 1
             if segment == len(queues):
                 segment = 0
-            if queues[segment].requests:
+            if queues[segment].waiting is not None:
                 self._start(segment, now)
                 return
         self._idle()

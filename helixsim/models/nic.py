@@ -142,7 +142,10 @@ class Inbox:
 
     def next_arrival(self) -> Train | None:
         """The train whose first request is the next to arrive, if any is on its way."""
-        return min(self.trains, key=_first_arrival, default=None)
+        trains = self.trains
+        if len(trains) == 1:
+            return trains[0]
+        return min(trains, key=_first_arrival, default=None)
 
     def take(self, now: float) -> list[Train]:
         """Remove and return what has arrived by now, as trains in order of first arrival.
@@ -246,23 +249,29 @@ class Link:
         """
         free = start = self.free_s if self.free_s > now else now
         latency, decode_s = self.latency_s, self._decode_s
-        requests, num_prompts = batch.requests, batch.num_prompts
-        sent: list[float] = []
-        if num_prompts:
-            for request in requests:
+        if batch.num_prompts:
+            sent: list[float] = []
+            for request in batch.requests:
                 transit_s = (
                     decode_s if request.iteration else self.transit_s(request.prompt_tokens)
                 )
                 free = free + transit_s - latency
                 sent.append(free)
         else:
-            for _ in requests:
-                free = free + decode_s - latency
-                sent.append(free)
-        self._depart(
-            Train(
-                requests,
-                num_prompts,
+            sent = [free := free + decode_s - latency for _ in batch.requests]
+        if batch.__class__ is Train:
+            train = batch  # it has arrived, and is nobody else's: it can go on as it is
+            train.entry_layer = self._entry_layer
+            train.latency_s = latency
+            train.sent_s = sent
+            train.first_started_s = start
+            train.started_s = None
+            train.number = self._next_number()
+            train.last_arrival_s = free + latency
+        else:
+            train = Train(
+                batch.requests,
+                batch.num_prompts,
                 batch.prompt_tokens,
                 self._entry_layer,
                 latency,
@@ -271,7 +280,7 @@ class Link:
                 None,
                 self._next_number(),
             )
-        )
+        self._depart(train)
 
     def send_each(self, requests: list[Request], ready_s: list[float]) -> None:
         """Send requests that become ready at times of their own, in that order."""

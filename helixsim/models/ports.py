@@ -32,13 +32,12 @@ class RoutedPort:
 
     def __init__(self, machine: int, links: Sequence[Link]) -> None:
         self._machine = machine
-        self._only = links[0] if len(links) == 1 else None
+        if len(links) == 1:  # nothing to divide: spare a call for every batch
+            self.depart = links[0].send
+            self.depart_each = links[0].send_each
 
     def depart(self, batch: Batch, now: float) -> None:
         """Send a group on, divided by link."""
-        if self._only is not None:
-            self._only.send(batch, now)
-            return
         machine = self._machine
         groups: dict[Link, list[Request]] = {}
         for request in batch.requests:
@@ -55,9 +54,6 @@ class RoutedPort:
 
     def depart_each(self, requests: list[Request], ready_s: list[float]) -> None:
         """Send requests on as they become ready."""
-        if self._only is not None:
-            self._only.send_each(requests, ready_s)
-            return
         groups: dict[Link, tuple[list[Request], list[float]]] = {}
         for request, ready in zip(requests, ready_s, strict=True):
             group = groups.setdefault(request.onward[self._machine], ([], []))
