@@ -175,10 +175,10 @@ class Simulation:
                     make_port(index),
                     self.host.catch_up,
                     self.host.arm_if_needed,
-                    has_other_sources=len(topology.incoming[index]) > 1,
+                    num_sources=len(topology.incoming[index]),
                 )
             else:
-                gpu.connect(make_port(index))
+                gpu.connect(make_port(index), num_sources=len(topology.incoming[index]))
         prepare = self._follow_route if moment is Moment.ADMISSION else _start_empty
         self.host.connect(
             make_port(topology.coordinator), [self.gpus[i] for i in sorted(first)], prepare
