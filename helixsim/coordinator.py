@@ -99,8 +99,7 @@ class Coordinator:
         request.first_dispatch_s = request.dispatched_s = now
         self.active[request] = None
         longest = request.prompt_tokens + request.last_iteration
-        if longest > self.contexts.longest:
-            self.contexts.longest = longest
+        self.contexts.longest = max(self.contexts.longest, longest)
         return True
 
     def returned(self, request: Request, now: float) -> bool:

@@ -116,11 +116,11 @@ class OnlineFeeder:
         """All requests, in order of time."""
         return self._arrivals()
 
-    def after_prompt(self, now: float, share: float | None) -> Arrival | None:  # noqa: ARG002
+    def after_prompt(self, now: float, share: float | None) -> Arrival | None:
         """Nobody comes because of what happens here."""
         return None
 
-    def after_end(self, now: float, share: float | None) -> Arrival | None:  # noqa: ARG002
+    def after_end(self, now: float, share: float | None) -> Arrival | None:
         """Nobody comes because of what happens here."""
         return None
 

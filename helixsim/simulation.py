@@ -135,9 +135,7 @@ class Simulation:
             keep_iterations=record_iterations,
         )
         feeder = build_feeder(scenario, rng, self.start_s)
-        self.coordinator = Coordinator(
-            self.policy, feeder, self.recorder, _PASSES_BEYOND_ANSWER
-        )
+        self.coordinator = Coordinator(self.policy, feeder, self.recorder, _PASSES_BEYOND_ANSWER)
         self.environment = ExactEnvironment()
         self._build_models()
         self.timeline = Timeline(self)
@@ -269,9 +267,7 @@ def _start_empty(request: Request) -> None:
 
 def _flow(scenario: Scenario, topology: Topology) -> Flow:
     mix = scenario.cluster.machine_mix()
-    profiles = {
-        name: scenario.machine_types[name].profiles[scenario.llm.name] for name in mix
-    }
+    profiles = {name: scenario.machine_types[name].profiles[scenario.llm.name] for name in mix}
     throughput = estimate_throughput(
         scenario.llm,
         profiles,

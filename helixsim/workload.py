@@ -116,5 +116,3 @@ def mean_request_tokens(workload: Workload) -> float:
     if isinstance(lengths, LengthModel):
         lengths = lengths.draw(_MEAN_SAMPLE, Random(0))
     return sum(prompt + output for prompt, output in lengths.pairs) / len(lengths.pairs)
-
-

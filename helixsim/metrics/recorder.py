@@ -107,7 +107,7 @@ class RunRecorder:
         """Requests turned away, for whatever reason."""
         return sum(self.rejected_for.values())
 
-    def arrived(self, request: Request) -> None:  # noqa: ARG002 - part of the protocol
+    def arrived(self, request: Request) -> None:
         """A request has reached the coordinator."""
         self.num_arrived += 1
 
@@ -130,9 +130,7 @@ class RunRecorder:
                 self.window_prompt_tokens += request.prompt_tokens
         if self.iterations is not None:
             phase = "decode" if request.iteration else "prompt"
-            self.iterations.add(
-                request.index, request.iteration, phase, request.dispatched_s, now
-            )
+            self.iterations.add(request.index, request.iteration, phase, request.dispatched_s, now)
 
     def ended(self, request: Request, now: float) -> None:
         """Its last pass has come back."""

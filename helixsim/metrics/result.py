@@ -52,9 +52,7 @@ class RunResult:
         }
         if recorder.iterations is not None:
             tables["iterations"] = recorder.iterations
-        return cls(
-            simulation.scenario, simulation.seed, _summary(simulation, interrupted), tables
-        )
+        return cls(simulation.scenario, simulation.seed, _summary(simulation, interrupted), tables)
 
     @cached_property
     def requests(self) -> pd.DataFrame:
@@ -146,9 +144,7 @@ def _summary(simulation: Simulation, interrupted: bool) -> dict[str, Any]:
             "rejected": recorder.num_rejected,
             "in_flight": active,
         },
-        "rejected_for": {
-            reason.value: recorder.rejected_for[reason] for reason in Rejection
-        },
+        "rejected_for": {reason.value: recorder.rejected_for[reason] for reason in Rejection},
         "kv_overflow_samples": simulation.timeline.kv_overflows,
     }
 

@@ -153,14 +153,21 @@ class Gpu:
                 self._port.depart(batch, now)
             else:
                 queues[segment + 1].add(batch)
-        for _ in queues:
-            segment += 1
-            if segment == len(queues):
-                segment = 0
-            if queues[segment].waiting is not None:
-                self._start(segment, now, self._next_number())
-                return
-        self._idle()
+        segment = segment + 1 if segment + 1 < len(queues) else 0
+        if queues[segment].waiting is None:
+            segment = self._next_waiting(segment)
+        if segment < 0:
+            self._idle()
+        else:
+            self._start(segment, now, self._next_number())
+
+    def _next_waiting(self, segment: int) -> int:
+        """The next segment, in turn, at which somebody waits; -1 if nobody does."""
+        queues = self._queues
+        for number in (*range(segment + 1, len(queues)), *range(segment)):
+            if queues[number].waiting is not None:
+                return number
+        return -1
 
     def _take_in(self, now: float) -> None:
         """Let everybody queue up who has arrived by now."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from helixsim.requests import Request
+from helixsim.requests import Request, Route
 
 
 def kv_use(requests: Iterable[Request], num_nodes: int) -> list[int]:
@@ -17,10 +17,14 @@ def kv_use(requests: Iterable[Request], num_nodes: int) -> list[int]:
     A request holds, on each layer of its route, its context and the tokens of the pass it is
     in, from the moment that pass leaves the coordinator.
     """
-    use = [0] * num_nodes
+    tokens: dict[Route, int] = {}
     for request in requests:
-        if request.route is not None:
-            tokens = request.context_tokens + request.step_tokens
-            for stage in request.route.stages:
-                use[stage.node] += tokens * (stage.end_layer - stage.start_layer)
+        route = request.route
+        if route is not None:
+            held = request.context_tokens + request.step_tokens
+            tokens[route] = tokens.get(route, 0) + held
+    use = [0] * num_nodes
+    for route, held in tokens.items():
+        for stage in route.stages:
+            use[stage.node] += held * stage.num_layers
     return use

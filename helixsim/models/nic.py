@@ -143,9 +143,9 @@ class Inbox:
     def next_arrival(self) -> Train | None:
         """The train whose first request is the next to arrive, if any is on its way."""
         trains = self.trains
-        if len(trains) == 1:
-            return trains[0]
-        return min(trains, key=_first_arrival, default=None)
+        if not trains:
+            return None
+        return trains[0] if len(trains) == 1 else min(trains, key=_first_arrival)
 
     def take(self, now: float) -> list[Train]:
         """Remove and return what has arrived by now, as trains in order of first arrival.
@@ -252,9 +252,7 @@ class Link:
         if batch.num_prompts:
             sent: list[float] = []
             for request in batch.requests:
-                transit_s = (
-                    decode_s if request.iteration else self.transit_s(request.prompt_tokens)
-                )
+                transit_s = decode_s if request.iteration else self.transit_s(request.prompt_tokens)
                 free = free + transit_s - latency
                 sent.append(free)
         else:
@@ -288,8 +286,7 @@ class Link:
         started: list[float] = []
         sent: list[float] = []
         for request, ready in zip(requests, ready_s, strict=True):
-            if free < ready:
-                free = ready
+            free = max(free, ready)
             started.append(free)
             transit_s = decode_s if request.iteration else self.transit_s(request.prompt_tokens)
             free = free + transit_s - latency

@@ -170,12 +170,12 @@ class ContendedPort:
         self._queue: list[Request] = []
         self._retry = Alarm(environment, self.attempt)
 
-    def depart(self, batch: Batch, now: float) -> None:  # noqa: ARG002 - part of the protocol
+    def depart(self, batch: Batch, now: float) -> None:
         """Let a group queue up, and try to send."""
         self._queue.extend(batch.requests)
         self.attempt()
 
-    def depart_each(self, requests: list[Request], ready_s: list[float]) -> None:  # noqa: ARG002
+    def depart_each(self, requests: list[Request], ready_s: list[float]) -> None:
         """Let requests queue up, and try to send after each."""
         for request in requests:
             self._queue.append(request)

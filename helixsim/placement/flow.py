@@ -53,9 +53,7 @@ def max_flow(topology: Topology, throughput: ThroughputTable) -> Flow:
     """
     graph, source, sink, compute = _flow_graph(topology, throughput)
     value, by_edge = nx.maximum_flow(graph, source, sink, flow_func=preflow_push)
-    flows = tuple(
-        float(by_edge[_out(link.source)][_in(link.target)]) for link in topology.links
-    )
+    flows = tuple(float(by_edge[_out(link.source)][_in(link.target)]) for link in topology.links)
     return Flow(float(value), flows, compute)
 
 

@@ -35,6 +35,6 @@ class HopByHopPolicy:
         """Not counted."""
         return None
 
-    def expected_tokens(self, node: int) -> int | None:  # noqa: ARG002 - part of the protocol
+    def expected_tokens(self, node: int) -> int | None:
         """Not counted."""
         return None

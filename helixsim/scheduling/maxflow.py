@@ -23,15 +23,20 @@ class FlowRoute(Route):
     ----------
     links
         The links it takes, from the coordinator back to the coordinator.
+    chosen
+        Those of them to which there was an alternative. Loads matter on no others.
     unbilled_decodes
         Decodes that went over it since their load was last added to its links.
     """
 
-    __slots__ = ("links", "unbilled_decodes")
+    __slots__ = ("chosen", "links", "unbilled_decodes")
 
-    def __init__(self, stages: list[Stage], links: tuple[PlacedLink, ...]) -> None:
+    def __init__(
+        self, stages: list[Stage], links: tuple[PlacedLink, ...], chosen: tuple[PlacedLink, ...]
+    ) -> None:
         super().__init__(stages)
         self.links = links
+        self.chosen = chosen
         self.unbilled_decodes = 0
 
 
@@ -43,9 +48,7 @@ class MaxFlowPolicy:
     def __init__(self, inputs: PolicyInputs) -> None:
         topology, flow = inputs.topology, inputs.flow.link_tokens_per_s
         self._topology = topology
-        self._kv = KvExpectation(
-            topology, inputs.high_water_mark, inputs.expected_output_tokens
-        )
+        self._kv = KvExpectation(topology, inputs.high_water_mark, inputs.expected_output_tokens)
         self._flow = flow
         self._load = [0.0] * len(topology.links)
         self._open = _open_links(topology, flow, inputs.min_flow_share)
@@ -137,7 +140,11 @@ class MaxFlowPolicy:
                 Stage(link.target, link.entry_layer, nodes[link.target].end_layer)
                 for link in links[:-1]
             ]
-            route = self._routes[key] = FlowRoute(stages, tuple(links))
+            route = self._routes[key] = FlowRoute(
+                stages,
+                tuple(links),
+                tuple(link for link in links if len(self._open[link.source]) > 1),
+            )
         return route
 
     def _bill_decodes(self) -> None:
@@ -150,7 +157,7 @@ class MaxFlowPolicy:
             return
         counts: dict[int, int] = {}
         for route in self._unbilled:
-            for link in route.links:
+            for link in route.chosen:
                 counts[link.index] = counts.get(link.index, 0) + route.unbilled_decodes
             route.unbilled_decodes = 0
         self._unbilled.clear()

@@ -21,9 +21,9 @@ class RandomPolicy(HopByHopPolicy):
 
     def candidates(
         self,
-        machine: int,  # noqa: ARG002 - part of the protocol
+        machine: int,
         usable: Sequence[PlacedLink],
-        waiting: Callable[[int], int],  # noqa: ARG002 - part of the protocol
+        waiting: Callable[[int], int],
     ) -> Chooser:
         """Begin an attempt to send; any usable link will do."""
 
