@@ -315,6 +315,8 @@ def _message(details: ErrorDetails, model_type: type[BaseModel], path: list[str 
             return "this key is missing"
         case "extra_forbidden":
             known = _keys_at(model_type, path[:-1])
+            if path[-1] in known:
+                return "this key does not go with the others here"
             return f"unknown key; {did_you_mean(str(path[-1]), known)}"
         case "string_pattern_mismatch":
             return f"{_shown(value)} does not match {details['ctx']['pattern']}"

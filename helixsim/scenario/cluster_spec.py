@@ -31,7 +31,7 @@ NamePattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9{][A-Za-z0-9._{}-]{0,63}
 
 
 def _shape(value: object) -> str:
-    return "parts" if isinstance(value, dict | FileModel) else "one"
+    return "<parts>" if isinstance(value, dict | FileModel) else "<one>"
 
 
 # -- quantities ------------------------------------------------------------------------------
@@ -81,16 +81,16 @@ class NicSpec(FileModel):
 
 
 NicEntry = Annotated[
-    Annotated[Bandwidth, Tag("one")] | Annotated[NicSpec, Tag("parts")], Discriminator(_shape)
+    Annotated[Bandwidth, Tag("<one>")] | Annotated[NicSpec, Tag("<parts>")], Discriminator(_shape)
 ]
 """One bandwidth for both directions, or one for each."""
 
 BandwidthEntry = Annotated[
-    Annotated[Bandwidth, Tag("one")] | Annotated[BandwidthSpreadSpec, Tag("parts")],
+    Annotated[Bandwidth, Tag("<one>")] | Annotated[BandwidthSpreadSpec, Tag("<parts>")],
     Discriminator(_shape),
 ]
 LatencyEntry = Annotated[
-    Annotated[Seconds, Tag("one")] | Annotated[LatencySpreadSpec, Tag("parts")],
+    Annotated[Seconds, Tag("<one>")] | Annotated[LatencySpreadSpec, Tag("<parts>")],
     Discriminator(_shape),
 ]
 

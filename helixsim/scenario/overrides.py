@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,7 +13,7 @@ from typing import Any, cast, get_origin
 from helixsim.errors import ScenarioError
 from helixsim.scenario.files import Step, named_files, replace_at
 from helixsim.scenario.spec import ScenarioSpec
-from helixsim.yaml_files import did_you_mean, is_model, keys_of, parse_yaml, read_yaml, types_at
+from helixsim.yaml_files import is_model, keys_of, parse_yaml, read_yaml, types_at
 
 _FILE_HEAD = ("schema", "kind")
 
@@ -104,12 +105,19 @@ def _steps(override: Override) -> list[Step]:
 
 
 def _unknown(path: tuple[str, ...], seen: tuple[str, ...], keys: list[str]) -> str:
-    wanted = ".".join(path)
-    others = [known for known in _all_paths(ScenarioSpec) if not wanted.startswith(f"{known}.")]
-    hint = did_you_mean(wanted, others)
-    if not hint.startswith("did"):
-        hint = did_you_mean(path[len(seen)], keys)
-    return f"a scenario has no {wanted}; {hint}"
+    """Say that there is no such path; hint at a key like it there, or elsewhere."""
+    elsewhere = {known.rpartition(".")[2]: known for known in _all_paths(ScenarioSpec)}
+    if path[-1] in elsewhere:
+        hint = f"did you mean '{elsewhere[path[-1]]}'?"
+    elif close := difflib.get_close_matches(path[len(seen)], keys, n=1):
+        hint = f"did you mean '{'.'.join((*seen, *close))}'?"
+    elif close := difflib.get_close_matches(path[-1], elsewhere, n=1):
+        hint = f"did you mean '{elsewhere[close[0]]}'?"
+    elif keys:
+        hint = f"{'.'.join(seen) or 'it'} may have {', '.join(keys)}"
+    else:
+        hint = f"{'.'.join(seen)} is a single value"
+    return f"a scenario has no {'.'.join(path)}; {hint}"
 
 
 def _all_paths(model_type: object, prefix: str = "") -> Iterator[str]:

@@ -32,6 +32,7 @@ Duration = Annotated[Seconds, Field(gt=0)]
 
 
 # -- cluster and placement: here, or in files of their own -----------------------------------
+# Tags of unions are in angle brackets so that none is the name of a key in the file.
 
 
 class ClusterInFile(FileModel):
@@ -44,8 +45,8 @@ class GeneratedCluster(FileModel):
     """A cluster that is made up."""
 
     generate: Annotated[
-        Annotated[FileName, Tag("file")] | Annotated[GeneratorSpec, Tag("inline")],
-        Discriminator(lambda value: "file" if isinstance(value, str) else "inline"),
+        Annotated[FileName, Tag("<file>")] | Annotated[GeneratorSpec, Tag("<inline>")],
+        Discriminator(lambda value: "<file>" if isinstance(value, str) else "<inline>"),
     ] = Field(description="What it should be like, or a generator file.")
 
 
@@ -60,21 +61,21 @@ class PlacementInFile(FileModel):
 
 def _section_shape(value: object) -> str:
     if isinstance(value, ClusterInFile | PlacementInFile):
-        return "file"
+        return "<file>"
     if isinstance(value, GeneratedCluster):
-        return "generate"
+        return "<generate>"
     keys = value if isinstance(value, dict) else {}
-    return next((key for key in ("file", "generate") if key in keys), "inline")
+    return next((f"<{key}>" for key in ("file", "generate") if key in keys), "<inline>")
 
 
 ClusterSection = Annotated[
-    Annotated[ClusterInFile, Tag("file")]
-    | Annotated[GeneratedCluster, Tag("generate")]
-    | Annotated[ClusterSpec, Tag("inline")],
+    Annotated[ClusterInFile, Tag("<file>")]
+    | Annotated[GeneratedCluster, Tag("<generate>")]
+    | Annotated[ClusterSpec, Tag("<inline>")],
     Discriminator(_section_shape),
 ]
 PlacementSection = Annotated[
-    Annotated[PlacementInFile, Tag("file")] | Annotated[PlacementSpec, Tag("inline")],
+    Annotated[PlacementInFile, Tag("<file>")] | Annotated[PlacementSpec, Tag("<inline>")],
     Discriminator(_section_shape),
 ]
 
@@ -142,15 +143,15 @@ class SlotArrivalsSpec(FileModel):
 
 def _arrivals_shape(value: object) -> str:
     if isinstance(value, str):
-        return "name"
+        return "<name>"
     slots = "slots" in value if isinstance(value, dict) else isinstance(value, SlotArrivalsSpec)
-    return "slots" if slots else "gamma"
+    return "<slots>" if slots else "<gamma>"
 
 
 ArrivalsEntry = Annotated[
-    Annotated[FileName, Tag("name")]
-    | Annotated[GammaArrivalsSpec, Tag("gamma")]
-    | Annotated[SlotArrivalsSpec, Tag("slots")],
+    Annotated[FileName, Tag("<name>")]
+    | Annotated[GammaArrivalsSpec, Tag("<gamma>")]
+    | Annotated[SlotArrivalsSpec, Tag("<slots>")],
     Discriminator(_arrivals_shape),
 ]
 
