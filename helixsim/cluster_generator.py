@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 from itertools import combinations
+from pathlib import Path
 
 from helixsim.cluster import COORDINATOR
+from helixsim.errors import OutputError
 from helixsim.network import RuleNetwork
 from helixsim.scenario.cluster_spec import DEFAULT_REGION, NetworkSpec, RulesSpec
-from helixsim.scenario.generator_spec import GeneratorSpec
+from helixsim.scenario.generator_spec import GeneratorFile, GeneratorSpec
 from helixsim.scenario.plain import Plain, link_data, nic_data, rule_data
+from helixsim.yaml_files import MAX_FILE_BYTES, read_yaml, validate, yaml_text
 
 
 def generate_cluster(
@@ -42,6 +45,34 @@ def generate_cluster(
         "nodes": nodes,
         "network": _links(spec, nodes, seed) if explicit_links else _rules(spec.network, seed),
     }
+
+
+def cluster_file(path: str | Path, *, seed: int | None = None, explicit_links: bool = False) -> str:
+    """Make up a cluster as a generator file says, as the text of a cluster file.
+
+    Parameters
+    ----------
+    path
+        The generator file.
+    seed, explicit_links
+        As for :func:`generate_cluster`.
+
+    Raises
+    ------
+    ScenarioError
+        If the generator file cannot be used.
+    OutputError
+        If the cluster file would be too large to be read.
+    """
+    spec = validate(GeneratorFile, read_yaml(path), path)
+    head = {"schema": 1, "kind": "cluster"}
+    head |= {key: text for key in ("source", "description") if (text := getattr(spec, key))}
+    text = yaml_text(head | generate_cluster(spec, seed=seed, explicit_links=explicit_links))
+    if len(text) > MAX_FILE_BYTES:
+        raise OutputError(
+            f"a file of {len(text) / 1e6:.0f} MB could not be read again; leave the links as rules"
+        )
+    return text
 
 
 def _nodes(spec: GeneratorSpec, seed: int) -> list[dict[str, str]]:

@@ -55,6 +55,26 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
     document = read_yaml(file)
     if isinstance(document, dict):
         document = apply_overrides(document, overrides, file.parent)
+    return resolve_scenario(document, file)
+
+
+def resolve_scenario(document: object, file: str | Path) -> Scenario:
+    """Turn what stands in a scenario file, as plain data, into a scenario.
+
+    Parameters
+    ----------
+    document
+        Keys and values as in a scenario file.
+    file
+        Where they stand, or might stand: for messages, and because the names of other files are
+        relative to its folder.
+
+    Raises
+    ------
+    InputError
+        As :func:`load_scenario`.
+    """
+    file = Path(file)
     spec = validate(ScenarioSpec, document, file)
     assert isinstance(document, Mapping)  # noqa: S101  (validate)
     return _Loader(file, spec).load(document)
