@@ -139,13 +139,18 @@ def format_seconds(value: float) -> str:
         text = f"{milli:g} ms"
         if seconds(text) == value:
             return text
-    return f"{value!r} s"
+    return f"{_shortest(value)} s"
 
 
 def format_bytes_per_s(value: float) -> str:
     """Write a bandwidth so that it parses back to exactly the same number."""
     for factor, unit in ((1e9, "GB/s"), (1e6, "MB/s")):
-        text = f"{value / factor!r} {unit}"
+        text = f"{_shortest(value / factor)} {unit}"
         if value >= factor and bytes_per_s(text) == value:
             return text
-    return f"{value!r} B/s"
+    return f"{_shortest(value)} B/s"
+
+
+def _shortest(value: float) -> str:
+    """The shortest decimal that is exactly this number."""
+    return repr(value).removesuffix(".0")

@@ -1,5 +1,7 @@
 """Files that users write: YAML in, a validated model out, every mistake named with its place.
 
+And the way back: plain data as YAML that reads back the same.
+
 The YAML here is the part of YAML 1.2 that configuration needs. ``no`` and ``on`` are text, ``010``
 is ten, ``1e3`` is a number, dates are text, and a key may stand once only.
 """
@@ -25,6 +27,7 @@ MAX_DEPTH = 50
 MAX_EXPANSION = 10
 """Aliases may make a file this many times as large as it is written, not more."""
 MAX_ERRORS_SHOWN = 8
+MAX_NAMES_SHOWN = 20
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -52,6 +55,13 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         self._depth -= 1
 
 
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """Puts quotes around texts that would be something else to the loader, or to YAML 1.1."""
+
+    def ignore_aliases(self, _data: object) -> bool:
+        return True
+
+
 def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
     return int(loader.construct_scalar(node))
 
@@ -74,9 +84,10 @@ for _tag, _pattern, _first in (
         "-+.0123456789",
     ),
 ):
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first)
-    )
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first)
+        )
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 
@@ -100,22 +111,26 @@ def read_yaml(path: str | Path) -> object:
         If the file cannot be read, is too large, is no UTF-8 or no YAML, repeats a key, or
         uses aliases to blow itself up. `where` gives line and column where there is one.
     """
-    text = _read_text(Path(path))
+    return parse_yaml(_read_text(Path(path)), path)
+
+
+def parse_yaml(text: str, source: str | Path) -> object:
+    """Parse one YAML document, as :func:`read_yaml` does; `source` names it in messages."""
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None
-        _Checker(path).check(node)
+        _Checker(source).check(node)
         return loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         where = _position(error.problem_mark or error.context_mark)
         problem = error.problem or error.context or "cannot be read"
-        raise ScenarioError(f"not valid YAML: {problem}", file=path, where=where) from error
+        raise ScenarioError(f"not valid YAML: {problem}", file=source, where=where) from error
     except yaml.YAMLError as error:
-        raise ScenarioError(f"not valid YAML: {error}", file=path) from error
+        raise ScenarioError(f"not valid YAML: {error}", file=source) from error
     except (ValueError, RecursionError) as error:
-        raise ScenarioError(f"not usable YAML: {error}", file=path) from error
+        raise ScenarioError(f"not usable YAML: {error}", file=source) from error
 
 
 def _read_text(path: Path) -> str:
@@ -191,6 +206,24 @@ class _Checker:
         return ScenarioError(message, file=self._path, where=_position(node.start_mark))
 
 
+# -- writing ---------------------------------------------------------------------------------
+
+
+def yaml_text(data: object) -> str:
+    """Write plain data as YAML that :func:`read_yaml` reads back as the same data.
+
+    Keys keep their order. What holds no further lists or mappings stands on one line.
+    """
+    return yaml.dump(
+        data,
+        Dumper=_Dumper,
+        default_flow_style=None,
+        sort_keys=False,
+        allow_unicode=True,
+        width=100,
+    )
+
+
 # -- validating ------------------------------------------------------------------------------
 
 
@@ -233,6 +266,11 @@ def scenario_error(
         context = details.get("ctx", {})
         where = _join(path, context.get("where", "") if details["type"] == "located" else "")
         found.append((where, _message(details, model_type, path)))
+    return mistakes_error(found, file)
+
+
+def mistakes_error(found: Sequence[tuple[str, str]], file: str | Path | None) -> ScenarioError:
+    """Make one error of one or more mistakes, each a place in the file and a message."""
     if len(found) == 1:
         return ScenarioError(found[0][1], file=file, where=found[0][0] or None)
     lines = [f"{where}: {message}" if where else message for where, message in found]
@@ -242,10 +280,12 @@ def scenario_error(
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """End a message about an unknown name: the closest known one, or all of them."""
+    """End a message about an unknown name: the closest known one, or the known ones."""
     known = list(known)
     if close := difflib.get_close_matches(name, known, n=1):
         return f"did you mean '{close[0]}'?"
+    if len(known) > MAX_NAMES_SHOWN:
+        known[MAX_NAMES_SHOWN - 1 :] = [f"and {len(known) - MAX_NAMES_SHOWN + 1} more"]
     return f"known are {', '.join(known)}" if known else "none are known"
 
 
@@ -275,9 +315,15 @@ def _message(details: ErrorDetails, model_type: type[BaseModel], path: list[str 
             return "this key is missing"
         case "extra_forbidden":
             known = _keys_at(model_type, path[:-1])
+            if path[-1] in known:
+                return "this key does not go with the others here"
             return f"unknown key; {did_you_mean(str(path[-1]), known)}"
         case "string_pattern_mismatch":
             return f"{_shown(value)} does not match {details['ctx']['pattern']}"
+        case "model_type" | "dict_type":
+            message = "Input should hold keys and values"
+        case "tuple_type":
+            message = "Input should be a list"
     if message.startswith("Input should"):
         return f"{message.removeprefix('Input ')}, not {_shown(value)}"
     return message.removeprefix("Value error, ")
@@ -292,19 +338,26 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _keys_at(annotation: object, path: Sequence[str | int]) -> list[str]:
-    """The keys that a file may have at a place, sorted."""
+def types_at(annotation: object, path: Sequence[str | int]) -> list[object]:
+    """What a file may hold at a place, as types: models, mappings, lists, plain values."""
     level = list(_alternatives(annotation))
     for step in path:
         level = [inner for outer in level for inner in _alternatives(_inside(outer, step))]
-    return sorted({str(key) for found in level if _is_model(found) for key in _fields(found)})
+    return level
 
 
-def _is_model(annotation: object) -> TypeGuard[type[BaseModel]]:
+def _keys_at(annotation: object, path: Sequence[str | int]) -> list[str]:
+    """The keys that a file may have at a place, sorted."""
+    level = types_at(annotation, path)
+    return sorted({str(key) for found in level if is_model(found) for key in keys_of(found)})
+
+
+def is_model(annotation: object) -> TypeGuard[type[BaseModel]]:
+    """Whether a type is a model of keys and values."""
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _fields(model_type: type[BaseModel]) -> dict[str | int, object]:
+def keys_of(model_type: type[BaseModel]) -> dict[str | int, object]:
     """Key in the file -> type of its value."""
     fields = model_type.model_fields
     return {field.alias or name: field.annotation for name, field in fields.items()}
@@ -324,8 +377,8 @@ def _alternatives(annotation: object) -> Iterator[object]:
 
 def _inside(annotation: object, step: str | int) -> object:
     """What a model, a mapping or a list holds at one step, or None."""
-    if _is_model(annotation):
-        return _fields(annotation).get(step)
+    if is_model(annotation):
+        return keys_of(annotation).get(step)
     arguments = get_args(annotation)
     if not arguments:
         return None

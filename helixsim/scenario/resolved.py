@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from helixsim.cluster import Cluster
 from helixsim.placement.placement import Placement
@@ -13,9 +14,13 @@ from helixsim.traces.lengths import LengthModel
 from helixsim.traces.patterns import ArrivalPattern
 from helixsim.traces.values import Lengths, Trace
 
-MODES = ("offline", "online")
-SCHEDULING_POLICIES = ("maxflow", "swarm", "random", "shortest_queue")
-PHYSICS_PROFILES = ("paper",)
+Mode = Literal["offline", "online"]
+SchedulingPolicy = Literal["maxflow", "swarm", "random", "shortest_queue"]
+PhysicsProfile = Literal["paper"]
+
+MODES: tuple[str, ...] = get_args(Mode)
+SCHEDULING_POLICIES: tuple[str, ...] = get_args(SchedulingPolicy)
+PHYSICS_PROFILES: tuple[str, ...] = get_args(PhysicsProfile)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

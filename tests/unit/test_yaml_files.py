@@ -208,7 +208,7 @@ def test_a_good_file_becomes_a_frozen_model():
         ),
         ({"schema": 1, "floors": [1, True]}, "floors[1]", "should be a valid integer, not True"),
         ({"schema": 1, "floors": [1, 2.0]}, "floors[1]", "should be a valid integer, not 2.0"),
-        ({"schema": 1, "floors": {}}, "floors", "should be a valid tuple, not keys and values"),
+        ({"schema": 1, "floors": {}}, "floors", "should be a list, not keys and values"),
         ({"schema": 1, "size": [1, "x"]}, "size[1]", "should be a valid integer, not 'x'"),
         ({"schema": 1, "size": "x"}, "size", "should be a valid integer, not 'x'"),
         (

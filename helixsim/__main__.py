@@ -1,0 +1,5 @@
+"""``python -m helixsim`` is ``helixsim``."""
+
+from helixsim.cli import main
+
+main()

@@ -1,0 +1,77 @@
+"""Commands that make files for scenarios, or say how such files look."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from helixsim.cli.group import ForceOption, OutputOption
+
+
+def generate_cluster(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="Generator file.")],
+    output: OutputOption,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**63, help="Instead of the seed in SPEC.")
+    ] = None,
+    *,
+    explicit_links: Annotated[
+        bool, typer.Option("--explicit-links", help="Write every link instead of rules.")
+    ] = False,
+    force: ForceOption = False,
+) -> None:
+    """Make up a cluster: machines by type and count, links by rules."""
+    from helixsim.cluster_generator import cluster_file  # noqa: PLC0415
+    from helixsim.output_files import check_output, write_whole  # noqa: PLC0415
+
+    check_output(output, overwrite=force)
+    text = cluster_file(spec, seed=seed, explicit_links=explicit_links)
+    write_whole(output, text, overwrite=force)
+
+
+def import_helix(
+    *,
+    cluster: Annotated[Path, typer.Option(help="Ini file of all machines and links.")],
+    machines: Annotated[Path, typer.Option(help="Ini file of the machine types' hardware.")],
+    solution: Annotated[Path, typer.Option(help="Ini file of the layers that nodes hold.")],
+    links: Annotated[Path, typer.Option(help="Ini file of the nodes and links in use.")],
+    llm: Annotated[str, typer.Option(help="Name of a shipped LLM.")],
+    output: OutputOption,
+    force: ForceOption = False,
+) -> None:
+    """Turn files of the published Helix artifact into a scenario."""
+    from helixsim import import_helix as importer  # noqa: PLC0415
+    from helixsim.output_files import check_output, write_whole  # noqa: PLC0415
+    from helixsim.yaml_files import yaml_text  # noqa: PLC0415
+
+    check_output(output, overwrite=force)
+    imported = importer.import_helix(
+        cluster=cluster,
+        machines=machines,
+        solution=solution,
+        links=links,
+        llm=llm,
+        name=importer.scenario_name(output),
+    )
+    write_whole(output, yaml_text(imported.document), overwrite=force)
+    if imported.overcommitted:
+        typer.echo(
+            f"note: {', '.join(imported.overcommitted)} hold more layers than their machine types "
+            "should: a run needs --set placement.allow_overcommitted_layers=true",
+            err=True,
+        )
+
+
+def schema(
+    kind: Annotated[
+        str, typer.Option(help="scenario, cluster, generator, placement, llm or machine.")
+    ] = "scenario",
+) -> None:
+    """Print the JSON Schema of a kind of file, for editors."""
+    import json  # noqa: PLC0415
+
+    from helixsim.scenario.schema import json_schema  # noqa: PLC0415
+
+    typer.echo(json.dumps(json_schema(kind), indent=2))

@@ -1,0 +1,43 @@
+"""What all commands share: how errors end them, and the options that many of them have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from helixsim.errors import HelixError
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+class HelixGroup(TyperGroup):
+    """Turns errors of ours into a message and an exit code, without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  (typer's own signature)
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except HelixError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(EXIT_ERROR) from error
+        except KeyboardInterrupt as interrupt:
+            raise typer.Exit(EXIT_INTERRUPTED) from interrupt
+
+
+ScenarioArgument = Annotated[
+    str, typer.Argument(metavar="FILE", help="Scenario file, or name of a shipped scenario.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help='Change a value, such as run.seed=1 or run.duration="120 s". May be repeated.',
+    ),
+]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]

@@ -1,0 +1,46 @@
+"""Write files whole or not at all, and never over what is there unless told to."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from helixsim.errors import OutputError
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Refuse early what :func:`write_whole` would refuse after the work is done.
+
+    Raises
+    ------
+    OutputError
+        If the file exists and must not be overwritten, or cannot be in that place.
+    """
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path}: is no regular file; name another")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: exists already; name another file, or add --force")
+    if not path.absolute().parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
+
+
+def write_whole(path: Path, text: str, *, overwrite: bool = False) -> None:
+    """Write a text file under another name first, then put it in its place in one step.
+
+    Raises
+    ------
+    OutputError
+        As :func:`check_output`, or if the file cannot be written. What was there stays.
+    """
+    check_output(path, overwrite=overwrite)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("x", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,357 @@
+"""What stands in a cluster file or in the cluster section of a scenario, and what it becomes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from helixsim.cluster import COORDINATOR, Cluster, Nic, Node
+from helixsim.network import LinkRule, RuleNetwork, Spread
+from helixsim.profiles.machine import MachineType
+from helixsim.profiles.spec import Count, Name
+from helixsim.yaml_files import (
+    BytesPerSecond,
+    FileModel,
+    Seconds,
+    did_you_mean,
+    located_error,
+)
+
+DEFAULT_REGION = "default"
+MAX_NODES = 100_000
+
+_RESERVED_NAMES = (COORDINATOR, "source", "sink")
+_NUMBER = "{i}"
+
+NamePattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9{][A-Za-z0-9._{}-]{0,63}$")]
+"""A name, or a pattern of names with ``{i}`` where the number goes."""
+
+
+def _shape(value: object) -> str:
+    return "<parts>" if isinstance(value, dict | FileModel) else "<one>"
+
+
+# -- quantities ------------------------------------------------------------------------------
+
+Bandwidth = Annotated[BytesPerSecond, Field(gt=0)]
+
+
+class BandwidthSpreadSpec(FileModel):
+    """Bandwidths spread evenly over mean - spread to mean + spread."""
+
+    mean: Bandwidth
+    spread: BytesPerSecond
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.spread >= self.mean:
+            raise located_error("spread", "must be below the mean, or links may carry nothing")
+        return self
+
+    def to_spread(self) -> Spread:
+        """Turn it into a value."""
+        return Spread(self.mean, self.spread)
+
+
+class LatencySpreadSpec(FileModel):
+    """Latencies spread evenly over mean - spread to mean + spread."""
+
+    mean: Seconds
+    spread: Seconds
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.spread > self.mean:
+            raise located_error("spread", "must not exceed the mean, or latencies are negative")
+        return self
+
+    def to_spread(self) -> Spread:
+        """Turn it into a value."""
+        return Spread(self.mean, self.spread)
+
+
+class NicSpec(FileModel):
+    """A network interface whose directions differ."""
+
+    inbound: Bandwidth
+    outbound: Bandwidth
+
+
+NicEntry = Annotated[
+    Annotated[Bandwidth, Tag("<one>")] | Annotated[NicSpec, Tag("<parts>")], Discriminator(_shape)
+]
+"""One bandwidth for both directions, or one for each."""
+
+BandwidthEntry = Annotated[
+    Annotated[Bandwidth, Tag("<one>")] | Annotated[BandwidthSpreadSpec, Tag("<parts>")],
+    Discriminator(_shape),
+]
+LatencyEntry = Annotated[
+    Annotated[Seconds, Tag("<one>")] | Annotated[LatencySpreadSpec, Tag("<parts>")],
+    Discriminator(_shape),
+]
+
+
+def _to_nic(entry: float | NicSpec) -> Nic:
+    if isinstance(entry, NicSpec):
+        return Nic(entry.inbound, entry.outbound)
+    return Nic(entry, entry)
+
+
+# -- network ---------------------------------------------------------------------------------
+
+Pair = Annotated[tuple[Name, Name], Field(strict=False)]
+
+
+class RuleSpec(FileModel):
+    """Bandwidth and latency of links."""
+
+    bandwidth: BandwidthEntry
+    latency: LatencyEntry
+
+    def to_rule(self) -> LinkRule:
+        """Turn it into a value."""
+        bandwidth, latency = self.bandwidth, self.latency
+        return LinkRule(
+            Spread(bandwidth) if isinstance(bandwidth, float) else bandwidth.to_spread(),
+            Spread(latency) if isinstance(latency, float) else latency.to_spread(),
+        )
+
+
+class RegionRuleSpec(RuleSpec):
+    """Links between two regions, or within one if it is named twice."""
+
+    between: Pair
+
+
+class LinkSpec(RuleSpec):
+    """The link between two machines, both ways, or from one to the other."""
+
+    between: Pair | None = Field(default=None, description="Both ways.")
+    source: Name | None = Field(default=None, alias="from")
+    target: Name | None = Field(default=None, alias="to")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        one_way = self.source is not None and self.target is not None
+        both_ways = self.source is None and self.target is None
+        if not (one_way if self.between is None else both_ways):
+            raise ValueError("give either between or both from and to")
+        if len(set(self.ends)) == 1:
+            raise ValueError("a link joins two different machines")
+        return self
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The two machines."""
+        if self.between is not None:
+            return self.between
+        assert self.source is not None and self.target is not None  # noqa: S101  (_check)
+        return self.source, self.target
+
+
+class RulesSpec(FileModel):
+    """Rules for links within and across regions."""
+
+    within: RuleSpec | None = Field(default=None, description="Both machines in one region.")
+    across: RuleSpec | None = Field(default=None, description="Machines in different regions.")
+    regions: Annotated[tuple[RegionRuleSpec, ...], Field(strict=False)] = Field(
+        default=(), description="Pairs of regions that differ from that."
+    )
+
+    def region_mistakes(self, known: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Places and messages of pairs of regions that make no sense."""
+        seen: set[tuple[str, ...]] = set()
+        for index, rule in enumerate(self.regions):
+            where = f"regions[{index}].between"
+            for end, region in enumerate(rule.between):
+                if region not in known:
+                    hint = did_you_mean(region, known)
+                    yield f"{where}[{end}]", f"no machine is in region '{region}'; {hint}"
+            if (pair := tuple(sorted(rule.between))) in seen:
+                yield where, f"there is a rule for {pair[0]} and {pair[1]} already"
+            seen.add(pair)
+
+
+class NetworkSpec(RulesSpec):
+    """Which machines are linked, and how; of several rules the most special one counts."""
+
+    links: Annotated[tuple[LinkSpec, ...], Field(strict=False)] = Field(
+        default=(), description="Single links; from-to comes before between."
+    )
+    seed: Annotated[int, Field(ge=0, le=2**63)] = Field(
+        default=0, description="Of the values of rules with a spread."
+    )
+
+    def link_mistakes(self, known: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Places and messages of links that make no sense."""
+        endpoints = set(known)
+        seen: set[tuple[bool, str, str]] = set()
+        for index, link in enumerate(self.links):
+            where = f"links[{index}]"
+            for end in link.ends:
+                if end not in endpoints:
+                    yield where, f"there is no machine '{end}'; {did_you_mean(end, known)}"
+            both_ways = link.between is not None
+            source, target = sorted(link.ends) if both_ways else link.ends
+            if (both_ways, source, target) in seen:
+                yield where, f"the link of {source} and {target} stands here already"
+            seen.add((both_ways, source, target))
+
+    def to_network(self, regions: Mapping[str, str]) -> RuleNetwork:
+        """Turn it into a value.
+
+        Parameters
+        ----------
+        regions
+            Region of every machine, the coordinator included.
+        """
+        links: dict[tuple[str, str], LinkRule] = {}
+        for link in sorted(self.links, key=lambda link: link.between is None):
+            links[link.ends] = rule = link.to_rule()
+            if link.between is not None:
+                links[link.ends[::-1]] = rule
+        return RuleNetwork(
+            regions=regions,
+            links=links,
+            between_regions={
+                (min(rule.between), max(rule.between)): rule.to_rule() for rule in self.regions
+            },
+            within=None if self.within is None else self.within.to_rule(),
+            across=None if self.across is None else self.across.to_rule(),
+            seed=self.seed,
+        )
+
+
+# -- machines --------------------------------------------------------------------------------
+
+
+class CoordinatorSpec(FileModel):
+    """The coordinator: where every route starts and ends."""
+
+    nic: NicEntry
+    region: Name = DEFAULT_REGION
+
+    def to_nic(self) -> Nic:
+        """Its network interface."""
+        return _to_nic(self.nic)
+
+
+class NodeSpec(FileModel):
+    """One node, or several alike."""
+
+    type: Name = Field(description="Name of its machine type.")
+    name: NamePattern | None = Field(
+        default=None,
+        description="Its name. For several, {i} stands for the number; types in lower case, "
+        "with the number, if not given.",
+    )
+    count: Annotated[int, Field(ge=1, le=MAX_NODES)] | None = None
+    region: Name = DEFAULT_REGION
+    nic: NicEntry | None = Field(default=None, description="Where it differs from the type's.")
+    disk: Bandwidth | None = Field(default=None, description="Where it differs from the type's.")
+    kv_token_layers: Count | None = Field(
+        default=None, description="KV capacity, where it differs from the type's."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.name is None:
+            return self
+        if self.count is not None and _NUMBER not in self.name:
+            raise located_error("name", "must have {i} in it, for the numbers of the nodes")
+        if re.search(r"[{}]", self.name.replace(_NUMBER, "")):
+            raise located_error("name", "{i} is the only thing that braces can be around")
+        return self
+
+    @property
+    def name_pattern(self) -> str:
+        """Its name, or a pattern with ``{i}``."""
+        return self.name or f"{self.type.lower()}-{_NUMBER}"
+
+    def to_node(self, name: str, machine_type: MachineType) -> Node:
+        """Turn one of the nodes into a value."""
+        nic = machine_type.nic_bytes_per_s if self.nic is None else self.nic
+        return Node(
+            name=name,
+            machine_type=self.type,
+            nic=_to_nic(nic),
+            disk_bytes_per_s=machine_type.disk_bytes_per_s if self.disk is None else self.disk,
+            region=self.region,
+            kv_token_layers=self.kv_token_layers,
+        )
+
+
+class ClusterSpec(FileModel):
+    """A cluster: the coordinator, the nodes, and how they are linked."""
+
+    source: str = Field(default="", description="Where it comes from.")
+    description: str = ""
+    coordinator: CoordinatorSpec
+    nodes: Annotated[tuple[NodeSpec, ...], Field(strict=False, min_length=1, max_length=MAX_NODES)]
+    network: NetworkSpec
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if sum(entry.count or 1 for entry in self.nodes) > MAX_NODES:
+            raise located_error("nodes", f"more than {MAX_NODES} nodes")
+        if mistake := next(self._mistakes(), None):
+            raise located_error(*mistake)
+        return self
+
+    def _mistakes(self) -> Iterator[tuple[str, str]]:
+        seen = set()
+        for name, index in self.node_names():
+            where = f"nodes[{index}].name"
+            if name in _RESERVED_NAMES:
+                yield where, f"'{name}' is no name for a node: it means the coordinator"
+            if name in seen:
+                yield where, f"there is a node '{name}' already"
+            seen.add(name)
+        regions = dict.fromkeys((self.coordinator.region, *(node.region for node in self.nodes)))
+        for where, message in self.network.region_mistakes(tuple(regions)):
+            yield f"network.{where}", message
+        for where, message in self.network.link_mistakes((COORDINATOR, *seen)):
+            yield f"network.{where}", message
+
+    def node_names(self) -> Iterator[tuple[str, int]]:
+        """Name every node, with the index of its entry in `nodes`.
+
+        Numbers count from 0 for each pattern, whatever number of entries share it.
+        """
+        numbers: dict[str, int] = {}
+        for index, entry in enumerate(self.nodes):
+            for _ in range(entry.count or 1):
+                pattern = entry.name_pattern
+                number = numbers[pattern] = numbers.get(pattern, -1) + 1
+                yield pattern.replace(_NUMBER, str(number)), index
+
+    def to_cluster(self, machine_types: Mapping[str, MachineType]) -> Cluster:
+        """Turn it into a value.
+
+        Parameters
+        ----------
+        machine_types
+            Every type that a node names, at least.
+        """
+        nodes = []
+        for name, index in self.node_names():
+            entry = self.nodes[index]
+            nodes.append(entry.to_node(name, machine_types[entry.type]))
+        regions = {node.name: node.region for node in nodes}
+        return Cluster(
+            nodes=tuple(nodes),
+            coordinator_nic=self.coordinator.to_nic(),
+            network=self.network.to_network({COORDINATOR: self.coordinator.region} | regions),
+            coordinator_region=self.coordinator.region,
+        )
+
+
+class ClusterFile(ClusterSpec):
+    """A cluster file."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    kind: Literal["cluster"]

@@ -1,0 +1,106 @@
+"""The files that a scenario names: where in it they are named, and what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from helixsim.errors import ScenarioError
+from helixsim.traces.lengths import length_models
+from helixsim.traces.patterns import ARRIVAL_PATTERNS
+
+Step = str | int
+
+_FILES: tuple[tuple[Step, ...], ...] = (
+    ("cluster", "file"),
+    ("cluster", "generate"),
+    ("placement", "file"),
+    ("workload", "trace"),
+    ("workload", "arrivals", "slots", "file"),
+)
+"""Where a text is always the name of a file."""
+
+POISSON = "poisson"
+
+
+def is_yaml_name(text: str) -> bool:
+    """Whether an LLM, a machine type or a scenario is named by its file."""
+    return Path(text).suffix in (".yaml", ".yml")
+
+
+def is_lengths_name(text: str) -> bool:
+    """Whether lengths are built in."""
+    return text in length_models()
+
+
+def is_arrivals_name(text: str) -> bool:
+    """Whether arrivals are built in."""
+    return text == POISSON or text in ARRIVAL_PATTERNS
+
+
+def named_files(document: object) -> Iterator[tuple[tuple[Step, ...], str]]:
+    """Find every name of a file in a scenario document, with its place."""
+    for place in _FILES:
+        if isinstance(name := _at(document, place), str):
+            yield place, name
+    if isinstance(name := _at(document, ("llm",)), str) and is_yaml_name(name):
+        yield ("llm",), name
+    if isinstance(names := _at(document, ("machine_types",)), list):
+        yield from (
+            (("machine_types", index), name)
+            for index, name in enumerate(names)
+            if isinstance(name, str)
+        )
+    lengths = _at(document, ("workload", "lengths"))
+    if isinstance(lengths, str) and not is_lengths_name(lengths):
+        yield ("workload", "lengths"), lengths
+    arrivals = _at(document, ("workload", "arrivals"))
+    if isinstance(arrivals, str) and not is_arrivals_name(arrivals):
+        yield ("workload", "arrivals"), arrivals
+
+
+def _at(document: object, place: tuple[Step, ...]) -> object:
+    for step in place:
+        if not isinstance(document, Mapping) or step not in document:
+            return None
+        document = document[step]
+    return document
+
+
+def replace_at(document: object, place: tuple[Step, ...], value: object) -> object:
+    """Copy a document with another value at one place, which it has."""
+    if not place:
+        return value
+    step, *rest = place
+    if isinstance(document, Mapping):
+        return {**document, step: replace_at(document[step], tuple(rest), value)}
+    assert isinstance(document, list) and isinstance(step, int)  # noqa: S101
+    return [
+        replace_at(item, tuple(rest), value) if index == step else item
+        for index, item in enumerate(document)
+    ]
+
+
+def digest(document: Mapping[str, object], base_dir: Path) -> str:
+    """SHA-256 of a document with the contents of the files that it names, as hex digits.
+
+    Raises
+    ------
+    ScenarioError
+        If one of the files cannot be read.
+    """
+    content: object = document
+    for place, name in list(named_files(document)):
+        content = replace_at(content, place, {"sha256": _file_sha256(base_dir / name)})
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise ScenarioError(f"cannot be read: {error.strerror or error}", file=path) from error

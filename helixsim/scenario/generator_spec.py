@@ -1,0 +1,76 @@
+"""What stands in a generator file: how to make up a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from helixsim.profiles.spec import Name
+from helixsim.scenario.cluster_spec import (
+    DEFAULT_REGION,
+    MAX_NODES,
+    CoordinatorSpec,
+    NamePattern,
+    RulesSpec,
+)
+from helixsim.yaml_files import FileModel, located_error
+
+Counts = Annotated[dict[Name, Annotated[int, Field(ge=1, le=MAX_NODES)]], Field(min_length=1)]
+"""Machine type -> how many."""
+
+
+class GeneratorSpec(FileModel):
+    """How to make up a cluster: machines by type and count, links by rules."""
+
+    source: str = Field(default="", description="Where the figures come from.")
+    description: str = ""
+    coordinator: CoordinatorSpec
+    machines: Counts | None = Field(
+        default=None, description="Machine type -> how many, all in one region."
+    )
+    regions: Annotated[dict[Name, Counts], Field(min_length=1)] | None = Field(
+        default=None, description="Region -> machine type -> how many."
+    )
+    node_name: NamePattern | None = Field(
+        default=None,
+        description="Pattern of the nodes' names, with {i} for the number; types in lower case, "
+        "with the number, if not given.",
+    )
+    network: RulesSpec
+    shuffle: bool = Field(
+        default=False, description="Mix the order of the nodes, as the seed says."
+    )
+    seed: Annotated[int, Field(ge=0, le=2**63)] = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.machines is None) == (self.regions is None):
+            raise ValueError("give either machines or regions")
+        if self.node_name is not None and "{i}" not in self.node_name:
+            raise located_error("node_name", "must have {i} in it, for the numbers of the nodes")
+        if sum(sum(counts.values()) for counts in self.machines_by_region.values()) > MAX_NODES:
+            raise ValueError(f"more than {MAX_NODES} nodes")
+        if mistake := next(self._region_mistakes(), None):
+            raise located_error(*mistake)
+        return self
+
+    @property
+    def machines_by_region(self) -> Mapping[str, Mapping[str, int]]:
+        """Region -> machine type -> how many."""
+        if self.regions is not None:
+            return self.regions
+        return {DEFAULT_REGION: self.machines or {}}
+
+    def _region_mistakes(self) -> Iterator[tuple[str, str]]:
+        known = tuple(dict.fromkeys((self.coordinator.region, *self.machines_by_region)))
+        for where, message in self.network.region_mistakes(known):
+            yield f"network.{where}", message
+
+
+class GeneratorFile(GeneratorSpec):
+    """A generator file."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    kind: Literal["generator"]

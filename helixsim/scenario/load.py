@@ -1,0 +1,228 @@
+"""Load a scenario file, with everything it names, into one frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from helixsim.cluster import Cluster
+from helixsim.cluster_generator import generate_cluster
+from helixsim.errors import ScenarioError
+from helixsim.placement.check import placement_mistakes
+from helixsim.placement.placement import Placement
+from helixsim.profiles.library import (
+    load_llm,
+    load_machine_type,
+    shipped_llms,
+    shipped_machine_types,
+)
+from helixsim.profiles.machine import LLM, MachineType
+from helixsim.scenario.cluster_spec import ClusterFile, ClusterSpec
+from helixsim.scenario.files import digest, is_yaml_name
+from helixsim.scenario.generator_spec import GeneratorFile, GeneratorSpec
+from helixsim.scenario.overrides import apply_overrides
+from helixsim.scenario.placement_spec import PlacementFile, PlacementSpec
+from helixsim.scenario.resolved import Scenario
+from helixsim.scenario.shipped import find_scenario
+from helixsim.scenario.spec import ClusterInFile, GeneratedCluster, PlacementInFile, ScenarioSpec
+from helixsim.scenario.workload import resolve_workload
+from helixsim.yaml_files import FileModel, did_you_mean, mistakes_error, read_yaml, validate
+
+Body = TypeVar("Body", bound=FileModel)
+
+
+def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
+    """Load a scenario.
+
+    Parameters
+    ----------
+    path
+        A file, or the name of a scenario that ships with helixsim.
+    overrides
+        Texts ``PATH=VALUE`` that change the scenario, such as ``run.duration=120 s`` or
+        ``cluster.nodes.3.type=L4``. Names of files in them are relative to the current directory
+        if there is such a file, else to the scenario's folder, as those in the scenario are.
+
+    Raises
+    ------
+    InputError
+        Naming file, place and what would be right: a :class:`ScenarioError`, or a
+        :class:`TraceError` for a file of lengths or arrivals.
+    """
+    file = find_scenario(path)
+    document = read_yaml(file)
+    if isinstance(document, dict):
+        document = apply_overrides(document, overrides, file.parent)
+    return resolve_scenario(document, file)
+
+
+def resolve_scenario(document: object, file: str | Path) -> Scenario:
+    """Turn what stands in a scenario file, as plain data, into a scenario.
+
+    Parameters
+    ----------
+    document
+        Keys and values as in a scenario file.
+    file
+        Where they stand, or might stand: for messages, and because the names of other files are
+        relative to its folder.
+
+    Raises
+    ------
+    InputError
+        As :func:`load_scenario`.
+    """
+    file = Path(file)
+    spec = validate(ScenarioSpec, document, file)
+    assert isinstance(document, Mapping)  # noqa: S101  (validate)
+    return _Loader(file, spec).load(document)
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """A place where a section stands: in a file of its own or in the scenario file."""
+
+    file: Path
+    prefix: str = ""
+
+    def error(self, found: Sequence[tuple[str, str]]) -> ScenarioError:
+        return mistakes_error([(self.prefix + where, text) for where, text in found], self.file)
+
+
+class _Loader:
+    """Resolves the names in one scenario file."""
+
+    def __init__(self, file: Path, spec: ScenarioSpec) -> None:
+        self.file = file
+        self.folder = file.parent
+        self.spec = spec
+
+    def load(self, document: Mapping[str, object]) -> Scenario:
+        spec = self.spec
+        llm = self._llm()
+        cluster, machine_types = self._cluster(llm)
+        return Scenario(
+            name=spec.name,
+            llm=llm,
+            machine_types=machine_types,
+            cluster=cluster,
+            placement=self._placement(cluster, llm, machine_types),
+            scheduler=spec.scheduler.to_settings(),
+            workload=resolve_workload(spec.workload, self.file),
+            physics=spec.physics,
+            run=spec.run.to_settings(),
+            document=document,
+            digest=digest(document, self.folder),
+        )
+
+    def _llm(self) -> LLM:
+        name = self.spec.llm
+        if not is_yaml_name(name) and name not in shipped_llms():
+            message = (
+                f"no LLM '{name}' ships with helixsim; {did_you_mean(name, shipped_llms())} "
+                "(for one of your own, give its file, ending in .yaml)"
+            )
+            raise ScenarioError(message, file=self.file, where="llm")
+        return load_llm(name, self.folder)
+
+    # -- cluster
+
+    def _cluster(self, llm: LLM) -> tuple[Cluster, dict[str, MachineType]]:
+        section = self.spec.cluster
+        place = _Section(self.file, "cluster.")
+        body: ClusterSpec
+        if isinstance(section, ClusterInFile):
+            body, place = self._body(ClusterFile, section.file)
+        elif isinstance(section, GeneratedCluster):
+            body = self._generated(section.generate)
+        else:
+            body = section
+        machine_types = self._machine_types(body, place, llm)
+        return body.to_cluster(machine_types), machine_types
+
+    def _generated(self, generate: GeneratorSpec | str) -> ClusterSpec:
+        if isinstance(generate, str):
+            generate, _ = self._body(GeneratorFile, generate)
+        return ClusterSpec.model_validate(generate_cluster(generate))
+
+    def _body(self, model_type: type[Body], name: str) -> tuple[Body, _Section]:
+        file = self.folder / name
+        return validate(model_type, read_yaml(file), file), _Section(file)
+
+    def _machine_types(
+        self, cluster: ClusterSpec, place: _Section, llm: LLM
+    ) -> dict[str, MachineType]:
+        """The types of the cluster in order of appearance, then own ones it does not use."""
+        own = self._own_machine_types(llm)
+        found: dict[str, MachineType] = {}
+        mistakes = []
+        for index, node in enumerate(cluster.nodes):
+            if node.type in found:
+                continue
+            if node.type in own:
+                found[node.type] = own[node.type]
+            elif node.type in shipped_machine_types():
+                found[node.type] = load_machine_type(node.type, llms=[llm])
+            else:
+                known = dict.fromkeys((*own, *shipped_machine_types()))
+                mistakes.append(
+                    (
+                        f"nodes[{index}].type",
+                        f"no machine type '{node.type}'; {did_you_mean(node.type, known)} (name "
+                        "files of your own in machine_types)",
+                    )
+                )
+                continue
+            if llm.name not in found[node.type].profiles:
+                profiled = ", ".join(found[node.type].profiles)
+                mistakes.append(
+                    (
+                        f"nodes[{index}].type",
+                        f"machine type '{node.type}' has no profile for {llm.name}, only for "
+                        f"{profiled or 'no LLM at all'}",
+                    )
+                )
+        if mistakes:
+            raise place.error(mistakes)
+        return found | own
+
+    def _own_machine_types(self, llm: LLM) -> dict[str, MachineType]:
+        own: dict[str, MachineType] = {}
+        for index, name in enumerate(self.spec.machine_types):
+            where = f"machine_types[{index}]"
+            if not is_yaml_name(name):
+                message = (
+                    f"'{name}' is no file ending in .yaml; shipped machine types need not be named"
+                )
+                raise ScenarioError(message, file=self.file, where=where)
+            machine_type = load_machine_type(name, self.folder, [llm])
+            if machine_type.name in own:
+                message = f"there is a machine type '{machine_type.name}' already"
+                raise ScenarioError(message, file=self.file, where=where)
+            own[machine_type.name] = machine_type
+        return own
+
+    # -- placement
+
+    def _placement(
+        self, cluster: Cluster, llm: LLM, machine_types: Mapping[str, MachineType]
+    ) -> Placement | None:
+        section = self.spec.placement
+        if section is None:
+            return None
+        place = _Section(self.file, "placement.")
+        body: PlacementSpec
+        if isinstance(section, PlacementInFile):
+            body, place = self._body(PlacementFile, section.file)
+            if section.allow_overcommitted_layers is not None:
+                allow = {"allow_overcommitted_layers": section.allow_overcommitted_layers}
+                body = body.model_copy(update=allow)
+        else:
+            body = section
+        placement = body.to_placement()
+        profiles = {name: machine_types[name].profiles[llm.name] for name in cluster.machine_mix()}
+        if mistakes := placement_mistakes(placement, cluster, llm, profiles):
+            raise place.error(mistakes)
+        return placement

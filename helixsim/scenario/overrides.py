@@ -1,0 +1,180 @@
+"""Values set on the command line: ``--set run.duration="120 s"``."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast, get_origin
+
+from helixsim.errors import ScenarioError
+from helixsim.scenario.files import Step, named_files, replace_at
+from helixsim.scenario.spec import ScenarioSpec
+from helixsim.yaml_files import is_model, keys_of, parse_yaml, read_yaml, types_at
+
+_FILE_HEAD = ("schema", "kind")
+
+_EXCLUDES: Mapping[tuple[str, ...], tuple[str, ...]] = {
+    ("workload", "trace"): ("lengths", "arrivals", "mean_tokens_per_s"),
+    ("workload", "lengths"): ("trace",),
+    ("workload", "arrivals"): ("trace",),
+    ("workload", "mean_tokens_per_s"): ("trace",),
+    ("cluster", "file"): ("generate", "source", "description", "coordinator", "nodes", "network"),
+    ("cluster", "generate"): ("file", "source", "description", "coordinator", "nodes", "network"),
+    ("placement", "file"): ("source", "description", "layers", "links"),
+}
+"""What is set here takes the place of the keys beside it that say the same in another way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """One value to set."""
+
+    text: str
+    path: tuple[str, ...]
+    value: object
+
+    @classmethod
+    def parse(cls, text: str) -> Override:
+        """Read ``PATH=VALUE``; the value is YAML.
+
+        Raises
+        ------
+        ScenarioError
+            If it is no such thing.
+        """
+        path, equals, value = text.partition("=")
+        steps = tuple(path.strip().split("."))
+        if not equals or not all(steps):
+            raise ScenarioError(f"--set takes PATH=VALUE, such as run.seed=1, not '{text}'")
+        return cls(text, steps, parse_yaml(value, f"--set {text}"))
+
+    def error(self, message: str) -> ScenarioError:
+        """An error that names the override."""
+        return ScenarioError(message, file=f"--set {self.text}")
+
+
+def apply_overrides(
+    document: Mapping[str, object], overrides: Sequence[str], base_dir: Path
+) -> dict[str, object]:
+    """Copy a scenario document, with values set.
+
+    Parameters
+    ----------
+    document
+        What stands in the scenario file.
+    overrides
+        Texts of the form ``PATH=VALUE``, applied in order. File names in them are relative to
+        the current directory if there is such a file, else to `base_dir`.
+    base_dir
+        Folder of the scenario file.
+
+    Raises
+    ------
+    ScenarioError
+        If an override is malformed or its path is unknown.
+    """
+    result = copy.deepcopy(dict(document))
+    for text in overrides:
+        override = Override.parse(text)
+        steps = _steps(override)
+        _take_in(result, override, base_dir)
+        _set(result, override, steps)
+        result = _with_files_found(result, steps)
+    return result
+
+
+def _steps(override: Override) -> list[Step]:
+    """Keys and indices of a path; refuse one that no scenario can have."""
+    seen: list[Step] = []
+    for step in override.path:
+        level = types_at(ScenarioSpec, seen)
+        keys = {str(key) for found in level if is_model(found) for key in keys_of(found)}
+        if step in keys:
+            seen.append(step)
+        elif any(get_origin(found) is tuple for found in level) and step.isdecimal():
+            seen.append(int(step))
+        elif any(get_origin(found) is dict for found in level):
+            seen.append(step)
+        else:
+            raise override.error(_unknown(override.path, tuple(map(str, seen)), sorted(keys)))
+    return seen
+
+
+def _unknown(path: tuple[str, ...], seen: tuple[str, ...], keys: list[str]) -> str:
+    """Say that there is no such path; hint at a key like it there, or elsewhere."""
+    elsewhere = {known.rpartition(".")[2]: known for known in _all_paths(ScenarioSpec)}
+    if path[-1] in elsewhere:
+        hint = f"did you mean '{elsewhere[path[-1]]}'?"
+    elif close := difflib.get_close_matches(path[len(seen)], keys, n=1):
+        hint = f"did you mean '{'.'.join((*seen, *close))}'?"
+    elif close := difflib.get_close_matches(path[-1], elsewhere, n=1):
+        hint = f"did you mean '{elsewhere[close[0]]}'?"
+    elif keys:
+        hint = f"{'.'.join(seen) or 'it'} may have {', '.join(keys)}"
+    else:
+        hint = f"{'.'.join(seen)} is a single value"
+    return f"a scenario has no {'.'.join(path)}; {hint}"
+
+
+def _all_paths(model_type: object, prefix: str = "") -> Iterator[str]:
+    for found in types_at(model_type, ()):
+        if is_model(found):
+            for key, inner in keys_of(found).items():
+                yield f"{prefix}{key}"
+                yield from _all_paths(inner, f"{prefix}{key}.")
+
+
+def _take_in(document: dict[str, object], override: Override, base_dir: Path) -> None:
+    """Where a path leads into a section that lies in a file, put the section in its place."""
+    match override.path:
+        case ("placement", "file" | "allow_overcommitted_layers") | (
+            "cluster",
+            "file" | "generate",
+        ):
+            pass
+        case ("cluster", "generate", _, *_):
+            section = document.get("cluster")
+            if isinstance(section, dict) and isinstance(name := section.get("generate"), str):
+                section["generate"] = _body(base_dir / name)
+        case ("placement" | "cluster" as key, _, *_):
+            section = document.get(key)
+            if isinstance(section, dict) and isinstance(name := section.pop("file", None), str):
+                document[key] = _body(base_dir / name) | section
+
+
+def _body(file: Path) -> dict[str, object]:
+    """A file without what makes it a file of its own."""
+    content = read_yaml(file)
+    if not isinstance(content, dict):
+        raise ScenarioError("this file holds no keys and values", file=file)
+    return {key: value for key, value in content.items() if key not in _FILE_HEAD}
+
+
+def _set(document: dict[str, object], override: Override, steps: Sequence[Step]) -> None:
+    holder: Any = document
+    for depth, (step, after) in enumerate(pairwise(steps), start=1):
+        inner = holder.get(step) if isinstance(holder, dict) else holder[step]
+        if isinstance(after, int):
+            length = len(inner) if isinstance(inner, list) else 0
+            if after >= length:
+                place = ".".join(map(str, steps[:depth]))
+                raise override.error(f"{place} has {length} entries, counted from 0")
+        elif not isinstance(inner, dict):
+            inner = holder[step] = {}
+        holder = inner
+    for other in _EXCLUDES.get(override.path, ()):
+        holder.pop(other, None)
+    holder[steps[-1]] = override.value
+
+
+def _with_files_found(document: dict[str, object], steps: Sequence[Step]) -> dict[str, object]:
+    """Make the names of files in what was set absolute, if they lie in the current directory."""
+    result: Any = document
+    for place, name in list(named_files(document)):
+        if place[: len(steps)] == tuple(steps) and Path(name).is_file():
+            result = replace_at(result, place, str(Path(name).absolute()))
+    return cast("dict[str, object]", result)

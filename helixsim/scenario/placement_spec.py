@@ -1,0 +1,48 @@
+"""What stands in a placement file or in the placement section of a scenario."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from helixsim.placement.placement import Placement
+from helixsim.profiles.spec import Name
+from helixsim.scenario.cluster_spec import Pair
+from helixsim.yaml_files import FileModel
+
+LayerRange = Annotated[tuple[int, int], Field(strict=False)]
+"""First layer, and the layer after the last."""
+
+
+class PlacementSpec(FileModel):
+    """Which node holds which layers."""
+
+    source: str = Field(default="", description="Where it comes from.")
+    description: str = ""
+    layers: Annotated[dict[Name, LayerRange], Field(min_length=1)] = Field(
+        description="Node -> [first layer, layer after the last]."
+    )
+    links: Annotated[tuple[Pair, ...], Field(strict=False, min_length=1)] | None = Field(
+        default=None,
+        description="The links that requests may take, all that fit the layers if not given. "
+        "Their order breaks ties.",
+    )
+    allow_overcommitted_layers: bool = Field(
+        default=False, description="Accept nodes with more layers than their type should hold."
+    )
+
+    def to_placement(self) -> Placement:
+        """Turn it into a value."""
+        return Placement(
+            layers=self.layers,
+            links=self.links,
+            allow_overcommitted_layers=self.allow_overcommitted_layers,
+        )
+
+
+class PlacementFile(PlacementSpec):
+    """A placement file."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    kind: Literal["placement"]

@@ -1,0 +1,273 @@
+"""What stands in a scenario file, and what its plain sections become."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from helixsim.profiles.spec import Count, Name
+from helixsim.scenario.cluster_spec import ClusterSpec
+from helixsim.scenario.generator_spec import GeneratorSpec
+from helixsim.scenario.placement_spec import PlacementSpec
+from helixsim.scenario.resolved import (
+    KvSettings,
+    Mode,
+    PhysicsProfile,
+    RunSettings,
+    SchedulerSettings,
+    SchedulingPolicy,
+)
+from helixsim.traces.arrivals import SLOT_S
+from helixsim.yaml_files import FileModel, Seconds, located_error
+
+DEFAULT_LENGTHS = "azure-conversation"
+DEFAULT_ARRIVALS = "azure-conversation"
+
+FileName = Annotated[str, Field(min_length=1, max_length=4096)]
+"""Path of a file, relative to the folder of the scenario file."""
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Duration = Annotated[Seconds, Field(gt=0)]
+
+
+# -- cluster and placement: here, or in files of their own -----------------------------------
+# Tags of unions are in angle brackets so that none is the name of a key in the file.
+
+
+class ClusterInFile(FileModel):
+    """A cluster that stands in a file of its own."""
+
+    file: FileName
+
+
+class GeneratedCluster(FileModel):
+    """A cluster that is made up."""
+
+    generate: Annotated[
+        Annotated[FileName, Tag("<file>")] | Annotated[GeneratorSpec, Tag("<inline>")],
+        Discriminator(lambda value: "<file>" if isinstance(value, str) else "<inline>"),
+    ] = Field(description="What it should be like, or a generator file.")
+
+
+class PlacementInFile(FileModel):
+    """A placement that stands in a file of its own."""
+
+    file: FileName
+    allow_overcommitted_layers: bool | None = Field(
+        default=None, description="Instead of what the file says."
+    )
+
+
+def _section_shape(value: object) -> str:
+    if isinstance(value, ClusterInFile | PlacementInFile):
+        return "<file>"
+    if isinstance(value, GeneratedCluster):
+        return "<generate>"
+    keys = value if isinstance(value, dict) else {}
+    return next((f"<{key}>" for key in ("file", "generate") if key in keys), "<inline>")
+
+
+ClusterSection = Annotated[
+    Annotated[ClusterInFile, Tag("<file>")]
+    | Annotated[GeneratedCluster, Tag("<generate>")]
+    | Annotated[ClusterSpec, Tag("<inline>")],
+    Discriminator(_section_shape),
+]
+PlacementSection = Annotated[
+    Annotated[PlacementInFile, Tag("<file>")] | Annotated[PlacementSpec, Tag("<inline>")],
+    Discriminator(_section_shape),
+]
+
+
+# -- scheduler -------------------------------------------------------------------------------
+
+
+class KvSpec(FileModel):
+    """What is expected of the KV caches when a request is admitted."""
+
+    high_water_mark: Share = 0.85
+    expected_output_ratio: Annotated[float, Field(gt=0, le=100)] = 1.0
+
+
+class SchedulerSpec(FileModel):
+    """How requests find their way."""
+
+    policy: SchedulingPolicy = "maxflow"
+    kv: KvSpec = KvSpec()
+    feed_high_water_mark: Share = 0.8
+    min_flow_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
+
+    def to_settings(self) -> SchedulerSettings:
+        """Turn it into a value."""
+        return SchedulerSettings(
+            policy=self.policy,
+            kv=KvSettings(
+                high_water_mark=self.kv.high_water_mark,
+                expected_output_ratio=self.kv.expected_output_ratio,
+            ),
+            feed_high_water_mark=self.feed_high_water_mark,
+            min_flow_share=self.min_flow_share,
+        )
+
+
+# -- workload --------------------------------------------------------------------------------
+
+
+class GammaSpec(FileModel):
+    """Gamma-distributed gaps between arrivals."""
+
+    cv: Annotated[float, Field(ge=0.01, le=20)] = Field(
+        description="Standard deviation of the gaps over their mean: 1 is Poisson, more is bursty."
+    )
+
+
+class GammaArrivalsSpec(FileModel):
+    """Arrivals with gamma-distributed gaps."""
+
+    gamma: GammaSpec
+
+
+class SlotsSpec(FileModel):
+    """A file that counts arrivals in slots of time."""
+
+    file: FileName
+    length: Duration = SLOT_S
+
+
+class SlotArrivalsSpec(FileModel):
+    """Arrivals as counted."""
+
+    slots: SlotsSpec
+
+
+def _arrivals_shape(value: object) -> str:
+    if isinstance(value, str):
+        return "<name>"
+    slots = "slots" in value if isinstance(value, dict) else isinstance(value, SlotArrivalsSpec)
+    return "<slots>" if slots else "<gamma>"
+
+
+ArrivalsEntry = Annotated[
+    Annotated[FileName, Tag("<name>")]
+    | Annotated[GammaArrivalsSpec, Tag("<gamma>")]
+    | Annotated[SlotArrivalsSpec, Tag("<slots>")],
+    Discriminator(_arrivals_shape),
+]
+
+
+class WorkloadSpec(FileModel):
+    """What users ask for, and when."""
+
+    mode: Mode
+    initial_requests: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=20, description="Offline: how many requests start the closed loop."
+    )
+    spacing: Seconds = Field(default=0.1, description="Offline: time between two requests.")
+    lengths: FileName | None = Field(
+        default=None,
+        description=f"Lengths of requests: a built-in name or a file; {DEFAULT_LENGTHS} if "
+        "neither this nor a trace is given.",
+    )
+    max_prompt_tokens: Count | None = Field(default=None, description="Longer are left out.")
+    max_output_tokens: Count | None = Field(default=None, description="Longer are left out.")
+    arrivals: ArrivalsEntry | None = Field(
+        default=None,
+        description="Online: poisson, gamma, a built-in pattern, or a file of counts in slots of "
+        f"3 s; {DEFAULT_ARRIVALS} if neither this nor a trace is given.",
+    )
+    mean_tokens_per_s: Annotated[float, Field(gt=0, le=1e9)] | None = Field(
+        default=None, description="Online: prompt and output tokens that users ask for."
+    )
+    trace: FileName | None = Field(
+        default=None, description="Online: a file of requests with arrival times."
+    )
+    rate_scale: Annotated[float, Field(gt=0, le=1e6)] = Field(
+        default=1.0, description="Online: how many times as often a trace's requests arrive."
+    )
+    mean_prompt_tokens: Count = Field(
+        default=750, description="Prompt of the mean request that throughput is estimated for."
+    )
+    mean_output_tokens: Count = Field(
+        default=240, description="Output of the mean request that throughput is estimated for."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.trace is not None:
+            self._check_trace()
+        elif self.mode == "online":
+            if self.mean_tokens_per_s is None:
+                raise located_error(
+                    "mean_tokens_per_s",
+                    "this key is missing: an online workload needs it, or a trace",
+                )
+            if self.rate_scale != 1:
+                raise located_error(
+                    "rate_scale", "is for a trace; set mean_tokens_per_s for other arrivals"
+                )
+        return self
+
+    def _check_trace(self) -> None:
+        if self.mode == "offline":
+            raise located_error(
+                "trace",
+                "an offline workload is a closed loop that no arrival times fit; set mode to "
+                "online, or give the trace as lengths",
+            )
+        for key in ("lengths", "arrivals", "mean_tokens_per_s"):
+            if getattr(self, key) is not None:
+                raise located_error(key, "the trace says it already; leave out one of the two")
+
+
+# -- run and the whole -----------------------------------------------------------------------
+
+
+class RunSpec(FileModel):
+    """How long to simulate and what to record."""
+
+    seed: Annotated[int, Field(ge=0, le=2**63)] = 0
+    warmup: Seconds = Field(default=0.0, description="Left out of the metrics.")
+    duration: Duration = Field(description="How long requests are fed, warm-up included.")
+    drain: bool = Field(default=False, description="Go on until every request has ended.")
+    sample_interval: Duration = Field(default=10.0, description="Between samples of gauges.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.warmup >= self.duration:
+            raise located_error(
+                "warmup",
+                f"must be below the duration of {self.duration:g} s, which it is a part of, but "
+                f"is {self.warmup:g} s",
+            )
+        return self
+
+    def to_settings(self) -> RunSettings:
+        """Turn it into a value."""
+        return RunSettings(
+            seed=self.seed,
+            warmup_s=self.warmup,
+            duration_s=self.duration,
+            drain=self.drain,
+            sample_interval_s=self.sample_interval,
+        )
+
+
+class ScenarioSpec(FileModel):
+    """A scenario file."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    name: Name
+    description: str = ""
+    llm: FileName = Field(description="Name of a shipped LLM, or a file ending in .yaml.")
+    machine_types: Annotated[tuple[FileName, ...], Field(strict=False)] = Field(
+        default=(), description="Files of machine types besides the shipped ones."
+    )
+    cluster: ClusterSection
+    placement: PlacementSection | None = Field(
+        default=None, description="Needed to run, not to plan."
+    )
+    scheduler: SchedulerSpec = SchedulerSpec()
+    workload: WorkloadSpec
+    physics: PhysicsProfile = "paper"
+    run: RunSpec

@@ -1,0 +1,125 @@
+"""The workload of a scenario, with the files that it names."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TypeVar
+
+from helixsim.errors import InputError, ScenarioError
+from helixsim.scenario.files import POISSON, is_arrivals_name, is_lengths_name
+from helixsim.scenario.resolved import (
+    Arrivals,
+    GammaArrivals,
+    PatternArrivals,
+    PoissonArrivals,
+    SlotArrivals,
+    Workload,
+)
+from helixsim.scenario.spec import (
+    DEFAULT_ARRIVALS,
+    DEFAULT_LENGTHS,
+    GammaArrivalsSpec,
+    SlotArrivalsSpec,
+    WorkloadSpec,
+)
+from helixsim.traces.arrivals import SLOT_S
+from helixsim.traces.lengths import LengthModel, length_model, length_models
+from helixsim.traces.patterns import ARRIVAL_PATTERNS, arrival_pattern
+from helixsim.traces.readers import read_lengths, read_slot_arrivals, read_trace
+from helixsim.traces.values import Lengths, Trace
+from helixsim.yaml_files import did_you_mean
+
+Limitable = TypeVar("Limitable", Lengths | LengthModel, Trace)
+
+
+def resolve_workload(spec: WorkloadSpec, file: Path) -> Workload:
+    """Turn the workload section of a scenario into a value.
+
+    Parameters
+    ----------
+    spec
+        The section.
+    file
+        The scenario file; other files are relative to its folder.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or cannot be used, or limits leave out all requests.
+    """
+    resolver = _Resolver(spec, file)
+    online = spec.mode == "online"
+    synthetic = spec.trace is None
+    return Workload(
+        mode=spec.mode,
+        lengths=resolver.lengths() if synthetic else None,
+        arrivals=resolver.arrivals() if synthetic and online else None,
+        trace=None if synthetic else resolver.trace(),
+        initial_requests=spec.initial_requests,
+        spacing_s=spec.spacing,
+        mean_tokens_per_s=spec.mean_tokens_per_s if online else None,
+        mean_prompt_tokens=spec.mean_prompt_tokens,
+        mean_output_tokens=spec.mean_output_tokens,
+        rate_scale=spec.rate_scale,
+    )
+
+
+class _Resolver:
+    def __init__(self, spec: WorkloadSpec, file: Path) -> None:
+        self.spec = spec
+        self.file = file
+
+    def lengths(self) -> Lengths | LengthModel:
+        name = self.spec.lengths or DEFAULT_LENGTHS
+        found: Lengths | LengthModel
+        if is_lengths_name(name):
+            found = length_model(name)
+        else:
+            hint = f"no built-in lengths either; {did_you_mean(name, length_models())}"
+            found = read_lengths(self._path("lengths", name, hint))
+        return self._limited("lengths", found)
+
+    def trace(self) -> Trace:
+        assert self.spec.trace is not None  # noqa: S101  (resolve_workload)
+        return self._limited("trace", read_trace(self._path("trace", self.spec.trace)))
+
+    def arrivals(self) -> Arrivals:
+        entry = DEFAULT_ARRIVALS if self.spec.arrivals is None else self.spec.arrivals
+        if isinstance(entry, GammaArrivalsSpec):
+            return GammaArrivals(entry.gamma.cv)
+        if isinstance(entry, SlotArrivalsSpec):
+            return self._slots("arrivals.slots.file", entry.slots.file, entry.slots.length)
+        if entry == POISSON:
+            return PoissonArrivals()
+        if is_arrivals_name(entry):
+            return PatternArrivals(arrival_pattern(entry))
+        hint = f"no built-in arrivals either; {did_you_mean(entry, (POISSON, *ARRIVAL_PATTERNS))}"
+        return self._slots("arrivals", entry, SLOT_S, hint)
+
+    def _slots(self, key: str, name: str, slot_s: float, hint: str = "") -> SlotArrivals:
+        counts = read_slot_arrivals(self._path(key, name, hint))
+        if not any(counts):
+            raise self._error(key, "counts no arrival at all")
+        return SlotArrivals(counts, slot_s)
+
+    def _path(self, key: str, name: str, hint: str = "") -> Path:
+        path = self.file.parent / name
+        if not path.is_file():
+            raise self._error(key, f"there is no file {path}" + (f", and {hint}" if hint else ""))
+        return path
+
+    def _limited(self, key: str, found: Limitable) -> Limitable:
+        spec = self.spec
+        if spec.max_prompt_tokens is None and spec.max_output_tokens is None:
+            return found
+        try:
+            return found.limited(
+                max_prompt_tokens=spec.max_prompt_tokens or math.inf,
+                max_output_tokens=spec.max_output_tokens or math.inf,
+            )
+        except InputError as error:
+            raise self._error(key, f"too few requests within the limits: {error}") from error
+
+    def _error(self, key: str, message: str) -> ScenarioError:
+        return ScenarioError(message, file=self.file, where=f"workload.{key}")
