@@ -1,1 +1,35 @@
-"""Plan, simulate and run large-language-model serving on mixed GPUs and uneven networks."""
+"""Plan, simulate and run large-language-model serving on mixed GPUs and uneven networks.
+
+>>> from helixsim import load_scenario, simulate
+>>> result = simulate(load_scenario("quickstart"))
+>>> result.requests  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from helixsim.metrics.result import RunResult
+    from helixsim.scenario.load import load_scenario
+    from helixsim.scenario.resolved import Scenario
+    from helixsim.simulation import simulate
+
+__all__ = ["HelixError", "RunResult", "Scenario", "load_scenario", "simulate"]
+
+_HOMES = {
+    "HelixError": "helixsim.errors",
+    "RunResult": "helixsim.metrics.result",
+    "Scenario": "helixsim.scenario.resolved",
+    "load_scenario": "helixsim.scenario.load",
+    "simulate": "helixsim.simulation",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    # Imported when first used: the command line's help should not wait for networkx.
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

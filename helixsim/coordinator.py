@@ -84,9 +84,13 @@ class Coordinator:
         self.active: dict[Request, None] = {}
         self.contexts = ContextBound()
 
-    def opening(self) -> Iterator[Request]:
-        """Create the requests that come without being asked for."""
-        for arrival in self._feeder.opening():
+    def opening(self) -> list[Request]:
+        """Create the requests that are there when the run begins."""
+        return [self._create(arrival) for arrival in self._feeder.opening()]
+
+    def later(self) -> Iterator[Request]:
+        """Create, one when the one before has arrived, those that come at times of their own."""
+        for arrival in self._feeder.later():
             yield self._create(arrival)
 
     def arrive(self, request: Request, now: float) -> bool:

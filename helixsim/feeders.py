@@ -6,7 +6,8 @@ created, which is part of what makes a run repeatable.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol
@@ -36,7 +37,11 @@ class Feeder(Protocol):
     """Says when the next requests come."""
 
     def opening(self) -> Iterator[Arrival]:
-        """The requests that come without being asked for, in order of creation."""
+        """The requests that are there when the run begins, in order of creation."""
+        ...
+
+    def later(self) -> Iterator[Arrival]:
+        """The requests that come at times of their own, in order of time."""
         ...
 
     def after_prompt(self, now: float, share: float | None) -> Arrival | None:
@@ -91,6 +96,10 @@ class OfflineFeeder:
         for number in range(self._num_requests):
             yield Arrival(self._start_s + self._spacing_s * number, *self._draw())
 
+    def later(self) -> Iterator[Arrival]:
+        """Nobody comes without a cause."""
+        return iter(())
+
     def after_prompt(self, now: float, share: float | None) -> Arrival | None:
         """One more, if KV use is counted and low enough."""
         return None if share is None else self._next(now, share)
@@ -107,14 +116,28 @@ class OfflineFeeder:
 
 
 class OnlineFeeder:
-    """Lets requests come at times that do not depend on what becomes of them."""
+    """Lets requests come at times that do not depend on what becomes of them.
 
-    def __init__(self, arrivals: Callable[[], Iterator[Arrival]]) -> None:
-        self._arrivals = arrivals
+    All of them are drawn at once, before anything else uses the random stream, and kept as
+    plain numbers until their time comes.
+    """
+
+    def __init__(self, arrivals: Iterable[Arrival]) -> None:
+        self._times = array("d")
+        self._prompt_tokens = array("q")
+        self._output_tokens = array("q")
+        for arrival in arrivals:
+            self._times.append(arrival.at_s)
+            self._prompt_tokens.append(arrival.prompt_tokens)
+            self._output_tokens.append(arrival.output_tokens)
 
     def opening(self) -> Iterator[Arrival]:
+        """Nobody is there before their time."""
+        return iter(())
+
+    def later(self) -> Iterator[Arrival]:
         """All requests, in order of time."""
-        return self._arrivals()
+        return map(Arrival, self._times, self._prompt_tokens, self._output_tokens)
 
     def after_prompt(self, now: float, share: float | None) -> Arrival | None:
         """Nobody comes because of what happens here."""

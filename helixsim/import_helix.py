@@ -310,7 +310,7 @@ class _Importer:
     def _check(self, document: Plain) -> None:
         """Refuse files that are well-formed, each for itself, but make no scenario."""
         placement = document["placement"]
-        assert isinstance(placement, Mapping)  # noqa: S101
+        assert isinstance(placement, Mapping)
         trial = document | {"placement": {**placement, "allow_overcommitted_layers": True}}
         try:
             resolve_scenario(trial, self.files.links.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from math import ceil, inf
 from random import Random
 from typing import cast
@@ -227,10 +228,11 @@ class Simulation:
         self._onward: dict[FlowRoute, dict[int, Link]] = {}
         for request in self.coordinator.opening():
             self.host.put_on_agenda(request, 0.0)
+        self.host.follow(self.coordinator.later())
         interval = self.scenario.run.sample_interval_s
         environment.process(self._every(interval, self.timeline.sample))
         for watcher in watchers:
-            environment.process(self._every(watcher.every_s, lambda w=watcher: w.look(self)))
+            environment.process(self._every(watcher.every_s, partial(watcher.look, self)))
         interrupted = False
         try:
             environment.run_through(self.end_s)

@@ -68,7 +68,7 @@ class Dimension(Enum):
 
 @cache
 def _registry() -> pint.UnitRegistry[float]:
-    import pint  # noqa: PLC0415  (slow to import, and not needed without quantities)
+    import pint
 
     registry: pint.UnitRegistry[float] = pint.UnitRegistry(None)
     for line in _DEFINITIONS.strip().splitlines():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from random import Random
 
 from helixsim.errors import ScenarioError
@@ -43,7 +44,7 @@ def build_feeder(scenario: Scenario, rng: Random, start_s: float) -> Feeder:
     workload, run = scenario.workload, scenario.run
     if workload.trace is not None:
         trace = workload.trace.scaled(workload.rate_scale)
-        return OnlineFeeder(lambda: _replay(trace, start_s, run.duration_s))
+        return OnlineFeeder(_replay(trace, start_s, run.duration_s))
     lengths = workload.lengths
     if lengths is None:
         raise ScenarioError(
@@ -78,7 +79,7 @@ def _arrivals(
     draw: Callable[[], tuple[int, int]],
     rng: Random,
     start_s: float,
-) -> Callable[[], Iterator[Arrival]]:
+) -> Iterator[Arrival]:
     arrivals = workload.arrivals
     if arrivals is None or workload.mean_tokens_per_s is None:
         raise ScenarioError(
@@ -86,26 +87,25 @@ def _arrivals(
         )
     rate = workload.mean_tokens_per_s / mean_request_tokens(workload)
     if isinstance(arrivals, SlotArrivals):
-        counts, slot_s = arrivals.counts, arrivals.slot_s
-        return lambda: slot_arrivals(
-            counts, slot_s, rate, draw, rng, start_s=start_s, duration_s=run.duration_s
+        return slot_arrivals(
+            arrivals.counts,
+            arrivals.slot_s,
+            rate,
+            draw,
+            rng,
+            start_s=start_s,
+            duration_s=run.duration_s,
         )
-    times: Callable[[], Iterator[float]]
     match arrivals:
         case PatternArrivals(pattern):
-            times = lambda: pattern.arrivals(rng, rate)  # noqa: E731
+            times = pattern.arrivals(rng, rate)
         case GammaArrivals(cv):
-            times = lambda: gamma(rate, cv, rng)  # noqa: E731
+            times = gamma(rate, cv, rng)
         case PoissonArrivals():
-            times = lambda: poisson(rate, rng)  # noqa: E731
-
-    def drawn() -> Iterator[Arrival]:
-        for at in times():
-            if at > run.duration_s:
-                return
-            yield Arrival(start_s + at, *draw())
-
-    return drawn
+            times = poisson(rate, rng)
+    return (
+        Arrival(start_s + at, *draw()) for at in takewhile(lambda at: at <= run.duration_s, times)
+    )
 
 
 def mean_request_tokens(workload: Workload) -> float:

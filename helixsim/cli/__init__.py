@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from helixsim.cli import files, scenarios
+from helixsim.cli import files, run, scenarios
 from helixsim.cli.group import HelixGroup
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+app.command("run")(run.run)
 app.command("validate")(scenarios.validate)
 app.command("generate-cluster")(files.generate_cluster)
 app.command("import-helix")(files.import_helix)
@@ -31,7 +32,7 @@ app.command("schema")(files.schema)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+        from importlib.metadata import PackageNotFoundError, version
 
         try:
             typer.echo(f"helixsim {version('helixsim')}")

@@ -23,8 +23,8 @@ def generate_cluster(
     force: ForceOption = False,
 ) -> None:
     """Make up a cluster: machines by type and count, links by rules."""
-    from helixsim.cluster_generator import cluster_file  # noqa: PLC0415
-    from helixsim.output_files import check_output, write_whole  # noqa: PLC0415
+    from helixsim.cluster_generator import cluster_file
+    from helixsim.output_files import check_output, write_whole
 
     check_output(output, overwrite=force)
     text = cluster_file(spec, seed=seed, explicit_links=explicit_links)
@@ -42,9 +42,9 @@ def import_helix(
     force: ForceOption = False,
 ) -> None:
     """Turn files of the published Helix artifact into a scenario."""
-    from helixsim import import_helix as importer  # noqa: PLC0415
-    from helixsim.output_files import check_output, write_whole  # noqa: PLC0415
-    from helixsim.yaml_files import yaml_text  # noqa: PLC0415
+    from helixsim import import_helix as importer
+    from helixsim.output_files import check_output, write_whole
+    from helixsim.yaml_files import yaml_text
 
     check_output(output, overwrite=force)
     imported = importer.import_helix(
@@ -70,8 +70,8 @@ def schema(
     ] = "scenario",
 ) -> None:
     """Print the JSON Schema of a kind of file, for editors."""
-    import json  # noqa: PLC0415
+    import json
 
-    from helixsim.scenario.schema import json_schema  # noqa: PLC0415
+    from helixsim.scenario.schema import json_schema
 
     typer.echo(json.dumps(json_schema(kind), indent=2))

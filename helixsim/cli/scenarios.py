@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def validate(file: ScenarioArgument, overrides: SetOption = None) -> None:
     """Check a scenario and all files that it names, and say what it is."""
-    from helixsim.scenario.load import load_scenario  # noqa: PLC0415
+    from helixsim.scenario.load import load_scenario
 
     for title, text in _summary(load_scenario(file, overrides or [])):
         typer.echo(f"{title:<10} {text}")

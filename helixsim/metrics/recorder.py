@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from math import nan
+from math import isnan, nan
 
 from helixsim.metrics.sample import Sample
 from helixsim.requests import Request
@@ -152,7 +152,7 @@ class RunRecorder:
             sample.compact()
 
     def _add_row(self, request: Request, status: str, end_s: float) -> None:
-        decodes = request.iteration if end_s == end_s else max(request.iteration - 1, 0)
+        decodes = max(request.iteration - 1, 0) if isnan(end_s) else request.iteration
         self.requests.add(
             request.index,
             status,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helixsim.metrics.recorder import Columns
@@ -12,6 +13,7 @@ from helixsim.scheduling.policy import Rejection
 if TYPE_CHECKING:
     import pandas as pd
 
+    from helixsim.metrics.output import TableFormat
     from helixsim.scenario.resolved import Scenario
     from helixsim.simulation import Simulation
 
@@ -84,6 +86,20 @@ class RunResult:
             If iterations were not recorded.
         """
         return self._frame("iterations")
+
+    def write(
+        self, folder: str | Path, *, table_format: TableFormat = "parquet", overwrite: bool = False
+    ) -> None:
+        """Write all of it into a folder, as ``helixsim run -o`` does.
+
+        Raises
+        ------
+        OutputError
+            If the folder exists and `overwrite` is false, or something cannot be written.
+        """
+        from helixsim.metrics.output import write_result
+
+        write_result(self, Path(folder), table_format=table_format, overwrite=overwrite)
 
     def _frame(self, name: str) -> pd.DataFrame:
         import numpy as np

@@ -37,7 +37,7 @@ class ExactEnvironment(simpy.Environment):
         while queue and queue[0][0] <= until:
             self._now, _, _, event = heappop(queue)
             if event.__class__ is Alarm:
-                event.handler()  # type: ignore[attr-defined]
+                event.handler()
                 continue
             callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
             for callback in callbacks:

@@ -166,7 +166,7 @@ class Gpu:
         queues = self._queues
         for number in (*range(segment + 1, len(queues)), *range(segment)):
             if queues[number].waiting is not None:
-                return number
+                return int(number)
         return -1
 
     def _take_in(self, now: float) -> None:

@@ -8,7 +8,7 @@ time: arrivals of new requests, ends of prompts and of requests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from heapq import heappop, heappush
 from itertools import count
 from math import inf, nextafter
@@ -56,6 +56,8 @@ class Host:
         self._port: Port
         self._first_gpus: Sequence[Gpu] = ()
         self._prepare: Callable[[Request], None]
+        self._later: Iterator[Request] = iter(())
+        self._followed: Request | None = None
         inbox.announce = self._on_train
 
     def connect(
@@ -76,6 +78,18 @@ class Host:
         heappush(self._agenda, (request.arrival_s, now, next(self._numbers), request))
         self._alarm.set(request.arrival_s, now)
 
+    def follow(self, later: Iterator[Request]) -> None:
+        """Let requests arrive one after another, each put on the agenda by the one before."""
+        self._later = later
+        self._follow_on()
+
+    def _follow_on(self) -> None:
+        request = next(self._later, None)
+        self._followed = request
+        if request is not None:
+            # As if all had been announced before the run began.
+            self.put_on_agenda(request, 0.0)
+
     def catch_up(self, now: float | None = None) -> None:
         """Do everything that is due by now."""
         if now is None:
@@ -86,6 +100,8 @@ class Host:
             # Who was announced before is served before those who come back at that instant.
             self._take_back(nextafter(at, -inf))
             request = heappop(agenda)[3]
+            if request is self._followed:
+                self._follow_on()
             if self._coordinator.arrive(request, at):
                 self._prepare(request)
                 self._port.depart(Batch.of([request]), at)

@@ -33,8 +33,8 @@ class RoutedPort:
     def __init__(self, machine: int, links: Sequence[Link]) -> None:
         self._machine = machine
         if len(links) == 1:  # nothing to divide: spare a call for every batch
-            self.depart = links[0].send
-            self.depart_each = links[0].send_each
+            self.depart = links[0].send  # type: ignore[method-assign]
+            self.depart_each = links[0].send_each  # type: ignore[method-assign]
 
     def depart(self, batch: Batch, now: float) -> None:
         """Send a group on, divided by link."""

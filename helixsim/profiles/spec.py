@@ -78,7 +78,7 @@ class LLMSpec(FileModel):
         activation_bytes = self.activation_size
         if self.hidden_size is not None:
             activation_bytes = float(self.hidden_size * self.bytes_per_value)
-        assert activation_bytes is not None  # noqa: S101  (_check)
+        assert activation_bytes is not None
         return LLM(
             name=self.name,
             num_layers=self.num_layers,

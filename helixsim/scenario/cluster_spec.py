@@ -149,7 +149,7 @@ class LinkSpec(RuleSpec):
         """The two machines."""
         if self.between is not None:
             return self.between
-        assert self.source is not None and self.target is not None  # noqa: S101  (_check)
+        assert self.source is not None and self.target is not None
         return self.source, self.target
 
 

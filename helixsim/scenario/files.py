@@ -76,7 +76,7 @@ def replace_at(document: object, place: tuple[Step, ...], value: object) -> obje
     step, *rest = place
     if isinstance(document, Mapping):
         return {**document, step: replace_at(document[step], tuple(rest), value)}
-    assert isinstance(document, list) and isinstance(step, int)  # noqa: S101
+    assert isinstance(document, list) and isinstance(step, int)
     return [
         replace_at(item, tuple(rest), value) if index == step else item
         for index, item in enumerate(document)

@@ -76,7 +76,7 @@ def resolve_scenario(document: object, file: str | Path) -> Scenario:
     """
     file = Path(file)
     spec = validate(ScenarioSpec, document, file)
-    assert isinstance(document, Mapping)  # noqa: S101  (validate)
+    assert isinstance(document, Mapping)
     return _Loader(file, spec).load(document)
 
 

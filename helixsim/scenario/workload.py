@@ -81,7 +81,7 @@ class _Resolver:
         return self._limited("lengths", found)
 
     def trace(self) -> Trace:
-        assert self.spec.trace is not None  # noqa: S101  (resolve_workload)
+        assert self.spec.trace is not None
         return self._limited("trace", read_trace(self._path("trace", self.spec.trace)))
 
     def arrivals(self) -> Arrivals:
