@@ -251,9 +251,7 @@ class Oracle:
             layer = (machine.layer + step) % count
             if machine.queues[layer]:
                 machine.layer = layer
-                machine.running, machine.queues[layer] = self.select(
-                    number, machine.queues[layer]
-                )
+                machine.running, machine.queues[layer] = self.select(number, machine.queues[layer])
                 seconds = self.layer_time(number, machine)
                 self.push(now + seconds, LAYER_END, (now,), number)
                 return
