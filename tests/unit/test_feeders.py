@@ -39,6 +39,13 @@ def test_the_first_requests_come_one_spacing_apart():
     ]
 
 
+def test_a_short_run_has_time_for_some_of_them_only():
+    feeder = offline_feeder(num_requests=5, end_s=20.1)
+    assert [arrival.at_s for arrival in feeder.opening()] == [20.0, 20.1]
+    # All were drawn: what comes later does not depend on where the run ends.
+    assert feeder.after_end(20.0, 0.0) == Arrival(20.1, 6, 7)
+
+
 def test_one_more_after_a_prompt_and_after_an_end():
     feeder = offline_feeder()
     assert feeder.after_prompt(30.0, 0.5) == Arrival(30.0 + 0.1, 1, 2)
