@@ -85,8 +85,7 @@ class Oracle:
                 self.create(self.start_s + workload.spacing_s * number, 0.0)
         else:
             for request in workload.trace.requests:
-                if request.arrival_s <= self.scenario.run.duration_s:
-                    self.create(self.start_s + request.arrival_s, 0.0, request)
+                self.create(self.start_s + request.arrival_s, 0.0, request)
         handlers = [self.admit, self.arrived, self.layer_ended, self.look]
         while self.events:
             at, kind, _, _, what = heapq.heappop(self.events)
@@ -103,8 +102,9 @@ class Oracle:
             if given
             else self.scenario.workload.lengths.sample(self.rng)
         )
-        self.push(at, NEW, (now,), Query(self.num_created, *lengths))
-        self.num_created += 1
+        if at <= self.end_s:
+            self.push(at, NEW, (now,), Query(self.num_created, *lengths))
+            self.num_created += 1
 
     def feed(self, now: float) -> None:
         workload = self.scenario.workload
