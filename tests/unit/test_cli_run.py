@@ -245,7 +245,7 @@ def test_a_cluster_where_nothing_happens(folder, policy):
 
 @pytest.mark.parametrize("policy", ["maxflow", "swarm", "random", "shortest_queue"])
 def test_one_node_alone(folder, policy):
-    summary = summary_of(write(ONE_NODE | {"scheduler": {"policy": policy}}))
+    summary = summary_of(write(ONE_NODE | {"scheduler.policy": policy}))
     assert summary["requests"]["completed"] > 0
     assert summary["requests"]["rejected"] == 0
 
