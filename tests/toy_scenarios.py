@@ -140,3 +140,37 @@ def chains(draw: st.DrawFn) -> Scenario:
         drain=draw(st.booleans()),
         activation_bytes=0.0,
     )
+
+
+@st.composite
+def fans(draw: st.DrawFn) -> Scenario:
+    """Max-flow scenarios in which the coordinator must not look late.
+
+    Several quick and slow nodes stand behind it, and what comes back comes over one slow link:
+    some node idles, and waits for a decode that is on its way.
+    """
+    rng = Random(draw(st.integers(0, 2**32)))
+    firsts = [f"n{number}" for number in range(draw(st.integers(2, 4)))]
+    layers = dict.fromkeys(firsts, (0, 1)) | {"last": (1, 2)}
+    seconds = {name: rng.choice([0.001, 0.01, 0.1, 1.0]) * rng.uniform(0.5, 2) for name in firsts}
+    flat = {
+        name: LatencyProfile((0, 1, 20), (0.0, each, 1.01 * each))
+        for name, each in (seconds | {"last": rng.uniform(0.01, 0.05)}).items()
+    }
+    links = {
+        pair: (rng.uniform(1e4, 1e5), rng.uniform(0.001, 0.01)) for pair in fitting_pairs(layers, 2)
+    }
+    links["last", HOST] = rng.uniform(20, 200), rng.uniform(0.001, 0.1)
+    lengths = st.tuples(st.integers(1, 3), st.integers(1, 40))
+    at = sorted(rng.uniform(0, 0.3) for _ in range(draw(st.integers(2, 10))))
+    return make_scenario(
+        layers,
+        requests=[(when, *draw(lengths)) for when in at],
+        links=links,
+        types={
+            name: make_machine_type(name, 2, prefill=each, decode=each)
+            for name, each in flat.items()
+        },
+        min_flow_share=0.0,
+        duration_s=5.0,
+    )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from builders import iterations
 from hypothesis import HealthCheck, given, settings
 from oracle import Oracle
-from toy_scenarios import chains, scenarios
+from toy_scenarios import chains, fans, scenarios
 
 from helixsim.scenario.resolved import Scenario
 from helixsim.simulation import Simulation
 
-SETTINGS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SETTINGS = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def check(scenario: Scenario) -> None:
@@ -31,4 +31,10 @@ def test_any_cluster(scenario):
 @SETTINGS
 @given(chains())
 def test_a_chain_where_very_much_happens_at_once(scenario):
+    check(scenario)
+
+
+@SETTINGS
+@given(fans())
+def test_nodes_that_wait_for_what_is_coming_back(scenario):
     check(scenario)

@@ -6,12 +6,14 @@ import re
 from collections import defaultdict
 from dataclasses import replace
 from itertools import pairwise
+from unittest.mock import patch
 
 import pytest
 from builders import iterations
 from hypothesis import HealthCheck, given, settings
 from toy_scenarios import POLICIES, scenarios
 
+from helixsim.models.environment import Alarm
 from helixsim.models.kv_cache import kv_use
 from helixsim.simulation import Simulation, Watcher, simulate
 
@@ -88,6 +90,28 @@ def test_time_never_runs_backwards(scenario):
         assert all(end <= simulation.end_s for end in ends)
     times = list(result.tables["timeline"].values[0])
     assert times == sorted(set(times))
+
+
+@SETTINGS
+@given(scenarios())
+def test_nothing_is_planned_for_the_past(scenario):
+    """The coordinator's machine, which looks late, must never look too late."""
+    late = []
+
+    def noting(put):
+        def put_and_note(alarm, at, *order):
+            if at < alarm.env.now:
+                late.append((at, alarm.env.now))
+            put(alarm, at, *order)
+
+        return put_and_note
+
+    with (
+        patch.object(Alarm, "set", noting(Alarm.set)),
+        patch.object(Alarm, "set_for", noting(Alarm.set_for)),
+    ):
+        simulate(scenario)
+    assert late == []
 
 
 @SETTINGS

@@ -155,6 +155,14 @@ def test_a_node_goes_round_its_layers():
     assert bench.run() == [(12.0, [2]), (20.0, [3]), (25.0, [0]), (27.0, [1])]
 
 
+def test_an_idle_node_begins_with_its_first_layer():
+    bench = Bench(layers=(0, 2), entries=(1,))
+    bench.come(0.0, prompt(2, 1), layer=1)
+    bench.come(0.0, prompt(1, 0))
+    # One second on layer 0, then both on layer 1.
+    assert bench.run() == [(4.0, [1, 0])]
+
+
 def test_tokens_that_have_come_are_paid_for_at_the_first_layer():
     bench = Bench(layers=(0, 2), activation_bytes=2e9)
     bench.come(0.0, prompt(10, 0))

@@ -166,6 +166,15 @@ def test_dividing_includes_who_arrives_at_that_instant(make_link, inbox):
     assert (head.num_prompts, head.prompt_tokens) == (0, 0)
 
 
+def test_dividing_rounds_as_arrivals_do():
+    latency, sent = 0.3, 0.4
+    now = sent + latency
+    assert now - latency < sent  # or this would test nothing
+    requests = [decode(1, index) for index in range(3)]
+    train = Train(requests, 0, 0, 3, latency, [0.1, sent, 9.0], 0.0, None, 1)
+    assert indices(train.split(now)) == [0, 1]
+
+
 def test_dividing_keeps_starts_of_their_own(make_link, inbox):
     link = make_link()
     link.send_each([decode(1, 0), decode(1, 1), decode(1, 2)], [0.0, 2.0, 4.0])

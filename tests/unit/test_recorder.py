@@ -77,6 +77,7 @@ def test_a_completed_request():
     ("returns", "prompts", "decodes", "ends"),
     [
         ([9.9, 9.99, 9.999], 0, 0, 0),
+        ([9.9, 9.99, 10.0], 0, 1, 1),
         ([9.9, 10.0, 20.0], 0, 2, 1),  # both ends of the window are in it
         ([10.0, 20.1, 20.2], 1, 0, 0),
     ],
