@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from random import Random
 
-from builders import HOST, fitting_pairs, make_machine_type, make_scenario, offline
+from builders import HOST, capacity, fitting_pairs, make_machine_type, make_scenario, offline
 from hypothesis import strategies as st
 
 from helixsim.profiles.machine import Capacity, LatencyProfile, MachineType
@@ -161,6 +161,7 @@ def fans(draw: st.DrawFn) -> Scenario:
         pair: (rng.uniform(1e4, 1e5), rng.uniform(0.001, 0.01)) for pair in fitting_pairs(layers, 2)
     }
     links["last", HOST] = rng.uniform(20, 200), rng.uniform(0.001, 0.1)
+    room = capacity(max_prompt_tokens=30, max_decode_tokens=10)
     lengths = st.tuples(st.integers(1, 3), st.integers(1, 40))
     at = sorted(rng.uniform(0, 0.3) for _ in range(draw(st.integers(2, 10))))
     return make_scenario(
@@ -168,7 +169,7 @@ def fans(draw: st.DrawFn) -> Scenario:
         requests=[(when, *draw(lengths)) for when in at],
         links=links,
         types={
-            name: make_machine_type(name, 2, prefill=each, decode=each)
+            name: make_machine_type(name, 2, prefill=each, decode=each, room=room)
             for name, each in flat.items()
         },
         min_flow_share=0.0,

@@ -17,7 +17,7 @@ from helixsim.models.environment import Alarm
 from helixsim.models.kv_cache import kv_use
 from helixsim.simulation import Simulation, Watcher, simulate
 
-SETTINGS = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SETTINGS = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def rows(result, table):
