@@ -65,7 +65,7 @@ def test_validate_says_what_a_scenario_is(run, scenario_file):
         ({"workload.initial_requests": 1}, "workload   offline, 1 request to start with"),
         (
             {"workload": {"mode": "online", "trace": "trace.csv"}},
-            "workload   online, 1 requests of",
+            "workload   online, 1 request of",
         ),
     ],
 )
