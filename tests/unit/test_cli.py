@@ -253,9 +253,9 @@ SLOW = ("pydantic", "yaml", "pint", "numpy", "networkx", "pandas", "simpy", "mip
     [
         (["--help"], set()),
         (["--version"], set()),
-        # Typer itself needs pydantic to parse arguments, and Pint brings NumPy.
+        # Typer itself needs pydantic to parse arguments.
         (["validate", "--help"], {"pydantic"}),
-        (["validate", "quickstart"], {"pydantic", "yaml", "pint", "numpy"}),
+        (["validate", "quickstart"], {"pydantic", "yaml"}),
     ],
 )
 def test_commands_import_only_what_they_need(arguments, allowed):
