@@ -12,7 +12,7 @@ A policy says at one of three moments where a prompt goes next; decodes follow t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from random import Random
@@ -133,7 +133,7 @@ class TransmissionPolicy(Policy, Protocol):
         ...
 
 
-Chooser = Callable[[Request, set[int]], "PlacedLink | None"]
+Chooser = Callable[[Request, Container[int]], "PlacedLink | None"]
 """Given a prompt and the numbers of the links already taken in this attempt: its link, if any."""
 
 
