@@ -13,7 +13,7 @@ from helixsim.errors import NoRouteError
 from helixsim.placement.topology import PlacedLink, Topology
 from helixsim.requests import Request, Route, Stage
 from helixsim.scheduling.kv_expectation import KvExpectation
-from helixsim.scheduling.policy import Moment, PolicyInputs, Rejection
+from helixsim.scheduling.policy import Moment, PolicyInputs, Rejection, can_run
 
 
 class FlowRoute(Route):
@@ -112,8 +112,7 @@ class MaxFlowPolicy:
         for link in self._open[machine]:
             target = link.target
             if target != home and (
-                request.prompt_tokens > nodes[target].capacity.max_prompt_tokens
-                or not self._kv.fits(target, tokens)
+                not can_run(nodes[target], request) or not self._kv.fits(target, tokens)
             ):
                 continue
             load = self._load[link.index] + request.prompt_tokens / self._flow[link.index]
@@ -123,10 +122,11 @@ class MaxFlowPolicy:
 
     def _reason(self, machine: int, request: Request) -> Rejection:
         nodes = self._topology.nodes
+        home = self._topology.coordinator
         targets = [link.target for link in self._open[machine]]
         if not targets:
             return Rejection.FLOW
-        if all(request.prompt_tokens > nodes[t].capacity.max_prompt_tokens for t in targets):
+        if not any(target == home or can_run(nodes[target], request) for target in targets):
             return Rejection.LENGTH
         return Rejection.KV
 
