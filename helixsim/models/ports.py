@@ -18,8 +18,8 @@ _LEAST_BANDWIDTH_BYTES_PER_S = 10.0
 class Port(Protocol):
     """Sends on what a machine is done with."""
 
-    def depart(self, batch: Batch, now: float) -> None:
-        """Take a group that is ready to leave now."""
+    def depart(self, batch: Batch, now: float) -> object:
+        """Take a group that is ready to leave now; what is returned does not matter."""
         ...
 
     def depart_each(self, requests: list[Request], ready_s: list[float]) -> None:
@@ -36,7 +36,7 @@ class RoutedPort:
             self.depart = links[0].send  # type: ignore[method-assign]
             self.depart_each = links[0].send_each  # type: ignore[method-assign]
 
-    def depart(self, batch: Batch, now: float) -> None:
+    def depart(self, batch: Batch, now: float) -> object:
         """Send a group on, divided by link."""
         machine = self._machine
         groups: dict[Link, list[Request]] = {}
@@ -47,10 +47,10 @@ class RoutedPort:
             else:
                 groups[link] = [request]
         if len(groups) == 1:
-            link.send(batch, now)
-            return
+            return link.send(batch, now)
         for link, requests in groups.items():
             link.send(batch.part(requests), now)
+        return None
 
     def depart_each(self, requests: list[Request], ready_s: list[float]) -> None:
         """Send requests on as they become ready."""
@@ -75,31 +75,33 @@ class ChoosingPort:
         home: int,
     ) -> None:
         self._machine = machine
-        self._links = {link.placed.index: link for link in links}
+        self._links = {link.index: link for link in links}
         self._policy = policy
         self._end_layer = end_layer
         self._home = home
 
     def depart(self, batch: Batch, now: float) -> None:
         """Learn from all requests, then choose for the prompts, then send link by link."""
-        machine, policy = self._machine, self._policy
+        machine = self._machine
         if machine != self._home:
+            self._policy.transited(batch.requests, now)
+        if batch.num_prompts:
             for request in batch.requests:
-                policy.transited(request, now)
+                if not request.iteration:
+                    link = self._policy.choose(machine, request)
+                    take_link(request, link, self._links, self._end_layer)
         groups: dict[int, list[Request]] = {}
         for request in batch.requests:
-            if not request.iteration:
-                take_link(request, policy.choose(machine, request), self._links, self._end_layer)
-            link: Link = request.onward[machine]
-            groups.setdefault(link.placed.index, []).append(request)
+            index = request.onward[machine].index
+            if index in groups:
+                groups[index].append(request)
+            else:
+                groups[index] = [request]
         for index in sorted(groups):
-            link = self._links[index]
             requests = groups[index]
-            free = link.free_s if link.free_s > now else now
-            for request in requests:
-                request.via_link, request.sent_s = index, free
-                free = free + link.transit_s(request.step_tokens) - link.latency_s
-            link.send(Batch.of(requests), now)
+            started = self._links[index].send(batch.part(requests), now)
+            for request, start in zip(requests, started, strict=False):
+                request.via_link, request.sent_s = index, start
 
     def depart_each(self, requests: list[Request], ready_s: list[float]) -> None:
         """Send requests on as they become ready."""
@@ -161,7 +163,7 @@ class ContendedPort:
     ) -> None:
         self._environment = environment
         self._machine = machine
-        self._links = {link.placed.index: link for link in links}
+        self._links = {link.index: link for link in links}
         self._used = dict.fromkeys(self._links, 0.0)
         self._nics = nics
         self._policy = policy
@@ -217,7 +219,7 @@ class ContendedPort:
         """The number of the link that a request takes now, if any."""
         link: Link | None = request.onward.get(self._machine)
         if link is not None:
-            index = link.placed.index
+            index = link.index
             return index if index in usable and index not in taken else None
         placed = choose(request, taken)
         if placed is None:
@@ -244,7 +246,7 @@ class ContendedPort:
         return usable
 
     def _send(self, request: Request, link: Link, bandwidth: float) -> None:
-        environment, index = self._environment, link.placed.index
+        environment, index = self._environment, link.index
         sender, receiver = self._nics[self._machine], self._nics[link.placed.target]
         now = environment.now
         sent = link.carry(request, now, bandwidth)

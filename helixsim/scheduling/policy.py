@@ -12,7 +12,7 @@ A policy says at one of three moments where a prompt goes next; decodes follow t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from random import Random
@@ -104,8 +104,8 @@ class Policy(Protocol):
 class DeparturePolicy(Policy, Protocol):
     """A policy that decides when a prompt leaves a node, and learns from transit times."""
 
-    def transited(self, request: Request, now: float) -> None:
-        """Take note that a request is through with the node that it came to."""
+    def transited(self, requests: Iterable[Request], now: float) -> None:
+        """Take note that requests are through with the node that they came to, in order."""
         ...
 
     def choose(self, machine: int, request: Request) -> PlacedLink:
