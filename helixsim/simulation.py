@@ -33,7 +33,6 @@ from helixsim.scheduling.policy import DeparturePolicy, Moment, TransmissionPoli
 from helixsim.workload import build_feeder
 
 _LOADING_MARGIN_S = 1
-_PASSES_BEYOND_ANSWER = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +135,10 @@ class Simulation:
             keep_iterations=record_iterations,
         )
         feeder = build_feeder(scenario, rng, self.start_s)
-        self.coordinator = Coordinator(self.policy, feeder, self.recorder, _PASSES_BEYOND_ANSWER)
+        self._physics = PHYSICS_PROFILES[scenario.physics]
+        self.coordinator = Coordinator(
+            self.policy, feeder, self.recorder, self._physics.passes_beyond_answer
+        )
         self.environment = ExactEnvironment()
         self._build_models()
         self.timeline = Timeline(self)
@@ -151,13 +153,12 @@ class Simulation:
             Link(placed, self.policy.link_bandwidth(placed), inboxes[placed.target], number)
             for placed in topology.links
         ]
-        timer = PHYSICS_PROFILES[self.scenario.physics]
         self.gpus = [
             Gpu(
                 environment,
                 node,
                 {link.entry_layer for link in topology.incoming[node.index]},
-                timer(topology.llm, node),
+                self._physics.timer(topology.llm, node),
                 inboxes[node.index],
                 self.coordinator.contexts,
             )
