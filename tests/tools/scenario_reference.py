@@ -14,11 +14,13 @@ Fails if a part of a kind has no table, or a key has nothing that says what it m
 from __future__ import annotations
 
 import re
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from textwrap import dedent
 
-from helixsim.scenario.schema import FILE_KINDS, json_schema
+from helixsim.scenario import schema
+from helixsim.scenario.schema import FILE_KINDS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -38,6 +40,8 @@ QUANTITIES = {"1 ms": ("time", "s"), "24 GB": ("size", "B"), "10 Gbit/s": ("band
 """Example in the schema -> (what it is an example of, base unit)."""
 
 UNBOUNDED = 2**53
+
+json_schema = cache(schema.json_schema)
 
 MEANINGS = {
     "scenario.schema": "Version of the format.",
@@ -125,9 +129,13 @@ def anchors(text: str) -> dict[str, tuple[str, str]]:
     found = {}
     for table in TABLE.finditer(text):
         title = HEADING.findall(text[: table.start()])[-1]
-        anchor = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-        found[table["key"]] = (title, anchor)
+        found[table["key"]] = (title, anchor_of(title))
     return found
+
+
+def anchor_of(title: str) -> str:
+    """What a heading is linked to by, as Git forges have it."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 class Writer:
@@ -136,8 +144,8 @@ class Writer:
     def __init__(self, kind: str, places: dict[str, tuple[str, str]]) -> None:
         self.kind = kind
         self.places = places
-        schema = json_schema(kind)
-        self.parts = {kind: schema, **schema.get("$defs", {})}
+        whole = json_schema(kind)
+        self.parts = {kind: whole, **whole.get("$defs", {})}
 
     def table(self, part: str) -> str:
         required = self.parts[part].get("required", [])
