@@ -140,3 +140,8 @@ class Request:
         self.onward: Mapping[int, Any] = {}
         self.via_link = -1
         self.sent_s = float("nan")
+
+    @property
+    def longest_context(self) -> int:
+        """Tokens that its KV cache comes to hold on each layer."""
+        return self.prompt_tokens + self.last_iteration

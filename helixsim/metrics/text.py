@@ -21,7 +21,7 @@ _LATENCIES = (
 )
 _WHY = {
     Rejection.FLOW: "no flow leads on",
-    Rejection.LENGTH: "prompt longer than a batch may be",
+    Rejection.LENGTH: "longer than a batch may be",
     Rejection.KV: "KV caches expected to be full",
 }
 

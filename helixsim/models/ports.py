@@ -10,7 +10,7 @@ from helixsim.models.environment import Alarm, ExactEnvironment
 from helixsim.models.nic import Link
 from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Request, Stage
-from helixsim.scheduling.policy import DeparturePolicy, TransmissionPolicy
+from helixsim.scheduling.policy import Chooser, DeparturePolicy, TransmissionPolicy
 
 _LEAST_BANDWIDTH_BYTES_PER_S = 10.0
 
@@ -186,31 +186,44 @@ class ContendedPort:
         if not self._queue:
             return
         usable = self._usable()
+        if not usable:
+            return
         choose = self._policy.candidates(
             self._machine, [self._links[index].placed for index in usable], self._waiting
         )
         taken: dict[int, Request] = {}
-        blocked: set[int] = set()
         left: list[Request] = []
-        for request in self._queue:
-            link = request.onward.get(self._machine)
-            if link is not None:
-                index = link.placed.index
-                if index not in usable or index in blocked:
-                    left.append(request)
-                    continue
+        for place, request in enumerate(self._queue):
+            if len(taken) == len(usable) == 1:
+                # The rest can only wait, and a choice from one draws no random numbers.
+                left += self._queue[place:]
+                break
+            index = self._link_for(request, usable, taken, choose)
+            if index is None:
+                left.append(request)
             else:
-                placed = choose(request, blocked)
-                if placed is None:
-                    left.append(request)
-                    continue
-                index = placed.index
-                take_link(request, placed, self._links, self._end_layer)
-            taken[index] = request
-            blocked.add(index)
+                taken[index] = request
         self._queue = left
         for index in sorted(taken):
             self._send(taken[index], self._links[index], usable[index])
+
+    def _link_for(
+        self,
+        request: Request,
+        usable: Mapping[int, float],
+        taken: Mapping[int, Request],
+        choose: Chooser,
+    ) -> int | None:
+        """The number of the link that a request takes now, if any."""
+        link: Link | None = request.onward.get(self._machine)
+        if link is not None:
+            index = link.placed.index
+            return index if index in usable and index not in taken else None
+        placed = choose(request, taken)
+        if placed is None:
+            return None
+        take_link(request, placed, self._links, self._end_layer)
+        return placed.index
 
     def _usable(self) -> dict[int, float]:
         nic = self._nics[self._machine]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -225,4 +225,6 @@ class _Loader:
         profiles = {name: machine_types[name].profiles[llm.name] for name in cluster.machine_mix()}
         if mistakes := placement_mistakes(placement, cluster, llm, profiles):
             raise place.error(mistakes)
-        return placement
+        # In the order of the cluster, so that the order in the file cannot change a run.
+        layers = {n.name: placement.layers[n.name] for n in cluster if n.name in placement.layers}
+        return replace(placement, layers=layers)

@@ -19,8 +19,8 @@ class HopByHopPolicy:
         return int(link.bandwidth_bytes_per_s)
 
     def admit(self, request: Request) -> Rejection | None:
-        """Give a request an empty route, or say that no node takes so long a prompt."""
-        if request.prompt_tokens > self._room.longest_admitted:
+        """Give a request an empty route, or say that no route takes one so long."""
+        if not self._room.admits(request):
             return Rejection.LENGTH
         request.route = Route([])
         return None

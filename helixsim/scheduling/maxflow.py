@@ -13,7 +13,7 @@ from helixsim.errors import NoRouteError
 from helixsim.placement.topology import PlacedLink, Topology
 from helixsim.requests import Request, Route, Stage
 from helixsim.scheduling.kv_expectation import KvExpectation
-from helixsim.scheduling.policy import Moment, PolicyInputs, Rejection
+from helixsim.scheduling.policy import Moment, PolicyInputs, Rejection, can_run
 
 
 class FlowRoute(Route):
@@ -55,8 +55,7 @@ class MaxFlowPolicy:
         self._routes: dict[tuple[int, ...], FlowRoute] = {}
         self._unbilled: list[FlowRoute] = []
         self._bandwidth = _flow_share_bandwidths(topology, flow)
-        if not self._open[topology.coordinator]:
-            raise NoRouteError("the maximum flow is zero: no tokens get through this placement")
+        _check_open(topology, self._open, inputs)
 
     def link_bandwidth(self, link: PlacedLink) -> int:
         """What a link may use, in bytes per second, fixed for the run.
@@ -113,8 +112,7 @@ class MaxFlowPolicy:
         for link in self._open[machine]:
             target = link.target
             if target != home and (
-                request.prompt_tokens > nodes[target].capacity.max_prompt_tokens
-                or not self._kv.fits(target, tokens)
+                not can_run(nodes[target], request) or not self._kv.fits(target, tokens)
             ):
                 continue
             load = self._load[link.index] + request.prompt_tokens / self._flow[link.index]
@@ -124,10 +122,11 @@ class MaxFlowPolicy:
 
     def _reason(self, machine: int, request: Request) -> Rejection:
         nodes = self._topology.nodes
+        home = self._topology.coordinator
         targets = [link.target for link in self._open[machine]]
         if not targets:
             return Rejection.FLOW
-        if all(request.prompt_tokens > nodes[t].capacity.max_prompt_tokens for t in targets):
+        if not any(target == home or can_run(nodes[target], request) for target in targets):
             return Rejection.LENGTH
         return Rejection.KV
 
@@ -183,6 +182,21 @@ def _open_links(
             )
         )
     return open_links
+
+
+def _check_open(
+    topology: Topology, open_links: list[tuple[PlacedLink, ...]], inputs: PolicyInputs
+) -> None:
+    """See that the filter of small shares leaves a way out of the coordinator."""
+    if inputs.flow.tokens_per_s <= 0:
+        raise NoRouteError("the maximum flow is zero: no tokens get through this placement")
+    home = topology.coordinator
+    if not open_links[home]:
+        raise NoRouteError(
+            f"the coordinator's flow is shared by {len(topology.outgoing[home])} nodes, each of "
+            f"which has less than scheduler.min_flow_share = {inputs.min_flow_share:g} of it, so "
+            f"none is used; set it lower, for example to {0.5 / len(topology.outgoing[home]):.2g}"
+        )
 
 
 def _flow_share_bandwidths(topology: Topology, flow: tuple[float, ...]) -> list[int]:
