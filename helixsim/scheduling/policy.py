@@ -15,12 +15,14 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from random import Random
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from helixsim.placement.flow import Flow
 from helixsim.placement.topology import PlacedLink, PlacedNode, Topology
 from helixsim.requests import Request
+
+if TYPE_CHECKING:
+    from random import Random
 
 
 class Moment(Enum):
