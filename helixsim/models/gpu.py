@@ -40,7 +40,7 @@ class Gpu:
     Attributes
     ----------
     num_batches, num_tokens
-        What it has run: batches through a segment, and tokens through its first segment.
+        What it has run: batches through a segment, and tokens through its last layer.
     """
 
     def __init__(
@@ -187,6 +187,7 @@ class Gpu:
         received = 0
         if segment == 0:
             received, self._received_tokens = self._received_tokens, 0
+        if segment == len(self._queues) - 1:  # wherever they enter, here they all come through
             self.num_tokens += batch.prompt_tokens + len(batch.requests) - batch.num_prompts
         end, last_start = self._finish(now, batch, self._num_layers[segment], received)
         self._segment = segment
