@@ -29,6 +29,17 @@ class Columns:
         for column, value in zip(self.values, row, strict=True):
             column.append(value)  # type: ignore[arg-type]
 
+    def sort(self) -> None:
+        """Put the rows in order of the first column."""
+        order = sorted(range(len(self)), key=self.values[0].__getitem__)
+        for number, column in enumerate(self.values):
+            if isinstance(column, list):
+                self.values[number] = [column[row] for row in order]
+            else:
+                moved = column[:0]  # empty, of the same type
+                moved.extend(column[row] for row in order)
+                self.values[number] = moved
+
     def as_dict(self) -> dict[str, array[float] | list[str | None]]:
         """The columns by name."""
         return dict(zip(self.names, self.values, strict=True))
@@ -142,9 +153,10 @@ class RunRecorder:
                 self.tpot_s.append((now - request.first_token_s) / request.iteration)
 
     def finish(self, active: Iterable[Request]) -> None:
-        """Add the rows of requests that have not ended when the run does."""
+        """Add the rows of requests that have not ended when the run does; sort all rows."""
         for request in active:
             self._add_row(request, "in flight", nan)
+        self.requests.sort()
 
     def compact(self) -> None:
         """Keep memory bounded; to be called every now and then."""
