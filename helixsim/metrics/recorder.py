@@ -31,7 +31,8 @@ class Columns:
 
     def sort(self) -> None:
         """Put the rows in order of the first column."""
-        order = sorted(range(len(self)), key=self.values[0].__getitem__)
+        first = self.values[0]
+        order = sorted(range(len(self)), key=lambda row: first[row])  # type: ignore[arg-type,return-value]
         for number, column in enumerate(self.values):
             if isinstance(column, list):
                 self.values[number] = [column[row] for row in order]
