@@ -145,16 +145,10 @@ class Host:
 
     def _return_each(self, requests: list[Request], times: list[float]) -> None:
         coordinator = self._coordinator
-        returned = coordinator.returned
-        again: list[Request] = []
-        ready: list[float] = []
-        for request, now in zip(requests, times, strict=True):
-            if returned(request, now):
-                again.append(request)
-                ready.append(now)
-            if coordinator.created:
-                for new in coordinator.created:
-                    self.put_on_agenda(new, now)
-                coordinator.created.clear()
+        again, ready = coordinator.returned(requests, times)
+        if coordinator.created:
+            for new, now in coordinator.created:
+                self.put_on_agenda(new, now)
+            coordinator.created.clear()
         if again:
             self._port.depart_each(again, ready)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Request, Route
 from helixsim.scheduling.policy import PolicyInputs, Rejection, RoomCheck
@@ -25,7 +27,7 @@ class HopByHopPolicy:
         request.route = Route([])
         return None
 
-    def decode_dispatched(self, request: Request) -> None:
+    def decodes_dispatched(self, requests: Iterable[Request]) -> None:
         """Decodes follow their prompt; there is nothing to note."""
 
     def finished(self, request: Request) -> None:

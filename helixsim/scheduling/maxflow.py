@@ -9,6 +9,8 @@ of KV cache. Source: the Helix paper (arXiv 2406.01566), section 5.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from helixsim.errors import NoRouteError
 from helixsim.placement.topology import PlacedLink, Topology
 from helixsim.requests import Request, Route, Stage
@@ -85,13 +87,14 @@ class MaxFlowPolicy:
         self._kv.book(request, route)
         return None
 
-    def decode_dispatched(self, request: Request) -> None:
-        """Count a decode against the route; its load is added before the next decision."""
-        route = request.route
-        assert isinstance(route, FlowRoute)
-        if not route.unbilled_decodes:
-            self._unbilled.append(route)
-        route.unbilled_decodes += 1
+    def decodes_dispatched(self, requests: Iterable[Request]) -> None:
+        """Count decodes against their routes; the load is added before the next decision."""
+        for request in requests:
+            route = request.route
+            assert isinstance(route, FlowRoute)
+            if not route.unbilled_decodes:
+                self._unbilled.append(route)
+            route.unbilled_decodes += 1
 
     def finished(self, request: Request) -> None:
         """Release what was expected of the request's KV cache."""

@@ -86,8 +86,8 @@ class Policy(Protocol):
         """
         ...
 
-    def decode_dispatched(self, request: Request) -> None:
-        """Take note that a decode leaves the coordinator on its request's route."""
+    def decodes_dispatched(self, requests: Iterable[Request]) -> None:
+        """Take note that decodes leave the coordinator on their requests' routes."""
         ...
 
     def finished(self, request: Request) -> None:
