@@ -96,7 +96,9 @@ class OfflineFeeder:
     def opening(self) -> Iterator[Arrival]:
         """The first requests, one spacing apart."""
         for number in range(self._num_requests):
-            yield Arrival(self._start_s + self._spacing_s * number, *self._draw())
+            arrival = Arrival(self._start_s + self._spacing_s * number, *self._draw())
+            if arrival.at_s <= self._end_s:
+                yield arrival
 
     def later(self) -> Iterator[Arrival]:
         """Nobody comes without a cause."""

@@ -73,11 +73,12 @@ class Timeline:
         simulation = self._simulation
         now = simulation.environment.now
         elapsed = now - self._then
-        first = self._then == 0.0
-        if elapsed > 0:
-            self._sample_nodes(now, elapsed, keep=not first)
-            self._sample_links(now, elapsed, keep=not first)
-            self._sample_cluster(now, elapsed, keep=not first)
+        if self._then == 0.0:
+            self._then = now  # whatever is under way already belongs to the first row
+        elif elapsed > 0:
+            self._sample_nodes(now, elapsed)
+            self._sample_links(now, elapsed)
+            self._sample_cluster(now, elapsed)
             self._then = now
         simulation.recorder.compact()
 
@@ -85,7 +86,7 @@ class Timeline:
         """Read the gauges once more at the end of the run."""
         self.sample()
 
-    def _sample_nodes(self, now: float, elapsed: float, *, keep: bool) -> None:
+    def _sample_nodes(self, now: float, elapsed: float) -> None:
         simulation = self._simulation
         used = kv_use(simulation.coordinator.active, len(simulation.gpus))
         for node, gpu in zip(simulation.topology.nodes, simulation.gpus, strict=True):
@@ -94,22 +95,21 @@ class Timeline:
             self._node_then[node.index] = reading
             capacity = node.capacity.kv_token_layers
             self.kv_overflows += used[node.index] > capacity
-            if keep:
-                expected = simulation.policy.expected_tokens(node.index)
-                self.nodes.add(
-                    now,
-                    node.name,
-                    (reading[0] - then[0]) / elapsed,
-                    (reading[1] - then[1]) / elapsed,
-                    reading[2] - then[2],
-                    gpu.num_running,
-                    gpu.num_waiting,
-                    used[node.index],
-                    float("nan") if expected is None else expected,
-                    capacity,
-                )
+            expected = simulation.policy.expected_tokens(node.index)
+            self.nodes.add(
+                now,
+                node.name,
+                (reading[0] - then[0]) / elapsed,
+                (reading[1] - then[1]) / elapsed,
+                reading[2] - then[2],
+                gpu.num_running,
+                gpu.num_waiting,
+                used[node.index],
+                float("nan") if expected is None else expected,
+                capacity,
+            )
 
-    def _sample_links(self, now: float, elapsed: float, *, keep: bool) -> None:
+    def _sample_links(self, now: float, elapsed: float) -> None:
         simulation = self._simulation
         name = simulation.topology.name
         for link in simulation.links:
@@ -117,27 +117,25 @@ class Timeline:
             reading = (link.busy_s(now), link.num_bytes, link.num_requests)
             then = self._link_then[placed.index]
             self._link_then[placed.index] = reading
-            if keep:
-                self.links.add(
-                    now,
-                    name(placed.source),
-                    name(placed.target),
-                    (reading[0] - then[0]) / elapsed,
-                    (reading[1] - then[1]) / elapsed,
-                    reading[2] - then[2],
-                    link.backlog_s(now),
-                )
+            self.links.add(
+                now,
+                name(placed.source),
+                name(placed.target),
+                (reading[0] - then[0]) / elapsed,
+                (reading[1] - then[1]) / elapsed,
+                reading[2] - then[2],
+                link.backlog_s(now),
+            )
 
-    def _sample_cluster(self, now: float, elapsed: float, *, keep: bool) -> None:
+    def _sample_cluster(self, now: float, elapsed: float) -> None:
         recorder = self._simulation.recorder
         reading = (recorder.num_decode_tokens, recorder.num_prompt_tokens)
         then, self._cluster_then = self._cluster_then, reading
-        if keep:
-            self.cluster.add(
-                now,
-                len(self._simulation.coordinator.active),
-                recorder.num_completed,
-                recorder.num_rejected,
-                (reading[0] - then[0]) / elapsed,
-                (reading[1] - then[1]) / elapsed,
-            )
+        self.cluster.add(
+            now,
+            len(self._simulation.coordinator.active),
+            recorder.num_completed,
+            recorder.num_rejected,
+            (reading[0] - then[0]) / elapsed,
+            (reading[1] - then[1]) / elapsed,
+        )

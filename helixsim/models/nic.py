@@ -211,6 +211,7 @@ class Link:
     __slots__ = (
         "_bandwidth_bytes_per_s",
         "_bytes_per_token",
+        "_carried",
         "_decode_s",
         "_entry_layer",
         "_inbox",
@@ -239,6 +240,7 @@ class Link:
         self._bytes_per_token = placed.bytes_per_token
         self._decode_s = self.transit_s(1) if bandwidth_bytes_per_s else inf
         self._next_number = next_number
+        self._carried: list[tuple[float, float]] = []
         self.free_s = 0.0
         self.num_tokens = 0
         self.num_requests = 0
@@ -300,6 +302,7 @@ class Link:
         """Send one request at once, with the bandwidth given; return when it has been sent."""
         nbytes = request.step_tokens * self._bytes_per_token
         sent = now + (self.latency_s + nbytes / bandwidth_bytes_per_s) - self.latency_s
+        self._carried.append((sent, bandwidth_bytes_per_s))
         self._depart(self._train(Batch.of([request]), [sent], [now]))
         return sent
 
@@ -337,10 +340,25 @@ class Link:
 
     def backlog_s(self, now: float) -> float:
         """How long it has yet to send at what it has been given."""
-        return max(self.free_s - now, 0.0)
+        carried = self._still_carried(now)
+        free_s = max(sent for sent, _ in carried) if carried else self.free_s
+        return max(free_s - now, 0.0)
 
     def busy_s(self, now: float) -> float:
         """How long it has been sending since the start of the run, at its full bandwidth."""
-        if not self._bandwidth_bytes_per_s:
+        bandwidth = self._bandwidth_bytes_per_s
+        if not bandwidth:
             return 0.0
-        return self.num_bytes / self._bandwidth_bytes_per_s - self.backlog_s(now)
+        # Requests that were given a part of the bandwidth leave a part of their bytes to send.
+        carried = self._still_carried(now)
+        unsent_s = (
+            sum((sent - now) * part for sent, part in carried) / bandwidth
+            if carried
+            else max(self.free_s - now, 0.0)
+        )
+        return self.num_bytes / bandwidth - unsent_s
+
+    def _still_carried(self, now: float) -> list[tuple[float, float]]:
+        """When each request of :meth:`carry` that is not yet sent will be, and its bandwidth."""
+        self._carried = [(sent, part) for sent, part in self._carried if sent > now]
+        return self._carried
