@@ -11,7 +11,7 @@ bit-identical; the order of the machine types in `mix` is the order in which the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from helixsim.errors import PlacementError, ScenarioError
@@ -54,12 +54,16 @@ class ThroughputTable:
         Name of the LLM.
     estimates
         Machine type -> number of layers -> estimate.
+    estimate_with
+        Estimates a machine that has a KV capacity of its own, from its type, number of layers
+        and that capacity in tokens x layers.
     """
 
     llm: str
     estimates: Mapping[str, Mapping[int, ThroughputEstimate]]
-    _estimator: _Estimator = field(repr=False, compare=False)
-    _performance: Mapping[str, float] = field(repr=False, compare=False)
+    estimate_with: Callable[[str, int, int], ThroughputEstimate] | None = field(
+        default=None, repr=False, compare=False
+    )
 
     def tokens_per_s(
         self, machine_type: str, num_layers: int, kv_token_layers: int | None = None
@@ -81,10 +85,8 @@ class ThroughputTable:
                 f"the throughput of '{machine_type}' was not estimated, only that of "
                 f"{', '.join(self.estimates)}"
             )
-        if kv_token_layers is not None:
-            return self._estimator.estimate(
-                machine_type, num_layers, self._performance, kv_token_layers
-            ).tokens_per_s
+        if kv_token_layers is not None and self.estimate_with is not None:
+            return self.estimate_with(machine_type, num_layers, kv_token_layers).tokens_per_s
         by_layers = self.estimates[machine_type]
         if num_layers not in by_layers:
             raise PlacementError(
@@ -143,8 +145,9 @@ def estimate_throughput(
             }
             for machine_type in mix
         },
-        _estimator=estimator,
-        _performance=performance,
+        estimate_with=lambda machine_type, num_layers, kv_token_layers: estimator.estimate(
+            machine_type, num_layers, performance, kv_token_layers
+        ),
     )
 
 
