@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil, inf
 from random import Random
@@ -269,12 +269,17 @@ def _start_empty(request: Request) -> None:
 
 
 def _flow(scenario: Scenario, topology: Topology) -> Flow:
-    mix = scenario.cluster.machine_mix()
-    profiles = {name: scenario.machine_types[name].profiles[scenario.llm.name] for name in mix}
+    profiles = scenario.profiles()
+    for node in topology.nodes:
+        profile = profiles[node.machine_type]
+        if node.num_layers not in profile.capacities:
+            # More layers than its type knows of: it has a KV capacity of its own.
+            known = {**profile.capacities, node.num_layers: node.capacity}
+            profiles[node.machine_type] = replace(profile, capacities=known)
     throughput = estimate_throughput(
         scenario.llm,
         profiles,
-        mix,
+        scenario.cluster.machine_mix(),
         mean_prompt_tokens=scenario.workload.mean_prompt_tokens,
         mean_output_tokens=scenario.workload.mean_output_tokens,
     )
