@@ -121,6 +121,10 @@ def parse_quantity(text: str, dimension: Dimension) -> float:
     match = re.fullmatch(QUANTITY_PATTERN, text, re.ASCII) if len(text) <= 64 else None
     if match is None:
         raise InputError(f"'{text[:64]}' is not a quantity; {hint}")
+    if dimension is not Dimension.TIME and re.match(r"\s*(m|u|µ|n)(?!in)", match[4]):
+        raise InputError(
+            f"'{text}' has a prefix below one; a million is M, as in '{dimension.example}'"
+        )
     factor = _COMMON_UNITS[dimension].get(match[4].replace(" ", ""))
     if factor is not None:
         value = float(match[1]) * factor

@@ -12,7 +12,8 @@ from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Request, Stage
 from helixsim.scheduling.policy import Chooser, DeparturePolicy, TransmissionPolicy
 
-_LEAST_BANDWIDTH_BYTES_PER_S = 10.0
+LEAST_BANDWIDTH_BYTES_PER_S = 10.0
+"""A link that could carry no more than this now is not used now."""
 
 
 class Port(Protocol):
@@ -233,7 +234,7 @@ class ContendedPort:
         usable: dict[int, float] = {}
         for index, link in self._links.items():
             receiver = self._nics[link.placed.target]
-            if receiver.inbound_free <= _LEAST_BANDWIDTH_BYTES_PER_S:
+            if receiver.inbound_free <= LEAST_BANDWIDTH_BYTES_PER_S:
                 receiver.held_up[self] = None
             bandwidth = min(
                 fair - self._used[index],
@@ -241,7 +242,7 @@ class ContendedPort:
                 nic.outbound_free,
                 receiver.inbound_free,
             )
-            if bandwidth > _LEAST_BANDWIDTH_BYTES_PER_S:
+            if bandwidth > LEAST_BANDWIDTH_BYTES_PER_S:
                 usable[index] = bandwidth
         return usable
 

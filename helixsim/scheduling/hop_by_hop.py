@@ -17,8 +17,8 @@ class HopByHopPolicy:
         self._room = RoomCheck(inputs.topology)
 
     def link_bandwidth(self, link: PlacedLink) -> int:
-        """All of the link's own bandwidth, as a whole number."""
-        return int(link.bandwidth_bytes_per_s)
+        """All of the link's own bandwidth, as a whole number, at least 1."""
+        return max(int(link.bandwidth_bytes_per_s), 1)
 
     def admit(self, request: Request) -> Rejection | None:
         """Give a request an empty route, or say that no route takes one so long."""

@@ -63,7 +63,7 @@ class MaxFlowPolicy:
         """What a link may use, in bytes per second, fixed for the run.
 
         The least of its own bandwidth and of its share of the sender's and the receiver's
-        network interface, shares being those of the flow; a whole number.
+        network interface, shares being those of the flow; a whole number, at least 1.
         """
         return self._bandwidth[link.index]
 
@@ -193,13 +193,14 @@ def _check_open(
     """See that the filter of small shares leaves a way out of the coordinator."""
     if inputs.flow.tokens_per_s <= 0:
         raise NoRouteError("the maximum flow is zero: no tokens get through this placement")
-    home = topology.coordinator
-    if not open_links[home]:
-        raise NoRouteError(
-            f"the coordinator's flow is shared by {len(topology.outgoing[home])} nodes, each of "
-            f"which has less than scheduler.min_flow_share = {inputs.min_flow_share:g} of it, so "
-            f"none is used; set it lower, for example to {0.5 / len(topology.outgoing[home]):.2g}"
-        )
+    for machine, links in enumerate(topology.outgoing):
+        carrying = [link for link in links if inputs.flow.link_tokens_per_s[link.index] > 0]
+        if carrying and not open_links[machine]:
+            raise NoRouteError(
+                f"the flow of {topology.name(machine)} is shared by {len(carrying)} nodes, each of "
+                f"which has less than scheduler.min_flow_share = {inputs.min_flow_share:g} of it, "
+                f"so none is used; set it lower, for example to {0.5 / len(carrying):.2g}"
+            )
 
 
 def _flow_share_bandwidths(topology: Topology, flow: tuple[float, ...]) -> list[int]:
@@ -214,12 +215,15 @@ def _flow_share_bandwidths(topology: Topology, flow: tuple[float, ...]) -> list[
         sender = topology.nic(link.source).outbound_bytes_per_s
         receiver = topology.nic(link.target).inbound_bytes_per_s
         bandwidths.append(
-            int(
-                min(
-                    link.bandwidth_bytes_per_s,
-                    sender * (share / outflow[link.source]),
-                    receiver * (share / inflow[link.target]),
-                )
+            max(
+                1,
+                int(
+                    min(
+                        link.bandwidth_bytes_per_s,
+                        sender * (share / outflow[link.source]),
+                        receiver * (share / inflow[link.target]),
+                    )
+                ),
             )
         )
     return bandwidths
