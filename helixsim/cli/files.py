@@ -90,12 +90,13 @@ def generate_trace(
 
     check_output(output, overwrite=force)
     rng = Random(seed)
+    duration_s = seconds(duration)
     if arrivals == "poisson":
         times = traces.poisson(rate, rng)
     elif arrivals == "gamma":
         times = traces.gamma(rate, cv, rng)
     elif arrivals in traces.ARRIVAL_PATTERNS:
-        times = traces.arrival_pattern(arrivals).arrivals(rng, rate)
+        times = traces.arrival_pattern(arrivals).arrivals(rng, rate, duration_s)
     else:
         known = ", ".join(("poisson", "gamma", *traces.ARRIVAL_PATTERNS))
         raise InputError(f"--arrivals '{arrivals}': there are {known}")
@@ -104,7 +105,7 @@ def generate_trace(
         if lengths in traces.length_models()
         else traces.read_lengths(lengths)
     )
-    trace = traces.generate_trace(times, source, seconds(duration), rng)
+    trace = traces.generate_trace(times, source, duration_s, rng)
     traces.write_trace(trace, output)
     typer.echo(f"{len(trace)} requests, {trace.rate_per_s:.3f} a second, in {output}")
 

@@ -85,6 +85,8 @@ class RunResult:
         KeyError
             If iterations were not recorded.
         """
+        if "iterations" not in self.tables:
+            raise KeyError("iterations were not recorded: simulate(..., record_iterations=True)")
         return self._frame("iterations")
 
     def write(
@@ -97,9 +99,10 @@ class RunResult:
         OutputError
             If the folder exists and `overwrite` is false, or something cannot be written.
         """
-        from helixsim.metrics.output import write_result
+        from helixsim.metrics.output import OutputFolder
 
-        write_result(self, Path(folder), table_format=table_format, overwrite=overwrite)
+        with OutputFolder(folder, overwrite=overwrite) as output:
+            output.write(self, table_format)
 
     def _frame(self, name: str) -> pd.DataFrame:
         import numpy as np
@@ -120,8 +123,9 @@ class RunResult:
 def _summary(simulation: Simulation, interrupted: bool) -> dict[str, Any]:
     recorder = simulation.recorder
     now = float(simulation.environment.now)
-    start, end = recorder.window_start_s, min(recorder.window_end_s, now)
-    measured_s = max(end - start, 0.0)
+    start = recorder.window_start_s
+    end = max(start, min(recorder.window_end_s, now))
+    measured_s = end - start
     decodes = len(recorder.decode_latency_s)
     prompts = len(recorder.prompt_latency_s)
 
