@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
-
-
-class Phase(IntEnum):
-    """The two phases of a request. Results shown to users also say prompt and decode."""
-
-    PREFILL = 0
-    DECODE = 1
 
 
 @dataclass(frozen=True, slots=True)

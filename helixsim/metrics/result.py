@@ -166,7 +166,30 @@ def _summary(simulation: Simulation, interrupted: bool) -> dict[str, Any]:
         },
         "rejected_for": {reason.value: recorder.rejected_for[reason] for reason in Rejection},
         "kv_overflow_samples": simulation.timeline.kv_overflows,
+        "warnings": _warnings(simulation),
     }
+
+
+def _warnings(simulation: Simulation) -> list[str]:
+    """What a user should know before trusting the figures."""
+    recorder, overflows = simulation.recorder, simulation.timeline.kv_overflows
+    warnings = []
+    if overflows:
+        warnings.append(
+            f"in {overflows} samples a node's requests held more than its KV cache; the paper's "
+            "physics lets that pass, a real node would not"
+        )
+    if not recorder.num_completed and recorder.rejected_for[Rejection.KV]:
+        mark = simulation.scenario.scheduler.kv.high_water_mark
+        room, name = min(
+            (int(mark * node.capacity.kv_token_layers / node.num_layers), node.name)
+            for node in simulation.topology.nodes
+        )
+        warnings.append(
+            f"nothing was completed, and requests were rejected for lack of KV cache: {name} has "
+            f"room for {room} tokens on each layer"
+        )
+    return warnings
 
 
 def _max_compute(simulation: Simulation) -> float:

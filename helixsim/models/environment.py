@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heappop, heappush
+from math import inf
 
 import simpy
 
@@ -30,10 +31,10 @@ class ExactEnvironment(simpy.Environment):
         self.next_number: Callable[[], int] = self._eid.__next__
         self.stopping = False
 
-    def run_through(self, until: float) -> None:
+    def run_through(self, until: float = inf) -> None:
         """Process every event up to and including `until`, then stand at that time.
 
-        If it is told to stop, it stands at the time of the last event.
+        Without an end, or told to stop, it stands at the time of the last event.
         """
         queue, step = self._queue, self.step
         while queue and queue[0][0] <= until:
@@ -44,7 +45,8 @@ class ExactEnvironment(simpy.Environment):
                 event.handler()  # type: ignore[attr-defined]
             else:
                 step()
-        self._now = until
+        if until != inf:
+            self._now = until
 
     def run_while(self, goes_on: Callable[[], bool]) -> None:
         """Process events while there are any and a condition holds; stand at the last one."""

@@ -520,7 +520,10 @@ MISTAKES = [
     ({"run.duration": 60}, "run.duration: 60 has no unit"),
     ({"run.seed": 1.5}, "run.seed: should be a valid integer, not 1.5"),
     ({"run.seed": True}, "run.seed: should be a valid integer, not True"),
-    ({"run.sample_interval": "0 s"}, "run.sample_interval: should be greater than 0"),
+    (
+        {"run.sample_interval": "0 s"},
+        "run.sample_interval: should be greater than or equal to 0.001",
+    ),
 ]
 
 
