@@ -131,6 +131,7 @@ class BatchQueue:
                     taken.append(request)
                     continue
             left.append(request)
+        assert taken, "a request was admitted that fits no batch"
         waiting.requests = left
         waiting.num_prompts -= num_prompts
         waiting.prompt_tokens -= prompt_tokens

@@ -9,7 +9,7 @@ and comes back; then, one at a time, its decodes; then it has ended.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from helixsim.feeders import Arrival, Feeder
@@ -28,8 +28,12 @@ class Recorder(Protocol):
         """It has been turned away."""
         ...
 
-    def pass_ended(self, request: Request, now: float) -> None:
-        """A pass of it has come back; `request.iteration` is still that pass."""
+    def prompt_ended(self, request: Request, now: float) -> None:
+        """Its prefill has come back."""
+        ...
+
+    def decodes_ended(self, requests: Sequence[Request], times: Sequence[float]) -> None:
+        """Decodes have come back at these times; each `iteration` is still that pass."""
         ...
 
     def ended(self, request: Request, now: float) -> None:
@@ -64,7 +68,7 @@ class Coordinator:
     Attributes
     ----------
     created
-        Requests that have been created and whose time has yet to come, in order of creation;
+        Requests that have been created, whose time has yet to come, and when they were created;
         whoever carries requests around takes them from here.
     active
         Requests that have been admitted and have not ended.
@@ -80,7 +84,7 @@ class Coordinator:
         self._recorder = recorder
         self._passes_beyond_answer = passes_beyond_answer
         self._num_created = 0
-        self.created: list[Request] = []
+        self.created: list[tuple[Request, float]] = []
         self.active: dict[Request, None] = {}
         self.contexts = ContextBound()
 
@@ -106,37 +110,65 @@ class Coordinator:
         self.contexts.longest = max(self.contexts.longest, longest)
         return True
 
-    def returned(self, request: Request, now: float) -> bool:
-        """Take a pass back; whether the request is to be sent again, on its next pass."""
-        self._recorder.pass_ended(request, now)
+    def returned(
+        self, requests: list[Request], times: list[float]
+    ) -> tuple[list[Request], list[float]]:
+        """Take passes back that returned at these times, in order.
+
+        Returns
+        -------
+        tuple of list
+            The requests that are to be sent again at once, on their next pass, and when.
+        """
+        if all(0 < request.iteration < request.last_iteration for request in requests):
+            # Decodes that are followed by decodes: nothing to decide, and most of all passes.
+            self._recorder.decodes_ended(requests, times)
+            for request, now in zip(requests, times, strict=True):
+                request.context_tokens += 1
+                request.iteration += 1
+                request.dispatched_s = now
+            self._policy.decodes_dispatched(requests)
+            return requests, times
+        again: list[Request] = []
+        ready: list[float] = []
+        for request, now in zip(requests, times, strict=True):
+            if self._returned_one(request, now):
+                again.append(request)
+                ready.append(now)
+        return again, ready
+
+    def _returned_one(self, request: Request, now: float) -> bool:
+        """Take one pass back; whether the request is to be sent again."""
         iteration = request.iteration
+        if iteration:
+            self._recorder.decodes_ended((request,), (now,))
+        else:
+            self._recorder.prompt_ended(request, now)
+            request.first_token_s = now
         if iteration == request.last_iteration:
             self._end(request, now)
             return False
         if iteration:
             request.context_tokens += 1
         else:
-            request.first_token_s = now
             request.context_tokens = request.prompt_tokens
             request.step_tokens = 1
         request.iteration = iteration + 1
         request.dispatched_s = now
-        self._policy.decode_dispatched(request)
+        self._policy.decodes_dispatched((request,))
         if not iteration:
-            self._feed(self._feeder.after_prompt(now, self._policy.bottleneck_share()))
+            self._feed(self._feeder.after_prompt(now, self._policy.bottleneck_share()), now)
         return True
 
     def _end(self, request: Request, now: float) -> None:
-        if not request.iteration:
-            request.first_token_s = now
         self._policy.finished(request)
         del self.active[request]
         self._recorder.ended(request, now)
-        self._feed(self._feeder.after_end(now, self._policy.bottleneck_share()))
+        self._feed(self._feeder.after_end(now, self._policy.bottleneck_share()), now)
 
-    def _feed(self, arrival: Arrival | None) -> None:
+    def _feed(self, arrival: Arrival | None, now: float) -> None:
         if arrival is not None:
-            self.created.append(self._create(arrival))
+            self.created.append((self._create(arrival), now))
 
     def _create(self, arrival: Arrival) -> Request:
         request = Request(

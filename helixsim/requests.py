@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
-
-
-class Phase(IntEnum):
-    """The two phases of a request. Results shown to users also say prompt and decode."""
-
-    PREFILL = 0
-    DECODE = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,3 +132,8 @@ class Request:
         self.onward: Mapping[int, Any] = {}
         self.via_link = -1
         self.sent_s = float("nan")
+
+    @property
+    def longest_context(self) -> int:
+        """Tokens that its KV cache comes to hold on each layer."""
+        return self.prompt_tokens + self.last_iteration

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from math import ceil, inf
+from math import ceil
 from random import Random
+from types import FrameType
 from typing import cast
 
 import simpy
 
 from helixsim.coordinator import Coordinator
-from helixsim.errors import ScenarioError
+from helixsim.errors import ScenarioError, SimulationError
 from helixsim.metrics.recorder import RunRecorder
 from helixsim.metrics.result import RunResult
 from helixsim.metrics.timeline import Timeline
@@ -20,7 +24,14 @@ from helixsim.models.environment import ExactEnvironment
 from helixsim.models.gpu import Gpu
 from helixsim.models.host import Host
 from helixsim.models.nic import Inbox, Link
-from helixsim.models.ports import ChoosingPort, ContendedPort, Port, RoutedPort, SharedNic
+from helixsim.models.ports import (
+    LEAST_BANDWIDTH_BYTES_PER_S,
+    ChoosingPort,
+    ContendedPort,
+    Port,
+    RoutedPort,
+    SharedNic,
+)
 from helixsim.physics import PHYSICS_PROFILES
 from helixsim.placement.flow import Flow, max_flow
 from helixsim.placement.topology import Topology, build_topology
@@ -33,7 +44,6 @@ from helixsim.scheduling.policy import DeparturePolicy, Moment, TransmissionPoli
 from helixsim.workload import build_feeder
 
 _LOADING_MARGIN_S = 1
-_PASSES_BEYOND_ANSWER = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +115,11 @@ class Simulation:
     ) -> None:
         if scenario.placement is None:
             raise ScenarioError(
-                "needs a placement: write one, name a file, or let `helixsim plan` find one",
+                "a run needs a placement: write one here, or name a file that has one",
                 where="placement",
             )
         self.scenario = scenario
-        self.seed = scenario.run.seed if seed is None else seed
+        self.seed = scenario.run.seed if seed is None else _checked(seed)
         llm, run = scenario.llm, scenario.run
         self.topology = build_topology(
             llm, scenario.cluster, scenario.placement, scenario.machine_types
@@ -136,7 +146,10 @@ class Simulation:
             keep_iterations=record_iterations,
         )
         feeder = build_feeder(scenario, rng, self.start_s)
-        self.coordinator = Coordinator(self.policy, feeder, self.recorder, _PASSES_BEYOND_ANSWER)
+        self._physics = PHYSICS_PROFILES[scenario.physics]
+        self.coordinator = Coordinator(
+            self.policy, feeder, self.recorder, self._physics.passes_beyond_answer
+        )
         self.environment = ExactEnvironment()
         self._build_models()
         self.timeline = Timeline(self)
@@ -151,13 +164,12 @@ class Simulation:
             Link(placed, self.policy.link_bandwidth(placed), inboxes[placed.target], number)
             for placed in topology.links
         ]
-        timer = PHYSICS_PROFILES[self.scenario.physics]
         self.gpus = [
             Gpu(
                 environment,
                 node,
                 {link.entry_layer for link in topology.incoming[node.index]},
-                timer(topology.llm, node),
+                self._physics.timer(topology.llm, node),
                 inboxes[node.index],
                 self.coordinator.contexts,
             )
@@ -165,6 +177,8 @@ class Simulation:
         ]
         moment = self.policy.moment
         eager = moment is Moment.TRANSMISSION
+        if eager:
+            _check_usable(topology)
         self.host = Host(environment, self.coordinator, inboxes[-1], eager=eager)
         make_port = self._port_maker(moment)
         first = {link.target for link in topology.outgoing[topology.coordinator]}
@@ -233,28 +247,29 @@ class Simulation:
         environment.process(self._every(interval, self.timeline.sample))
         for watcher in watchers:
             environment.process(self._every(watcher.every_s, partial(watcher.look, self)))
-        interrupted = False
-        try:
+        with _stopped_by_ctrl_c(environment):
             environment.run_through(self.end_s)
-            self.host.catch_up(self.end_s)
+            self.host.catch_up(environment.now)
             if self.scenario.run.drain:
-                environment.run_through(inf)
-        except KeyboardInterrupt:
-            interrupted = True
+                environment.run_while(lambda: not self.is_idle)
         self.timeline.finish()
         self.recorder.finish(self.coordinator.active)
-        return RunResult.of(self, interrupted=interrupted)
+        return RunResult.of(self, interrupted=environment.stopping)
 
     def _every(
         self, interval_s: float, act: Callable[[], None]
     ) -> Generator[simpy.Event, None, None]:
+        """Look at the model now and then. It must not notice: looking changes nothing."""
         environment = self.environment
         yield environment.timeout(self.start_s)
         while True:
             self.host.catch_up(environment.now)
             act()
-            if environment.now >= self.end_s and self.is_idle:
-                return
+            if environment.now > self.end_s and not environment.is_waited_for:
+                raise SimulationError(
+                    f"after {environment.now:g} s nothing moves any more, but "
+                    f"{len(self.coordinator.active)} requests have not ended"
+                )
             yield environment.timeout(interval_s)
 
     @property
@@ -263,21 +278,52 @@ class Simulation:
         return not self.coordinator.active and not self.host.expects_arrivals
 
 
+def _check_usable(topology: Topology) -> None:
+    """Refuse links over which a policy that waits for bandwidth would wait for ever."""
+    for link in topology.links:
+        fair = topology.nic(link.source).outbound_bytes_per_s / len(topology.outgoing[link.source])
+        most = min(fair, link.bandwidth_bytes_per_s, topology.nic(link.target).inbound_bytes_per_s)
+        if most <= LEAST_BANDWIDTH_BYTES_PER_S:
+            raise ScenarioError(
+                f"the link from {topology.name(link.source)} to {topology.name(link.target)} can "
+                f"have {most:g} bytes/s at most; this policy uses none of "
+                f"{LEAST_BANDWIDTH_BYTES_PER_S:g} bytes/s or less",
+                where="cluster",
+            )
+
+
+def _checked(seed: int) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ScenarioError(f"a seed is a whole number of at least 0, not {seed!r}", where="seed")
+    return seed
+
+
+@contextmanager
+def _stopped_by_ctrl_c(environment: ExactEnvironment) -> Iterator[None]:
+    """Let the first Ctrl-C end the run between two events, where nothing is half-done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread gets signals
+        return
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        environment.stopping = True
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _start_empty(request: Request) -> None:
     request.onward = {}
 
 
 def _flow(scenario: Scenario, topology: Topology) -> Flow:
-    profiles = scenario.profiles()
-    for node in topology.nodes:
-        profile = profiles[node.machine_type]
-        if node.num_layers not in profile.capacities:
-            # More layers than its type knows of: it has a KV capacity of its own.
-            known = {**profile.capacities, node.num_layers: node.capacity}
-            profiles[node.machine_type] = replace(profile, capacities=known)
     throughput = estimate_throughput(
         scenario.llm,
-        profiles,
+        scenario.profiles(),
         scenario.cluster.machine_mix(),
         mean_prompt_tokens=scenario.workload.mean_prompt_tokens,
         mean_output_tokens=scenario.workload.mean_output_tokens,

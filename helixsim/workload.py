@@ -98,7 +98,7 @@ def _arrivals(
         )
     match arrivals:
         case PatternArrivals(pattern):
-            times = pattern.arrivals(rng, rate)
+            times = pattern.arrivals(rng, rate, run.duration_s)
         case GammaArrivals(cv):
             times = gamma(rate, cv, rng)
         case PoissonArrivals():

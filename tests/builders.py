@@ -213,7 +213,7 @@ def make_inputs(
 
 
 def make_timer(scenario: Scenario, node: int = 0, physics: str = "paper"):
-    return PHYSICS_PROFILES[physics](scenario.llm, make_topology(scenario).nodes[node])
+    return PHYSICS_PROFILES[physics].timer(scenario.llm, make_topology(scenario).nodes[node])
 
 
 def prompt(tokens: int, index: int = 0, *, output: int = 1) -> Request:

@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("validate")(scenarios.validate)
 app.command("generate-cluster")(files.generate_cluster)
+app.command("generate-trace")(files.generate_trace)
 app.command("import-helix")(files.import_helix)
 app.command("schema")(files.schema)
 

@@ -64,6 +64,52 @@ def import_helix(
         )
 
 
+def generate_trace(
+    output: OutputOption,
+    arrivals: Annotated[
+        str,
+        typer.Option(help="azure-conversation, azure-code, poisson or gamma."),
+    ] = "azure-conversation",
+    lengths: Annotated[
+        str, typer.Option(help="azure-conversation, azure-code, alpaca, sharegpt, or a file.")
+    ] = "azure-conversation",
+    rate: Annotated[float, typer.Option(help="Requests per second on average.")] = 1.0,
+    cv: Annotated[float, typer.Option(help="Of the gaps, for gamma.")] = 2.0,
+    duration: Annotated[str, typer.Option(help="How long, such as '10 min'.")] = "10 min",
+    seed: Annotated[int, typer.Option(min=0, max=2**63)] = 0,
+    *,
+    force: ForceOption = False,
+) -> None:
+    """Make up a trace: arrivals and lengths, from built-in models or files."""
+    from random import Random
+
+    from helixsim import traces
+    from helixsim.errors import InputError
+    from helixsim.output_files import check_output
+    from helixsim.units import seconds
+
+    check_output(output, overwrite=force)
+    rng = Random(seed)
+    duration_s = seconds(duration)
+    if arrivals == "poisson":
+        times = traces.poisson(rate, rng)
+    elif arrivals == "gamma":
+        times = traces.gamma(rate, cv, rng)
+    elif arrivals in traces.ARRIVAL_PATTERNS:
+        times = traces.arrival_pattern(arrivals).arrivals(rng, rate, duration_s)
+    else:
+        known = ", ".join(("poisson", "gamma", *traces.ARRIVAL_PATTERNS))
+        raise InputError(f"--arrivals '{arrivals}': there are {known}")
+    source = (
+        traces.length_model(lengths)
+        if lengths in traces.length_models()
+        else traces.read_lengths(lengths)
+    )
+    trace = traces.generate_trace(times, source, duration_s, rng)
+    traces.write_trace(trace, output)
+    typer.echo(f"{len(trace)} requests, {trace.rate_per_s:.3f} a second, in {output}")
+
+
 def schema(
     kind: Annotated[
         str, typer.Option(help="scenario, cluster, generator, placement, llm or machine.")

@@ -24,6 +24,9 @@ class HelixGroup(TyperGroup):
         except HelixError as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(EXIT_ERROR) from error
+        except OSError as error:
+            typer.echo(f"{error.filename or 'error'}: {error.strerror or error}", err=True)
+            raise typer.Exit(EXIT_ERROR) from error
         except KeyboardInterrupt as interrupt:
             raise typer.Exit(EXIT_INTERRUPTED) from interrupt
 

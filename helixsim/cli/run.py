@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from helixsim.simulation import Simulation, Watcher
 
 _PROGRESS_STEPS = 200
+MIN_INTERVAL_S = 0.001
 
 
 def run(
@@ -51,31 +52,27 @@ def run(
     import json
 
     from helixsim.errors import InputError
-    from helixsim.metrics.output import check_folder, write_result
+    from helixsim.metrics.output import OutputFolder
     from helixsim.metrics.text import status_text, summary_text
     from helixsim.scenario.load import load_scenario
     from helixsim.simulation import Simulation, Watcher
-    from helixsim.units import seconds
 
-    if output is not None:
-        check_folder(output, overwrite=force)
-    elif record is not None:
+    if record is not None and output is None:
         raise InputError("--record needs a folder to write to: add --output DIR")
+    every_s = None if watch is None else _interval_s(watch)
     seeded = [*(overrides or []), *([] if seed is None else [f"run.seed={seed}"])]
     scenario = load_scenario(file, seeded)
     watchers: list[Watcher] = []
-    if watch is not None:
-        every_s = seconds(watch)
-        if every_s <= 0:
-            raise InputError(f"--watch '{watch}': must be more than no time, such as '30 s'")
+    if every_s is not None:
         watchers.append(
             Watcher(every_s, lambda running: typer.echo(status_text(running), err=True))
         )
-    simulation = Simulation(scenario, record_iterations=record is not None)
-    with _progress(simulation) as progress:
-        result = simulation.run((*watchers, *progress))
-    if output is not None:
-        write_result(result, output, table_format=table_format, overwrite=force)
+    with nullcontext() if output is None else OutputFolder(output, overwrite=force) as folder:
+        simulation = Simulation(scenario, record_iterations=record is not None)
+        with _progress(simulation) as progress:
+            result = simulation.run((*watchers, *progress))
+        if folder is not None:
+            folder.write(result, table_format)
     if as_json:
         typer.echo(json.dumps(result.summary, indent=2))
     else:
@@ -85,6 +82,19 @@ def run(
     if result.summary["partial"]:
         typer.echo("interrupted: these results cover the run up to there only", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _interval_s(text: str) -> float:
+    from helixsim.errors import InputError
+    from helixsim.units import seconds
+
+    try:
+        interval_s = seconds(text)
+    except InputError as error:
+        raise InputError(error.message, where="--watch") from error
+    if interval_s < MIN_INTERVAL_S:
+        raise InputError(f"'{text}' is too short; at least 1 ms", where="--watch")
+    return interval_s
 
 
 @contextmanager
@@ -117,7 +127,7 @@ def _progress(simulation: Simulation) -> Iterator[tuple[Watcher, ...]]:
             rate = recorder.num_decode_tokens / passed_s if passed_s > 0 else 0.0
             bar.update(
                 task,
-                completed=passed_s,
+                completed=min(passed_s, duration_s),
                 figures=f"{recorder.num_completed:,} of {recorder.num_arrived:,} requests, "
                 f"{rate:,.1f} decode tokens/s",
             )

@@ -48,7 +48,7 @@ def _placement(scenario: Scenario) -> str:
 
 def _workload(workload: Workload) -> str:
     if workload.trace is not None:
-        return f"online, {len(workload.trace)} requests of {workload.trace.source}"
+        return f"online, {_number(len(workload.trace), 'request')} of {workload.trace.source}"
     if workload.mode == "offline":
         return f"offline, {_number(workload.initial_requests, 'request')} to start with"
     return f"online, {workload.mean_tokens_per_s:g} tokens/s on average"

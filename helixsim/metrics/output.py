@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import platform
 import shutil
 from array import array
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from helixsim.errors import OutputError
 from helixsim.metrics.recorder import Columns
@@ -22,57 +24,125 @@ TableFormat = Literal["parquet", "csv"]
 
 MANIFEST_SCHEMA = 1
 _TABLES = ("requests", "nodes", "links", "timeline", "iterations")
-_FORMATS = ("parquet", "csv")
+_OUR_FILES = (
+    "manifest.json",
+    "summary.json",
+    *(f"{table}.{suffix}" for table in _TABLES for suffix in ("parquet", "csv")),
+)
 _LIBRARIES = ("simpy", "networkx", "numpy", "pyarrow")
 
 
-def check_folder(folder: Path, *, overwrite: bool) -> None:
-    """Refuse early what :func:`write_result` would refuse after the run.
+class OutputFolder:
+    """A folder for the results of a run, reserved before the run starts.
+
+    Results are written to a hidden folder beside or in it and moved in when all of them are
+    there; if that fails, what was there before is put back. A context manager: leaving it removes
+    whatever is half-done.
+
+    Parameters
+    ----------
+    folder
+        Made if it is not there; the folder above must be.
+    overwrite
+        Accept a folder that holds the results of a run before, to be replaced. Files of
+        others are not touched.
 
     Raises
     ------
     OutputError
-        If the folder exists and must not be written to, or cannot be made.
+        If the folder exists and must not be written to, or cannot be.
     """
-    if folder.exists():
+
+    def __init__(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        self.folder = Path(folder)
+        try:
+            self._check(overwrite=overwrite)
+            self._is_new = not self.folder.exists()
+            self.folder.mkdir(exist_ok=True)
+            self._parts = Path(mkdtemp(prefix=".helixsim.", dir=self.folder))
+        except OSError as error:
+            raise OutputError(
+                f"{self.folder}: cannot be written to: {error.strerror or error}"
+            ) from error
+
+    def _check(self, *, overwrite: bool) -> None:
+        folder = self.folder
+        if not folder.exists():
+            if not folder.absolute().parent.is_dir():
+                raise OutputError(f"{folder}: there is no folder {folder.parent}; make it first")
+            return
         if not folder.is_dir():
             raise OutputError(f"{folder}: is a file; name a folder")
         if not overwrite:
             raise OutputError(f"{folder}: exists already; name another folder, or add --force")
-    elif not folder.absolute().parent.is_dir():
-        raise OutputError(f"{folder}: there is no folder {folder.parent}; make it first")
+        present = [name for name in _OUR_FILES if os.path.lexists(folder / name)]
+        if present and not _holds_results(folder):
+            raise OutputError(
+                f"{folder}: has a {present[0]} that no run of helixsim put there; name another "
+                "folder"
+            )
+        for name in present:
+            if not (folder / name).is_file():
+                raise OutputError(f"{folder / name}: is no regular file; name another folder")
 
+    def __enter__(self) -> Self:
+        """Nothing more to do."""
+        return self
 
-def write_result(
-    result: RunResult, folder: Path, *, table_format: TableFormat, overwrite: bool = False
-) -> None:
-    """Write a run's summary, tables and manifest.
+    def __exit__(self, *_: object) -> None:
+        """Remove what is half-done, and the folder if it was made for nothing."""
+        shutil.rmtree(self._parts, ignore_errors=True)
+        if self._is_new:
+            with suppress(OSError):
+                self.folder.rmdir()  # only if nothing has been written
 
-    Everything is written beside the folder first and moved in at the end. With `overwrite`,
-    results of a run before are replaced; other files in the folder stay.
+    def write(self, result: RunResult, table_format: TableFormat) -> None:
+        """Write a run's summary, tables and manifest.
 
-    Raises
-    ------
-    OutputError
-        As :func:`check_folder`, or if something cannot be written.
-    """
-    check_folder(folder, overwrite=overwrite)
-    try:
-        parts = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
+        Raises
+        ------
+        OutputError
+            If something cannot be written; what was there before stays.
+        """
         try:
-            _write_json(parts / "summary.json", result.summary)
-            _write_json(parts / "manifest.json", manifest(result))
+            new, old = self._parts / "new", self._parts / "old"
+            new.mkdir()
+            old.mkdir()
             for name, columns in result.tables.items():
-                _write_table(parts / f"{name}.{table_format}", columns, table_format)
-            folder.mkdir(exist_ok=True)
-            for old in (folder / f"{name}.{suffix}" for name in _TABLES for suffix in _FORMATS):
-                old.unlink(missing_ok=True)
-            for part in parts.iterdir():
-                part.replace(folder / part.name)
-        finally:
-            shutil.rmtree(parts, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+                _write_table(new / f"{name}.{table_format}", columns, table_format)
+            _write_json(new / "summary.json", result.summary)
+            _write_json(new / "manifest.json", manifest(result))
+            self._exchange(new, old)
+        except OSError as error:
+            raise OutputError(
+                f"{self.folder}: cannot be written: {error.strerror or error}"
+            ) from error
+
+    def _exchange(self, new: Path, old: Path) -> None:
+        """Move the results of before out and the new ones in, or nothing at all."""
+        moved: list[tuple[Path, Path]] = []
+        try:
+            for name in _OUR_FILES:
+                if (self.folder / name).exists():
+                    moved.append((self.folder / name, old / name))
+                    (self.folder / name).rename(old / name)
+            for part in sorted(new.iterdir()):
+                moved.append((part, self.folder / part.name))
+                part.rename(self.folder / part.name)
+        except BaseException:
+            for source, target in reversed(moved):
+                if target.exists() and not source.exists():
+                    target.rename(source)
+            raise
+
+
+def _holds_results(folder: Path) -> bool:
+    """Whether a folder has the manifest of a run."""
+    try:
+        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and "scenario_sha256" in found
 
 
 def manifest(result: RunResult) -> dict[str, Any]:
@@ -85,11 +155,18 @@ def manifest(result: RunResult) -> dict[str, Any]:
         "scenario_sha256": result.scenario.digest,
         "scenario": result.scenario.document,
         "versions": {
-            "helixsim": version("helixsim"),
+            "helixsim": _version("helixsim"),
             "python": platform.python_version(),
-            **{name: version(name) for name in _LIBRARIES},
+            **{name: _version(name) for name in _LIBRARIES},
         },
     }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:

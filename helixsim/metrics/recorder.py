@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import isnan, nan
 
@@ -28,6 +28,18 @@ class Columns:
         """Add a row."""
         for column, value in zip(self.values, row, strict=True):
             column.append(value)  # type: ignore[arg-type]
+
+    def sort(self) -> None:
+        """Put the rows in order of the first column."""
+        first = self.values[0]
+        order = sorted(range(len(self)), key=lambda row: first[row])  # type: ignore[arg-type,return-value]
+        for number, column in enumerate(self.values):
+            if isinstance(column, list):
+                self.values[number] = [column[row] for row in order]
+            else:
+                moved = column[:0]  # empty, of the same type
+                moved.extend(column[row] for row in order)
+                self.values[number] = moved
 
     def as_dict(self) -> dict[str, array[float] | list[str | None]]:
         """The columns by name."""
@@ -116,21 +128,32 @@ class RunRecorder:
         self.rejected_for[reason] += 1
         self._add_row(request, f"rejected: {reason}", nan)
 
-    def pass_ended(self, request: Request, now: float) -> None:
-        """A pass of it has come back."""
-        if request.iteration:
-            self.num_decode_tokens += 1
-            if self.window_start_s <= now <= self.window_end_s:
-                self.decode_latency_s.append(now - request.dispatched_s)
-        else:
-            self.num_prompt_tokens += request.prompt_tokens
-            if self.window_start_s <= now <= self.window_end_s:
-                self.prompt_latency_s.append(now - request.dispatched_s)
-                self.ttft_s.append(now - request.arrival_s)
-                self.window_prompt_tokens += request.prompt_tokens
+    def prompt_ended(self, request: Request, now: float) -> None:
+        """Its prefill has come back."""
+        self.num_prompt_tokens += request.prompt_tokens
+        if self.window_start_s <= now <= self.window_end_s:
+            self.prompt_latency_s.append(now - request.dispatched_s)
+            self.ttft_s.append(now - request.arrival_s)
+            self.window_prompt_tokens += request.prompt_tokens
         if self.iterations is not None:
-            phase = "decode" if request.iteration else "prompt"
-            self.iterations.add(request.index, request.iteration, phase, request.dispatched_s, now)
+            self.iterations.add(request.index, 0, "prompt", request.dispatched_s, now)
+
+    def decodes_ended(self, requests: Sequence[Request], times: Sequence[float]) -> None:
+        """Decodes have come back at these times, in order."""
+        self.num_decode_tokens += len(requests)
+        start, end = self.window_start_s, self.window_end_s
+        passes = zip(requests, times, strict=True)
+        if start <= times[0] and times[-1] <= end:
+            self.decode_latency_s.extend([now - request.dispatched_s for request, now in passes])
+        else:
+            self.decode_latency_s.extend(
+                [now - request.dispatched_s for request, now in passes if start <= now <= end]
+            )
+        if self.iterations is not None:
+            for request, now in zip(requests, times, strict=True):
+                self.iterations.add(
+                    request.index, request.iteration, "decode", request.dispatched_s, now
+                )
 
     def ended(self, request: Request, now: float) -> None:
         """Its last pass has come back."""
@@ -142,9 +165,10 @@ class RunRecorder:
                 self.tpot_s.append((now - request.first_token_s) / request.iteration)
 
     def finish(self, active: Iterable[Request]) -> None:
-        """Add the rows of requests that have not ended when the run does."""
+        """Add the rows of requests that have not ended when the run does; sort all rows."""
         for request in active:
             self._add_row(request, "in flight", nan)
+        self.requests.sort()
 
     def compact(self) -> None:
         """Keep memory bounded; to be called every now and then."""

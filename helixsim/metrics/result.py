@@ -85,6 +85,8 @@ class RunResult:
         KeyError
             If iterations were not recorded.
         """
+        if "iterations" not in self.tables:
+            raise KeyError("iterations were not recorded: simulate(..., record_iterations=True)")
         return self._frame("iterations")
 
     def write(
@@ -97,9 +99,10 @@ class RunResult:
         OutputError
             If the folder exists and `overwrite` is false, or something cannot be written.
         """
-        from helixsim.metrics.output import write_result
+        from helixsim.metrics.output import OutputFolder
 
-        write_result(self, Path(folder), table_format=table_format, overwrite=overwrite)
+        with OutputFolder(folder, overwrite=overwrite) as output:
+            output.write(self, table_format)
 
     def _frame(self, name: str) -> pd.DataFrame:
         import numpy as np
@@ -120,8 +123,9 @@ class RunResult:
 def _summary(simulation: Simulation, interrupted: bool) -> dict[str, Any]:
     recorder = simulation.recorder
     now = float(simulation.environment.now)
-    start, end = recorder.window_start_s, min(recorder.window_end_s, now)
-    measured_s = max(end - start, 0.0)
+    start = recorder.window_start_s
+    end = max(start, min(recorder.window_end_s, now))
+    measured_s = end - start
     decodes = len(recorder.decode_latency_s)
     prompts = len(recorder.prompt_latency_s)
 
@@ -162,7 +166,30 @@ def _summary(simulation: Simulation, interrupted: bool) -> dict[str, Any]:
         },
         "rejected_for": {reason.value: recorder.rejected_for[reason] for reason in Rejection},
         "kv_overflow_samples": simulation.timeline.kv_overflows,
+        "warnings": _warnings(simulation),
     }
+
+
+def _warnings(simulation: Simulation) -> list[str]:
+    """What a user should know before trusting the figures."""
+    recorder, overflows = simulation.recorder, simulation.timeline.kv_overflows
+    warnings = []
+    if overflows:
+        warnings.append(
+            f"in {overflows} samples a node's requests held more than its KV cache; the paper's "
+            "physics lets that pass, a real node would not"
+        )
+    if not recorder.num_completed and recorder.rejected_for[Rejection.KV]:
+        mark = simulation.scenario.scheduler.kv.high_water_mark
+        room, name = min(
+            (int(mark * node.capacity.kv_token_layers / node.num_layers), node.name)
+            for node in simulation.topology.nodes
+        )
+        warnings.append(
+            f"nothing was completed, and requests were rejected for lack of KV cache: {name} has "
+            f"room for {room} tokens on each layer"
+        )
+    return warnings
 
 
 def _max_compute(simulation: Simulation) -> float:

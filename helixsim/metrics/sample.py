@@ -21,15 +21,17 @@ class Sample:
 
     Attributes
     ----------
-    append
-        Add one value. It is the bound method of an array: nothing is called in between.
+    append, extend
+        Add one value, or several. They are bound methods of an array: nothing is called in
+        between.
     """
 
-    __slots__ = ("_bins", "_count", "_sum", "_values", "_zeros", "append")
+    __slots__ = ("_bins", "_count", "_sum", "_values", "_zeros", "append", "extend")
 
     def __init__(self) -> None:
         self._values = array("d")
         self.append = self._values.append
+        self.extend = self._values.extend
         self._bins: dict[int, int] = {}
         self._zeros = 0
         self._count = 0

@@ -21,7 +21,7 @@ _LATENCIES = (
 )
 _WHY = {
     Rejection.FLOW: "no flow leads on",
-    Rejection.LENGTH: "prompt longer than a batch may be",
+    Rejection.LENGTH: "longer than a batch may be",
     Rejection.KV: "KV caches expected to be full",
 }
 
@@ -36,8 +36,8 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         "",
         f"decode throughput  {summary['decode_tokens_per_s']:10.1f} tokens/s",
         f"total throughput   {summary['total_tokens_per_s']:10.1f} tokens/s, prompts included",
-        f"  max flow         {summary['max_flow_tokens_per_s']:10.1f} tokens/s",
-        f"  max compute      {summary['max_compute_tokens_per_s']:10.1f} tokens/s",
+        f"  max flow         {summary['max_flow_tokens_per_s']:10.1f} tokens/s, estimated",
+        f"  max compute      {summary['max_compute_tokens_per_s']:10.1f} tokens/s, estimated",
         "",
         " " * 24 + "".join(f"{name:>9}" for name in ("mean", *(f"p{p}" for p in PERCENTILES))),
     ]
@@ -48,11 +48,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         f"{requests['in_flight']} in flight, {requests['rejected']} rejected"
         + _reasons(summary["rejected_for"]),
     ]
-    if summary["kv_overflow_samples"]:
-        lines.append(
-            f"warning: in {summary['kv_overflow_samples']} samples a node's requests held more "
-            "than its KV cache; the paper's physics lets that pass, a real node would not"
-        )
+    lines += [f"warning: {warning}" for warning in summary["warnings"]]
     return "\n".join(lines)
 
 

@@ -22,30 +22,53 @@ class ExactEnvironment(simpy.Environment):
     ----------
     next_number
         Numbers whatever happens, in order of its happening: SimPy's own count of events.
+    stopping
+        Set it, and the run ends after the event that is being processed.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.next_number: Callable[[], int] = self._eid.__next__
+        self.stopping = False
 
     def run_through(self, until: float = inf) -> None:
         """Process every event up to and including `until`, then stand at that time.
 
-        With `until` infinite, the run ends when no event is left, at the time of the last one.
+        Without an end, or told to stop, it stands at the time of the last event.
         """
-        queue = self._queue
+        queue, step = self._queue, self.step
         while queue and queue[0][0] <= until:
-            self._now, _, _, event = heappop(queue)
-            if event.__class__ is Alarm:
-                event.handler()
-                continue
-            callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
-            for callback in callbacks:
-                callback(event)
-            if not event._ok and not event.defused:
-                raise event._value
+            if self.stopping:
+                return
+            if queue[0][3].__class__ is Alarm:  # nearly all are: spare a call for each
+                self._now, _, _, event = heappop(queue)
+                event.handler()  # type: ignore[attr-defined]
+            else:
+                step()
         if until != inf:
             self._now = until
+
+    def run_while(self, goes_on: Callable[[], bool]) -> None:
+        """Process events while there are any and a condition holds; stand at the last one."""
+        while self._queue and not self.stopping and goes_on():
+            self.step()
+
+    def step(self) -> None:
+        """Process the next event."""
+        self._now, _, _, event = heappop(self._queue)
+        if event.__class__ is Alarm:
+            event.handler()
+            return
+        callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
+        for callback in callbacks:
+            callback(event)
+        if not event._ok and not event.defused:
+            raise event._value
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether any alarm is set: whether anything can still happen in the model."""
+        return any(entry[3].__class__ is Alarm for entry in self._queue)
 
 
 class Alarm(simpy.Event):

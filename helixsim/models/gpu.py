@@ -40,7 +40,7 @@ class Gpu:
     Attributes
     ----------
     num_batches, num_tokens
-        What it has run: batches through a segment, and tokens through its first segment.
+        What it has run: batches through a segment, and tokens through its last layer.
     """
 
     def __init__(
@@ -58,8 +58,6 @@ class Gpu:
         self._num_layers = [end - start for start, end in zip(starts, ends, strict=True)]
         self._queues = [BatchQueue(node.capacity) for _ in starts]
         self._queue_at = dict(zip(starts, self._queues, strict=True))
-        self._segment_at = {start: segment for segment, start in enumerate(starts)}
-        self._next_number = environment.next_number
         self._finish = timer.finish
         self._contexts = contexts
         self._inbox = inbox
@@ -72,8 +70,8 @@ class Gpu:
         self._port: Port
         self._before_looking: Callable[[float], None] | None = None
         self._when_idle: Callable[[], None] | None = None
-        self._has_other_sources = self._has_one_source = False
-        self._busy_s = self._batch_s = 0.0
+        self._has_other_sources = False
+        self._busy_s = 0.0
         self.num_batches = 0
         self.num_tokens = 0
 
@@ -93,7 +91,6 @@ class Gpu:
         self._port = port
         self._before_looking = before_looking
         self._when_idle = when_idle
-        self._has_one_source = num_sources == 1
         self._has_other_sources = num_sources > 1
 
     # -- gauges ------------------------------------------------------------------------------
@@ -116,7 +113,7 @@ class Gpu:
     def busy_s(self, now: float) -> float:
         """How long it has computed since the start of the run."""
         ahead = self._wakes_at - now if self._running is not None else 0.0
-        return self._busy_s - min(max(ahead, 0.0), self._batch_s)
+        return self._busy_s - max(ahead, 0.0)
 
     def waiting_at_first_layer(self, now: float) -> int:
         """Requests that have arrived by now and wait at its first layer."""
@@ -130,11 +127,6 @@ class Gpu:
         """Idle, learn of a train that arrives before any known so far."""
         sent = train.sent_s[0]
         at = sent + train.latency_s
-        if self._has_one_source:
-            # Nobody can come before, or at the same time: the batch is certain already.
-            self._take_in(at)
-            self._start(self._segment_at[train.entry_layer], at, train.number)
-            return
         self._wakes_at = self._inbox.wakes_at = at
         self._alarm.set_for(at, sent, train.number)
 
@@ -159,7 +151,7 @@ class Gpu:
         if segment < 0:
             self._idle()
         else:
-            self._start(segment, now, self._next_number())
+            self._start(segment, now)
 
     def _next_waiting(self, segment: int) -> int:
         """The next segment, in turn, at which somebody waits; -1 if nobody does."""
@@ -189,22 +181,22 @@ class Gpu:
             self._received_tokens += batch.num_tokens
             self._queue_at[layer].add(batch)
 
-    def _start(self, segment: int, now: float, number: int) -> None:
-        """Run the next batch of a segment, from now or from a time that is to come."""
+    def _start(self, segment: int, now: float) -> None:
+        """Run the next batch of a segment."""
         batch = self._queues[segment].take(self._contexts.longest)
         received = 0
         if segment == 0:
             received, self._received_tokens = self._received_tokens, 0
+        if segment == len(self._queues) - 1:  # wherever they enter, here they all come through
             self.num_tokens += batch.prompt_tokens + len(batch.requests) - batch.num_prompts
         end, last_start = self._finish(now, batch, self._num_layers[segment], received)
         self._segment = segment
         self._running = batch
-        self._batch_s = end - now
-        self._busy_s += self._batch_s
+        self._busy_s += end - now
         self.num_batches += 1
         self._wakes_at = end
         self._inbox.wakes_at = -inf
-        self._alarm.set_for(end, last_start, number)
+        self._alarm.set(end, last_start)
 
     def _idle(self) -> None:
         self._running = None

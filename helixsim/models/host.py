@@ -52,6 +52,7 @@ class Host:
         self._eager = eager
         self._alarm = Alarm(environment, self.catch_up)
         self._agenda: list[tuple[float, float, int, Request]] = []
+        self._armed_at = inf
         self._numbers = count()
         self._port: Port
         self._first_gpus: Sequence[Gpu] = ()
@@ -106,15 +107,14 @@ class Host:
                 self._prepare(request)
                 self._port.depart(Batch.of([request]), at)
         self._take_back(now)
-        if self._inbox.trains:
+        if self._inbox.trains and not self._eager:
             self.arm_if_needed()
 
     def arm_if_needed(self) -> None:
         """Wake for the next to come back, if some node behind has nothing to do till then."""
-        if self._eager or any(gpu.is_unaware for gpu in self._first_gpus):
-            train = self._inbox.next_arrival()
-            if train is not None:
-                self._alarm.set(train.first_arrival_s, train.sent_s[0])
+        train = self._inbox.next_arrival()
+        if train is not None and any(gpu.is_unaware for gpu in self._first_gpus):
+            self._arm_for(train)
 
     def _on_train(self, train: Train) -> None:
         latency = train.latency_s
@@ -122,7 +122,13 @@ class Host:
             if not request.iteration or request.iteration == request.last_iteration:
                 self._alarm.set(sent + latency, sent)
         if self._eager or any(gpu.is_unaware for gpu in self._first_gpus):
-            self._alarm.set(train.first_arrival_s, train.sent_s[0])
+            self._arm_for(train)
+
+    def _arm_for(self, train: Train) -> None:
+        at = train.first_arrival_s
+        if at != self._armed_at:  # once is enough
+            self._armed_at = at
+            self._alarm.set(at, train.sent_s[0])
 
     def _take_back(self, until: float) -> None:
         trains = self._inbox.take(until) if self._inbox.trains else None
@@ -139,16 +145,10 @@ class Host:
 
     def _return_each(self, requests: list[Request], times: list[float]) -> None:
         coordinator = self._coordinator
-        returned = coordinator.returned
-        again: list[Request] = []
-        ready: list[float] = []
-        for request, now in zip(requests, times, strict=True):
-            if returned(request, now):
-                again.append(request)
-                ready.append(now)
-            if coordinator.created:
-                for new in coordinator.created:
-                    self.put_on_agenda(new, now)
-                coordinator.created.clear()
+        again, ready = coordinator.returned(requests, times)
+        if coordinator.created:
+            for new, now in coordinator.created:
+                self.put_on_agenda(new, now)
+            coordinator.created.clear()
         if again:
             self._port.depart_each(again, ready)

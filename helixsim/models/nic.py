@@ -10,8 +10,8 @@ wants to know who has come.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Iterable
+from itertools import chain, pairwise
 from math import inf
 
 from helixsim.batching import Batch
@@ -217,6 +217,7 @@ class Link:
         "_inbox",
         "_next_number",
         "free_s",
+        "index",
         "latency_s",
         "num_requests",
         "num_tokens",
@@ -231,6 +232,7 @@ class Link:
         next_number: Callable[[], int],
     ) -> None:
         self.placed = placed
+        self.index = placed.index
         self.latency_s = placed.latency_s
         self._inbox = inbox
         self._entry_layer = placed.entry_layer
@@ -243,8 +245,8 @@ class Link:
         self.num_tokens = 0
         self.num_requests = 0
 
-    def send(self, batch: Batch, now: float) -> None:
-        """Send a group that is ready now, in order.
+    def send(self, batch: Batch, now: float) -> Iterable[float]:
+        """Send a group that is ready now, in order; return when each began to be sent.
 
         Times are summed as ``(free + (latency + transmission)) - latency``, which rounds as
         the published simulator does.
@@ -281,6 +283,7 @@ class Link:
                 self._next_number(),
             )
         self._depart(train)
+        return chain((start,), sent)
 
     def send_each(self, requests: list[Request], ready_s: list[float]) -> None:
         """Send requests that become ready at times of their own, in that order."""

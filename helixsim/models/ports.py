@@ -10,16 +10,17 @@ from helixsim.models.environment import Alarm, ExactEnvironment
 from helixsim.models.nic import Link
 from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Request, Stage
-from helixsim.scheduling.policy import DeparturePolicy, TransmissionPolicy
+from helixsim.scheduling.policy import Chooser, DeparturePolicy, TransmissionPolicy
 
-_LEAST_BANDWIDTH_BYTES_PER_S = 10.0
+LEAST_BANDWIDTH_BYTES_PER_S = 10.0
+"""A link that could carry no more than this now is not used now."""
 
 
 class Port(Protocol):
     """Sends on what a machine is done with."""
 
-    def depart(self, batch: Batch, now: float) -> None:
-        """Take a group that is ready to leave now."""
+    def depart(self, batch: Batch, now: float) -> object:
+        """Take a group that is ready to leave now; what is returned does not matter."""
         ...
 
     def depart_each(self, requests: list[Request], ready_s: list[float]) -> None:
@@ -36,7 +37,7 @@ class RoutedPort:
             self.depart = links[0].send  # type: ignore[method-assign]
             self.depart_each = links[0].send_each  # type: ignore[method-assign]
 
-    def depart(self, batch: Batch, now: float) -> None:
+    def depart(self, batch: Batch, now: float) -> object:
         """Send a group on, divided by link."""
         machine = self._machine
         groups: dict[Link, list[Request]] = {}
@@ -47,10 +48,10 @@ class RoutedPort:
             else:
                 groups[link] = [request]
         if len(groups) == 1:
-            link.send(batch, now)
-            return
+            return link.send(batch, now)
         for link, requests in groups.items():
             link.send(batch.part(requests), now)
+        return None
 
     def depart_each(self, requests: list[Request], ready_s: list[float]) -> None:
         """Send requests on as they become ready."""
@@ -75,31 +76,33 @@ class ChoosingPort:
         home: int,
     ) -> None:
         self._machine = machine
-        self._links = {link.placed.index: link for link in links}
+        self._links = {link.index: link for link in links}
         self._policy = policy
         self._end_layer = end_layer
         self._home = home
 
     def depart(self, batch: Batch, now: float) -> None:
         """Learn from all requests, then choose for the prompts, then send link by link."""
-        machine, policy = self._machine, self._policy
+        machine = self._machine
         if machine != self._home:
+            self._policy.transited(batch.requests, now)
+        if batch.num_prompts:
             for request in batch.requests:
-                policy.transited(request, now)
+                if not request.iteration:
+                    link = self._policy.choose(machine, request)
+                    take_link(request, link, self._links, self._end_layer)
         groups: dict[int, list[Request]] = {}
         for request in batch.requests:
-            if not request.iteration:
-                take_link(request, policy.choose(machine, request), self._links, self._end_layer)
-            link: Link = request.onward[machine]
-            groups.setdefault(link.placed.index, []).append(request)
+            index = request.onward[machine].index
+            if index in groups:
+                groups[index].append(request)
+            else:
+                groups[index] = [request]
         for index in sorted(groups):
-            link = self._links[index]
             requests = groups[index]
-            free = link.free_s if link.free_s > now else now
-            for request in requests:
-                request.via_link, request.sent_s = index, free
-                free = free + link.transit_s(request.step_tokens) - link.latency_s
-            link.send(Batch.of(requests), now)
+            started = self._links[index].send(batch.part(requests), now)
+            for request, start in zip(requests, started, strict=False):
+                request.via_link, request.sent_s = index, start
 
     def depart_each(self, requests: list[Request], ready_s: list[float]) -> None:
         """Send requests on as they become ready."""
@@ -161,7 +164,7 @@ class ContendedPort:
     ) -> None:
         self._environment = environment
         self._machine = machine
-        self._links = {link.placed.index: link for link in links}
+        self._links = {link.index: link for link in links}
         self._used = dict.fromkeys(self._links, 0.0)
         self._nics = nics
         self._policy = policy
@@ -186,31 +189,44 @@ class ContendedPort:
         if not self._queue:
             return
         usable = self._usable()
+        if not usable:
+            return
         choose = self._policy.candidates(
             self._machine, [self._links[index].placed for index in usable], self._waiting
         )
         taken: dict[int, Request] = {}
-        blocked: set[int] = set()
         left: list[Request] = []
-        for request in self._queue:
-            link = request.onward.get(self._machine)
-            if link is not None:
-                index = link.placed.index
-                if index not in usable or index in blocked:
-                    left.append(request)
-                    continue
+        for place, request in enumerate(self._queue):
+            if len(taken) == len(usable) == 1:
+                # The rest can only wait, and a choice from one draws no random numbers.
+                left += self._queue[place:]
+                break
+            index = self._link_for(request, usable, taken, choose)
+            if index is None:
+                left.append(request)
             else:
-                placed = choose(request, blocked)
-                if placed is None:
-                    left.append(request)
-                    continue
-                index = placed.index
-                take_link(request, placed, self._links, self._end_layer)
-            taken[index] = request
-            blocked.add(index)
+                taken[index] = request
         self._queue = left
         for index in sorted(taken):
             self._send(taken[index], self._links[index], usable[index])
+
+    def _link_for(
+        self,
+        request: Request,
+        usable: Mapping[int, float],
+        taken: Mapping[int, Request],
+        choose: Chooser,
+    ) -> int | None:
+        """The number of the link that a request takes now, if any."""
+        link: Link | None = request.onward.get(self._machine)
+        if link is not None:
+            index = link.index
+            return index if index in usable and index not in taken else None
+        placed = choose(request, taken)
+        if placed is None:
+            return None
+        take_link(request, placed, self._links, self._end_layer)
+        return placed.index
 
     def _usable(self) -> dict[int, float]:
         nic = self._nics[self._machine]
@@ -218,7 +234,7 @@ class ContendedPort:
         usable: dict[int, float] = {}
         for index, link in self._links.items():
             receiver = self._nics[link.placed.target]
-            if receiver.inbound_free <= _LEAST_BANDWIDTH_BYTES_PER_S:
+            if receiver.inbound_free <= LEAST_BANDWIDTH_BYTES_PER_S:
                 receiver.held_up[self] = None
             bandwidth = min(
                 fair - self._used[index],
@@ -226,12 +242,12 @@ class ContendedPort:
                 nic.outbound_free,
                 receiver.inbound_free,
             )
-            if bandwidth > _LEAST_BANDWIDTH_BYTES_PER_S:
+            if bandwidth > LEAST_BANDWIDTH_BYTES_PER_S:
                 usable[index] = bandwidth
         return usable
 
     def _send(self, request: Request, link: Link, bandwidth: float) -> None:
-        environment, index = self._environment, link.placed.index
+        environment, index = self._environment, link.index
         sender, receiver = self._nics[self._machine], self._nics[link.placed.target]
         now = environment.now
         sent = link.carry(request, now, bandwidth)

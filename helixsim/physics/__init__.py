@@ -7,6 +7,7 @@ which profile is in force while the simulation runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from helixsim.batching import Batch
@@ -42,7 +43,25 @@ class StepTimer(Protocol):
         ...
 
 
-PHYSICS_PROFILES: Mapping[str, Callable[[LLM, PlacedNode], StepTimer]] = {
-    "paper": PaperStepTimer,
+@dataclass(frozen=True, slots=True)
+class Physics:
+    """A physics profile.
+
+    Attributes
+    ----------
+    timer
+        Makes the timer of one node.
+    passes_beyond_answer
+        Decodes that a request runs beyond what its answer needs after the prefill's token.
+    """
+
+    timer: Callable[[LLM, PlacedNode], StepTimer]
+    passes_beyond_answer: int
+
+
+PHYSICS_PROFILES: Mapping[str, Physics] = {
+    # The published simulator runs as many decodes as the answer has tokens, though the prefill
+    # yields the first of them.
+    "paper": Physics(timer=PaperStepTimer, passes_beyond_answer=1),
 }
-"""Name -> what makes the timer of one node."""
+"""The profiles by their name in a scenario's ``physics``."""

@@ -45,5 +45,5 @@ class PaperStepTimer:
         start, end = now, now + first_s
         for _ in range(num_layers - 1):
             start = end
-            end = start + layer_s
+            end += layer_s
         return end, start

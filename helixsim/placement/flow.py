@@ -75,19 +75,26 @@ def _flow_graph(
     nic = topology.coordinator_nic
     graph.add_edge(source, _out(home), capacity=nic.outbound_bytes_per_s / llm.token_bytes)
     compute = []
+
+    def add_links(machine: int) -> None:
+        for link in topology.outgoing[machine]:
+            capacity = link.bandwidth_bytes_per_s / link.bytes_per_token
+            graph.add_edge(_out(machine), _in(link.target), capacity=capacity)
+
+    # Machine by machine: the order decides between equal maximum flows, and this one gives the
+    # published runs' splits.
+    add_links(home)
     for node in topology.nodes:
         i = node.index
         to_home = all(link.target == home for link in topology.outgoing[i])
         from_home = all(link.source == home for link in topology.incoming[i])
-        rate = throughput.tokens_per_s(node.machine_type, node.num_layers)
+        rate = throughput.tokens_per_s(node.machine_type, node.num_layers, node.own_kv_token_layers)
         compute.append(rate)
         inbound = node.nic.inbound_bytes_per_s / (llm.token_bytes if from_home else between)
         outbound = node.nic.outbound_bytes_per_s / (llm.token_bytes if to_home else between)
         graph.add_edge(_in(i), 4 * i + 2, capacity=inbound)
         graph.add_edge(4 * i + 2, 4 * i + 3, capacity=rate)
         graph.add_edge(4 * i + 3, _out(i), capacity=outbound)
-    for link in topology.links:
-        capacity = link.bandwidth_bytes_per_s / link.bytes_per_token
-        graph.add_edge(_out(link.source), _in(link.target), capacity=capacity)
+        add_links(i)
     graph.add_edge(_in(home), sink, capacity=nic.inbound_bytes_per_s / llm.token_bytes)
     return graph, source, sink, tuple(compute)

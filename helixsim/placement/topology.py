@@ -7,10 +7,11 @@ coordinator is the number after the last node. Names matter only where results a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from helixsim.cluster import COORDINATOR, Cluster, Nic, Node
+from helixsim.cluster import COORDINATOR, Cluster, Nic
 from helixsim.errors import NoRouteError, PlacementError
+from helixsim.placement.check import node_capacity
 from helixsim.placement.placement import Placement
 from helixsim.profiles.machine import LLM, Capacity, MachineProfile, MachineType
 
@@ -27,6 +28,8 @@ class PlacedNode:
         It holds the layers ``[start_layer, end_layer)``.
     capacity
         KV capacity and batch limits with that many layers.
+    own_kv_token_layers
+        Its KV capacity, if the cluster gives it one other than its type's.
     """
 
     index: int
@@ -39,6 +42,7 @@ class PlacedNode:
     end_layer: int
     profile: MachineProfile
     capacity: Capacity
+    own_kv_token_layers: int | None = None
 
     @property
     def num_layers(self) -> int:
@@ -179,18 +183,11 @@ def _placed_nodes(
                 start_layer=start,
                 end_layer=end,
                 profile=profile,
-                capacity=_capacity(node, profile, end - start),
+                capacity=node_capacity(node, profile, end - start),
+                own_kv_token_layers=node.kv_token_layers,
             )
         )
     return tuple(placed)
-
-
-def _capacity(node: Node, profile: MachineProfile, num_layers: int) -> Capacity:
-    """The profile's capacity, or the node's own with the batch limits of the nearest row."""
-    if node.kv_token_layers is None:
-        return profile.capacity(num_layers)
-    known = num_layers if num_layers in profile.capacities else max(profile.capacities)
-    return replace(profile.capacities[known], kv_token_layers=node.kv_token_layers)
 
 
 def _fitting_pairs(llm: LLM, nodes: tuple[PlacedNode, ...]) -> Iterable[tuple[str, str]]:

@@ -96,7 +96,10 @@ class CurveSpec(FileModel):
         tuple[Annotated[int, Field(ge=0, le=2**53)], ...],
         Field(strict=False, max_length=_MAX_POINTS),
     ]
-    ms: Annotated[tuple[float, ...], Field(strict=False, max_length=_MAX_POINTS)]
+    ms: Annotated[
+        tuple[Annotated[float, Field(le=1e6)], ...],
+        Field(strict=False, max_length=_MAX_POINTS),
+    ]
 
     @model_validator(mode="after")
     def _check(self) -> Self:

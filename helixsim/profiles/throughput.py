@@ -11,8 +11,8 @@ bit-identical; the order of the machine types in `mix` is the order in which the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from helixsim.errors import PlacementError, ScenarioError
 from helixsim.profiles.machine import LLM, MachineProfile
@@ -54,13 +54,26 @@ class ThroughputTable:
         Name of the LLM.
     estimates
         Machine type -> number of layers -> estimate.
+    estimate_with
+        Estimates a machine that has a KV capacity of its own, from its type, number of layers
+        and that capacity in tokens x layers.
     """
 
     llm: str
     estimates: Mapping[str, Mapping[int, ThroughputEstimate]]
+    estimate_with: Callable[[str, int, int], ThroughputEstimate] | None = field(
+        default=None, repr=False, compare=False
+    )
 
-    def tokens_per_s(self, machine_type: str, num_layers: int) -> float:
+    def tokens_per_s(
+        self, machine_type: str, num_layers: int, kv_token_layers: int | None = None
+    ) -> float:
         """Throughput of a machine of that type when it holds `num_layers`.
+
+        Parameters
+        ----------
+        kv_token_layers
+            KV capacity of a machine that has one of its own, other than its type's.
 
         Raises
         ------
@@ -72,6 +85,8 @@ class ThroughputTable:
                 f"the throughput of '{machine_type}' was not estimated, only that of "
                 f"{', '.join(self.estimates)}"
             )
+        if kv_token_layers is not None and self.estimate_with is not None:
+            return self.estimate_with(machine_type, num_layers, kv_token_layers).tokens_per_s
         by_layers = self.estimates[machine_type]
         if num_layers not in by_layers:
             raise PlacementError(
@@ -130,6 +145,9 @@ def estimate_throughput(
             }
             for machine_type in mix
         },
+        estimate_with=lambda machine_type, num_layers, kv_token_layers: estimator.estimate(
+            machine_type, num_layers, performance, kv_token_layers
+        ),
     )
 
 
@@ -178,14 +196,18 @@ class _Estimator:
         return performance
 
     def estimate(
-        self, machine_type: str, num_layers: int, performance: Mapping[str, float]
+        self,
+        machine_type: str,
+        num_layers: int,
+        performance: Mapping[str, float],
+        kv_token_layers: int | None = None,
     ) -> ThroughputEstimate:
         """Throughput of one machine, given the performance of all types."""
         profile = self.profiles[machine_type]
+        if kv_token_layers is None:
+            kv_token_layers = profile.capacities[num_layers].kv_token_layers
         ratio = self._time_share(machine_type, num_layers, performance)
-        kv_tokens = int(
-            _KV_SHARE_IN_USE * profile.capacities[num_layers].kv_token_layers / num_layers
-        )
+        kv_tokens = int(_KV_SHARE_IN_USE * kv_token_layers / num_layers)
         resident = kv_tokens / (self.mean_prompt_tokens + self.mean_output_tokens)
         requests = resident * ratio / self.mean_output_tokens
         prompt_tokens = round(self.mean_prompt_tokens * requests)

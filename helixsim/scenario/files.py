@@ -22,6 +22,12 @@ _FILES: tuple[tuple[Step, ...], ...] = (
 )
 """Where a text is always the name of a file."""
 
+_ORDERED: tuple[tuple[Step, ...], ...] = (
+    ("cluster", "generate", "machines"),
+    ("cluster", "generate", "regions"),
+)
+"""Where the order of keys counts: nodes are generated in it."""
+
 POISSON = "poisson"
 
 
@@ -94,8 +100,18 @@ def digest(document: Mapping[str, object], base_dir: Path) -> str:
     content: object = document
     for place, name in list(named_files(document)):
         content = replace_at(content, place, {"sha256": _file_sha256(base_dir / name)})
+    for place in _ORDERED:
+        if isinstance(mapping := _at(content, place), Mapping):
+            content = replace_at(content, place, _pairs(mapping))
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _pairs(value: object) -> object:
+    """Mappings as lists of pairs, so that their order counts."""
+    if isinstance(value, Mapping):
+        return [[key, _pairs(inner)] for key, inner in value.items()]
+    return value
 
 
 def _file_sha256(path: Path) -> str:

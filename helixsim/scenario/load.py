@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,7 +33,7 @@ from helixsim.yaml_files import FileModel, did_you_mean, mistakes_error, read_ya
 Body = TypeVar("Body", bound=FileModel)
 
 
-def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
+def load_scenario(path: str | Path, overrides: Sequence[str] | str = ()) -> Scenario:
     """Load a scenario.
 
     Parameters
@@ -41,9 +41,10 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
     path
         A file, or the name of a scenario that ships with helixsim.
     overrides
-        Texts ``PATH=VALUE`` that change the scenario, such as ``run.duration=120 s`` or
-        ``cluster.nodes.3.type=L4``. Names of files in them are relative to the current directory
-        if there is such a file, else to the scenario's folder, as those in the scenario are.
+        Texts ``PATH=VALUE``, or one of them, that change the scenario, such as
+        ``run.duration=120 s`` or ``cluster.nodes.3.type=L4``. Names of files in them are relative
+        to the current directory if there is such a file, else to the scenario's folder, as those
+        in the scenario are.
 
     Raises
     ------
@@ -51,6 +52,8 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
         Naming file, place and what would be right: a :class:`ScenarioError`, or a
         :class:`TraceError` for a file of lengths or arrivals.
     """
+    if isinstance(overrides, str):
+        overrides = [overrides]
     file = find_scenario(path)
     document = read_yaml(file)
     if isinstance(document, dict):
@@ -225,4 +228,6 @@ class _Loader:
         profiles = {name: machine_types[name].profiles[llm.name] for name in cluster.machine_mix()}
         if mistakes := placement_mistakes(placement, cluster, llm, profiles):
             raise place.error(mistakes)
-        return placement
+        # In the order of the cluster, so that the order in the file cannot change a run.
+        layers = {n.name: placement.layers[n.name] for n in cluster if n.name in placement.layers}
+        return replace(placement, layers=layers)

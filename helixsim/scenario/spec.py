@@ -28,7 +28,8 @@ FileName = Annotated[str, Field(min_length=1, max_length=4096)]
 """Path of a file, relative to the folder of the scenario file."""
 
 Share = Annotated[float, Field(gt=0, le=1)]
-Duration = Annotated[Seconds, Field(gt=0)]
+Duration = Annotated[Seconds, Field(gt=0, le=1e7)]
+Interval = Annotated[Seconds, Field(ge=0.001)]
 
 
 # -- cluster and placement: here, or in files of their own -----------------------------------
@@ -230,7 +231,7 @@ class RunSpec(FileModel):
     warmup: Seconds = Field(default=0.0, description="Left out of the metrics.")
     duration: Duration = Field(description="How long requests are fed, warm-up included.")
     drain: bool = Field(default=False, description="Go on until every request has ended.")
-    sample_interval: Duration = Field(default=10.0, description="Between samples of gauges.")
+    sample_interval: Interval = Field(default=10.0, description="Between samples of gauges.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

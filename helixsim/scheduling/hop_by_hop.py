@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Request, Route
 from helixsim.scheduling.policy import PolicyInputs, Rejection, RoomCheck
@@ -15,17 +17,17 @@ class HopByHopPolicy:
         self._room = RoomCheck(inputs.topology)
 
     def link_bandwidth(self, link: PlacedLink) -> int:
-        """All of the link's own bandwidth, as a whole number."""
-        return int(link.bandwidth_bytes_per_s)
+        """All of the link's own bandwidth, as a whole number, at least 1."""
+        return max(int(link.bandwidth_bytes_per_s), 1)
 
     def admit(self, request: Request) -> Rejection | None:
-        """Give a request an empty route, or say that no node takes so long a prompt."""
-        if request.prompt_tokens > self._room.longest_admitted:
+        """Give a request an empty route, or say that no route takes one so long."""
+        if not self._room.admits(request):
             return Rejection.LENGTH
         request.route = Route([])
         return None
 
-    def decode_dispatched(self, request: Request) -> None:
+    def decodes_dispatched(self, requests: Iterable[Request]) -> None:
         """Decodes follow their prompt; there is nothing to note."""
 
     def finished(self, request: Request) -> None:

@@ -9,11 +9,13 @@ of KV cache. Source: the Helix paper (arXiv 2406.01566), section 5.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from helixsim.errors import NoRouteError
 from helixsim.placement.topology import PlacedLink, Topology
 from helixsim.requests import Request, Route, Stage
 from helixsim.scheduling.kv_expectation import KvExpectation
-from helixsim.scheduling.policy import Moment, PolicyInputs, Rejection
+from helixsim.scheduling.policy import Moment, PolicyInputs, Rejection, can_run
 
 
 class FlowRoute(Route):
@@ -55,14 +57,13 @@ class MaxFlowPolicy:
         self._routes: dict[tuple[int, ...], FlowRoute] = {}
         self._unbilled: list[FlowRoute] = []
         self._bandwidth = _flow_share_bandwidths(topology, flow)
-        if not self._open[topology.coordinator]:
-            raise NoRouteError("the maximum flow is zero: no tokens get through this placement")
+        _check_open(topology, self._open, inputs)
 
     def link_bandwidth(self, link: PlacedLink) -> int:
         """What a link may use, in bytes per second, fixed for the run.
 
         The least of its own bandwidth and of its share of the sender's and the receiver's
-        network interface, shares being those of the flow; a whole number.
+        network interface, shares being those of the flow; a whole number, at least 1.
         """
         return self._bandwidth[link.index]
 
@@ -86,13 +87,14 @@ class MaxFlowPolicy:
         self._kv.book(request, route)
         return None
 
-    def decode_dispatched(self, request: Request) -> None:
-        """Count a decode against the route; its load is added before the next decision."""
-        route = request.route
-        assert isinstance(route, FlowRoute)
-        if not route.unbilled_decodes:
-            self._unbilled.append(route)
-        route.unbilled_decodes += 1
+    def decodes_dispatched(self, requests: Iterable[Request]) -> None:
+        """Count decodes against their routes; the load is added before the next decision."""
+        for request in requests:
+            route = request.route
+            assert isinstance(route, FlowRoute)
+            if not route.unbilled_decodes:
+                self._unbilled.append(route)
+            route.unbilled_decodes += 1
 
     def finished(self, request: Request) -> None:
         """Release what was expected of the request's KV cache."""
@@ -113,8 +115,7 @@ class MaxFlowPolicy:
         for link in self._open[machine]:
             target = link.target
             if target != home and (
-                request.prompt_tokens > nodes[target].capacity.max_prompt_tokens
-                or not self._kv.fits(target, tokens)
+                not can_run(nodes[target], request) or not self._kv.fits(target, tokens)
             ):
                 continue
             load = self._load[link.index] + request.prompt_tokens / self._flow[link.index]
@@ -124,10 +125,11 @@ class MaxFlowPolicy:
 
     def _reason(self, machine: int, request: Request) -> Rejection:
         nodes = self._topology.nodes
+        home = self._topology.coordinator
         targets = [link.target for link in self._open[machine]]
         if not targets:
             return Rejection.FLOW
-        if all(request.prompt_tokens > nodes[t].capacity.max_prompt_tokens for t in targets):
+        if not any(target == home or can_run(nodes[target], request) for target in targets):
             return Rejection.LENGTH
         return Rejection.KV
 
@@ -185,6 +187,22 @@ def _open_links(
     return open_links
 
 
+def _check_open(
+    topology: Topology, open_links: list[tuple[PlacedLink, ...]], inputs: PolicyInputs
+) -> None:
+    """See that the filter of small shares leaves a way out of the coordinator."""
+    if inputs.flow.tokens_per_s <= 0:
+        raise NoRouteError("the maximum flow is zero: no tokens get through this placement")
+    for machine, links in enumerate(topology.outgoing):
+        carrying = [link for link in links if inputs.flow.link_tokens_per_s[link.index] > 0]
+        if carrying and not open_links[machine]:
+            raise NoRouteError(
+                f"the flow of {topology.name(machine)} is shared by {len(carrying)} nodes, each of "
+                f"which has less than scheduler.min_flow_share = {inputs.min_flow_share:g} of it, "
+                f"so none is used; set it lower, for example to {0.5 / len(carrying):.2g}"
+            )
+
+
 def _flow_share_bandwidths(topology: Topology, flow: tuple[float, ...]) -> list[int]:
     outflow = [sum(flow[link.index] for link in links) for links in topology.outgoing]
     inflow = [sum(flow[link.index] for link in links) for links in topology.incoming]
@@ -197,12 +215,15 @@ def _flow_share_bandwidths(topology: Topology, flow: tuple[float, ...]) -> list[
         sender = topology.nic(link.source).outbound_bytes_per_s
         receiver = topology.nic(link.target).inbound_bytes_per_s
         bandwidths.append(
-            int(
-                min(
-                    link.bandwidth_bytes_per_s,
-                    sender * (share / outflow[link.source]),
-                    receiver * (share / inflow[link.target]),
-                )
+            max(
+                1,
+                int(
+                    min(
+                        link.bandwidth_bytes_per_s,
+                        sender * (share / outflow[link.source]),
+                        receiver * (share / inflow[link.target]),
+                    )
+                ),
             )
         )
     return bandwidths

@@ -12,15 +12,17 @@ A policy says at one of three moments where a prompt goes next; decodes follow t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from random import Random
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from helixsim.placement.flow import Flow
-from helixsim.placement.topology import PlacedLink, Topology
+from helixsim.placement.topology import PlacedLink, PlacedNode, Topology
 from helixsim.requests import Request
+
+if TYPE_CHECKING:
+    from random import Random
 
 
 class Moment(Enum):
@@ -37,7 +39,7 @@ class Rejection(StrEnum):
     FLOW = "flow"
     """No successor on the way has any share of the flow."""
     LENGTH = "length"
-    """Its prompt is longer than a batch of the nodes on the way may be."""
+    """Its prompt or its context is longer than a batch of the nodes on the way may be."""
     KV = "kv"
     """The KV caches on the way are expected to be too full for it."""
 
@@ -84,8 +86,8 @@ class Policy(Protocol):
         """
         ...
 
-    def decode_dispatched(self, request: Request) -> None:
-        """Take note that a decode leaves the coordinator on its request's route."""
+    def decodes_dispatched(self, requests: Iterable[Request]) -> None:
+        """Take note that decodes leave the coordinator on their requests' routes."""
         ...
 
     def finished(self, request: Request) -> None:
@@ -104,8 +106,8 @@ class Policy(Protocol):
 class DeparturePolicy(Policy, Protocol):
     """A policy that decides when a prompt leaves a node, and learns from transit times."""
 
-    def transited(self, request: Request, now: float) -> None:
-        """Take note that a request is through with the node that it came to."""
+    def transited(self, requests: Iterable[Request], now: float) -> None:
+        """Take note that requests are through with the node that they came to, in order."""
         ...
 
     def choose(self, machine: int, request: Request) -> PlacedLink:
@@ -133,38 +135,73 @@ class TransmissionPolicy(Policy, Protocol):
         ...
 
 
-Chooser = Callable[[Request, set[int]], "PlacedLink | None"]
+Chooser = Callable[[Request, Container[int]], "PlacedLink | None"]
 """Given a prompt and the numbers of the links already taken in this attempt: its link, if any."""
 
 
 class RoomCheck:
-    """Which prompts can go over a link and still find a way to the end.
+    """Over which links a request can go and still find a way to the end.
 
-    A prompt that is longer than a node's batches may be can never run there; following a link
-    into such a dead end would leave it stuck.
+    A prompt or a context that is longer than a node's batches may be can never run there;
+    following a link into such a dead end would leave the request stuck.
     """
 
     def __init__(self, topology: Topology) -> None:
-        home = topology.coordinator
-        best = [0] * (home + 1)
-        through = [0] * len(topology.links)
-        # Links go from lower to higher layers, so nodes in falling order of their end are done
-        # before those that lead to them.
-        for node in sorted(topology.nodes, key=lambda node: -node.end_layer):
-            for link in topology.outgoing[node.index]:
-                onward = 2**62 if link.target == home else best[link.target]
-                through[link.index] = onward
-                best[node.index] = max(best[node.index], onward)
-            best[node.index] = min(best[node.index], node.capacity.max_prompt_tokens)
-        for link in topology.outgoing[home]:
-            through[link.index] = best[link.target]
-        self.longest_prompt = tuple(through)
-        """For each link, the longest prompt that can go over it and on to the end."""
-        self.longest_admitted = max(
-            (through[link.index] for link in topology.outgoing[home]), default=0
-        )
-        """The longest prompt that any route takes."""
+        self._topology = topology
+        # Nearly all requests fit everywhere; for them, two comparisons settle it.
+        self._prompt_tokens = min(node.capacity.max_prompt_tokens for node in topology.nodes)
+        self._context = min(node.capacity.max_decode_context for node in topology.nodes)
+        self._leading_on: dict[tuple[int, ...], frozenset[int]] = {}
 
     def fits(self, link: PlacedLink, request: Request) -> bool:
-        """Whether a prompt can go over a link and on to the end."""
-        return request.prompt_tokens <= self.longest_prompt[link.index]
+        """Whether a request can go over a link and on to the end."""
+        if self._fits_everywhere(request):
+            return True
+        return link.index in self._links_for(request)
+
+    def admits(self, request: Request) -> bool:
+        """Whether any route takes a request."""
+        if self._fits_everywhere(request):
+            return True
+        links = self._links_for(request)
+        first = self._topology.outgoing[self._topology.coordinator]
+        return any(link.index in links for link in first)
+
+    def _fits_everywhere(self, request: Request) -> bool:
+        return (
+            request.prompt_tokens <= self._prompt_tokens
+            and request.longest_context <= self._context
+        )
+
+    def _links_for(self, request: Request) -> frozenset[int]:
+        closed = tuple(node.index for node in self._topology.nodes if not can_run(node, request))
+        links = self._leading_on.get(closed)
+        if links is None:
+            links = self._leading_on[closed] = self._open_links(frozenset(closed))
+        return links
+
+    def _open_links(self, closed: frozenset[int]) -> frozenset[int]:
+        topology, home = self._topology, self._topology.coordinator
+        reaches_end = {home}
+        links: set[int] = set()
+        # Links lead to higher layers, so a node is settled once those that end later are.
+        for node in sorted(topology.nodes, key=lambda node: -node.end_layer):
+            onward = [
+                link.index for link in topology.outgoing[node.index] if link.target in reaches_end
+            ]
+            if onward and node.index not in closed:
+                reaches_end.add(node.index)
+                links.update(onward)
+        links.update(link.index for link in topology.outgoing[home] if link.target in reaches_end)
+        return frozenset(links)
+
+
+def can_run(node: PlacedNode, request: Request) -> bool:
+    """Whether a request can ever be in a batch of a node."""
+    capacity = node.capacity
+    return (
+        request.prompt_tokens <= capacity.max_prompt_tokens
+        and request.longest_context <= capacity.max_decode_context
+        and capacity.max_prompts > 0
+        and capacity.max_decode_tokens > 0
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Request
@@ -27,7 +27,7 @@ class RandomPolicy(HopByHopPolicy):
     ) -> Chooser:
         """Begin an attempt to send; any usable link will do."""
 
-        def choose(request: Request, taken: set[int]) -> PlacedLink | None:
+        def choose(request: Request, taken: Container[int]) -> PlacedLink | None:
             # All usable links are shuffled, those taken included, as published: it decides how
             # much of the random stream is used up.
             order = list(usable)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Request
@@ -24,7 +24,7 @@ class ShortestQueuePolicy(RandomPolicy):
         }
         outgoing = self._topology.outgoing[machine]
 
-        def choose(request: Request, taken: set[int]) -> PlacedLink | None:
+        def choose(request: Request, taken: Container[int]) -> PlacedLink | None:
             shortest = min(
                 queued[link.index] for link in outgoing if self._room.fits(link, request)
             )

@@ -8,6 +8,8 @@ the link. Source: the SWARM paper (arXiv 2301.11913) as the Helix paper applies 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Request
 from helixsim.scheduling.hop_by_hop import HopByHopPolicy
@@ -29,12 +31,12 @@ class SwarmPolicy(HopByHopPolicy):
         self._priority = [_START_S] * len(topology.links)
         self._transit_s = [_START_S] * len(topology.links)
 
-    def transited(self, request: Request, now: float) -> None:
-        """Learn how long a request took over a link and through the node behind it."""
-        index = request.via_link
-        self._transit_s[index] = (
-            _NEW_WEIGHT * (now - request.sent_s) + _OLD_WEIGHT * self._transit_s[index]
-        )
+    def transited(self, requests: Iterable[Request], now: float) -> None:
+        """Learn how long requests took over their link and through the node behind it."""
+        transit_s = self._transit_s
+        for request in requests:
+            index = request.via_link
+            transit_s[index] = _NEW_WEIGHT * (now - request.sent_s) + _OLD_WEIGHT * transit_s[index]
 
     def choose(self, machine: int, request: Request) -> PlacedLink:
         """The link with the least priority; among equals, the first."""

@@ -69,8 +69,10 @@ class ArrivalPattern:
     lull_slots: float = 0.0
     lull_cv: float = 0.0
 
-    def arrivals(self, rng: random.Random, rate_per_s: float | None = None) -> Iterator[float]:
-        """Arrivals of this pattern, without end.
+    def arrivals(
+        self, rng: random.Random, rate_per_s: float | None = None, until_s: float = math.inf
+    ) -> Iterator[float]:
+        """Arrivals of this pattern, without end unless one is given.
 
         Parameters
         ----------
@@ -82,6 +84,9 @@ class ArrivalPattern:
             the trace.) Over minutes the rate differs from the mean as it does in the real
             trace; :meth:`Trace.scaled_to <helixsim.traces.values.Trace.scaled_to>` makes it
             exact.
+        until_s
+            Nobody arrives after this; needed where the rate is so low that it takes for ever to
+            find the next.
 
         Raises
         ------
@@ -90,13 +95,15 @@ class ArrivalPattern:
         """
         mean = self.trace_rate_per_s if rate_per_s is None else rate_per_s
         check_rate(mean)
-        return self._arrivals(rng, mean)
+        return self._arrivals(rng, mean, until_s)
 
-    def _arrivals(self, rng: random.Random, mean: float) -> Iterator[float]:
+    def _arrivals(self, rng: random.Random, mean: float, until_s: float) -> Iterator[float]:
         # A Poisson process of varying rate is one of rate 1 whose clock runs at that rate.
         wait = rng.expovariate(1.0)
         for slot, relative in enumerate(self._relative_rates(rng)):
             rate, now, end = mean * relative, slot * SLOT_S, (slot + 1) * SLOT_S
+            if now > until_s:
+                return
             while wait < rate * (end - now):
                 # Rounding must not carry an arrival past the start of the next slot.
                 now = min(now + wait / rate, end)

@@ -23,8 +23,9 @@ class Noting:
         self.log.append(("admit", request.index))
         return self.reason
 
-    def decode_dispatched(self, request):
-        self.log.append(("decode dispatched", request.index, request.iteration))
+    def decodes_dispatched(self, requests):
+        for request in requests:
+            self.log.append(("decode dispatched", request.index, request.iteration))
 
     def finished(self, request):
         self.log.append(("finished", request.index))
@@ -54,8 +55,12 @@ class Noting:
     def rejected(self, request, reason):
         self.log.append(("rejected", request.index, reason))
 
-    def pass_ended(self, request, now):
+    def prompt_ended(self, request, now):
         self.log.append(("pass ended", request.index, request.iteration, now))
+
+    def decodes_ended(self, requests, times):
+        for request, now in zip(requests, times, strict=True):
+            self.log.append(("pass ended", request.index, request.iteration, now))
 
     def ended(self, request, now):
         self.log.append(("ended", request.index, now))
@@ -63,6 +68,13 @@ class Noting:
 
 def coordinator_of(noting, passes_beyond_answer=1):
     return Coordinator(noting, noting, noting, passes_beyond_answer)  # type: ignore[arg-type]
+
+
+def goes_on(coordinator, request, now):
+    """Let one pass return; whether its request is sent again, which it is at once."""
+    again, ready = coordinator.returned([request], [now])
+    assert (again, ready) in (([request], [now]), ([], []))
+    return bool(again)
 
 
 def test_a_request_from_arrival_to_end():
@@ -76,14 +88,14 @@ def test_a_request_from_arrival_to_end():
     assert (request.dispatched_s, request.first_dispatch_s) == (2.0, 2.0)
     assert (request.iteration, request.step_tokens, request.context_tokens) == (0, 10, 0)
 
-    assert coordinator.returned(request, 3.0)
+    assert goes_on(coordinator, request, 3.0)
     assert (request.iteration, request.step_tokens, request.context_tokens) == (1, 1, 10)
     assert (request.dispatched_s, request.first_token_s) == (3.0, 3.0)
 
-    assert coordinator.returned(request, 5.0)
+    assert goes_on(coordinator, request, 5.0)
     assert (request.iteration, request.step_tokens, request.context_tokens) == (2, 1, 11)
 
-    assert not coordinator.returned(request, 6.0)
+    assert not goes_on(coordinator, request, 6.0)
     assert (request.first_dispatch_s, request.first_token_s) == (2.0, 3.0)
     assert coordinator.active == {}
     assert noting.log == [
@@ -108,7 +120,7 @@ def test_how_many_passes_an_answer_of_one_token_takes(beyond, passes):
     (request,) = coordinator.opening()
     coordinator.arrive(request, 0.0)
     count = 1
-    while coordinator.returned(request, float(count)):
+    while goes_on(coordinator, request, float(count)):
         count += 1
     assert count == passes
     assert request.first_token_s == 1.0
@@ -137,10 +149,12 @@ def test_requests_are_numbered_in_order_of_creation():
     first, second = coordinator.opening()
     later = coordinator.later()
     coordinator.arrive(first, 0.0)
-    coordinator.returned(first, 1.0)
-    assert [(r.index, r.arrival_s, r.prompt_tokens) for r in coordinator.created] == [(2, 1.1, 20)]
-    coordinator.returned(first, 2.0)
-    assert [(r.index, r.arrival_s) for r in coordinator.created] == [(2, 1.1), (3, 2.1)]
+    goes_on(coordinator, first, 1.0)
+    assert [(r.index, r.arrival_s, r.prompt_tokens, at) for r, at in coordinator.created] == [
+        (2, 1.1, 20, 1.0)
+    ]
+    goes_on(coordinator, first, 2.0)
+    assert [(r.index, at) for r, at in coordinator.created] == [(2, 1.0), (3, 2.0)]
     assert second.index == 1
     assert next(later).index == 4  # created when it is asked for
     assert next(later, None) is None
@@ -154,3 +168,29 @@ def test_the_longest_context_that_may_come():
         coordinator.arrive(request, 0.0)
         longest.append(coordinator.contexts.longest)
     assert longest == [15, 15, 15]
+
+
+def test_a_train_of_decodes_is_taken_back_as_one_by_one():
+    def served(together):
+        noting = Noting(opening=[Arrival(0.0, 10, 5), Arrival(0.0, 20, 5), Arrival(0.0, 30, 1)])
+        coordinator = coordinator_of(noting)
+        requests = coordinator.opening()
+        for request in requests:
+            coordinator.arrive(request, 0.0)
+        sent = []
+        for start in (1.0, 2.0, 3.0, 4.0):
+            times = [start, start + 0.1, start + 0.2][: len(requests)]
+            if together:
+                again, ready = coordinator.returned(requests, times)
+            else:
+                again, ready = [], []
+                for request, now in zip(requests, times, strict=True):
+                    one, at = coordinator.returned([request], [now])
+                    again += one
+                    ready += at
+            sent += [(r.index, r.iteration, r.context_tokens) for r in again]
+            sent += ready
+            requests = again
+        return sent, sorted(noting.log, key=str)
+
+    assert served(together=True) == served(together=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from itertools import pairwise
 from math import inf
 
-import pytest
 from builders import capacity, decode, make_scenario, make_timer, make_topology, prompt
 
 from helixsim.batching import Batch
@@ -23,7 +22,7 @@ from helixsim.placement.topology import PlacedLink
 class Bench:
     """A node on its own: requests go in at times of our choice, departures are noted."""
 
-    def __init__(self, layers=(0, 1), entries=(), activation_bytes=0.0, sources=2, **limits):
+    def __init__(self, layers=(0, 1), entries=(), activation_bytes=0.0, **limits):
         start = layers[0]
         around = {"node": layers}
         if start:
@@ -43,7 +42,7 @@ class Bench:
             self.inbox,
             self.contexts,
         )
-        self.gpu.connect(self, num_sources=sources)
+        self.gpu.connect(self, num_sources=1)
         self.log = []
         self._links = {
             layer: Link(
@@ -69,56 +68,50 @@ class Bench:
         return self.log
 
 
-@pytest.fixture(params=[1, 2], ids=["one source", "two sources"])
-def sources(request):
-    """A node with one source knows its next batch beforehand; results are the same."""
-    return request.param
-
-
-def test_a_batch_takes_all_layers_one_after_another(sources):
-    bench = Bench(layers=(0, 3), sources=sources)
+def test_a_batch_takes_all_layers_one_after_another():
+    bench = Bench(layers=(0, 3))
     bench.come(10.0, prompt(5, 0))
     assert bench.run() == [(25.0, [0])]
 
 
-def test_prompts_and_decodes_take_their_times_together(sources):
-    bench = Bench(sources=sources)
+def test_prompts_and_decodes_take_their_times_together():
+    bench = Bench()
     bench.come(0.0, prompt(5, 0), prompt(7, 1), decode(50, 2), decode(60, 3))
     assert bench.run() == [(14.0, [0, 1, 2, 3])]
 
 
-def test_a_decode_alone_takes_twice_as_long(sources):
-    bench = Bench(sources=sources)
+def test_a_decode_alone_takes_twice_as_long():
+    bench = Bench()
     bench.come(0.0, decode(50, 0))
     bench.come(10.0, decode(50, 0), decode(50, 1))
     bench.come(20.0, decode(50, 0), prompt(5, 1))
     assert bench.run() == [(2.0, [0]), (12.0, [0, 1]), (27.0, [0, 1])]
 
 
-def test_who_comes_meanwhile_waits_for_the_next_batch(sources):
-    bench = Bench(layers=(0, 2), sources=sources)
+def test_who_comes_meanwhile_waits_for_the_next_batch():
+    bench = Bench(layers=(0, 2))
     bench.come(0.0, prompt(5, 0))
     bench.come(1.0, prompt(3, 1))
     bench.come(9.0, prompt(4, 2))
     assert bench.run() == [(10.0, [0]), (24.0, [1, 2])]
 
 
-def test_who_comes_as_a_batch_ends_joins_the_next(sources):
-    bench = Bench(layers=(0, 2), sources=sources)
+def test_who_comes_as_a_batch_ends_joins_the_next():
+    bench = Bench(layers=(0, 2))
     bench.come(0.0, prompt(5, 0))
     bench.come(10.0, prompt(3, 1))
     bench.come(10.0, prompt(4, 2))
     assert bench.run() == [(10.0, [0]), (24.0, [1, 2])]
 
 
-def test_all_who_come_to_an_idle_node_at_one_instant_run_together(sources):
-    bench = Bench(sources=sources)
+def test_all_who_come_to_an_idle_node_at_one_instant_run_together():
+    bench = Bench()
     bench.come(3.0, prompt(3, 0), prompt(4, 1))
     assert bench.run() == [(10.0, [0, 1])]
 
 
-def test_limits_hold_for_every_batch(sources):
-    bench = Bench(sources=sources, max_prompts=2, max_prompt_tokens=10)
+def test_limits_hold_for_every_batch():
+    bench = Bench(max_prompts=2, max_prompt_tokens=10)
     bench.come(0.0, prompt(6, 0), prompt(5, 1), prompt(2, 2), prompt(1, 3))
     assert bench.run() == [(8.0, [0, 2]), (14.0, [1, 3])]
 
@@ -195,15 +188,6 @@ def test_gauges_of_a_node():
     assert (gpu.num_running, gpu.num_waiting, gpu.num_batches, gpu.num_tokens) == (0, 0, 3, 10)
     assert gpu.busy_s(100.0) == 20.0
     assert [end - start for (start, _), (end, _) in pairwise(bench.log)] == [4.0, 6.0]
-
-
-def test_a_node_with_a_batch_that_is_certain_but_not_yet_there_is_idle_till_then():
-    bench = Bench(sources=1)
-    bench.come(0.0, prompt(5, 0))
-    bench.run(until=0.0)
-    assert not bench.gpu.is_unaware
-    assert bench.gpu.busy_s(0.0) == 0.0
-    assert bench.gpu.busy_s(2.0) == 2.0
 
 
 def test_the_coordinator_is_asked_before_a_look_and_told_of_idling():

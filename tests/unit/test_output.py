@@ -12,6 +12,7 @@ from builders import make_scenario
 
 from helixsim.errors import OutputError
 from helixsim.metrics import output
+from helixsim.metrics.output import OutputFolder
 from helixsim.simulation import simulate
 
 TABLES = ["iterations", "links", "nodes", "requests", "timeline"]
@@ -170,3 +171,34 @@ def test_results_can_be_read_by_others_as_any_file_can(result, tmp_path):
     assert (tmp_path / "out").stat().st_mode == (tmp_path / "plain").stat().st_mode
     plain = (tmp_path / "plain" / "file").stat().st_mode
     assert {path.stat().st_mode for path in (tmp_path / "out").iterdir()} == {plain}
+
+
+def test_files_of_others_are_never_replaced(result, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "nodes.csv").write_text("mine")
+    with pytest.raises(OutputError, match=r"nodes\.csv that no run of helixsim put there"):
+        result.write(folder, overwrite=True)
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("nodes.csv", "mine")]
+
+
+def test_a_folder_in_the_way_of_a_file_is_seen_before_anything_moves(result, tmp_path):
+    folder = tmp_path / "out"
+    result.write(folder, table_format="csv")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "nodes.parquet").mkdir()
+    with pytest.raises(OutputError, match=r"nodes\.parquet: is no regular file"):
+        result.write(folder, overwrite=True)
+    (folder / "nodes.parquet").rmdir()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_an_impossible_name_is_an_error_of_ours(result, tmp_path):
+    with pytest.raises(OutputError, match="too long"):
+        result.write(tmp_path / ("a" * 300))
+
+
+def test_a_folder_reserved_for_nothing_is_gone_again(tmp_path):
+    with OutputFolder(tmp_path / "out"):
+        assert (tmp_path / "out").is_dir()
+    assert list(tmp_path.iterdir()) == []

@@ -24,9 +24,11 @@ def serve(recorder, arrival_s, returns, *, tokens=5, output=2, end=True, index=0
     recorder.arrived(request)
     for number, now in enumerate(returns):
         request.iteration = number
-        recorder.pass_ended(request, now)
         if number == 0:
+            recorder.prompt_ended(request, now)
             request.first_token_s = now
+        else:
+            recorder.decodes_ended([request], [now])
         request.dispatched_s = now
     if end:
         recorder.ended(request, returns[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 
 import pandas as pd
 import pytest
@@ -139,7 +140,7 @@ def test_watchers_see_the_run_as_it_goes():
 def test_an_interrupted_run_keeps_what_it_has():
     def interrupt(running):
         if running.environment.now > 20.0:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     scenario = make_scenario(LAYERS, requests=[(0.0, 3, 50)], duration_s=300.0, **TIMES)
     result = simulate(scenario, watchers=(Watcher(5.0, interrupt),), record_iterations=True)
@@ -171,3 +172,19 @@ def test_statistics_are_finite_or_none():
 
     assert all(math.isfinite(number) for number in numbers(run().summary))
     assert isinstance(run().requests, pd.DataFrame)
+
+
+def test_looking_at_a_run_does_not_change_it():
+    looks = []
+    scenario = make_scenario(
+        LAYERS, requests=[(0.0, 3, 50), (4.0, 2, 7)], duration_s=20.0, drain=True, **TIMES
+    )
+    alone = simulate(scenario, record_iterations=True)
+    watched = simulate(scenario, record_iterations=True, watchers=(Watcher(777.0, looks.append),))
+    assert looks
+    assert watched.summary == alone.summary
+    for name, table in alone.tables.items():
+        assert [list(map(repr, column)) for column in watched.tables[name].values] == [
+            list(map(repr, column)) for column in table.values
+        ]
+    assert alone.summary["simulated_s"] == max(alone.requests.end_s)

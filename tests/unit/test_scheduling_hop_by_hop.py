@@ -68,19 +68,35 @@ def test_room_is_what_the_best_way_on_takes():
     layers = {"a": (0, 1), "b": (1, 2), "c": (1, 2), "d": (2, 3)}
     topology = inputs_of(layers, rooms).topology
     room = RoomCheck(topology)
-    longest = {
-        (topology.name(link.source), topology.name(link.target)): room.longest_prompt[link.index]
+
+    def longest(fits):
+        """The longest of prompts of 10, 20, ... tokens that fits."""
+        return max((n for n in range(10, 100, 10) if fits(prompt(n))), default=0)
+
+    assert {
+        (topology.name(link.source), topology.name(link.target)): longest(
+            lambda request, link=link: room.fits(link, request)
+        )
         for link in topology.links
-    }
-    assert longest.pop(("d", HOST)) > 10**12
-    assert longest == {
+    } == {
         (HOST, "a"): 30,
         ("a", "b"): 20,
         ("a", "c"): 30,
-        ("b", "d"): 30,
+        ("b", "d"): 20,  # nobody longer comes through b
         ("c", "d"): 30,
+        ("d", HOST): 30,
     }
-    assert room.longest_admitted == 30
+    assert longest(room.admits) == 30
+
+
+def test_room_is_for_contexts_too():
+    rooms = {"a": capacity(max_decode_context=100), "b": capacity(max_decode_context=50)}
+    topology = inputs_of({"a": (0, 1), "b": (0, 1)}, rooms).topology
+    room = RoomCheck(topology)
+    to_a, to_b = topology.outgoing[topology.coordinator]
+    assert [room.fits(link, prompt(40, output=10)) for link in (to_a, to_b)] == [True, True]
+    assert [room.fits(link, prompt(40, output=20)) for link in (to_a, to_b)] == [True, False]
+    assert not room.admits(prompt(90, output=11))
 
 
 # -- swarm
@@ -98,9 +114,9 @@ def test_swarm_learns_by_hand():
     policy, home = SwarmPolicy(inputs), inputs.topology.coordinator
     learnt = prompt(5)
     learnt.via_link, learnt.sent_s = 0, 10.0
-    policy.transited(learnt, 10.4)
+    policy.transited([learnt], 10.4)
     first = 0.8 * (10.4 - 10.0) + 0.2 * 0.05  # 0.33
-    policy.transited(learnt, 10.1)
+    policy.transited([learnt], 10.1)
     second = 0.8 * (10.1 - 10.0) + 0.2 * first  # 0.146
     assert second == pytest.approx(0.146)
     # Priorities: a 0.05 + 0.146, then b 0.1, 0.15, 0.2: a is due again before the last of them.

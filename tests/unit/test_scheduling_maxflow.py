@@ -65,7 +65,7 @@ def test_decodes_weigh_one_token_each():
     on_a, on_b = prompt(5, 0), prompt(5, 1)
     assert [first_node(policy, on_a), first_node(policy, on_b)] == [0, 1]
     for _ in range(3):
-        policy.decode_dispatched(on_a)
+        policy.decodes_dispatched([on_a])
     # a has 8, b has 5.
     assert [first_node(policy, prompt(2)) for _ in range(3)] == [1, 1, 0]
 
@@ -80,7 +80,7 @@ def test_decodes_weigh_on_every_link_of_the_route_that_has_an_alternative():
         routes.append([stage.node for stage in request.route.stages])
         if index == 0:
             for _ in range(6):
-                policy.decode_dispatched(request)
+                policy.decodes_dispatched([request])
     assert routes == [[0, 1], [0, 2], [0, 2], [0, 2]]
 
 

@@ -115,3 +115,24 @@ def test_imports_stay_light(module, absent):
     code = f"import {module}, sys; print(*sorted(set(sys.modules) & {absent!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+COMMON = [
+    (dimension, unit) for dimension in units.Dimension for unit in units._COMMON_UNITS[dimension]
+]
+
+
+@given(
+    st.sampled_from(COMMON),
+    st.one_of(
+        st.integers(0, 10**15).map(str),
+        st.floats(0, 1e15).map(repr),
+        st.decimals(0, 10**6, places=3).map(str),
+    ),
+    st.sampled_from(["", " "]),
+)
+def test_common_units_mean_what_pint_says(common, number, space):
+    dimension, unit = common
+    text = f"{number}{space}{unit}"
+    by_pint = units._registry().Quantity(text).to(dimension.unit).magnitude
+    assert units.parse_quantity(text, dimension) == float(by_pint)

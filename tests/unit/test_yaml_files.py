@@ -12,9 +12,11 @@ from helixsim.yaml_files import (
     BytesPerSecond,
     FileModel,
     Seconds,
+    did_you_mean,
     located_error,
     read_yaml,
     validate,
+    yaml_text,
 )
 
 
@@ -274,3 +276,24 @@ def test_quantities_are_text_in_the_json_schema():
     assert properties["nic"]["type"] == "string"
     assert properties["nic"]["examples"] == ["10 Gbit/s"]
     assert properties["memory"]["pattern"].startswith("^")
+
+
+# -- writing
+
+
+def test_data_is_written_compactly_with_keys_in_order():
+    data = {"b": {"y": [1, 2], "x": "10 GB/s"}, "a": [{"name": "n", "type": "08"}]}
+    assert yaml_text(data) == ("b:\n  y: [1, 2]\n  x: 10 GB/s\na:\n- {name: n, type: '08'}\n")
+
+
+def test_data_that_is_shared_is_written_out():
+    shared = [1]
+    assert yaml_text([shared, shared]) == "- [1]\n- [1]\n"
+
+
+def test_a_name_is_close_to_another_or_the_first_few_are_listed():
+    names = [f"node-{i}" for i in range(100)]
+    assert did_you_mean("nod-7", names) == "did you mean 'node-7'?"
+    hint = did_you_mean("xyz", names)
+    assert hint.startswith("known are node-0, node-1,")
+    assert hint.endswith("node-18, and 81 more")
