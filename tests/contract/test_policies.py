@@ -126,7 +126,7 @@ def test_a_request_leaves_nothing_behind(make):
     request = prompt(5)
     policy.admit(request)
     request.iteration = 1
-    policy.decode_dispatched(request)
+    policy.decodes_dispatched([request])
     policy.finished(request)
     assert (
         policy.bottleneck_share(),
