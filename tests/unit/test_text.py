@@ -21,8 +21,8 @@ def test_the_summary_of_a_run_without_requests():
         "",
         "decode throughput         0.0 tokens/s",
         "total throughput          0.0 tokens/s, prompts included",
-        f"  max flow         {flow:10.1f} tokens/s",
-        f"  max compute      {compute:10.1f} tokens/s",
+        f"  max flow         {flow:10.1f} tokens/s, estimated",
+        f"  max compute      {compute:10.1f} tokens/s, estimated",
         "",
         "                             mean       p5      p25      p50      p75      p95      p99",
         "prompt latency         s        -        -        -        -        -        -        -",
@@ -54,11 +54,14 @@ def test_reasons_and_overflows_are_told():
         duration_s=400.0,
     )
     lines = summary_text(simulate(scenario).summary).splitlines()
-    assert lines[-2].endswith(
+    assert lines[-3].endswith(
         "3 rejected (1 longer than a batch may be, 2 KV caches expected to be full)"
     )
-    assert lines[-1].startswith("warning: in ")
-    assert "held more than its KV cache" in lines[-1]
+    assert lines[-2].startswith("warning: in ")
+    assert "held more than its KV cache" in lines[-2]
+    # 85 percent of 30.
+    assert lines[-1].startswith("warning: nothing was completed")
+    assert lines[-1].endswith("a has room for 25 tokens on each layer")
 
 
 def status_after(seconds, policy="maxflow"):
