@@ -36,15 +36,15 @@ class ExactEnvironment(simpy.Environment):
 
         Without an end, or told to stop, it stands at the time of the last event.
         """
-        queue, step = self._queue, self.step
+        queue = self._queue
         while queue and queue[0][0] <= until:
             if self.stopping:
                 return
-            if queue[0][3].__class__ is Alarm:  # nearly all are: spare a call for each
-                self._now, _, _, event = heappop(queue)
-                event.handler()  # type: ignore[attr-defined]
+            self._now, _, _, event = heappop(queue)
+            if event.__class__ is Alarm:  # nearly all are
+                event.handler()
             else:
-                step()
+                self._call_back(event)
         if until != inf:
             self._now = until
 
@@ -58,7 +58,11 @@ class ExactEnvironment(simpy.Environment):
         self._now, _, _, event = heappop(self._queue)
         if event.__class__ is Alarm:
             event.handler()
-            return
+        else:
+            self._call_back(event)
+
+    def _call_back(self, event: simpy.Event) -> None:
+        """Do as SimPy does with an event of its own."""
         callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
         for callback in callbacks:
             callback(event)
