@@ -18,7 +18,6 @@ Mode = Literal["offline", "online"]
 SchedulingPolicy = Literal["maxflow", "swarm", "random", "shortest_queue"]
 PhysicsProfile = Literal["paper"]
 
-MODES: tuple[str, ...] = get_args(Mode)
 SCHEDULING_POLICIES: tuple[str, ...] = get_args(SchedulingPolicy)
 PHYSICS_PROFILES: tuple[str, ...] = get_args(PhysicsProfile)
 
