@@ -1,0 +1,1 @@
+"""Pictures: placements, and what they do."""
