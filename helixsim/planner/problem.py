@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from helixsim.cluster import COORDINATOR, Cluster
-from helixsim.errors import NoRouteError, PlacementError, ScenarioError
+from helixsim.errors import ScenarioError
 from helixsim.placement.flow import Flow, max_flow
 from helixsim.placement.placement import Placement
 from helixsim.placement.topology import Topology, build_topology
+from helixsim.planner.value import flow_value
 from helixsim.profiles.machine import LLM, MachineProfile, MachineType
 from helixsim.profiles.throughput import ThroughputTable, estimate_throughput
 from helixsim.scenario.resolved import Scenario
@@ -193,12 +194,7 @@ class PlanningProblem:
 
     def value(self, ranges: Ranges) -> float:
         """Maximum flow in tokens per second of what some ranges give, 0 if there is no route."""
-        if not ranges:
-            return 0.0
-        try:
-            return self.flow(self.placement(ranges)).tokens_per_s
-        except (NoRouteError, PlacementError):
-            return 0.0
+        return flow_value(self, ranges)
 
 
 def planning_problem(

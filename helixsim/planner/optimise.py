@@ -1,0 +1,96 @@
+"""The optimiser: placements that let the most tokens through, with proof of how good they are.
+
+First the chain that would be best if links did not bind; then, where they do, annealing between
+what has been reached and the least that could not be; and bounds all along.
+"""
+
+from __future__ import annotations
+
+from helixsim.planner.annealing import StageCosts, Stages, anneal, stages_of
+from helixsim.planner.bounds import trivial_bound
+from helixsim.planner.patterns import Chain, best_chains
+from helixsim.planner.search import Search
+
+_ROUNDS = 6
+_ITERATIONS = 30_000
+_STEP = 0.97
+"""Targets do not go down faster than this, however little has been reached."""
+_PRECISION = 1e-3
+"""Relative width at which a round of annealing ends its bisection."""
+
+
+def optimise(search: Search) -> None:
+    """Look for the placement of greatest maximum flow; see :class:`.Search` for what it reports.
+
+    The budget is counted in iterations: a seed gives the same placement, unless the time limit
+    or Ctrl-C ends the search before. Placements are aligned (a node starts where others end);
+    bounds hold for all.
+
+    Raises
+    ------
+    ScenarioError
+        If the solver is not installed.
+    """
+    problem = search.problem
+    search.prove(trivial_bound(problem).tokens_per_s)
+    chain = _best_chain(search)
+    if chain is not None:
+        _anneal(search, chain)
+
+
+def _best_chain(search: Search) -> Chain | None:
+    best = None
+    for chain in best_chains(
+        search.problem.kinds,
+        search.problem.num_layers,
+        search.bound,
+        max_stages=search.max_stages,
+        solver=search.solver,
+        seed=search.seed,
+        stop=lambda: search.out_of_time,
+    ):
+        best = chain
+        _offer_chain(search, chain)
+    return best
+
+
+def _offer_chain(search: Search, chain: Chain) -> None:
+    costs = StageCosts(search.problem, chain.tokens_per_s, search.max_stages)
+    stages = stages_of(search.problem, chain, search.rng("chain"))
+    search.offer(costs.ranges(stages))
+
+
+def _anneal(search: Search, chain: Chain) -> None:
+    """Bisect over the target; failures count for one round only, as each tries harder."""
+    problem = search.problem
+    best: Stages | None = None
+
+    def offer(ranges: dict[int, tuple[int, int]]) -> float:
+        value = problem.value(ranges)
+        search.offer(ranges, value)
+        return value
+
+    top = chain.tokens_per_s
+    for number in range(_ROUNDS):
+        failed, target = top * (1 + 1e-6), top
+        if number:
+            target = (search.value + top) / 2
+        trial = 0
+        while failed > search.value * (1 + _PRECISION):
+            if search.out_of_time or search.optimal:
+                return
+            costs = StageCosts(problem, target, search.max_stages)
+            rng = search.rng("anneal", number, trial)
+            start = stages_of(problem, chain, rng)
+            if best is not None and trial % 2:
+                start = best
+            last, reached = anneal(
+                costs, start, _ITERATIONS * (1 + number), rng, offer, lambda: search.out_of_time
+            )
+            print(number, trial, target, reached, costs.cost(last), search.value, search.elapsed_s())  # noqa
+            if reached:
+                best = last
+            else:
+                failed = target
+            target = max((search.value + failed) / 2, _STEP * failed)
+            trial += 1
