@@ -8,8 +8,12 @@ so they are the same in whatever order, and in whatever cluster, they are asked 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
 
 from helixsim.cluster import Link
 
@@ -88,13 +92,43 @@ class RuleNetwork:
             found = self._links[source, target] = rule.link(source, target, self.seed)
         return found
 
+    def bandwidths(self, names: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Bytes per second of the links between some machines, from row to column; 0 for none.
+
+        A million links are not remembered one by one.
+        """
+        found = np.zeros((len(names), len(names)))
+        members: dict[str, list[int]] = {}
+        for index, name in enumerate(names):
+            if name in self.regions:
+                members.setdefault(self.regions[name], []).append(index)
+        for here, there in product(members, members):
+            rule = self._region_rule(here, there)
+            if rule is None:
+                continue
+            if rule.is_fixed:
+                found[np.ix_(members[here], members[there])] = rule.bandwidth_bytes_per_s.mean
+            elif here <= there:
+                for a, b in product(members[here], members[there]):
+                    link = rule.link(names[a], names[b], self.seed)
+                    found[a, b] = found[b, a] = link.bandwidth_bytes_per_s
+        np.fill_diagonal(found, 0.0)
+        number = {name: index for index, name in enumerate(names)}
+        for (source, target), rule in self.links.items():
+            if source in number and target in number and source != target:
+                link = rule.link(source, target, self.seed)
+                found[number[source], number[target]] = link.bandwidth_bytes_per_s
+        return found
+
+    def _region_rule(self, here: str, there: str) -> LinkRule | None:
+        if (rule := self.between_regions.get((min(here, there), max(here, there)))) is not None:
+            return rule
+        return self.within if here == there else self.across
+
     def _rule(self, source: str, target: str) -> LinkRule | None:
         here, there = self.regions.get(source), self.regions.get(target)
         if source == target or here is None or there is None:
             return None
         if (rule := self.links.get((source, target))) is not None:
             return rule
-        regions = (min(here, there), max(here, there))
-        if (rule := self.between_regions.get(regions)) is not None:
-            return rule
-        return self.within if here == there else self.across
+        return self._region_rule(here, there)

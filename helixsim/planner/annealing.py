@@ -21,7 +21,7 @@ from helixsim.planner.patterns import Chain, common_layers
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.search import NEGLIGIBLE
 
-_HOT, _COLD = 0.3, 0.01
+_HOT, _COLD = 0.06, 0.01
 _LAYER_COST, _STAGE_COST, _EMPTY_COST = 0.25, 0.25, 0.3
 _CLOSE = 0.02
 """States that cost no more are worth an exact maximum flow."""

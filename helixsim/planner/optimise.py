@@ -7,9 +7,10 @@ what has been reached and the least that could not be; and bounds all along.
 from __future__ import annotations
 
 from helixsim.planner.annealing import StageCosts, Stages, anneal, stages_of
-from helixsim.planner.bounds import trivial_bound
+from helixsim.planner.bounds import CoverProgram, node_classes, trivial_bound, upper_bound
+from helixsim.planner.chains import combine_blocks
 from helixsim.planner.patterns import Chain, best_chains
-from helixsim.planner.search import Search
+from helixsim.planner.search import NEGLIGIBLE, Search
 
 _ROUNDS = 6
 _ITERATIONS = 30_000
@@ -34,8 +35,36 @@ def optimise(search: Search) -> None:
     problem = search.problem
     search.prove(trivial_bound(problem).tokens_per_s)
     chain = _best_chain(search)
-    if chain is not None:
+    search.prove(
+        upper_bound(
+            problem,
+            max_stages=search.max_stages,
+            solver=search.solver,
+            at_least=search.value,
+            stop=lambda: search.out_of_time,
+        ).tokens_per_s
+    )
+    if problem.links_never_bind:
+        if search.max_stages is None:
+            combine_blocks(search)
+    elif chain is not None:
         _anneal(search, chain)
+    _close(search)
+
+
+def _close(search: Search) -> None:
+    """Try to prove that nothing is better than what was found.
+
+    The bisection of the bound ends somewhat above it; flows take few values, though.
+    """
+    if search.value == 0 or search.optimal or search.out_of_time:
+        return
+    program = CoverProgram(
+        node_classes(search.problem), search.problem.num_layers, search.max_stages, search.solver
+    )
+    target = search.value * (1 + NEGLIGIBLE / 2)
+    if not program.is_possible(target, lambda: search.out_of_time):
+        search.prove(target)
 
 
 def _best_chain(search: Search) -> Chain | None:
@@ -87,7 +116,6 @@ def _anneal(search: Search, chain: Chain) -> None:
             last, reached = anneal(
                 costs, start, _ITERATIONS * (1 + number), rng, offer, lambda: search.out_of_time
             )
-            print(number, trial, target, reached, costs.cost(last), search.value, search.elapsed_s())  # noqa
             if reached:
                 best = last
             else:

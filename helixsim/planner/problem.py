@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import permutations
 
 import numpy as np
 import numpy.typing as npt
 
 from helixsim.cluster import COORDINATOR, Cluster
 from helixsim.errors import ScenarioError
+from helixsim.network import RuleNetwork
 from helixsim.placement.flow import Flow, max_flow
 from helixsim.placement.placement import Placement
 from helixsim.placement.topology import Topology, build_topology
@@ -270,12 +272,13 @@ def _kinds(
 def _link_capacities(cluster: Cluster, llm: LLM, keep_links: int | None) -> npt.NDArray[np.float64]:
     names = [*(node.name for node in cluster), COORDINATOR]
     home = len(cluster)
-    link = cluster.network.link
-    capacity = np.zeros((home + 1, home + 1))
-    for a, source in enumerate(names):
-        for b, target in enumerate(names):
-            if a != b and (found := link(source, target)) is not None:
-                capacity[a, b] = found.bandwidth_bytes_per_s
+    if isinstance(cluster.network, RuleNetwork):
+        capacity = cluster.network.bandwidths(names)
+    else:
+        capacity = np.zeros((home + 1, home + 1))
+        for a, b in permutations(range(home + 1), 2):
+            if (link := cluster.network.link(names[a], names[b])) is not None:
+                capacity[a, b] = link.bandwidth_bytes_per_s
     if keep_links is not None:
         _prune(capacity, keep_links)
     capacity[:home, :home] /= llm.token_bytes + llm.activation_bytes_per_token
