@@ -87,20 +87,18 @@ class BlockPricing:
 
     def _fill(self, length: int) -> npt.NDArray[np.float64]:
         """Least cost of a block of a length that carries w units, for every w."""
-        best = self._best[0]
+        best = self._best[0].copy()
         for first in range(1, length // 2 + 1):
-            best = np.minimum(best, self._best[first] + self._best[length - first])
+            np.minimum(best, self._best[first] + self._best[length - first], out=best)
         for kind, weights in enumerate(self.weights):
             weight = weights[length] if length < len(weights) else 0
             copies = 1
             while weight:
                 shift = min(copies * weight, _UNITS)
                 cost = copies * self._prices[kind]
-                best = np.minimum(
-                    best,
-                    np.concatenate((np.full(shift, cost), best[: _UNITS + 1 - shift] + cost)),
-                )
-                best[0] = 0.0
+                more = best[: _UNITS + 1 - shift] + cost
+                np.minimum(best[1:shift], cost, out=best[1:shift])
+                np.minimum(best[shift:], more, out=best[shift:])
                 if shift == _UNITS:
                     break
                 copies *= 2

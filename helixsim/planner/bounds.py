@@ -319,9 +319,9 @@ def _cover_costs(
         copies = 1
         while True:
             shift = min(copies * weight, _UNITS)
-            shifted = np.concatenate((np.full(shift, best[0]), best[: _UNITS + 1 - shift]))
-            shifted[0] = inf
-            best = np.minimum(best, shifted + copies * cost)
+            more = best[: _UNITS + 1 - shift] + copies * cost
+            np.minimum(best[1:shift], copies * cost, out=best[1:shift])
+            np.minimum(best[shift:], more, out=best[shift:])
             if shift == _UNITS:
                 break
             copies *= 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 from helixsim.planner.annealing import StageCosts, Stages, anneal, stages_of
 from helixsim.planner.bounds import CoverProgram, node_classes, trivial_bound, upper_bound
 from helixsim.planner.chains import combine_blocks
+from helixsim.planner.levelling import deal_evenly
 from helixsim.planner.patterns import Chain, best_chains
 from helixsim.planner.search import NEGLIGIBLE, Search
 
@@ -35,6 +36,8 @@ def optimise(search: Search) -> None:
     problem = search.problem
     search.prove(trivial_bound(problem).tokens_per_s)
     chain = _best_chain(search)
+    if problem.links_never_bind:
+        deal_evenly(search)
     search.prove(
         upper_bound(
             problem,
