@@ -51,13 +51,15 @@ def chain_of_blocks(search: Search, target: float) -> Ranges | None:
     return assign(problem, chosen)
 
 
-def assign(problem: PlanningProblem, blocks: Sequence[Block]) -> Ranges:
-    """Give every piece of every block a node of its kind; what sticks out at the end is cut off."""
+def assign(problem: PlanningProblem, blocks: Sequence[Block], start: int = 0) -> Ranges:
+    """Give every piece of every block a node of its kind, from a layer on.
+
+    What sticks out after the last layer is cut off.
+    """
     waiting: list[list[int]] = [[] for _ in problem.kinds]
     for node in reversed(range(len(problem))):
         waiting[problem.kind_of[node]].append(node)
     ranges: dict[int, tuple[int, int]] = {}
-    start = 0
     for block in blocks:
         for kind, offset, length in block.pieces:
             first = start + offset

@@ -11,10 +11,13 @@ from helixsim.planner.bounds import CoverProgram, node_classes, trivial_bound, u
 from helixsim.planner.chains import combine_blocks
 from helixsim.planner.levelling import deal_evenly
 from helixsim.planner.patterns import Chain, best_chains
+from helixsim.planner.regions import one_chain, separate_chains
 from helixsim.planner.search import NEGLIGIBLE, Search
 
 _ROUNDS = 6
 _ITERATIONS = 30_000
+_LARGEST_TO_ANNEAL = 64
+"""Larger clusters whose links bind are taken region by region."""
 _STEP = 0.97
 """Targets do not go down faster than this, however little has been reached."""
 _PRECISION = 1e-3
@@ -38,21 +41,31 @@ def optimise(search: Search) -> None:
     chain = _best_chain(search)
     if problem.links_never_bind:
         deal_evenly(search)
+    _prove(search)
+    if problem.links_never_bind:
+        if search.max_stages is None:
+            combine_blocks(search)
+    elif len(problem) > _LARGEST_TO_ANNEAL:
+        separate_chains(search, optimise)
+        if search.max_stages is None:
+            one_chain(search)
+    elif chain is not None:
+        _anneal(search, chain)
+    _close(search)
+
+
+def _prove(search: Search) -> None:
+    if search.optimal:
+        return
     search.prove(
         upper_bound(
-            problem,
+            search.problem,
             max_stages=search.max_stages,
             solver=search.solver,
             at_least=search.value,
             stop=lambda: search.out_of_time,
         ).tokens_per_s
     )
-    if problem.links_never_bind:
-        if search.max_stages is None:
-            combine_blocks(search)
-    elif chain is not None:
-        _anneal(search, chain)
-    _close(search)
 
 
 def _close(search: Search) -> None:

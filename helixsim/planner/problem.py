@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import permutations
 
@@ -134,6 +134,27 @@ class PlanningProblem:
             and min(self.inbound_tokens_per_s.min(), self.outbound_tokens_per_s.min()) >= most
             and min(self.token_inbound_tokens_per_s[-1], self.token_outbound_tokens_per_s[-1])
             >= sum(kind.count * max(kind.tokens_per_s) for kind in self.kinds)
+        )
+
+    def restricted(self, nodes: Sequence[int]) -> PlanningProblem:
+        """The same problem with some of the nodes only, which are numbered anew in that order."""
+        used = list(dict.fromkeys(self.kind_of[node] for node in nodes))
+        kind_of = tuple(used.index(self.kind_of[node]) for node in nodes)
+        rows = [*nodes, len(self)]
+        machines = tuple(self.cluster)
+        return replace(
+            self,
+            cluster=replace(self.cluster, nodes=tuple(machines[node] for node in nodes)),
+            kinds=tuple(
+                replace(self.kinds[kind], count=kind_of.count(number))
+                for number, kind in enumerate(used)
+            ),
+            kind_of=kind_of,
+            link_tokens_per_s=self.link_tokens_per_s[np.ix_(rows, rows)],
+            inbound_tokens_per_s=self.inbound_tokens_per_s[list(nodes)],
+            outbound_tokens_per_s=self.outbound_tokens_per_s[list(nodes)],
+            token_inbound_tokens_per_s=self.token_inbound_tokens_per_s[rows],
+            token_outbound_tokens_per_s=self.token_outbound_tokens_per_s[rows],
         )
 
     # -- placements --------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from math import inf
 from random import Random
 
 from helixsim.planner.problem import PlanningProblem, Ranges
+from helixsim.planner.value import longest_route
 
 NEGLIGIBLE = 1e-9
 """Relative difference of flows that counts as none."""
@@ -49,6 +50,10 @@ class Search:
         A clock: seconds since the search began.
     time_limit_s
         When to stop; None for when the method's budget is used up.
+    max_stages
+        Most stages of a route; None for any number.
+    solver
+        What linear programs are solved with, see :func:`~helixsim.planner.solver.new_model`.
     on_change
         Called with the search when the incumbent or the bound improves.
     ranges, value
@@ -101,6 +106,8 @@ class Search:
     def offer(self, ranges: Ranges, value: float | None = None) -> bool:
         """Report a placement; say whether it is the best so far.
 
+        One with routes of more than `max_stages` stages counts for nothing.
+
         Parameters
         ----------
         ranges
@@ -110,6 +117,8 @@ class Search:
         """
         value = self.problem.value(ranges) if value is None else value
         if value <= self.value * (1 + NEGLIGIBLE):
+            return False
+        if self.max_stages is not None and longest_route(self.problem, ranges) > self.max_stages:
             return False
         self.ranges, self.value = dict(ranges), value
         self.trace.append(Incumbent(self.elapsed_s(), value, self.bound))

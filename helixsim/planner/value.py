@@ -147,3 +147,12 @@ def _over_links(problem: PlanningProblem, ranges: Ranges) -> float:
         head = sink + 2 if b == home else 2 * number[b]
         network.add(tail, head, float(links[a, b]))
     return network.max_flow(source, sink)
+
+
+def longest_route(problem: PlanningProblem, ranges: Ranges) -> int:
+    """Most stages of any route that the layers allow, over links or not; 0 if there is none."""
+    most = [0] + [-problem.num_layers] * problem.num_layers
+    for start, end in sorted(set(ranges.values())):
+        entries = most[start:end] if problem.partial_inference else most[start : start + 1]
+        most[end] = max(most[end], 1 + max(entries))
+    return max(0, most[problem.num_layers])
