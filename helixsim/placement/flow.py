@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import networkx as nx
-from networkx.algorithms.flow import preflow_push
+from networkx.algorithms.flow import preflow_push, shortest_augmenting_path
 
 from helixsim.placement.topology import Topology
 from helixsim.profiles.throughput import ThroughputTable
@@ -52,7 +52,12 @@ def max_flow(topology: Topology, throughput: ThroughputTable) -> Flow:
         Tokens per second of each machine type by number of layers.
     """
     graph, source, sink, compute = _flow_graph(topology, throughput)
-    value, by_edge = nx.maximum_flow(graph, source, sink, flow_func=preflow_push)
+    try:
+        value, by_edge = nx.maximum_flow(graph, source, sink, flow_func=preflow_push)
+    except IndexError:
+        # networkx raises it on some graphs with capacities that are no whole numbers, when
+        # rounding leaves an excess that finds no way back.
+        value, by_edge = nx.maximum_flow(graph, source, sink, flow_func=shortest_augmenting_path)
     flows = tuple(float(by_edge[_out(link.source)][_in(link.target)]) for link in topology.links)
     return Flow(float(value), flows, compute)
 
