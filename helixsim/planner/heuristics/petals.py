@@ -23,7 +23,7 @@ def petals_ranges(problem: PlanningProblem, rng: Random) -> dict[int, tuple[int,
     Raises
     ------
     PlacementError
-        If layers are left without a node.
+        If layers are left without a node, as where nodes have no throughput at all.
     """
     order = list(range(len(problem)))
     rng.shuffle(order)
@@ -31,9 +31,9 @@ def petals_ranges(problem: PlanningProblem, rng: Random) -> dict[int, tuple[int,
     ranges: dict[int, tuple[int, int]] = {}
     for node in order:
         size = problem.max_layers(node)
-        start = min(
-            range(problem.num_layers - size + 1),
-            key=lambda first, size=size: (sorted(throughput[first : first + size]), first),
+        _, start = min(
+            (sorted(throughput[first : first + size]), first)
+            for first in range(problem.num_layers - size + 1)
         )
         ranges[node] = (start, start + size)
         for layer in range(start, start + size):

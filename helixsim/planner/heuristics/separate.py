@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
 from helixsim.errors import PlacementError
-from helixsim.planner.heuristics.coverage import check_coverage, offer
+from helixsim.planner.heuristics.coverage import offer
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.search import Search
 
@@ -52,7 +52,6 @@ def separate_ranges(
         ranges |= _mixed_pipeline(problem, sorted(left))
     if not ranges:
         _raise_nothing(problem, left, mixed)
-    check_coverage(problem, ranges, "separate")
     return ranges
 
 

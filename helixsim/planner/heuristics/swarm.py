@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from helixsim.errors import PlacementError
 from helixsim.planner.heuristics.coverage import offer
 from helixsim.planner.problem import PlanningProblem
@@ -53,7 +55,7 @@ def equal_stages(num_layers: int, most: int) -> list[tuple[int, int]]:
     size = max(size for size in range(1, most + 1) if num_layers % size == 0)
     count = num_layers // size if 2 * size > most else -(-num_layers // most)
     cuts = [num_layers * stage // count for stage in range(count + 1)]
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
+    return list(pairwise(cuts))
 
 
 def swarm(search: Search) -> None:
