@@ -28,14 +28,16 @@ def toy_problem(
     most_layers: Mapping[str, int],
     num_layers: int,
     *,
-    link: tuple[float, float] = (1e9, 0.0),
+    link: tuple[float, float] = (1e3, 0.0),
     links: Pairs | None = None,
     nics: Mapping[str, float] | None = None,
     **options: object,
 ) -> PlanningProblem:
     """Nodes that hold so many layers at most; those that hold as many are of one type.
 
-    All compute at one speed; `links` take the place of `link` where they are given.
+    All compute at one speed; `links` take the place of `link` where they are given. Links and
+    network interfaces carry a hundred times what a node computes, unless told otherwise, and
+    not a billion times: NetworkX's preflow loses its way between numbers that far apart.
     """
     types = {most: make_machine_type(f"holds{most}", most) for most in most_layers.values()}
     names = [*most_layers, HOST]
@@ -47,7 +49,7 @@ def toy_problem(
         cluster=make_cluster(
             {name: types[most].name for name, most in most_layers.items()},
             {pair: values for pair, values in pairs.items() if values[0] > 0},
-            nics,
+            dict.fromkeys(names, 1e3) | dict(nics or {}),
         ),
         placement=None,
         scheduler=SchedulerSettings(),

@@ -155,11 +155,7 @@ def _add_link(program: Formulation, source: int, target: int) -> None:
     capacity = min(
         inputs.links[source][target],
         inputs.bound,
-        *(
-            max(inputs.tokens_per_s[node])
-            for node in (source, target)
-            if node != inputs.num_nodes
-        ),
+        *(max(inputs.tokens_per_s[node]) for node in (source, target) if node != inputs.num_nodes),
     )
     flow = model.add_var(pair_name(inputs, "flow", source, target), lb=0, ub=capacity)
     link = model.add_var(pair_name(inputs, "link", source, target), var_type="B")
