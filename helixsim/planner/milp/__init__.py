@@ -1,6 +1,6 @@
 """The published method: a mixed-integer linear program, with python-mip.
 
-For comparison: on clusters of more than a dozen nodes, CBC hardly improves on its start.
+For comparison: from ten machines on, CBC seldom improves on its start within a minute.
 """
 
 from helixsim.planner.milp.solution_file import recover

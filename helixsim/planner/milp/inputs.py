@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import inf
 
 import numpy as np
@@ -67,15 +66,6 @@ class MilpInputs:
         if self.partial_inference:
             return target[0] <= source[1] < target[1]
         return source[1] == target[0]
-
-    def to_json(self) -> str:
-        """Write as one line of JSON; floating-point numbers survive exactly."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> MilpInputs:
-        """Read what :meth:`to_json` wrote."""
-        return cls(**json.loads(text))
 
 
 def milp_inputs(

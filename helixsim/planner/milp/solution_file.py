@@ -1,7 +1,7 @@
 """Raw solutions in files: one variable and its value a line.
 
 What other solvers write of the program's model file is read too: comments begin with ``#``;
-CBC writes a headline and then number, name, value and reduced cost.
+CBC writes a headline and then number, name, value and reduced cost, and leaves zeros out.
 """
 
 from __future__ import annotations
@@ -53,11 +53,10 @@ def recover(problem: PlanningProblem, file: Path) -> dict[int, tuple[int, int]]:
     try:
         ranges = ranges_of(inputs, values)
     except KeyError as error:
-        name = str(error.args[0])
-        what = "says how many layers" if name.startswith("hold") else "says where"
-        node = int(name.split("_")[1])
+        node = error.args[0]
         raise ScenarioError(
-            f"nothing {what} node {node} ({problem.names[node]}) holds: there is no {name}",
+            f"nothing says how many layers node {node} ({problem.names[node]}) holds: no "
+            f"hold_{node}_... is 1",
             file=file,
         ) from None
     for node, (_, end) in ranges.items():

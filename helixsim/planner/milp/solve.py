@@ -21,6 +21,7 @@ from helixsim.planner.milp.solution_file import solution_text
 from helixsim.planner.milp.values import ranges_of, route_depths, start_values, used_nodes
 from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.planner.search import NEGLIGIBLE, Search
+from helixsim.planner.solver import MAXIMIZE, new_model
 
 FIRST_SLICE_S = 10.0
 """Seconds of the first attempt. Every next one, from the best found, takes twice as long: no
@@ -83,6 +84,7 @@ def milp(
     """
     _check_files(model_file, solution_file, overwrite)
     _check_stages(search)
+    new_model(MAXIMIZE, search.solver)  # to say here and now that it is not installed
     problem = search.problem
     plain = milp_inputs(problem, max_stages=search.max_stages, strengthen=strengthen)
     best = _Best(search, plain)
@@ -218,10 +220,16 @@ class _Best:
             limit = search.max_stages
             within = "" if limit is None else f" on a route of {limit} stages or less"
             raise PlacementError(f"no placement lets a request pass{within}")
-        if answer["bound"] is not None and search.value > 0:
-            near = answer["bound"] <= search.value * (1 + SOLVER_TOLERANCE)
-            search.prove(search.value if near else answer["bound"])
+        self._prove(answer["bound"])
         return is_done
+
+    def _prove(self, bound: float | None) -> None:
+        """Report what the solver proved; not what a placement at hand contradicts."""
+        search = self.search
+        if bound is None or bound < search.value * (1 - SOLVER_TOLERANCE):
+            return
+        is_near = search.value > 0 and bound <= search.value * (1 + SOLVER_TOLERANCE)
+        search.prove(search.value if is_near else bound)
 
     def _take_values(self, values: dict[str, float]) -> None:
         """Report the nodes that carry flow; all of them, if together they carry more."""

@@ -46,18 +46,20 @@ def start_values(inputs: MilpInputs, ranges: Ranges) -> dict[str, float] | None:
 def ranges_of(inputs: MilpInputs, values: Mapping[str, float]) -> dict[int, tuple[int, int]]:
     """The layers of every node, from values of ``start_i`` and ``hold_i_k``.
 
+    What is not named is zero, as in what CBC writes.
+
     Raises
     ------
     KeyError
-        If a node has no start, or none of its sizes is chosen; the missing name.
+        If none of a node's sizes is chosen; the number of the node.
     """
     ranges: dict[int, tuple[int, int]] = {}
     for node in range(inputs.num_nodes):
-        start = round(values[f"start_{node}"])
+        start = round(values.get(f"start_{node}", 0.0))
         sizes = range(1, inputs.max_layers(node) + 1)
         chosen = [k for k in sizes if values.get(f"hold_{node}_{k}", 0.0) > 0.5]
         if not chosen:
-            raise KeyError(f"hold_{node}_1")
+            raise KeyError(node)
         ranges[node] = (start, start + chosen[0])
     return ranges
 
