@@ -169,6 +169,15 @@ def test_swarm_says_how_many_layers_are_missing():
         swarm(Search(problem))
 
 
+def test_a_limit_on_stages_is_kept_or_refused():
+    problem = published("single24")
+    search = Search(problem, max_stages=20)
+    swarm(search)
+    validate(problem, search.ranges, search.value, max_stages=20)
+    with pytest.raises(PlacementError, match="swarm makes routes of 20 stages, more than 19"):
+        swarm(Search(problem, max_stages=19))
+
+
 # -- separate pipelines ------------------------------------------------------------------------
 
 

@@ -31,8 +31,15 @@ def offer(search: Search, ranges: Ranges, method: str) -> None:
     ------
     PlacementError
         If no request can pass: ranges that cover all layers may still not join up, or the
-        cluster has no links where they do.
+        cluster has no links where they do. Or if a route passes more nodes than the search
+        allows: no heuristic knows of such a limit.
     """
+    most = search.max_stages
+    if most is not None and (stages := longest_route(search.problem, ranges)) > most:
+        raise PlacementError(
+            f"{method} makes routes of {stages} stages, more than {most}, and knows of no limit; "
+            "use another method"
+        )
     value = search.problem.value(ranges)
     if value <= 0:
         hint = "" if search.problem.partial_inference else ", allow partial inference"
@@ -42,3 +49,17 @@ def offer(search: Search, ranges: Ranges, method: str) -> None:
             "method"
         )
     search.offer(ranges, value)
+
+
+def longest_route(problem: PlanningProblem, ranges: Ranges) -> int:
+    """How many nodes requests may pass at most, by layers and links."""
+    depth: dict[int, int] = {}
+    for node in sorted(ranges, key=lambda node: ranges[node][1]):
+        before = (
+            depth[other]
+            for other in depth
+            if problem.link_tokens_per_s[other, node] > 0
+            and problem.fits(ranges[other], ranges[node])
+        )
+        depth[node] = 1 + max(before, default=0)
+    return max(depth.values(), default=0)

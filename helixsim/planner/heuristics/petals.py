@@ -51,6 +51,6 @@ def petals(search: Search) -> None:
     Raises
     ------
     PlacementError
-        If layers are left without a node, or no request can pass.
+        If layers are left without a node, no request can pass, or routes are too long.
     """
     offer(search, petals_ranges(search.problem, Random(search.seed)), "petals")

@@ -78,7 +78,7 @@ def separate(search: Search) -> None:
     Raises
     ------
     PlacementError
-        If no machine type can hold the LLM, or no request can pass.
+        If no machine type can hold the LLM, no request can pass, or routes are too long.
     """
     offer(search, separate_ranges(search.problem), "separate")
 
@@ -89,7 +89,7 @@ def separate_mixed(search: Search) -> None:
     Raises
     ------
     PlacementError
-        If there is not one pipeline, or no request can pass.
+        If there is not one pipeline, no request can pass, or routes are too long.
     """
     offer(search, separate_ranges(search.problem, mixed=True), "separate_mixed")
 

@@ -64,6 +64,6 @@ def swarm(search: Search) -> None:
     Raises
     ------
     PlacementError
-        If there are more stages than nodes, or no request can pass.
+        If there are more stages than nodes, no request can pass, or routes are too long.
     """
     offer(search, swarm_ranges(search.problem), "swarm")
