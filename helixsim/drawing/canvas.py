@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -66,7 +67,7 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
 def wrapped(text: str, size: float, width: float) -> list[str]:
     """Break a text into lines that are no wider than `width` inches, between words."""
     lines = [""]
-    for word in text.split(" "):
+    for word in re.split(r"(?<! x) (?!x )", text):  # "3 x T4" stays together
         longer = f"{lines[-1]} {word}".lstrip()
         if lines[-1] and text_width(longer, size) > width:
             lines.append(word)
@@ -104,6 +105,8 @@ def legend_lines(
     entries: Sequence[tuple[Swatch, str]], width: float
 ) -> list[list[tuple[float, Swatch, str]]]:
     """Set entries one after the other, in as many lines as `width` inches need."""
+    if not entries:
+        return []
     lines: list[list[tuple[float, Swatch, str]]] = [[]]
     x = 0.0
     for swatch, text in entries:

@@ -33,6 +33,7 @@ _MARGIN = 0.3
 _TITLE_SIZE, _TITLE_HEIGHT = 13.0, 0.32
 _TEXT_SIZE, _TEXT_PITCH = 9.5, 0.2
 _NOTE_SIZE, _NOTE_PITCH = 8.5, 0.18
+_UNNAMED = "Rows are too close to be named; as HTML, the picture names what is pointed at."
 
 
 def placement_figure(picture: Picture) -> Drawing:
@@ -54,7 +55,8 @@ def placement_figure(picture: Picture) -> Drawing:
         inner = plan.width - 2 * _MARGIN
         title = wrapped(picture.title, _TITLE_SIZE * 1.12, inner)  # bold is wider
         caption = [line for text in picture.caption for line in wrapped(text, _TEXT_SIZE, inner)]
-        notes = [line for text in picture.notes for line in wrapped(text, _NOTE_SIZE, inner)]
+        texts = picture.notes if plan.size else (*picture.notes, _UNNAMED)
+        notes = [line for text in texts for line in wrapped(text, _NOTE_SIZE, inner)]
         legend = legend_lines(_legend(picture), inner)
         head = (
             0.2

@@ -43,11 +43,11 @@ def draw_ribbons(canvas: Canvas, picture: Picture, plan: Plan) -> None:
         idle = ribbon.flow_tokens_per_s == 0
         if idle and not ribbon.bounds and len(picture.ribbons) > _MAX_IDLE:
             continue
-        style = _style(ribbon, ribbon.flow_tokens_per_s / most, idle=idle)
+        style = _style(ribbon, ribbon.flow_tokens_per_s / most, plan.pen, idle=idle)
         canvas.curve(_points(picture, plan, ribbon), gid=ribbon_id(ribbon), **style)
 
 
-def _style(ribbon: Ribbon, share: float, *, idle: bool) -> dict[str, Any]:
+def _style(ribbon: Ribbon, share: float, pen: float, *, idle: bool) -> dict[str, Any]:
     colour = OTHER_REGION if ribbon.crosses_regions else SAME_REGION
     if ribbon.bounds:
         colour = BOUND
@@ -55,7 +55,7 @@ def _style(ribbon: Ribbon, share: float, *, idle: bool) -> dict[str, Any]:
         return {"edgecolor": colour, "linewidth": 0.6, "alpha": 0.6, "linestyle": (0, (1, 2))}
     style: dict[str, Any] = {
         "edgecolor": colour,
-        "linewidth": 0.7 + _WIDEST * share,
+        "linewidth": (0.7 + _WIDEST * share) * pen,
         "alpha": 0.9 if ribbon.bounds else 0.45 + 0.2 * share,
         "capstyle": "butt",
         "zorder": 3,

@@ -56,6 +56,11 @@ class Plan:
         """Where the last row ends."""
         return self.top + self.num_rows * self.pitch
 
+    @property
+    def pen(self) -> float:
+        """How thick lines are: thinner where rows are close."""
+        return min(1.0, self.pitch / 0.1)
+
     def x(self, layer: float) -> float:
         """Where a layer starts."""
         return self.left + layer * _BARS_WIDTH / self.num_layers
@@ -181,11 +186,15 @@ def _draw_bar(canvas: Canvas, row: Row, plan: Plan, number: int, colour: str) ->
     filled = height * row.used if known else 0.0
     canvas.box(x, top + height - filled, end - x, filled, facecolor=colour)
     if "compute" in row.bounds:
-        style = {"edgecolor": BOUND, "linewidth": 1.8, "zorder": 4}
+        style = {"edgecolor": BOUND, "linewidth": 1.8 * plan.pen, "zorder": 4}
         canvas.box(x, top, end - x, height, facecolor="none", **style)
     elif row.bounds_too:
-        style = {"edgecolor": BOUND, "linewidth": 1.0, "linestyle": (0, (2, 1.2)), "zorder": 4}
+        dashed = {"linewidth": plan.pen, "linestyle": (0, (2, 1.2))}
+        style = {"edgecolor": BOUND, "zorder": 4, **dashed}
         canvas.box(x, top, end - x, height, facecolor="none", **style)
+    # What is pointed at lies over all of it, and cannot be seen.
+    wide = max(end - x, 0.08)
+    canvas.box(x, top, wide, height, facecolor="white", alpha=0.001, gid=f"row-{number}")
     for role, place in (("inbound", x - 0.03), ("outbound", end - 0.03)):
         if role in row.bounds:
             canvas.box(place, top - 0.02, 0.06, height + 0.04, facecolor=BOUND, zorder=5)

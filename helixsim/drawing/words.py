@@ -8,7 +8,7 @@ from itertools import takewhile
 
 from helixsim.cluster import Node
 from helixsim.placement.cut import Bounds, Cut
-from helixsim.placement.topology import Topology
+from helixsim.placement.topology import PlacedNode, Topology
 
 MAX_NAMES = 8
 """Longer lists of names end in how many more there are."""
@@ -73,7 +73,7 @@ def elsewhere_text(topology: Topology, others: Bounds) -> Iterator[str]:
 def _parts(topology: Topology, bounds: Bounds) -> Iterator[str]:
     nodes, links = topology.nodes, topology.links
     if bounds.compute:
-        names = names_text([nodes[index].name for index in bounds.compute])
+        names = _node_names([nodes[index] for index in bounds.compute])
         held = {
             layer
             for index in bounds.compute
@@ -90,6 +90,14 @@ def _parts(topology: Topology, bounds: Bounds) -> Iterator[str]:
         pairs = [(links[index].source, links[index].target) for index in bounds.links]
         names = names_text([f"{topology.name(a)} → {topology.name(b)}" for a, b in pairs])
         yield f"{count_text(len(pairs), 'link')} ({names})"
+
+
+def _node_names(nodes: Sequence[PlacedNode]) -> str:
+    """Their names; of many, how many of which type."""
+    if len(nodes) <= MAX_NAMES:
+        return names_text([node.name for node in nodes])
+    types = [node.machine_type for node in nodes]
+    return overview_text({name: types.count(name) for name in dict.fromkeys(types)})
 
 
 def _join(parts: Iterable[str]) -> str:
