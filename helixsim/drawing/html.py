@@ -17,6 +17,7 @@ svg.pointing .tipped.lit { opacity: 1; }
 _SCRIPT = """
 const svg = document.querySelector("svg"), tip = document.getElementById("tip");
 const tipped = [];
+svg.querySelector(":scope > title")?.remove();  // the page has it
 for (const title of svg.querySelectorAll("g > title")) {
   const group = title.parentNode;
   const text = title.textContent;

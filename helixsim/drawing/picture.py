@@ -16,8 +16,8 @@ from helixsim.placement.topology import Topology, build_topology
 from helixsim.profiles.throughput import estimate_throughput
 from helixsim.scenario.resolved import Scenario
 
-_NOISE = 1e-9
-"""Share of the maximum flow."""
+_NOISE = 1e-6
+"""Share of the maximum flow that is too little to be seen, or left over by rounding."""
 _MAX_LAYERS = 10_000
 
 

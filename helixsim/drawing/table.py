@@ -179,11 +179,8 @@ def _draw_bar(canvas: Canvas, row: Row, plan: Plan, number: int, colour: str) ->
     height = 0.74 * plan.pitch
     x, end = plan.x(node.start_layer) + 0.012, plan.x(node.end_layer) - 0.012
     top = plan.y(number) - height / 2
-    known = plan.known
-    canvas.box(
-        x, top, end - x, height, facecolor=tint(colour) if known else colour, gid=f"row-{number}"
-    )
-    filled = height * row.used if known else 0.0
+    canvas.box(x, top, end - x, height, facecolor=tint(colour) if plan.known else colour)
+    filled = height * row.used if plan.known else 0.0
     canvas.box(x, top + height - filled, end - x, filled, facecolor=colour)
     if "compute" in row.bounds:
         style = {"edgecolor": BOUND, "linewidth": 1.8 * plan.pen, "zorder": 4}

@@ -80,7 +80,8 @@ def _parts(topology: Topology, bounds: Bounds) -> Iterator[str]:
             for layer in range(nodes[index].start_layer, nodes[index].end_layer)
         }
         count = count_text(len(bounds.compute), "node")
-        yield f"the compute of {count} at layers {ranges_text(held)} ({names})"
+        noun = "layers" if len(held) > 1 else "layer"
+        yield f"the compute of {count} at {noun} {ranges_text(held)} ({names})"
     for direction in ("inbound", "outbound"):
         if machines := getattr(bounds, direction):
             names = names_text([topology.name(index) for index in machines])

@@ -15,8 +15,9 @@ from helixsim.placement.flow import Flow, flow_graph
 from helixsim.placement.topology import Topology
 from helixsim.profiles.throughput import ThroughputTable
 
-_ROUNDING = 1e-9
-"""What is less than this share of the maximum flow is taken for a rounding error."""
+_ROUNDING, _SOURCE_ROUNDING = 1e-9, 2**-48
+"""Less than these shares of the maximum flow and of what the source could send are taken for
+rounding errors: the flow is found by sending all of the latter first, and taking back the rest."""
 
 _LINK = (1, 0)
 _KINDS = {
@@ -89,8 +90,10 @@ def min_cut(topology: Topology, throughput: ThroughputTable, flow: Flow) -> Cut:
     flow
         What that function has found.
     """
-    graph, _, sink, _ = flow_graph(topology, throughput)
-    residual = _residual(graph, _edge_flows(topology, flow), _ROUNDING * flow.tokens_per_s)
+    graph, source, sink, _ = flow_graph(topology, throughput)
+    sent = sum(graph.edges[edge]["capacity"] for edge in graph.out_edges(source))
+    least = _ROUNDING * flow.tokens_per_s + _SOURCE_ROUNDING * float(sent)
+    residual = _residual(graph, _edge_flows(topology, flow), least)
     after = nx.ancestors(residual, sink) | {sink}
     crossed = [(a, b) for a, b in graph.edges if a not in after and b in after]
     others = set(_crossable(graph, residual)) - set(crossed)
