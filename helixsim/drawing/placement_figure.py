@@ -27,7 +27,8 @@ from helixsim.drawing.style import (
     tint,
     type_colours,
 )
-from helixsim.drawing.table import Plan, draw_rows, plan_table, tooltips
+from helixsim.drawing.table import Plan, draw_rows, plan_table
+from helixsim.drawing.tooltips import tooltips
 
 _MARGIN = 0.3
 _TITLE_SIZE, _TITLE_HEIGHT = 13.0, 0.32

@@ -8,7 +8,8 @@ from helixsim.drawing.canvas import Canvas, Point
 from helixsim.drawing.picture import Picture
 from helixsim.drawing.rows import COORDINATOR_ROW, Ribbon
 from helixsim.drawing.style import BOUND, FAINT, OTHER_REGION, SAME_REGION, STRIP
-from helixsim.drawing.table import Plan, ribbon_id
+from helixsim.drawing.table import Plan
+from helixsim.drawing.tooltips import ribbon_id
 
 _STRIP_WIDTH, _STRIP_GAP = 0.17, 0.17
 _MAX_IDLE = 150
