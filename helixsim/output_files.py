@@ -25,19 +25,29 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
 
 
-def write_whole(path: Path, text: str, *, overwrite: bool = False) -> None:
-    """Write a text file under another name first, then put it in its place in one step.
+def write_whole(path: Path, content: str | bytes, *, overwrite: bool = False) -> None:
+    """Write a file under another name first, then put it in its place in one step.
+
+    Parameters
+    ----------
+    path
+        The file.
+    content
+        Text, which is written as UTF-8, or bytes.
+    overwrite
+        Whether to replace a file that is there.
 
     Raises
     ------
     OutputError
         As :func:`check_output`, or if the file cannot be written. What was there stays.
     """
+    content = content.encode() if isinstance(content, str) else content
     check_output(path, overwrite=overwrite)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("x", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
+        with temporary.open("xb") as stream:
+            stream.write(content)
         temporary.replace(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error

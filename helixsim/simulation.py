@@ -33,6 +33,7 @@ from helixsim.models.ports import (
     SharedNic,
 )
 from helixsim.physics import PHYSICS_PROFILES
+from helixsim.placement.balanced_flow import balanced_flow
 from helixsim.placement.flow import Flow, max_flow
 from helixsim.placement.topology import Topology, build_topology
 from helixsim.profiles.throughput import estimate_throughput
@@ -124,7 +125,7 @@ class Simulation:
         self.topology = build_topology(
             llm, scenario.cluster, scenario.placement, scenario.machine_types
         )
-        self.flow = _flow(scenario, self.topology)
+        self.flow = followed_flow(scenario, self.topology)
         self.start_s = float(_loading_s(self.topology) + _LOADING_MARGIN_S)
         self.end_s = self.start_s + run.duration_s
         rng = Random(self.seed)
@@ -320,14 +321,20 @@ def _start_empty(request: Request) -> None:
     request.onward = {}
 
 
-def _flow(scenario: Scenario, topology: Topology) -> Flow:
+def followed_flow(scenario: Scenario, topology: Topology) -> Flow:
+    """The maximum flow that requests follow, as the scenario's scheduler has it split."""
+    workload = scenario.workload
     throughput = estimate_throughput(
         scenario.llm,
         scenario.profiles(),
         scenario.cluster.machine_mix(),
-        mean_prompt_tokens=scenario.workload.mean_prompt_tokens,
-        mean_output_tokens=scenario.workload.mean_output_tokens,
+        mean_prompt_tokens=workload.mean_prompt_tokens,
+        mean_output_tokens=workload.mean_output_tokens,
     )
+    if scenario.scheduler.flow_split == "balanced":
+        return balanced_flow(
+            topology, throughput, workload.mean_prompt_tokens, workload.mean_output_tokens
+        )
     return max_flow(topology, throughput)
 
 

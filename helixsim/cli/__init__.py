@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from helixsim.cli import files, run, scenarios
+from helixsim.cli import files, run, scenarios, show
 from helixsim.cli.group import HelixGroup
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 
 app.command("run")(run.run)
 app.command("validate")(scenarios.validate)
+app.command("show")(show.show)
 app.command("generate-cluster")(files.generate_cluster)
 app.command("generate-trace")(files.generate_trace)
 app.command("import-helix")(files.import_helix)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import networkx as nx
-from networkx.algorithms.flow import preflow_push
+from networkx.algorithms.flow import preflow_push, shortest_augmenting_path
 
 from helixsim.placement.topology import Topology
 from helixsim.profiles.throughput import ThroughputTable
@@ -51,8 +51,13 @@ def max_flow(topology: Topology, throughput: ThroughputTable) -> Flow:
     throughput
         Tokens per second of each machine type by number of layers.
     """
-    graph, source, sink, compute = _flow_graph(topology, throughput)
-    value, by_edge = nx.maximum_flow(graph, source, sink, flow_func=preflow_push)
+    graph, source, sink, compute = flow_graph(topology, throughput)
+    try:
+        value, by_edge = nx.maximum_flow(graph, source, sink, flow_func=preflow_push)
+    except IndexError:
+        # networkx raises it on some graphs with capacities that are no whole numbers, when
+        # rounding leaves an excess that finds no way back.
+        value, by_edge = nx.maximum_flow(graph, source, sink, flow_func=shortest_augmenting_path)
     flows = tuple(float(by_edge[_out(link.source)][_in(link.target)]) for link in topology.links)
     return Flow(float(value), flows, compute)
 
@@ -65,9 +70,20 @@ def _out(machine: int) -> int:
     return 4 * machine + 1
 
 
-def _flow_graph(
+def flow_graph(
     topology: Topology, throughput: ThroughputTable
 ) -> tuple[nx.DiGraph[int], int, int, tuple[float, ...]]:
+    """Build the flow graph.
+
+    Machine m is the nodes 4 m (in), 4 m + 2 and 4 m + 3 (before and after computing) and
+    4 m + 1 (out); for the coordinator, 4 m + 2 is the source and 4 m + 3 the sink.
+
+    Returns
+    -------
+    tuple
+        The graph with a ``capacity`` in tokens per second on each edge, its source, its sink,
+        and for every node of the topology what it could compute at most.
+    """
     home, llm = topology.coordinator, topology.llm
     between = llm.token_bytes + llm.activation_bytes_per_token
     source, sink = 4 * home + 2, 4 * home + 3

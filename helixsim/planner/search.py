@@ -14,6 +14,14 @@ NEGLIGIBLE = 1e-9
 """Relative difference of flows that counts as none."""
 
 
+def random_stream(seed: int, *purpose: object) -> Random:
+    """A stream of random numbers of its own for each seed and purpose.
+
+    Seeded with text, which does not depend on PYTHONHASHSEED.
+    """
+    return Random("/".join(map(str, (seed, *purpose))))
+
+
 @dataclass(frozen=True, slots=True)
 class Incumbent:
     """A placement that was the best so far.
@@ -77,11 +85,8 @@ class Search:
     trace: list[Incumbent] = field(default_factory=list)
 
     def rng(self, *purpose: object) -> Random:
-        """A stream of random numbers of its own for each purpose.
-
-        Seeded with text, which does not depend on PYTHONHASHSEED.
-        """
-        return Random("/".join(map(str, (self.seed, *purpose))))
+        """A stream of random numbers of its own for each purpose."""
+        return random_stream(self.seed, *purpose)
 
     @property
     def left_s(self) -> float:

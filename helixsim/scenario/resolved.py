@@ -16,6 +16,7 @@ from helixsim.traces.values import Lengths, Trace
 
 Mode = Literal["offline", "online"]
 SchedulingPolicy = Literal["maxflow", "swarm", "random", "shortest_queue"]
+FlowSplit = Literal["published", "balanced"]
 PhysicsProfile = Literal["paper"]
 
 SCHEDULING_POLICIES: tuple[str, ...] = get_args(SchedulingPolicy)
@@ -53,12 +54,16 @@ class SchedulerSettings:
         this share of its KV cache.
     min_flow_share
         A successor that takes less than this share of a node's flow is left out.
+    flow_split
+        Which of all maximum flows to follow: ``published``, the one that the published algorithm
+        finds, or ``balanced``, see :mod:`helixsim.placement.balanced_flow`.
     """
 
     policy: str = "maxflow"
     kv: KvSettings = KvSettings()
     feed_high_water_mark: float = 0.8
     min_flow_share: float = 0.05
+    flow_split: str = "published"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from helixsim.scenario.cluster_spec import ClusterSpec
 from helixsim.scenario.generator_spec import GeneratorSpec
 from helixsim.scenario.placement_spec import PlacementSpec
 from helixsim.scenario.resolved import (
+    FlowSplit,
     KvSettings,
     Mode,
     PhysicsProfile,
@@ -98,6 +99,12 @@ class SchedulerSpec(FileModel):
     kv: KvSpec = KvSpec()
     feed_high_water_mark: Share = 0.8
     min_flow_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    flow_split: FlowSplit = Field(
+        default="published",
+        description="`maxflow`: which of all maximum flows to follow: `published`, the one that "
+        "the published algorithm finds, or `balanced`, which spreads requests evenly and avoids "
+        "slow links.",
+    )
 
     def to_settings(self) -> SchedulerSettings:
         """Turn it into a value."""
@@ -109,6 +116,7 @@ class SchedulerSpec(FileModel):
             ),
             feed_high_water_mark=self.feed_high_water_mark,
             min_flow_share=self.min_flow_share,
+            flow_split=self.flow_split,
         )
 
 

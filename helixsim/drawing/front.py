@@ -1,0 +1,178 @@
+"""Draw planning candidates: decode throughput against decode latency, and the front of the best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from helixsim.drawing.canvas import text_width
+from helixsim.drawing.save import Drawing
+from helixsim.drawing.style import BOUND, FAINT, GRID, INK, our_settings
+from helixsim.errors import InputError
+
+_FRONT, _DOMINATED = "#0072b2", "#b4bac2"
+_NUMBERS = ("decode_latency_s_mean", "decode_tokens_per_s")
+_WIDTH, _HEIGHT, _AXES_WIDTH = 7.6, 5.2, 6.5
+_LABEL_SIZE, _OFFSET, _LINE = 8, 0.12, 0.15
+"""Of names: points; from the point, and from line to line, in inches."""
+
+Point = Mapping[str, Any]
+
+
+def front_figure(
+    points: Sequence[Point], *, title: str = "Planning candidates", reference: str | None = None
+) -> Drawing:
+    """Plot candidates by mean decode latency and decode throughput.
+
+    Parameters
+    ----------
+    points
+        Mappings with the keys ``decode_latency_s_mean`` (seconds), ``decode_tokens_per_s``,
+        ``label`` and, if they hold, ``on_front`` and ``chosen``; means over seeds. Other keys
+        are left alone.
+    title
+        Over the plot.
+    reference
+        Label of the point that others are compared with, such as the placement there was before.
+
+    Returns
+    -------
+    Drawing
+        To be written with :func:`~helixsim.drawing.save.save_drawing`.
+
+    Raises
+    ------
+    InputError
+        If there are no points, a key is missing, or no point has the label of the reference.
+    """
+    _check(points, reference)
+    with our_settings():
+        figure = Figure(figsize=(_WIDTH, _HEIGHT), facecolor="white")
+        axes = figure.add_axes((0.1, 0.11, _AXES_WIDTH / _WIDTH, 0.76))
+        front = sorted(_place(point) for point in points if point.get("on_front"))
+        _draw_front(axes, front)
+        for number, point in enumerate(points):
+            _draw_point(axes, number, point, is_reference=point["label"] == reference)
+        axes.margins(0.05, 0.1)
+        _make_room(axes, points)
+        _draw_labels(axes, points, reference)
+        axes.set_xlabel("mean decode latency (s)")
+        axes.set_ylabel("decode throughput (tokens/s)")
+        axes.grid(color=GRID, linewidth=0.6)
+        axes.set_axisbelow(True)
+        figure.text(0.1, 0.945, title, fontsize=13, fontweight="bold", va="center")
+        figure.text(0.1, 0.9, _subtitle(points, reference), color=FAINT, va="center")
+    return Drawing(
+        figure=figure,
+        title=title,
+        description=_subtitle(points, reference),
+        tooltips={f"point-{number}": _tip(point) for number, point in enumerate(points)},
+    )
+
+
+def _check(points: Sequence[Point], reference: str | None) -> None:
+    if not points:
+        raise InputError("there are no candidates to draw")
+    for number, point in enumerate(points):
+        for key in (*_NUMBERS, "label"):
+            if key not in point:
+                raise InputError(f"the key {key} is missing", where=f"points[{number}]")
+    labels = [point["label"] for point in points]
+    if reference is not None and reference not in labels:
+        raise InputError(f"no point is labelled '{reference}', which is to be the reference")
+
+
+def _place(point: Point) -> tuple[float, float]:
+    latency, throughput = (float(point[key]) for key in _NUMBERS)
+    return latency, throughput
+
+
+def _draw_front(axes: Axes, front: Sequence[tuple[float, float]]) -> None:
+    """Steps: for a latency between two of its points, the faster one's throughput is to be had."""
+    if front:
+        xs, ys = zip(*front, strict=True)
+        axes.step(xs, ys, where="post", color=_FRONT, linewidth=1.4, alpha=0.6, zorder=1)
+
+
+def _draw_point(axes: Axes, number: int, point: Point, *, is_reference: bool) -> None:
+    style: dict[str, Any] = {"s": 26, "color": _DOMINATED, "zorder": 2}
+    if point.get("on_front"):
+        style |= {"s": 42, "color": _FRONT, "zorder": 3}
+    if is_reference:
+        style |= {"s": 64, "marker": "D", "color": INK, "zorder": 4}
+    if point.get("chosen"):
+        style |= {"s": 190, "marker": "*", "color": BOUND, "zorder": 5}
+    axes.scatter(
+        *([value] for value in _place(point)), linewidths=0, gid=f"point-{number}", **style
+    )
+
+
+def _make_room(axes: Axes, points: Sequence[Point]) -> None:
+    """Widen the plot to the left, so that the first point's name fits there."""
+    low, high = axes.get_xlim()
+    widths = [text_width(str(p["label"]), _LABEL_SIZE) for p in points if p.get("on_front")]
+    room = min(max(widths, default=0.0) + 2 * _OFFSET, _AXES_WIDTH / 3)
+    axes.set_xlim(low - (high - low) * room / (_AXES_WIDTH - room), high)
+
+
+def _draw_labels(axes: Axes, points: Sequence[Point], reference: str | None) -> None:
+    """Name what stands out, as far as names do not cover each other.
+
+    Nothing lies above and to the left of the front, so that its names go there.
+    """
+    chosen = [point for point in points if point.get("chosen")]
+    known = [point for point in points if point["label"] == reference and point not in chosen]
+    front = sorted((point for point in points if point.get("on_front")), key=_place)
+    taken: list[tuple[float, float, float, float]] = []
+    for point in (*chosen, *known, *(point for point in front if point not in chosen + known)):
+        label, beside = str(point["label"]), point in known
+        x, y = axes.transData.transform(_place(point)) / axes.figure.dpi
+        width = text_width(label, _LABEL_SIZE, bold=point in chosen)
+        left = x + _OFFSET if beside else x - _OFFSET - width
+        bottom = y - _LINE / 2 if beside else y
+        box = (left, bottom, left + width, bottom + _LINE)
+        if any(_overlap(box, other) for other in taken):
+            continue
+        taken.append(box)
+        axes.annotate(
+            label,
+            _place(point),
+            xytext=(72 * (left - x), 72 * (bottom - y + _LINE / 2)),
+            textcoords="offset points",
+            fontsize=_LABEL_SIZE,
+            fontweight="bold" if point in chosen else "normal",
+            color=BOUND if point in chosen else INK,
+            va="center",
+            zorder=6,
+        )
+
+
+def _overlap(
+    one: tuple[float, float, float, float], other: tuple[float, float, float, float]
+) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _subtitle(points: Sequence[Point], reference: str | None) -> str:
+    front = sum(bool(point.get("on_front")) for point in points)
+    text = f"{len(points)} candidates, {front} of them on the front"
+    chosen = next((point for point in points if point.get("chosen")), None)
+    if chosen is not None:
+        text += f"; star: chosen, {chosen['decode_tokens_per_s']:,.1f} tokens/s"
+    if reference is None:
+        return text
+    known = next(point for point in points if point["label"] == reference)
+    return f"{text}; diamond: {reference}, {known['decode_tokens_per_s']:,.1f} tokens/s"
+
+
+def _tip(point: Point) -> str:
+    latency, throughput = _place(point)
+    lines = [str(point["label"]), f"{throughput:,.1f} decode tokens/s", f"{latency:.3f} s a decode"]
+    if point.get("chosen"):
+        lines.append("chosen")
+    if point.get("on_front"):
+        lines.append("on the front")
+    return "\n".join(lines)

@@ -1,0 +1,104 @@
+"""Write drawings as PNG, SVG or HTML: whole or not at all, the same bytes every time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from html import escape
+from io import BytesIO
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from helixsim.drawing.html import html_page
+from helixsim.drawing.style import our_settings
+from helixsim.errors import OutputError
+from helixsim.output_files import write_whole
+
+SUFFIXES = (".png", ".svg", ".html")
+PNG_DPI = 150
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A figure, and what is said about it.
+
+    Attributes
+    ----------
+    figure
+        What is drawn.
+    title, description
+        For those who cannot see it, and for the page's title.
+    tooltips
+        gid of what is drawn -> text that appears when it is pointed at, in SVG and HTML.
+    """
+
+    figure: Figure
+    title: str
+    description: str = ""
+    tooltips: Mapping[str, str] = field(default_factory=dict)
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a file whose suffix does not name a format.
+
+    Raises
+    ------
+    OutputError
+        Naming the formats.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise OutputError(
+            f"{path}: pictures are written as {', '.join(SUFFIXES)}; end the name in one of them"
+        )
+
+
+def save_drawing(drawing: Drawing, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write a drawing in the format that the suffix of the file names.
+
+    Raises
+    ------
+    OutputError
+        If the suffix names no format, or the file exists or cannot be written.
+    """
+    path = Path(path)
+    check_suffix(path)
+    write_whole(path, drawing_bytes(drawing, path.suffix.lower()), overwrite=overwrite)
+
+
+def drawing_bytes(drawing: Drawing, suffix: str) -> bytes:
+    """What a file of that suffix holds. SVG and HTML are the same in every process."""
+    if suffix == ".png":
+        return _png(drawing)
+    svg = _svg(drawing)
+    return (html_page(svg, drawing.title) if suffix == ".html" else svg).encode()
+
+
+def _png(drawing: Drawing) -> bytes:
+    stream = BytesIO()
+    with our_settings():
+        metadata = {"Software": "helixsim", "Title": drawing.title}
+        drawing.figure.savefig(stream, format="png", dpi=PNG_DPI, metadata=metadata)
+    return stream.getvalue()
+
+
+def _svg(drawing: Drawing) -> str:
+    stream = BytesIO()
+    with our_settings():
+        metadata = {
+            "Date": None,
+            "Creator": "helixsim",
+            "Title": drawing.title,
+            "Description": drawing.description,
+        }
+        drawing.figure.savefig(stream, format="svg", metadata=metadata)
+
+    def with_tip(match: re.Match[str]) -> str:
+        tip = drawing.tooltips.get(match[1])
+        return match[0] if tip is None else f"{match[0]}<title>{escape(tip)}</title>"
+
+    text = stream.getvalue().decode()
+    # Elsewhere, a font of the same widths keeps texts apart.
+    text = text.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
+    return re.sub(r'<g id="([^"]+)">', with_tip, text)

@@ -1,0 +1,130 @@
+"""Numbers, names and findings in words, as pictures show them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
+
+from helixsim.cluster import Node
+from helixsim.placement.cut import Bounds, Cut
+from helixsim.placement.topology import PlacedNode, Topology
+
+MAX_NAMES = 8
+"""Longer lists of names end in how many more there are."""
+MAX_LABEL = 20
+"""Characters of a name beside a row."""
+
+
+def rate_text(tokens_per_s: float) -> str:
+    """Tokens per second as short as can be read: three digits, or whole."""
+    return f"{tokens_per_s:,.0f}" if tokens_per_s >= 100 else f"{tokens_per_s:.3g}"
+
+
+def count_text(count: int, noun: str) -> str:
+    """A number and what is counted."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def names_text(names: Sequence[str]) -> str:
+    """Names one after the other, not too many of them."""
+    shown = list(names[:MAX_NAMES])
+    if len(names) > MAX_NAMES:
+        shown.append(f"and {len(names) - MAX_NAMES} more")
+    return ", ".join(shown)
+
+
+def overview_text(mix: Mapping[str, int]) -> str:
+    """How many machines of which types."""
+    return ", ".join(f"{count:,} x {name}" for name, count in mix.items())
+
+
+def common_prefix(names: Sequence[str]) -> str:
+    """What long names all start with, up to a separator; empty where it would save little."""
+    if len(names) < 2:
+        return ""
+    first, last = min(names), max(names)  # what these share, all share
+    same = (a == b for a, b in zip(first, last, strict=False))
+    prefix = re.sub(r"[^-_./:]*$", "", first[: sum(takewhile(bool, same))])
+    return prefix if len(prefix) >= 6 else ""
+
+
+def short_name(name: str, prefix: str = "") -> str:
+    """A name without the prefix, and without its middle if it is still long."""
+    name = "…" + name.removeprefix(prefix) if prefix else name
+    if len(name) <= MAX_LABEL:
+        return name
+    half = (MAX_LABEL - 1) // 2
+    return f"{name[:half]}…{name[-half:]}"
+
+
+def bottleneck_text(topology: Topology, cut: Cut) -> str:
+    """Say how much flows at most, and what bounds it."""
+    parts = _join(_parts(topology, cut.bounds))
+    return f"Max flow {cut.tokens_per_s:,.1f} tokens/s, bound by {parts}."
+
+
+def elsewhere_text(topology: Topology, others: Bounds) -> Iterator[str]:
+    """Say what else is as tight, if anything is."""
+    if others:
+        yield f"As tight elsewhere, in other minimum cuts: {_join(_parts(topology, others))}."
+
+
+def _parts(topology: Topology, bounds: Bounds) -> Iterator[str]:
+    nodes, links = topology.nodes, topology.links
+    if bounds.compute:
+        names = _node_names([nodes[index] for index in bounds.compute])
+        held = {
+            layer
+            for index in bounds.compute
+            for layer in range(nodes[index].start_layer, nodes[index].end_layer)
+        }
+        count = count_text(len(bounds.compute), "node")
+        noun = "layers" if len(held) > 1 else "layer"
+        yield f"the compute of {count} at {noun} {ranges_text(held)} ({names})"
+    for direction in ("inbound", "outbound"):
+        if machines := getattr(bounds, direction):
+            names = names_text([topology.name(index) for index in machines])
+            interfaces = "network interface" + ("s" if len(machines) > 1 else "")
+            yield f"the {direction} {interfaces} of {names}"
+    if bounds.links:
+        pairs = [(links[index].source, links[index].target) for index in bounds.links]
+        names = names_text([f"{topology.name(a)} → {topology.name(b)}" for a, b in pairs])
+        yield f"{count_text(len(pairs), 'link')} ({names})"
+
+
+def _node_names(nodes: Sequence[PlacedNode]) -> str:
+    """Their names; of many, how many of which type."""
+    if len(nodes) <= MAX_NAMES:
+        return names_text([node.name for node in nodes])
+    types = [node.machine_type for node in nodes]
+    return overview_text({name: types.count(name) for name in dict.fromkeys(types)})
+
+
+def _join(parts: Iterable[str]) -> str:
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def ranges_text(layers: Iterable[int]) -> str:
+    """Layers in runs, first and last of each: ``0-3, 7``."""
+    runs: list[list[int]] = []
+    for layer in sorted(set(layers)):
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def unused_text(nodes: Sequence[Node]) -> tuple[str, ...]:
+    """Say which nodes hold nothing, if there are any."""
+    if not nodes:
+        return ()
+    by_type: dict[str, list[str]] = {}
+    for node in nodes:
+        by_type.setdefault(node.machine_type, []).append(node.name)
+    listed = "; ".join(
+        f"{len(names):,} x {kind} ({names_text(names)})" for kind, names in by_type.items()
+    )
+    return (f"Unused: {listed}.",)

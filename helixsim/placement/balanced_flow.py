@@ -1,0 +1,168 @@
+"""Of all maximum flows, the one that keeps requests from waiting for each other.
+
+A placement mostly has machines to spare at most layers, and then its maximum flow can be split
+in many ways. One may fill a machine to the brim and leave its twin idle, or cross between
+regions where it need not; the value is the same, what is served is not. This one minimises
+
+    sum over nodes and links  t f^2 / (2 c)  +  sum over links  d f,
+
+where f are flows and c is what a node or link carries at most; t is the time that a mean prompt
+takes, which is what others wait for, on this link or on the mean of all nodes; and d the time
+that a token spends on the link: its latency, and the transmission of a request shared among its
+passes. The sum is convex, so sending
+the flow in small portions along the cheapest ways, with the undoing of earlier portions among the
+ways (successive shortest paths), comes to the minimum up to the size of a portion.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from statistics import fmean
+
+from helixsim.placement.flow import Flow, max_flow
+from helixsim.placement.topology import Topology
+from helixsim.profiles.throughput import ThroughputTable
+
+_PORTIONS = 200
+"""The flow is sent in so many portions; shares are right to half a percent or so."""
+
+
+class _Edge:
+    """An edge of the flow graph, with the cost of the next unit through it."""
+
+    __slots__ = ("capacity", "flow", "slope", "source", "target", "time_s")
+
+    def __init__(
+        self, source: int, target: int, capacity: float, time_s: float, slope: float
+    ) -> None:
+        self.source = source
+        self.target = target
+        self.capacity = capacity
+        self.time_s = time_s
+        self.slope = slope
+        self.flow = 0.0
+
+
+def balanced_flow(
+    topology: Topology,
+    throughput: ThroughputTable,
+    mean_prompt_tokens: int,
+    mean_output_tokens: int,
+) -> Flow:
+    """Find a maximum flow that is balanced between nodes and avoids slow links.
+
+    Parameters
+    ----------
+    topology, throughput
+        As for :func:`~helixsim.placement.flow.max_flow`, which gives the value.
+    mean_prompt_tokens, mean_output_tokens
+        Lengths of the mean request.
+
+    Returns
+    -------
+    Flow
+        Its value is the maximum; the flows over the links add up to within a portion of it,
+        and say how requests are to be shared out.
+    """
+    most = max_flow(topology, throughput)
+    if most.tokens_per_s <= 0:
+        return most
+    home = topology.coordinator
+    links = _link_edges(topology, mean_prompt_tokens, mean_output_tokens)
+    prompt_s = fmean(
+        node.num_layers * node.profile.prefill(mean_prompt_tokens) for node in topology.nodes
+    )
+    nodes = []
+    for node, compute_tokens_per_s in zip(topology.nodes, most.compute_tokens_per_s, strict=True):
+        carried = _carried(topology, node.index, compute_tokens_per_s)
+        if carried > 0:
+            slope = prompt_s / carried
+            nodes.append(_Edge(2 * node.index, 2 * node.index + 1, carried, 0.0, slope))
+    # From layer to layer: then one look at each edge in this order finds most cheapest ways.
+    layer = [node.start_layer for node in topology.nodes]
+    edges = sorted(
+        [*links, *nodes],
+        key=lambda edge: (
+            -1 if edge.source == 2 * home + 1 else 2 * layer[edge.source // 2] + edge.source % 2
+        ),
+    )
+    _send(edges, 2 * home + 1, 2 * home, most.tokens_per_s)
+    return Flow(most.tokens_per_s, tuple(edge.flow for edge in links), most.compute_tokens_per_s)
+
+
+def _link_edges(topology: Topology, prompt_tokens: int, output_tokens: int) -> list[_Edge]:
+    """One edge for each link, in order; a machine is two vertices, in and out."""
+    per_pass = (prompt_tokens + output_tokens) / (1 + output_tokens)
+    edges = []
+    for link in topology.links:
+        token_s = link.bytes_per_token / link.bandwidth_bytes_per_s
+        edges.append(
+            _Edge(
+                2 * link.source + 1,
+                2 * link.target,
+                1 / token_s,
+                link.latency_s + per_pass * token_s,
+                prompt_tokens * token_s * token_s,
+            )
+        )
+    return edges
+
+
+def _carried(topology: Topology, node: int, compute_tokens_per_s: float) -> float:
+    """What a node carries, its network interfaces considered."""
+    home, llm, nic = topology.coordinator, topology.llm, topology.nic(node)
+    between = llm.token_bytes + llm.activation_bytes_per_token
+    from_home = all(link.source == home for link in topology.incoming[node])
+    to_home = all(link.target == home for link in topology.outgoing[node])
+    return min(
+        compute_tokens_per_s,
+        nic.inbound_bytes_per_s / (llm.token_bytes if from_home else between),
+        nic.outbound_bytes_per_s / (llm.token_bytes if to_home else between),
+    )
+
+
+def _send(edges: list[_Edge], source: int, sink: int, amount: float) -> None:
+    portion = amount / _PORTIONS
+    left = amount
+    while left > portion * 1e-6:
+        way = _cheapest_way(edges, source, sink, portion)
+        if way is None:
+            return
+        room = min(edge.capacity - edge.flow if forward else edge.flow for edge, forward in way)
+        step = min(portion, left, room)
+        for edge, forward in way:
+            edge.flow += step if forward else -step
+        left -= step
+
+
+def _cheapest_way(
+    edges: list[_Edge], source: int, sink: int, portion: float
+) -> list[tuple[_Edge, bool]] | None:
+    """The cheapest way for one more portion, as edges taken forward or undone."""
+    cost: dict[int, float] = {source: 0.0}
+    came: dict[int, tuple[_Edge, bool]] = {}
+    least = portion * 1e-6
+    half = portion / 2
+    changed = True
+    while changed:
+        changed = False
+        for edge in edges:
+            a, b = edge.source, edge.target
+            flow = edge.flow
+            if a in cost and edge.capacity - flow > least:
+                there = cost[a] + edge.time_s + edge.slope * (flow + half)
+                if there < cost.get(b, inf) - 1e-12:
+                    cost[b], came[b], changed = there, (edge, True), True
+            if flow > least and b in cost:
+                there = cost[b] - edge.time_s - edge.slope * max(0.0, flow - half)
+                if there < cost.get(a, inf) - 1e-12:
+                    cost[a], came[a], changed = there, (edge, False), True
+    if sink not in came:
+        return None
+    way: list[tuple[_Edge, bool]] = []
+    vertex = sink
+    while vertex != source:
+        edge, forward = came[vertex]
+        way.append((edge, forward))
+        vertex = edge.source if forward else edge.target
+    return way

@@ -1,0 +1,113 @@
+"""A placement and its flow as a NetworkX graph, for tools of one's own."""
+
+from __future__ import annotations
+
+import json
+from io import BytesIO
+
+import networkx as nx
+
+from helixsim.cluster import COORDINATOR
+from helixsim.placement.flow import Flow
+from helixsim.placement.topology import Topology
+
+
+def to_networkx(
+    topology: Topology, flow: Flow, *, coordinator_region: str = "default"
+) -> nx.DiGraph[str]:
+    """Turn a topology and its maximum flow into a directed graph of machines.
+
+    Parameters
+    ----------
+    topology
+        Nodes and links.
+    flow
+        Their flow, from :func:`~helixsim.placement.flow.max_flow`.
+    coordinator_region
+        Where the coordinator stands; the topology does not say.
+
+    Returns
+    -------
+    networkx.DiGraph
+        One node for each machine that holds layers, by name, in order, and ``coordinator`` last;
+        one edge for each link. All attributes are texts and numbers, so that any format of
+        NetworkX takes them.
+
+        Nodes have ``name``, ``type`` (machine type; ``coordinator``), ``region``,
+        ``start_layer``, ``end_layer`` (half-open; for the coordinator, 0 and 0),
+        ``capacity_tokens_per_s`` (what the machine computes at most; for the coordinator, what
+        its network interface carries) and ``flow_tokens_per_s`` (what passes through).
+
+        Edges have ``bandwidth_bytes_per_s``, ``latency_s``, ``capacity_tokens_per_s`` (the
+        bandwidth over what a token weighs there) and ``flow_tokens_per_s``. The graph has
+        ``llm``, ``num_layers`` and ``max_flow_tokens_per_s``.
+    """
+    graph: nx.DiGraph[str] = nx.DiGraph(
+        llm=topology.llm.name,
+        num_layers=topology.llm.num_layers,
+        max_flow_tokens_per_s=flow.tokens_per_s,
+    )
+    for node, capacity in zip(topology.nodes, flow.compute_tokens_per_s, strict=True):
+        graph.add_node(
+            node.name,
+            name=node.name,
+            type=node.machine_type,
+            region=node.region,
+            start_layer=node.start_layer,
+            end_layer=node.end_layer,
+            capacity_tokens_per_s=capacity,
+            flow_tokens_per_s=node_flow(topology, flow, node.index),
+        )
+    nic = topology.coordinator_nic
+    graph.add_node(
+        COORDINATOR,
+        name=COORDINATOR,
+        type=COORDINATOR,
+        region=coordinator_region,
+        start_layer=0,
+        end_layer=0,
+        capacity_tokens_per_s=min(nic.inbound_bytes_per_s, nic.outbound_bytes_per_s)
+        / topology.llm.token_bytes,
+        flow_tokens_per_s=flow.tokens_per_s,
+    )
+    for link, tokens_per_s in zip(topology.links, flow.link_tokens_per_s, strict=True):
+        graph.add_edge(
+            topology.name(link.source),
+            topology.name(link.target),
+            bandwidth_bytes_per_s=link.bandwidth_bytes_per_s,
+            latency_s=link.latency_s,
+            capacity_tokens_per_s=link.bandwidth_bytes_per_s / link.bytes_per_token,
+            flow_tokens_per_s=tokens_per_s,
+        )
+    return graph
+
+
+def graph_text(graph: nx.DiGraph[str], suffix: str) -> str:
+    """Write a graph as the text of a file.
+
+    Parameters
+    ----------
+    graph
+        From :func:`to_networkx`.
+    suffix
+        ``.graphml``, for Gephi, yEd, Cytoscape, igraph and others; or ``.json``, node-link data
+        that ``networkx.node_link_graph(data, edges="edges")`` reads.
+    """
+    if suffix == ".json":
+        data = {
+            "directed": True,
+            "multigraph": False,
+            "graph": graph.graph,
+            "nodes": [{"id": name, **values} for name, values in graph.nodes(data=True)],
+            "edges": [{"source": a, "target": b, **values} for a, b, values in graph.edges.data()],
+        }
+        return json.dumps(data, indent=1) + "\n"
+    assert suffix == ".graphml"
+    stream = BytesIO()
+    nx.write_graphml_xml(graph, stream)
+    return stream.getvalue().decode() + "\n"
+
+
+def node_flow(topology: Topology, flow: Flow, index: int) -> float:
+    """Tokens per second of a flow that pass through a node."""
+    return sum(flow.link_tokens_per_s[link.index] for link in topology.incoming[index])

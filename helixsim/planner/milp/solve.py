@@ -1,0 +1,240 @@
+"""Solve the program in slices of time, and keep the best of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from helixsim.errors import PlacementError
+from helixsim.output_files import check_output, write_whole
+from helixsim.planner.bounds import CoverProgram, node_classes, upper_bound
+from helixsim.planner.heuristics import petals_ranges, separate_ranges, swarm_ranges
+from helixsim.planner.milp.formulation import build
+from helixsim.planner.milp.inputs import MilpInputs, milp_inputs
+from helixsim.planner.milp.model_file import check_suffix, model_text
+from helixsim.planner.milp.process import SolverProcess
+from helixsim.planner.milp.solution_file import solution_text
+from helixsim.planner.milp.values import ranges_of, route_depths, start_values, used_nodes
+from helixsim.planner.problem import PlanningProblem, Ranges
+from helixsim.planner.search import NEGLIGIBLE, Search
+from helixsim.planner.solver import MAXIMIZE, new_model
+
+FIRST_SLICE_S = 10.0
+"""Seconds of the first attempt. Every next one, from the best found, takes twice as long: no
+incumbent can be had from a solver while it works, so none is older than half of the time."""
+SHORTEST_SLICE_S = 0.5
+"""Seconds that are not worth an attempt."""
+SHARE_OF_REST = 0.9
+"""How much of the time that is left a solver is given: it looks at its clock only now and then."""
+OVERTIME_S = 2.0
+"""How much longer than the time limit the solver may take to stop by itself."""
+SOLVER_TOLERANCE = 1e-6
+"""Relative; a solver's bound this near to a placement's exact flow says that it is optimal.
+
+Solvers take a switch of 1e-6 for off, and let some flow pass it."""
+
+
+def milp(
+    search: Search,
+    *,
+    model_file: Path | None = None,
+    solution_file: Path | None = None,
+    start: Ranges | None = None,
+    strengthen: bool = True,
+    overwrite: bool = False,
+) -> None:
+    """Search with the published mixed-integer program.
+
+    It starts from a placement that is known (`start`, what the search has, or the best of the
+    heuristics) and ends when that of the solver is proved optimal, or time is up. Ctrl-C ends
+    it at once; the search keeps what was found, and a solution file is written.
+
+    With `search.max_stages`, no route that the layers allow passes more nodes.
+
+    Parameters
+    ----------
+    model_file
+        Write the program there, as .lp or .mps.
+    solution_file
+        Write the best solution there, name and value a line; :func:`.recover` reads it. Values
+        of flows are left out if the start was best.
+    start
+        A placement to start from.
+    strengthen
+        Add constraints that the published program does not have but that cut off no optimum,
+        and start from the bound of :func:`~helixsim.planner.bounds.upper_bound`. Without, the
+        program is the published one.
+    overwrite
+        Write over files that exist.
+
+    Raises
+    ------
+    InputError, OutputError
+        If a file cannot be written where it should be, before the work begins.
+    PlacementError
+        If no placement lets a request pass, within the limit on stages if there is one.
+    ScenarioError
+        If the solver is not installed.
+    SimulationError
+        If the solver ends by accident, for want of memory perhaps.
+    """
+    _check_files(model_file, solution_file, overwrite)
+    _check_stages(search)
+    new_model(MAXIMIZE, search.solver)  # to say here and now that it is not installed
+    problem = search.problem
+    plain = milp_inputs(problem, max_stages=search.max_stages, strengthen=strengthen)
+    best = _Best(search, plain)
+    best.offer(start or {})
+    best.offer_heuristics()
+    if strengthen:
+        _prove_by_covers(search)
+    # A little more than was proved: what is cut off must be above all placements.
+    bound = search.bound * (1 + SOLVER_TOLERANCE) if strengthen else inf
+    inputs = replace(plain, bound=bound)
+    if model_file is not None:
+        text = model_text(build(inputs, search.solver, search.seed).model, model_file)
+        write_whole(model_file, text, overwrite=overwrite)
+    try:
+        _solve_in_slices(search, inputs, best)
+    finally:
+        if solution_file is not None and best.values:
+            text = solution_text(best.values, search.value)
+            write_whole(solution_file, text, overwrite=overwrite)
+
+
+def _check_files(model_file: Path | None, solution_file: Path | None, overwrite: bool) -> None:
+    for file in (model_file, solution_file):
+        if file is not None:
+            check_output(file, overwrite=overwrite)
+    if model_file is not None:
+        check_suffix(model_file)
+
+
+def _check_stages(search: Search) -> None:
+    """See that so few nodes hold all layers at all; bounds that bisect would never reach zero."""
+    problem = search.problem
+    if search.max_stages is None:
+        return
+    sizes = sorted(map(problem.max_layers, range(len(problem))), reverse=True)
+    room = sum(sizes[: search.max_stages])
+    if room < problem.num_layers:
+        raise PlacementError(
+            f"no placement lets a request pass on a route of {search.max_stages} stages or less: "
+            f"so many nodes hold {room} of {problem.num_layers} layers of {problem.llm.name} at "
+            f"most, {problem.num_layers - room} are missing"
+        )
+
+
+def _prove_by_covers(search: Search) -> None:
+    """Prove a bound without the program, and whether the placement at hand meets it."""
+    problem = search.problem
+
+    def stop() -> bool:
+        return search.out_of_time
+
+    bound = upper_bound(
+        problem,
+        max_stages=search.max_stages,
+        solver=search.solver,
+        at_least=search.value,
+        stop=stop,
+    )
+    search.prove(max(bound.tokens_per_s, search.value))
+    if search.value and not search.optimal and not stop():
+        covers = CoverProgram(
+            node_classes(problem), problem.num_layers, search.max_stages, search.solver
+        )
+        least = search.value * (1 + NEGLIGIBLE / 2)
+        if not covers.is_possible(least, stop) and not stop():
+            search.prove(least)
+
+
+def _solve_in_slices(search: Search, inputs: MilpInputs, best: _Best) -> None:
+    slice_s = FIRST_SLICE_S
+    if search.optimal:
+        return
+    with SolverProcess(inputs, search.solver, search.seed) as solver:
+        while not search.optimal and search.left_s > SHORTEST_SLICE_S:
+            seconds = min(slice_s, SHARE_OF_REST * search.left_s)
+            answer = solver.solve(seconds, best.values, search.left_s + OVERTIME_S)
+            if answer is None:
+                return
+            if best.take(answer):
+                return
+            slice_s *= 2
+
+
+class _Best:
+    """The best solution so far, as a placement and as values of variables."""
+
+    def __init__(self, search: Search, inputs: MilpInputs) -> None:
+        self.search = search
+        self.inputs = inputs
+        self.values: dict[str, float] | None = None
+        if search.ranges:
+            self.values = start_values(inputs, search.ranges)
+
+    def offer(self, ranges: Ranges) -> bool:
+        """Report a placement, if the program allows it and no route is too long."""
+        most, search = self.search.max_stages, self.search
+        if not ranges or (
+            most is not None and max(route_depths(self.inputs, ranges).values()) > most
+        ):
+            return False
+        if not search.offer(ranges):
+            return False
+        self.values = start_values(self.inputs, ranges)
+        return True
+
+    def offer_heuristics(self) -> None:
+        """Report what the heuristics find."""
+        problem, seed = self.search.problem, self.search.seed
+        rules: tuple[Callable[[PlanningProblem], Ranges], ...] = (
+            lambda problem: separate_ranges(problem, mixed=True),
+            swarm_ranges,
+            lambda problem: petals_ranges(problem, Random(seed)),
+        )
+        for rule in rules:
+            try:
+                self.offer(rule(problem))
+            except PlacementError:
+                continue  # a rule that does not work here
+
+    def take(self, answer: Mapping[str, Any]) -> bool:
+        """Report what the solver found and proved; say whether it is at its end.
+
+        Raises
+        ------
+        PlacementError
+            If there is no placement.
+        """
+        search, values = self.search, answer["values"]
+        if values:
+            self._take_values(values)
+        is_done = answer["status"] in ("OPTIMAL", "INFEASIBLE")
+        if is_done and not search.value:
+            limit = search.max_stages
+            within = "" if limit is None else f" on a route of {limit} stages or less"
+            raise PlacementError(f"no placement lets a request pass{within}")
+        self._prove(answer["bound"])
+        return is_done
+
+    def _prove(self, bound: float | None) -> None:
+        """Report what the solver proved; not what a placement at hand contradicts."""
+        search = self.search
+        if bound is None or bound < search.value * (1 - SOLVER_TOLERANCE):
+            return
+        is_near = search.value > 0 and bound <= search.value * (1 + SOLVER_TOLERANCE)
+        search.prove(search.value if is_near else bound)
+
+    def _take_values(self, values: dict[str, float]) -> None:
+        """Report the nodes that carry flow; all of them, if together they carry more."""
+        ranges = ranges_of(self.inputs, values)
+        used = used_nodes(self.inputs, values)
+        for nodes in (used, set(ranges)):
+            if self.offer({node: ranges[node] for node in sorted(nodes)}):
+                self.values = values

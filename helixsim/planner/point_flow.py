@@ -1,0 +1,95 @@
+"""How requests spread over the nodes of an aligned placement whose links do not bind.
+
+Nodes begin and end at a few layers; with these as points and the nodes between them as edges, a
+placement is a small graph, and its maximum flow takes no time.
+"""
+
+from __future__ import annotations
+
+from helixsim.planner.problem import PlanningProblem, Ranges
+
+_DUST = 1e-9
+
+
+def visits(problem: PlanningProblem, ranges: Ranges) -> dict[int, float]:
+    """Share of all requests that each node sees.
+
+    Parameters
+    ----------
+    problem, ranges
+        The placement. Links are taken to carry whatever they are asked to.
+
+    Returns
+    -------
+    dict
+        Number of a node -> share, 0 to 1, for nodes that see any; empty if there is no way
+        through all layers. Nodes with the same layers share in proportion to their throughput.
+    """
+    capacity: dict[tuple[int, int], float] = {}
+    for node, span in ranges.items():
+        rate = problem.tokens_per_s(node, span[1] - span[0])
+        capacity[span] = capacity.get(span, 0.0) + rate
+    flow = _point_flow(capacity, problem.num_layers)
+    total = sum(value for (start, _), value in flow.items() if start == 0)
+    if total <= 0:
+        return {}
+    return {
+        node: flow[span] / total * (problem.tokens_per_s(node, span[1] - span[0]) / capacity[span])
+        for node, span in ranges.items()
+        if flow[span] > _DUST * total
+    }
+
+
+def _point_flow(
+    capacity: dict[tuple[int, int], float], num_layers: int
+) -> dict[tuple[int, int], float]:
+    """Maximum flow from layer 0 to the last, over spans of layers.
+
+    Paths are augmented widest first, which spreads the flow and needs few rounds.
+    """
+    spans = sorted(capacity)
+    left = {span: capacity[span] for span in spans}
+    flow = dict.fromkeys(spans, 0.0)
+    smallest = _DUST * max(capacity.values(), default=0.0)
+    while True:
+        path = _widest_path(spans, left, flow, num_layers)
+        if path is None:
+            return flow
+        amount = min(left[span] if forward else flow[span] for span, forward in path)
+        if amount <= smallest:
+            return flow
+        for span, forward in path:
+            change = amount if forward else -amount
+            left[span] -= change
+            flow[span] += change
+
+
+def _widest_path(
+    spans: list[tuple[int, int]],
+    left: dict[tuple[int, int], float],
+    flow: dict[tuple[int, int], float],
+    num_layers: int,
+) -> list[tuple[tuple[int, int], bool]] | None:
+    """The way through with the greatest least capacity; spans with flow can be undone."""
+    width: dict[int, float] = {0: float("inf")}
+    came: dict[int, tuple[tuple[int, int], bool]] = {}
+    changed = True
+    while changed:
+        changed = False
+        for span in spans:
+            start, end = span
+            here = width.get(start, 0.0)
+            if (wide := min(here, left[span])) > width.get(end, 0.0):
+                width[end], came[end], changed = wide, (span, True), True
+            here = width.get(end, 0.0)
+            if (wide := min(here, flow[span])) > width.get(start, 0.0):
+                width[start], came[start], changed = wide, (span, False), True
+    if num_layers not in came:
+        return None
+    path = []
+    point = num_layers
+    while point != 0:
+        span, forward = came[point]
+        path.append((span, forward))
+        point = span[0] if forward else span[1]
+    return path

@@ -1,0 +1,318 @@
+"""The placement that serves the most: proposals by the estimate, choice by simulation.
+
+1. Starts (the scenario's own placement, heuristics, the best flows under several stage caps) are
+   simulated briefly. They teach how far the estimate is off.
+2. The estimate is annealed from the best of them, under the goal and under tighter latencies so
+   that the whole front is seen, and the results are simulated briefly; then once more from these.
+3. The best are improved by trial: of many neighbours the estimate picks the most promising, a
+   simulation judges, and further seeds confirm.
+4. The best few, and the front, are simulated at full length with all seeds; the best of these is
+   the plan.
+
+Budgets count annealing steps and simulations, so that a seed gives the same plan on any machine,
+as long as no time limit cuts it short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+
+from helixsim.errors import HelixError, NoRouteError
+from helixsim.placement.placement import Placement
+from helixsim.planner.candidates import LATENCY, Candidate, Pool, front, spread
+from helixsim.planner.goal import Figures, Goal, Limit
+from helixsim.planner.neighbours import num_stages, on_a_way
+from helixsim.planner.problem import PlanningProblem, Ranges
+from helixsim.planner.proposals import Correction, corrected
+from helixsim.planner.search import random_stream
+from helixsim.planner.trials import Annealing, Trial, Workshop
+from helixsim.scenario.resolved import Scenario
+
+_BRIEF_S, _BRIEF_WARMUP_S = 180.0, 60.0
+_CONFIRMING_SEEDS = 3
+_ANNEALINGS = 8
+_ANNEALING_WORK = 40_000
+"""Steps of one annealing times nodes of the cluster."""
+_LEAST_STEPS = 60
+_ELITES = 4
+_CHILDREN = 2
+_TRIES = 24
+_ROUNDS = 24
+_PATIENCE = 7
+"""Rounds without gain before the search by trial ends."""
+_PROMISING = 0.985
+"""A child is confirmed if its first trial reaches this share of its parent's."""
+_FINALISTS = 4
+_FRONT = 6
+_TIGHTER = (0.85, 0.7, 0.55)
+"""Decode latencies that are asked of some proposals, over that of the best start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much to try.
+
+    Attributes
+    ----------
+    num_seeds
+        Runs of full length that each finalist gets.
+    rounds
+        Rounds of the search by trial.
+    annealings
+        Proposals asked of the estimate, twice.
+    """
+
+    num_seeds: int = 3
+    rounds: int = _ROUNDS
+    annealings: int = _ANNEALINGS
+
+
+class ServedSearch:
+    """One search for the placement that serves the most.
+
+    Parameters
+    ----------
+    scenario, problem, goal, seed
+        What is asked.
+    workshop
+        Who simulates and anneals.
+    effort
+        How much to try.
+    left_s, elapsed_s
+        Clocks: time that is left (may be infinite) and that has passed.
+    on_step
+        Told what goes on: a text, and the best figures so far, if any.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        problem: PlanningProblem,
+        goal: Goal,
+        workshop: Workshop,
+        *,
+        seed: int = 0,
+        effort: Effort | None = None,
+        left_s: Callable[[], float] = lambda: inf,
+        elapsed_s: Callable[[], float] = lambda: 0.0,
+        on_step: Callable[[str, Figures | None], None] = lambda text, figures: None,
+    ) -> None:
+        self.scenario = scenario
+        self.problem = problem
+        self.goal = goal
+        self.pool = Pool()
+        self._workshop = workshop
+        self._seed = seed
+        self._effort = effort or Effort()
+        self._left_s = left_s
+        self._elapsed_s = elapsed_s
+        self._on_step = on_step
+        run = scenario.run
+        self._brief_s = min(_BRIEF_S, run.duration_s)
+        self._brief_warmup_s = min(_BRIEF_WARMUP_S, self._brief_s / 3)
+        self._trial_s = inf  # what a brief trial costs; the first ones pay for start-up too
+
+    # -- the search --------------------------------------------------------------------------
+
+    def run(self, starts: Sequence[tuple[str, Placement]]) -> Candidate:
+        """Search from some placements; whatever stops it, :meth:`chosen` knows the best so far.
+
+        Raises
+        ------
+        NoRouteError
+            If none of the starts lets any request through.
+        """
+        for label, placement in starts:
+            self._add(label, placement)
+        self._try_briefly([each for each in self.pool if not each.brief])
+        if not any(each.brief for each in self.pool):
+            raise NoRouteError("no request gets through any of the placements that were tried")
+        for generation in range(2):
+            self._propose(generation)
+        self._improve()
+        self._finish()
+        return self.chosen()
+
+    def chosen(self) -> Candidate:
+        """The best: among those simulated at full length if there are any."""
+        tried = [each for each in self.pool if each.full] or [
+            each for each in self.pool if each.brief
+        ]
+        if not tried:
+            raise NoRouteError("stopped before any placement was simulated")
+        most = max(len(each.full or each.brief) for each in tried)
+        compared = [each for each in tried if len(each.full or each.brief) == most]
+        return max(compared, key=lambda each: self.goal.rank(each.figures))
+
+    def _propose(self, generation: int) -> None:
+        parents = self.pool.best(self.goal, 3)
+        count = self._effort.annealings
+        if not parents or self._must_finish():
+            return
+        correction = self._learn()
+        steps = max(_LEAST_STEPS, _ANNEALING_WORK // len(self.problem))
+        goals = self._goals(parents[0].figures)
+        tasks = [
+            Annealing(
+                tuple(sorted(parents[number % len(parents)].ranges.items())),
+                goals[number % len(goals)],
+                ("anneal", generation, number),
+                steps,
+                correction,
+            )
+            for number in range(count)
+        ]
+        self._say(f"proposals {generation + 1} of 2")
+        found = self._workshop.anneal(tasks)
+        fresh = []
+        for number, items in enumerate(found):
+            added = self._add(f"proposal {generation + 1}.{number + 1}", dict(items))
+            if added is not None:
+                fresh.append(added)
+        self._try_briefly(fresh)
+        self._confirm(self.pool.best(self.goal, _ELITES))
+
+    def _goals(self, figures: Figures) -> list[Goal]:
+        """The goal itself, twice as often as with each tighter latency."""
+        latency = figures.get(LATENCY)
+        if latency is None:
+            return [self.goal]
+        tighter = [
+            replace(self.goal, limits=(*self.goal.limits, Limit(LATENCY, True, latency * share)))
+            for share in _TIGHTER
+        ]
+        return [self.goal, self.goal, tighter[0], self.goal, tighter[1], self.goal, tighter[2]]
+
+    def _learn(self) -> Correction:
+        """Compare what the estimate expected with what the best trials said."""
+        proposer = self._workshop.proposer
+        plain = Correction({})
+        pairs = []
+        for candidate in self.pool.best(self.goal, 12):
+            estimate = proposer.estimate_placement(candidate.placement)
+            expected = plain.figures(estimate, proposer.estimator.output_tokens)
+            pairs.append((expected, candidate.brief[0]))
+        proposer.goal, proposer.correction = self.goal, corrected(pairs)
+        return proposer.correction
+
+    def _improve(self) -> None:
+        proposer = self._workshop.proposer
+        idle = 0
+        for number in range(self._effort.rounds):
+            if self._must_finish() or idle >= _PATIENCE:
+                return
+            self._say(f"trials, round {number + 1} of at most {self._effort.rounds}")
+            self._learn()
+            elites = self.pool.best(self.goal, _ELITES)
+            best = elites[0].brief_score(self.goal)
+            children: list[tuple[Candidate, Candidate]] = []
+            for place, parent in enumerate(elites):
+                rng = random_stream(self._seed, "improve", number, place)
+                for _ in range(_CHILDREN):
+                    drawn = proposer.likely(parent.ranges, rng, _TRIES)
+                    child = self._add(f"trial {number + 1}", drawn)
+                    if child is not None:
+                        children.append((parent, child))
+            self._try_briefly([child for _, child in children])
+            self._confirm(
+                [
+                    child
+                    for parent, child in children
+                    if child.brief
+                    and self.goal.score(child.brief[0])
+                    >= _PROMISING * self.goal.score(parent.brief[0])
+                ]
+            )
+            # What only one trial speaks for does not become a parent.
+            self._confirm(self.pool.best(self.goal, _ELITES))
+            gained = self.pool.best(self.goal, 1)[0].brief_score(self.goal) > best * 1.001
+            idle = 0 if gained else idle + 1
+
+    def _finish(self) -> None:
+        """Simulate the best, and the front, at full length."""
+        run = self.scenario.run
+        finalists = list(
+            dict.fromkeys(
+                [
+                    *self.pool.best(self.goal, _FINALISTS),
+                    *list(self.pool)[:1],
+                    *spread(front(each for each in self.pool if each.brief), _FRONT),
+                ]
+            )
+        )
+        finalists = [each for each in finalists if each.brief]
+        for number in range(self._effort.num_seeds):
+            self._say(f"full length, seed {number + 1} of {self._effort.num_seeds}")
+            if self._left_s() <= 0:
+                return
+            trials = [
+                Trial(each.placement, run.seed + number, run.duration_s, run.warmup_s)
+                for each in finalists
+            ]
+            results = self._workshop.simulate(trials)
+            for candidate, figures in zip(finalists, results, strict=True):
+                if figures is not None:
+                    candidate.full.append(figures)
+
+    # -- trials ------------------------------------------------------------------------------
+
+    def _add(self, label: str, source: Placement | Ranges) -> Candidate | None:
+        """A new candidate, unless it is known or lets nothing through."""
+        if isinstance(source, Placement):
+            placement, ranges = source, self.problem.ranges(source)
+        else:
+            ranges = on_a_way(source, self.problem.num_layers)
+            placement = self.problem.placement(ranges)
+        try:
+            value = self.problem.flow(placement).tokens_per_s
+        except HelixError:
+            return None
+        if value <= 0:
+            return None
+        candidate = Candidate(
+            label, ranges, placement, value, num_stages(ranges, self.problem.num_layers)
+        )
+        return candidate if self.pool.add(candidate) else None
+
+    def _try_briefly(self, candidates: Sequence[Candidate]) -> None:
+        self._trial([(each, 0) for each in candidates])
+
+    def _confirm(self, candidates: Sequence[Candidate]) -> None:
+        """Give candidates the brief trials that they lack."""
+        self._trial(
+            [
+                (each, number)
+                for each in candidates
+                if each.brief
+                for number in range(len(each.brief), _CONFIRMING_SEEDS)
+            ]
+        )
+
+    def _trial(self, pairs: Sequence[tuple[Candidate, int]]) -> None:
+        if not pairs or self._left_s() <= 0:
+            return
+        began = self._elapsed_s()
+        seed = self.scenario.run.seed
+        trials = [
+            Trial(each.placement, seed + number, self._brief_s, self._brief_warmup_s)
+            for each, number in pairs
+        ]
+        for (candidate, _), figures in zip(pairs, self._workshop.simulate(trials), strict=True):
+            if figures is not None:
+                candidate.brief.append(figures)
+        self._trial_s = min(self._trial_s, (self._elapsed_s() - began) / len(pairs))
+
+    def _must_finish(self) -> bool:
+        """Whether what is left is needed for the runs of full length."""
+        left_s = self._left_s()
+        if left_s == inf or len(self.pool) < _FINALISTS:
+            return left_s <= 0
+        longer = self.scenario.run.duration_s / self._brief_s
+        runs = (_FINALISTS + _FRONT) * self._effort.num_seeds
+        return left_s <= runs * longer * self._trial_s
+
+    def _say(self, text: str) -> None:
+        best = self.pool.best(self.goal, 1)
+        self._on_step(text, best[0].figures if best else None)

@@ -1,0 +1,84 @@
+"""Problems for tests of planning methods: toys, published clusters, and small ones of theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from builders import HOST, Pairs, make_cluster, make_llm, make_machine_type
+
+from helixsim.helix_ini import HelixIni
+from helixsim.planner.problem import PlanningProblem, planning_problem
+from helixsim.scenario.load import load_scenario, resolve_scenario
+from helixsim.scenario.resolved import RunSettings, Scenario, SchedulerSettings, Workload
+
+PUBLISHED = {
+    "single24": "single24-llama2-70b-helix-offline",
+    "geo24": "geo24-llama2-70b-helix-offline",
+    "het42": "het42-llama2-70b-helix-offline",
+    "single24-30b": "single24-llama1-30b-swarm-offline",
+}
+
+
+def published(cluster: str, **options: object) -> PlanningProblem:
+    return planning_problem(load_scenario(PUBLISHED[cluster]), **options)  # type: ignore[arg-type]
+
+
+def toy_problem(
+    most_layers: Mapping[str, int],
+    num_layers: int,
+    *,
+    link: tuple[float, float] = (1e3, 0.0),
+    links: Pairs | None = None,
+    nics: Mapping[str, float] | None = None,
+    **options: object,
+) -> PlanningProblem:
+    """Nodes that hold so many layers at most; those that hold as many are of one type.
+
+    All compute at one speed; `links` take the place of `link` where they are given. Links and
+    network interfaces carry a hundred times what a node computes, unless told otherwise, and
+    not a billion times: NetworkX's preflow loses its way between numbers that far apart.
+    """
+    types = {most: make_machine_type(f"holds{most}", most) for most in most_layers.values()}
+    names = [*most_layers, HOST]
+    pairs = {(a, b): link for a in names for b in names if a != b} | dict(links or {})
+    scenario = Scenario(
+        name="toy",
+        llm=make_llm(num_layers),
+        machine_types={kind.name: kind for kind in types.values()},
+        cluster=make_cluster(
+            {name: types[most].name for name, most in most_layers.items()},
+            {pair: values for pair, values in pairs.items() if values[0] > 0},
+            dict.fromkeys(names, 1e3) | dict(nics or {}),
+        ),
+        placement=None,
+        scheduler=SchedulerSettings(),
+        workload=Workload(mode="offline", mean_prompt_tokens=10, mean_output_tokens=4),
+        physics="paper",
+        run=RunSettings(duration_s=1.0),
+        document={},
+        digest="0" * 64,
+    )
+    return planning_problem(scenario, **options)  # type: ignore[arg-type]
+
+
+def small10(reference: Path, **options: object) -> PlanningProblem:
+    """The published cluster of 6 T4 and 4 L4, for the largest LLM that it can hold."""
+    file = reference / "clusters" / "small10.ini"
+    ini = HelixIni(file)
+    numbers = range(ini.whole("NodeNames", "total_compute_nodes"))
+    speed = ini.positive("Link-0-1", "bandwidth")
+    types = [ini.name(f"ComputeNode-{number}", "type") for number in numbers]
+    document = {
+        "schema": 1,
+        "name": "small10",
+        "llm": "llama1-30b",
+        "cluster": {
+            "coordinator": {"nic": "10 GB/s"},
+            "nodes": [{"name": f"node{n}", "type": kind} for n, kind in enumerate(types)],
+            "network": {"within": {"bandwidth": f"{speed:g} B/s", "latency": "1 ms"}},
+        },
+        "workload": {"mode": "offline", "lengths": "azure-conversation"},
+        "run": {"duration": "60 s"},
+    }
+    return planning_problem(resolve_scenario(document, file), **options)  # type: ignore[arg-type]
