@@ -23,7 +23,7 @@ class Candidate:
     ranges, placement
         What it is.
     brief, full
-        Figures of the brief trials and of those of the whole length, seed by seed.
+        Figures of the brief trial, and of runs of the scenario's length, seed by seed.
     max_flow_tokens_per_s, stages
         Its maximum flow, and the most nodes on a route.
     """
@@ -46,10 +46,13 @@ class Candidate:
         """Means over seeds, of the full trials if there are any."""
         return mean_figures(self.full or self.brief)
 
+    def score(self, goal: Goal) -> float:
+        """Score of the first trial of full length; 0 without one."""
+        return goal.score(self.full[0]) if self.full else 0.0
+
     def brief_score(self, goal: Goal) -> float:
-        """Mean score of the brief trials."""
-        scores = [goal.score(figures) for figures in self.brief]
-        return sum(scores) / len(scores) if scores else 0.0
+        """Score of the brief trial; 0 without one."""
+        return goal.score(self.brief[0]) if self.brief else 0.0
 
 
 class Pool:
@@ -74,9 +77,12 @@ class Pool:
         return True
 
     def best(self, goal: Goal, count: int) -> list[Candidate]:
-        """Those with the best brief trials."""
+        """The best: by runs of full length, and after these by brief ones."""
         tried = [candidate for candidate in self if candidate.brief]
-        return sorted(tried, key=lambda each: -each.brief_score(goal))[:count]
+        return sorted(
+            tried,
+            key=lambda each: (not each.full, -each.score(goal), -each.brief_score(goal)),
+        )[:count]
 
 
 def front(candidates: Iterable[Candidate]) -> list[Candidate]:

@@ -5,9 +5,11 @@
 2. The estimate is annealed from the best of them, under the goal and under tighter latencies so
    that the whole front is seen, and the results are simulated briefly; then once more from these.
 3. The best are improved by trial: of many neighbours the estimate picks the most promising, a
-   simulation judges, and further seeds confirm.
-4. The best few, and the front, are simulated at full length with all seeds; the best of these is
-   the plan.
+   brief simulation judges, and one of full length confirms.
+4. The best few, and the front, are simulated with all seeds; the best of these is the plan.
+
+Brief runs flatter: until the first requests have ended, few prompts hold up the decodes. They
+are compared with brief runs only.
 
 Budgets count annealing steps and simulations, so that a seed gives the same plan on any machine,
 as long as no time limit cuts it short.
@@ -31,7 +33,6 @@ from helixsim.planner.trials import Annealing, Trial, Workshop
 from helixsim.scenario.resolved import Scenario
 
 _BRIEF_S, _BRIEF_WARMUP_S = 180.0, 60.0
-_CONFIRMING_SEEDS = 3
 _ANNEALINGS = 8
 _ANNEALING_WORK = 40_000
 """Steps of one annealing times nodes of the cluster."""
@@ -110,8 +111,8 @@ class ServedSearch:
         self._elapsed_s = elapsed_s
         self._on_step = on_step
         run = scenario.run
-        self._brief_s = min(_BRIEF_S, run.duration_s)
-        self._brief_warmup_s = min(_BRIEF_WARMUP_S, self._brief_s / 3)
+        self.brief_s = min(_BRIEF_S, run.duration_s)
+        self._brief_warmup_s = min(_BRIEF_WARMUP_S, self.brief_s / 3)
         self._trial_s = inf  # what a brief trial costs; the first ones pay for start-up too
 
     # -- the search --------------------------------------------------------------------------
@@ -126,9 +127,10 @@ class ServedSearch:
         """
         for label, placement in starts:
             self._add(label, placement)
-        self._try_briefly([each for each in self.pool if not each.brief])
+        self._try_briefly(list(self.pool))
         if not any(each.brief for each in self.pool):
             raise NoRouteError("no request gets through any of the placements that were tried")
+        self._confirm([*list(self.pool)[:1], *self._most_promising(list(self.pool))])
         for generation in range(2):
             self._propose(generation)
         self._improve()
@@ -172,7 +174,14 @@ class ServedSearch:
             if added is not None:
                 fresh.append(added)
         self._try_briefly(fresh)
-        self._confirm(self.pool.best(self.goal, _ELITES))
+        self._confirm(self._most_promising(fresh))
+
+    def _most_promising(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """The best by brief runs, and their front."""
+        tried = [each for each in candidates if each.brief]
+        tried.sort(key=lambda each: -each.brief_score(self.goal))
+        chosen = [*tried[:_ELITES], *spread(front(tried), _ELITES)]
+        return list(dict.fromkeys(chosen))
 
     def _goals(self, figures: Figures) -> list[Goal]:
         """The goal itself, twice as often as with each tighter latency."""
@@ -191,9 +200,11 @@ class ServedSearch:
         plain = Correction({})
         pairs = []
         for candidate in self.pool.best(self.goal, 12):
+            if not candidate.full:
+                continue
             estimate = proposer.estimate_placement(candidate.placement)
             expected = plain.figures(estimate, proposer.estimator.output_tokens)
-            pairs.append((expected, candidate.brief[0]))
+            pairs.append((expected, candidate.full[0]))
         proposer.goal, proposer.correction = self.goal, corrected(pairs)
         return proposer.correction
 
@@ -206,7 +217,7 @@ class ServedSearch:
             self._say(f"trials, round {number + 1} of at most {self._effort.rounds}")
             self._learn()
             elites = self.pool.best(self.goal, _ELITES)
-            best = elites[0].brief_score(self.goal)
+            best = elites[0].score(self.goal)
             children: list[tuple[Candidate, Candidate]] = []
             for place, parent in enumerate(elites):
                 rng = random_stream(self._seed, "improve", number, place)
@@ -225,36 +236,23 @@ class ServedSearch:
                     >= _PROMISING * self.goal.score(parent.brief[0])
                 ]
             )
-            # What only one trial speaks for does not become a parent.
-            self._confirm(self.pool.best(self.goal, _ELITES))
-            gained = self.pool.best(self.goal, 1)[0].brief_score(self.goal) > best * 1.001
+            gained = self.pool.best(self.goal, 1)[0].score(self.goal) > best * 1.001
             idle = 0 if gained else idle + 1
 
     def _finish(self) -> None:
-        """Simulate the best, and the front, at full length."""
-        run = self.scenario.run
+        """Simulate the best, and the front, with all seeds."""
         finalists = list(
             dict.fromkeys(
                 [
                     *self.pool.best(self.goal, _FINALISTS),
-                    *list(self.pool)[:1],
-                    *spread(front(each for each in self.pool if each.brief), _FRONT),
+                    *[each for each in list(self.pool)[:1] if each.brief],
+                    *spread(front(each for each in self.pool if each.full), _FRONT),
                 ]
             )
         )
-        finalists = [each for each in finalists if each.brief]
         for number in range(self._effort.num_seeds):
-            self._say(f"full length, seed {number + 1} of {self._effort.num_seeds}")
-            if self._left_s() <= 0:
-                return
-            trials = [
-                Trial(each.placement, run.seed + number, run.duration_s, run.warmup_s)
-                for each in finalists
-            ]
-            results = self._workshop.simulate(trials)
-            for candidate, figures in zip(finalists, results, strict=True):
-                if figures is not None:
-                    candidate.full.append(figures)
+            self._say(f"all seeds, {number + 1} of {self._effort.num_seeds}")
+            self._run_fully([each for each in finalists if len(each.full) == number], number)
 
     # -- trials ------------------------------------------------------------------------------
 
@@ -280,15 +278,21 @@ class ServedSearch:
         self._trial([(each, 0) for each in candidates])
 
     def _confirm(self, candidates: Sequence[Candidate]) -> None:
-        """Give candidates the brief trials that they lack."""
-        self._trial(
-            [
-                (each, number)
-                for each in candidates
-                if each.brief
-                for number in range(len(each.brief), _CONFIRMING_SEEDS)
-            ]
-        )
+        """Give candidates that were tried briefly a run of full length."""
+        self._run_fully([each for each in candidates if each.brief and not each.full], 0)
+
+    def _run_fully(self, candidates: Sequence[Candidate], number: int) -> None:
+        if not candidates or self._left_s() <= 0:
+            return
+        run = self.scenario.run
+        trials = [
+            Trial(each.placement, run.seed + number, run.duration_s, run.warmup_s)
+            for each in candidates
+        ]
+        results = self._workshop.simulate(trials)
+        for candidate, figures in zip(candidates, results, strict=True):
+            if figures is not None:
+                candidate.full.append(figures)
 
     def _trial(self, pairs: Sequence[tuple[Candidate, int]]) -> None:
         if not pairs or self._left_s() <= 0:
@@ -296,7 +300,7 @@ class ServedSearch:
         began = self._elapsed_s()
         seed = self.scenario.run.seed
         trials = [
-            Trial(each.placement, seed + number, self._brief_s, self._brief_warmup_s)
+            Trial(each.placement, seed + number, self.brief_s, self._brief_warmup_s)
             for each, number in pairs
         ]
         for (candidate, _), figures in zip(pairs, self._workshop.simulate(trials), strict=True):
@@ -305,12 +309,12 @@ class ServedSearch:
         self._trial_s = min(self._trial_s, (self._elapsed_s() - began) / len(pairs))
 
     def _must_finish(self) -> bool:
-        """Whether what is left is needed for the runs of full length."""
+        """Whether what is left is needed for the last runs of full length."""
         left_s = self._left_s()
         if left_s == inf or len(self.pool) < _FINALISTS:
             return left_s <= 0
-        longer = self.scenario.run.duration_s / self._brief_s
-        runs = (_FINALISTS + _FRONT) * self._effort.num_seeds
+        longer = self.scenario.run.duration_s / self.brief_s
+        runs = (_FINALISTS + _FRONT) * max(1, self._effort.num_seeds - 1)
         return left_s <= runs * longer * self._trial_s
 
     def _say(self, text: str) -> None:

@@ -1,0 +1,410 @@
+"""Plan a scenario: from what is asked to a :class:`~helixsim.planner.result.PlanResult`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, isfinite
+from pathlib import Path
+from time import monotonic
+
+from helixsim.errors import HelixError, InputError, NoRouteError, PlacementError
+from helixsim.placement.placement import Placement
+from helixsim.planner.bounds import upper_bound
+from helixsim.planner.candidates import Candidate
+from helixsim.planner.goal import DEFAULT_GOAL, Figures, Goal, parse_goal
+from helixsim.planner.heuristics import petals, separate, separate_mixed, swarm
+from helixsim.planner.milp import milp, recover
+from helixsim.planner.neighbours import num_stages
+from helixsim.planner.optimise import optimise
+from helixsim.planner.problem import PlanningProblem, planning_problem
+from helixsim.planner.result import PlanResult, candidate_results, unused_nodes
+from helixsim.planner.search import NEGLIGIBLE, Search
+from helixsim.planner.served import Effort, ServedSearch
+from helixsim.planner.solver import check_solver
+from helixsim.planner.trials import Setting, Workshop
+from helixsim.scenario.resolved import Scenario
+
+METHODS: Mapping[str, Callable[[Search], None]] = {
+    "optimise": optimise,
+    "milp": milp,
+    "petals": petals,
+    "swarm": swarm,
+    "separate": separate,
+    "separate-mixed": separate_mixed,
+}
+OBJECTIVES = ("simulated", "flow")
+_SHARE_FOR_STARTS = 0.15
+"""Of the time limit: for the best flows that a simulated search starts from."""
+_CAPS = (1.2, 1.45, 1.75)
+"""Caps on stages that those are also asked for, over the least there can be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What is known while planning goes on.
+
+    Attributes
+    ----------
+    seconds
+        Since the start.
+    step
+        What is being done.
+    value, bound
+        The best flow so far, and the proved upper bound; infinite before there is one.
+    figures
+        Of the best candidate that was simulated, if any.
+    """
+
+    seconds: float
+    step: str
+    value: float
+    bound: float
+    figures: Figures | None = None
+
+
+def plan(
+    scenario: Scenario,
+    *,
+    method: str = "optimise",
+    objective: str = "simulated",
+    goal: str = DEFAULT_GOAL,
+    subject_to: Sequence[str] = (),
+    max_stages: int | None = None,
+    partial_inference: bool = False,
+    keep_links: int | None = None,
+    time_limit_s: float | None = None,
+    seed: int = 0,
+    solver: str = "CBC",
+    jobs: int = 1,
+    effort: Effort | None = None,
+    model_file: Path | None = None,
+    solution_file: Path | None = None,
+    from_solution: Path | None = None,
+    overwrite: bool = False,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> PlanResult:
+    """Choose which node holds which layers.
+
+    Parameters
+    ----------
+    scenario
+        Machines, network, LLM, workload. A placement that it has is a candidate when
+        simulating, and not looked at otherwise.
+    method
+        ``optimise``, ``milp``, ``petals``, ``swarm``, ``separate`` or ``separate-mixed``.
+    objective
+        ``flow``: the greatest maximum flow. ``simulated``: the best `goal` in simulations of
+        the scenario; only ``optimise`` searches for it, other methods are simulated as they are.
+    goal, subject_to
+        Of objective ``simulated``: a figure of a run's summary, and limits such as
+        ``decode_latency_s.mean<=1.5``.
+    max_stages
+        The most nodes that a request may pass.
+    partial_inference
+        Whether requests may enter a node's layers in their midst.
+    keep_links
+        Keep only so many links from each node to others, the fastest.
+    time_limit_s
+        When to stop; None for when the method has done its work.
+    seed
+        Of all randomness of the search. Runs are seeded as the scenario says.
+    solver
+        Back end of python-mip: ``CBC``, ``HIGHS`` or ``GUROBI``.
+    jobs
+        Processes that simulate; more than 1 needs ``if __name__ == "__main__":`` in a script.
+    effort
+        How much a simulated search tries.
+    model_file, solution_file
+        Where method ``milp`` writes its model (.lp) and its raw solution (.sol).
+    from_solution
+        A raw solution to take the placement from, instead of searching.
+    overwrite
+        Whether these two may replace files.
+    on_progress
+        Told what goes on.
+
+    Returns
+    -------
+    PlanResult
+        Placement, value, bound, gap, trace of incumbents. After Ctrl-C, the best until then.
+
+    Raises
+    ------
+    InputError
+        If something that was asked makes no sense (ScenarioError: if the cluster cannot hold
+        the LLM, falls apart, or the solver is not installed).
+    PlacementError, NoRouteError
+        If the method finds no placement.
+    """
+    _check(method, objective, max_stages, keep_links, time_limit_s, jobs)
+    if method != "milp" and (model_file or solution_file):
+        raise InputError("only method milp has a model and a raw solution to write")
+    check_solver(solver)
+    planner = _Planner(
+        scenario,
+        planning_problem(scenario, partial_inference=partial_inference, keep_links=keep_links),
+        parse_goal(goal, subject_to),
+        seed=seed,
+        solver=solver,
+        max_stages=max_stages,
+        time_limit_s=time_limit_s,
+        on_progress=on_progress,
+    )
+    if from_solution is not None:
+        planner.found = ("solution", recover(planner.problem, from_solution))
+    interrupted = False
+    try:
+        if from_solution is not None:
+            planner.take(planner.found[1])
+        elif objective == "flow" or method != "optimise":
+            if method == "milp":
+                milp(
+                    planner.search,
+                    model_file=model_file,
+                    solution_file=solution_file,
+                    overwrite=overwrite,
+                )
+            else:
+                METHODS[method](planner.search)
+        planner.prove()
+        if objective == "simulated":
+            planner.simulate(jobs, effort or Effort(), searching=method == "optimise")
+    except KeyboardInterrupt:
+        interrupted = True
+    return planner.result(method, objective, interrupted=interrupted)
+
+
+class _Planner:
+    """One planning."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        problem: PlanningProblem,
+        goal: Goal,
+        *,
+        seed: int,
+        solver: str,
+        max_stages: int | None,
+        time_limit_s: float | None,
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        began = monotonic()
+        self.scenario = scenario
+        self.problem = problem
+        self.goal = goal
+        self.elapsed_s = lambda: monotonic() - began
+        self.deadline = None if time_limit_s is None else began + time_limit_s
+        self.time_limit_s = time_limit_s
+        self.on_progress = on_progress
+        self.search = self.new_search(seed, solver, max_stages, time_limit_s)
+        self.served: ServedSearch | None = None
+
+    def new_search(
+        self, seed: int, solver: str, max_stages: int | None, time_limit_s: float | None
+    ) -> Search:
+        """A search by flow."""
+        return Search(
+            self.problem,
+            seed=seed,
+            elapsed_s=self.elapsed_s,
+            time_limit_s=time_limit_s,
+            max_stages=max_stages,
+            solver=solver,
+            on_change=lambda search: self.tell("searching the greatest flow"),
+        )
+
+    def tell(self, step: str, figures: Figures | None = None) -> None:
+        """Report progress."""
+        self.on_progress(
+            Progress(self.elapsed_s(), step, self.search.value, self.search.bound, figures)
+        )
+
+    def prove(self) -> None:
+        """Have an upper bound, if the method has proved none."""
+        search = self.search
+        if search.bound < inf:
+            return
+        bound = upper_bound(
+            self.problem,
+            max_stages=search.max_stages,
+            solver=search.solver,
+            at_least=search.value,
+            stop=lambda: search.out_of_time,
+        )
+        search.prove(bound.tokens_per_s)
+
+    # -- simulating --------------------------------------------------------------------------
+
+    def simulate(self, jobs: int, effort: Effort, *, searching: bool) -> None:
+        """Choose by simulation."""
+        search, scenario = self.search, self.scenario
+        setting = Setting(
+            scenario,
+            self.goal,
+            search.seed,
+            self.problem.partial_inference,
+            self.problem.keep_links,
+            search.max_stages,
+            self.deadline,
+        )
+        starts = self._starts() if searching else [("method", self._placement())]
+        workshop = Workshop(setting, self.problem, jobs)
+        self.served = ServedSearch(
+            scenario,
+            self.problem,
+            self.goal,
+            workshop,
+            seed=search.seed,
+            effort=effort if searching else Effort(effort.num_seeds, rounds=0, annealings=0),
+            left_s=lambda: search.left_s,
+            elapsed_s=self.elapsed_s,
+            on_step=self.tell,
+        )
+        try:
+            self.served.run(starts)
+        finally:
+            workshop.close()
+
+    def _starts(self) -> list[tuple[str, Placement]]:
+        """Placements to begin with: the scenario's own, heuristics, the best flows by stages."""
+        search, problem = self.search, self.problem
+        starts: list[tuple[str, Placement]] = []
+        own = self.scenario.placement
+        if own is not None and self._within_cap(problem.ranges(own)):
+            starts.append(("own", own))
+        limit_s = None if self.time_limit_s is None else self.time_limit_s * _SHARE_FOR_STARTS
+        for label, method, cap in self._flow_methods():
+            attempt = self.new_search(search.seed, search.solver, cap, limit_s)
+            try:
+                method(attempt)
+            except (PlacementError, NoRouteError, InputError):
+                continue  # this one has no answer; others may
+            if attempt.ranges:
+                starts.append((label, problem.placement(attempt.ranges)))
+            if cap == search.max_stages:
+                search.offer(attempt.ranges, attempt.value)
+                search.prove(attempt.bound)
+        return starts
+
+    def _flow_methods(self) -> list[tuple[str, Callable[[Search], None], int | None]]:
+        cap = self.search.max_stages
+        found: list[tuple[str, Callable[[Search], None], int | None]] = [
+            ("swarm", swarm, cap),
+            ("petals", petals, cap),
+            ("separate-mixed", separate_mixed, cap),
+            ("flow", optimise, cap),
+        ]
+        least = self._least_stages()
+        for factor in _CAPS:
+            tighter = max(least + 1, round(factor * least))
+            if cap is None or tighter < cap:
+                found.append((f"flow, {tighter} stages", optimise, tighter))
+        return found
+
+    def _least_stages(self) -> int:
+        """No route has fewer nodes: those with the most room hold the LLM."""
+        room = sorted(map(self.problem.max_layers, range(len(self.problem))), reverse=True)
+        held, count = 0, 0
+        while held < self.problem.num_layers:
+            held += room[count]
+            count += 1
+        return count
+
+    def _within_cap(self, ranges: Mapping[int, tuple[int, int]]) -> bool:
+        cap = self.search.max_stages
+        return cap is None or num_stages(ranges, self.problem.num_layers) <= cap
+
+    # -- the result --------------------------------------------------------------------------
+
+    def take(self, ranges: Mapping[int, tuple[int, int]]) -> None:
+        """Take a placement that is known."""
+        if not self.search.offer(ranges):
+            raise PlacementError("this solution lets no request through all layers")
+
+    def _placement(self) -> Placement:
+        if not self.search.ranges:
+            raise NoRouteError(
+                "no placement was found in the time there was; give it more with --time-limit"
+            )
+        return self.problem.placement(self.search.ranges)
+
+    def result(self, method: str, objective: str, *, interrupted: bool) -> PlanResult:
+        """Tell what was found."""
+        search, problem = self.search, self.problem
+        chosen = self._chosen()
+        if chosen is None:
+            placement, value = self._placement(), search.value
+            stages = num_stages(search.ranges, problem.num_layers)
+        else:
+            placement, value = chosen.placement, chosen.max_flow_tokens_per_s
+            stages = chosen.stages
+        candidates = ()
+        if self.served is not None and chosen is not None:
+            candidates = candidate_results(
+                list(self.served.pool), chosen, self.scenario.run.duration_s, self.served.brief_s
+            )
+        return PlanResult(
+            method=method,
+            objective=objective,
+            goal=self.goal.figure,
+            placement=placement,
+            max_flow_tokens_per_s=value,
+            upper_bound_tokens_per_s=search.bound,
+            stages=stages,
+            seconds=self.elapsed_s(),
+            unused=unused_nodes(problem, placement),
+            optimal=isfinite(search.bound) and value >= search.bound * (1 - NEGLIGIBLE),
+            trace=tuple(search.trace),
+            simulated=None if chosen is None else chosen.figures,
+            candidates=candidates,
+            interrupted=interrupted,
+            notes=self._notes(chosen, objective),
+        )
+
+    def _chosen(self) -> Candidate | None:
+        if self.served is None:
+            return None
+        try:
+            return self.served.chosen()
+        except HelixError:
+            return None
+
+    def _notes(self, chosen: Candidate | None, objective: str) -> tuple[str, ...]:
+        if objective != "simulated":
+            return ()
+        if chosen is None:
+            return ("stopped before any placement was simulated; this is the best by flow",)
+        missed = [
+            f"{limit} (it is {chosen.figures.get(limit.figure, inf):.4g})"
+            for limit in self.goal.limits
+            if limit.kept_share(chosen.figures) < 1
+        ]
+        notes = [f"no placement was found that keeps {' and '.join(missed)}"] if missed else []
+        if not chosen.full:
+            notes.append("time was up before runs of full length; the figures are of brief ones")
+        return tuple(notes)
+
+
+def _check(
+    method: str,
+    objective: str,
+    max_stages: int | None,
+    keep_links: int | None,
+    time_limit_s: float | None,
+    jobs: int,
+) -> None:
+    if method not in METHODS:
+        raise InputError(f"'{method}' is none of {', '.join(METHODS)}", where="--method")
+    if objective not in OBJECTIVES:
+        raise InputError(f"'{objective}' is none of {', '.join(OBJECTIVES)}", where="--objective")
+    for option, number in (
+        ("--max-stages", max_stages),
+        ("--keep-links", keep_links),
+        ("--jobs", jobs),
+    ):
+        if number is not None and number < 1:
+            raise InputError(f"{number} is too few; at least 1", where=option)
+    if time_limit_s is not None and not (isfinite(time_limit_s) and time_limit_s > 0):
+        raise InputError(f"{time_limit_s:g} s is no time; above 0", where="--time-limit")
