@@ -11,17 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from helixsim.metrics.result import RunResult
+    from helixsim.planner.plan import plan
+    from helixsim.planner.result import PlanResult
     from helixsim.scenario.load import load_scenario
     from helixsim.scenario.resolved import Scenario
     from helixsim.simulation import simulate
 
-__all__ = ["HelixError", "RunResult", "Scenario", "load_scenario", "simulate"]
+__all__ = [
+    "HelixError",
+    "PlanResult",
+    "RunResult",
+    "Scenario",
+    "load_scenario",
+    "plan",
+    "simulate",
+]
 
 _HOMES = {
     "HelixError": "helixsim.errors",
+    "PlanResult": "helixsim.planner.result",
     "RunResult": "helixsim.metrics.result",
     "Scenario": "helixsim.scenario.resolved",
     "load_scenario": "helixsim.scenario.load",
+    "plan": "helixsim.planner.plan",
     "simulate": "helixsim.simulation",
 }
 

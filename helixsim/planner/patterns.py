@@ -115,7 +115,9 @@ def longest_chain(
     model = new_model(MAXIMIZE, solver, seed)
     used = [model.add_var(var_type="I", lb=0, obj=p.num_layers) for p in patterns]
     for index, kind in enumerate(kinds):
-        terms = [p.counts[index] * x for p, x in zip(patterns, used, strict=True) if p.counts[index]]
+        terms = [
+            p.counts[index] * x for p, x in zip(patterns, used, strict=True) if p.counts[index]
+        ]
         if terms:
             model += sum(terms[1:], start=terms[0]) <= kind.count
     if max_stages is not None:
@@ -124,9 +126,7 @@ def longest_chain(
     if not model.num_solutions or model.objective_value < num_layers - 0.5:
         return None
     chosen = [
-        pattern
-        for pattern, x in zip(patterns, used, strict=True)
-        for _ in range(round(float(x.x)))
+        pattern for pattern, x in zip(patterns, used, strict=True) for _ in range(round(float(x.x)))
     ]
     return Chain(tuple(chosen), min(p.tokens_per_s for p in chosen))
 

@@ -18,7 +18,12 @@ from helixsim.planner.milp import milp, recover
 from helixsim.planner.neighbours import num_stages
 from helixsim.planner.optimise import optimise
 from helixsim.planner.problem import PlanningProblem, planning_problem
-from helixsim.planner.result import PlanResult, candidate_results, unused_nodes
+from helixsim.planner.result import (
+    CandidateResult,
+    PlanResult,
+    candidate_results,
+    unused_nodes,
+)
 from helixsim.planner.search import NEGLIGIBLE, Search
 from helixsim.planner.served import Effort, ServedSearch
 from helixsim.planner.solver import check_solver
@@ -151,12 +156,10 @@ def plan(
         time_limit_s=time_limit_s,
         on_progress=on_progress,
     )
-    if from_solution is not None:
-        planner.found = ("solution", recover(planner.problem, from_solution))
     interrupted = False
     try:
         if from_solution is not None:
-            planner.take(planner.found[1])
+            planner.take(recover(planner.problem, from_solution))
         elif objective == "flow" or method != "optimise":
             if method == "milp":
                 milp(
@@ -169,7 +172,9 @@ def plan(
                 METHODS[method](planner.search)
         planner.prove()
         if objective == "simulated":
-            planner.simulate(jobs, effort or Effort(), searching=method == "optimise")
+            planner.simulate(
+                jobs, effort or Effort(), searching=method == "optimise" and from_solution is None
+            )
     except KeyboardInterrupt:
         interrupted = True
     return planner.result(method, objective, interrupted=interrupted)
@@ -194,12 +199,16 @@ class _Planner:
         self.scenario = scenario
         self.problem = problem
         self.goal = goal
-        self.elapsed_s = lambda: monotonic() - began
+        self._began = began
         self.deadline = None if time_limit_s is None else began + time_limit_s
         self.time_limit_s = time_limit_s
         self.on_progress = on_progress
         self.search = self.new_search(seed, solver, max_stages, time_limit_s)
         self.served: ServedSearch | None = None
+
+    def elapsed_s(self) -> float:
+        """Seconds since the start."""
+        return monotonic() - self._began
 
     def new_search(
         self, seed: int, solver: str, max_stages: int | None, time_limit_s: float | None
@@ -340,7 +349,7 @@ class _Planner:
         else:
             placement, value = chosen.placement, chosen.max_flow_tokens_per_s
             stages = chosen.stages
-        candidates = ()
+        candidates: tuple[CandidateResult, ...] = ()
         if self.served is not None and chosen is not None:
             candidates = candidate_results(
                 list(self.served.pool), chosen, self.scenario.run.duration_s, self.served.brief_s

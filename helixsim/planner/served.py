@@ -34,7 +34,7 @@ from helixsim.scenario.resolved import Scenario
 
 _BRIEF_S, _BRIEF_WARMUP_S = 180.0, 60.0
 _ANNEALINGS = 8
-_ANNEALING_WORK = 40_000
+_ANNEALING_WORK = 24_000
 """Steps of one annealing times nodes of the cluster."""
 _LEAST_STEPS = 60
 _ELITES = 4

@@ -73,3 +73,14 @@ def add_silencer(model: mip.Model) -> None:
     Its constraints then have no dual prices; state the dual program where those are wanted.
     """
     model.add_var(var_type="I", lb=0, ub=0)
+
+
+def check_solver(solver: str) -> None:
+    """See that a solver is there, before it is needed.
+
+    Raises
+    ------
+    ScenarioError
+        As :func:`new_model`.
+    """
+    new_model(MINIMIZE, solver)

@@ -1,0 +1,298 @@
+"""Choose a placement, and say how good one can be."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from helixsim.cli.group import EXIT_INTERRUPTED, ForceOption, ScenarioArgument, SetOption
+
+if TYPE_CHECKING:
+    from helixsim.planner.plan import Progress
+    from helixsim.planner.result import PlanResult
+    from helixsim.scenario.resolved import Scenario
+
+_Method = Literal["optimise", "milp", "petals", "swarm", "separate", "separate-mixed"]
+_TIME_LIMIT_S = {"simulated": 300.0, "flow": 60.0}
+
+
+def plan(
+    file: ScenarioArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="PLACEMENT", help="Placement file to write."),
+    ] = None,
+    write_scenario: Annotated[
+        Path | None,
+        typer.Option(metavar="SCENARIO", help="Write the scenario with the placement in it."),
+    ] = None,
+    method: Annotated[_Method, typer.Option(help="How to search.")] = "optimise",
+    objective: Annotated[
+        Literal["simulated", "flow"],
+        typer.Option(help="What is served in simulations, or the greatest maximum flow."),
+    ] = "simulated",
+    goal: Annotated[
+        str, typer.Option(help="Figure of the summary to aim at, when simulating.")
+    ] = "decode_tokens_per_s",
+    subject_to: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LIMIT",
+            help="Such as 'decode_latency_s.mean<=1.5', when simulating. May be repeated.",
+        ),
+    ] = None,
+    max_stages: Annotated[
+        int | None, typer.Option(min=1, help="The most nodes that a request may pass.")
+    ] = None,
+    keep_links: Annotated[
+        int | None, typer.Option(min=1, help="Keep only the N fastest links of each node.")
+    ] = None,
+    time_limit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="When to stop with the best so far. [default: 300 s, or 60 s for flow]",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**63, help="Of the search.")] = 0,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=1000, help="Runs that the best are simulated for.")
+    ] = 3,
+    solver: Annotated[str, typer.Option(help="CBC, HiGHS or Gurobi.")] = "CBC",
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes that simulate. [default: all cores]")
+    ] = None,
+    overrides: SetOption = None,
+    write_front: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.csv",
+            help="Write all candidates as a table, and their plot beside it (.png).",
+        ),
+    ] = None,
+    write_model: Annotated[
+        Path | None, typer.Option(metavar="FILE.lp", help="Method milp: write its model.")
+    ] = None,
+    write_solution: Annotated[
+        Path | None, typer.Option(metavar="FILE.sol", help="Method milp: write its raw solution.")
+    ] = None,
+    from_solution: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.sol", help="Take the placement from a raw solution."),
+    ] = None,
+    *,
+    partial_inference: Annotated[
+        bool,
+        typer.Option("--partial-inference", help="Requests may enter a node's layers midway."),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the plan as JSON, and nothing else.")
+    ] = False,
+    force: ForceOption = False,
+) -> None:
+    """Choose which node holds which layers of the LLM."""
+    import json
+    import os
+
+    from helixsim.output_files import check_output
+    from helixsim.planner import plan as planning
+    from helixsim.planner.served import Effort
+    from helixsim.scenario.load import load_scenario
+
+    plot = None if write_front is None else write_front.with_suffix(".png")
+    for path in (output, write_scenario, write_front, plot):
+        if path is not None:
+            check_output(path, overwrite=force)
+    scenario = load_scenario(file, overrides or [])
+    with _progress(scenario.name) as show:
+        result = planning.plan(
+            scenario,
+            method=method,
+            objective=objective,
+            goal=goal,
+            subject_to=subject_to or (),
+            max_stages=max_stages,
+            partial_inference=partial_inference,
+            keep_links=keep_links,
+            time_limit_s=_time_limit_s(time_limit, objective),
+            seed=seed,
+            solver=solver,
+            jobs=jobs or os.cpu_count() or 1,
+            effort=Effort(num_seeds=seeds),
+            model_file=write_model,
+            solution_file=write_solution,
+            from_solution=from_solution,
+            overwrite=force,
+            on_progress=show,
+        )
+    written = _write(result, scenario, file, output, write_scenario, overwrite=force)
+    if write_front is not None and plot is not None:
+        written += _write_front(result, scenario, write_front, plot, overwrite=force)
+    if as_json:
+        typer.echo(json.dumps(result.to_json([node.name for node in scenario.cluster]), indent=2))
+    else:
+        from helixsim.planner.text import plan_text
+
+        typer.echo(plan_text(result))
+        for path in written:
+            typer.echo(f"written: {path}")
+    for note in result.notes:
+        typer.echo(f"note: {note}", err=True)
+    if result.interrupted:
+        typer.echo("interrupted: this is the best until then", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def bound(
+    file: ScenarioArgument,
+    max_stages: Annotated[
+        int | None, typer.Option(min=1, help="The most nodes that a request may pass.")
+    ] = None,
+    keep_links: Annotated[
+        int | None, typer.Option(min=1, help="Keep only the N fastest links of each node.")
+    ] = None,
+    solver: Annotated[str, typer.Option(help="CBC, HiGHS or Gurobi.")] = "CBC",
+    overrides: SetOption = None,
+    *,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the bounds as JSON, and nothing else.")
+    ] = False,
+) -> None:
+    """Prove what no placement can exceed, and say what binds."""
+    import json
+
+    from helixsim.planner.bounds import trivial_bound, upper_bound
+    from helixsim.planner.problem import planning_problem
+    from helixsim.planner.text import bound_text
+    from helixsim.scenario.load import load_scenario
+
+    problem = planning_problem(load_scenario(file, overrides or []), keep_links=keep_links)
+    trivial = trivial_bound(problem)
+    best = upper_bound(problem, max_stages=max_stages, solver=solver)
+    if not as_json:
+        typer.echo(bound_text(trivial, best, max_stages))
+        return
+    document = {
+        "trivial_bound_tokens_per_s": trivial.tokens_per_s,
+        "upper_bound_tokens_per_s": best.tokens_per_s,
+        "limit": best.limit,
+        "layers_per_further_node": best.prices,
+        "layers_per_further_stage": best.stage_price,
+    }
+    typer.echo(json.dumps(document, indent=2))
+
+
+def _time_limit_s(text: str | None, objective: str) -> float:
+    from helixsim.errors import InputError
+    from helixsim.units import seconds
+
+    if text is None:
+        return _TIME_LIMIT_S[objective]
+    try:
+        return seconds(text)
+    except InputError as error:
+        raise InputError(error.message, where="--time-limit") from error
+
+
+def _write(
+    result: PlanResult,
+    scenario: Scenario,
+    file: str,
+    output: Path | None,
+    write_scenario: Path | None,
+    *,
+    overwrite: bool,
+) -> list[Path]:
+    from helixsim.output_files import write_whole
+    from helixsim.planner.documents import placement_document, scenario_document
+    from helixsim.scenario.shipped import find_scenario
+    from helixsim.yaml_files import yaml_text
+
+    written = []
+    if output is not None:
+        write_whole(output, yaml_text(placement_document(result, scenario)), overwrite=overwrite)
+        written.append(output)
+    if write_scenario is not None:
+        document = scenario_document(
+            result, scenario, find_scenario(file).parent, write_scenario.absolute().parent
+        )
+        write_whole(write_scenario, yaml_text(document), overwrite=overwrite)
+        written.append(write_scenario)
+    return written
+
+
+def _write_front(
+    result: PlanResult, scenario: Scenario, table: Path, plot: Path, *, overwrite: bool
+) -> list[Path]:
+    import pandas as pd
+
+    from helixsim.drawing.front import front_figure
+    from helixsim.drawing.save import save_drawing
+    from helixsim.errors import InputError
+    from helixsim.output_files import write_whole
+
+    rows = result.rows()
+    if not rows:
+        raise InputError(
+            "there is no front: nothing was simulated; use --objective simulated",
+            where="--write-front",
+        )
+    write_whole(table, pd.DataFrame(rows).to_csv(index=False), overwrite=overwrite)
+    longest = max(row["simulated_s"] for row in rows)
+    points = [
+        row for row in rows if row["simulated_s"] == longest and "decode_latency_s_mean" in row
+    ]
+    own = [row["label"] for row in points if row["label"] == "own"]
+    title = f"{scenario.name}: candidates, mean of their runs"
+    save_drawing(
+        front_figure(points, title=title, reference=own[0] if own else None),
+        plot,
+        overwrite=overwrite,
+    )
+    return [table, plot]
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Callable[[Progress], None]]:
+    """A line that tells how far it is on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda progress: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns: list[Any] = [
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TextColumn("{task.fields[figures]}"),
+        TimeElapsedColumn(),
+    ]
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, figures="")
+
+        def show(progress: Progress) -> None:
+            bar.update(task, description=progress.step, figures=_figures(progress))
+
+        yield show
+
+
+def _figures(progress: Progress) -> str:
+    from math import isfinite
+
+    parts = []
+    if progress.value > 0:
+        parts.append(f"max flow {progress.value:,.1f}")
+    if isfinite(progress.bound):
+        parts.append(f"at most {progress.bound:,.1f} tokens/s")
+    figures = progress.figures or {}
+    if "decode_tokens_per_s" in figures:
+        parts.append(f"served {figures['decode_tokens_per_s']:,.1f} decode tokens/s")
+    if "decode_latency_s.mean" in figures:
+        parts.append(f"{figures['decode_latency_s.mean']:.2f} s a token")
+    return ", ".join(parts)
