@@ -153,7 +153,9 @@ def figures_of(summary: Mapping[str, object]) -> dict[str, float]:
 
 
 def mean_figures(figures: Sequence[Figures]) -> dict[str, float]:
-    """Mean of several runs, of the figures that all of them have."""
+    """Mean of several runs, of the figures that all of them have; nothing of no runs."""
+    if not figures:
+        return {}
     names = [name for name in GOALS if all(name in each for each in figures)]
     return {name: sum(each[name] for each in figures) / len(figures) for name in names}
 

@@ -34,9 +34,9 @@ from helixsim.scenario.resolved import Scenario
 
 _BRIEF_S, _BRIEF_WARMUP_S = 180.0, 60.0
 _ANNEALINGS = 8
+_ANNEALING_STEPS, _LEAST_STEPS = 1000, 60
 _ANNEALING_WORK = 24_000
-"""Steps of one annealing times nodes of the cluster."""
-_LEAST_STEPS = 60
+"""Steps of one annealing times nodes of the cluster, at most."""
 _ELITES = 4
 _CHILDREN = 2
 _TRIES = 24
@@ -111,8 +111,9 @@ class ServedSearch:
         self._elapsed_s = elapsed_s
         self._on_step = on_step
         run = scenario.run
-        self.brief_s = min(_BRIEF_S, run.duration_s)
-        self._brief_warmup_s = min(_BRIEF_WARMUP_S, self.brief_s / 3)
+        self._is_short = run.duration_s <= _BRIEF_S * 1.5  # then there is nothing to shorten
+        self.brief_s = run.duration_s if self._is_short else _BRIEF_S
+        self._brief_warmup_s = run.warmup_s if self._is_short else _BRIEF_WARMUP_S
         self._trial_s = inf  # what a brief trial costs; the first ones pay for start-up too
 
     # -- the search --------------------------------------------------------------------------
@@ -154,7 +155,7 @@ class ServedSearch:
         if not parents or self._must_finish():
             return
         correction = self._learn()
-        steps = max(_LEAST_STEPS, _ANNEALING_WORK // len(self.problem))
+        steps = min(_ANNEALING_STEPS, max(_LEAST_STEPS, _ANNEALING_WORK // len(self.problem)))
         goals = self._goals(parents[0].figures)
         tasks = [
             Annealing(
@@ -275,7 +276,19 @@ class ServedSearch:
         return candidate if self.pool.add(candidate) else None
 
     def _try_briefly(self, candidates: Sequence[Candidate]) -> None:
-        self._trial([(each, 0) for each in candidates])
+        """Give each candidate a brief run."""
+        if not candidates or self._left_s() <= 0:
+            return
+        began, seed = self._elapsed_s(), self.scenario.run.seed
+        trials = [
+            Trial(each.placement, seed, self.brief_s, self._brief_warmup_s) for each in candidates
+        ]
+        for candidate, figures in zip(candidates, self._workshop.simulate(trials), strict=True):
+            if figures is not None:
+                candidate.brief.append(figures)
+                if self._is_short:
+                    candidate.full.append(figures)
+        self._trial_s = min(self._trial_s, (self._elapsed_s() - began) / len(candidates))
 
     def _confirm(self, candidates: Sequence[Candidate]) -> None:
         """Give candidates that were tried briefly a run of full length."""
@@ -293,20 +306,6 @@ class ServedSearch:
         for candidate, figures in zip(candidates, results, strict=True):
             if figures is not None:
                 candidate.full.append(figures)
-
-    def _trial(self, pairs: Sequence[tuple[Candidate, int]]) -> None:
-        if not pairs or self._left_s() <= 0:
-            return
-        began = self._elapsed_s()
-        seed = self.scenario.run.seed
-        trials = [
-            Trial(each.placement, seed + number, self.brief_s, self._brief_warmup_s)
-            for each, number in pairs
-        ]
-        for (candidate, _), figures in zip(pairs, self._workshop.simulate(trials), strict=True):
-            if figures is not None:
-                candidate.brief.append(figures)
-        self._trial_s = min(self._trial_s, (self._elapsed_s() - began) / len(pairs))
 
     def _must_finish(self) -> bool:
         """Whether what is left is needed for the last runs of full length."""
