@@ -23,8 +23,8 @@ from helixsim.placement.flow import Flow, max_flow
 from helixsim.placement.topology import Topology
 from helixsim.profiles.throughput import ThroughputTable
 
-_PORTIONS = 200
-"""The flow is sent in so many portions; shares are right to half a percent or so."""
+_PORTIONS = 100
+"""The flow is sent in so many portions; shares are right to a percent or so."""
 
 
 class _Edge:

@@ -28,8 +28,7 @@ from helixsim.planner.goal import Figures, Goal, Limit
 from helixsim.planner.neighbours import num_stages, on_a_way
 from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.planner.proposals import Correction, corrected
-from helixsim.planner.search import random_stream
-from helixsim.planner.trials import Annealing, Trial, Workshop
+from helixsim.planner.trials import Annealing, Litter, Trial, Workshop
 from helixsim.scenario.resolved import Scenario
 
 _BRIEF_S, _BRIEF_WARMUP_S = 180.0, 60.0
@@ -206,39 +205,50 @@ class ServedSearch:
             estimate = proposer.estimate_placement(candidate.placement)
             expected = plain.figures(estimate, proposer.estimator.output_tokens)
             pairs.append((expected, candidate.full[0]))
-        proposer.goal, proposer.correction = self.goal, corrected(pairs)
-        return proposer.correction
+        return corrected(pairs)
 
     def _improve(self) -> None:
-        proposer = self._workshop.proposer
         idle = 0
         for number in range(self._effort.rounds):
             if self._must_finish() or idle >= _PATIENCE:
                 return
             self._say(f"trials, round {number + 1} of at most {self._effort.rounds}")
-            self._learn()
             elites = self.pool.best(self.goal, _ELITES)
             best = elites[0].score(self.goal)
-            children: list[tuple[Candidate, Candidate]] = []
-            for place, parent in enumerate(elites):
-                rng = random_stream(self._seed, "improve", number, place)
-                for _ in range(_CHILDREN):
-                    drawn = proposer.likely(parent.ranges, rng, _TRIES)
-                    child = self._add(f"trial {number + 1}", drawn)
-                    if child is not None:
-                        children.append((parent, child))
+            children = self._children(elites, number)
             self._try_briefly([child for _, child in children])
             self._confirm(
                 [
                     child
                     for parent, child in children
-                    if child.brief
-                    and self.goal.score(child.brief[0])
-                    >= _PROMISING * self.goal.score(parent.brief[0])
+                    if child.brief_score(self.goal) >= _PROMISING * parent.brief_score(self.goal)
                 ]
             )
             gained = self.pool.best(self.goal, 1)[0].score(self.goal) > best * 1.001
             idle = 0 if gained else idle + 1
+
+    def _children(
+        self, elites: Sequence[Candidate], number: int
+    ) -> list[tuple[Candidate, Candidate]]:
+        """New candidates, with the parents that they come from."""
+        correction = self._learn()
+        parents = [parent for parent in elites for _ in range(_CHILDREN)]
+        litters = [
+            Litter(
+                tuple(sorted(parent.ranges.items())),
+                ("improve", number, place),
+                _TRIES,
+                self.goal,
+                correction,
+            )
+            for place, parent in enumerate(parents)
+        ]
+        found = []
+        for parent, items in zip(parents, self._workshop.choose(litters), strict=True):
+            child = self._add(f"trial {number + 1}", dict(items))
+            if child is not None:
+                found.append((parent, child))
+        return found
 
     def _finish(self) -> None:
         """Simulate the best, and the front, with all seeds."""

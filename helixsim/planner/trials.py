@@ -73,6 +73,29 @@ class Annealing:
 
 
 @dataclass(frozen=True, slots=True)
+class Litter:
+    """Neighbours to draw of one placement, of which the most promising is wanted.
+
+    Attributes
+    ----------
+    parent
+        The placement, as items of ranges.
+    stream
+        Names its random numbers.
+    tries
+        How many to draw.
+    goal, correction
+        As of :class:`Annealing`.
+    """
+
+    parent: RangesItems
+    stream: tuple[object, ...]
+    tries: int
+    goal: Goal
+    correction: Correction
+
+
+@dataclass(frozen=True, slots=True)
 class Setting:
     """What all tasks of a search have in common.
 
@@ -135,6 +158,10 @@ class Workshop:
         """Run annealings."""
         return self._map(_anneal, tasks, self._bench.anneal)
 
+    def choose(self, litters: Sequence[Litter]) -> list[RangesItems]:
+        """Draw neighbours and pick the most promising of each litter."""
+        return self._map(_choose, litters, self._bench.choose)
+
     def _map(
         self, remote: Callable[[Any], Any], tasks: Sequence[Any], local: Callable[[Any], Any]
     ) -> list[Any]:
@@ -189,6 +216,12 @@ class _Bench:
         )
         return tuple(sorted(best.items()))
 
+    def choose(self, litter: Litter) -> RangesItems:
+        self.proposer.goal, self.proposer.correction = litter.goal, litter.correction
+        rng = random_stream(self.setting.seed, *litter.stream)
+        drawn = self.proposer.likely(dict(litter.parent), rng, litter.tries)
+        return tuple(sorted(drawn.items()))
+
 
 _bench: _Bench | None = None
 
@@ -207,3 +240,8 @@ def _simulate(trial: Trial) -> Figures | None:
 def _anneal(task: Annealing) -> RangesItems:
     assert _bench is not None
     return _bench.anneal(task)
+
+
+def _choose(litter: Litter) -> RangesItems:
+    assert _bench is not None
+    return _bench.choose(litter)
