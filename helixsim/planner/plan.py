@@ -283,8 +283,14 @@ class _Planner:
         own = self.scenario.placement
         if own is not None and self._within_cap(problem.ranges(own)):
             starts.append(("own", own))
-        limit_s = None if self.time_limit_s is None else self.time_limit_s * _SHARE_FOR_STARTS
-        for label, method, cap in self._flow_methods():
+        methods = self._flow_methods()
+        for number, (label, method, cap) in enumerate(methods):
+            limit_s = None
+            if self.time_limit_s is not None:
+                # An even share of what is left for this, of the time since the start.
+                gone_s = self.elapsed_s()
+                left_s = self.time_limit_s * _SHARE_FOR_STARTS - gone_s
+                limit_s = gone_s + left_s / (len(methods) - number)
             attempt = self.new_search(search.seed, search.solver, cap, limit_s)
             try:
                 method(attempt)

@@ -16,8 +16,10 @@ from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.scenario.resolved import Scenario
 from helixsim.simulation import followed_flow
 
-_HOT, _COLD = 0.06, 0.0005
+_HOT, _COLD = 0.008, 0.0005
 """Relative loss in score that is accepted now and then, at the start and at the end."""
+_LENIENCE = 1.08
+"""A neighbour may be split more evenly by so much."""
 _LEAST_SHARE = 0.01
 """Losses beyond 4.6 times the heat are never accepted."""
 
@@ -127,6 +129,7 @@ class Proposer:
             The best placement found and its score.
         """
         current, score = dict(start), self.score(start)
+        kept = self._kept_share(score, self.quick_score(start))
         best, best_score = current, score
         for iteration in range(iterations):
             if out_of_time():
@@ -134,17 +137,28 @@ class Proposer:
             heat = _HOT * (1 - iteration / iterations) ** 2 + _COLD
             changed = self.neighbours.draw(current, rng)
             least = score * (1 + heat * _log(rng))
-            found = self.quick_score(changed)
-            if found <= least:
+            quick = found = self.quick_score(changed)
+            if found * kept <= least:
                 continue
             if not self._spreads_evenly:
                 found = self.score(changed)
                 if found <= least:
                     continue
             current, score = changed, found
+            kept = self._kept_share(found, quick)
             if score > best_score:
                 best, best_score = current, score
         return best, best_score
+
+    def _kept_share(self, score: float, quick_score: float) -> float:
+        """What of the quick score a neighbour may keep when requests are routed as they will be.
+
+        Neighbours mostly lose as much by an uneven split as the placement itself; working out
+        their exact flow is worth it only if that would do.
+        """
+        if self._spreads_evenly or quick_score <= 0:
+            return 1.0
+        return min(1.0, _LENIENCE * score / quick_score)
 
     def likely(self, ranges: Ranges, rng: Random, tries: int) -> dict[int, tuple[int, int]]:
         """The most promising of several neighbours."""

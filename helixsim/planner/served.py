@@ -180,7 +180,7 @@ class ServedSearch:
         """The best by brief runs, and their front."""
         tried = [each for each in candidates if each.brief]
         tried.sort(key=lambda each: -each.brief_score(self.goal))
-        chosen = [*tried[:_ELITES], *spread(front(tried), _ELITES)]
+        chosen = [*tried[:_ELITES], *spread(front(tried), _ELITES // 2)]
         return list(dict.fromkeys(chosen))
 
     def _goals(self, figures: Figures) -> list[Goal]:
