@@ -36,10 +36,7 @@ def even_stages(problem: PlanningProblem, length: int) -> dict[int, tuple[int, i
     starts = range(0, problem.num_layers, length)
     sizes = [min(length, problem.num_layers - start) for start in starts]
     rates = np.array(
-        [
-            [k.tokens_per_s[n] if n <= k.max_layers else 0.0 for k in problem.kinds]
-            for n in sizes
-        ]
+        [[k.tokens_per_s[n] if n <= k.max_layers else 0.0 for k in problem.kinds] for n in sizes]
     )
     counts = _deal(rates, [kind.count for kind in problem.kinds])
     _swap_until_even(rates, counts)
