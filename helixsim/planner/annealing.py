@@ -231,6 +231,8 @@ def anneal(
         (stages, idle), cost = changed, new_cost
         if cost < best_cost:
             best, best_cost = tuple(stages), cost
+    if best_cost < _LAYER_COST:
+        offer(costs.ranges(best))
     return best, False
 
 

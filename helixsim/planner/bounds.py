@@ -31,6 +31,8 @@ _UNITS = 10_000
 """Parts of F that throughputs are rounded up to, which only weakens the bound."""
 _PRECISION = 1e-4
 """Relative width at which the bisection over F ends."""
+_HOPELESS = 1e-6
+"""Share of the first bound below which no better one is looked for."""
 _MAX_ROUNDS = 200
 _MAX_CLASSES = 24
 """More classes of nodes than these are merged, as if all were the fastest of them."""
@@ -140,14 +142,10 @@ def coordinator_bound(problem: PlanningProblem) -> Bound:
 
 def trivial_bound(problem: PlanningProblem) -> Bound:
     """All layers x tokens per second that the machines could do, over the layers there are."""
-    work = [max(k * rate for k, rate in enumerate(c.tokens_per_s)) for c in node_classes(problem)]
-    total = sum(c.count * each for c, each in zip(node_classes(problem), work, strict=True))
-    flow = total / problem.num_layers
-    prices = {
-        c.machine_type: each / flow
-        for c, each in zip(node_classes(problem), work, strict=True)
-        if flow > 0
-    }
+    classes = node_classes(problem)
+    work = [max(k * rate for k, rate in enumerate(c.tokens_per_s)) for c in classes]
+    flow = sum(c.count * each for c, each in zip(classes, work, strict=True)) / problem.num_layers
+    prices = {c.machine_type: each / flow for c, each in zip(classes, work, strict=True) if flow}
     machines = Bound(flow * (1 + _SAFETY), "machines", prices)
     return min(machines, coordinator_bound(problem), key=lambda bound: bound.tokens_per_s)
 
@@ -184,7 +182,8 @@ def upper_bound(
     best = trivial_bound(problem)
     cover_lp = CoverProgram(node_classes(problem), problem.num_layers, max_stages, solver)
     low = at_least
-    while low < best.tokens_per_s * (1 - _PRECISION) and not stop():
+    least = best.tokens_per_s * _HOPELESS
+    while max(low, least) < best.tokens_per_s * (1 - _PRECISION) and not stop():
         # Near the bound is where the answer mostly is, as long as little is known.
         target = (low + best.tokens_per_s) / 2 if low else best.tokens_per_s * 0.8
         if cover_lp.is_possible(target, stop):

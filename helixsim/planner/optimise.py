@@ -14,14 +14,17 @@ from helixsim.planner.patterns import Chain, best_chains
 from helixsim.planner.regions import one_chain, separate_chains
 from helixsim.planner.search import NEGLIGIBLE, Search
 
-_ROUNDS = 6
+_ROUNDS = 12
 _ITERATIONS = 30_000
 _LARGEST_TO_ANNEAL = 64
 """Larger clusters whose links bind are taken region by region."""
-_STEP = 0.97
+_LEAP = 0.7
 """Targets do not go down faster than this, however little has been reached."""
-_PRECISION = 1e-3
-"""Relative width at which a round of annealing ends its bisection."""
+_PRECISION = 0.02
+"""Relative width at which the first round of annealing ends its bisection.
+
+Round n ends at 1/n of it: a failure says little as long as few iterations are spent on it.
+"""
 
 
 def optimise(search: Search) -> None:
@@ -121,7 +124,7 @@ def _anneal(search: Search, chain: Chain) -> None:
         if number:
             target = (search.value + top) / 2
         trial = 0
-        while failed > search.value * (1 + _PRECISION):
+        while failed > search.value * (1 + _PRECISION / (1 + number)):
             if search.out_of_time or search.optimal:
                 return
             costs = StageCosts(problem, target, search.max_stages)
@@ -132,9 +135,8 @@ def _anneal(search: Search, chain: Chain) -> None:
             last, reached = anneal(
                 costs, start, _ITERATIONS * (1 + number), rng, offer, lambda: search.out_of_time
             )
-            if reached:
-                best = last
-            else:
+            best = last
+            if not reached:
                 failed = target
-            target = max((search.value + failed) / 2, _STEP * failed)
+            target = max((search.value + failed) / 2, _LEAP * failed)
             trial += 1

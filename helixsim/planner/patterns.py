@@ -18,6 +18,8 @@ from helixsim.planner.solver import MAXIMIZE, new_model
 
 MAX_PATTERN_SIZE = 5
 """Nodes of a stage, at most: larger stages hardly ever help, and there are too many."""
+_HOPELESS = 1e-4
+"""Share of the upper bound below which no chain is looked for."""
 _MAX_SECONDS = 5.0
 """Of one integer program; they take milliseconds."""
 
@@ -115,9 +117,8 @@ def longest_chain(
     model = new_model(MAXIMIZE, solver, seed)
     used = [model.add_var(var_type="I", lb=0, obj=p.num_layers) for p in patterns]
     for index, kind in enumerate(kinds):
-        terms = [
-            p.counts[index] * x for p, x in zip(patterns, used, strict=True) if p.counts[index]
-        ]
+        counts = [p.counts[index] for p in patterns]
+        terms = [n * x for n, x in zip(counts, used, strict=True) if n]
         if terms:
             model += sum(terms[1:], start=terms[0]) <= kind.count
     if max_stages is not None:
@@ -159,7 +160,7 @@ def best_chains(
         If the solver is not installed.
     """
     low, high = 0.0, highest
-    while high > low * (1 + precision) and not stop():
+    while high > max(low * (1 + precision), highest * _HOPELESS) and not stop():
         target = (low + high) / 2
         chain = longest_chain(
             kinds, target, num_layers, max_stages=max_stages, solver=solver, seed=seed
