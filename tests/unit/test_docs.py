@@ -7,11 +7,12 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from helixsim import load_scenario, simulate
+from helixsim import load_scenario, plan, simulate
 from helixsim.cli import app
 from helixsim.metrics.output import manifest
 from helixsim.scenario.schema import FILE_KINDS
@@ -80,11 +81,19 @@ def test_commands_are_accepted(command, tmp_path, monkeypatch):
     rows = "".join(f"{300 + i},{20 + i}\n" for i in range(50))
     for name in ("my-lengths.csv", "azure_conv_lengths.csv.gz"):
         Path(name).write_text("input_tokens,output_tokens\n" + rows)
+    for page in PAGES:
+        for file in NAMED_FILE.finditer(page.read_text("utf-8")):
+            if file["name"]:
+                Path(file["name"]).write_text(file["text"])
     arguments = shlex.split(command)[1:]
     if arguments[0] == "run":  # loads all that a run needs, without the wait
         keep = [i for i, text in enumerate(arguments) if text == "--set"]
         sets = [arguments[i + k] for i in keep for k in (0, 1)]
         arguments = ["validate", arguments[1], *sets]
+    if arguments[0] == "plan" and "flow" not in arguments:  # the same options, without the wait
+        if "--write-front" in arguments:
+            del arguments[(at := arguments.index("--write-front")) : at + 2]
+        arguments += ["--objective", "flow"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
 
@@ -97,8 +106,10 @@ def test_named_files_load(page, tmp_path):
     for number, file in enumerate(files):
         name = file["name"] or f"{number}.yaml"
         if file["kind"] == "scenario":
-            result = simulate(load_scenario(tmp_path / name, ["run.duration=20 s"]))
-            assert result.summary["decode_tokens_per_s"] > 0
+            scenario = load_scenario(tmp_path / name, ["run.duration=20 s", "run.warmup=0 s"])
+            if scenario.placement is None:
+                scenario = replace(scenario, placement=plan(scenario, objective="flow").placement)
+            assert simulate(scenario).summary["decode_tokens_per_s"] > 0
         else:
             validate(FILE_KINDS[file["kind"]], parse_yaml(file["text"], name), name)
 
