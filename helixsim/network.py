@@ -11,11 +11,13 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from helixsim.cluster import Link
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,8 @@ class RuleNetwork:
 
         A million links are not remembered one by one.
         """
+        import numpy as np
+
         found = np.zeros((len(names), len(names)))
         members: dict[str, list[int]] = {}
         for index, name in enumerate(names):

@@ -70,11 +70,12 @@ def test_slow_links_are_annealed_and_repeat():
     assert found[0][1] > 1212.2  # the published placement
 
 
-def test_small10(reference):
+@pytest.mark.reference
+def test_small10_is_solved_and_proved(reference):
     search = Search(small10(reference))
     optimise(search)
-    assert search.value > 0
-    assert search.gap < 0.02
+    assert search.value == pytest.approx(286.5874, abs=5e-5)  # as the published program
+    assert search.optimal
 
 
 # -- stopping
