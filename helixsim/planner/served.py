@@ -323,7 +323,8 @@ class ServedSearch:
         if left_s == inf or len(self.pool) < _FINALISTS:
             return left_s <= 0
         longer = self.scenario.run.duration_s / self.brief_s
-        runs = (_FINALISTS + _FRONT) * max(1, self._effort.num_seeds - 1)
+        # Finalists are mostly on the front too, and have had their first run.
+        runs = _FRONT * (self._effort.num_seeds - 1) + 1
         return left_s <= runs * longer * self._trial_s
 
     def _say(self, text: str) -> None:
