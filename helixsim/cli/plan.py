@@ -99,6 +99,7 @@ def plan(
     import json
     import os
 
+    from helixsim.errors import InputError
     from helixsim.output_files import check_output
     from helixsim.planner import plan as planning
     from helixsim.planner.served import Effort
@@ -108,6 +109,11 @@ def plan(
     for path in (output, write_scenario, write_front, plot):
         if path is not None:
             check_output(path, overwrite=force)
+    if write_front is not None and objective == "flow":
+        raise InputError(
+            "there is no front where nothing is simulated; use --objective simulated",
+            where="--write-front",
+        )
     scenario = load_scenario(file, overrides or [])
     with _progress(scenario.name) as show:
         result = planning.plan(
@@ -141,6 +147,11 @@ def plan(
         typer.echo(plan_text(result))
         for path in written:
             typer.echo(f"written: {path}")
+        if objective == "simulated" and _leaves_split_open(scenario):
+            typer.echo(
+                "hint: requests followed the published split of the flow; try "
+                "--set scheduler.flow_split=balanced, which often serves more"
+            )
     for note in result.notes:
         typer.echo(f"note: {note}", err=True)
     if result.interrupted:
@@ -167,11 +178,12 @@ def bound(
     import json
 
     from helixsim.planner.bounds import trivial_bound, upper_bound
-    from helixsim.planner.problem import planning_problem
+    from helixsim.planner.problem import check_stages, planning_problem
     from helixsim.planner.text import bound_text
     from helixsim.scenario.load import load_scenario
 
     problem = planning_problem(load_scenario(file, overrides or []), keep_links=keep_links)
+    check_stages(problem, max_stages)
     trivial = trivial_bound(problem)
     best = upper_bound(problem, max_stages=max_stages, solver=solver)
     if not as_json:
@@ -185,6 +197,13 @@ def bound(
         "layers_per_further_stage": best.stage_price,
     }
     typer.echo(json.dumps(document, indent=2))
+
+
+def _leaves_split_open(scenario: Scenario) -> bool:
+    """Whether nobody has decided which maximum flow requests follow."""
+    settings = scenario.document.get("scheduler")
+    decided = isinstance(settings, dict) and "flow_split" in settings
+    return scenario.scheduler.policy == "maxflow" and not decided
 
 
 def _time_limit_s(text: str | None, objective: str) -> float:
@@ -233,15 +252,11 @@ def _write_front(
 
     from helixsim.drawing.front import front_figure
     from helixsim.drawing.save import save_drawing
-    from helixsim.errors import InputError
     from helixsim.output_files import write_whole
 
     rows = result.rows()
     if not rows:
-        raise InputError(
-            "there is no front: nothing was simulated; use --objective simulated",
-            where="--write-front",
-        )
+        return []  # stopped before anything was simulated, which a note says
     write_whole(table, pd.DataFrame(rows).to_csv(index=False), overwrite=overwrite)
     longest = max(row["simulated_s"] for row in rows)
     points = [

@@ -29,11 +29,18 @@ def _summary(scenario: Scenario) -> Iterator[tuple[str, str]]:
     yield "LLM", f"{scenario.llm.name}, {scenario.llm.num_layers} layers"
     yield "cluster", f"{_number(len(cluster), 'node')}: {mix}; {_number(regions, 'region')}"
     yield "placement", _placement(scenario)
-    yield "scheduler", scenario.scheduler.policy
+    yield "scheduler", _scheduler(scenario)
     yield "workload", _workload(scenario.workload)
     yield "run", f"{run.duration_s:g} s, {run.warmup_s:g} s of it warm-up; seed {run.seed}"
     yield "physics", scenario.physics
     yield "digest", scenario.digest
+
+
+def _scheduler(scenario: Scenario) -> str:
+    settings = scenario.scheduler
+    if settings.policy != "maxflow":
+        return settings.policy
+    return f"{settings.policy}, {settings.flow_split} split of the flow"
 
 
 def _placement(scenario: Scenario) -> str:

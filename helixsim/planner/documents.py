@@ -53,7 +53,12 @@ def scenario_document(
 def _description(result: PlanResult, scenario: Scenario) -> str:
     text = f"{scenario.llm.name}; max flow {result.max_flow_tokens_per_s:.4f} tokens/s"
     if result.simulated and "decode_tokens_per_s" in result.simulated:
-        text += f"; {result.simulated['decode_tokens_per_s']:.1f} decode tokens/s simulated"
+        scheduler = scenario.scheduler
+        how = f", {scheduler.flow_split} split" if scheduler.policy == "maxflow" else ""
+        text += (
+            f"; {result.simulated['decode_tokens_per_s']:.1f} decode tokens/s simulated with "
+            f"{scheduler.policy}{how}"
+        )
     return text
 
 

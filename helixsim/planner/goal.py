@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from math import isfinite, nan
 
 from helixsim.errors import InputError
-from helixsim.yaml_files import did_you_mean
 
 Figures = Mapping[str, float]
 """Name of a figure, such as ``decode_latency_s.mean``, -> its value."""
@@ -114,7 +113,8 @@ def parse_goal(figure: str = DEFAULT_GOAL, limits: Sequence[str] = ()) -> Goal:
 def _known(figure: str, where: str) -> str:
     if figure not in GOALS:
         raise InputError(
-            f"no figure '{figure}' that a plan can aim at; {did_you_mean(figure, GOALS)}",
+            f"no figure '{figure}' that a plan can aim at; there are {', '.join(_RATES)}, and of "
+            f"{', '.join(_LATENCIES)} the {', '.join(_STATISTICS)}, such as decode_latency_s.mean",
             where=where,
         )
     return figure

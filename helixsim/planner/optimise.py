@@ -54,7 +54,7 @@ def optimise(search: Search) -> None:
             one_chain(search)
     elif chain is not None:
         _anneal(search, chain)
-    _close(search)
+    close_gap(search)
 
 
 def _prove(search: Search) -> None:
@@ -71,7 +71,7 @@ def _prove(search: Search) -> None:
     )
 
 
-def _close(search: Search) -> None:
+def close_gap(search: Search) -> None:
     """Try to prove that nothing is better than what was found.
 
     The bisection of the bound ends somewhat above it; flows take few values, though.

@@ -16,8 +16,8 @@ from helixsim.planner.goal import DEFAULT_GOAL, Figures, Goal, parse_goal
 from helixsim.planner.heuristics import petals, separate, separate_mixed, swarm
 from helixsim.planner.milp import milp, recover
 from helixsim.planner.neighbours import num_stages
-from helixsim.planner.optimise import optimise
-from helixsim.planner.problem import PlanningProblem, planning_problem
+from helixsim.planner.optimise import close_gap, optimise
+from helixsim.planner.problem import PlanningProblem, check_stages, planning_problem
 from helixsim.planner.result import (
     CandidateResult,
     PlanResult,
@@ -156,6 +156,7 @@ def plan(
         time_limit_s=time_limit_s,
         on_progress=on_progress,
     )
+    check_stages(planner.problem, max_stages)
     interrupted = False
     try:
         if from_solution is not None:
@@ -177,6 +178,8 @@ def plan(
             )
     except KeyboardInterrupt:
         interrupted = True
+    if from_solution is not None:
+        method = "from-solution"
     return planner.result(method, objective, interrupted=interrupted)
 
 
@@ -205,6 +208,7 @@ class _Planner:
         self.on_progress = on_progress
         self.search = self.new_search(seed, solver, max_stages, time_limit_s)
         self.served: ServedSearch | None = None
+        self.num_seeds = 1
 
     def elapsed_s(self) -> float:
         """Seconds since the start."""
@@ -243,12 +247,14 @@ class _Planner:
             stop=lambda: search.out_of_time,
         )
         search.prove(bound.tokens_per_s)
+        close_gap(search)
 
     # -- simulating --------------------------------------------------------------------------
 
     def simulate(self, jobs: int, effort: Effort, *, searching: bool) -> None:
         """Choose by simulation."""
         search, scenario = self.search, self.scenario
+        self.num_seeds = effort.num_seeds
         setting = Setting(
             scenario,
             self.goal,
@@ -398,7 +404,12 @@ class _Planner:
         ]
         notes = [f"no placement was found that keeps {' and '.join(missed)}"] if missed else []
         if not chosen.full:
-            notes.append("time was up before runs of full length; the figures are of brief ones")
+            notes.append("time was up before runs of full length; the figures are of a brief one")
+        elif len(chosen.full) < self.num_seeds:
+            notes.append(
+                f"time was up after {len(chosen.full)} of {self.num_seeds} seeds; means over so "
+                "few are uncertain"
+            )
         return tuple(notes)
 
 

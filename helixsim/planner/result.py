@@ -132,6 +132,7 @@ class PlanResult:
         if self.simulated is not None:
             document["goal"] = self.goal
             document["simulated"] = nested(self.simulated)
+            document["seeds"] = max((e.seeds for e in self.candidates if e.chosen), default=0)
             document["front"] = [
                 {
                     "label": each.label,
@@ -144,6 +145,8 @@ class PlanResult:
                 }
                 for each in self.front
             ]
+        if self.notes:
+            document["notes"] = list(self.notes)
         if self.interrupted:
             document["partial"] = True
         return document

@@ -29,6 +29,13 @@ def _lines(result: PlanResult) -> Iterator[str]:
     served = result.simulated or {}
     if served:
         yield f"served      {_served(served)}"
+        chosen = [each for each in result.candidates if each.chosen]
+        for each in chosen:
+            runs = "1 run" if each.seeds == 1 else f"{each.seeds} runs"
+            yield f"            mean of {runs}, {each.simulated_s:g} s each"
+        for each in result.candidates:
+            if each.label == "own" and not each.chosen:
+                yield f"before      {_served(each.figures)}"
     if len(result.front) > 1:
         yield "front       decode tokens/s   mean decode latency   stages"
         for each in result.front:

@@ -102,7 +102,8 @@ class Setting:
     Attributes
     ----------
     deadline
-        When annealing ends early, on the clock of :func:`time.monotonic`; None for never.
+        When annealing ends early and simulations begin no more, on the clock of
+        :func:`time.monotonic`; None for never.
     """
 
     scenario: Scenario
@@ -151,7 +152,7 @@ class Workshop:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def simulate(self, trials: Sequence[Trial]) -> list[Figures | None]:
-        """Run simulations; None for those that cannot be run."""
+        """Run simulations; None for those that cannot be run, or not before the deadline."""
         return self._map(_simulate, trials, self._bench.simulate)
 
     def anneal(self, tasks: Sequence[Annealing]) -> list[RangesItems]:
@@ -193,7 +194,9 @@ class _Bench:
         )
 
     def simulate(self, trial: Trial) -> Figures | None:
-        scenario = self.setting.scenario
+        scenario, deadline = self.setting.scenario, self.setting.deadline
+        if deadline is not None and monotonic() >= deadline:
+            return None
         run = replace(scenario.run, duration_s=trial.duration_s, warmup_s=trial.warmup_s)
         try:
             result = simulate(

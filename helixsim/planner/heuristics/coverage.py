@@ -42,7 +42,7 @@ def offer(search: Search, ranges: Ranges, method: str) -> None:
         )
     value = search.problem.value(ranges)
     if value <= 0:
-        hint = "" if search.problem.partial_inference else ", allow partial inference"
+        hint = "" if search.problem.partial_inference else ", use --partial-inference"
         raise PlacementError(
             f"{method} gives every layer a node, but no request can pass through all of them: "
             f"no chain of nodes that are linked ends where the next begins{hint} or use another "

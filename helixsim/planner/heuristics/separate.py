@@ -91,7 +91,7 @@ def separate_mixed(search: Search) -> None:
     PlacementError
         If there is not one pipeline, no request can pass, or routes are too long.
     """
-    offer(search, separate_ranges(search.problem, mixed=True), "separate_mixed")
+    offer(search, separate_ranges(search.problem, mixed=True), "separate-mixed")
 
 
 # -- pipelines of one kind ---------------------------------------------------------------------
@@ -173,7 +173,7 @@ def _raise_nothing(problem: PlanningProblem, left: Sequence[int], mixed: bool) -
         room[problem.kind(node).machine_type] += problem.max_layers(node)
     most = max(room.values())
     held = ", ".join(f"{name} {layers}" for name, layers in room.items())
-    hint = "use another method" if mixed else "mix them (separate_mixed) or use another method"
+    hint = "use another method" if mixed else "mix them (separate-mixed) or use another method"
     raise PlacementError(
         f"separate: no machine type holds the {problem.num_layers} layers of "
         f"{problem.llm.name} by itself, {problem.num_layers - most} are missing at least "
