@@ -59,6 +59,10 @@ def plan(
             help="When to stop with the best so far. [default: 300 s, or 60 s for flow]",
         ),
     ] = None,
+    effort: Annotated[
+        Literal["quick", "normal", "thorough"],
+        typer.Option(help="How much to try, when simulating."),
+    ] = "normal",
     seed: Annotated[int, typer.Option(min=0, max=2**63, help="Of the search.")] = 0,
     seeds: Annotated[
         int, typer.Option(min=1, max=1000, help="Runs that the best are simulated for.")
@@ -98,11 +102,12 @@ def plan(
     """Choose which node holds which layers of the LLM."""
     import json
     import os
+    from dataclasses import replace
 
     from helixsim.errors import InputError
     from helixsim.output_files import check_output
     from helixsim.planner import plan as planning
-    from helixsim.planner.served import Effort
+    from helixsim.planner.served import EFFORTS
     from helixsim.scenario.load import load_scenario
 
     plot = None if write_front is None else write_front.with_suffix(".png")
@@ -129,7 +134,7 @@ def plan(
             seed=seed,
             solver=solver,
             jobs=jobs or os.cpu_count() or 1,
-            effort=Effort(num_seeds=seeds),
+            effort=replace(EFFORTS[effort], num_seeds=seeds),
             model_file=write_model,
             solution_file=write_solution,
             from_solution=from_solution,

@@ -17,7 +17,7 @@ as long as no time limit cuts it short.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -67,6 +67,14 @@ class Effort:
     num_seeds: int = 3
     rounds: int = _ROUNDS
     annealings: int = _ANNEALINGS
+
+
+EFFORTS: Mapping[str, Effort] = {
+    "quick": Effort(rounds=4, annealings=3),
+    "normal": Effort(),
+    "thorough": Effort(rounds=100, annealings=2 * _ANNEALINGS),
+}
+"""How much to try, by name."""
 
 
 class ServedSearch:
