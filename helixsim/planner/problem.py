@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from helixsim.cluster import COORDINATOR, Cluster
-from helixsim.errors import ScenarioError
+from helixsim.errors import PlacementError, ScenarioError
 from helixsim.network import RuleNetwork
 from helixsim.placement.flow import Flow, max_flow
 from helixsim.placement.placement import Placement
@@ -359,6 +359,26 @@ def _check_connected(problem: PlanningProblem) -> None:
             f"coordinator and back, and the other nodes hold only {room} of "
             f"{problem.num_layers} layers; add links to them",
             where="cluster.network",
+        )
+
+
+def check_stages(problem: PlanningProblem, max_stages: int | None) -> None:
+    """See that so few nodes hold all layers at all; bounds that bisect would never reach zero.
+
+    Raises
+    ------
+    PlacementError
+        If they do not.
+    """
+    if max_stages is None:
+        return
+    sizes = sorted(map(problem.max_layers, range(len(problem))), reverse=True)
+    room = sum(sizes[:max_stages])
+    if room < problem.num_layers:
+        raise PlacementError(
+            f"no placement lets a request pass on a route of {max_stages} stages or less: "
+            f"so many nodes hold {room} of {problem.num_layers} layers of {problem.llm.name} at "
+            f"most, {problem.num_layers - room} are missing"
         )
 
 

@@ -123,9 +123,13 @@ class Workshop:
         """Stop whatever is still going on."""
         if self._pool is None:
             return
-        for child in multiprocessing.active_children():
+        # Its own processes only: who calls plan() may have others. (A public way to do so,
+        # terminate_workers, comes with Python 3.14.)
+        for child in list((self._pool._processes or {}).values()):
             child.terminate()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        # Waiting takes no time then; without it, the pool's thread and the end of Python close
+        # the same pipe, and one of them complains.
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
     def simulate(self, trials: Sequence[Trial]) -> list[Figures | None]:
         """Run simulations; None for those that cannot be run."""

@@ -19,7 +19,7 @@ from helixsim.planner.milp.model_file import check_suffix, model_text
 from helixsim.planner.milp.process import SolverProcess
 from helixsim.planner.milp.solution_file import solution_text
 from helixsim.planner.milp.values import ranges_of, route_depths, start_values, used_nodes
-from helixsim.planner.problem import PlanningProblem, Ranges
+from helixsim.planner.problem import PlanningProblem, Ranges, check_stages
 from helixsim.planner.search import NEGLIGIBLE, Search
 from helixsim.planner.solver import MAXIMIZE, new_model
 
@@ -83,7 +83,7 @@ def milp(
         If the solver ends by accident, for want of memory perhaps.
     """
     _check_files(model_file, solution_file, overwrite)
-    _check_stages(search)
+    check_stages(search.problem, search.max_stages)
     new_model(MAXIMIZE, search.solver)  # to say here and now that it is not installed
     problem = search.problem
     plain = milp_inputs(problem, max_stages=search.max_stages, strengthen=strengthen)
@@ -112,21 +112,6 @@ def _check_files(model_file: Path | None, solution_file: Path | None, overwrite:
             check_output(file, overwrite=overwrite)
     if model_file is not None:
         check_suffix(model_file)
-
-
-def _check_stages(search: Search) -> None:
-    """See that so few nodes hold all layers at all; bounds that bisect would never reach zero."""
-    problem = search.problem
-    if search.max_stages is None:
-        return
-    sizes = sorted(map(problem.max_layers, range(len(problem))), reverse=True)
-    room = sum(sizes[: search.max_stages])
-    if room < problem.num_layers:
-        raise PlacementError(
-            f"no placement lets a request pass on a route of {search.max_stages} stages or less: "
-            f"so many nodes hold {room} of {problem.num_layers} layers of {problem.llm.name} at "
-            f"most, {problem.num_layers - room} are missing"
-        )
 
 
 def _prove_by_covers(search: Search) -> None:
