@@ -99,15 +99,22 @@ def plan(
     import json
     import os
 
+    from helixsim.errors import InputError
     from helixsim.output_files import check_output
     from helixsim.planner import plan as planning
     from helixsim.planner.served import Effort
     from helixsim.scenario.load import load_scenario
 
     plot = None if write_front is None else write_front.with_suffix(".png")
-    for path in (output, write_scenario, write_front, plot):
-        if path is not None:
-            check_output(path, overwrite=force)
+    outputs = [path for path in (output, write_scenario, write_front, plot) if path is not None]
+    for path in outputs:
+        check_output(path, overwrite=force)
+    _check_distinct([*outputs, *(path for path in (write_model, write_solution) if path)])
+    if write_front is not None and objective == "flow":
+        raise InputError(
+            "there is no front where nothing is simulated; use --objective simulated",
+            where="--write-front",
+        )
     scenario = load_scenario(file, overrides or [])
     with _progress(scenario.name) as show:
         result = planning.plan(
@@ -167,11 +174,12 @@ def bound(
     import json
 
     from helixsim.planner.bounds import trivial_bound, upper_bound
-    from helixsim.planner.problem import planning_problem
+    from helixsim.planner.problem import check_stages, planning_problem
     from helixsim.planner.text import bound_text
     from helixsim.scenario.load import load_scenario
 
     problem = planning_problem(load_scenario(file, overrides or []), keep_links=keep_links)
+    check_stages(problem, max_stages)
     trivial = trivial_bound(problem)
     best = upper_bound(problem, max_stages=max_stages, solver=solver)
     if not as_json:
@@ -185,6 +193,17 @@ def bound(
         "layers_per_further_stage": best.stage_price,
     }
     typer.echo(json.dumps(document, indent=2))
+
+
+def _check_distinct(paths: list[Path]) -> None:
+    """Refuse to write two things to one file; the second would fail after all the work."""
+    from helixsim.errors import OutputError
+
+    seen = set()
+    for path in paths:
+        if (whole := path.resolve()) in seen:
+            raise OutputError(f"{path}: is to be written twice; name another file")
+        seen.add(whole)
 
 
 def _time_limit_s(text: str | None, objective: str) -> float:
@@ -233,20 +252,18 @@ def _write_front(
 
     from helixsim.drawing.front import front_figure
     from helixsim.drawing.save import save_drawing
-    from helixsim.errors import InputError
     from helixsim.output_files import write_whole
 
     rows = result.rows()
-    if not rows:
-        raise InputError(
-            "there is no front: nothing was simulated; use --objective simulated",
-            where="--write-front",
-        )
+    if not rows:  # stopped before the first simulation, which a note says
+        return []
     write_whole(table, pd.DataFrame(rows).to_csv(index=False), overwrite=overwrite)
     longest = max(row["simulated_s"] for row in rows)
     points = [
         row for row in rows if row["simulated_s"] == longest and "decode_latency_s_mean" in row
     ]
+    if not points:  # no request was answered, so there are no latencies
+        return [table]
     own = [row["label"] for row in points if row["label"] == "own"]
     title = f"{scenario.name}: candidates, mean of their runs"
     save_drawing(
