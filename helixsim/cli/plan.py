@@ -111,9 +111,10 @@ def plan(
     from helixsim.scenario.load import load_scenario
 
     plot = None if write_front is None else write_front.with_suffix(".png")
-    for path in (output, write_scenario, write_front, plot):
-        if path is not None:
-            check_output(path, overwrite=force)
+    outputs = [path for path in (output, write_scenario, write_front, plot) if path is not None]
+    for path in outputs:
+        check_output(path, overwrite=force)
+    _check_distinct([*outputs, *(path for path in (write_model, write_solution) if path)])
     if write_front is not None and objective == "flow":
         raise InputError(
             "there is no front where nothing is simulated; use --objective simulated",
@@ -211,6 +212,17 @@ def _leaves_split_open(scenario: Scenario) -> bool:
     return scenario.scheduler.policy == "maxflow" and not decided
 
 
+def _check_distinct(paths: list[Path]) -> None:
+    """Refuse to write two things to one file; the second would fail after all the work."""
+    from helixsim.errors import OutputError
+
+    seen = set()
+    for path in paths:
+        if (whole := path.resolve()) in seen:
+            raise OutputError(f"{path}: is to be written twice; name another file")
+        seen.add(whole)
+
+
 def _time_limit_s(text: str | None, objective: str) -> float:
     from helixsim.errors import InputError
     from helixsim.units import seconds
@@ -260,13 +272,15 @@ def _write_front(
     from helixsim.output_files import write_whole
 
     rows = result.rows()
-    if not rows:
-        return []  # stopped before anything was simulated, which a note says
+    if not rows:  # stopped before the first simulation, which a note says
+        return []
     write_whole(table, pd.DataFrame(rows).to_csv(index=False), overwrite=overwrite)
     longest = max(row["simulated_s"] for row in rows)
     points = [
         row for row in rows if row["simulated_s"] == longest and "decode_latency_s_mean" in row
     ]
+    if not points:  # no request was answered, so there are no latencies
+        return [table]
     own = [row["label"] for row in points if row["label"] == "own"]
     title = f"{scenario.name}: candidates, mean of their runs"
     save_drawing(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from helixsim.placement.placement import Placement
+from helixsim.placement.topology import Topology
 from helixsim.planner.goal import Figures, Goal, mean_figures
 
 LATENCY = "decode_latency_s.mean"
@@ -83,6 +84,17 @@ class Pool:
             tried,
             key=lambda each: (not each.full, -each.score(goal), -each.brief_score(goal)),
         )[:count]
+
+
+def most_stages(topology: Topology) -> int:
+    """The most nodes on a route; unlike from ranges alone, also where requests enter midway."""
+    most = [0] * len(topology.nodes)
+    for node in sorted(topology.nodes, key=lambda node: node.end_layer):
+        for link in topology.incoming[node.index]:
+            before = 0 if link.source == topology.coordinator else most[link.source]
+            if before or link.source == topology.coordinator:
+                most[node.index] = max(most[node.index], before + 1)
+    return max((most[link.source] for link in topology.incoming[topology.coordinator]), default=0)
 
 
 def front(candidates: Iterable[Candidate]) -> list[Candidate]:

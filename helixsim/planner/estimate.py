@@ -326,9 +326,8 @@ class _Passing:
 
     def most_requests_per_s(self) -> float:
         """Requests per second at which some node or link has time for nothing but prompts."""
-        most = inf
-        for _, share, prompt_s, _, _, hops in self._nodes:
-            most = min(most, _NEARLY_FULL / (share * prompt_s))
+        most = min(_NEARLY_FULL / (share * prompt_s) for _, share, prompt_s, *_ in self._nodes)
+        for hops in (self._home_hops, *(hops for *_, hops in self._nodes)):
             for hop in hops:
                 if hop.share > 0 and hop.prompt_s > 0:
                     busy = hop.prompt_s + self._output_tokens * hop.decode_s

@@ -82,6 +82,8 @@ class Neighbours:
         """A node takes what lies between two points."""
         node = rng.randrange(self._num_nodes)
         points = _points(ranges)
+        if len(points) < 2:  # a shift before this one has left nothing between two points
+            return
         start = rng.choice(points[:-1])
         ends = [point for point in points if start < point <= start + self._room[node]]
         if ends:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf, isfinite
 from pathlib import Path
@@ -11,11 +12,10 @@ from time import monotonic
 from helixsim.errors import HelixError, InputError, NoRouteError, PlacementError
 from helixsim.placement.placement import Placement
 from helixsim.planner.bounds import upper_bound
-from helixsim.planner.candidates import Candidate
+from helixsim.planner.candidates import Candidate, most_stages
 from helixsim.planner.goal import DEFAULT_GOAL, Figures, Goal, parse_goal
 from helixsim.planner.heuristics import petals, separate, separate_mixed, swarm
 from helixsim.planner.milp import milp, recover
-from helixsim.planner.neighbours import num_stages
 from helixsim.planner.optimise import close_gap, optimise
 from helixsim.planner.problem import PlanningProblem, check_stages, planning_problem
 from helixsim.planner.result import (
@@ -143,8 +143,8 @@ def plan(
         If the method finds no placement.
     """
     _check(method, objective, max_stages, keep_links, time_limit_s, jobs)
-    if method != "milp" and (model_file or solution_file):
-        raise InputError("only method milp has a model and a raw solution to write")
+    if (method != "milp" or from_solution is not None) and (model_file or solution_file):
+        raise InputError("only a search with method milp has a model and a raw solution to write")
     check_solver(solver)
     planner = _Planner(
         scenario,
@@ -178,6 +178,7 @@ def plan(
             )
     except KeyboardInterrupt:
         interrupted = True
+        planner.fall_back()
     if from_solution is not None:
         method = "from-solution"
     return planner.result(method, objective, interrupted=interrupted)
@@ -279,6 +280,10 @@ class _Planner:
         )
         try:
             self.served.run(starts)
+        except NoRouteError:
+            if not (search.out_of_time and search.ranges):
+                raise
+            # Time was up before any simulation: the best by flow is told, with a note.
         finally:
             workshop.close()
 
@@ -287,7 +292,7 @@ class _Planner:
         search, problem = self.search, self.problem
         starts: list[tuple[str, Placement]] = []
         own = self.scenario.placement
-        if own is not None and self._within_cap(problem.ranges(own)):
+        if own is not None and self._within_cap(own):
             starts.append(("own", own))
         methods = self._flow_methods()
         for number, (label, method, cap) in enumerate(methods):
@@ -333,9 +338,9 @@ class _Planner:
             count += 1
         return count
 
-    def _within_cap(self, ranges: Mapping[int, tuple[int, int]]) -> bool:
+    def _within_cap(self, placement: Placement) -> bool:
         cap = self.search.max_stages
-        return cap is None or num_stages(ranges, self.problem.num_layers) <= cap
+        return cap is None or most_stages(self.problem.topology(placement)) <= cap
 
     # -- the result --------------------------------------------------------------------------
 
@@ -351,13 +356,22 @@ class _Planner:
             )
         return self.problem.placement(self.search.ranges)
 
+    def fall_back(self) -> None:
+        """Have a placement after Ctrl-C, if none was known then: one that takes no time."""
+        if self.search.ranges:
+            return
+        search = self.search
+        search.on_change = lambda search: None  # whoever watches has said enough
+        with suppress(PlacementError, NoRouteError):
+            swarm(search)
+
     def result(self, method: str, objective: str, *, interrupted: bool) -> PlanResult:
         """Tell what was found."""
         search, problem = self.search, self.problem
         chosen = self._chosen()
         if chosen is None:
             placement, value = self._placement(), search.value
-            stages = num_stages(search.ranges, problem.num_layers)
+            stages = most_stages(problem.topology(placement))
         else:
             placement, value = chosen.placement, chosen.max_flow_tokens_per_s
             stages = chosen.stages
@@ -376,13 +390,21 @@ class _Planner:
             stages=stages,
             seconds=self.elapsed_s(),
             unused=unused_nodes(problem, placement),
-            optimal=isfinite(search.bound) and value >= search.bound * (1 - NEGLIGIBLE),
+            optimal=isfinite(search.bound)
+            and value >= search.bound * (1 - NEGLIGIBLE)
+            and not self._is_overcommitted(placement),
             trace=tuple(search.trace),
             simulated=None if chosen is None else chosen.figures,
             candidates=candidates,
             interrupted=interrupted,
             notes=self._notes(chosen, objective),
         )
+
+    def _is_overcommitted(self, placement: Placement) -> bool:
+        """Whether some node holds more than it should; bounds are of placements without such."""
+        problem = self.problem
+        ranges = problem.ranges(placement).items()
+        return any(end - start > problem.max_layers(node) for node, (start, end) in ranges)
 
     def _chosen(self) -> Candidate | None:
         if self.served is None:
@@ -403,6 +425,11 @@ class _Planner:
             if limit.kept_share(chosen.figures) < 1
         ]
         notes = [f"no placement was found that keeps {' and '.join(missed)}"] if missed else []
+        if self._is_overcommitted(chosen.placement):
+            notes.append(
+                "the plan is the scenario's own placement, in which nodes hold more layers than "
+                "they should; the bound is of placements without such nodes"
+            )
         if not chosen.full:
             notes.append("time was up before runs of full length; the figures are of a brief one")
         elif len(chosen.full) < self.num_seeds:

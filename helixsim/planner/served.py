@@ -23,9 +23,9 @@ from math import inf
 
 from helixsim.errors import HelixError, NoRouteError
 from helixsim.placement.placement import Placement
-from helixsim.planner.candidates import LATENCY, Candidate, Pool, front, spread
+from helixsim.planner.candidates import LATENCY, Candidate, Pool, front, most_stages, spread
 from helixsim.planner.goal import Figures, Goal, Limit
-from helixsim.planner.neighbours import num_stages, on_a_way
+from helixsim.planner.neighbours import on_a_way
 from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.planner.proposals import Correction, corrected
 from helixsim.planner.trials import Annealing, Litter, Trial, Workshop
@@ -157,7 +157,7 @@ class ServedSearch:
         return max(compared, key=lambda each: self.goal.rank(each.figures))
 
     def _propose(self, generation: int) -> None:
-        parents = self.pool.best(self.goal, 3)
+        parents = self._parents(3)
         count = self._effort.annealings
         if not parents or self._must_finish():
             return
@@ -202,12 +202,21 @@ class ServedSearch:
         ]
         return [self.goal, self.goal, tighter[0], self.goal, tighter[1], self.goal, tighter[2]]
 
+    def _parents(self, count: int) -> list[Candidate]:
+        """The best that can be judged and changed: not those with overcommitted nodes."""
+        best = self.pool.best(self.goal, len(self.pool))
+        return [each for each in best if self._is_within_room(each.ranges)][:count]
+
+    def _is_within_room(self, ranges: Ranges) -> bool:
+        problem = self.problem
+        return all(end - start <= problem.max_layers(n) for n, (start, end) in ranges.items())
+
     def _learn(self) -> Correction:
         """Compare what the estimate expected with what the best trials said."""
         proposer = self._workshop.proposer
         plain = Correction({})
         pairs = []
-        for candidate in self.pool.best(self.goal, 12):
+        for candidate in self._parents(12):
             if not candidate.full:
                 continue
             estimate = proposer.estimate_placement(candidate.placement)
@@ -221,7 +230,9 @@ class ServedSearch:
             if self._must_finish() or idle >= _PATIENCE:
                 return
             self._say(f"trials, round {number + 1} of at most {self._effort.rounds}")
-            elites = self.pool.best(self.goal, _ELITES)
+            elites = self._parents(_ELITES)
+            if not elites:
+                return
             best = elites[0].score(self.goal)
             children = self._children(elites, number)
             self._try_briefly([child for _, child in children])
@@ -284,13 +295,12 @@ class ServedSearch:
             placement = self.problem.placement(ranges)
         try:
             value = self.problem.flow(placement).tokens_per_s
+            stages = most_stages(self.problem.topology(placement))
         except HelixError:
             return None
         if value <= 0:
             return None
-        candidate = Candidate(
-            label, ranges, placement, value, num_stages(ranges, self.problem.num_layers)
-        )
+        candidate = Candidate(label, ranges, placement, value, stages)
         return candidate if self.pool.add(candidate) else None
 
     def _try_briefly(self, candidates: Sequence[Candidate]) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
@@ -147,9 +148,13 @@ class Workshop:
         """Stop whatever is still going on."""
         if self._pool is None:
             return
-        for child in multiprocessing.active_children():
+        # Its own processes only: who calls plan() may have others. (A public way to do so,
+        # terminate_workers, comes with Python 3.14.)
+        for child in list((self._pool._processes or {}).values()):
             child.terminate()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        # Waiting takes no time then; without it, the pool's thread and the end of Python close
+        # the same pipe, and one of them complains.
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
     def simulate(self, trials: Sequence[Trial]) -> list[Figures | None]:
         """Run simulations; None for those that cannot be run, or not before the deadline."""
@@ -169,7 +174,8 @@ class Workshop:
         if self._pool is None:
             return [local(task) for task in tasks]
         try:
-            futures: list[Future[Any]] = [self._pool.submit(remote, task) for task in tasks]
+            with _held_interrupts():  # the first task starts the processes
+                futures: list[Future[Any]] = [self._pool.submit(remote, task) for task in tasks]
             wait(futures)
             return [future.result() for future in futures]
         except BrokenProcessPool as error:
@@ -177,6 +183,19 @@ class Workshop:
                 "a process that simulates placements has died; in a script, call plan() under "
                 "'if __name__ == \"__main__\":', or use jobs=1"
             ) from error
+
+
+@contextmanager
+def _held_interrupts() -> Iterator[None]:
+    """Hold Ctrl-C back, for processes that are started too: until they can ignore it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Bench:

@@ -1,0 +1,330 @@
+"""Plans by what is served, from end to end, on a toy of four nodes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from dataclasses import replace
+from itertools import count
+
+import pytest
+from builders import HOST, capacity, make_machine_type, make_scenario, offline
+
+from helixsim.errors import InputError, PlacementError
+from helixsim.placement.placement import Placement
+from helixsim.planner import plan as plan_module
+from helixsim.planner import served as served_module
+from helixsim.planner.candidates import Candidate, front, spread
+from helixsim.planner.neighbours import num_stages
+from helixsim.planner.plan import plan
+from helixsim.planner.problem import planning_problem
+from helixsim.planner.served import Effort
+from helixsim.profiles.machine import LatencyProfile
+from helixsim.simulation import simulate
+
+OWN = {"a": (0, 2), "b": (2, 4), "c": (0, 2), "d": (2, 4)}
+RATE, LATENCY = "decode_tokens_per_s", "decode_latency_s.mean"
+TINY = Effort(num_seeds=1, rounds=1, annealings=2)
+
+
+def toy(layers=None):
+    """Two nodes that hold 3 of 4 layers, and two that hold 2 and are half as fast."""
+    layers = layers or OWN
+    big = make_machine_type(
+        "big",
+        3,
+        room=capacity(kv_token_layers=600),
+        prefill=LatencyProfile((0, 1000), (0.0, 1.0)),
+        decode=LatencyProfile((0, 1000), (0.02, 0.05)),
+    )
+    small = make_machine_type(
+        "small",
+        2,
+        room=capacity(kv_token_layers=300),
+        prefill=LatencyProfile((0, 1000), (0.0, 2.0)),
+        decode=LatencyProfile((0, 1000), (0.02, 0.05)),
+    )
+    names = ["a", "b", "c", "d", HOST]
+    scenario = make_scenario(
+        dict.fromkeys("abcd", (0, 4)) | layers,
+        types={"a": big, "b": big, "c": small, "d": small},
+        links={(a, b): (1e5, 0.002) for a in names for b in names if a != b},
+        nics=dict.fromkeys(names, 1e6),
+        workload=offline([(10, 4), (20, 8), (5, 10)], initial_requests=4),
+        duration_s=5.0,
+        warmup_s=1.0,
+    )
+    return replace(scenario, placement=Placement(dict(layers)))
+
+
+def planned(scenario=None, **options):
+    return plan(scenario or toy(), **({"effort": TINY} | options))
+
+
+def essence(result):
+    return (
+        result.placement,
+        result.simulated,
+        result.stages,
+        [(each.label, each.placement, each.figures, each.on_front) for each in result.candidates],
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def brief_annealing():
+    """A toy needs no thousand steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(served_module, "_ANNEALING_STEPS", 60)
+        yield
+
+
+@pytest.fixture(scope="module")
+def usual(brief_annealing):
+    return planned()
+
+
+# -- the plan
+
+
+def test_the_plan_is_one_of_the_candidates(usual):
+    chosen = [each for each in usual.candidates if each.chosen]
+    assert [each.placement for each in chosen] == [usual.placement]
+    assert usual.simulated == chosen[0].figures
+    assert usual.max_flow_tokens_per_s == chosen[0].max_flow_tokens_per_s
+    assert usual.notes == ()
+    assert not usual.interrupted
+
+
+def test_its_figures_are_those_of_a_run(usual):
+    scenario = replace(toy(), placement=usual.placement)
+    assert simulate(scenario).summary[RATE] == usual.simulated[RATE]
+
+
+def test_its_flow_is_within_the_bound(usual):
+    problem = planning_problem(toy())
+    assert usual.value == problem.flow(usual.placement).tokens_per_s
+    assert usual.value <= usual.bound * (1 + 1e-9)
+    ranges = problem.ranges(usual.placement)
+    assert usual.stages == num_stages(ranges, 4)
+
+
+def test_the_placement_there_was_is_never_better(usual):
+    own = next(each for each in usual.candidates if each.label == "own")
+    assert own.placement == toy().placement
+    assert usual.simulated[RATE] >= own.figures[RATE]
+    worst = planned(toy({"a": (0, 3), "d": (3, 4)}))
+    own = next(each for each in worst.candidates if each.label == "own")
+    assert worst.simulated[RATE] > own.figures[RATE]
+
+
+def test_a_seed_gives_one_plan_with_any_number_of_processes(usual):
+    assert essence(planned()) == essence(usual)
+    assert essence(planned(jobs=2)) == essence(usual)
+
+
+def test_the_front_is_not_beaten(usual):
+    candidates = usual.candidates
+    assert usual.front
+    for each in candidates:
+        beaten = any(
+            other.figures[RATE] >= each.figures[RATE]
+            and other.figures[LATENCY] <= each.figures[LATENCY]
+            and (other.figures[RATE], other.figures[LATENCY])
+            != (each.figures[RATE], each.figures[LATENCY])
+            for other in candidates
+        )
+        assert not (each.on_front and beaten)
+        if not beaten:
+            point = (each.figures[RATE], each.figures[LATENCY])
+            assert point in [(f.figures[RATE], f.figures[LATENCY]) for f in usual.front]
+    assert [each.figures[LATENCY] for each in usual.front] == sorted(
+        each.figures[LATENCY] for each in usual.front
+    )
+
+
+def test_unused_nodes_are_named():
+    result = planned(toy({"a": (0, 2), "b": (2, 4)}), effort=Effort(1, 0, 0), max_stages=2)
+    held = set(result.placement.layers)
+    assert set(result.unused) == set("abcd") - held
+    alone = plan(toy(), method="separate", objective="flow")
+    assert set(alone.unused) == set("abcd") - set(alone.placement.layers)
+
+
+# -- limits
+
+
+def test_a_limit_that_can_be_kept_is_kept(usual):
+    quickest = usual.front[0].figures[LATENCY]
+    result = planned(subject_to=[f"{LATENCY}<={quickest * 1.01}"])
+    assert result.simulated[LATENCY] <= quickest * 1.01
+    assert result.notes == ()
+
+
+def test_a_limit_that_cannot_be_kept_is_told():
+    result = planned(subject_to=[f"{LATENCY}<=1e-6"], effort=Effort(1, 0, 0))
+    assert result.notes == (
+        f"no placement was found that keeps {LATENCY}<=1e-06 "
+        f"(it is {result.simulated[LATENCY]:.4g})",
+    )
+
+
+def test_another_goal():
+    result = planned(goal=LATENCY, effort=Effort(1, 0, 0))
+    assert result.goal == LATENCY
+    assert result.simulated[LATENCY] == min(each.figures[LATENCY] for each in result.candidates)
+
+
+def test_few_stages():
+    long_way = {"a": (0, 1), "b": (1, 2), "c": (2, 3), "d": (3, 4)}
+    result = planned(toy(long_way), max_stages=2)
+    assert result.stages == 2
+    assert {each.stages for each in result.candidates} == {2}
+    assert "own" not in [each.label for each in result.candidates]
+
+
+@pytest.mark.parametrize("objective", ["simulated", "flow"])
+def test_too_few_stages_are_refused_at_once(objective):
+    with pytest.raises(PlacementError, match=r"1 stages or less: .* 3 of 4 layers .* 1 are miss"):
+        planned(max_stages=1, objective=objective)
+
+
+# -- placements that the planner itself would not make
+
+
+def test_a_placement_whose_nodes_overlap_counts_its_stages():
+    # a -> b enters b's layers midway; c -> d -> b is the longest way.
+    overlapping = toy({"a": (0, 3), "b": (1, 4), "c": (0, 2), "d": (1, 3)})
+    result = planned(overlapping, effort=Effort(1, 0, 0))
+    own = next(each for each in result.candidates if each.label == "own")
+    assert own.stages == 3
+    capped = planned(overlapping, effort=Effort(1, 0, 0), max_stages=2)
+    assert "own" not in [each.label for each in capped.candidates]
+
+
+def test_a_placement_that_overcommits_nodes_is_compared():
+    scenario = toy({"a": (0, 4), "b": (0, 4), "c": (0, 2), "d": (2, 4)})
+    nodes = tuple(replace(node, kv_token_layers=600) for node in scenario.cluster.nodes)
+    scenario = replace(
+        scenario,
+        cluster=replace(scenario.cluster, nodes=nodes),
+        placement=replace(scenario.placement, allow_overcommitted_layers=True),
+    )
+    result = planned(scenario)
+    own = next(each for each in result.candidates if each.label == "own")
+    assert own.figures[RATE] <= result.simulated[RATE]
+    if own.chosen:
+        assert not result.optimal
+        assert "the bound is of placements without such nodes" in result.notes[0]
+
+
+# -- stopping
+
+
+class Stop:
+    """Ctrl-C at some report of progress."""
+
+    def __init__(self, at):
+        self.at = at
+        self.reports = []
+
+    def __call__(self, progress):
+        self.reports.append(progress)
+        if len(self.reports) == self.at:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 5, 9, 14])
+def test_an_interrupted_search_keeps_the_best(at):
+    result = planned(on_progress=Stop(at))
+    assert result.interrupted
+    problem = planning_problem(toy())
+    assert problem.flow(result.placement).tokens_per_s == pytest.approx(result.value) != 0
+    if result.simulated is None:
+        assert "best by flow" in result.notes[0]
+
+
+def test_after_the_first_simulations_an_interrupted_search_has_figures():
+    stop = Stop(10**9)
+    planned(on_progress=stop)
+    with_figures = next(i for i, report in enumerate(stop.reports, 1) if report.figures)
+    result = planned(on_progress=Stop(with_figures))
+    assert result.interrupted
+    assert result.simulated[RATE] > 0
+
+
+@pytest.mark.parametrize("method", ["optimise", "swarm"])
+def test_an_interrupted_search_by_flow_keeps_the_best(method):
+    result = planned(on_progress=Stop(1), method=method, objective="flow")
+    assert result.interrupted
+    assert planning_problem(toy()).flow(result.placement).tokens_per_s > 0
+
+
+def test_time_runs_out(monkeypatch):
+    """By a clock that ticks a millisecond each time it is asked."""
+
+    def outcome(limit_s):
+        ticks = count()
+        monkeypatch.setattr(plan_module, "monotonic", lambda: next(ticks) * 1e-3)
+        return planned(time_limit_s=limit_s)
+
+    hurried, leisurely = outcome(0.05), outcome(1e6)
+    assert hurried.value > 0
+    assert hurried.seconds < leisurely.seconds
+    assert len(hurried.candidates) < len(leisurely.candidates)
+    if hurried.simulated is None:
+        assert "best by flow" in hurried.notes[0]
+
+
+def test_processes_of_others_are_left_alone():
+    context = multiprocessing.get_context("spawn")
+    other = context.Process(target=time.sleep, args=(60,))
+    other.start()
+    try:
+        planned(jobs=2, method="swarm")
+        assert other.is_alive()
+    finally:
+        other.kill()
+        other.join()
+
+
+# -- mistakes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "magic"}, "--method: 'magic' is none of optimise, milp"),
+        ({"objective": "profit"}, "--objective: 'profit' is none of simulated, flow"),
+        ({"max_stages": 0}, "--max-stages: 0 is too few"),
+        ({"jobs": 0}, "--jobs: 0 is too few"),
+        ({"keep_links": 0}, "--keep-links: 0 is too few"),
+        ({"time_limit_s": 0}, "--time-limit: 0 s is no time"),
+        ({"goal": "speed"}, "--goal: no figure 'speed'"),
+        ({"subject_to": ["x"]}, "--subject-to: 'x' is no limit"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, message):
+    with pytest.raises(InputError) as caught:
+        planned(**options)
+    assert str(caught.value).startswith(message)
+
+
+# -- the parts
+
+
+def candidate(rate, latency, name="n"):
+    figures = {RATE: rate} if latency is None else {RATE: rate, LATENCY: latency}
+    return Candidate("toy", {}, Placement({name: (0, 1)}), 1.0, 1, brief=[figures])
+
+
+def test_a_front():
+    slow, quick = candidate(10.0, 2.0), candidate(5.0, 1.0)
+    beaten, same, unmeasured = candidate(5.0, 1.5), candidate(10.0, 2.0), candidate(99.0, None)
+    assert front([slow, beaten, unmeasured, quick, same]) == [quick, slow]
+    assert front([]) == []
+
+
+def test_some_of_a_front():
+    every = [candidate(float(n), float(n)) for n in range(10)]
+    assert [each.figures[RATE] for each in spread(every, 4)] == [0, 3, 6, 9]
+    assert spread(every[:3], 4) == every[:3]
