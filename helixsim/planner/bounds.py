@@ -24,7 +24,7 @@ from math import ceil, inf
 import numpy as np
 import numpy.typing as npt
 
-from helixsim.planner.problem import PlanningProblem, check_stages
+from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.solver import MINIMIZE, add_silencer, new_model
 
 _UNITS = 10_000
@@ -178,10 +178,7 @@ def upper_bound(
     ------
     ScenarioError
         If the solver is not installed.
-    PlacementError
-        If so few stages cannot hold the LLM.
     """
-    check_stages(problem, max_stages)  # or the bisection would never reach zero
     best = trivial_bound(problem)
     cover_lp = CoverProgram(node_classes(problem), problem.num_layers, max_stages, solver)
     low = at_least

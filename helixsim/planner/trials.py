@@ -7,12 +7,15 @@ any number of processes.
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
 
@@ -131,12 +134,18 @@ class Workshop:
         self.setting = setting
         self._bench = _Bench(setting, problem)
         self._pool: ProcessPoolExecutor | None = None
+        self._folder: TemporaryDirectory[str] | None = None
         if jobs > 1:
+            # Through a file: a process that dies as it starts would never read a long message
+            # from its pipe, and this one would wait for it for ever.
+            self._folder = TemporaryDirectory(prefix="helixsim-plan-")
+            handed = Path(self._folder.name) / "setting"
+            handed.write_bytes(pickle.dumps(setting))
             self._pool = ProcessPoolExecutor(
                 jobs,
                 mp_context=multiprocessing.get_context("spawn"),
                 initializer=_set_up,
-                initargs=(setting,),
+                initargs=(str(handed),),
             )
 
     @property
@@ -155,6 +164,8 @@ class Workshop:
         # Waiting takes no time then; without it, the pool's thread and the end of Python close
         # the same pipe, and one of them complains.
         self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def simulate(self, trials: Sequence[Trial]) -> list[Figures | None]:
         """Run simulations; None for those that cannot be run, or not before the deadline."""
@@ -248,10 +259,10 @@ class _Bench:
 _bench: _Bench | None = None
 
 
-def _set_up(setting: Setting) -> None:
+def _set_up(handed: str) -> None:
     global _bench  # noqa: PLW0603  (a process of the pool has no other place to keep things)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides when to stop
-    _bench = _Bench(setting)
+    _bench = _Bench(pickle.loads(Path(handed).read_bytes()))  # noqa: S301  (written by us)
 
 
 def _simulate(trial: Trial) -> Figures | None:
