@@ -100,7 +100,8 @@ def test_json_by_flow(folder):
 def test_json_simulated(folder):
     result = plan(write(), *QUICK, "--json")
     found = json.loads(result.stdout)
-    assert list(found) == [*KEYS, "goal", "simulated", "front"]
+    assert list(found) == [*KEYS, "goal", "simulated", "seeds", "front"]
+    assert found["seeds"] == 1
     assert found["simulated"]["decode_tokens_per_s"] > 0
     assert found["simulated"]["decode_latency_s"]["mean"] > 0
     (point,) = found["front"]
@@ -114,8 +115,12 @@ def test_a_plan_for_people(folder):
     lines = result.stdout.splitlines()
     assert lines[0].startswith("method      swarm, objective simulated; ")
     assert any(line.startswith("served ") for line in lines)
-    assert lines[-1] == "written: placed.yaml"
+    assert "            mean of 1 run, 10 s each" in lines
+    assert lines[-2] == "written: placed.yaml"
+    assert lines[-1].startswith("hint: requests followed the published split")
     assert result.stderr == ""
+    chosen = plan(write(), *QUICK, "--set", "scheduler.flow_split=balanced")
+    assert "hint:" not in chosen.stdout
 
 
 def test_unused_nodes_are_null_and_named(folder):
@@ -226,7 +231,7 @@ def test_bounds(folder):
         (["--solver", "CPLEX"], "no solver 'CPLEX'; there are CBC, HIGHS, GUROBI"),
         (["--max-stages", "3"], "so many nodes hold 54 of 60 layers"),
         (["--set", "llm=llama2-70b", "--set", "placement=null"], "32 are missing"),
-        (["--write-model", "m.lp"], "only method milp has a model"),
+        (["--write-model", "m.lp"], "only a search with method milp has a model"),
         (["-o", "no/such/p.yaml"], "there is no folder no/such"),
         (["-o", "tiny.yaml"], "tiny.yaml: exists already; name another file, or add --force"),
         (["-o", "x.yaml", "--write-scenario", "x.yaml"], "x.yaml: is to be written twice"),

@@ -138,7 +138,7 @@ def test_petals_covers_all_layers_whoever_comes_first(seed):
 
 
 def test_petals_says_that_its_ranges_do_not_join():
-    with pytest.raises(PlacementError, match=r"no request can pass .* partial inference"):
+    with pytest.raises(PlacementError, match=r"no request can pass .* --partial-inference"):
         petals(Search(published("geo24")))
 
 

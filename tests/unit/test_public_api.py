@@ -51,7 +51,15 @@ def summary():
 
 
 def test_names_of_the_package():
-    assert helixsim.__all__ == ["HelixError", "RunResult", "Scenario", "load_scenario", "simulate"]
+    assert helixsim.__all__ == [
+        "HelixError",
+        "PlanResult",
+        "RunResult",
+        "Scenario",
+        "load_scenario",
+        "plan",
+        "simulate",
+    ]
     for name in helixsim.__all__:
         assert getattr(helixsim, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
