@@ -13,8 +13,8 @@ import typer
 from helixsim.cli.group import EXIT_INTERRUPTED, ForceOption, ScenarioArgument, SetOption
 
 if TYPE_CHECKING:
-    from helixsim.planner.plan import Progress
     from helixsim.planner.result import PlanResult
+    from helixsim.planner.session import Progress
     from helixsim.scenario.resolved import Scenario
 
 _Method = Literal["optimise", "milp", "petals", "swarm", "separate", "separate-mixed"]

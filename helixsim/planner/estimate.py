@@ -22,26 +22,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, inf
+from math import inf
 
 from helixsim.cluster import COORDINATOR
 from helixsim.placement.check import node_capacity
 from helixsim.placement.flow import Flow
 from helixsim.placement.topology import Topology
+from helixsim.planner.convoys import Convoys, Hop, PassedNode
 from helixsim.planner.point_flow import visits
 from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.scenario.resolved import Scenario
 
 _ROUNDS = 14
 """Bisections of the request rate: to within 1/16,000 of its range."""
-_BATCH_ROUNDS = 3
-_NEARLY_FULL = 0.97
-"""Share of its time that a machine or link may be busy with prompts."""
+_COPY_S_PER_BYTE = 1 / 4e9 + 1 / 5e9
+"""What the host spends on a byte that comes in; see :mod:`helixsim.physics.paper`."""
 _OVERFLOW = 1.25
 """A node that is full passes requests on to its neighbours: so much more than its share of the
 flow is in flight before a node binds."""
-_FAST_LINK_S = 2e-3
-"""A link that takes no longer than this for a prompt holds nobody up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +63,6 @@ class Estimate:
 
 
 NOTHING = Estimate(0.0, inf, inf, 0.0)
-
-
-@dataclass(slots=True)
-class _Hop:
-    """A link as the estimate sees it: `share` of all requests take it."""
-
-    target: int
-    share: float
-    out_share: float
-    latency_s: float
-    prompt_s: float
-    decode_s: float
 
 
 class ServedEstimator:
@@ -214,8 +200,12 @@ class ServedEstimator:
         hops = self._hops(share, outgoing, bandwidth)
         if not hops:
             return NOTHING
-        order = sorted(share, key=lambda node: (ranges[node][1], node))
-        passing = _Passing(self, ranges, share, hops, order)
+        passing = Convoys(
+            self._passed_nodes(ranges, share, hops),
+            hops[len(self.problem)],
+            self.output_tokens,
+            len(self.problem) + 1,
+        )
         in_flight = self._most_in_flight(ranges, share)
         low, high = 0.0, min(self._offered, passing.most_requests_per_s())
         if high <= 0:
@@ -242,14 +232,35 @@ class ServedEstimator:
             rate * (prompt_s + self.output_tokens * decode_s),
         )
 
+    def _passed_nodes(
+        self, ranges: Ranges, share: Mapping[int, float], hops: Mapping[int, list[Hop]]
+    ) -> list[PassedNode]:
+        copied_s = self.prompt_tokens * self._activation_bytes * _COPY_S_PER_BYTE
+        found = []
+        for node in sorted(share, key=lambda node: (ranges[node][1], node)):
+            start, end = ranges[node]
+            kind = self.problem.kind_of[node]
+            prompt_s = (end - start) * self._prefill_s[kind] + copied_s
+            found.append(
+                PassedNode(
+                    node,
+                    share[node],
+                    prompt_s,
+                    end - start,
+                    self._decode_s[kind],
+                    hops.get(node, []),
+                )
+            )
+        return found
+
     def _hops(
         self,
         share: Mapping[int, float],
         outgoing: Mapping[int, Sequence[tuple[int, float]]],
         bandwidth: Mapping[tuple[int, int], float] | None,
-    ) -> dict[int, list[_Hop]]:
+    ) -> dict[int, list[Hop]]:
         links, home = self._links, len(self.problem)
-        hops: dict[int, list[_Hop]] = {}
+        hops: dict[int, list[Hop]] = {}
         for source, targets in outgoing.items():
             here = 1.0 if source == home else share.get(source, 0.0)
             if here <= 0:
@@ -268,7 +279,7 @@ class ServedEstimator:
                 if home not in (source, target):
                     weight += self._activation_bytes
                 hops[source].append(
-                    _Hop(
+                    Hop(
                         target,
                         here * part,
                         part,
@@ -291,115 +302,6 @@ class ServedEstimator:
             if (used := share.get(node, 0.0)) > 0:
                 least = min(least, _OVERFLOW * self._node_kv_share * kv / used)
         return min(self._kv_share * min(room), least) / self._kv_tokens
-
-
-class _Passing:
-    """How long a prompt and a decode take through one placement, at a rate of requests."""
-
-    def __init__(
-        self,
-        estimator: ServedEstimator,
-        ranges: Ranges,
-        share: Mapping[int, float],
-        hops: Mapping[int, list[_Hop]],
-        order: Sequence[int],
-    ) -> None:
-        self._output_tokens = estimator.output_tokens
-        kind_of = estimator.problem.kind_of
-        copied = estimator.prompt_tokens * estimator._activation_bytes * (1 / 4e9 + 1 / 5e9)
-        self._home_hops = hops[len(estimator.problem)]
-        self._nodes = []
-        for node in order:
-            start, end = ranges[node]
-            kind = kind_of[node]
-            self._nodes.append(
-                (
-                    node,
-                    share[node],
-                    (end - start) * estimator._prefill_s[kind] + copied,
-                    end - start,
-                    estimator._decode_s[kind],
-                    hops.get(node, []),
-                )
-            )
-        self._num_machines = len(estimator.problem) + 1
-
-    def most_requests_per_s(self) -> float:
-        """Requests per second at which some node or link has time for nothing but prompts."""
-        most = min(_NEARLY_FULL / (share * prompt_s) for _, share, prompt_s, *_ in self._nodes)
-        for hops in (self._home_hops, *(hops for *_, hops in self._nodes)):
-            for hop in hops:
-                if hop.share > 0 and hop.prompt_s > 0:
-                    busy = hop.prompt_s + self._output_tokens * hop.decode_s
-                    most = min(most, _NEARLY_FULL / (hop.share * busy))
-        return most
-
-    def latencies(self, rate: float) -> tuple[float, float] | None:
-        """Mean prompt and decode latency at that many requests per second.
-
-        None if a node cannot keep up.
-        """
-        prompt_total = decode_total = 0.0
-        behind = [0.0] * self._num_machines  # share x chance to arrive there behind a prompt
-        tokens = self._output_tokens
-
-        def pass_on(hops: list[_Hop], chance: float) -> tuple[float, float]:
-            prompt_sum = decode_sum = 0.0
-            for hop in hops:
-                prompt_s, share = hop.prompt_s, hop.share
-                same_way = chance * hop.out_share
-                if prompt_s <= _FAST_LINK_S:
-                    prompt_sum += share * (hop.latency_s + prompt_s)
-                    decode_sum += share * (hop.latency_s + hop.decode_s)
-                    behind[hop.target] += share * same_way
-                    continue
-                passing = rate * share
-                free = 1 - passing * (prompt_s + tokens * hop.decode_s)
-                prompt_sum += share * (
-                    hop.latency_s + prompt_s + passing * prompt_s * prompt_s / 2 / free
-                )
-                caught = (1 - same_way) * (1 - exp(-passing * prompt_s))
-                decode_sum += share * (
-                    hop.latency_s
-                    + hop.decode_s
-                    + same_way * prompt_s
-                    + caught * prompt_s / 2 / free
-                )
-                behind[hop.target] += share * (same_way + caught)
-            return prompt_sum, decode_sum
-
-        prompt_sum, decode_sum = pass_on(self._home_hops, 0.0)
-        prompt_total += prompt_sum
-        decode_total += decode_sum
-        for node, share, prompt_s, num_layers, decode_table, hops in self._nodes:
-            prompts = rate * share
-            decodes = prompts * tokens
-            busy = prompts * prompt_s
-            free = 1 - busy
-            most = len(decode_table) - 1
-            decode_s = num_layers * decode_table[min(10, most)]
-            batch = 1.0
-            for _ in range(_BATCH_ROUNDS):
-                batch = max(1.0, decodes * decode_s / free)
-                if batch >= most:
-                    return None
-                decode_s = num_layers * decode_table[int(batch)]
-            waiting = decode_s / 2 * min(1.0, decodes / batch * decode_s)
-            prompt_total += share * (
-                prompt_s + decode_s / 2 + prompts * prompt_s * prompt_s / 2 / free + waiting
-            )
-            held = behind[node] / share
-            caught = (1 - held) * (1 - exp(-busy))
-            decode_total += share * (
-                decode_s
-                + waiting
-                + held * max(0.0, prompt_s - decode_s)
-                + caught * prompt_s / 2 / free
-            )
-            prompt_sum, decode_sum = pass_on(hops, min(1.0, held + caught))
-            prompt_total += prompt_sum
-            decode_total += decode_sum
-        return prompt_total, decode_total
 
 
 class _LinkTable:

@@ -12,8 +12,8 @@ from builders import HOST, capacity, make_machine_type, make_scenario, offline
 
 from helixsim.errors import InputError, PlacementError
 from helixsim.placement.placement import Placement
-from helixsim.planner import plan as plan_module
 from helixsim.planner import served as served_module
+from helixsim.planner import session
 from helixsim.planner.candidates import Candidate, front, spread
 from helixsim.planner.neighbours import num_stages
 from helixsim.planner.plan import plan
@@ -264,7 +264,7 @@ def test_time_runs_out(monkeypatch):
 
     def outcome(limit_s):
         ticks = count()
-        monkeypatch.setattr(plan_module, "monotonic", lambda: next(ticks) * 1e-3)
+        monkeypatch.setattr(session, "monotonic", lambda: next(ticks) * 1e-3)
         return planned(time_limit_s=limit_s)
 
     hurried, leisurely = outcome(0.05), outcome(1e6)
