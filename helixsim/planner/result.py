@@ -30,8 +30,8 @@ class CandidateResult:
     figures
         Name, as in the summary of a run (``decode_latency_s.mean``), -> mean over seeds.
     on_front
-        Whether no other that was simulated as long has both more decode throughput and less
-        mean decode latency.
+        Whether it was simulated as long and as often as the plan, and no other that was has both
+        more decode throughput and less mean decode latency.
     chosen
         Whether it is the plan.
     """
@@ -185,8 +185,10 @@ def candidate_results(
 ) -> tuple[CandidateResult, ...]:
     """What is told of candidates once the search has ended."""
     tried = [each for each in candidates if THROUGHPUT in each.figures]
-    longest = [each for each in tried if each.full] or tried
-    best = set(map(id, front(longest)))
+    # One lucky run must not stand beside means of several: only what was run as often as the
+    # plan is compared with it.
+    alike = [each for each in tried if len(each.full) == len(chosen.full)]
+    best = set(map(id, front(alike)))
     return tuple(
         CandidateResult(
             label=each.label,
