@@ -82,7 +82,7 @@ class ServedSearch:
 
     Parameters
     ----------
-    scenario, problem, goal, seed
+    scenario, problem, goal
         What is asked.
     workshop
         Who simulates and anneals.
@@ -101,7 +101,6 @@ class ServedSearch:
         goal: Goal,
         workshop: Workshop,
         *,
-        seed: int = 0,
         effort: Effort | None = None,
         left_s: Callable[[], float] = lambda: inf,
         elapsed_s: Callable[[], float] = lambda: 0.0,
@@ -112,7 +111,6 @@ class ServedSearch:
         self.goal = goal
         self.pool = Pool()
         self._workshop = workshop
-        self._seed = seed
         self._effort = effort or Effort()
         self._left_s = left_s
         self._elapsed_s = elapsed_s

@@ -144,7 +144,6 @@ class Session:
             self.problem,
             self.goal,
             workshop,
-            seed=search.seed,
             effort=effort if searching else Effort(effort.num_seeds, rounds=0, annealings=0),
             left_s=lambda: search.left_s,
             elapsed_s=self.elapsed_s,

@@ -290,9 +290,15 @@ def test_files_are_not_written_over_unless_forced(folder):
 # -- real processes
 
 
+LISTENING = (  # a shell's background jobs, as tests may be, ignore Ctrl-C; this one must not
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from helixsim.cli import main; main()"
+)
+
+
 def start(*arguments):
     return subprocess.Popen(
-        [sys.executable, "-m", "helixsim", *map(str, arguments)],
+        [sys.executable, "-c", LISTENING, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(PACKAGE_ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
