@@ -44,3 +44,14 @@ SetOption = Annotated[
 ]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
+
+
+def seconds_of(text: str, option: str) -> float:
+    """Read a time that an option gives; a mistake names the option."""
+    from helixsim.errors import InputError
+    from helixsim.units import seconds
+
+    try:
+        return seconds(text)
+    except InputError as error:
+        raise InputError(error.message, where=option) from error

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from helixsim.cli.group import EXIT_INTERRUPTED, ForceOption, ScenarioArgument, SetOption
+from helixsim.cli.group import (
+    EXIT_INTERRUPTED,
+    ForceOption,
+    ScenarioArgument,
+    SetOption,
+    seconds_of,
+)
 
 if TYPE_CHECKING:
     from helixsim.planner.result import PlanResult
@@ -18,6 +24,13 @@ if TYPE_CHECKING:
     from helixsim.scenario.resolved import Scenario
 
 _Method = Literal["optimise", "milp", "petals", "swarm", "separate", "separate-mixed"]
+_MaxStages = Annotated[
+    int | None, typer.Option(min=1, help="The most nodes that a request may pass.")
+]
+_KeepLinks = Annotated[
+    int | None, typer.Option(min=1, help="Keep only the N fastest links of each node.")
+]
+_Solver = Annotated[str, typer.Option(help="CBC, HiGHS or Gurobi.")]
 _TIME_LIMIT_S = {"simulated": 300.0, "flow": 60.0}
 
 
@@ -46,12 +59,8 @@ def plan(
             help="Such as 'decode_latency_s.mean<=1.5', when simulating. May be repeated.",
         ),
     ] = None,
-    max_stages: Annotated[
-        int | None, typer.Option(min=1, help="The most nodes that a request may pass.")
-    ] = None,
-    keep_links: Annotated[
-        int | None, typer.Option(min=1, help="Keep only the N fastest links of each node.")
-    ] = None,
+    max_stages: _MaxStages = None,
+    keep_links: _KeepLinks = None,
     time_limit: Annotated[
         str | None,
         typer.Option(
@@ -67,7 +76,7 @@ def plan(
     seeds: Annotated[
         int, typer.Option(min=1, max=1000, help="Runs that the best are simulated for.")
     ] = 3,
-    solver: Annotated[str, typer.Option(help="CBC, HiGHS or Gurobi.")] = "CBC",
+    solver: _Solver = "CBC",
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes that simulate. [default: all cores]")
     ] = None,
@@ -167,13 +176,9 @@ def plan(
 
 def bound(
     file: ScenarioArgument,
-    max_stages: Annotated[
-        int | None, typer.Option(min=1, help="The most nodes that a request may pass.")
-    ] = None,
-    keep_links: Annotated[
-        int | None, typer.Option(min=1, help="Keep only the N fastest links of each node.")
-    ] = None,
-    solver: Annotated[str, typer.Option(help="CBC, HiGHS or Gurobi.")] = "CBC",
+    max_stages: _MaxStages = None,
+    keep_links: _KeepLinks = None,
+    solver: _Solver = "CBC",
     overrides: SetOption = None,
     *,
     as_json: Annotated[
@@ -224,15 +229,7 @@ def _check_distinct(paths: list[Path]) -> None:
 
 
 def _time_limit_s(text: str | None, objective: str) -> float:
-    from helixsim.errors import InputError
-    from helixsim.units import seconds
-
-    if text is None:
-        return _TIME_LIMIT_S[objective]
-    try:
-        return seconds(text)
-    except InputError as error:
-        raise InputError(error.message, where="--time-limit") from error
+    return _TIME_LIMIT_S[objective] if text is None else seconds_of(text, "--time-limit")
 
 
 def _write(

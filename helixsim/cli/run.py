@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from helixsim.cli.group import EXIT_INTERRUPTED, ScenarioArgument, SetOption
+from helixsim.cli.group import EXIT_INTERRUPTED, ScenarioArgument, SetOption, seconds_of
 
 if TYPE_CHECKING:
     from helixsim.simulation import Simulation, Watcher
@@ -86,12 +86,8 @@ def run(
 
 def _interval_s(text: str) -> float:
     from helixsim.errors import InputError
-    from helixsim.units import seconds
 
-    try:
-        interval_s = seconds(text)
-    except InputError as error:
-        raise InputError(error.message, where="--watch") from error
+    interval_s = seconds_of(text, "--watch")
     if interval_s < MIN_INTERVAL_S:
         raise InputError(f"'{text}' is too short; at least 1 ms", where="--watch")
     return interval_s

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from random import Random
 
 from helixsim.planner.problem import PlanningProblem, Ranges
+from helixsim.planner.value import longest_route
 
 _Change = Callable[["Neighbours", dict[int, tuple[int, int]], Random], None]
 
@@ -59,7 +60,7 @@ class Neighbours:
         )
 
     def _short_enough(self, ranges: Ranges) -> bool:
-        return self._max_stages is None or num_stages(ranges, self._num_layers) <= self._max_stages
+        return self._max_stages is None or longest_route(self.problem, ranges) <= self._max_stages
 
     # -- changes -----------------------------------------------------------------------------
 
@@ -185,12 +186,3 @@ def on_a_way(ranges: Ranges, num_layers: int) -> dict[int, tuple[int, int]]:
     if num_layers not in reached:
         return {}
     return {node: span for node, span in ranges.items() if span[0] in useful and span[1] in useful}
-
-
-def num_stages(ranges: Ranges, num_layers: int) -> int:
-    """The most nodes that a request passes on its way; 0 if there is no way."""
-    longest = {0: 0}
-    for start, end in sorted(set(ranges.values())):
-        if start in longest:
-            longest[end] = max(longest.get(end, 0), longest[start] + 1)
-    return longest.get(num_layers, 0)

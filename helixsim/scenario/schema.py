@@ -43,8 +43,3 @@ def json_schema(kind: str) -> dict[str, Any]:
         **schema,
         "title": f"helixsim {kind} file",
     }
-
-
-def scenario_json_schema() -> dict[str, Any]:
-    """The JSON Schema of scenario files."""
-    return json_schema("scenario")

@@ -21,7 +21,6 @@ from helixsim import load_scenario, plan, simulate
 from helixsim.placement.placement import Placement
 from helixsim.planner.estimate import ServedEstimator
 from helixsim.planner.goal import figures_of
-from helixsim.planner.neighbours import num_stages
 from helixsim.planner.problem import planning_problem
 from helixsim.planner.served import Effort
 from helixsim.scenario.resolved import Scenario
@@ -150,16 +149,11 @@ def planned(cluster: str, arguments: argparse.Namespace) -> None:
         figures = " | ".join(f"{each.figures[key]:.2f}" for key in SHOWN)
         print(
             f"| {'**plan**' if each.chosen else name} | {each.max_flow_tokens_per_s:.0f} "
-            f"| {num_stages(planning_ranges(scenario, each.placement), scenario.llm.num_layers)} "
+            f"| {each.stages} "
             f"| {figures} |"
         )
     again = measured(cluster, [result.placement], arguments)[0]
     print("the plan, simulated again: " + ", ".join(f"{k} {again[k]:.3f}" for k in SHOWN))
-
-
-def planning_ranges(scenario: Scenario, placement: Placement) -> dict[int, tuple[int, int]]:
-    """Ranges by number of node."""
-    return planning_problem(scenario).ranges(placement)
 
 
 def main() -> None:

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planner_problems import toy_problem
 
-from helixsim.planner.neighbours import Neighbours, num_stages, on_a_way
+from helixsim.planner.neighbours import Neighbours, on_a_way
 from helixsim.planner.point_flow import visits
+from helixsim.planner.value import longest_route
 
 MOST_LAYERS = 8
 
@@ -53,7 +54,7 @@ def longest_way(ranges, num_layers):
 @given(placed(), st.integers(0, 2**32), st.booleans())
 def test_neighbours_are_placements(case, seed, capped):
     problem, ranges = case
-    cap = num_stages(ranges, problem.num_layers) if capped else None
+    cap = longest_route(problem, ranges) if capped else None
     draws = Neighbours(problem, cap)
     changed = draws.draw(ranges, Random(seed))
     assert changed == draws.draw(ranges, Random(seed))
@@ -63,7 +64,7 @@ def test_neighbours_are_placements(case, seed, capped):
     if changed != ranges:
         assert on_a_way(changed, problem.num_layers) == changed
     length = longest_way(changed, problem.num_layers)
-    assert length == num_stages(changed, problem.num_layers) > 0
+    assert length == longest_route(problem, changed) > 0
     if cap is not None:
         assert length <= cap
 

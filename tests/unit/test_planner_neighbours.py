@@ -10,8 +10,9 @@ from planner_problems import published, toy_problem
 
 from helixsim.planner import neighbours as module
 from helixsim.planner.heuristics import swarm_ranges
-from helixsim.planner.neighbours import Neighbours, num_stages, on_a_way
+from helixsim.planner.neighbours import Neighbours, on_a_way
 from helixsim.planner.point_flow import visits
+from helixsim.planner.value import longest_route
 
 ROOM = {"a": 3, "b": 3, "c": 2, "d": 2, "e": 1}
 START = {0: (0, 3), 1: (0, 3), 2: (3, 5), 3: (3, 5), 4: (5, 6)}
@@ -65,14 +66,14 @@ def test_ways_by_brute_force(seed):
     ways = all_ways(ranges, 6)
     used = {node for way in ways for node in way}
     assert on_a_way(ranges, 6) == {node: span for node, span in ranges.items() if node in used}
-    assert num_stages(ranges, 6) == max(map(len, ways), default=0)
+    assert longest_route(problem(), ranges) == max(map(len, ways), default=0)
 
 
 def test_no_way():
     assert on_a_way({}, 6) == {}
     assert on_a_way({0: (0, 3), 1: (4, 6)}, 6) == {}
-    assert num_stages({0: (0, 3), 1: (4, 6)}, 6) == 0
-    assert num_stages({}, 6) == 0
+    assert longest_route(problem(), {0: (0, 3), 1: (4, 6)}) == 0
+    assert longest_route(problem(), {}) == 0
 
 
 # -- neighbours

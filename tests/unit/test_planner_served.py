@@ -15,10 +15,10 @@ from helixsim.placement.placement import Placement
 from helixsim.planner import served as served_module
 from helixsim.planner import session
 from helixsim.planner.candidates import Candidate, front, spread
-from helixsim.planner.neighbours import num_stages
 from helixsim.planner.plan import plan
 from helixsim.planner.problem import planning_problem
 from helixsim.planner.served import Effort
+from helixsim.planner.value import longest_route
 from helixsim.profiles.machine import LatencyProfile
 from helixsim.simulation import simulate
 
@@ -105,7 +105,7 @@ def test_its_flow_is_within_the_bound(usual):
     assert usual.value == problem.flow(usual.placement).tokens_per_s
     assert usual.value <= usual.bound * (1 + 1e-9)
     ranges = problem.ranges(usual.placement)
-    assert usual.stages == num_stages(ranges, 4)
+    assert usual.stages == longest_route(problem, ranges)
 
 
 def test_the_placement_there_was_is_never_better(usual):

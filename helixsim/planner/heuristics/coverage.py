@@ -5,6 +5,7 @@ from __future__ import annotations
 from helixsim.errors import PlacementError
 from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.planner.search import Search
+from helixsim.planner.value import longest_route
 
 
 def check_coverage(problem: PlanningProblem, ranges: Ranges, method: str) -> None:
@@ -49,17 +50,3 @@ def offer(search: Search, ranges: Ranges, method: str) -> None:
             "method"
         )
     search.offer(ranges, value)
-
-
-def longest_route(problem: PlanningProblem, ranges: Ranges) -> int:
-    """How many nodes requests may pass at most, by layers and links."""
-    depth: dict[int, int] = {}
-    for node in sorted(ranges, key=lambda node: ranges[node][1]):
-        before = (
-            depth[other]
-            for other in depth
-            if problem.link_tokens_per_s[other, node] > 0
-            and problem.fits(ranges[other], ranges[node])
-        )
-        depth[node] = 1 + max(before, default=0)
-    return max(depth.values(), default=0)
