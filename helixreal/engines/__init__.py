@@ -1,0 +1,1 @@
+"""Engines by name; each is imported only when it is wanted."""
