@@ -5,6 +5,8 @@ Used by the simulated node and by the real worker alike.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from helixsim.profiles.machine import Capacity
 from helixsim.requests import Request
 
@@ -136,6 +138,63 @@ class BatchQueue:
         waiting.num_prompts -= num_prompts
         waiting.prompt_tokens -= prompt_tokens
         return Batch(taken, num_prompts, prompt_tokens)
+
+
+class NodeQueues:
+    """The queues of one node: one at each layer where requests may enter.
+
+    These layers part the node's range into segments. A batch runs a segment, then joins those
+    who wait at the next; segments take turns.
+
+    Parameters
+    ----------
+    start_layer, end_layer
+        The node holds ``[start_layer, end_layer)``.
+    entry_layers
+        Where requests may enter.
+    limits
+        What a batch may hold at most.
+
+    Attributes
+    ----------
+    queues
+        In order of their layers.
+    bounds
+        Where segments begin, and `end_layer`: segment i runs ``[bounds[i], bounds[i + 1])``.
+    """
+
+    __slots__ = ("_at", "bounds", "queues")
+
+    def __init__(
+        self, start_layer: int, end_layer: int, entry_layers: Iterable[int], limits: Capacity
+    ) -> None:
+        starts = sorted({start_layer, *entry_layers})
+        self.bounds = (*starts, end_layer)
+        self.queues = [BatchQueue(limits) for _ in starts]
+        self._at = dict(zip(starts, self.queues, strict=True))
+
+    def __len__(self) -> int:
+        """Count the requests that wait."""
+        return sum(len(queue) for queue in self.queues)
+
+    def enter(self, layer: int, batch: Batch) -> None:
+        """Let a group queue up where it enters."""
+        self._at[layer].add(batch)
+
+    def leave(self, segment: int, batch: Batch) -> bool:
+        """Take a batch that is through a segment; whether it is through the node, too."""
+        if segment + 1 == len(self.queues):
+            return True
+        self.queues[segment + 1].add(batch)
+        return False
+
+    def following(self, segment: int) -> int:
+        """The segment whose turn it is after one; -1 if nobody waits anywhere."""
+        queues = self.queues
+        for number in (*range(segment + 1, len(queues)), *range(segment + 1)):
+            if queues[number].waiting is not None:
+                return int(number)
+        return -1
 
 
 def _context(requests: list[Request]) -> int:

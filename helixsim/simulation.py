@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
-from random import Random
 from types import FrameType
 from typing import cast
 
 import simpy
 
+from helixsim.assembly import build_brain, placed_topology
 from helixsim.coordinator import Coordinator
 from helixsim.errors import ScenarioError, SimulationError
 from helixsim.metrics.recorder import RunRecorder
@@ -33,16 +33,13 @@ from helixsim.models.ports import (
     SharedNic,
 )
 from helixsim.physics import PHYSICS_PROFILES
-from helixsim.placement.balanced_flow import balanced_flow
-from helixsim.placement.flow import Flow, max_flow
-from helixsim.placement.topology import Topology, build_topology
-from helixsim.profiles.throughput import estimate_throughput
+from helixsim.placement.flow import Flow
+from helixsim.placement.topology import Topology
 from helixsim.requests import Request
 from helixsim.scenario.resolved import Scenario
-from helixsim.scheduling import POLICIES, Policy, PolicyInputs
+from helixsim.scheduling import Policy
 from helixsim.scheduling.maxflow import FlowRoute
 from helixsim.scheduling.policy import DeparturePolicy, Moment, TransmissionPolicy
-from helixsim.workload import build_feeder
 
 _LOADING_MARGIN_S = 1
 
@@ -114,43 +111,24 @@ class Simulation:
     def __init__(
         self, scenario: Scenario, *, seed: int | None = None, record_iterations: bool = False
     ) -> None:
-        if scenario.placement is None:
-            raise ScenarioError(
-                "a run needs a placement: write one here, or name a file that has one",
-                where="placement",
-            )
         self.scenario = scenario
         self.seed = scenario.run.seed if seed is None else _checked(seed)
-        llm, run = scenario.llm, scenario.run
-        self.topology = build_topology(
-            llm, scenario.cluster, scenario.placement, scenario.machine_types
-        )
-        self.flow = followed_flow(scenario, self.topology)
+        self.topology = placed_topology(scenario)
         self.start_s = float(_loading_s(self.topology) + _LOADING_MARGIN_S)
-        self.end_s = self.start_s + run.duration_s
-        rng = Random(self.seed)
-        self.policy: Policy = POLICIES[scenario.scheduler.policy](
-            PolicyInputs(
-                topology=self.topology,
-                flow=self.flow,
-                high_water_mark=scenario.scheduler.kv.high_water_mark,
-                expected_output_tokens=scenario.workload.mean_output_tokens
-                * scenario.scheduler.kv.expected_output_ratio,
-                min_flow_share=scenario.scheduler.min_flow_share,
-                rng=rng,
-            )
-        )
-        self.recorder = RunRecorder(
-            self.start_s + run.warmup_s,
-            self.end_s,
-            tuple(node.name for node in self.topology.nodes),
+        self.end_s = self.start_s + scenario.run.duration_s
+        self._physics = PHYSICS_PROFILES[scenario.physics]
+        brain = build_brain(
+            scenario,
+            self.topology,
+            seed=self.seed,
+            start_s=self.start_s,
+            passes_beyond_answer=self._physics.passes_beyond_answer,
             keep_iterations=record_iterations,
         )
-        feeder = build_feeder(scenario, rng, self.start_s)
-        self._physics = PHYSICS_PROFILES[scenario.physics]
-        self.coordinator = Coordinator(
-            self.policy, feeder, self.recorder, self._physics.passes_beyond_answer
-        )
+        self.flow: Flow = brain.flow
+        self.policy: Policy = brain.policy
+        self.recorder: RunRecorder = brain.recorder
+        self.coordinator: Coordinator = brain.coordinator
         self.environment = ExactEnvironment()
         self._build_models()
         self.timeline = Timeline(self)
@@ -255,7 +233,7 @@ class Simulation:
                 environment.run_while(lambda: not self.is_idle)
         self.timeline.finish()
         self.recorder.finish(self.coordinator.active)
-        return RunResult.of(self, interrupted=environment.stopping)
+        return RunResult.of(self, self.timeline, interrupted=environment.stopping)
 
     def _every(
         self, interval_s: float, act: Callable[[], None]
@@ -272,6 +250,11 @@ class Simulation:
                     f"{len(self.coordinator.active)} requests have not ended"
                 )
             yield environment.timeout(interval_s)
+
+    @property
+    def now(self) -> float:
+        """The simulated time, in seconds."""
+        return self.environment.now
 
     @property
     def is_idle(self) -> bool:
@@ -319,23 +302,6 @@ def _stopped_by_ctrl_c(environment: ExactEnvironment) -> Iterator[None]:
 
 def _start_empty(request: Request) -> None:
     request.onward = {}
-
-
-def followed_flow(scenario: Scenario, topology: Topology) -> Flow:
-    """The maximum flow that requests follow, as the scenario's scheduler has it split."""
-    workload = scenario.workload
-    throughput = estimate_throughput(
-        scenario.llm,
-        scenario.profiles(),
-        scenario.cluster.machine_mix(),
-        mean_prompt_tokens=workload.mean_prompt_tokens,
-        mean_output_tokens=workload.mean_output_tokens,
-    )
-    if scenario.scheduler.flow_split == "balanced":
-        return balanced_flow(
-            topology, throughput, workload.mean_prompt_tokens, workload.mean_output_tokens
-        )
-    return max_flow(topology, throughput)
 
 
 def _loading_s(topology: Topology) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from helixsim.metrics.output import TableFormat
+    from helixsim.metrics.run import Run
+    from helixsim.metrics.timeline import Timeline
     from helixsim.scenario.resolved import Scenario
-    from helixsim.simulation import Simulation
 
 SUMMARY_SCHEMA = 1
 
@@ -43,9 +45,16 @@ class RunResult:
     tables: dict[str, Columns]
 
     @classmethod
-    def of(cls, simulation: Simulation, *, interrupted: bool = False) -> RunResult:
-        """Collect the result of a simulation that has ended."""
-        recorder, timeline = simulation.recorder, simulation.timeline
+    def of(
+        cls,
+        run: Run,
+        timeline: Timeline,
+        *,
+        interrupted: bool = False,
+        more_tables: Mapping[str, Columns] | None = None,
+    ) -> RunResult:
+        """Collect the result of a run that has ended."""
+        recorder = run.recorder
         tables = {
             "requests": recorder.requests,
             "nodes": timeline.nodes,
@@ -54,7 +63,8 @@ class RunResult:
         }
         if recorder.iterations is not None:
             tables["iterations"] = recorder.iterations
-        return cls(simulation.scenario, simulation.seed, _summary(simulation, interrupted), tables)
+        tables.update(more_tables or {})
+        return cls(run.scenario, run.seed, _summary(run, timeline, interrupted), tables)
 
     @cached_property
     def requests(self) -> pd.DataFrame:
@@ -120,9 +130,9 @@ class RunResult:
         )
 
 
-def _summary(simulation: Simulation, interrupted: bool) -> dict[str, Any]:
-    recorder = simulation.recorder
-    now = float(simulation.environment.now)
+def _summary(run: Run, timeline: Timeline, interrupted: bool) -> dict[str, Any]:
+    recorder = run.recorder
+    now = float(run.now)
     start = recorder.window_start_s
     end = max(start, min(recorder.window_end_s, now))
     measured_s = end - start
@@ -133,13 +143,13 @@ def _summary(simulation: Simulation, interrupted: bool) -> dict[str, Any]:
         return amount / measured_s if measured_s else 0.0
 
     decode_latency = recorder.decode_latency_s.statistics()
-    active = len(simulation.coordinator.active)
+    active = len(run.coordinator.active)
     return {
         "schema": SUMMARY_SCHEMA,
-        "scenario": simulation.scenario.name,
-        "seed": simulation.seed,
-        "physics": simulation.scenario.physics,
-        "policy": simulation.scenario.scheduler.policy,
+        "scenario": run.scenario.name,
+        "seed": run.seed,
+        "physics": run.scenario.physics,
+        "policy": run.scenario.scheduler.policy,
         "partial": interrupted,
         "simulated_s": now,
         "window_start_s": start,
@@ -148,8 +158,8 @@ def _summary(simulation: Simulation, interrupted: bool) -> dict[str, Any]:
         "output_tokens_per_s": per_s(decodes + prompts),
         "total_tokens_per_s": per_s(decodes + prompts + recorder.window_prompt_tokens),
         "requests_per_s": per_s(len(recorder.e2e_s)),
-        "max_flow_tokens_per_s": simulation.flow.tokens_per_s,
-        "max_compute_tokens_per_s": _max_compute(simulation),
+        "max_flow_tokens_per_s": run.flow.tokens_per_s,
+        "max_compute_tokens_per_s": _max_compute(run),
         "prompt_latency_s": recorder.prompt_latency_s.statistics(),
         "decode_latency_s": decode_latency,
         "ttft_s": recorder.ttft_s.statistics(),
@@ -165,14 +175,14 @@ def _summary(simulation: Simulation, interrupted: bool) -> dict[str, Any]:
             "in_flight": active,
         },
         "rejected_for": {reason.value: recorder.rejected_for[reason] for reason in Rejection},
-        "kv_overflow_samples": simulation.timeline.kv_overflows,
-        "warnings": _warnings(simulation),
+        "kv_overflow_samples": timeline.kv_overflows,
+        "warnings": _warnings(run, timeline),
     }
 
 
-def _warnings(simulation: Simulation) -> list[str]:
+def _warnings(run: Run, timeline: Timeline) -> list[str]:
     """What a user should know before trusting the figures."""
-    recorder, overflows = simulation.recorder, simulation.timeline.kv_overflows
+    recorder, overflows = run.recorder, timeline.kv_overflows
     warnings = []
     if overflows:
         warnings.append(
@@ -180,10 +190,10 @@ def _warnings(simulation: Simulation) -> list[str]:
             "physics lets that pass, a real node would not"
         )
     if not recorder.num_completed and recorder.rejected_for[Rejection.KV]:
-        mark = simulation.scenario.scheduler.kv.high_water_mark
+        mark = run.scenario.scheduler.kv.high_water_mark
         room, name = min(
             (int(mark * node.capacity.kv_token_layers / node.num_layers), node.name)
-            for node in simulation.topology.nodes
+            for node in run.topology.nodes
         )
         warnings.append(
             f"nothing was completed, and requests were rejected for lack of KV cache: {name} has "
@@ -192,9 +202,9 @@ def _warnings(simulation: Simulation) -> list[str]:
     return warnings
 
 
-def _max_compute(simulation: Simulation) -> float:
+def _max_compute(run: Run) -> float:
     """Tokens per second that all layers of all nodes could compute, if nothing else bound."""
-    topology, flow = simulation.topology, simulation.flow
+    topology, flow = run.topology, run.flow
     return (
         sum(
             rate * node.num_layers

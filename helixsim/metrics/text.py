@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from helixsim.metrics.kv_use import kv_use
 from helixsim.metrics.sample import PERCENTILES
-from helixsim.models.kv_cache import kv_use
 from helixsim.scheduling.policy import Rejection
 
 if TYPE_CHECKING:
-    from helixsim.simulation import Simulation
+    from helixsim.metrics.run import Run
 
 _LATENCIES = (
     ("prompt_latency_s", "prompt latency"),
@@ -65,16 +65,16 @@ def _reasons(rejected_for: Mapping[str, int]) -> str:
     return f" ({', '.join(reasons)})" if reasons else ""
 
 
-def status_text(simulation: Simulation) -> str:
+def status_text(run: Run) -> str:
     """Where a run stands: requests, rejections, and every node's KV cache."""
-    recorder, policy = simulation.recorder, simulation.policy
-    nodes = simulation.topology.nodes
-    now = simulation.environment.now
-    used = kv_use(simulation.coordinator.active, len(nodes))
+    recorder, policy = run.recorder, run.policy
+    nodes = run.topology.nodes
+    now = run.now
+    used = kv_use(run.coordinator.active, len(nodes))
     share = policy.bottleneck_share()
     rejected = {reason.value: count for reason, count in recorder.rejected_for.items()}
     lines = [
-        f"at {now - simulation.start_s:,.1f} s: {len(simulation.coordinator.active)} requests "
+        f"at {now - run.start_s:,.1f} s: {len(run.coordinator.active)} requests "
         f"active, {recorder.num_completed} finished, {recorder.num_rejected} rejected"
         + _reasons(rejected)
         + ("" if share is None else f"; fullest layer expected at {share:.1%}"),

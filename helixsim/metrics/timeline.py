@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from helixsim.metrics.kv_use import kv_use
 from helixsim.metrics.recorder import Columns
-from helixsim.models.kv_cache import kv_use
 
 if TYPE_CHECKING:
-    from helixsim.simulation import Simulation
+    from helixsim.metrics.run import Run
 
 
 class Timeline:
-    """Reads the gauges of a simulation; every row covers the time since the row before.
+    """Reads the gauges of a run; every row covers the time since the row before.
 
     Attributes
     ----------
@@ -22,8 +22,8 @@ class Timeline:
         Samples in which a node's requests held more than its KV capacity.
     """
 
-    def __init__(self, simulation: Simulation) -> None:
-        self._simulation = simulation
+    def __init__(self, run: Run) -> None:
+        self._run = run
         self.nodes = Columns(
             (
                 "time_s",
@@ -64,14 +64,14 @@ class Timeline:
         )
         self.kv_overflows = 0
         self._then = 0.0
-        self._node_then = [(0.0, 0, 0)] * len(simulation.gpus)
-        self._link_then = [(0.0, 0.0, 0)] * len(simulation.links)
+        self._node_then = [(0.0, 0, 0)] * len(run.gpus)
+        self._link_then = [(0.0, 0.0, 0)] * len(run.links)
         self._cluster_then = (0, 0)
 
     def sample(self) -> None:
         """Read all gauges; the first reading only marks the start."""
-        simulation = self._simulation
-        now = simulation.environment.now
+        run = self._run
+        now = run.now
         elapsed = now - self._then
         if self._then == 0.0:
             self._then = now  # whatever is under way already belongs to the first row
@@ -80,22 +80,22 @@ class Timeline:
             self._sample_links(now, elapsed)
             self._sample_cluster(now, elapsed)
             self._then = now
-        simulation.recorder.compact()
+        run.recorder.compact()
 
     def finish(self) -> None:
         """Read the gauges once more at the end of the run."""
         self.sample()
 
     def _sample_nodes(self, now: float, elapsed: float) -> None:
-        simulation = self._simulation
-        used = kv_use(simulation.coordinator.active, len(simulation.gpus))
-        for node, gpu in zip(simulation.topology.nodes, simulation.gpus, strict=True):
+        run = self._run
+        used = kv_use(run.coordinator.active, len(run.gpus))
+        for node, gpu in zip(run.topology.nodes, run.gpus, strict=True):
             reading = (gpu.busy_s(now), gpu.num_tokens, gpu.num_batches)
             then = self._node_then[node.index]
             self._node_then[node.index] = reading
             capacity = node.capacity.kv_token_layers
             self.kv_overflows += used[node.index] > capacity
-            expected = simulation.policy.expected_tokens(node.index)
+            expected = run.policy.expected_tokens(node.index)
             self.nodes.add(
                 now,
                 node.name,
@@ -110,9 +110,9 @@ class Timeline:
             )
 
     def _sample_links(self, now: float, elapsed: float) -> None:
-        simulation = self._simulation
-        name = simulation.topology.name
-        for link in simulation.links:
+        run = self._run
+        name = run.topology.name
+        for link in run.links:
             placed = link.placed
             reading = (link.busy_s(now), link.num_bytes, link.num_requests)
             then = self._link_then[placed.index]
@@ -128,12 +128,12 @@ class Timeline:
             )
 
     def _sample_cluster(self, now: float, elapsed: float) -> None:
-        recorder = self._simulation.recorder
+        recorder = self._run.recorder
         reading = (recorder.num_decode_tokens, recorder.num_prompt_tokens)
         then, self._cluster_then = self._cluster_then, reading
         self.cluster.add(
             now,
-            len(self._simulation.coordinator.active),
+            len(self._run.coordinator.active),
             recorder.num_completed,
             recorder.num_rejected,
             (reading[0] - then[0]) / elapsed,

@@ -8,9 +8,10 @@ The node visits, in turn, the next segment at which somebody waits.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from math import inf
 
-from helixsim.batching import Batch, BatchQueue
+from helixsim.batching import Batch, NodeQueues
 from helixsim.coordinator import ContextBound
 from helixsim.models.environment import Alarm, ExactEnvironment
 from helixsim.models.nic import Inbox, Passenger, Train, interleaved, merge
@@ -53,11 +54,9 @@ class Gpu:
         contexts: ContextBound,
     ) -> None:
         self._environment = environment
-        starts = sorted({node.start_layer} | entry_layers)
-        ends = [*starts[1:], node.end_layer]
-        self._num_layers = [end - start for start, end in zip(starts, ends, strict=True)]
-        self._queues = [BatchQueue(node.capacity) for _ in starts]
-        self._queue_at = dict(zip(starts, self._queues, strict=True))
+        self._node = NodeQueues(node.start_layer, node.end_layer, entry_layers, node.capacity)
+        self._queues = self._node.queues
+        self._num_layers = [end - start for start, end in pairwise(self._node.bounds)]
         self._finish = timer.finish
         self._contexts = contexts
         self._inbox = inbox
@@ -65,7 +64,7 @@ class Gpu:
         self._alarm = Alarm(environment, self._wake)
         self._wakes_at = inf
         self._running: Batch | None = None
-        self._segment = len(starts) - 1
+        self._segment = len(self._queues) - 1
         self._received_tokens = 0
         self._port: Port
         self._before_looking: Callable[[float], None] | None = None
@@ -103,7 +102,7 @@ class Gpu:
     @property
     def num_waiting(self) -> int:
         """Requests that have been taken in and wait for a batch."""
-        return sum(len(queue) for queue in self._queues)
+        return len(self._node)
 
     @property
     def num_running(self) -> int:
@@ -139,27 +138,14 @@ class Gpu:
             self._before_looking(now)
         if self._inbox.trains:
             self._take_in(now)
-        batch, queues, segment = self._running, self._queues, self._segment
-        if batch is not None:
-            if segment + 1 == len(queues):
-                self._port.depart(batch, now)
-            else:
-                queues[segment + 1].add(batch)
-        segment = segment + 1 if segment + 1 < len(queues) else 0
-        if queues[segment].waiting is None:
-            segment = self._next_waiting(segment)
+        batch, segment = self._running, self._segment
+        if batch is not None and self._node.leave(segment, batch):
+            self._port.depart(batch, now)
+        segment = self._node.following(segment)
         if segment < 0:
             self._idle()
         else:
             self._start(segment, now)
-
-    def _next_waiting(self, segment: int) -> int:
-        """The next segment, in turn, at which somebody waits; -1 if nobody does."""
-        queues = self._queues
-        for number in (*range(segment + 1, len(queues)), *range(segment)):
-            if queues[number].waiting is not None:
-                return int(number)
-        return -1
 
     def _take_in(self, now: float) -> None:
         """Let everybody queue up who has arrived by now."""
@@ -169,7 +155,7 @@ class Gpu:
             return
         for train in trains:
             self._received_tokens += train.prompt_tokens + len(train.requests) - train.num_prompts
-            self._queue_at[train.entry_layer].add(train)
+            self._node.enter(train.entry_layer, train)
 
     def _take_in_interleaved(self, trains: list[Train]) -> None:
         entry = {train.number: train.entry_layer for train in trains}
@@ -179,7 +165,7 @@ class Gpu:
         for layer, passengers in by_layer.items():
             batch = Batch.of([passenger[5] for passenger in passengers])
             self._received_tokens += batch.num_tokens
-            self._queue_at[layer].add(batch)
+            self._node.enter(layer, batch)
 
     def _start(self, segment: int, now: float) -> None:
         """Run the next batch of a segment."""

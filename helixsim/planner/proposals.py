@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import log
 from random import Random
 
+from helixsim.assembly import followed_flow
 from helixsim.errors import HelixError
 from helixsim.placement.placement import Placement
 from helixsim.planner.estimate import Estimate, ServedEstimator
@@ -14,7 +15,6 @@ from helixsim.planner.goal import GOALS, Figures, Goal, estimated_family
 from helixsim.planner.neighbours import Neighbours
 from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.scenario.resolved import Scenario
-from helixsim.simulation import followed_flow
 
 _HOT, _COLD = 0.008, 0.0005
 """Relative loss in score that is accepted now and then, at the start and at the end."""

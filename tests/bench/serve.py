@@ -18,13 +18,13 @@ from pathlib import Path
 from statistics import fmean
 
 from helixsim import load_scenario, plan, simulate
+from helixsim.assembly import followed_flow
 from helixsim.placement.placement import Placement
 from helixsim.planner.estimate import ServedEstimator
 from helixsim.planner.goal import figures_of
 from helixsim.planner.problem import planning_problem
 from helixsim.planner.served import Effort
 from helixsim.scenario.resolved import Scenario
-from helixsim.simulation import followed_flow
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = Path(os.environ.get("HELIX_REFERENCE_DATA", ROOT.parent / "shared" / "reference"))

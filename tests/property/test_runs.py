@@ -13,8 +13,8 @@ from builders import iterations
 from hypothesis import HealthCheck, given, settings
 from toy_scenarios import POLICIES, scenarios
 
+from helixsim.metrics.kv_use import kv_use
 from helixsim.models.environment import Alarm
-from helixsim.models.kv_cache import kv_use
 from helixsim.simulation import Simulation, Watcher, simulate
 
 SETTINGS = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from builders import capacity, decode, make_machine_type, make_scenario, make_topology, prompt
 
-from helixsim.models.kv_cache import kv_use
+from helixsim.metrics.kv_use import kv_use
 from helixsim.requests import Route, Stage
 from helixsim.scheduling.kv_expectation import KvExpectation
 

@@ -9,13 +9,13 @@ from math import exp, inf, isfinite
 import pytest
 from builders import HOST, capacity, make_scenario, make_topology, offline
 
+from helixsim.assembly import followed_flow
 from helixsim.planner.estimate import NOTHING, ServedEstimator
 from helixsim.planner.problem import planning_problem
 from helixsim.profiles.machine import LatencyProfile
 from helixsim.requests import TraceRequest
 from helixsim.scenario.load import load_scenario
 from helixsim.scenario.resolved import KvSettings, Workload
-from helixsim.simulation import followed_flow
 from helixsim.traces.values import Trace
 
 PROMPT, OUTPUT = 10, 4

@@ -1,0 +1,133 @@
+"""The deciding parts of a run, put together from a scenario: for either body, simulated or real."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from helixsim.coordinator import Coordinator
+from helixsim.errors import ScenarioError
+from helixsim.feeders import Feeder
+from helixsim.metrics.recorder import RunRecorder
+from helixsim.placement.balanced_flow import balanced_flow
+from helixsim.placement.flow import Flow, max_flow
+from helixsim.placement.topology import Topology, build_topology
+from helixsim.profiles.throughput import estimate_throughput
+from helixsim.scenario.resolved import Scenario
+from helixsim.scheduling import POLICIES, Policy, PolicyInputs
+from helixsim.workload import build_feeder
+
+
+@dataclass(frozen=True, slots=True)
+class Brain:
+    """What decides in a run, and what it keeps a record in.
+
+    Attributes
+    ----------
+    topology, flow
+        Nodes and links, and the maximum flow over them.
+    policy
+        Finds routes.
+    coordinator
+        Decides what becomes of requests.
+    recorder
+        Is told what happens.
+    """
+
+    topology: Topology
+    flow: Flow
+    policy: Policy
+    coordinator: Coordinator
+    recorder: RunRecorder
+
+
+def placed_topology(scenario: Scenario) -> Topology:
+    """Lay the placement of a scenario over its cluster.
+
+    Raises
+    ------
+    ScenarioError
+        If it has none.
+    NoRouteError
+        If no route leads through all layers.
+    """
+    if scenario.placement is None:
+        raise ScenarioError(
+            "a run needs a placement: write one here, or name a file that has one",
+            where="placement",
+        )
+    return build_topology(
+        scenario.llm, scenario.cluster, scenario.placement, scenario.machine_types
+    )
+
+
+def build_brain(
+    scenario: Scenario,
+    topology: Topology,
+    *,
+    seed: int,
+    start_s: float,
+    passes_beyond_answer: int,
+    keep_iterations: bool = False,
+    feeder: Feeder | None = None,
+) -> Brain:
+    """Make what decides in a run.
+
+    Parameters
+    ----------
+    scenario
+        What is run.
+    topology
+        Of its placement; a real cluster puts the capacities that it found there in.
+    seed
+        Of the run's one random stream.
+    start_s
+        When feeding starts.
+    passes_beyond_answer
+        See :class:`helixsim.coordinator.Coordinator`.
+    keep_iterations
+        Whether to keep a row for every pass.
+    feeder
+        Who sends requests, if not the scenario's workload.
+    """
+    run = scenario.run
+    flow = followed_flow(scenario, topology)
+    rng = Random(seed)
+    policy = POLICIES[scenario.scheduler.policy](
+        PolicyInputs(
+            topology=topology,
+            flow=flow,
+            high_water_mark=scenario.scheduler.kv.high_water_mark,
+            expected_output_tokens=scenario.workload.mean_output_tokens
+            * scenario.scheduler.kv.expected_output_ratio,
+            min_flow_share=scenario.scheduler.min_flow_share,
+            rng=rng,
+        )
+    )
+    recorder = RunRecorder(
+        start_s + run.warmup_s,
+        start_s + run.duration_s,
+        tuple(node.name for node in topology.nodes),
+        keep_iterations=keep_iterations,
+    )
+    if feeder is None:
+        feeder = build_feeder(scenario, rng, start_s)
+    coordinator = Coordinator(policy, feeder, recorder, passes_beyond_answer)
+    return Brain(topology, flow, policy, coordinator, recorder)
+
+
+def followed_flow(scenario: Scenario, topology: Topology) -> Flow:
+    """The maximum flow that requests follow, as the scenario's scheduler has it split."""
+    workload = scenario.workload
+    throughput = estimate_throughput(
+        scenario.llm,
+        scenario.profiles(),
+        scenario.cluster.machine_mix(),
+        mean_prompt_tokens=workload.mean_prompt_tokens,
+        mean_output_tokens=workload.mean_output_tokens,
+    )
+    if scenario.scheduler.flow_split == "balanced":
+        return balanced_flow(
+            topology, throughput, workload.mean_prompt_tokens, workload.mean_output_tokens
+        )
+    return max_flow(topology, throughput)
