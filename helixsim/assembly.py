@@ -70,6 +70,7 @@ def build_brain(
     passes_beyond_answer: int,
     keep_iterations: bool = False,
     feeder: Feeder | None = None,
+    make_recorder: type[RunRecorder] = RunRecorder,
 ) -> Brain:
     """Make what decides in a run.
 
@@ -89,6 +90,8 @@ def build_brain(
         Whether to keep a row for every pass.
     feeder
         Who sends requests, if not the scenario's workload.
+    make_recorder
+        Makes the recorder.
     """
     run = scenario.run
     flow = followed_flow(scenario, topology)
@@ -104,7 +107,7 @@ def build_brain(
             rng=rng,
         )
     )
-    recorder = RunRecorder(
+    recorder = make_recorder(
         start_s + run.warmup_s,
         start_s + run.duration_s,
         tuple(node.name for node in topology.nodes),

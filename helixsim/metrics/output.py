@@ -23,10 +23,14 @@ from helixsim.metrics.result import RunResult
 TableFormat = Literal["parquet", "csv"]
 
 MANIFEST_SCHEMA = 1
+RECORDED_FILES = ("events.csv.gz", "routes.jsonl.gz", "nodes.json")
+"""What a run on a real cluster adds: every pass, every route, and who the nodes are."""
+
 _TABLES = ("requests", "nodes", "links", "timeline", "iterations")
 _OUR_FILES = (
     "manifest.json",
     "summary.json",
+    *RECORDED_FILES,
     *(f"{table}.{suffix}" for table in _TABLES for suffix in ("parquet", "csv")),
 )
 _LIBRARIES = ("simpy", "networkx", "numpy", "pyarrow")
@@ -96,8 +100,26 @@ class OutputFolder:
             with suppress(OSError):
                 self.folder.rmdir()  # only if nothing has been written
 
-    def write(self, result: RunResult, table_format: TableFormat) -> None:
+    def write(
+        self,
+        result: RunResult,
+        table_format: TableFormat,
+        *,
+        recorded: Mapping[str, bytes] | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write a run's summary, tables and manifest.
+
+        Parameters
+        ----------
+        result
+            Of the run.
+        table_format
+            Of the tables.
+        recorded
+            Contents of :data:`RECORDED_FILES`, of a real run.
+        about
+            What its manifest says of the real cluster.
 
         Raises
         ------
@@ -111,7 +133,10 @@ class OutputFolder:
             for name, columns in result.tables.items():
                 _write_table(new / f"{name}.{table_format}", columns, table_format)
             _write_json(new / "summary.json", result.summary)
-            _write_json(new / "manifest.json", manifest(result))
+            for name, content in (recorded or {}).items():
+                (new / name).write_bytes(content)
+            made_of = manifest(result) | ({"real": dict(about)} if about is not None else {})
+            _write_json(new / "manifest.json", made_of)
             self._exchange(new, old)
         except OSError as error:
             raise OutputError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,7 +50,6 @@ class RunResult:
         timeline: Timeline,
         *,
         interrupted: bool = False,
-        more_tables: Mapping[str, Columns] | None = None,
     ) -> RunResult:
         """Collect the result of a run that has ended."""
         recorder = run.recorder
@@ -63,7 +61,6 @@ class RunResult:
         }
         if recorder.iterations is not None:
             tables["iterations"] = recorder.iterations
-        tables.update(more_tables or {})
         return cls(run.scenario, run.seed, _summary(run, timeline, interrupted), tables)
 
     @cached_property

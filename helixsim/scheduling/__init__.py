@@ -5,15 +5,27 @@ To add a policy, write its module and name it in :data:`POLICIES`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Protocol
 
 from helixsim.scheduling.maxflow import MaxFlowPolicy
-from helixsim.scheduling.policy import Policy, PolicyInputs
+from helixsim.scheduling.policy import Moment, Policy, PolicyInputs
 from helixsim.scheduling.random_choice import RandomPolicy
 from helixsim.scheduling.shortest_queue import ShortestQueuePolicy
 from helixsim.scheduling.swarm import SwarmPolicy
 
-POLICIES: Mapping[str, Callable[[PolicyInputs], Policy]] = {
+
+class PolicyMaker(Protocol):
+    """Makes a policy; a policy's class is one."""
+
+    moment: Moment
+
+    def __call__(self, inputs: PolicyInputs) -> Policy:
+        """Make it."""
+        ...
+
+
+POLICIES: Mapping[str, PolicyMaker] = {
     "maxflow": MaxFlowPolicy,
     "swarm": SwarmPolicy,
     "random": RandomPolicy,

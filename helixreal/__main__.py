@@ -1,0 +1,5 @@
+"""``python -m helixreal``."""
+
+from helixreal.cli import main
+
+main()

@@ -1,0 +1,30 @@
+"""The command line ``helixreal``: one module for each group of commands, put together here."""
+
+from __future__ import annotations
+
+import typer
+
+from helixreal.cli import run, workers
+from helixsim.cli.group import HelixGroup
+
+app = typer.Typer(
+    name="helixreal",
+    cls=HelixGroup,
+    help="Serve a scenario for real: processes over ZeroMQ, engines that make tokens.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+app.command("run")(run.run)
+app.command("coordinator")(run.coordinator)
+app.command("worker")(workers.worker)
+app.command("up")(workers.up)
+app.command("down")(workers.down)
+app.command("keys")(workers.keys)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

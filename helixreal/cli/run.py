@@ -1,0 +1,191 @@
+"""Commands that serve a scenario's workload: on this machine, or on a cluster."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from helixreal.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    DummyOption,
+    EngineOption,
+    InsecureOption,
+    InventoryOption,
+    KvMemoryOption,
+    ModelOption,
+    OptionsOption,
+    bytes_of,
+    options_of,
+    start_logging,
+)
+from helixsim.cli.group import EXIT_INTERRUPTED, ScenarioArgument, SetOption
+
+if TYPE_CHECKING:
+    from helixreal.cluster import Cluster
+    from helixreal.launch import Launch
+
+ResultsOption = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="DIR", help="Folder for the results."),
+]
+SeedOption = Annotated[
+    int | None, typer.Option(min=0, max=2**63, help="Instead of the scenario's.")
+]
+ScaleOption = Annotated[
+    float,
+    typer.Option(
+        "--time-scale",
+        min=0.001,
+        max=1000,
+        help="Emulated engines only: seconds of the run per second by the clock.",
+    ),
+]
+FormatOption = Annotated[Literal["parquet", "csv"], typer.Option("--format", help="Of the tables.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print the summary as JSON, and nothing else.")
+]
+ReplaceOption = Annotated[bool, typer.Option("--force", help="Replace results that are in DIR.")]
+
+
+def run(
+    file: ScenarioArgument,
+    engine: EngineOption = "emulated",
+    model: ModelOption = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
+    kv_memory: KvMemoryOption = None,
+    options: OptionsOption = None,
+    time_scale: ScaleOption = 1.0,
+    output: ResultsOption = None,
+    seed: SeedOption = None,
+    overrides: SetOption = None,
+    table_format: FormatOption = "parquet",
+    *,
+    local: Annotated[
+        bool, typer.Option("--local", help="Everything on this machine, a process for each node.")
+    ] = False,
+    dummy_weights: DummyOption = False,
+    as_json: JsonOption = False,
+    force: ReplaceOption = False,
+) -> None:
+    """Serve a scenario's workload with real processes on this machine."""
+    from helixreal.inventory import NodeEntry
+    from helixreal.launch import Launch
+    from helixsim.errors import InputError
+
+    if not local:
+        raise InputError(
+            "add --local to run on this machine; on a cluster, see `helixreal coordinator`"
+        )
+    start_logging("coordinator")
+    entry = NodeEntry(
+        engine=engine,
+        model=None if model is None else str(model),
+        device=device,
+        dtype=dtype,
+        kv_memory_bytes=bytes_of(kv_memory, "--kv-memory"),
+        dummy_weights=dummy_weights,
+        options=options_of(options),
+    )
+    launch = Launch.local(file, overrides, seed, entry, time_scale)
+    _serve(launch, output, table_format, as_json=as_json, force=force)
+
+
+def coordinator(
+    file: ScenarioArgument,
+    inventory: InventoryOption,
+    output: ResultsOption = None,
+    seed: SeedOption = None,
+    overrides: SetOption = None,
+    table_format: FormatOption = "parquet",
+    *,
+    insecure: InsecureOption = False,
+    as_json: JsonOption = False,
+    force: ReplaceOption = False,
+) -> None:
+    """Serve a scenario's workload with the workers of an inventory."""
+    from helixreal.launch import Launch
+
+    start_logging("coordinator")
+    launch = Launch.on(inventory, file, overrides, seed, insecure=insecure)
+    _serve(launch, output, table_format, as_json=as_json, force=force)
+
+
+def _serve(
+    launch: Launch,
+    output: Path | None,
+    table_format: Literal["parquet", "csv"],
+    *,
+    as_json: bool,
+    force: bool,
+) -> None:
+    import json
+
+    from helixsim.metrics.output import OutputFolder
+    from helixsim.metrics.text import summary_text
+
+    with nullcontext() if output is None else OutputFolder(output, overwrite=force) as folder:
+        with launch.cluster() as cluster:
+            launch.gather(cluster, progress=_say if sys.stderr.isatty() else None)
+            if not cluster.has_begun:
+                raise typer.Exit(EXIT_INTERRUPTED)
+            with _progress(cluster) as look:
+                cluster.run_workload(look)
+            result, about = cluster.result(), cluster.about()
+        if folder is not None:
+            recorded = cluster.events.files(cluster.topology)
+            folder.write(result, table_format, recorded=recorded, about=about)
+    if as_json:
+        typer.echo(json.dumps(result.summary, indent=2))
+    else:
+        typer.echo(summary_text(result.summary))
+        if output is not None:
+            typer.echo(f"results in {output}")
+    if result.summary["partial"]:
+        typer.echo("interrupted: these results cover the run up to there only", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+@contextmanager
+def _progress(cluster: Cluster) -> Iterator[Callable[[], None] | None]:
+    """A progress bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f} s"),
+        TextColumn("{task.fields[figures]}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        duration_s = cluster.end_s - cluster.start_s
+        task = bar.add_task(cluster.scenario.name, total=duration_s, figures="")
+
+        def look() -> None:
+            passed_s = max(cluster.now - cluster.start_s, 0.0)
+            recorder = cluster.recorder
+            bar.update(
+                task,
+                completed=min(passed_s, duration_s),
+                figures=f"{recorder.num_completed:,} of {recorder.num_arrived:,} requests, "
+                f"{len(cluster.coordinator.active)} active",
+            )
+
+        yield look

@@ -1,0 +1,182 @@
+"""Commands about workers: one of them, all of them, their end, and their keys."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from helixreal.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    DummyOption,
+    EngineOption,
+    InsecureOption,
+    KeysOption,
+    KvMemoryOption,
+    ModelOption,
+    OptionsOption,
+    bytes_of,
+    options_of,
+    start_logging,
+)
+
+
+def worker(
+    node: Annotated[str, typer.Option(metavar="NAME", help="The node that this machine is.")],
+    coordinator: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where the coordinator is reached.")
+    ] = None,
+    inventory: Annotated[
+        Path | None,
+        typer.Option("--inventory", metavar="FILE", help="Says all of the rest for this node."),
+    ] = None,
+    listen: Annotated[
+        str, typer.Option(metavar="HOST[:PORT]", help="Where this worker is reached.")
+    ] = "127.0.0.1",
+    engine: EngineOption = "emulated",
+    model: ModelOption = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
+    kv_memory: KvMemoryOption = None,
+    options: OptionsOption = None,
+    keys: KeysOption = None,
+    *,
+    dummy_weights: DummyOption = False,
+    insecure: InsecureOption = False,
+) -> None:
+    """Run the layers that the coordinator gives this node, until the coordinator ends it."""
+    from helixreal.inventory import NodeEntry, load_inventory, tcp_address
+    from helixreal.transport import Keys, Transport
+    from helixreal.worker import Worker, WorkerSettings
+    from helixsim.errors import InputError
+
+    start_logging(node)
+    if (coordinator is None) == (inventory is None):
+        raise InputError("give either --coordinator or --inventory")
+    if inventory is not None:
+        found = load_inventory(inventory)
+        home, entry = found.coordinator, found.node(node, inventory)
+        keys = keys or found.keys
+    else:
+        home = tcp_address((coordinator or "").removeprefix("tcp://"), 7000)
+        entry = NodeEntry(
+            address=tcp_address(listen, 0),
+            engine=engine,
+            model=None if model is None else str(model),
+            device=device,
+            dtype=dtype,
+            kv_memory_bytes=bytes_of(kv_memory, "--kv-memory"),
+            dummy_weights=dummy_weights,
+            options=options_of(options),
+        )
+    settings = WorkerSettings(
+        node=node,
+        coordinator=home,
+        engine=entry.engine,
+        model=entry.model,
+        device=entry.device,
+        dtype=entry.dtype,
+        kv_memory_bytes=entry.kv_memory_bytes,
+        dummy_weights=entry.dummy_weights,
+        options=dict(entry.options),
+    )
+    own_keys = None if keys is None else Keys(keys, node)
+    with Transport(entry.address, own_keys, insecure=insecure) as transport:
+        running = Worker(settings, transport)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: running.stop("it was told to leave"))
+        running.run()
+
+
+def up(
+    file: Annotated[Path, typer.Argument(metavar="INVENTORY", help="Inventory file.")],
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Start the workers on this Ray cluster."),
+    ] = None,
+) -> None:
+    """Start all workers over Ray, or print the command for each machine."""
+    from helixreal.inventory import load_inventory
+
+    found = load_inventory(file)
+    if ray is None:
+        for name, entry in found.nodes.items():
+            host = entry.address.removeprefix("tcp://").rpartition(":")[0]
+            command = ["helixreal", "worker", "--node", name, "--inventory", str(file)]
+            typer.echo(f"# on {host}\n{shlex.join(command)}")
+        return
+    from helixreal.ray_launcher import start_workers
+
+    start_workers(found, ray)
+
+
+def down(
+    address: Annotated[
+        str | None, typer.Argument(metavar="[HOST:PORT]", help="Of a coordinator or a worker.")
+    ] = None,
+    inventory: Annotated[
+        Path | None,
+        typer.Option("--inventory", metavar="FILE", help="End the cluster of this inventory."),
+    ] = None,
+    keys: KeysOption = None,
+) -> None:
+    """End a cluster: the coordinator and, through it, all workers."""
+    from helixreal import wire
+    from helixreal.inventory import load_inventory, tcp_address
+    from helixreal.transport import Keys, Transport
+    from helixsim.cluster import COORDINATOR
+    from helixsim.errors import InputError
+
+    if (address is None) == (inventory is None):
+        raise InputError("give either an address or --inventory")
+    targets = [(COORDINATOR, tcp_address((address or "").removeprefix("tcp://"), 7000))]
+    if inventory is not None:
+        found = load_inventory(inventory)
+        keys = keys or found.keys
+        targets = [(COORDINATOR, found.coordinator)]
+        # Workers whose coordinator is gone already hear of it directly, where they have a port.
+        targets += [
+            (name, entry.address)
+            for name, entry in found.nodes.items()
+            if not entry.address.endswith(":0")
+        ]
+    own_keys = None if keys is None else Keys(keys, COORDINATOR)
+    with Transport("tcp://127.0.0.1:0", own_keys) as transport:
+        for name, where in targets:
+            transport.connect(name, where)
+            transport.send(name, wire.Stop())
+        transport.flush(timeout_s=3.0)
+
+
+def keys(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NODE]...", help="Names of nodes.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of keys.")
+    ] = Path("keys"),
+    inventory: Annotated[
+        Path | None,
+        typer.Option("--inventory", metavar="FILE", help="Keys for all nodes of it."),
+    ] = None,
+) -> None:
+    """Make keys for the coordinator and for nodes; those that there are stay as they are."""
+    from helixreal.inventory import load_inventory
+    from helixreal.transport import make_keys
+    from helixsim.cluster import COORDINATOR
+    from helixsim.errors import InputError
+
+    wanted = [*(names or [])]
+    if inventory is not None:
+        wanted += load_inventory(inventory).nodes
+    if not wanted:
+        raise InputError("name the nodes, or give --inventory")
+    make_keys(output, [COORDINATOR, *wanted])
+    typer.echo(
+        f"keys in {output}: copy {output}/public to every machine, and each "
+        f"{output}/secret/NODE.key_secret to that node's machine only"
+    )

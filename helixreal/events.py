@@ -1,0 +1,84 @@
+"""Every pass as it left the coordinator and came back, as recorded runs have it."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from typing import TYPE_CHECKING
+
+from helixsim.metrics.recorder import Columns
+
+if TYPE_CHECKING:
+    from helixsim.placement.topology import Topology
+    from helixsim.requests import Request
+
+EVENT_COLUMNS = (
+    "time_s",
+    "query",
+    "direction",
+    "phase",
+    "context_tokens",
+    "processed_tokens",
+)
+
+
+class EventLog:
+    """Keeps the events of a run, and the routes that its requests took.
+
+    Attributes
+    ----------
+    table
+        Time since feeding began, request, ``out`` or ``in``, ``prompt`` or ``decode``, tokens in
+        the caches before the pass, and tokens of the pass.
+    """
+
+    def __init__(self) -> None:
+        self.start_s = 0.0
+        self.table = Columns(EVENT_COLUMNS, "dqssqq")
+        self._routes: dict[int, dict[str, object]] = {}
+
+    def out(self, request: Request, now: float) -> None:
+        """A pass leaves."""
+        self._add(request, now, "out")
+
+    def back(self, request: Request, now: float) -> None:
+        """A pass has come back; the request is still in it."""
+        self._add(request, now, "in")
+
+    def _add(self, request: Request, now: float, direction: str) -> None:
+        self.table.add(
+            now - self.start_s,
+            request.index,
+            direction,
+            "prompt" if request.is_prefill else "decode",
+            request.context_tokens,
+            request.step_tokens,
+        )
+
+    def took(self, request: Request) -> None:
+        """A request was given its route; the last one is kept."""
+        stages = request.route.stages if request.route is not None else []
+        # Node 0 is the coordinator there, with which every route ends.
+        self._routes[request.index] = {
+            "query": request.index,
+            "input_tokens": request.prompt_tokens,
+            "output_tokens": request.output_tokens,
+            "nodes": [*(stage.node + 1 for stage in stages), 0],
+            "start_layers": [*(stage.start_layer for stage in stages), -1],
+            "end_layers": [*(stage.end_layer for stage in stages), -1],
+        }
+
+    def files(self, topology: Topology) -> dict[str, bytes]:
+        """The files of a recorded run: :data:`helixsim.metrics.output.RECORDED_FILES`."""
+        events = io.StringIO()
+        events.write(",".join(EVENT_COLUMNS) + "\n")
+        for time_s, *rest in zip(*self.table.values, strict=True):
+            events.write(f"{time_s:.6f},{','.join(map(str, rest))}\n")
+        routes = "".join(json.dumps(self._routes[query]) + "\n" for query in sorted(self._routes))
+        names = {"0": "coordinator"} | {str(node.index + 1): node.name for node in topology.nodes}
+        return {
+            "events.csv.gz": gzip.compress(events.getvalue().encode(), mtime=0),
+            "routes.jsonl.gz": gzip.compress(routes.encode(), mtime=0),
+            "nodes.json": (json.dumps(names, indent=2) + "\n").encode(),
+        }

@@ -1,0 +1,189 @@
+"""From a scenario and its machines to a running cluster, for the commands that need one."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from helixreal.cluster import Cluster, ClusterSettings
+from helixreal.inventory import Inventory, NodeEntry, load_inventory
+from helixreal.local import LocalWorkers
+from helixreal.model import ModelFacts, model_facts
+from helixreal.served import blank_prompts, drawn_prompts
+from helixreal.transport import Keys, Transport
+from helixsim.cluster import COORDINATOR
+from helixsim.errors import InputError, ScenarioError
+from helixsim.feeders import Feeder
+from helixsim.scenario.load import load_scenario
+from helixsim.scenario.resolved import Scenario
+
+_LONGEST_UNKNOWN_TOKENS = 4096
+
+
+@dataclass
+class Launch:
+    """What is to be run, and where.
+
+    Attributes
+    ----------
+    scenario
+        What is run.
+    inventory
+        The machines.
+    is_local
+        Whether this process starts the workers, too.
+    time_scale
+        Seconds of the run per second by the clock.
+    insecure
+        Allow addresses beyond loopback without keys.
+    facts
+        Of the model; None for emulated engines.
+    """
+
+    scenario: Scenario
+    inventory: Inventory
+    is_local: bool
+    time_scale: float = 1.0
+    insecure: bool = False
+    facts: ModelFacts | None = None
+    workers: LocalWorkers | None = field(default=None, init=False)
+
+    @classmethod
+    def local(
+        cls,
+        file: str,
+        overrides: Sequence[str] | None,
+        seed: int | None,
+        entry: NodeEntry,
+        time_scale: float = 1.0,
+    ) -> Launch:
+        """A process of this machine for every node that holds layers."""
+        if time_scale != 1 and entry.engine != "emulated":
+            raise InputError("only emulated engines know another time", where="--time-scale")
+        scenario = _scenario(file, overrides, seed)
+        assert scenario.placement is not None
+        inventory = Inventory(
+            coordinator="tcp://127.0.0.1:0",
+            keys=None,
+            nodes=dict.fromkeys(scenario.placement.layers, entry),
+        )
+        facts = _facts(scenario, inventory)
+        return cls(scenario, inventory, is_local=True, time_scale=time_scale, facts=facts)
+
+    @classmethod
+    def on(
+        cls,
+        inventory_file: Path,
+        file: str,
+        overrides: Sequence[str] | None,
+        seed: int | None,
+        *,
+        insecure: bool,
+    ) -> Launch:
+        """The machines of an inventory file, on which workers are started by others."""
+        scenario = _scenario(file, overrides, seed)
+        inventory = load_inventory(inventory_file)
+        assert scenario.placement is not None
+        for name in scenario.placement.layers:
+            inventory.node(name, inventory_file)
+        engines = {inventory.nodes[name].engine for name in scenario.placement.layers}
+        if len(engines) > 1 and "emulated" in engines:
+            raise ScenarioError(
+                "emulated nodes make no real tokens; let all of them be emulated, or none",
+                file=inventory_file,
+                where="nodes",
+            )
+        facts = _facts(scenario, inventory)
+        return cls(scenario, inventory, is_local=False, insecure=insecure, facts=facts)
+
+    @property
+    def is_emulated(self) -> bool:
+        """Whether engines only wait."""
+        return self.facts is None
+
+    @contextmanager
+    def cluster(self, feeder: Feeder | None = None) -> Iterator[Cluster]:
+        """The coordinator's side, and local workers if it has any; ended when it is left.
+
+        Ctrl-C and SIGTERM end the run between two messages.
+        """
+        facts, keys = self.facts, self.inventory.keys
+        settings = ClusterSettings(
+            is_emulated=facts is None,
+            time_scale=self.time_scale,
+            prompts=blank_prompts
+            if facts is None
+            else drawn_prompts(self.scenario.run.seed, facts.vocabulary),
+            max_context_tokens=1_000_000 if facts is None else facts.max_context_tokens,
+        )
+        own_keys = None if keys is None else Keys(keys, COORDINATOR)
+        with Transport(self.inventory.coordinator, own_keys, insecure=self.insecure) as transport:
+            cluster = Cluster(self.scenario, transport, settings, feeder=feeder)
+            with _stopped_by_signals(cluster):
+                if not self.is_local:
+                    try:
+                        yield cluster
+                    finally:
+                        cluster.close()
+                    return
+                with LocalWorkers(self.inventory.nodes, transport.address) as workers:
+                    self.workers = workers
+                    try:
+                        yield cluster
+                    finally:
+                        cluster.close()
+
+    def gather(self, cluster: Cluster, progress: Callable[[str], None] | None = None) -> None:
+        """Wait for all workers, then begin; not if the run was stopped meanwhile."""
+        before: list[str] = []
+
+        def look(missing: list[str]) -> None:
+            if self.workers is not None:
+                self.workers.check(missing)
+            if progress is not None and missing != before:
+                before[:] = missing
+                progress(f"waiting for {', '.join(missing)}")
+
+        cluster.gather(look)
+        if not cluster.stopping:
+            cluster.begin()
+
+
+def _scenario(file: str, overrides: Sequence[str] | None, seed: int | None) -> Scenario:
+    scenario = load_scenario(
+        file, [*(overrides or []), *([] if seed is None else [f"run.seed={seed}"])]
+    )
+    if scenario.placement is None:
+        raise ScenarioError(
+            "a run needs a placement: write one here, or name a file that has one",
+            where="placement",
+        )
+    return scenario
+
+
+def _facts(scenario: Scenario, inventory: Inventory) -> ModelFacts | None:
+    """What the coordinator must know of the model that is served."""
+    entries = list(inventory.nodes.values())
+    if entries[0].engine == "emulated":
+        return None
+    folders = [entry.model for entry in entries if entry.model is not None]
+    if not folders:
+        raise InputError("an engine that computes needs a model: give its folder", where="--model")
+    return model_facts(Path(folders[0]), scenario.llm)
+
+
+@contextmanager
+def _stopped_by_signals(cluster: Cluster) -> Iterator[None]:
+    def stop(signum: int, frame: FrameType | None) -> None:
+        cluster.stopping = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,416 @@
+"""What the processes of a cluster say to one another, and how it becomes frames.
+
+A message is one frame with a header and as many frames with raw bytes as the header says. The
+header is the four bytes of :data:`PREFIX`, which hold the version, and a MessagePack array of
+one of the types below. Nothing that arrives is executed: it is one of these types with values
+in their bounds, or it is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+
+from helixsim.errors import HelixError
+
+VERSION = 1
+PREFIX = b"hx" + VERSION.to_bytes(2, "big")
+MAX_HEADER_BYTES = 8_000_000
+MAX_BODY_BYTES = 2_000_000_000
+MAX_FRAMES = 64
+
+Frame = bytes | bytearray | memoryview
+
+Index = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+Key = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=100_000_000)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+Text = Annotated[str, msgspec.Meta(max_length=20_000)]
+Address = Annotated[str, msgspec.Meta(pattern=r"^tcp://.{3,300}$")]
+
+
+class WireError(HelixError):
+    """A message that is not one of ours; it is refused."""
+
+
+class Message(msgspec.Struct, array_like=True, tag=True, forbid_unknown_fields=True):
+    """Root of all messages."""
+
+    @property
+    def num_frames(self) -> int:
+        """Frames with raw bytes that come behind the header."""
+        return 0
+
+
+class Part(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """Root of what stands inside messages."""
+
+
+# -- getting to know one another ---------------------------------------------------------------
+
+
+class Hello(Message):
+    """A worker is there and waits for work.
+
+    Attributes
+    ----------
+    node
+        Name of its node.
+    address
+        Where it is to be reached.
+    host
+        Tells whether two processes read the same clock.
+    incarnation
+        Differs each time the worker is started.
+    engine
+        Name of its engine.
+    """
+
+    node: Name
+    address: Address
+    host: Text
+    incarnation: Name
+    engine: Name
+
+
+class Curve(Part):
+    """A latency profile: seconds of one layer against batched tokens."""
+
+    tokens: list[Tokens]
+    seconds: list[float]
+
+
+class Limits(Part):
+    """Capacity and batch limits, as :class:`helixsim.profiles.machine.Capacity`."""
+
+    kv_token_layers: int
+    max_prompts: int
+    max_prompt_tokens: int
+    max_decode_tokens: int
+    max_decode_context: int
+
+
+class OutLink(Part):
+    """A link from a worker's node: to whom, and what it is like where links are emulated."""
+
+    target: Index
+    bandwidth_bytes_per_s: float
+    latency_s: float
+    bytes_per_token: float
+
+
+class Peer(Part):
+    """Somebody to send to."""
+
+    index: Index
+    name: Name
+    address: Address
+
+
+class Welcome(Message):
+    """What a worker is to do.
+
+    Attributes
+    ----------
+    node, home
+        Numbers of its node and of the coordinator.
+    llm
+        Name of the LLM.
+    start_layer, end_layer, num_layers, entry_layers
+        Which layers it holds, of how many, and where requests enter.
+    limits
+        Of its batches.
+    prefill, decode
+        Its machine type's profile for the LLM.
+    activation_bytes_per_token
+        Of the LLM as the scenario has it.
+    max_context_tokens
+        No request gets longer.
+    heartbeat_s, missing_s
+        How often everybody says that they are there, and after what silence they are lost.
+        Seconds by the clock.
+    time_scale
+        Seconds of the run per second by the clock.
+    now_s
+        The time of the run when this was sent.
+    clock_s
+        The coordinator's clock at that moment; of use to workers on the same host.
+    host
+        Tells whether two processes read the same clock.
+    emulate_links
+        Whether messages are held back as long as the scenario's links would take.
+    report_transits
+        Whether the policy wants to know how long requests took.
+    """
+
+    node: Index
+    home: Index
+    llm: Name
+    start_layer: Index
+    end_layer: Index
+    num_layers: Index
+    entry_layers: list[Index]
+    limits: Limits
+    prefill: Curve
+    decode: Curve
+    activation_bytes_per_token: float
+    max_context_tokens: Tokens
+    heartbeat_s: float
+    missing_s: float
+    time_scale: float
+    now_s: float
+    clock_s: float
+    host: Text
+    emulate_links: bool
+    report_transits: bool
+
+
+class Ready(Message):
+    """A worker has loaded its layers; this is the room that it has for KV caches."""
+
+    node: Index
+    incarnation: Name
+    kv_blocks: Index
+    block_tokens: Index
+
+
+class Peers(Message):
+    """Where others are to be reached now, and the links that leave the receiver's node."""
+
+    peers: list[Peer]
+    links: list[OutLink]
+
+
+# -- work --------------------------------------------------------------------------------------
+
+
+class Place(Part):
+    """One stage of a route: a node runs the layers ``[start_layer, end_layer)``."""
+
+    node: Index
+    start_layer: Index
+    end_layer: Index
+
+
+class Choice(Part):
+    """How tokens of a request are chosen, see :class:`helixreal.engines.engine.Sampling`."""
+
+    temperature: float
+    top_p: float
+    seed: int | None
+
+
+class Pass(Part):
+    """One pass of a request on its way.
+
+    Attributes
+    ----------
+    key
+        Of the request's KV cache; another one after each new start.
+    position
+        Tokens that the caches hold already.
+    num_tokens
+        Tokens of this pass.
+    is_prefill
+        Whether it is a prompt, or a part of one.
+    wants_token
+        Whether it ends with a token.
+    route
+        Of a prefill: the stages from the receiver on. Decodes go the way of their prefill.
+    choice
+        Of a prefill: how tokens are chosen, where not greedily.
+    """
+
+    key: Key
+    position: Tokens
+    num_tokens: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
+    is_prefill: bool
+    wants_token: bool
+    route: list[Place] | None = None
+    choice: Choice | None = None
+
+
+class Work(Message):
+    """Passes for a node, all of which enter at the same layer.
+
+    Token ids (int32, little-endian) come in one frame where they enter layer 0; else the
+    sender's hidden states in as many as its engine makes.
+
+    Attributes
+    ----------
+    sender
+        Number of the machine that sends.
+    sent_s
+        When, in time of the run.
+    due_s
+        When each arrives over an emulated link; empty otherwise.
+    frames
+        Frames that follow.
+    """
+
+    sender: Index
+    entry_layer: Index
+    sent_s: float
+    passes: list[Pass]
+    due_s: list[float]
+    frames: Annotated[int, msgspec.Meta(ge=1, le=MAX_FRAMES)]
+
+    @property
+    def num_frames(self) -> int:
+        """Frames with raw bytes that come behind the header."""
+        return self.frames
+
+
+class Done(Message):
+    """Passes that are through the last layer, and the tokens that they ended with (-1 for none)."""
+
+    sender: Index
+    keys: list[Key]
+    tokens: list[int]
+    due_s: list[float]
+
+
+class Drop(Message):
+    """These requests have ended, or have begun anew: forget them."""
+
+    keys: list[Key]
+
+
+class NoRoom(Message):
+    """A worker has no KV blocks left for these requests."""
+
+    sender: Index
+    keys: list[Key]
+
+
+class Trouble(Message):
+    """A worker cannot go on with these requests, for a reason that a user understands."""
+
+    sender: Index
+    keys: list[Key]
+    reason: Text
+
+
+# -- being there -------------------------------------------------------------------------------
+
+
+class Transit(Part):
+    """How long a pass took from being sent by a machine to leaving this one, and when that was."""
+
+    source: Index
+    seconds: float
+    at_s: float
+
+
+class Beat(Message):
+    """A worker is there; gauges since its start.
+
+    Attributes
+    ----------
+    stuck_s
+        How long its engine has been busy with what it does now, by the clock.
+    lag_s
+        The longest that it noticed something late since the last beat, by the clock.
+    refused
+        Messages that it has refused.
+    """
+
+    node: Index
+    incarnation: Name
+    busy_s: float
+    num_tokens: int
+    num_batches: int
+    num_running: int
+    num_waiting: int
+    stuck_s: float
+    lag_s: float
+    refused: int
+    sent_bytes: list[float]
+    sent_requests: list[int]
+    transits: list[Transit]
+
+
+class Alive(Message):
+    """The coordinator is there."""
+
+
+class Farewell(Message):
+    """The end: whoever hears it leaves."""
+
+    reason: Text
+
+
+class Stop(Message):
+    """Somebody asks the coordinator, or a worker without one, to end everything."""
+
+
+AnyMessage = (
+    Hello
+    | Welcome
+    | Ready
+    | Peers
+    | Work
+    | Done
+    | Drop
+    | NoRoom
+    | Trouble
+    | Beat
+    | Alive
+    | Farewell
+    | Stop
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(AnyMessage)
+
+
+def encode(message: Message, frames: Sequence[Frame] = ()) -> list[Frame]:
+    """A message and its raw frames as they are sent."""
+    return [PREFIX + _encoder.encode(message), *frames]
+
+
+def decode(parts: Sequence[Frame]) -> AnyMessage:
+    """The message in frames that were received; the raw ones are all but the first.
+
+    Raises
+    ------
+    WireError
+        If it is none of ours, of another version, or of a wrong size.
+    """
+    if not parts:
+        raise WireError("an empty message")
+    header = parts[0]
+    if len(header) > MAX_HEADER_BYTES:
+        raise WireError(f"a header of {len(header)} bytes; {MAX_HEADER_BYTES} is the most")
+    if header[:2] != PREFIX[:2]:
+        raise WireError("not a message of helixreal")
+    if header[:4] != PREFIX:
+        raise WireError(
+            f"a message of version {int.from_bytes(header[2:4], 'big')}; this is {VERSION}: run "
+            "the same release of helixsim everywhere"
+        )
+    try:
+        message: AnyMessage = _decoder.decode(header[4:])
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+        raise WireError(f"a header that cannot be read: {error}") from error
+    if len(parts) - 1 != message.num_frames:
+        raise WireError(f"{len(parts) - 1} raw frames; {message.num_frames} were announced")
+    if sum(len(part) for part in parts[1:]) > MAX_BODY_BYTES:
+        raise WireError(f"more than {MAX_BODY_BYTES} bytes")
+    _check(message)
+    return message
+
+
+def _check(message: object) -> None:
+    """What types do not say: columns of the same length."""
+    if isinstance(message, Work):
+        if message.due_s and len(message.due_s) != len(message.passes):
+            raise WireError("due times that do not fit the passes")
+        if not message.passes:
+            raise WireError("work without passes")
+    elif isinstance(message, Done) and not (
+        len(message.keys) == len(message.tokens) and len(message.due_s) in (0, len(message.keys))
+    ):
+        raise WireError("columns of different lengths")
