@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from helixsim.coordinator import Coordinator
-from helixsim.errors import ScenarioError
+from helixsim.errors import NoRouteError, ScenarioError
 from helixsim.feeders import Feeder
 from helixsim.metrics.recorder import RunRecorder
 from helixsim.placement.balanced_flow import balanced_flow
 from helixsim.placement.flow import Flow, max_flow
-from helixsim.placement.topology import Topology, build_topology
+from helixsim.placement.topology import Topology, build_topology, without_nodes
 from helixsim.profiles.throughput import estimate_throughput
 from helixsim.scenario.resolved import Scenario
 from helixsim.scheduling import POLICIES, Policy, PolicyInputs
@@ -115,7 +115,16 @@ def build_brain(
     )
     if feeder is None:
         feeder = build_feeder(scenario, rng, start_s)
-    coordinator = Coordinator(policy, feeder, recorder, passes_beyond_answer)
+    coordinator = Coordinator(
+        policy,
+        feeder,
+        recorder,
+        passes_beyond_answer,
+        node_names=tuple(node.name for node in topology.nodes),
+        reflow=lambda down: flow_without(scenario, topology, down) if down else flow,
+        prefill_chunk_tokens=scenario.scheduler.prefill_chunk_tokens,
+        max_waiting=scenario.scheduler.max_waiting,
+    )
     return Brain(topology, flow, policy, coordinator, recorder)
 
 
@@ -134,3 +143,18 @@ def followed_flow(scenario: Scenario, topology: Topology) -> Flow:
             topology, throughput, workload.mean_prompt_tokens, workload.mean_output_tokens
         )
     return max_flow(topology, throughput)
+
+
+def flow_without(scenario: Scenario, topology: Topology, down: frozenset[int]) -> Flow | None:
+    """The flow that requests follow while some nodes are down; None if no route is left."""
+    try:
+        rest = without_nodes(topology, down)
+    except NoRouteError:
+        return None
+    flow = followed_flow(scenario, rest)
+    if flow.tokens_per_s <= 0:
+        return None
+    by_link = [0.0] * len(topology.links)
+    for link, tokens_per_s in zip(rest.links, flow.link_tokens_per_s, strict=True):
+        by_link[link.index] = tokens_per_s
+    return replace(flow, link_tokens_per_s=tuple(by_link))

@@ -5,7 +5,7 @@ Used by the simulated node and by the real worker alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from helixsim.profiles.machine import Capacity
 from helixsim.requests import Request
@@ -19,8 +19,8 @@ class Batch:
     requests
         In order.
     num_prompts, prompt_tokens
-        How many of them are in their prefill, and the tokens of those prompts. All others are
-        in a decode.
+        How many of them are in their prefill, and the tokens of those that go through the
+        layers. All others are in a decode.
     """
 
     __slots__ = ("num_prompts", "prompt_tokens", "requests")
@@ -35,9 +35,9 @@ class Batch:
         """Group requests and count the prompts among them."""
         num_prompts = prompt_tokens = 0
         for request in requests:
-            if not request.iteration:
+            if request.is_prefill:
                 num_prompts += 1
-                prompt_tokens += request.prompt_tokens
+                prompt_tokens += request.step_tokens
         return cls(requests, num_prompts, prompt_tokens)
 
     @property
@@ -84,6 +84,12 @@ class BatchQueue:
             waiting.num_prompts += batch.num_prompts
             waiting.prompt_tokens += batch.prompt_tokens
 
+    def keep(self, wanted: Callable[[Request], bool]) -> None:
+        """Drop those who are not wanted any more."""
+        if self.waiting is not None:
+            kept = [request for request in self.waiting.requests if wanted(request)]
+            self.waiting = Batch.of(kept) if kept else None
+
     def take(self, longest_context: int) -> Batch:
         """Remove and return what runs next; somebody must wait.
 
@@ -105,7 +111,7 @@ class BatchQueue:
             and num_decodes <= limits.max_decode_tokens
             and (
                 num_decodes * longest_context <= limits.max_decode_context
-                or _context(requests) <= limits.max_decode_context
+                or _context(waiting) <= limits.max_decode_context
             )
         ):
             self.waiting = None
@@ -118,7 +124,7 @@ class BatchQueue:
         taken: list[Request] = []
         left: list[Request] = []
         for request in waiting.requests:
-            if request.iteration:
+            if not request.is_prefill:
                 context = decode_context + request.context_tokens
                 if num_decodes < limits.max_decode_tokens and context <= limits.max_decode_context:
                     num_decodes += 1
@@ -126,7 +132,7 @@ class BatchQueue:
                     taken.append(request)
                     continue
             else:
-                tokens = prompt_tokens + request.prompt_tokens
+                tokens = prompt_tokens + request.step_tokens
                 if num_prompts < limits.max_prompts and tokens <= limits.max_prompt_tokens:
                     num_prompts += 1
                     prompt_tokens = tokens
@@ -188,6 +194,11 @@ class NodeQueues:
         self.queues[segment + 1].add(batch)
         return False
 
+    def keep(self, wanted: Callable[[Request], bool]) -> None:
+        """Drop those who are not wanted any more, wherever they wait."""
+        for queue in self.queues:
+            queue.keep(wanted)
+
     def following(self, segment: int) -> int:
         """The segment whose turn it is after one; -1 if nobody waits anywhere."""
         queues = self.queues
@@ -197,6 +208,8 @@ class NodeQueues:
         return -1
 
 
-def _context(requests: list[Request]) -> int:
-    """Sum of the context lengths of the decodes; a prefill has none yet."""
-    return sum([request.context_tokens for request in requests])
+def _context(batch: Batch) -> int:
+    """Sum of the context lengths of the decodes."""
+    if batch.num_prompts:
+        return sum([r.context_tokens for r in batch.requests if not r.is_prefill])
+    return sum([request.context_tokens for request in batch.requests])

@@ -69,16 +69,25 @@ class Request:
         Lengths of the prompt and of the answer.
     arrival_s
         When the user sent it.
+    attempt
+        How many times it has been begun again.
     iteration
-        The pass it is in: 0 is the prefill, then one number per decode.
+        The pass it is in, which is also how many tokens of the answer are there: 0 is the
+        prefill, then one number per decode.
     last_iteration
         The pass with which it ends.
+    is_prefill
+        Whether tokens that are known go through the layers: those of the prompt and, if it has
+        been begun again, those of the answer so far. Else it is in a decode.
+    prefill_tokens, chunk_tokens
+        Tokens that its prefill has in all, and the most that go through the layers at once.
     step_tokens
-        Tokens that go through the layers in this pass: the prompt, later one.
+        Tokens that go through the layers now: the prefill or a chunk of it, later one.
     context_tokens
-        Tokens that the KV cache holds of it before this pass.
+        Tokens that the KV cache holds of it before these.
     dispatched_s
-        When the pass it is in left the coordinator.
+        When the pass it is in left the coordinator: the first chunk of a prefill; if it has been
+        begun again, the first time.
     first_dispatch_s, first_token_s
         When its prefill left the coordinator, and came back. NaN before.
     route
@@ -93,15 +102,19 @@ class Request:
 
     __slots__ = (
         "arrival_s",
+        "attempt",
+        "chunk_tokens",
         "context_tokens",
         "dispatched_s",
         "first_dispatch_s",
         "first_token_s",
         "index",
+        "is_prefill",
         "iteration",
         "last_iteration",
         "onward",
         "output_tokens",
+        "prefill_tokens",
         "prompt_tokens",
         "route",
         "sent_s",
@@ -116,15 +129,17 @@ class Request:
         prompt_tokens: int,
         output_tokens: int,
         last_iteration: int,
+        chunk_tokens: int | None = None,
     ) -> None:
         self.index = index
         self.arrival_s = arrival_s
         self.prompt_tokens = prompt_tokens
         self.output_tokens = output_tokens
+        self.attempt = 0
         self.iteration = 0
         self.last_iteration = last_iteration
-        self.step_tokens = prompt_tokens
-        self.context_tokens = 0
+        self.prefill_tokens = prompt_tokens
+        self.split_prefill(chunk_tokens)
         self.dispatched_s = float("nan")
         self.first_dispatch_s = float("nan")
         self.first_token_s = float("nan")
@@ -137,3 +152,47 @@ class Request:
     def longest_context(self) -> int:
         """Tokens that its KV cache comes to hold on each layer."""
         return self.prompt_tokens + self.last_iteration
+
+    @property
+    def num_restarts(self) -> int:
+        """How many attempts after the first have been sent; one without a route has not."""
+        return self.attempt - (self.attempt > 0 and self.route is None)
+
+    @property
+    def is_last_chunk(self) -> bool:
+        """Whether its prefill is through with the tokens that are in the layers now."""
+        return self.context_tokens + self.step_tokens == self.prefill_tokens
+
+    def split_prefill(self, chunk_tokens: int | None) -> None:
+        """Stand before a prefill in chunks of at most so many tokens; None for all at once."""
+        self.is_prefill = True
+        self.chunk_tokens = chunk_tokens or self.prefill_tokens
+        self.step_tokens = min(self.chunk_tokens, self.prefill_tokens)
+        self.context_tokens = 0
+
+    def next_chunk(self) -> None:
+        """Go on to the next chunk of the prefill."""
+        self.context_tokens += self.step_tokens
+        self.step_tokens = min(self.chunk_tokens, self.prefill_tokens - self.context_tokens)
+
+    def begun_again(self, chunk_tokens: int | None) -> Request:
+        """A new attempt, which starts with a prefill of all tokens known so far."""
+        new = Request(
+            self.index,
+            self.arrival_s,
+            self.prompt_tokens,
+            self.output_tokens,
+            self.last_iteration,
+        )
+        new.attempt = self.attempt + 1
+        new.iteration = self.iteration
+        new.prefill_tokens = self.prompt_tokens + self.iteration
+        new.split_prefill(chunk_tokens)
+        new.dispatched_s = self.dispatched_s
+        new.first_dispatch_s = self.first_dispatch_s
+        new.first_token_s = self.first_token_s
+        return new
+
+    def give_up(self) -> None:
+        """Let this attempt be over: what comes back of it counts as a last pass."""
+        self.last_iteration = self.iteration

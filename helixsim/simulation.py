@@ -232,7 +232,7 @@ class Simulation:
             if self.scenario.run.drain:
                 environment.run_while(lambda: not self.is_idle)
         self.timeline.finish()
-        self.recorder.finish(self.coordinator.active)
+        self.recorder.finish(self.coordinator.active, self.coordinator.waiting)
         return RunResult.of(self, self.timeline, interrupted=environment.stopping)
 
     def _every(
@@ -259,6 +259,7 @@ class Simulation:
     @property
     def is_idle(self) -> bool:
         """Whether nobody is being served and nobody is still to come."""
+        # Nobody waits where nobody is active.
         return not self.coordinator.active and not self.host.expects_arrivals
 
 

@@ -225,6 +225,7 @@ def decode(context: int, index: int = 0, *, iteration: int = 1) -> Request:
     """A request in a decode, with so many tokens in its KV cache."""
     request = Request(index, 0.0, context, 100, last_iteration=100)
     request.iteration = iteration
+    request.is_prefill = False
     request.step_tokens = 1
     request.context_tokens = context
     return request
@@ -234,3 +235,14 @@ def iterations(result) -> list[tuple[int, int, float, float]]:
     """The log of a run: (request, iteration, start, end), in order of coming back."""
     request, number, _, start, end = result.tables["iterations"].values
     return list(zip(request, number, start, end, strict=True))
+
+
+def counts(**some: int) -> dict[str, int]:
+    """The counts of requests in a summary, 0 but for those given."""
+    names = ("arrived", "completed", "rejected", "failed", "cancelled", "in_flight", "waiting")
+    return dict.fromkeys((*names, "restarted"), 0) | some
+
+
+def reasons(**some: int) -> dict[str, int]:
+    """How often requests were rejected for which reason, 0 but for those given."""
+    return dict.fromkeys(("flow", "length", "kv", "nodes"), 0) | some

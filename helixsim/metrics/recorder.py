@@ -66,8 +66,9 @@ def _request_columns() -> Columns:
             "tpot_s",
             "e2e_s",
             "route",
+            "restarts",
         ),
-        "qsddddqqqddds",
+        "qsddddqqqdddsq",
     )
 
 
@@ -104,6 +105,8 @@ class RunRecorder:
         self.window_prompt_tokens = 0
         self.num_arrived = 0
         self.num_completed = 0
+        self.num_failed = 0
+        self.num_cancelled = 0
         self.rejected_for = dict.fromkeys(Rejection, 0)
         self.num_decode_tokens = 0
         self.num_prompt_tokens = 0
@@ -164,10 +167,22 @@ class RunRecorder:
             if request.iteration:
                 self.tpot_s.append((now - request.first_token_s) / request.iteration)
 
-    def finish(self, active: Iterable[Request]) -> None:
+    def failed(self, request: Request, reason: str, now: float) -> None:
+        """It had been admitted, but cannot be served to its end."""
+        self.num_failed += 1
+        self._add_row(request, f"failed: {reason}", nan)
+
+    def cancelled(self, request: Request, now: float) -> None:
+        """Its user does not want it any more."""
+        self.num_cancelled += 1
+        self._add_row(request, "cancelled", nan)
+
+    def finish(self, active: Iterable[Request], waiting: Iterable[Request] = ()) -> None:
         """Add the rows of requests that have not ended when the run does; sort all rows."""
         for request in active:
             self._add_row(request, "in flight", nan)
+        for request in waiting:
+            self._add_row(request, "waiting", nan)
         self.requests.sort()
 
     def compact(self) -> None:
@@ -191,6 +206,7 @@ class RunRecorder:
             (end_s - request.first_token_s) / decodes if decodes else nan,
             end_s - request.arrival_s,
             self._route_text(request),
+            request.num_restarts,
         )
 
     def _route_text(self, request: Request) -> str | None:

@@ -23,7 +23,9 @@ _WHY = {
     Rejection.FLOW: "no flow leads on",
     Rejection.LENGTH: "longer than a batch may be",
     Rejection.KV: "KV caches expected to be full",
+    Rejection.NODES: "no route without the nodes that are down",
 }
+_SELDOM = ("failed", "cancelled", "waiting", "restarted")
 
 
 def summary_text(summary: Mapping[str, Any]) -> str:
@@ -46,7 +48,8 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         "",
         f"requests: {requests['arrived']} arrived, {requests['completed']} completed, "
         f"{requests['in_flight']} in flight, {requests['rejected']} rejected"
-        + _reasons(summary["rejected_for"]),
+        + _reasons(summary["rejected_for"])
+        + "".join(f", {requests[key]} {key}" for key in _SELDOM if requests[key]),
     ]
     lines += [f"warning: {warning}" for warning in summary["warnings"]]
     return "\n".join(lines)

@@ -119,7 +119,7 @@ class Host:
     def _on_train(self, train: Train) -> None:
         latency = train.latency_s
         for request, sent in zip(train.requests, train.sent_s, strict=True):
-            if not request.iteration or request.iteration == request.last_iteration:
+            if request.is_prefill or request.iteration == request.last_iteration:
                 self._alarm.set(sent + latency, sent)
         if self._eager or any(gpu.is_unaware for gpu in self._first_gpus):
             self._arm_for(train)
@@ -150,5 +150,9 @@ class Host:
             for new, now in coordinator.created:
                 self.put_on_agenda(new, now)
             coordinator.created.clear()
+        if coordinator.admitted:
+            for request in coordinator.admitted:
+                self._prepare(request)
+            coordinator.admitted.clear()
         if again:
             self._port.depart_each(again, ready)

@@ -256,7 +256,7 @@ class Link:
         if batch.num_prompts:
             sent: list[float] = []
             for request in batch.requests:
-                transit_s = decode_s if request.iteration else self.transit_s(request.prompt_tokens)
+                transit_s = self.transit_s(request.step_tokens) if request.is_prefill else decode_s
                 free = free + transit_s - latency
                 sent.append(free)
         else:
@@ -293,7 +293,7 @@ class Link:
         for request, ready in zip(requests, ready_s, strict=True):
             free = max(free, ready)
             started.append(free)
-            transit_s = decode_s if request.iteration else self.transit_s(request.prompt_tokens)
+            transit_s = self.transit_s(request.step_tokens) if request.is_prefill else decode_s
             free = free + transit_s - latency
             sent.append(free)
         self._depart(self._train(Batch.of(requests), sent, started))

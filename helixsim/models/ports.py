@@ -88,7 +88,7 @@ class ChoosingPort:
             self._policy.transited(batch.requests, now)
         if batch.num_prompts:
             for request in batch.requests:
-                if not request.iteration:
+                if request.is_prefill and machine not in request.onward:
                     link = self._policy.choose(machine, request)
                     take_link(request, link, self._links, self._end_layer)
         groups: dict[int, list[Request]] = {}

@@ -7,7 +7,7 @@ coordinator is the number after the last node. Names matter only where results a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from helixsim.cluster import COORDINATOR, Cluster, Nic
 from helixsim.errors import NoRouteError, PlacementError
@@ -158,6 +158,21 @@ def build_topology(
     topology = Topology(llm, nodes, tuple(links), cluster.coordinator_nic, outgoing, incoming)
     _check_route(topology)
     return topology
+
+
+def without_nodes(topology: Topology, down: frozenset[int]) -> Topology:
+    """Leave out all links to and from some nodes; nodes and links keep their numbers.
+
+    Raises
+    ------
+    NoRouteError
+        If no route is left.
+    """
+    links = [link for link in topology.links if down.isdisjoint((link.source, link.target))]
+    outgoing, incoming = _by_machine(links, topology.coordinator + 1)
+    rest = replace(topology, links=tuple(links), outgoing=outgoing, incoming=incoming)
+    _check_route(rest)
+    return rest
 
 
 def _placed_nodes(

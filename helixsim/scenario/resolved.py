@@ -57,6 +57,10 @@ class SchedulerSettings:
     flow_split
         Which of all maximum flows to follow: ``published``, the one that the published algorithm
         finds, or ``balanced``, see :mod:`helixsim.placement.balanced_flow`.
+    prefill_chunk_tokens
+        The most tokens of a prefill that go through the layers at once; None for whole prefills.
+    max_waiting
+        How many requests may wait for KV caches to have room, instead of being turned away.
     """
 
     policy: str = "maxflow"
@@ -64,6 +68,8 @@ class SchedulerSettings:
     feed_high_water_mark: float = 0.8
     min_flow_share: float = 0.05
     flow_split: str = "published"
+    prefill_chunk_tokens: int | None = None
+    max_waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)

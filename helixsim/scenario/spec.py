@@ -105,6 +105,16 @@ class SchedulerSpec(FileModel):
         "the published algorithm finds, or `balanced`, which spreads requests evenly and avoids "
         "slow links.",
     )
+    prefill_chunk_tokens: Count | None = Field(
+        default=None,
+        description="A longer prefill goes through the layers in passes of at most so many "
+        "tokens, one after another; all at once if not given.",
+    )
+    max_waiting: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        default=0,
+        description="So many requests may wait until there is room in the KV caches; others are "
+        "rejected.",
+    )
 
     def to_settings(self) -> SchedulerSettings:
         """Turn it into a value."""
@@ -117,6 +127,8 @@ class SchedulerSpec(FileModel):
             feed_high_water_mark=self.feed_high_water_mark,
             min_flow_share=self.min_flow_share,
             flow_split=self.flow_split,
+            prefill_chunk_tokens=self.prefill_chunk_tokens,
+            max_waiting=self.max_waiting,
         )
 
 

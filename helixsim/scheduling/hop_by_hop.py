@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from helixsim.placement.flow import Flow
 from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Request, Route
 from helixsim.scheduling.policy import PolicyInputs, Rejection, RoomCheck
@@ -19,6 +20,17 @@ class HopByHopPolicy:
     def link_bandwidth(self, link: PlacedLink) -> int:
         """All of the link's own bandwidth, as a whole number, at least 1."""
         return max(int(link.bandwidth_bytes_per_s), 1)
+
+    def follow(self, flow: Flow, down: frozenset[int]) -> None:
+        """Choose none of the nodes that are down; the flow does not matter."""
+        self._room.close(down)
+
+    def is_stranded(self, request: Request) -> bool:
+        """Whether all ways on from the end of its route lead over nodes that are down."""
+        assert request.route is not None
+        stages = request.route.stages
+        machine = stages[-1].node if stages else self._topology.coordinator
+        return not any(self._room.fits(link, request) for link in self._topology.outgoing[machine])
 
     def admit(self, request: Request) -> Rejection | None:
         """Give a request an empty route, or say that no route takes one so long."""

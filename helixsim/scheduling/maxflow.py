@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from helixsim.errors import NoRouteError
+from helixsim.placement.flow import Flow
 from helixsim.placement.topology import PlacedLink, Topology
 from helixsim.requests import Request, Route, Stage
 from helixsim.scheduling.kv_expectation import KvExpectation
@@ -51,6 +52,7 @@ class MaxFlowPolicy:
         topology, flow = inputs.topology, inputs.flow.link_tokens_per_s
         self._topology = topology
         self._kv = KvExpectation(topology, inputs.high_water_mark, inputs.expected_output_tokens)
+        self._min_share = inputs.min_flow_share
         self._flow = flow
         self._load = [0.0] * len(topology.links)
         self._open = _open_links(topology, flow, inputs.min_flow_share)
@@ -60,12 +62,38 @@ class MaxFlowPolicy:
         _check_open(topology, self._open, inputs)
 
     def link_bandwidth(self, link: PlacedLink) -> int:
-        """What a link may use, in bytes per second, fixed for the run.
+        """What a link may use, in bytes per second.
 
         The least of its own bandwidth and of its share of the sender's and the receiver's
         network interface, shares being those of the flow; a whole number, at least 1.
         """
         return self._bandwidth[link.index]
+
+    def follow(self, flow: Flow, down: frozenset[int]) -> None:
+        """Share requests out anew; nothing flows over the nodes that are down.
+
+        Loads start from nothing. A link without any flow keeps its bandwidth, for those whose
+        route leads over it already.
+        """
+        topology, by_link = self._topology, flow.link_tokens_per_s
+        self._bill_decodes()
+        self._flow = by_link
+        self._load = [0.0] * len(topology.links)
+        self._open = [
+            links or _carrying(topology, machine, by_link)
+            for machine, links in enumerate(_open_links(topology, by_link, self._min_share))
+        ]
+        self._routes.clear()
+        self._bandwidth = [
+            new or old
+            for new, old in zip(
+                _flow_share_bandwidths(topology, by_link), self._bandwidth, strict=True
+            )
+        ]
+
+    def is_stranded(self, request: Request) -> bool:
+        """Never: the whole of its route is fixed."""
+        return False
 
     def admit(self, request: Request) -> Rejection | None:
         """Give a request its whole route, or say why it gets none."""
@@ -77,9 +105,9 @@ class MaxFlowPolicy:
             link = self._next(machine, request, tokens)
             if link is None:
                 for taken in links:
-                    self._load[taken.index] -= request.prompt_tokens / self._flow[taken.index]
+                    self._load[taken.index] -= request.prefill_tokens / self._flow[taken.index]
                 return self._reason(machine, request)
-            self._load[link.index] += request.prompt_tokens / self._flow[link.index]
+            self._load[link.index] += request.prefill_tokens / self._flow[link.index]
             links.append(link)
             machine = link.target
         route = self._route(links)
@@ -118,7 +146,7 @@ class MaxFlowPolicy:
                 not can_run(nodes[target], request) or not self._kv.fits(target, tokens)
             ):
                 continue
-            load = self._load[link.index] + request.prompt_tokens / self._flow[link.index]
+            load = self._load[link.index] + request.prefill_tokens / self._flow[link.index]
             if best is None or load < best_load:
                 best, best_load = link, load
         return best
@@ -164,6 +192,8 @@ class MaxFlowPolicy:
             route.unbilled_decodes = 0
         self._unbilled.clear()
         for index, count in counts.items():
+            if not self._flow[index]:
+                continue  # routes of before lead over it, new ones do not
             load, each = self._load[index], 1 / self._flow[index]
             for _ in range(count):
                 load += each
@@ -187,14 +217,19 @@ def _open_links(
     return open_links
 
 
+def _carrying(topology: Topology, machine: int, flow: tuple[float, ...]) -> tuple[PlacedLink, ...]:
+    """The links of a machine that carry any flow."""
+    return tuple(link for link in topology.outgoing[machine] if flow[link.index] > 0)
+
+
 def _check_open(
     topology: Topology, open_links: list[tuple[PlacedLink, ...]], inputs: PolicyInputs
 ) -> None:
     """See that the filter of small shares leaves a way out of the coordinator."""
     if inputs.flow.tokens_per_s <= 0:
         raise NoRouteError("the maximum flow is zero: no tokens get through this placement")
-    for machine, links in enumerate(topology.outgoing):
-        carrying = [link for link in links if inputs.flow.link_tokens_per_s[link.index] > 0]
+    for machine in range(topology.coordinator + 1):
+        carrying = _carrying(topology, machine, inputs.flow.link_tokens_per_s)
         if carrying and not open_links[machine]:
             raise NoRouteError(
                 f"the flow of {topology.name(machine)} is shared by {len(carrying)} nodes, each of "

@@ -42,6 +42,8 @@ class Rejection(StrEnum):
     """Its prompt or its context is longer than a batch of the nodes on the way may be."""
     KV = "kv"
     """The KV caches on the way are expected to be too full for it."""
+    NODES = "nodes"
+    """No route leads through all layers without the nodes that are down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,18 @@ class Policy(Protocol):
     moment: Moment
 
     def link_bandwidth(self, link: PlacedLink) -> int:
-        """What a link may use by itself, in whole bytes per second, fixed for the run."""
+        """What a link may use by itself, in whole bytes per second.
+
+        It is the same until :meth:`follow` is called.
+        """
+        ...
+
+    def follow(self, flow: Flow, down: frozenset[int]) -> None:
+        """From now on, route by another flow, and over none of the nodes that are down."""
+        ...
+
+    def is_stranded(self, request: Request) -> bool:
+        """Whether a request that has been admitted finds no way on from where it is."""
         ...
 
     def admit(self, request: Request) -> Rejection | None:
@@ -142,16 +155,24 @@ Chooser = Callable[[Request, Container[int]], "PlacedLink | None"]
 class RoomCheck:
     """Over which links a request can go and still find a way to the end.
 
-    A prompt or a context that is longer than a node's batches may be can never run there;
-    following a link into such a dead end would leave the request stuck.
+    A prompt (or the first chunk of one) or a context that is longer than a node's batches may
+    be can never run there; following a link into such a dead end would leave the request stuck.
     """
 
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
-        # Nearly all requests fit everywhere; for them, two comparisons settle it.
-        self._prompt_tokens = min(node.capacity.max_prompt_tokens for node in topology.nodes)
-        self._context = min(node.capacity.max_decode_context for node in topology.nodes)
         self._leading_on: dict[tuple[int, ...], frozenset[int]] = {}
+        self.close(frozenset())
+
+    def close(self, down: frozenset[int]) -> None:
+        """Let no request go over nodes that are down."""
+        self._down = down
+        # Nearly all requests fit everywhere; for them, two comparisons settle it.
+        nodes = self._topology.nodes
+        self._step_tokens = min(node.capacity.max_prompt_tokens for node in nodes)
+        self._context = min(node.capacity.max_decode_context for node in nodes)
+        if down:
+            self._step_tokens = 0  # nobody fits everywhere
 
     def fits(self, link: PlacedLink, request: Request) -> bool:
         """Whether a request can go over a link and on to the end."""
@@ -168,13 +189,15 @@ class RoomCheck:
         return any(link.index in links for link in first)
 
     def _fits_everywhere(self, request: Request) -> bool:
-        return (
-            request.prompt_tokens <= self._prompt_tokens
-            and request.longest_context <= self._context
-        )
+        return request.step_tokens <= self._step_tokens and request.longest_context <= self._context
 
     def _links_for(self, request: Request) -> frozenset[int]:
-        closed = tuple(node.index for node in self._topology.nodes if not can_run(node, request))
+        down = self._down
+        closed = tuple(
+            node.index
+            for node in self._topology.nodes
+            if node.index in down or not can_run(node, request)
+        )
         links = self._leading_on.get(closed)
         if links is None:
             links = self._leading_on[closed] = self._open_links(frozenset(closed))
@@ -200,7 +223,7 @@ def can_run(node: PlacedNode, request: Request) -> bool:
     """Whether a request can ever be in a batch of a node."""
     capacity = node.capacity
     return (
-        request.prompt_tokens <= capacity.max_prompt_tokens
+        request.step_tokens <= capacity.max_prompt_tokens
         and request.longest_context <= capacity.max_decode_context
         and capacity.max_prompts > 0
         and capacity.max_decode_tokens > 0

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from builders import counts, reasons
 from scenario_data import changed
 from typer.testing import CliRunner
 
@@ -236,11 +237,11 @@ def test_no_route_is_a_clear_error(folder):
 def test_a_cluster_where_nothing_happens(folder, policy):
     file = write(trace((19.999, 10, 5)) | {"scheduler": {"policy": policy}})
     summary = summary_of(file)
-    assert summary["requests"] == {"arrived": 1, "completed": 0, "rejected": 0, "in_flight": 1}
+    assert summary["requests"] == counts(arrived=1, in_flight=1)
     assert summary["decode_tokens_per_s"] == 0
     assert summary["ttft_s"]["mean"] is None
     summary = summary_of(file, "--set", "run.duration=10 s")
-    assert summary["requests"] == {"arrived": 0, "completed": 0, "rejected": 0, "in_flight": 0}
+    assert summary["requests"] == counts()
 
 
 @pytest.mark.parametrize("policy", ["maxflow", "swarm", "random", "shortest_queue"])
@@ -258,7 +259,7 @@ def test_one_request_drained(folder):
     passes = pd.read_parquet("out/iterations.parquet")
     assert list(passes.iteration) == [0, 1, 2, 3, 4, 5]
     summary = json.loads(Path("out/summary.json").read_text())
-    assert summary["requests"] == {"arrived": 1, "completed": 1, "rejected": 0, "in_flight": 0}
+    assert summary["requests"] == counts(arrived=1, completed=1)
 
 
 @pytest.mark.parametrize("policy", ["maxflow", "swarm", "random", "shortest_queue"])
@@ -266,7 +267,7 @@ def test_a_prompt_longer_than_any_batch_is_rejected(folder, policy):
     file = write(trace((1, 10**6, 5), (2, 10, 1)) | {"scheduler": {"policy": policy}})
     run(file, "-o", "out")
     summary = json.loads(Path("out/summary.json").read_text())
-    assert summary["rejected_for"] == {"flow": 0, "length": 1, "kv": 0}
+    assert summary["rejected_for"] == reasons(length=1)
     assert summary["requests"]["completed"] == 1
     statuses = list(pd.read_parquet("out/requests.parquet").status)
     assert statuses == ["rejected: length", "completed"]
@@ -276,8 +277,8 @@ def test_a_request_that_no_cache_can_hold_is_rejected(folder):
     nodes = [{"type": "A100", "count": 4, "name": "n{i}", "kv_token_layers": 5000}]
     summary = summary_of(write(trace((1, 100, 5)) | {"cluster.nodes": nodes}))
     # 100 tokens and the expected 240 on 18 layers are 6120.
-    assert summary["rejected_for"] == {"flow": 0, "length": 0, "kv": 1}
-    assert summary["requests"] == {"arrived": 1, "completed": 0, "rejected": 1, "in_flight": 0}
+    assert summary["rejected_for"] == reasons(kv=1)
+    assert summary["requests"] == counts(arrived=1, rejected=1)
 
 
 # -- real processes

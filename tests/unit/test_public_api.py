@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import typer
-from builders import make_scenario
+from builders import counts, make_scenario
 
 import helixsim
 from helixsim.cli import app
@@ -103,4 +103,4 @@ def test_statistics_of_the_summary(summary, key):
 
 
 def test_counts_of_the_summary(summary):
-    assert summary["requests"] == {"arrived": 1, "completed": 1, "rejected": 0, "in_flight": 0}
+    assert summary["requests"] == counts(arrived=1, completed=1)
