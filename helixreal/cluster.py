@@ -288,8 +288,7 @@ class Cluster:
     def result(self) -> RunResult:
         """What the run has measured."""
         self._sample()
-        unfinished: list[Request] = [*self.coordinator.active]
-        self.recorder.finish(unfinished)
+        self.recorder.finish(self.coordinator.active, self.coordinator.waiting)
         result = RunResult.of(self, self._timeline, interrupted=self.stopping)
         if self.lag_s > _GREAT_LAG_S:
             result.summary["warnings"].append(

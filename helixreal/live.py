@@ -177,7 +177,7 @@ class LiveCluster:
                 member.name: member.state is State.READY for member in cluster.roster.members
             },
             prompt_tokens=recorder.num_prompt_tokens,
-            output_tokens=recorder.num_decode_tokens + recorder.num_prompts_ended,
+            output_tokens=cluster.traffic.num_output_tokens if cluster.traffic is not None else 0,
             completed=recorder.num_completed,
             failed=recorder.num_failed,
             refused=recorder.num_rejected,

@@ -60,7 +60,7 @@ class Visit(Request):
         wants_token: bool,
     ) -> None:
         super().__init__(key, 0.0, num_tokens, 1, last_iteration=0)
-        self.iteration = 0 if is_prefill else 1
+        self.is_prefill = is_prefill
         self.step_tokens = num_tokens
         self.context_tokens = position
         self.key = key

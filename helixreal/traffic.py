@@ -95,6 +95,8 @@ class Traffic:
     ----------
     lag_s
         The longest that it was late, in time of the run.
+    num_output_tokens
+        Tokens of answers so far.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class Traffic:
         self._to_drop: dict[int, list[int]] = {}
         self._last_s = 0.0
         self.lag_s = 0.0
+        self.num_output_tokens = 0
         assert isinstance(brain.recorder, LiveRecorder)
         brain.recorder.on_end = self._on_end
         for request in self._coordinator.opening():
@@ -152,6 +155,13 @@ class Traffic:
                 self._send(self._coordinator.cancel(request, now), now)
                 self._take_created()
                 return
+
+    def fail_all(self, reason: str) -> None:
+        """Tell everybody who still listens that no answer will come."""
+        for conversation in self._conversations.values():
+            if conversation.listener is not None:
+                conversation.listener(Failed(reason))
+        self._conversations.clear()
 
     def _put_on_agenda(self, request: Request) -> None:
         heappush(self._agenda, (request.arrival_s, next(self._numbers), request))
@@ -233,6 +243,7 @@ class Traffic:
             attempt.request.last_iteration = attempt.request.iteration
             return
         conversation.tokens.append(max(token, 0))
+        self.num_output_tokens += 1
         if conversation.listener is not None:
             conversation.listener(Token(token))
 

@@ -405,7 +405,7 @@ class Worker(Outbox):
 
 def _pass_of(visit: Visit) -> wire.Pass:
     """A pass as it goes on from here; with its route while it is a prefill."""
-    prefill = not visit.iteration
+    prefill = visit.is_prefill
     sampling = visit.guest.sampling
     choice = None
     if prefill and sampling is not GREEDY:

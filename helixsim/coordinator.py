@@ -177,6 +177,11 @@ class Coordinator:
         self.num_restarts = 0
         self.contexts = ContextBound()
 
+    @property
+    def has_route(self) -> bool:
+        """Whether some route leads through all layers now."""
+        return self._has_route
+
     # -- arrivals ------------------------------------------------------------------------------
 
     def opening(self) -> list[Request]:
@@ -330,13 +335,29 @@ class Coordinator:
 
         A request that has ended already, or an attempt that is over, is left as it is.
         """
+        if not self._take_out(request):
+            return []
+        self._recorder.cancelled(request, now)
+        return self._go_on_without(now)
+
+    def fail(self, request: Request, reason: str, now: float) -> list[Request]:
+        """End a request that a node cannot go on with; who had waited and is to be sent now."""
+        if not self._take_out(request):
+            return []
+        self._recorder.failed(request, reason, now)
+        return self._go_on_without(now)
+
+    def _take_out(self, request: Request) -> bool:
+        """Take a request out of wherever it is; False if it has ended already."""
         if request in self.active:
             self._release(request)
         elif request in self.waiting:
             self.waiting.remove(request)
         else:
-            return []
-        self._recorder.cancelled(request, now)
+            return False
+        return True
+
+    def _go_on_without(self, now: float) -> list[Request]:
         sent, _ = self._serve_waiting(now)
         self._feed_after_end(now)
         return sent
