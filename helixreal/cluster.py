@@ -338,9 +338,10 @@ class Cluster:
         for file, _ in self._poller.poll(ceil(wait_ms)):
             if file == self._wake_file:
                 os.read(self._wake_file, 4096)
+            else:
+                self._receive()
         if self._on_wake is not None:
             self._on_wake()
-        self._receive()
         now = self.now
         self.roster.look(time.monotonic())
         if self.traffic is None:
@@ -378,11 +379,7 @@ class Cluster:
     # -- messages ----------------------------------------------------------------------------
 
     def _receive(self) -> None:
-        for _ in range(_MESSAGES_AT_ONCE):
-            received = self._transport.receive()
-            if received is None:
-                return
-            message, _ = received
+        for message, _ in self._transport.received(_MESSAGES_AT_ONCE):
             try:
                 self._handle(message)
             except ValueError as error:

@@ -107,7 +107,6 @@ class Worker(Outbox):
         try:
             while self.end_reason is None:
                 self._wait()
-                self._receive()
                 self._look_after_engine()
                 if self._station is not None:
                     self._station.advance(self._clock.now())
@@ -130,13 +129,11 @@ class Worker(Outbox):
         for file, _ in self._poller.poll(max(ceil(wait_ms), 0)):
             if isinstance(file, int):
                 os.read(file, 4096)
+            else:
+                self._receive()
 
     def _receive(self) -> None:
-        for _ in range(_MESSAGES_AT_ONCE):
-            received = self._transport.receive()
-            if received is None:
-                return
-            message, frames = received
+        for message, frames in self._transport.received(_MESSAGES_AT_ONCE):
             try:
                 self._handle(message, frames)
             except ValueError as error:
