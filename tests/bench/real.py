@@ -8,18 +8,29 @@ python tests/bench/real.py emulated       emulated clusters against their simula
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
+import subprocess
+import sys
 import time
+from array import array
 from statistics import median
 
 import zmq
 
 from helixreal import wire
+from helixreal.cluster import Cluster, ClusterSettings
+from helixreal.live import NobodyFeeds
+from helixreal.served import Conversation
 from helixreal.transport import Transport
+from helixsim import load_scenario
+from helixsim.feeders import Arrival
 
 ACTIVATION_BYTES = 16_384
 ROUNDS = 300
 REPEATS = 41
+ACTIVE_REQUESTS = 256
+KEYS_AT_ONCE = 8
 EMULATED = {
     "quickstart": ["workload.mode=online", "workload.mean_tokens_per_s=400"],
     "single24-llama2-70b-helix-online": [],
@@ -135,13 +146,121 @@ def hop() -> None:
     )
 
 
+# -- the coordinator ---------------------------------------------------------------------------
+
+
+def echo_nodes(address: str, names: list[str]) -> None:
+    """Stand for all nodes: every pass is through at once, a few in each message."""
+    with Transport("tcp://127.0.0.1:0") as transport:
+        transport.connect("coordinator", address)
+        for name in names:
+            hello = wire.Hello(name, transport.address, "", name, "emulated")
+            transport.send("coordinator", hello)
+        loop, beat_s, welcomed = Loop(transport), 0.0, []
+        while True:
+            if time.monotonic() > beat_s:
+                beat_s = time.monotonic() + 0.5
+                for node, name in welcomed:
+                    transport.send("coordinator", beat_of(node, name))
+            for message, _ in loop.turn():
+                match message:
+                    case wire.Welcome():
+                        node = message.node
+                        welcomed.append((node, names[node]))
+                        transport.send("coordinator", wire.Ready(node, names[node], 10**6, 16))
+                    case wire.Work():
+                        keys = [each.key for each in message.passes]
+                        for first in range(0, len(keys), KEYS_AT_ONCE):
+                            some = keys[first : first + KEYS_AT_ONCE]
+                            done = wire.Done(message.sender - 1, some, [7] * len(some), [])
+                            transport.send("coordinator", done)
+                    case wire.Farewell():
+                        return
+
+
+def beat_of(node: int, name: str) -> wire.Beat:
+    """A worker's heartbeat with nothing in it."""
+    return wire.Beat(node, name, 0.0, 0, 0, 0, 0, 0.0, 0.0, 0, [], [], [])
+
+
+def coordinator() -> None:
+    """Print how many iterations a second a coordinator decides about and carries out."""
+    scenario = load_scenario("quickstart", ["run.duration=1000s", "scheduler.kv.high_water_mark=1"])
+    with Transport("tcp://127.0.0.1:0") as transport:
+        cluster = Cluster(
+            scenario, transport, ClusterSettings(is_emulated=False), feeder=NobodyFeeds()
+        )
+        spawn = multiprocessing.get_context("spawn")
+        names = [member.name for member in cluster.roster.members]
+        nodes = spawn.Process(target=echo_nodes, args=(transport.address, names))
+        nodes.start()
+        cluster.gather()
+        cluster.begin()
+        assert cluster.traffic is not None
+        for _ in range(ACTIVE_REQUESTS):
+            request = cluster.coordinator.create(Arrival(cluster.now, 10, 10_000))
+            tokens = array("i", range(10))
+            cluster.traffic.converse(request, Conversation(tokens, 10), cluster.now)
+        rates = []
+        for _ in range(REPEATS // 5):
+            count, began, cpu = (
+                cluster.recorder.num_decode_tokens,
+                time.monotonic(),
+                time.process_time(),
+            )
+            while time.monotonic() < began + 1:
+                cluster.turn()
+            done = cluster.recorder.num_decode_tokens - count
+            rates.append((done / (time.monotonic() - began), done / (time.process_time() - cpu)))
+        active = len(cluster.coordinator.active)
+        assert active == ACTIVE_REQUESTS
+        cluster.close()
+        nodes.join(5)
+    print(
+        f"coordinator: {median(a for a, _ in rates):,.0f} iterations/s by the clock, "
+        f"{median(b for _, b in rates):,.0f} per second of its own computing; "
+        f"{active} requests, {KEYS_AT_ONCE} in each message"
+    )
+
+
+# -- emulated against simulated ----------------------------------------------------------------
+
+
+def emulated(time_scale: float, duration: str) -> None:
+    """Print how far emulated clusters of processes are from their simulations."""
+    for name, overrides in EMULATED.items():
+        settings = [f"run.duration={duration}", "run.warmup=60 s", *overrides]
+        sets = [part for each in settings for part in ("--set", each)]
+        found = []
+        for program, more in (
+            ("helixsim", []),
+            ("helixreal", ["--local", "--time-scale", str(time_scale)]),
+        ):
+            command = [sys.executable, "-m", program, "run", name, *more, *sets, "--json"]
+            output = subprocess.run(command, check=True, capture_output=True).stdout
+            found.append(json.loads(output))
+        real = found[1]
+        figures = []
+        for key, part in COMPARED:
+            a, b = (each[key] if part is None else each[key][part] for each in found)
+            figures.append(f"{key} {a:.3f} -> {b:.3f} ({b / a - 1:+.1%})")
+        nodes = len(load_scenario(name).placement.layers)
+        print(f"{name}, {nodes} nodes, time scale {time_scale:g}: " + "; ".join(figures))
+        print("  " + "; ".join(real["warnings"]) if real["warnings"] else "  no warnings")
+
+
 def main() -> None:
     """Print the figures asked for."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("figures", nargs="*", default=["hop", "coordinator", "emulated"])
+    parser.add_argument("--time-scale", type=float, default=2.0)
+    parser.add_argument("--duration", default="300 s")
     arguments = parser.parse_args()
     for name in arguments.figures:
-        {"hop": hop}[name]()
+        if name == "emulated":
+            emulated(arguments.time_scale, arguments.duration)
+        else:
+            {"hop": hop, "coordinator": coordinator}[name]()
 
 
 if __name__ == "__main__":
