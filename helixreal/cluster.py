@@ -180,6 +180,11 @@ class Cluster:
         return self._clock.now()
 
     @property
+    def address(self) -> str:
+        """Where the coordinator is reached."""
+        return self._transport.address
+
+    @property
     def lag_s(self) -> float:
         """The longest that anybody was late, by the clock."""
         own = self.traffic.lag_s / self._clock.scale if self.traffic is not None else 0.0
@@ -213,7 +218,10 @@ class Cluster:
     def begin(self) -> None:
         """Build what decides, from what the workers really have, and let requests come."""
         settings, scenario = self._settings, self.scenario
-        beyond = PHYSICS_PROFILES[scenario.physics].passes_beyond_answer
+        beyond = 0
+        if settings.is_emulated and self._feeder is None:
+            # To be compared with a simulation, it runs as many passes.
+            beyond = PHYSICS_PROFILES[scenario.physics].passes_beyond_answer
         self.start_s = self.events.start_s = self.now + _BEGIN_MARGIN_S
         self.end_s = self.start_s + scenario.run.duration_s
         self._brain = build_brain(
@@ -221,7 +229,7 @@ class Cluster:
             self._found_topology(),
             seed=self.seed,
             start_s=self.start_s,
-            passes_beyond_answer=beyond if settings.is_emulated else 0,
+            passes_beyond_answer=beyond,
             feeder=self._feeder,
             make_recorder=LiveRecorder,
         )

@@ -71,6 +71,8 @@ class LiveCluster:
 
     def stop(self) -> None:
         """End the run; requests that have not ended fail."""
+        if not self._thread.is_alive():
+            return
         self._cluster.stopping = True
         self._wake()
         self._thread.join()
