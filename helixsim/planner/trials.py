@@ -7,6 +7,7 @@ any number of processes.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import monotonic
+from threading import Thread
+from time import monotonic, sleep
 from typing import Any
 
 from helixsim.errors import HelixError, SimulationError
@@ -27,6 +29,8 @@ from helixsim.planner.proposals import Correction, Proposer
 from helixsim.planner.search import random_stream
 from helixsim.scenario.resolved import Scenario
 from helixsim.simulation import simulate
+
+_PARENT_LOOK_S = 2.0
 
 RangesItems = tuple[tuple[int, tuple[int, int]], ...]
 
@@ -145,7 +149,7 @@ class Workshop:
                 jobs,
                 mp_context=multiprocessing.get_context("spawn"),
                 initializer=_set_up,
-                initargs=(str(handed),),
+                initargs=(str(handed), os.getpid()),
             )
 
     @property
@@ -259,8 +263,16 @@ class _Bench:
 _bench: _Bench | None = None
 
 
-def _set_up(handed: str) -> None:
+def _leave_with(parent: int) -> None:
+    """End this process when the one that started it has ended, even if that was killed."""
+    while os.getppid() == parent:
+        sleep(_PARENT_LOOK_S)
+    os._exit(1)
+
+
+def _set_up(handed: str, parent: int) -> None:
     global _bench  # noqa: PLW0603  (a process of the pool has no other place to keep things)
+    Thread(target=_leave_with, args=(parent,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides when to stop
     _bench = _Bench(pickle.loads(Path(handed).read_bytes()))  # noqa: S301  (written by us)
 

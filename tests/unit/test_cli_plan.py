@@ -332,3 +332,18 @@ def test_interrupting_a_plan_keeps_the_best(folder, jobs):
     assert found["partial"]
     held = {name: layers for name, layers in found["placement"].items() if layers}
     assert yaml.safe_load(Path("placed.yaml").read_text())["layers"] == held
+
+
+def test_processes_of_a_killed_plan_end_too(folder):
+    file = write({"run.duration": "1000 h"})
+    process = start("plan", file, "--jobs", "2")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    until = time.monotonic() + 60
+    while len(started := children.read_text().split()) < 3:  # two, and the one that tidies up
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    process.kill()
+    process.communicate()
+    while any(Path(f"/proc/{child}").exists() for child in started):
+        assert time.monotonic() < until, "some go on"
+        time.sleep(0.2)
