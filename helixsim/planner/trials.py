@@ -30,6 +30,7 @@ from helixsim.planner.search import random_stream
 from helixsim.scenario.resolved import Scenario
 from helixsim.simulation import simulate
 
+_LOOK_S = 0.5
 _PARENT_LOOK_S = 2.0
 
 RangesItems = tuple[tuple[int, tuple[int, int]], ...]
@@ -191,7 +192,10 @@ class Workshop:
         try:
             with _held_interrupts():  # the first task starts the processes
                 futures: list[Future[Any]] = [self._pool.submit(remote, task) for task in tasks]
-            wait(futures)
+            # CBC puts the handler of Ctrl-C back so that it ends no wait (SA_RESTART); it is
+            # noticed between two short ones.
+            while wait(futures, timeout=_LOOK_S).not_done:
+                pass
             return [future.result() for future in futures]
         except BrokenProcessPool as error:
             raise SimulationError(
