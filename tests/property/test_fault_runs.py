@@ -10,40 +10,14 @@ import pytest
 from builders import capacity, iterations, make_scenario, offline
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from toy_scenarios import POLICIES, scenarios
+from toy_scenarios import POLICIES, troubled
 
 from helixsim.metrics.kv_use import kv_use
 from helixsim.profiles.machine import LatencyProfile
-from helixsim.scenario.resolved import Fault, Faults, Scenario
+from helixsim.scenario.resolved import Fault, Faults
 from helixsim.simulation import Simulation, Watcher, simulate
 
 SETTINGS = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
-@st.composite
-def troubled(draw: st.DrawFn, **settings: object) -> Scenario:
-    """Scenarios with faults, a waiting room and chunks, or some of these."""
-    scenario = draw(scenarios(**settings))
-    assert scenario.placement is not None
-    events = []
-    for name in scenario.placement.layers:
-        at = 0.0
-        for _ in range(draw(st.integers(0, 2))):
-            at += draw(st.floats(0, 5))
-            duration = draw(st.none() | st.floats(0.01, 5))
-            events.append(Fault(name, at, duration))
-            if duration is None:
-                break
-            at += duration + 0.1  # its layers are loaded by then
-    return replace(
-        scenario,
-        scheduler=replace(
-            scenario.scheduler,
-            prefill_chunk_tokens=draw(st.none() | st.integers(1, 40)),
-            max_waiting=draw(st.integers(0, 5)),
-        ),
-        faults=Faults(detection_s=draw(st.sampled_from([0.0, 0.1, 1.0])), events=tuple(events)),
-    )
 
 
 def rows(result):
