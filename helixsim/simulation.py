@@ -21,6 +21,7 @@ from helixsim.metrics.recorder import RunRecorder
 from helixsim.metrics.result import RunResult
 from helixsim.metrics.timeline import Timeline
 from helixsim.models.environment import ExactEnvironment
+from helixsim.models.faults import FaultInjector
 from helixsim.models.gpu import Gpu
 from helixsim.models.host import Host
 from helixsim.models.nic import Inbox, Link
@@ -222,6 +223,8 @@ class Simulation:
         for request in self.coordinator.opening():
             self.host.put_on_agenda(request, 0.0)
         self.host.follow(self.coordinator.later())
+        if self.scenario.faults.events:
+            self._plan_faults()
         interval = self.scenario.run.sample_interval_s
         environment.process(self._every(interval, self.timeline.sample))
         for watcher in watchers:
@@ -234,6 +237,19 @@ class Simulation:
         self.timeline.finish()
         self.recorder.finish(self.coordinator.active, self.coordinator.waiting)
         return RunResult.of(self, self.timeline, interrupted=environment.stopping)
+
+    def _plan_faults(self) -> None:
+        faults = self.scenario.faults
+        FaultInjector(
+            self.environment,
+            self.topology,
+            self.gpus,
+            self.links,
+            self.host,
+            self.coordinator,
+            self.policy,
+            faults.detection_s,
+        ).plan(faults, self.start_s)
 
     def _every(
         self, interval_s: float, act: Callable[[], None]

@@ -6,13 +6,14 @@ from a seeded stream: no two are alike, so that no two things happen at once but
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 from builders import HOST, capacity, fitting_pairs, make_machine_type, make_scenario, offline
 from hypothesis import strategies as st
 
 from helixsim.profiles.machine import Capacity, LatencyProfile, MachineType
-from helixsim.scenario.resolved import Scenario, Workload
+from helixsim.scenario.resolved import Fault, Faults, Scenario, Workload
 
 POLICIES = ("maxflow", "swarm", "random", "shortest_queue")
 
@@ -139,6 +140,32 @@ def chains(draw: st.DrawFn) -> Scenario:
         duration_s=draw(st.sampled_from([4.0, 16.0])),
         drain=draw(st.booleans()),
         activation_bytes=0.0,
+    )
+
+
+@st.composite
+def troubled(draw: st.DrawFn, **settings: object) -> Scenario:
+    """Scenarios with faults, a waiting room and chunks, or some of these."""
+    scenario = draw(scenarios(**settings))
+    assert scenario.placement is not None
+    events = []
+    for name in scenario.placement.layers:
+        at = 0.0
+        for _ in range(draw(st.integers(0, 2))):
+            at += draw(st.floats(0, 5))
+            duration = draw(st.none() | st.floats(0.01, 5))
+            events.append(Fault(name, at, duration))
+            if duration is None:
+                break
+            at += duration + 0.1  # its layers are loaded by then
+    return replace(
+        scenario,
+        scheduler=replace(
+            scenario.scheduler,
+            prefill_chunk_tokens=draw(st.none() | st.integers(1, 40)),
+            max_waiting=draw(st.integers(0, 5)),
+        ),
+        faults=Faults(detection_s=draw(st.sampled_from([0.0, 0.1, 1.0])), events=tuple(events)),
     )
 
 

@@ -18,6 +18,7 @@ from helixsim.models.nic import Inbox, Passenger, Train, interleaved, merge
 from helixsim.models.ports import Port
 from helixsim.physics import StepTimer
 from helixsim.placement.topology import PlacedNode
+from helixsim.requests import Request
 
 
 class Gpu:
@@ -111,7 +112,8 @@ class Gpu:
 
     def busy_s(self, now: float) -> float:
         """How long it has computed since the start of the run."""
-        ahead = self._wakes_at - now if self._running is not None else 0.0
+        computes = self._inbox.wakes_at == -inf
+        ahead = self._wakes_at - now if computes else 0.0
         return self._busy_s - max(ahead, 0.0)
 
     def waiting_at_first_layer(self, now: float) -> int:
@@ -119,6 +121,36 @@ class Gpu:
         if self._inbox.trains:
             self._take_in(now)
         return len(self._queues[0])
+
+    # -- faults ------------------------------------------------------------------------------
+
+    def keep(self, wanted: Callable[[Request], bool]) -> None:
+        """Drop requests that are not wanted any more; the batch that runs takes its time still."""
+        self._inbox.keep(wanted)
+        self._node.keep(wanted)
+        self._port.keep(wanted)
+        if self._running is not None:
+            kept = [request for request in self._running.requests if wanted(request)]
+            self._running = Batch.of(kept) if kept else None
+
+    def die(self, now: float) -> None:
+        """Stop, forget everybody, and take no notice of those who come."""
+        self._busy_s = self.busy_s(now)
+        self._wakes_at = self._inbox.wakes_at = -inf
+        self._running = None
+        self._segment = len(self._queues) - 1
+        self._forget()
+        self._port.keep(lambda request: False)
+
+    def revive(self, now: float) -> None:
+        """Start again; those who have come by now are lost."""
+        self._inbox.take(now)
+        self._forget()
+        self._idle()
+
+    def _forget(self) -> None:
+        self._node.keep(lambda request: False)
+        self._received_tokens = 0
 
     # -- what happens ------------------------------------------------------------------------
 

@@ -143,13 +143,32 @@ class Host:
             latency = train.latency_s
             self._return_each(train.requests, [sent + latency for sent in train.sent_s])
 
+    def keep(self, wanted: Callable[[Request], bool]) -> None:
+        """Drop requests that are not wanted any more."""
+        self._inbox.keep(wanted)
+        self._port.keep(wanted)
+
+    def send(self, requests: list[Request], now: float) -> None:
+        """Send requests that have been given a new route, after a change of plan."""
+        self._put_created_on_agenda()
+        for request in requests:
+            self._prepare(request)
+        if requests:
+            self._port.depart(Batch.of(requests), now)
+        if not self._eager:
+            self.arm_if_needed()
+
+    def _put_created_on_agenda(self) -> None:
+        created = self._coordinator.created
+        for new, now in created:
+            self.put_on_agenda(new, now)
+        created.clear()
+
     def _return_each(self, requests: list[Request], times: list[float]) -> None:
         coordinator = self._coordinator
         again, ready = coordinator.returned(requests, times)
         if coordinator.created:
-            for new, now in coordinator.created:
-                self.put_on_agenda(new, now)
-            coordinator.created.clear()
+            self._put_created_on_agenda()
         if coordinator.admitted:
             for request in coordinator.admitted:
                 self._prepare(request)

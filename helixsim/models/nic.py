@@ -110,6 +110,19 @@ class Train(Batch):
             self.first_started_s = arrived.sent_s[-1]
         return arrived
 
+    def keep(self, wanted: Callable[[Request], bool]) -> bool:
+        """Drop those who are not wanted any more; whether anybody is left."""
+        kept = [passenger for passenger in self.passengers() if wanted(passenger[5])]
+        if 0 < len(kept) < len(self.requests):
+            rest = Batch.of([passenger[5] for passenger in kept])
+            self.requests, self.num_prompts = rest.requests, rest.num_prompts
+            self.prompt_tokens = rest.prompt_tokens
+            self.sent_s = [passenger[1] for passenger in kept]
+            self.started_s = [passenger[2] for passenger in kept]
+            self.first_started_s = self.started_s[0]
+            self.last_arrival_s = self.sent_s[-1] + self.latency_s
+        return bool(kept)
+
     def passengers(self) -> list[Passenger]:
         """Every request with what orders arrivals."""
         started = self.started_s or [self.first_started_s, *self.sent_s]
@@ -176,6 +189,10 @@ class Inbox:
             arrived.sort(key=_first_arrival)
         return arrived
 
+    def keep(self, wanted: Callable[[Request], bool]) -> None:
+        """Drop those who are not wanted any more."""
+        self.trains = [train for train in self.trains if train.keep(wanted)]
+
 
 def _first_arrival(train: Train) -> tuple[float, float, float, int]:
     sent = train.sent_s[0]
@@ -210,6 +227,7 @@ class Link:
 
     __slots__ = (
         "_bandwidth_bytes_per_s",
+        "_before",
         "_bytes_per_token",
         "_carried",
         "_decode_s",
@@ -236,14 +254,26 @@ class Link:
         self.latency_s = placed.latency_s
         self._inbox = inbox
         self._entry_layer = placed.entry_layer
-        self._bandwidth_bytes_per_s = bandwidth_bytes_per_s
         self._bytes_per_token = placed.bytes_per_token
+        self._before = (0.0, 0.0)  # seconds and bytes at bandwidths before this one
+        self._bandwidth_bytes_per_s = bandwidth_bytes_per_s
         self._decode_s = self.transit_s(1) if bandwidth_bytes_per_s else inf
         self._next_number = next_number
         self._carried: list[tuple[float, float]] = []
         self.free_s = 0.0
         self.num_tokens = 0
         self.num_requests = 0
+
+    def use_bandwidth(self, bandwidth_bytes_per_s: float) -> None:
+        """Send what it is given from now on with another bandwidth."""
+        before = self._bandwidth_bytes_per_s
+        if bandwidth_bytes_per_s == before:
+            return
+        if before:
+            seconds, nbytes = self._before
+            self._before = (seconds + (self.num_bytes - nbytes) / before, self.num_bytes)
+        self._bandwidth_bytes_per_s = bandwidth_bytes_per_s
+        self._decode_s = self.transit_s(1)
 
     def send(self, batch: Batch, now: float) -> Iterable[float]:
         """Send a group that is ready now, in order; return when each began to be sent.
@@ -356,7 +386,8 @@ class Link:
             if carried
             else max(self.free_s - now, 0.0)
         )
-        return self.num_bytes / bandwidth - unsent_s
+        seconds, nbytes = self._before
+        return seconds + (self.num_bytes - nbytes) / bandwidth - unsent_s
 
     def _still_carried(self, now: float) -> list[tuple[float, float]]:
         """When each request of :meth:`carry` that is not yet sent will be, and its bandwidth."""

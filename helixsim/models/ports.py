@@ -27,6 +27,10 @@ class Port(Protocol):
         """Take requests that have become ready at times of their own, in that order."""
         ...
 
+    def keep(self, wanted: Callable[[Request], bool]) -> None:
+        """Drop those who wait here and are not wanted any more."""
+        ...
+
 
 class RoutedPort:
     """For routes that are known: every request goes where its route says."""
@@ -62,6 +66,9 @@ class RoutedPort:
             group[1].append(ready)
         for link, (members, times) in groups.items():
             link.send_each(members, times)
+
+    def keep(self, wanted: Callable[[Request], bool]) -> None:
+        """Nobody waits here."""
 
 
 class ChoosingPort:
@@ -108,6 +115,9 @@ class ChoosingPort:
         """Send requests on as they become ready."""
         for request, ready in zip(requests, ready_s, strict=True):
             self.depart(Batch.of([request]), ready)
+
+    def keep(self, wanted: Callable[[Request], bool]) -> None:
+        """Nobody waits here."""
 
 
 def take_link(
@@ -183,6 +193,10 @@ class ContendedPort:
         for request in requests:
             self._queue.append(request)
             self.attempt()
+
+    def keep(self, wanted: Callable[[Request], bool]) -> None:
+        """Drop those who wait for a link and are not wanted any more."""
+        self._queue = [request for request in self._queue if wanted(request)]
 
     def attempt(self) -> None:
         """Send what the free links can take."""

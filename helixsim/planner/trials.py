@@ -27,7 +27,7 @@ from helixsim.planner.goal import Figures, Goal, figures_of
 from helixsim.planner.problem import PlanningProblem, planning_problem
 from helixsim.planner.proposals import Correction, Proposer
 from helixsim.planner.search import random_stream
-from helixsim.scenario.resolved import Scenario
+from helixsim.scenario.resolved import Faults, Scenario
 from helixsim.simulation import simulate
 
 _LOOK_S = 0.5
@@ -238,7 +238,8 @@ class _Bench:
         run = replace(scenario.run, duration_s=trial.duration_s, warmup_s=trial.warmup_s)
         try:
             result = simulate(
-                replace(scenario, placement=trial.placement, run=run), seed=trial.seed
+                replace(scenario, placement=trial.placement, run=run, faults=Faults()),
+                seed=trial.seed,
             )
         except HelixError:
             return None

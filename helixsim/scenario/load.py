@@ -20,6 +20,7 @@ from helixsim.profiles.library import (
 )
 from helixsim.profiles.machine import LLM, MachineType
 from helixsim.scenario.cluster_spec import ClusterFile, ClusterSpec
+from helixsim.scenario.fault_spec import fault_mistakes
 from helixsim.scenario.files import digest, is_yaml_name
 from helixsim.scenario.generator_spec import GeneratorFile, GeneratorSpec
 from helixsim.scenario.overrides import apply_overrides
@@ -106,18 +107,23 @@ class _Loader:
         spec = self.spec
         llm = self._llm()
         cluster, machine_types = self._cluster(llm)
+        placement = self._placement(cluster, llm, machine_types)
+        faults = spec.faults.to_faults()
+        if mistakes := list(fault_mistakes(faults, cluster, placement, llm)):
+            raise _Section(self.file, "faults.").error(mistakes)
         return Scenario(
             name=spec.name,
             llm=llm,
             machine_types=machine_types,
             cluster=cluster,
-            placement=self._placement(cluster, llm, machine_types),
+            placement=placement,
             scheduler=spec.scheduler.to_settings(),
             workload=resolve_workload(spec.workload, self.file),
             physics=spec.physics,
             run=spec.run.to_settings(),
             document=document,
             digest=digest(document, self.folder),
+            faults=faults,
         )
 
     def _llm(self) -> LLM:

@@ -167,6 +167,26 @@ class RunSettings:
     sample_interval_s: float = 10.0
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A node that dies, `at_s` after the start of feeding.
+
+    `duration_s` later it starts again and loads its layers; None for never.
+    """
+
+    node: str
+    at_s: float
+    duration_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Faults:
+    """Which nodes fail, and how long it takes until the coordinator learns of it."""
+
+    detection_s: float = 3.0
+    events: tuple[Fault, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """Everything that a simulation depends on.
@@ -188,6 +208,8 @@ class Scenario:
         Settings.
     physics
         One of :data:`PHYSICS_PROFILES`.
+    faults
+        Nodes that fail.
     document
         The scenario file as plain data, with what was set on the command line. Files that it
         names stay named.
@@ -207,6 +229,7 @@ class Scenario:
     run: RunSettings
     document: Mapping[str, object]
     digest: str
+    faults: Faults = Faults()
 
     def profiles(self) -> dict[str, MachineProfile]:
         """Machine type -> its profile for the LLM, for the types of the cluster."""

@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from helixsim.profiles.spec import Count, Name
 from helixsim.scenario.cluster_spec import ClusterSpec
+from helixsim.scenario.fault_spec import FaultsSpec
 from helixsim.scenario.generator_spec import GeneratorSpec
 from helixsim.scenario.placement_spec import PlacementSpec
 from helixsim.scenario.resolved import (
@@ -290,5 +291,6 @@ class ScenarioSpec(FileModel):
     )
     scheduler: SchedulerSpec = SchedulerSpec()
     workload: WorkloadSpec
+    faults: FaultsSpec = FaultsSpec()
     physics: PhysicsProfile = "paper"
     run: RunSpec

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import pytest
 from builders import iterations
 from hypothesis import HealthCheck, given, settings
-from toy_scenarios import POLICIES, scenarios
+from toy_scenarios import POLICIES, scenarios, troubled
 
 from helixsim.metrics.kv_use import kv_use
 from helixsim.models.environment import Alarm
@@ -80,7 +80,7 @@ def test_a_drained_cluster_is_empty(scenario):
 
 
 @SETTINGS
-@given(scenarios())
+@given(scenarios() | troubled())
 def test_time_never_runs_backwards(scenario):
     simulation = Simulation(scenario, record_iterations=True)
     result = simulation.run()
@@ -93,7 +93,7 @@ def test_time_never_runs_backwards(scenario):
 
 
 @SETTINGS
-@given(scenarios())
+@given(scenarios() | troubled())
 def test_nothing_is_planned_for_the_past(scenario):
     """The coordinator's machine, which looks late, must never look too late."""
     late = []
@@ -115,7 +115,7 @@ def test_nothing_is_planned_for_the_past(scenario):
 
 
 @SETTINGS
-@given(scenarios())
+@given(scenarios() | troubled())
 def test_the_same_seed_gives_the_same_run(scenario):
     first, second = (simulate(scenario, record_iterations=True) for _ in range(2))
     assert first.summary == second.summary
@@ -226,7 +226,10 @@ def test_kv_caches_hold_no_more_than_expected_of_answers_no_longer_than_expected
 @pytest.mark.parametrize("policy", POLICIES)
 def test_utilisation_is_a_share(policy):
     @SETTINGS
-    @given(scenarios(policies=(policy,), sample_interval_s=0.1))
+    @given(
+        scenarios(policies=(policy,), sample_interval_s=0.1)
+        | troubled(policies=(policy,), sample_interval_s=0.1)
+    )
     def check(scenario):
         result = simulate(scenario)
         for table in ("nodes", "links"):

@@ -49,6 +49,7 @@ MEANINGS = {
     "scenario.cluster": "The machines and what links them.",
     "scenario.scheduler": "How requests find their way.",
     "scenario.workload": "What users ask for, and when.",
+    "scenario.faults": "Nodes that fail; see [physics](physics.md#faults-waiting-chunks).",
     "scenario.physics": "How the simulator takes the time of work; see [physics](physics.md).",
     "scenario.run": "How long, and what to record.",
     "*.description": "For readers.",

@@ -14,6 +14,8 @@ from helixsim.profiles.library import DATA
 from helixsim.requests import TraceRequest
 from helixsim.scenario.load import load_scenario
 from helixsim.scenario.resolved import (
+    Fault,
+    Faults,
     GammaArrivals,
     KvSettings,
     PatternArrivals,
@@ -646,3 +648,42 @@ def test_a_file_that_holds_no_scenario(tmp_path):
 def test_an_unknown_shipped_scenario():
     with pytest.raises(ScenarioError, match="no scenario 'quikstart' ships with helixsim"):
         load_scenario("quikstart")
+
+
+def test_faults(load):
+    events = [
+        {"node": "big", "at": "1 min", "duration": "30 s"},
+        {"node": "far-0", "at": "5 s"},
+    ]
+    scenario = load({"faults": {"detection": "500 ms", "events": events}})
+    assert scenario.faults == Faults(
+        detection_s=0.5, events=(Fault("big", 60.0, 30.0), Fault("far-0", 5.0))
+    )
+    assert load().faults == Faults(detection_s=3.0)
+    chosen = load({"scheduler": {"prefill_chunk_tokens": 512, "max_waiting": 100}}).scheduler
+    assert (chosen.prefill_chunk_tokens, chosen.max_waiting) == (512, 100)
+
+
+@pytest.mark.parametrize(
+    ("event", "message"),
+    [
+        ({"node": "bog", "at": "5 s"}, "faults.events[1].node: no node 'bog'; did you mean 'big'"),
+        ({"node": "a100-0", "at": "-1 s"}, "faults.events[1].at: '-1 s' is not a quantity"),
+        ({"node": "big", "at": "95 s"}, "faults.events[1].at: big is still down then: it is back"),
+        ({"node": "big", "at": "50 s"}, "faults.events[0].at: big has been down since its fault"),
+    ],
+)
+def test_mistakes_in_faults(load, event, message):
+    first = {"node": "big", "at": "1 min", "duration": "30 s"}
+    with pytest.raises(ScenarioError, match=re.escape(message)):
+        load({"faults": {"events": [first, event]}})
+
+
+def test_a_fault_of_a_node_without_layers(load):
+    changes = {
+        "cluster.nodes.1.count": 6,
+        "faults": {"events": [{"node": "a100-5", "at": "5 s"}]},
+    }
+    with pytest.raises(ScenarioError, match=r"faults\.events\[0\]\.node: a100-5 holds no layers"):
+        load(changes)
+    assert load(changes | {"placement": ...}).faults.events == (Fault("a100-5", 5.0),)

@@ -1,0 +1,76 @@
+"""Nodes that fail during a run, as they stand in a scenario file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import inf
+from typing import Annotated
+
+from pydantic import Field
+
+from helixsim.cluster import Cluster
+from helixsim.placement.placement import Placement
+from helixsim.profiles.machine import LLM
+from helixsim.profiles.spec import Name
+from helixsim.scenario.resolved import Fault, Faults
+from helixsim.yaml_files import FileModel, Seconds, did_you_mean
+
+
+class FaultSpec(FileModel):
+    """A node that dies and may come back."""
+
+    node: Name = Field(description="Which node; it must hold layers.")
+    at: Annotated[Seconds, Field(le=1e7)] = Field(
+        description="When it dies, from the start of feeding."
+    )
+    duration: Annotated[Seconds, Field(gt=0, le=1e7)] | None = Field(
+        default=None,
+        description="When it starts again after that, and loads its layers; never if not given.",
+    )
+
+
+class FaultsSpec(FileModel):
+    """Which nodes fail, and when that is noticed."""
+
+    detection: Annotated[Seconds, Field(le=1e7)] = Field(
+        default=3.0, description="How long after its death the coordinator learns of it."
+    )
+    events: Annotated[tuple[FaultSpec, ...], Field(strict=False)] = Field(
+        default=(), description="What happens to which node."
+    )
+
+    def to_faults(self) -> Faults:
+        """Turn it into a value."""
+        return Faults(
+            detection_s=self.detection,
+            events=tuple(Fault(one.node, one.at, one.duration) for one in self.events),
+        )
+
+
+def fault_mistakes(
+    faults: Faults, cluster: Cluster, placement: Placement | None, llm: LLM
+) -> Iterator[tuple[str, str]]:
+    """Find what is wrong with faults: places such as ``events[2].node``, and messages."""
+    nodes = {node.name: node for node in cluster}
+    back_s: dict[str, float] = {}
+    order = sorted(range(len(faults.events)), key=lambda index: faults.events[index].at_s)
+    for index in order:
+        fault, where = faults.events[index], f"events[{index}]"
+        if fault.node not in nodes:
+            yield f"{where}.node", f"no node '{fault.node}'; {did_you_mean(fault.node, nodes)}"
+            continue
+        if placement is not None and fault.node not in placement.layers:
+            yield f"{where}.node", f"{fault.node} holds no layers, so it has nothing to lose"
+            continue
+        if fault.at_s < (until := back_s.get(fault.node, 0.0)):
+            yield f"{where}.at", _still_down(fault.node, until)
+        start, end = (0, 0) if placement is None else placement.layers[fault.node]
+        loading_s = (end - start) * llm.layer_bytes / nodes[fault.node].disk_bytes_per_s
+        duration_s = inf if fault.duration_s is None else fault.duration_s
+        back_s[fault.node] = fault.at_s + duration_s + loading_s
+
+
+def _still_down(node: str, until_s: float) -> str:
+    if until_s == inf:
+        return f"{node} has been down since its fault before, which has no duration"
+    return f"{node} is still down then: it is back, with its layers loaded, at {until_s:g} s"
