@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from helixreal.engines import ENGINES
 from helixsim.errors import ScenarioError
 from helixsim.yaml_files import Bytes, FileModel, did_you_mean, read_yaml, validate
 
@@ -135,7 +134,7 @@ def _entry(defaults: EngineFields, node: NodeFields, folder: Path) -> NodeEntry:
     kv_memory = chosen("kv_memory", None)
     return NodeEntry(
         address=tcp_address(node.address, 0),
-        engine=chosen("engine", ENGINES[0]),
+        engine=chosen("engine", "emulated"),
         model=chosen("model", None),
         device=chosen("device", "cpu"),
         dtype=chosen("dtype", "float32"),

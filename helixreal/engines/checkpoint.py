@@ -1,0 +1,132 @@
+"""Weights of some layers: from safetensors files, or made up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from helixsim.errors import InputError
+
+_INDEX = "model.safetensors.index.json"
+_WHOLE = "model.safetensors"
+
+
+class Weights(Protocol):
+    """Where tensors come from."""
+
+    def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """A tensor by its name, of that shape, on the device and of the type that is wanted."""
+        ...
+
+
+class Checkpoint:
+    """Tensors in one or several safetensors files; a context, which keeps them open.
+
+    Parameters
+    ----------
+    model
+        Folder of the model. Only the tensors that are taken are read.
+    device, dtype
+        Of the tensors that it gives.
+
+    Raises
+    ------
+    InputError
+        If there are no such files, or (from :meth:`take`) no such tensor of that shape.
+    """
+
+    def __init__(self, model: Path, device: torch.device, dtype: torch.dtype) -> None:
+        self._model = model
+        self._device = device
+        self._dtype = dtype
+        self._files = self._read_index()
+        self._open: dict[str, Any] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open.clear()
+        self._stack.close()
+
+    def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """Read one tensor."""
+        shard = _WHOLE if self._files is None else self._files.get(name)
+        if shard is None:
+            raise InputError(f"names no file for {name}", file=self._model / _INDEX)
+        file = self._model / shard
+        try:
+            tensor = self._handle(shard).get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{name} cannot be read: {error}", file=file) from error
+        if tuple(tensor.shape) != shape:
+            raise InputError(
+                f"{name} has the shape {tuple(tensor.shape)}, but by config.json it has {shape}",
+                file=file,
+            )
+        return tensor.to(device=self._device, dtype=self._dtype)
+
+    def _handle(self, shard: str) -> Any:  # noqa: ANN401  (safetensors has no types)
+        if shard not in self._open:
+            handle = safe_open(str(self._model / shard), framework="pt")
+            self._open[shard] = self._stack.enter_context(handle)
+        return self._open[shard]
+
+    def _read_index(self) -> dict[str, str] | None:
+        """Tensor -> file; None if there is one file only."""
+        index = self._model / _INDEX
+        if not index.is_file():
+            if not (self._model / _WHOLE).is_file():
+                raise InputError(f"there is neither {_WHOLE} nor {_INDEX}", file=self._model)
+            return None
+        try:
+            files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise InputError(f"has no usable weight_map: {error}", file=index) from error
+        if not isinstance(files, dict):
+            raise InputError("weight_map should hold keys and values", file=index)
+        return files
+
+
+class DummyWeights:
+    """Random weights; the same name has the same weights in every engine.
+
+    Parameters
+    ----------
+    device, dtype
+        Of the tensors that it gives.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self._device = device
+        self._dtype = dtype
+
+    def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """Make a matrix that keeps the size of what it is applied to; ones for a norm."""
+        if "norm" in name:
+            return torch.ones(shape, device=self._device, dtype=self._dtype)
+        generator = torch.Generator(self._device).manual_seed(_seed(name.encode()))
+        values = torch.randn(
+            shape, device=self._device, dtype=torch.float32, generator=generator
+        ).mul_(shape[-1] ** -0.5)
+        return values.to(self._dtype)
+
+
+def _seed(name: Iterable[int]) -> int:
+    seed = 0
+    for byte in name:
+        seed = (seed * 257 + byte) % (2**61 - 1)
+    return seed

@@ -1,0 +1,127 @@
+"""Llama's arithmetic in torch: one layer on a packed batch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn import functional
+
+from helixreal.engines.checkpoint import Weights
+from helixreal.engines.llama_config import LlamaConfig
+from helixreal.engines.paged_attention import Batch
+
+
+class Linear:
+    """One or several linear layers on the same input, as one product."""
+
+    def __init__(self, weights: Weights, config: LlamaConfig, prefix: str, *names: str) -> None:
+        shapes = config.layer_shapes
+
+        def joined(kind: str) -> torch.Tensor:
+            return torch.cat(
+                [weights.take(f"{prefix}{name}.{kind}", shapes[f"{name}.{kind}"]) for name in names]
+            )
+
+        self._weight = joined("weight")
+        self._bias = joined("bias") if f"{names[0]}.bias" in shapes else None
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply it; the outputs stand one after another in the last dimension."""
+        return functional.linear(x, self._weight, self._bias)
+
+
+class RmsNorm:
+    """Divides by the root of the mean square, and scales."""
+
+    def __init__(self, weights: Weights, config: LlamaConfig, name: str) -> None:
+        self._weight = weights.take(f"{name}.weight", (config.hidden_size,))
+        self._eps = config.norm_eps
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply it, with the sum of squares in float32."""
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self._eps)
+        return self._weight * wide.to(x.dtype)
+
+
+class LlamaLayer:
+    """One layer.
+
+    Parameters
+    ----------
+    weights
+        Where its tensors come from.
+    config
+        Of the model.
+    index
+        Number of the layer in the model.
+    """
+
+    def __init__(self, weights: Weights, config: LlamaConfig, index: int) -> None:
+        prefix = f"model.layers.{index}."
+        self._config = config
+        self._attention_norm = RmsNorm(weights, config, f"{prefix}input_layernorm")
+        self._qkv = Linear(
+            weights, config, prefix, *(f"self_attn.{part}_proj" for part in ("q", "k", "v"))
+        )
+        self._output = Linear(weights, config, prefix, "self_attn.o_proj")
+        self._mlp_norm = RmsNorm(weights, config, f"{prefix}post_attention_layernorm")
+        self._gate_up = Linear(weights, config, prefix, "mlp.gate_proj", "mlp.up_proj")
+        self._down = Linear(weights, config, prefix, "mlp.down_proj")
+
+    def __call__(self, hidden: torch.Tensor, batch: Batch, cache: torch.Tensor) -> torch.Tensor:
+        """Run the layer.
+
+        Parameters
+        ----------
+        hidden
+            Of shape (tokens, hidden size).
+        batch
+            Which token belongs where.
+        cache
+            Keys and values of this layer, of shape (2, blocks, block tokens, KV heads, head
+            size); those of the batch's tokens are written.
+        """
+        config = self._config
+        qkv = self._qkv(self._attention_norm(hidden)).view(len(hidden), -1, config.head_dim)
+        query, key, value = qkv.split(
+            (config.num_heads, config.num_kv_heads, config.num_kv_heads), dim=1
+        )
+        attended = batch.attend(_rotate(query, batch), _rotate(key, batch), value, cache)
+        hidden = hidden + self._output(attended.flatten(1))
+        gate, up = self._gate_up(self._mlp_norm(hidden)).chunk(2, dim=-1)
+        return hidden + self._down(functional.silu(gate) * up)
+
+
+def _rotate(x: torch.Tensor, batch: Batch) -> torch.Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return x * batch.cos + torch.cat((-second, first), dim=-1) * batch.sin
+
+
+def rotary_table(
+    config: LlamaConfig, num_tokens: int, device: torch.device, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine and sine of every position's angles.
+
+    Returns
+    -------
+    tuple of torch.Tensor
+        Each of shape (num_tokens, head size).
+    """
+    steps = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    frequencies = _scaled(config.rope_theta**-steps / config.rope_divisor, config)
+    angles = torch.outer(torch.arange(num_tokens, dtype=torch.float32), frequencies)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
+
+
+def _scaled(frequencies: torch.Tensor, config: LlamaConfig) -> torch.Tensor:
+    """Llama 3.1's scaling: long waves are stretched, short ones kept, blended in between."""
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequencies
+    turns = scaling.original_tokens * frequencies / (2 * math.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    keep = ((turns - low) / (high - low)).clamp(0, 1)
+    return frequencies * (keep + (1 - keep) / scaling.factor)

@@ -1,0 +1,183 @@
+"""Attention of a packed batch over caches that lie in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+_GROUP_TOKENS = 65_536
+"""Padded context that decodes gather at once, at most: bounds the memory that this takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One request's tokens in a batch.
+
+    Attributes
+    ----------
+    position
+        Tokens in its cache before.
+    num_tokens
+        Tokens in the batch.
+    blocks
+        Its blocks of KV cache, in order of its tokens; enough for all of these.
+    """
+
+    position: int
+    num_tokens: int
+    blocks: Sequence[int]
+
+    @property
+    def context(self) -> int:
+        """Tokens in its cache afterwards."""
+        return self.position + self.num_tokens
+
+
+class Batch:
+    """Where every token of a packed batch belongs; made once, used by every layer.
+
+    Parameters
+    ----------
+    spans
+        The requests, in the order of their tokens.
+    block_tokens
+        Tokens in a block.
+    rotary
+        Cosines and sines of every position, each of shape (positions, head size).
+    """
+
+    def __init__(
+        self, spans: Sequence[Span], block_tokens: int, rotary: tuple[torch.Tensor, torch.Tensor]
+    ) -> None:
+        cos, sin = rotary
+        device = cos.device
+        positions: list[int] = []
+        slots: list[int] = []
+        prompts: list[_Prompt] = []
+        decodes: list[tuple[int, Span]] = []
+        for span in spans:
+            first = len(positions)
+            positions.extend(range(span.position, span.context))
+            slots.extend(_slots(span, block_tokens))
+            if span.num_tokens == 1:
+                decodes.append((first, span))
+            else:
+                prompts.append(_Prompt(first, span, block_tokens, device))
+        at = torch.tensor(positions, device=device)
+        self.cos = cos[at][:, None]
+        self.sin = sin[at][:, None]
+        self._slots = torch.tensor(slots, device=device)
+        self._parts: list[_Prompt | _Decodes] = [
+            *prompts,
+            *(_Decodes(group, block_tokens, device) for group in _groups(decodes, block_tokens)),
+        ]
+
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cache: torch.Tensor
+    ) -> torch.Tensor:
+        """Write keys and values into the cache, and attend to all that it holds of each request.
+
+        Parameters
+        ----------
+        query
+            Of shape (tokens, heads, head size).
+        key, value
+            Of shape (tokens, KV heads, head size).
+        cache
+            Of shape (2, blocks, block tokens, KV heads, head size).
+
+        Returns
+        -------
+        torch.Tensor
+            Shaped as `query`.
+        """
+        for part, new in zip(cache.flatten(1, 2), (key, value), strict=True):
+            part.index_copy_(0, self._slots, new)
+        result = torch.empty_like(query)
+        for part in self._parts:
+            part.attend(query, cache, result)
+        return result
+
+
+def _slots(span: Span, block_tokens: int) -> Iterable[int]:
+    """Where the cache holds each of the batch's tokens of a request."""
+    assert span.context <= len(span.blocks) * block_tokens, "room has been reserved"
+    for position in range(span.position, span.context):
+        index, offset = divmod(position, block_tokens)
+        yield span.blocks[index] * block_tokens + offset
+
+
+class _Prompt:
+    """Several tokens of one request, perhaps after others that the cache holds already."""
+
+    def __init__(self, first: int, span: Span, block_tokens: int, device: torch.device) -> None:
+        self._tokens = slice(first, first + span.num_tokens)
+        self._context = span.context
+        num_blocks = -(-span.context // block_tokens)
+        self._blocks = torch.tensor(span.blocks[:num_blocks], device=device)
+        self._mask = None
+        if span.position:
+            shape = (span.num_tokens, span.context)
+            self._mask = torch.ones(shape, dtype=torch.bool, device=device).tril(span.position)
+
+    def attend(self, query: torch.Tensor, cache: torch.Tensor, result: torch.Tensor) -> None:
+        gathered = cache.index_select(1, self._blocks).flatten(1, 2)[:, : self._context]
+        num_kv_heads, head_dim = gathered.shape[2:]
+        # (KV heads, queries that share one, tokens, head size): nothing is repeated in memory.
+        rows = query[self._tokens].unflatten(1, (num_kv_heads, -1)).permute(1, 2, 0, 3)
+        keys, values = gathered.transpose(1, 2)[:, :, None].expand(
+            -1, -1, rows.shape[1], -1, head_dim
+        )
+        attended = functional.scaled_dot_product_attention(
+            rows, keys, values, attn_mask=self._mask, is_causal=self._mask is None
+        )
+        result[self._tokens] = attended.permute(2, 0, 1, 3).flatten(1, 2)
+
+
+class _Decodes:
+    """One token each of several requests, their contexts padded to the longest."""
+
+    def __init__(
+        self, decodes: Sequence[tuple[int, Span]], block_tokens: int, device: torch.device
+    ) -> None:
+        spans = [span for _, span in decodes]
+        width = max(-(-span.context // block_tokens) for span in spans)
+        # The padding repeats a request's own first block, so that nothing of another's is read.
+        table = [[*span.blocks[:width], *[span.blocks[0]] * width][:width] for span in spans]
+        self._blocks = torch.tensor(table, device=device)
+        self._tokens = torch.tensor([first for first, _ in decodes], device=device)
+        contexts = torch.tensor([span.context for span in spans], device=device)
+        reach = torch.arange(width * block_tokens, device=device)
+        self._mask = (reach < contexts[:, None])[:, None, None]
+
+    def attend(self, query: torch.Tensor, cache: torch.Tensor, result: torch.Tensor) -> None:
+        gathered = cache.index_select(1, self._blocks.flatten())
+        gathered = gathered.unflatten(1, self._blocks.shape).flatten(2, 3)
+        # The queries that share a KV head stand where SDPA has the tokens of a request.
+        rows = query[self._tokens].unflatten(1, (gathered.shape[3], -1))
+        keys, values = gathered.transpose(2, 3)
+        attended = functional.scaled_dot_product_attention(rows, keys, values, attn_mask=self._mask)
+        result[self._tokens] = attended.flatten(1, 2)
+
+
+def _groups(
+    decodes: Sequence[tuple[int, Span]], block_tokens: int
+) -> Iterable[list[tuple[int, Span]]]:
+    """Decodes of similar context together, so that little is padded."""
+    group: list[tuple[int, Span]] = []
+    longest = 0
+    for decode in sorted(decodes, key=lambda decode: -decode[1].context):
+        context = decode[1].context
+        if group and (
+            2 * context + block_tokens < longest or (len(group) + 1) * longest > _GROUP_TOKENS
+        ):
+            yield group
+            group = []
+        if not group:
+            longest = context
+        group.append(decode)
+    if group:
+        yield group
