@@ -69,13 +69,18 @@ class EventLog:
             "end_layers": [*(stage.end_layer for stage in stages), -1],
         }
 
+    @property
+    def routes(self) -> list[dict[str, object]]:
+        """The route of every request that was sent, as recorded runs have it."""
+        return [self._routes[query] for query in sorted(self._routes)]
+
     def files(self, topology: Topology) -> dict[str, bytes]:
         """The files of a recorded run: :data:`helixsim.metrics.output.RECORDED_FILES`."""
         events = io.StringIO()
         events.write(",".join(EVENT_COLUMNS) + "\n")
         for time_s, *rest in zip(*self.table.values, strict=True):
             events.write(f"{time_s:.6f},{','.join(map(str, rest))}\n")
-        routes = "".join(json.dumps(self._routes[query]) + "\n" for query in sorted(self._routes))
+        routes = "".join(json.dumps(route) + "\n" for route in self.routes)
         names = {"0": "coordinator"} | {str(node.index + 1): node.name for node in topology.nodes}
         return {
             "events.csv.gz": gzip.compress(events.getvalue().encode(), mtime=0),

@@ -21,7 +21,7 @@ from helixsim.feeders import Feeder
 from helixsim.scenario.load import load_scenario
 from helixsim.scenario.resolved import Scenario
 
-_LONGEST_UNKNOWN_TOKENS = 4096
+_UNBOUND_CONTEXT = 1_000_000
 
 
 @dataclass
@@ -101,6 +101,11 @@ class Launch:
         return cls(scenario, inventory, is_local=False, insecure=insecure, facts=facts)
 
     @property
+    def max_context_tokens(self) -> int:
+        """No request gets longer."""
+        return _UNBOUND_CONTEXT if self.facts is None else self.facts.max_context_tokens
+
+    @property
     def is_emulated(self) -> bool:
         """Whether engines only wait."""
         return self.facts is None
@@ -118,7 +123,7 @@ class Launch:
             prompts=blank_prompts
             if facts is None
             else drawn_prompts(self.scenario.run.seed, facts.vocabulary),
-            max_context_tokens=1_000_000 if facts is None else facts.max_context_tokens,
+            max_context_tokens=self.max_context_tokens,
         )
         own_keys = None if keys is None else Keys(keys, COORDINATOR)
         with Transport(self.inventory.coordinator, own_keys, insecure=self.insecure) as transport:

@@ -1,0 +1,65 @@
+"""A cluster of processes on this machine that answers the requests of a test."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from threading import Event
+
+from helixreal.frontend import Finished, Generation, Token
+from helixreal.launch import Launch
+from helixreal.live import LiveCluster, NobodyFeeds
+
+PATIENCE_S = 90
+
+
+class Answer:
+    """What a listener has heard."""
+
+    def __init__(self, prompt, max_tokens, expected=None):
+        self.prompt, self.max_tokens, self.expected = prompt, max_tokens, expected
+        self.tokens = []
+        self.ends = []
+        self.is_over = Event()
+
+    def __call__(self, happening):
+        if isinstance(happening, Token):
+            assert not self.ends
+            self.tokens.append(happening.token)
+        else:
+            self.ends.append(happening)
+            self.is_over.set()
+
+
+@contextmanager
+def running(scenario, entry, *, time_scale=1.0, overrides=()):
+    """The cluster as its front end sees it, how it was launched, and its coordinator's side."""
+    launch = Launch.local(scenario, overrides, 0, entry, time_scale)
+    with launch.cluster(feeder=NobodyFeeds()) as cluster:
+        launch.gather(cluster)
+        live = LiveCluster(cluster, launch.scenario.llm.name, launch.max_context_tokens)
+        live.start()
+        try:
+            yield live, launch, cluster
+        finally:
+            live.stop()
+
+
+def submit(live, answer, **settings):
+    return live.submit(
+        Generation(prompt=answer.prompt, max_tokens=answer.max_tokens, **settings), answer
+    )
+
+
+def wait_for(condition, what):
+    until = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < until, f"waited in vain: {what}"
+        time.sleep(0.02)
+
+
+def check_all_end_right(answers):
+    for answer in answers:
+        assert answer.is_over.wait(PATIENCE_S), "a request hangs"
+        assert answer.ends == [Finished("length")]
+        assert answer.tokens == answer.expected

@@ -1,0 +1,94 @@
+"""Clusters of processes give the tokens that one engine alone gives, every one of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+from engine_driver import Job, make_specs, prompts, serve
+from live import Answer, check_all_end_right, running, submit, wait_for
+from tiny_scenario import write_tiny_scenario
+
+from helixreal.engines import make_engine
+from helixreal.inventory import NodeEntry
+
+NUM_OUTPUT = 24
+LENGTHS = [1, 7, 90, 3, 33, 64, 12, 50]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("torch", marks=pytest.mark.torch),
+        pytest.param("vllm", marks=pytest.mark.vllm),
+    ],
+)
+def engine(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    from tiny_llama import write_tiny_llama
+
+    return write_tiny_llama(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def expected(engine, model):
+    """What one engine alone makes of each prompt."""
+    whole = make_engine(engine, make_specs(model, [(0, 8)])[0])
+    jobs = [Job(prompt, NUM_OUTPUT, route=((0, 0, 8),)) for prompt in prompts(LENGTHS)]
+    serve([whole], jobs)
+    whole.close()
+    return [(job.prompt, job.tokens) for job in jobs]
+
+
+def entry(engine, model):
+    return NodeEntry(engine=engine, model=str(model), kv_memory_bytes=16 << 20)
+
+
+def ask(live, expected, pause_s=0.05):
+    answers = []
+    for prompt, tokens in expected:
+        answers.append(Answer(prompt, NUM_OUTPUT, tokens))
+        submit(live, answers[-1])
+        time.sleep(pause_s)
+    return answers
+
+
+@pytest.mark.parametrize("policy", ["swarm", "random"])  # maximum flow needs one route only
+def test_mixed_routes_and_partial_inference(engine, model, expected, tmp_path, policy):
+    scenario = write_tiny_scenario(tmp_path, scheduler={"policy": policy})
+    with running(scenario, entry(engine, model)) as (live, _, cluster):
+        check_all_end_right(ask(live, expected))
+        routes = {tuple(each["nodes"]) for each in cluster.events.routes}
+        assert routes == {(1, 2, 0), (3, 2, 0)}  # n0 and n1, n2 and n1, and home
+
+
+def test_chunked_prompts(engine, model, expected, tmp_path):
+    scenario = write_tiny_scenario(tmp_path, scheduler={"prefill_chunk_tokens": 16})
+    with running(scenario, entry(engine, model)) as (live, _, _):
+        check_all_end_right(ask(live, expected, pause_s=0.0))
+
+
+def test_a_killed_worker(engine, model, expected, tmp_path):
+    scenario = write_tiny_scenario(tmp_path)
+    with running(scenario, entry(engine, model)) as (live, launch, cluster):
+        answers = ask(live, expected * 4, pause_s=0.0)
+        wait_for(lambda: sum(len(each.tokens) for each in answers) > 60, "some tokens")
+        os.kill(launch.workers.pid("n0"), signal.SIGKILL)
+        check_all_end_right(answers)
+        assert cluster.coordinator.num_restarts > 0
+
+
+def test_too_little_room_for_all_at_once(engine, model, expected, tmp_path):
+    scenario = write_tiny_scenario(
+        tmp_path, scheduler={"kv": {"high_water_mark": 1.0, "expected_output_ratio": 0.05}}
+    )
+    small = NodeEntry(engine=engine, model=str(model), kv_memory_bytes=900_000)
+    with running(scenario, small) as (live, _, cluster):
+        check_all_end_right(ask(live, expected * 3, pause_s=0.0))
+        assert cluster.coordinator.num_restarts > 0, "nobody had to give way"
