@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from helixreal.cli import run, workers
+from helixreal.cli import run, serve, workers
 from helixsim.cli.group import HelixGroup
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 
 app.command("run")(run.run)
 app.command("coordinator")(run.coordinator)
+app.command("serve")(serve.serve)
 app.command("worker")(workers.worker)
 app.command("up")(workers.up)
 app.command("down")(workers.down)

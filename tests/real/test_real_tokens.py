@@ -14,6 +14,9 @@ from tiny_scenario import write_tiny_scenario
 from helixreal.engines import make_engine
 from helixreal.inventory import NodeEntry
 
+# vLLM and torch warn of things of their own as they are imported.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
 NUM_OUTPUT = 24
 LENGTHS = [1, 7, 90, 3, 33, 64, 12, 50]
 

@@ -1,0 +1,134 @@
+"""One answer of the cluster, as it comes: tokens become text, stop texts end it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from helixreal.frontend import (
+    Failed,
+    Finished,
+    Frontend,
+    Generation,
+    Happening,
+    Refused,
+    Token,
+)
+from helixreal.serving.metrics import Metrics
+from helixreal.serving.tokenizer import Detokenizer, Tokenizer
+
+
+class NoAnswerError(Exception):
+    """The cluster has refused a request, or could not finish it."""
+
+    def __init__(self, cause: Failed | Refused) -> None:
+        super().__init__(cause.message)
+        self.cause = cause
+
+
+@dataclass(slots=True)
+class Piece:
+    """What there is of an answer since the piece before; the last has a reason."""
+
+    text: str
+    tokens: list[int] = field(default_factory=list)
+    reason: str | None = None
+
+
+class Answer:
+    """Asks the cluster, and gives out pieces of the answer.
+
+    Parameters
+    ----------
+    stops
+        Texts before which the answer ends.
+    """
+
+    def __init__(
+        self,
+        frontend: Frontend,
+        generation: Generation,
+        tokenizer: Tokenizer | None,
+        stops: list[str],
+        metrics: Metrics,
+    ) -> None:
+        self._frontend = frontend
+        self._generation = generation
+        self._text = Detokenizer(tokenizer)
+        self._stops = stops
+        self._metrics = metrics
+        self._held = ""
+        self.num_tokens = 0
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """Every piece as it comes.
+
+        Raises
+        ------
+        NoAnswerError
+            If there is none, or it cannot be finished.
+        """
+        loop = asyncio.get_running_loop()
+        heard: asyncio.Queue[Happening] = asyncio.Queue()
+
+        def listener(happening: Happening) -> None:
+            # The server may have gone by the time the cluster says something.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(heard.put_nowait, happening)
+
+        began_s = last_s = time.monotonic()
+        number = self._frontend.submit(self._generation, listener)
+        has_ended = False
+        try:
+            while not has_ended:
+                happening = await heard.get()
+                now_s = time.monotonic()
+                match happening:
+                    case Token(token):
+                        metric = self._metrics.gap_s
+                        if not self.num_tokens:
+                            metric = self._metrics.first_token_s
+                        metric.observe(now_s - last_s)
+                        last_s = now_s
+                        piece, has_ended = self._take(token)
+                        if has_ended:
+                            self._frontend.cancel(number)
+                        yield piece
+                    case Finished(reason):
+                        has_ended = True
+                        yield self._finish(reason)
+                    case _:
+                        has_ended = True
+                        raise NoAnswerError(happening)
+            self._metrics.whole_s.observe(time.monotonic() - began_s)
+        finally:
+            if not has_ended:
+                self._frontend.cancel(number)
+
+    def _take(self, token: int) -> tuple[Piece, bool]:
+        self.num_tokens += 1
+        self._held += self._text.add(token)
+        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if found:
+            return Piece(self._held[: min(found)], [token], "stop"), True
+        keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
+        cut = len(self._held) - keep
+        told, self._held = self._held[:cut], self._held[cut:]
+        return Piece(told, [token]), False
+
+    def _finish(self, reason: str) -> Piece:
+        text = self._held + self._text.end()
+        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            return Piece(text[: min(found)], [], "stop")
+        return Piece(text, [], reason)
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many characters at the end of a text may be the beginning of a stop text."""
+    for length in range(min(len(stop) - 1, len(text)), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0

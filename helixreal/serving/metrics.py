@@ -1,0 +1,77 @@
+"""``/metrics``: the cluster in Prometheus's text, under the names that vLLM uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from helixreal.frontend import Frontend
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class _Gauges(Collector):
+    """Reads the cluster when somebody looks."""
+
+    def __init__(self, frontend: Frontend) -> None:
+        self._frontend = frontend
+
+    def collect(self) -> Iterator[Metric]:
+        load, name = self._frontend.load(), self._frontend.model_name
+        for key, text, value in (
+            ("num_requests_running", "Requests that are being served.", load.running),
+            ("num_requests_waiting", "Requests that wait for room.", load.waiting),
+            ("kv_cache_usage_perc", "Expected use of the fullest layer, 0 to 1.", load.kv_share),
+        ):
+            gauge = GaugeMetricFamily(f"vllm:{key}", text, labels=["model_name"])
+            gauge.add_metric([name], value)
+            yield gauge
+        for key, text, count in (
+            ("prompt_tokens", "Tokens of prompts that are through.", load.prompt_tokens),
+            ("generation_tokens", "Tokens of answers.", load.output_tokens),
+            ("request_success", "Requests that have been answered.", load.completed),
+        ):
+            counter = CounterMetricFamily(f"vllm:{key}", text, labels=["model_name"])
+            counter.add_metric([name], count)
+            yield counter
+        for key, text, count in (
+            ("requests_failed", "Requests that could not be answered.", load.failed),
+            ("requests_refused", "Requests that were not taken.", load.refused),
+        ):
+            counter = CounterMetricFamily(f"helix_{key}", text)
+            counter.add_metric([], count)
+            yield counter
+        nodes = GaugeMetricFamily("helix_node_up", "1 if a node works.", labels=["node"])
+        for node, is_up in load.nodes_up.items():
+            nodes.add_metric([node], float(is_up))
+        yield nodes
+
+
+class Metrics:
+    """All metrics of one endpoint."""
+
+    def __init__(self, frontend: Frontend) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_Gauges(frontend))
+        name = frontend.model_name
+        self.first_token_s, self.gap_s, self.whole_s = (
+            Histogram(
+                f"vllm:{key}",
+                text,
+                ["model_name"],
+                buckets=_SECONDS,
+                registry=self._registry,
+            ).labels(name)
+            for key, text in (
+                ("time_to_first_token_seconds", "From the request to its first token."),
+                ("inter_token_latency_seconds", "From one token to the next."),
+                ("e2e_request_latency_seconds", "From the request to its last token."),
+            )
+        )
+
+    def text(self) -> bytes:
+        """As Prometheus reads it."""
+        return generate_latest(self._registry)
