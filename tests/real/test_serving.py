@@ -1,0 +1,306 @@
+"""The HTTP endpoint over a real cluster of emulated workers, with the clients that people use."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from contextlib import contextmanager
+from queue import Queue
+from threading import Event
+
+import httpx
+import openai
+import pytest
+from live import running, wait_for
+from prometheus_client.parser import text_string_to_metric_families
+from tiny_tokenizer import write_tiny_tokenizer
+
+from helixreal.engines.emulated import made_up_token
+from helixreal.frontend import Failed, Finished, Refused, Token
+from helixreal.inventory import NodeEntry
+from helixreal.serving import Tokenizer, create_app, run_server
+from helixreal.serving.tokenizer import Detokenizer
+from helixsim.errors import InputError
+
+MODEL = "llama1-30b"
+
+
+def made_up(prompt_tokens, count):
+    return [made_up_token(prompt_tokens + i) for i in range(count)]
+
+
+@contextmanager
+def served(frontend, tokenizer=None, **settings):
+    """The address of an endpoint over a front end."""
+    urls, until = Queue(), Event()
+    app = create_app(frontend, tokenizer, **settings)
+    thread = threading.Thread(
+        target=run_server,
+        args=(app, "127.0.0.1", 0),
+        kwargs={"ready": urls.put, "until": until},
+    )
+    thread.start()
+    try:
+        yield urls.get(timeout=30)
+    finally:
+        until.set()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    overrides = ["scheduler.max_waiting=20", "scheduler.kv.high_water_mark=0.1"]
+    with running("quickstart", NodeEntry(), time_scale=50.0, overrides=overrides) as (live, *_):
+        yield live
+
+
+@pytest.fixture(scope="module")
+def url(cluster):
+    with served(cluster) as address:
+        yield address
+
+
+@pytest.fixture
+def client(url):
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+class Scripted:
+    """A front end that says what it is told to."""
+
+    model_name = "scripted"
+    max_context_tokens = 1000
+    is_ready = True
+
+    def __init__(self, *happenings, hold=False):
+        self.happenings, self.hold = happenings, hold
+        self.asked, self.cancelled = [], []
+
+    def submit(self, generation, listener):
+        self.asked.append(generation)
+        for happening in self.happenings:
+            listener(happening)
+        return len(self.asked)
+
+    def cancel(self, request):
+        self.cancelled.append(request)
+
+
+# -- with the openai package ---------------------------------------------------------------------
+
+
+def test_models(client):
+    assert [model.id for model in client.models.list()] == [MODEL]
+
+
+def test_a_completion_of_token_ids(client):
+    found = client.completions.create(model=MODEL, prompt=[1, 2, 3], max_tokens=6)
+    (choice,) = found.choices
+    assert choice.token_ids == made_up(3, 6)
+    assert choice.text == " ".join(map(str, made_up(3, 6)))
+    assert choice.finish_reason == "length"
+    assert (found.usage.prompt_tokens, found.usage.completion_tokens) == (3, 6)
+
+
+def test_several_prompts_several_times(client):
+    found = client.completions.create(model=MODEL, prompt=[[1], [1, 2]], n=2, max_tokens=2)
+    assert [choice.index for choice in found.choices] == [0, 1, 2, 3]
+    assert [choice.token_ids for choice in found.choices] == [
+        *[made_up(1, 2)] * 2,
+        *[made_up(2, 2)] * 2,
+    ]
+    assert (found.usage.prompt_tokens, found.usage.completion_tokens) == (6, 8)
+
+
+def test_a_stream_with_usage(client):
+    stream = client.completions.create(
+        model=MODEL,
+        prompt=[5] * 4,
+        max_tokens=5,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    parts = list(stream)
+    assert [t for part in parts for c in part.choices for t in c.token_ids] == made_up(4, 5)
+    assert parts[-2].choices[0].finish_reason == "length"
+    assert parts[-1].usage.total_tokens == 9
+
+
+def test_echo_and_stop_tokens(client):
+    ends = made_up(2, 4)
+    found = client.completions.create(
+        model=MODEL, prompt=[7, 8], max_tokens=9, echo=True, extra_body={"stop_token_ids": ends[3:]}
+    )
+    assert found.choices[0].text == "7 8 " + " ".join(map(str, ends[:3]))
+    assert found.choices[0].finish_reason == "stop"
+
+
+def test_many_at_once_are_answered_or_told_to_come_again(url):
+    async def ask(client, number):
+        prompt = [1] * (1 + number % 40)
+        try:
+            found = await client.completions.create(model=MODEL, prompt=prompt, max_tokens=30)
+        except openai.RateLimitError as error:
+            assert int(error.response.headers["retry-after"]) >= 1
+            return None
+        assert found.choices[0].token_ids == made_up(len(prompt), 30)
+        return found
+
+    async def load():
+        settings = {"base_url": f"{url}/v1", "api_key": "none", "max_retries": 0, "timeout": 120}
+        async with openai.AsyncOpenAI(**settings) as client:
+            return await asyncio.gather(*(ask(client, number) for number in range(150)))
+
+    found = asyncio.run(load())
+    answered = sum(each is not None for each in found)
+    assert 0 < answered < len(found)
+
+
+def test_metrics_count_what_was_served(url, client):
+    client.completions.create(model=MODEL, prompt=[1, 2, 3], max_tokens=2)
+    text = httpx.get(f"{url}/metrics").text
+    samples = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert samples["vllm:generation_tokens_total"] >= 2
+    assert samples["vllm:request_success_total"] >= 1
+    assert samples["vllm:time_to_first_token_seconds_count"] >= 1
+    assert samples["helix_node_up"] == 1
+    assert samples["vllm:num_requests_running"] == 0
+
+
+# -- words -----------------------------------------------------------------------------------------
+
+
+def test_text_and_chat_with_a_tokenizer(tmp_path):
+    tokenizer = Tokenizer(write_tiny_tokenizer(tmp_path))
+    says = tokenizer.encode("Grüße, 世界! stop it")
+    frontend = Scripted(*map(Token, says), Finished("length"))
+    with (
+        served(frontend, tokenizer) as address,
+        openai.OpenAI(base_url=f"{address}/v1", api_key="none") as client,
+    ):
+        found = client.completions.create(model="scripted", prompt="hello")
+        assert found.choices[0].text == "Grüße, 世界! stop it"
+        assert frontend.asked[-1].prompt == tokenizer.encode("hello")
+        found = client.completions.create(model="scripted", prompt="x", stop=["sto", "zzz"])
+        assert (found.choices[0].text, found.choices[0].finish_reason) == ("Grüße, 世界! ", "stop")
+        assert frontend.cancelled == [2]
+        messages = [{"role": "user", "content": "hi"}]
+        stream = client.chat.completions.create(model="scripted", messages=messages, stream=True)
+        parts = [part.choices[0].delta.content for part in stream]
+        assert "".join(parts) == "Grüße, 世界! stop it"
+        assert all("\N{REPLACEMENT CHARACTER}" not in part for part in parts)
+        asked = tokenizer.decode(frontend.asked[-1].prompt)
+        assert asked == "user: hi\nassistant:"
+        with pytest.raises(openai.BadRequestError, match="nobody may not speak"):
+            client.chat.completions.create(
+                model="scripted", messages=[{"role": "nobody", "content": ""}]
+            )
+
+
+def test_characters_come_whole(tmp_path):
+    tokenizer = Tokenizer(write_tiny_tokenizer(tmp_path))
+    for text in ("naïve", "日本語", "a😀b", "🇨🇭"):
+        made = Detokenizer(tokenizer)
+        pieces = [made.add(token) for token in tokenizer.encode(text)] + [made.end()]
+        assert "".join(pieces) == text
+        assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
+
+
+def test_broken_bytes_are_shown_as_such_in_the_end(tmp_path):
+    tokenizer = Tokenizer(write_tiny_tokenizer(tmp_path))
+    made = Detokenizer(tokenizer)
+    token = tokenizer.encode("é")[0]
+    assert made.add(token) == ""
+    assert made.end() == "\N{REPLACEMENT CHARACTER}"
+
+
+def test_a_folder_without_a_tokenizer(tmp_path):
+    with pytest.raises(InputError, match="no tokenizer here"):
+        Tokenizer(tmp_path)
+
+
+def test_a_model_without_a_chat_template(tmp_path):
+    tokenizer = Tokenizer(write_tiny_tokenizer(tmp_path, chat=False))
+    with served(Scripted(Finished("length")), tokenizer) as address:
+        asked = {"messages": [{"role": "user", "content": "hi"}]}
+        answer = httpx.post(f"{address}/v1/chat/completions", json=asked)
+    assert answer.status_code == 400
+    assert "no chat template" in answer.json()["error"]["message"]
+
+
+# -- what goes wrong ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        ({"prompt": "words"}, 400, "no tokenizer"),
+        ({"prompt": []}, 400, "prompt"),
+        ({"prompt": [-1]}, 400, "prompt"),
+        ({"prompt": [1], "max_tokens": 0}, 400, "max_tokens"),
+        ({"prompt": [1], "temperature": "hot"}, 400, "temperature"),
+        ({"prompt": [1], "logprobs": 3}, 400, "logprobs"),
+        ({"prompt": [1], "model": "other"}, 404, "there is no model 'other'"),
+        ({"prompt": [1] * 10, "max_tokens": 10**6}, 400, "together"),
+        ({}, 400, "prompt"),
+    ],
+)
+def test_bad_requests_get_one_clear_error(url, body, status, message):
+    answer = httpx.post(f"{url}/v1/completions", json=body)
+    assert answer.status_code == status
+    assert message in answer.json()["error"]["message"]
+
+
+def test_a_body_that_is_no_json_and_one_that_is_too_long(url):
+    assert httpx.post(f"{url}/v1/completions", content=b"{").status_code == 400
+    too_long = json.dumps({"prompt": [1] * 6_000_000}).encode()
+    assert httpx.post(f"{url}/v1/completions", content=too_long).status_code == 413
+
+
+def test_failures_reach_the_client():
+    with served(Scripted(Token(1), Failed("n0 was lost"))) as address:
+        asked = {"prompt": [1], "max_tokens": 5}
+        answer = httpx.post(f"{address}/v1/completions", json=asked)
+        assert (answer.status_code, answer.json()["error"]["message"]) == (503, "n0 was lost")
+        streamed = httpx.post(f"{address}/v1/completions", json=asked | {"stream": True})
+        events = [line for line in streamed.text.splitlines() if line]
+        assert json.loads(events[-2].removeprefix("data: "))["error"]["message"] == "n0 was lost"
+        assert events[-1] == "data: [DONE]"
+
+
+def test_refusals_come_before_a_stream_begins():
+    with served(Scripted(Refused("full", 2.3))) as address:
+        asked = {"prompt": [1], "stream": True}
+        answer = httpx.post(f"{address}/v1/completions", json=asked)
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "3")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_is_forgotten(stream):
+    frontend = Scripted(Token(1))  # and then nothing for ever
+    with served(frontend) as address:
+        body = json.dumps({"prompt": [1], "stream": stream}).encode()
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as leaving:
+            head = (
+                f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            )
+            leaving.sendall(head.encode() + body)
+            wait_for(lambda: frontend.asked, "the request")
+        wait_for(lambda: frontend.cancelled == [1], "it is given up")
+
+
+def test_keys():
+    with served(Scripted(Finished("length")), api_key="secret") as address:
+        assert httpx.get(f"{address}/v1/models").status_code == 401
+        headers = {"Authorization": "Bearer secret"}
+        assert httpx.get(f"{address}/v1/models", headers=headers).status_code == 200
+        assert httpx.get(f"{address}/health").status_code == 200
