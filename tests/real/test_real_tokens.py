@@ -91,7 +91,7 @@ def test_too_little_room_for_all_at_once(engine, model, expected, tmp_path):
     scenario = write_tiny_scenario(
         tmp_path, scheduler={"kv": {"high_water_mark": 1.0, "expected_output_ratio": 0.05}}
     )
-    small = NodeEntry(engine=engine, model=str(model), kv_memory_bytes=900_000)
+    small = NodeEntry(engine=engine, model=str(model), kv_memory_bytes=1_500_000)
     with running(scenario, small) as (live, _, cluster):
         check_all_end_right(ask(live, expected * 3, pause_s=0.0))
         assert cluster.coordinator.num_restarts > 0, "nobody had to give way"
