@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from helixreal.cli import run, serve, workers
+from helixreal.cli import profile, run, serve, workers
 from helixsim.cli.group import HelixGroup
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("worker")(workers.worker)
 app.command("up")(workers.up)
 app.command("down")(workers.down)
 app.command("keys")(workers.keys)
+app.command("profile")(profile.profile)
 
 
 def main() -> None:

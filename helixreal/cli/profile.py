@@ -1,0 +1,182 @@
+"""The command that measures a machine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from helixsim.cli.group import ForceOption, OutputOption
+
+if TYPE_CHECKING:
+    from helixreal.profiling import Watcher
+    from helixsim.units import Dimension
+
+
+def profile(
+    *,
+    llm: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of the model, in Hugging Face's format.")
+    ],
+    output: OutputOption,
+    engine: Annotated[str, typer.Option(help="torch or vllm.")] = "torch",
+    name: Annotated[
+        str | None, typer.Option(help="Of the machine type; if not given, as the file.")
+    ] = None,
+    llm_name: Annotated[
+        str | None, typer.Option(help="Of the LLM; if not given, as the folder.")
+    ] = None,
+    llm_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the LLM file, here.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda:0 or another.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    layers: Annotated[
+        str,
+        typer.Option(
+            help="Numbers of layers to ask the KV capacity for, such as 1,2,4; the last is the "
+            "most. If not given, one is asked for and all others follow from it."
+        ),
+    ] = "",
+    max_batch_tokens: Annotated[int, typer.Option(min=1, max=2**20)] = 2048,
+    context: Annotated[int, typer.Option(min=1, max=2**20, help="Tokens of each decode.")] = 256,
+    repeats: Annotated[int, typer.Option(min=1, max=1000, help="Runs of each point.")] = 5,
+    kv_memory: Annotated[
+        str | None, typer.Option(help="For KV caches, such as '4 GB'; if not given, what is free.")
+    ] = None,
+    nic: Annotated[str, typer.Option(help="Bandwidth of the network.")] = "10 Gbit/s",
+    disk: Annotated[str, typer.Option(help="How fast weights are read.")] = "1 GB/s",
+    dummy_weights: Annotated[
+        bool, typer.Option("--dummy-weights", help="Needs config.json only.")
+    ] = False,
+    force: ForceOption = False,
+) -> None:
+    """Measure this machine: seconds of a layer, room for KV caches; write its machine file."""
+    from functools import partial
+
+    from helixreal import profiling
+    from helixreal.engines import make_engine
+    from helixreal.engines.llama_config import read_llama_config
+    from helixsim.output_files import write_whole
+    from helixsim.units import Dimension
+
+    _check_files(output, llm_file, overwrite=force)
+    _quantity(nic, Dimension.BANDWIDTH, "--nic")
+    _quantity(disk, Dimension.BANDWIDTH, "--disk")
+    kv_memory_bytes = (
+        None if kv_memory is None else int(_quantity(kv_memory, Dimension.DATA, "--kv-memory"))
+    )
+    name = _name(name, output.stem, "--name")
+    llm_name = _name(llm_name, llm.resolve().name, "--llm-name")
+    settings = profiling.ProfileSettings(
+        model=llm,
+        device=device,
+        dtype=dtype,
+        layers=_counts(layers),
+        max_batch_tokens=max_batch_tokens,
+        repeats=repeats,
+        kv_memory_bytes=kv_memory_bytes,
+        context_tokens=context,
+        dummy_weights=dummy_weights,
+    )
+    config = read_llama_config(llm)
+    with _progress(name) as watch:
+        measured = profiling.measure(partial(make_engine, engine), settings, config, watch)
+    source = f"helixreal profile: engine {engine}, {device}, {dtype}, decodes with {context} tokens"
+    texts = {
+        output: profiling.machine_text(
+            measured,
+            name=name,
+            llm_name=llm_name,
+            source=source,
+            memory_bytes=profiling.machine_memory_bytes(device),
+            nic=nic,
+            disk=disk,
+        )
+    }
+    if llm_file is not None:
+        texts[llm_file] = profiling.llm_text(
+            config,
+            name=llm_name,
+            dtype=dtype,
+            wire_bytes_per_token=measured.wire_bytes_per_token,
+            source=f"{llm.resolve().name}/config.json",
+        )
+    for file, text in texts.items():
+        write_whole(file, text, overwrite=force)
+        typer.echo(f"wrote {file}")
+
+
+def _check_files(output: Path, llm_file: Path | None, *, overwrite: bool) -> None:
+    from helixsim.errors import InputError
+    from helixsim.output_files import check_output
+
+    if llm_file is not None and llm_file.absolute() == output.absolute():
+        raise InputError("--output and --llm-file name the same file", file=output)
+    for file in (output, llm_file):
+        if file is None:
+            continue
+        if file.suffix not in (".yaml", ".yml"):
+            raise InputError("must end in .yaml, or scenarios cannot name it", file=file)
+        check_output(file, overwrite=overwrite)
+
+
+def _quantity(text: str, dimension: Dimension, option: str) -> float:
+    from helixsim.errors import InputError
+    from helixsim.units import parse_quantity
+
+    try:
+        value = parse_quantity(text, dimension)
+    except InputError as error:
+        raise InputError(error.message, where=option) from error
+    if value == 0:
+        raise InputError("must be above zero", where=option)
+    return value
+
+
+def _name(given: str | None, default: str, option: str) -> str:
+    from helixreal.profiling import file_name
+    from helixsim.errors import InputError
+
+    if given is not None and file_name(given) != given:
+        raise InputError(f"'{given}' is no name; '{file_name(given)}' would be one", where=option)
+    return file_name(default) if given is None else given
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    from helixsim.errors import InputError
+
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError as error:
+        raise InputError(f"'{text}' is no list such as 1,2,4", where="--layers") from error
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Watcher]:
+    """A progress bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda step, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(name, total=1)
+
+        def show(step: str, done: int, total: int) -> None:
+            bar.update(task, description=f"{name}: {step}", completed=done, total=total)
+
+        yield show

@@ -1,0 +1,398 @@
+"""Measure what a machine does for a model, and write it as helixsim's files.
+
+Only the engine protocol is used, so every engine can be measured.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helixreal.engines.engine import Engine, EngineSpec, Payload, Row
+from helixreal.engines.llama_config import VALUE_BYTES, LlamaConfig
+from helixsim.errors import InputError
+from helixsim.profiles.spec import LLMSpec, MachineSpec
+from helixsim.yaml_files import parse_yaml, validate, yaml_text
+
+_LAYERS_TIMED = 4
+"""Layers that the measured engine holds by default: enough to hide what a batch costs once."""
+_MAX_DECODES = 256
+_TWO_BYTE_TOKENS = 1 << 16
+
+MakeEngine = Callable[[EngineSpec], Engine]
+Watcher = Callable[[str, int, int], None]
+"""Told what is measured, how many points are done, and of how many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileSettings:
+    """What is measured, and how.
+
+    Attributes
+    ----------
+    model
+        Folder of the model.
+    device, dtype
+        As in an engine's spec.
+    layers
+        Numbers of layers to ask the engine's KV blocks for, rising; the last is the most that
+        the machine may hold, and is timed. Empty to ask for a few, and derive all others.
+    max_batch_tokens
+        The longest prompt that is timed.
+    repeats
+        Runs of each point; the median counts.
+    kv_memory_bytes
+        Memory for KV caches, whatever is held; None for what the engine finds free.
+    context_tokens
+        Tokens that every decode finds in its cache.
+    dummy_weights
+        Random weights: times are the same, nothing is read.
+    """
+
+    model: Path
+    device: str = "cpu"
+    dtype: str = "float32"
+    layers: tuple[int, ...] = ()
+    max_batch_tokens: int = 2048
+    repeats: int = 5
+    kv_memory_bytes: int | None = None
+    context_tokens: int = 256
+    dummy_weights: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What came out.
+
+    Attributes
+    ----------
+    prefill, decode
+        Batched tokens -> seconds of one layer.
+    kv_token_layers
+        Layers held -> KV capacity in tokens x layers, for every count from 1 up.
+    wire_bytes_per_token
+        What one token's hidden state weighs between machines.
+    """
+
+    prefill: dict[int, float]
+    decode: dict[int, float]
+    kv_token_layers: dict[int, int]
+    wire_bytes_per_token: int
+
+
+def measure(
+    make: MakeEngine,
+    settings: ProfileSettings,
+    config: LlamaConfig,
+    watch: Watcher = lambda step, done, total: None,
+) -> Measured:
+    """Measure this machine.
+
+    Parameters
+    ----------
+    make
+        Makes an engine.
+    settings, config
+        What to measure, of which model.
+    watch
+        Told how far it is.
+
+    Raises
+    ------
+    InputError
+        If the settings do not go with the model, or there is no room to measure anything.
+    """
+    _check(settings, config)
+    asked = settings.layers or (max(1, min(_LAYERS_TIMED, config.num_layers - 1)),)
+    token_layers: dict[int, int] = {}
+    for count in asked:
+        watch(f"loading {count} layers", 0, 1)
+        with _engine(make, settings, config, count) as engine:
+            token_layers[count] = engine.kv_blocks * engine.block_tokens * count
+            if count == asked[-1]:
+                timer = _Timer(engine, count, settings, config)
+                prefill, decode = timer.prefill(watch), timer.decode(watch)
+                wire_bytes_per_token = engine.wire_bytes_per_token
+    most = settings.layers[-1] if settings.layers else config.num_layers
+    return Measured(
+        prefill, decode, _filled(token_layers, most, settings, config), wire_bytes_per_token
+    )
+
+
+def _check(settings: ProfileSettings, config: LlamaConfig) -> None:
+    if settings.dtype not in VALUE_BYTES:
+        raise InputError(
+            f"there is no dtype '{settings.dtype}'; there are {', '.join(VALUE_BYTES)}"
+        )
+    counts = settings.layers
+    if list(counts) != sorted(set(counts)) or any(
+        not 1 <= count <= config.num_layers for count in counts
+    ):
+        raise InputError(
+            f"layers must rise from 1 up to {config.num_layers}, the layers of the model"
+        )
+
+
+@contextmanager
+def _engine(
+    make: MakeEngine, settings: ProfileSettings, config: LlamaConfig, count: int
+) -> Iterator[Engine]:
+    spec = EngineSpec(
+        start_layer=0,
+        end_layer=count,
+        num_layers=config.num_layers,
+        entry_layers=(0, 1) if count > 1 else (0,),
+        model=str(settings.model),
+        device=settings.device,
+        dtype=settings.dtype,
+        kv_memory_bytes=settings.kv_memory_bytes,
+        max_batch_tokens=settings.max_batch_tokens,
+        max_context_tokens=max(settings.max_batch_tokens, settings.context_tokens + 1),
+        dummy_weights=settings.dummy_weights,
+    )
+    engine = make(spec)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def _filled(
+    asked: dict[int, int], most: int, settings: ProfileSettings, config: LlamaConfig
+) -> dict[int, int]:
+    """KV capacity for every count, from those that were asked for.
+
+    Where the engine takes what memory it finds free, another layer's weights are gone from it.
+    """
+    layer_bytes = config.layer_values * VALUE_BYTES[settings.dtype]
+    token_layer_bytes = config.kv_values_per_token * VALUE_BYTES[settings.dtype]
+    lost = 0.0 if settings.kv_memory_bytes is not None else layer_bytes / token_layer_bytes
+    filled = {}
+    for count in range(1, most + 1):
+        nearest = min(asked, key=lambda known: abs(known - count))
+        tokens = int(asked[nearest] - lost * (count - nearest)) // count
+        if tokens < 1:
+            break
+        filled[count] = asked.get(count, tokens * count)
+    return filled
+
+
+class _Timer:
+    """Times one engine's layers, entered behind the first where there are several."""
+
+    def __init__(
+        self, engine: Engine, count: int, settings: ProfileSettings, config: LlamaConfig
+    ) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._start = 1 if count > 1 else 0
+        self._end = count
+        self._makes_tokens = count == config.num_layers
+        self._vocab_size = config.vocab_size
+
+    def prefill(self, watch: Watcher) -> dict[int, float]:
+        """Prompts of n tokens, alone."""
+        counts = _points(self._settings.max_batch_tokens)
+        return self._curve("prompts", counts, lambda n: [(0, n)], watch)
+
+    def decode(self, watch: Watcher) -> dict[int, float]:
+        """Requests of one token, n at a time, each with the same context."""
+        counts = _points(min(_MAX_DECODES, self._settings.max_batch_tokens))
+        context = self._settings.context_tokens
+        return self._curve("decodes", counts, lambda n: [(context, 1)] * n, watch)
+
+    def _curve(
+        self,
+        step: str,
+        counts: Sequence[int],
+        shape: Callable[[int], list[tuple[int, int]]],
+        watch: Watcher,
+    ) -> dict[int, float]:
+        seconds: dict[int, float] = {}
+        for done, count in enumerate(counts):
+            watch(step, done, len(counts))
+            spans = shape(count)
+            fits = all(
+                self._engine.reserve(request, position + num_tokens)
+                for request, (position, num_tokens) in enumerate(spans)
+            )
+            if fits:
+                seconds[count] = self._layer_s(spans)
+            for request in range(len(spans)):
+                self._engine.release(request)
+            if not fits:
+                break
+        if not seconds:
+            raise InputError(f"the KV cache has no room to time {step}; give it more memory")
+        return seconds
+
+    def _layer_s(self, spans: Sequence[tuple[int, int]]) -> float:
+        """Median seconds of one layer; what the caches hold makes no difference."""
+        rows = [
+            Row(
+                request,
+                position,
+                num_tokens,
+                [token % self._vocab_size for token in range(num_tokens)],
+                wants_token=self._makes_tokens,
+            )
+            for request, (position, num_tokens) in enumerate(spans)
+        ]
+        if self._start:
+            for row, payload in zip(rows, self._engine.run(rows, 0, self._start), strict=True):
+                row.payload = payload
+        results = self._engine.run(rows, self._start, self._end)
+        self._wait(results)
+        waits_s, totals_s = [], []
+        for _ in range(self._settings.repeats):
+            begin = time.perf_counter()
+            results = self._engine.run(rows, self._start, self._end)
+            self._wait(results)
+            end = time.perf_counter()
+            self._wait(results)
+            waits_s.append(time.perf_counter() - end)
+            totals_s.append(end - begin)
+        total_s = statistics.median(totals_s)
+        # A clock that is too coarse must not make a layer free.
+        spent_s = max(total_s - statistics.median(waits_s), total_s / 10)
+        return spent_s / (self._end - self._start)
+
+    def _wait(self, results: list[Payload]) -> None:
+        """Accelerators work in the background: bytes are there when the work is done."""
+        if not self._makes_tokens:
+            self._engine.pack(results)
+
+
+def _points(most: int) -> list[int]:
+    """Batched tokens to time: 1, 2, 3, 4, 6, 8, 12 and so on, up to `most`."""
+    counts = {1, most}
+    power = 2
+    while power <= most:
+        counts |= {power, power * 3 // 2}
+        power *= 2
+    return sorted(count for count in counts if count <= most)
+
+
+# -- files -----------------------------------------------------------------------------------
+
+
+def file_name(text: str) -> str:
+    """The nearest text that files may use as a name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:64] or "unnamed"
+
+
+def machine_text(
+    measured: Measured,
+    *,
+    name: str,
+    llm_name: str,
+    source: str,
+    memory_bytes: int,
+    nic: str,
+    disk: str,
+) -> str:
+    """The text of a machine file, checked as one that is loaded.
+
+    Parameters
+    ----------
+    measured
+        What was measured.
+    name, llm_name
+        Of the machine type and the LLM.
+    source
+        Where the figures come from.
+    memory_bytes
+        Of the machine.
+    nic, disk
+        Bandwidths, with units.
+    """
+    kv = measured.kv_token_layers
+    text = yaml_text(
+        {
+            "schema": 1,
+            "kind": "machine",
+            "name": name,
+            "source": source,
+            "memory": f"{memory_bytes} B",
+            "nic": nic,
+            "disk": disk,
+            "llms": {
+                llm_name: {
+                    "prefill": _curve_document(measured.prefill),
+                    "decode": _curve_document(measured.decode),
+                    "max_layers": max(kv),
+                    "kv": {"layers": list(kv), "token_layers": list(kv.values())},
+                    "batch_limits": {
+                        "max_prompt_tokens": max(measured.prefill),
+                        "max_decode_tokens": max(measured.decode),
+                    },
+                }
+            },
+        }
+    )
+    validate(MachineSpec, parse_yaml(text, name), None).to_machine_type({})
+    return text
+
+
+def _curve_document(seconds: dict[int, float]) -> dict[str, Any]:
+    return {
+        "tokens": [0, *seconds],
+        "ms": [0.0, *(float(f"{1000 * value:.4g}") for value in seconds.values())],
+    }
+
+
+def llm_text(
+    config: LlamaConfig, *, name: str, dtype: str, wire_bytes_per_token: int, source: str
+) -> str:
+    """The text of an LLM file, checked as one that is loaded.
+
+    Parameters
+    ----------
+    config
+        Of the model.
+    name
+        Of the LLM.
+    dtype
+        Of weights, activations and KV caches.
+    wire_bytes_per_token
+        As an engine says; it need not be the hidden state alone.
+    source
+        Where the figures come from.
+    """
+    value_bytes = VALUE_BYTES[dtype]
+    document: dict[str, Any] = {
+        "schema": 1,
+        "kind": "llm",
+        "name": name,
+        "source": source,
+        "num_layers": config.num_layers,
+    }
+    if wire_bytes_per_token == config.hidden_size * value_bytes:
+        document |= {"hidden_size": config.hidden_size, "bytes_per_value": value_bytes}
+    else:
+        document["activation_size"] = f"{wire_bytes_per_token} B"
+    document |= {
+        "token_size": "2 B" if config.vocab_size <= _TWO_BYTE_TOKENS else "4 B",
+        "layer_size": f"{config.layer_values * value_bytes} B",
+        "kv_size": f"{config.kv_values_per_token * value_bytes} B",
+    }
+    text = yaml_text(document)
+    validate(LLMSpec, parse_yaml(text, name), None).to_llm()
+    return text
+
+
+def machine_memory_bytes(device: str) -> int:
+    """Memory of the accelerator, or of the machine where there is none."""
+    if device.startswith("cuda"):
+        import torch
+
+        memory_bytes: int = torch.cuda.get_device_properties(device).total_memory
+        return memory_bytes
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
