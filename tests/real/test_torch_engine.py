@@ -130,7 +130,7 @@ def test_no_two_contexts_of_a_batch_mix(model, engines, monkeypatch):
     all_prompts = prompts([3, 5, 100, 40, 44, 9, 21])
     alone = generate(model, all_prompts, 12)
     for most in (1, 100, 10**6):
-        monkeypatch.setattr(paged_attention, "_GROUP_TOKENS", most)
+        monkeypatch.setattr(paged_attention, "_CPU_GROUP_TOKENS", most)
         jobs = [Job(prompt, 12, route=WHOLE) for prompt in all_prompts]
         assert serve(engines(make_specs(model, [(0, 8)])), jobs) == alone
 
