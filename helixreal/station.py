@@ -195,11 +195,11 @@ class Station:
                 break
             self.lag_s = max(self.lag_s, now - due)
             at = max(due, now - self._slack_s)
+            if self._batch is None:
+                at = max(at, self._began_s)
+            self._take_in(at)  # who waits at a layer stands before who comes to it with a batch
             if self._batch is not None:
                 self._end_batch(at)
-            else:
-                at = max(at, self._began_s)
-            self._take_in(at)
             self._start_next(at)
         self.gauges.num_waiting = len(self._queues) + len(self._coming)
 

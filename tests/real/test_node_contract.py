@@ -1,0 +1,167 @@
+"""What a node does, in the simulator and in a real worker: the same suite for all bodies."""
+
+from __future__ import annotations
+
+import pytest
+from builders import decode, prompt
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from node_bodies import SimulatedNode, TorchNode, WorkerNode
+
+
+@pytest.fixture(
+    params=[
+        SimulatedNode,
+        WorkerNode,
+        pytest.param(TorchNode, marks=pytest.mark.torch),
+    ],
+    ids=["simulated", "emulated", "torch"],
+)
+def node(request, tmp_path, monkeypatch):
+    """Makes a node of one kind."""
+    if request.param is TorchNode:
+        from tiny_llama import write_tiny_llama
+
+        monkeypatch.setattr(TorchNode, "model", write_tiny_llama(tmp_path))
+    return request.param
+
+
+def test_a_batch_takes_all_layers_one_after_another(node):
+    it = node(layers=(0, 3))
+    it.come(10.0, prompt(5, 0))
+    assert it.run() == [(25.0, [0])]
+
+
+def test_prompts_and_decodes_take_their_times_together(node):
+    it = node()
+    it.come(0.0, prompt(5, 0), prompt(7, 1), decode(50, 2), decode(60, 3))
+    assert it.run() == [(14.0, [0, 1, 2, 3])]
+
+
+def test_a_decode_alone_takes_twice_as_long(node):
+    it = node()
+    it.come(0.0, decode(50, 0))
+    it.come(10.0, decode(50, 0), decode(50, 1))
+    it.come(20.0, decode(50, 0), prompt(5, 1))
+    assert it.run() == [(2.0, [0]), (12.0, [0, 1]), (27.0, [0, 1])]
+
+
+def test_who_comes_meanwhile_waits_for_the_next_batch(node):
+    it = node(layers=(0, 2))
+    it.come(0.0, prompt(5, 0))
+    it.come(1.0, prompt(3, 1))
+    it.come(9.0, prompt(4, 2))
+    assert it.run() == [(10.0, [0]), (24.0, [1, 2])]
+
+
+def test_who_comes_as_a_batch_ends_joins_the_next(node):
+    it = node(layers=(0, 2))
+    it.come(0.0, prompt(5, 0))
+    it.come(10.0, prompt(3, 1))
+    it.come(10.0, prompt(4, 2))
+    assert it.run() == [(10.0, [0]), (24.0, [1, 2])]
+
+
+def test_all_who_come_to_an_idle_node_at_one_instant_run_together(node):
+    it = node()
+    it.come(3.0, prompt(3, 0), prompt(4, 1))
+    assert it.run() == [(10.0, [0, 1])]
+
+
+def test_limits_hold_for_every_batch(node):
+    it = node(max_prompts=2, max_prompt_tokens=10)
+    it.come(0.0, prompt(6, 0), prompt(5, 1), prompt(2, 2), prompt(1, 3))
+    assert it.run() == [(8.0, [0, 2]), (14.0, [1, 3])]
+
+
+def test_requests_enter_where_their_route_says(node):
+    it = node(layers=(0, 3), entries=(1,))
+    it.come(0.0, prompt(5, 0), layer=1)
+    assert it.run() == [(10.0, [0])]
+
+
+def test_who_waits_at_a_layer_joins_the_batch_that_passes(node):
+    it = node(layers=(0, 3), entries=(1,))
+    it.come(0.0, prompt(5, 0))  # reaches layer 1 at 5
+    it.come(2.0, prompt(2, 1), layer=1)
+    assert it.run() == [(19.0, [1, 0])]  # two layers for seven tokens
+
+
+def test_who_comes_to_a_layer_as_a_batch_does_joins_it(node):
+    it = node(layers=(0, 2), entries=(1,))
+    it.come(0.0, prompt(5, 0))
+    it.come(5.0, prompt(2, 1), layer=1)
+    assert it.run() == [(12.0, [1, 0])]
+
+
+def test_a_node_goes_round_its_layers(node):
+    it = node(layers=(0, 4), entries=(1, 3), max_prompts=1)
+    it.come(0.0, prompt(1, 0))
+    it.come(0.5, prompt(2, 1))
+    it.come(0.5, prompt(3, 2), layer=3)
+    it.come(0.5, prompt(4, 3), layer=1)
+    # Till 1: 0 on layer 0. Till 9: 3, which was at layer 1 first, on 1 and 2. Till 12: 2, which
+    # was at layer 3 first. Till 14: 1 on layer 0. Till 16: 0 on 1 and 2. Till 20: 3 on 3. Till
+    # 24: 1 on 1 and 2. Till 25: 0 on 3. Till 27: 1 on 3.
+    assert it.run() == [(12.0, [2]), (20.0, [3]), (25.0, [0]), (27.0, [1])]
+
+
+def test_an_idle_node_begins_with_its_first_layer(node):
+    it = node(layers=(0, 2), entries=(1,))
+    it.come(0.0, prompt(2, 1), layer=1)
+    it.come(0.0, prompt(1, 0))
+    # One second on layer 0, then both on layer 1.
+    assert it.run() == [(4.0, [1, 0])]
+
+
+def test_tokens_that_have_come_are_paid_for_at_the_first_layer(node):
+    it = node(layers=(0, 2), activation_bytes=2e9)
+    it.come(0.0, prompt(10, 0))
+    # A token's 2 GB at 4 and at 5 GB/s: 10 + 10 x (0.5 + 0.4), then 10 for the second layer.
+    assert it.run() == [(29.0, [0])]
+
+
+def test_tokens_of_strangers_are_paid_for_too(node):
+    it = node(layers=(0, 2), entries=(1,), activation_bytes=2e9, max_prompts=1)
+    it.come(0.0, prompt(10, 0), layer=1)  # enters at 1: pays nothing, runs till 10
+    it.come(1.0, prompt(1, 1), prompt(2, 2))
+    # At 10, request 1 pays for all 13 tokens: 1 + 13 x 0.9; then its second layer.
+    first = 10.0 + (1.0 + 13 * 2e9 / 4e9 + 13 * 2e9 / 5e9) + 1.0
+    assert it.run() == [(10.0, [0]), (first, [1]), (first + 4.0, [2])]
+
+
+# -- whatever comes ----------------------------------------------------------------------------
+
+LAYERS, ENTRIES = (0, 4), (1, 3)
+arrivals = st.lists(
+    st.tuples(
+        st.integers(0, 30),
+        st.sampled_from((0, *ENTRIES)),
+        st.booleans(),
+        st.integers(1, 6),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(arrivals, st.integers(1, 3), st.integers(6, 20), st.integers(1, 4))
+def test_a_worker_does_what_the_simulated_node_does(
+    coming, max_prompts, max_prompt_tokens, max_decode_tokens
+):
+    limits = {
+        "max_prompts": max_prompts,
+        "max_prompt_tokens": max_prompt_tokens,
+        "max_decode_tokens": max_decode_tokens,
+    }
+    logs = []
+    for kind in (SimulatedNode, WorkerNode):
+        it = kind(LAYERS, ENTRIES, activation_bytes=1e9, **limits)
+        for index, (at, layer, is_prompt, tokens) in enumerate(sorted(coming)):
+            request = prompt(tokens, index) if is_prompt else decode(tokens, index)
+            it.come(float(at), request, layer=layer)
+        logs.append(it.run())
+    assert logs[0] == logs[1]
+    left = [index for _, batch in logs[1] for index in batch]
+    assert sorted(left) == list(range(len(coming)))
