@@ -27,6 +27,7 @@ from helixreal.traffic import LiveRecorder, Traffic
 from helixreal.transport import Transport
 from helixsim.assembly import Brain, build_brain, placed_topology
 from helixsim.coordinator import Coordinator
+from helixsim.errors import InputError
 from helixsim.feeders import Feeder
 from helixsim.metrics.recorder import RunRecorder
 from helixsim.metrics.result import RunResult
@@ -390,7 +391,7 @@ class Cluster:
         for message, _ in self._transport.received(_MESSAGES_AT_ONCE):
             try:
                 self._handle(message)
-            except ValueError as error:
+            except (ValueError, InputError) as error:
                 self._transport.refuse(f"{type(message).__name__}: {error}")
 
     def _handle(self, message: wire.AnyMessage) -> None:

@@ -113,11 +113,10 @@ class Roster:
         if index is None:
             raise ValueError(f"node '{hello.node}' holds no layers in this placement")
         member = self.members[index]
-        if member.incarnation == hello.incarnation and member.state is not State.LOST:
-            return  # it says so until it hears from us
-        if member.state is State.READY:
-            logger.warning("%s was started anew", member.name)
-            self._lose(member)
+        if member.state in (State.READY, State.LOADING):
+            # Its own, until it hears from us; or another worker's, for which there is no place
+            # until this one has gone silent.
+            return
         member.begin(hello)
         try:
             self._transport.connect(member.name, member.address)

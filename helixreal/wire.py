@@ -22,6 +22,7 @@ MAX_HEADER_BYTES = 8_000_000
 MAX_BODY_BYTES = 2_000_000_000
 MAX_INLINE_BYTES = 65_536
 MAX_FRAMES = 64
+MAX_TIME_S = 1e15
 
 _LENGTH_BYTES = 4
 _START = len(PREFIX) + _LENGTH_BYTES
@@ -417,7 +418,7 @@ def decode_first(first: Frame) -> tuple[AnyMessage, list[Frame]]:
     view = memoryview(first)
     try:
         message: AnyMessage = _decoder.decode(view[_START:end])
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # msgspec's own errors are of the first kind
         raise WireError(f"a header that cannot be read: {error}") from error
     _check(message)
     return message, [view[end:]] if end < len(first) else []
@@ -438,13 +439,21 @@ def check_frames(message: AnyMessage, frames: Sequence[Frame]) -> None:
 
 
 def _check(message: object) -> None:
-    """What types do not say: columns of the same length."""
+    """What types do not say: columns of the same length, times that are times."""
+    times: Sequence[float] = ()
     if isinstance(message, Work):
         if message.due_s and len(message.due_s) != len(message.passes):
             raise WireError("due times that do not fit the passes")
         if not message.passes:
             raise WireError("work without passes")
-    elif isinstance(message, Done) and not (
-        len(message.keys) == len(message.tokens) and len(message.due_s) in (0, len(message.keys))
-    ):
-        raise WireError("columns of different lengths")
+        times = (*message.due_s, message.sent_s)
+    elif isinstance(message, Done):
+        if len(message.keys) != len(message.tokens) or (
+            len(message.due_s) not in (0, len(message.keys))
+        ):
+            raise WireError("columns of different lengths")
+        times = message.due_s
+    elif isinstance(message, Beat):
+        times = (message.busy_s, message.stuck_s, message.lag_s, *message.sent_bytes)
+    if not all(0 <= each < MAX_TIME_S for each in times):
+        raise WireError("a time or an amount that cannot be")

@@ -26,7 +26,7 @@ from helixreal.station import HOME, Guest, Outbox, Station, Visit
 from helixreal.transport import Transport
 from helixreal.wire import Frame
 from helixsim.cluster import COORDINATOR
-from helixsim.errors import HelixError
+from helixsim.errors import HelixError, InputError
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class Worker(Outbox):
         for message, frames in self._transport.received(_MESSAGES_AT_ONCE):
             try:
                 self._handle(message, frames)
-            except ValueError as error:
+            except (ValueError, InputError) as error:
                 self._transport.refuse(f"{type(message).__name__}: {error}")
 
     def _handle(self, message: wire.AnyMessage, frames: list[Frame]) -> None:

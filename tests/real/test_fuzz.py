@@ -1,0 +1,168 @@
+"""Ten thousand frames of nonsense: nothing falls over, nothing is carried out, all is counted."""
+
+from __future__ import annotations
+
+import random
+from contextlib import contextmanager
+
+import msgspec
+import pytest
+import zmq
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from live import Answer, check_all_end_right, running, submit, wait_for
+
+from helixreal import wire
+from helixreal.engines.emulated import made_up_token
+from helixreal.inventory import NodeEntry
+from helixreal.wire import WireError
+
+FRAMES = 10_000
+NAN, INF = float("nan"), float("inf")
+
+LIMITS = wire.Limits(1000, 1, 100, 10, 1000)
+CURVE = wire.Curve([0, 1], [0.0, 1.0])
+PASS = wire.Pass(1, 0, 4, True, True, [wire.Place(0, 0, 14), wire.Place(1, 14, 28)], None)
+MESSAGES = [
+    (wire.Hello("a100-0", "tcp://127.0.0.1:9", "host", "again", "emulated"), []),
+    (wire.Hello("nobody", "tcp://127.0.0.1:9", "host", "x", "emulated"), []),
+    (
+        wire.Welcome(
+            0, 6, "x", 0, 1, 2, [0], LIMITS, CURVE, CURVE, 2.0, 9, 0.1, 1.0, 1.0, 0.0, 0.0, "h",
+            emulate_links=True, report_transits=True,
+        ),
+        [],
+    ),
+    (wire.Ready(99, "x", 1, 1), []),
+    (wire.Peers([wire.Peer(77, "nobody", "tcp://127.0.0.1:9")], []), []),
+    (wire.Work(6, 0, 0.0, [PASS], [], 1), [bytes(16)]),
+    (wire.Work(6, 0, 0.0, [PASS], [], 1), [bytes(3)]),
+    (wire.Work(6, 7, 0.0, [PASS], [], 1), [bytes(16)]),
+    (wire.Done(0, [10**9], [5], []), []),
+    (wire.NoRoom(3, [10**9]), []),
+    (wire.Trouble(77, [], "x"), []),
+    (wire.Trouble(0, [10**9], "x"), []),
+    (wire.Beat(4096, "x", 0.0, 1, 1, 1, 1, 0.0, 0.0, 0, [], [], []), []),
+    (wire.Drop([10**9]), []),
+    (wire.Alive(), []),
+]  # fmt: skip
+REFUSED = [
+    (wire.Work(6, 0, 0.0, [PASS], [NAN], 1), [bytes(16)]),
+    (wire.Work(0, 14, 0.0, [PASS], [INF], 1), [bytes(4)]),
+    (wire.Done(0, [1, 2, 3], [4, 5, 6], [NAN, INF, -1.0]), []),
+    (wire.Beat(0, "other", NAN, 1, 1, 1, 1, 1e9, 0.0, 0, [NAN], [1], []), []),
+    (wire.Work(6, 0, 0.0, [PASS], [], 2), [bytes(16)]),
+    (wire.Work(6, 0, 0.0, [], [], 1), [bytes(16)]),
+    (wire.Work(6, 0, 0.0, [PASS], [1.0, 2.0], 1), [bytes(16)]),
+    (wire.Done(0, [1, 2], [3], []), []),
+    (wire.Alive(), [bytes(4)]),
+]
+
+
+def mutated(rng):
+    """Frames of a message with something wrong in them, or of no message at all."""
+    kind = rng.randrange(4)
+    if kind == 0:
+        return [rng.randbytes(rng.randrange(64)) for _ in range(rng.randrange(1, 4))]
+    message, frames = rng.choice(MESSAGES + REFUSED)
+    parts = [bytearray(part) for part in wire.encode(message, frames)]
+    if kind == 1:
+        for _ in range(rng.randrange(1, 4)):
+            part = rng.choice(parts)
+            if part:
+                part[rng.randrange(len(part))] = rng.randrange(256)
+    elif kind == 2:
+        part = rng.choice(parts)
+        del part[rng.randrange(len(part) + 1) :]
+        if rng.random() < 0.3:
+            parts.append(bytearray(rng.randbytes(8)))
+    return [bytes(part) for part in parts]
+
+
+@contextmanager
+def attacker(address):
+    context = zmq.Context()
+    socket = context.socket(zmq.PUSH)
+    socket.setsockopt(zmq.SNDHWM, 0)
+    socket.connect(address)
+    try:
+        yield socket
+    finally:
+        socket.close(linger=20_000)
+        context.term()
+
+
+def answers_right(live, count=5):
+    answers = []
+    for number in range(1, count + 1):
+        expected = [made_up_token(number + i) for i in range(20)]
+        answers.append(Answer([1] * number, 20, expected))
+        submit(live, answers[-1])
+    check_all_end_right(answers)
+
+
+@pytest.mark.parametrize("target", ["coordinator", "worker"])
+def test_nonsense_does_no_harm(target):
+    rng = random.Random(target)
+    with running("quickstart", NodeEntry(), time_scale=20.0) as (live, launch, cluster):
+        answers_right(live)
+        address = cluster.address
+        if target == "worker":
+            address = cluster.roster.members[0].address
+        with attacker(address) as socket:
+            for _ in range(FRAMES):
+                socket.send_multipart(mutated(rng))
+
+        def refused():
+            return cluster.about()["messages_refused"]
+
+        wait_for(lambda: refused() > FRAMES / 4, "most are refused")
+        answers_right(live, 20)
+        launch.workers.check(list(launch.inventory.nodes))  # all of them still run
+
+
+def test_every_message_goes_there_and_back():
+    for message, frames in MESSAGES:
+        again, rest = wire.decode(wire.encode(message, frames))
+        assert msgspec.json.encode(again) == msgspec.json.encode(message)
+        assert [bytes(frame) for frame in rest] == frames
+
+
+@pytest.mark.parametrize("number", range(len(REFUSED)))
+def test_what_cannot_be_is_refused(number):
+    with pytest.raises(WireError):
+        wire.decode(wire.encode(*REFUSED[number]))
+
+
+def test_large_frames_are_sent_apart():
+    work = wire.Work(6, 0, 0.0, [PASS], [], 2)
+    for frames in ([bytes(10), bytes(20)], [bytes(wire.MAX_INLINE_BYTES + 1)]):
+        work.frames = len(frames)
+        parts = wire.encode(work, frames)
+        assert parts[1:] == frames
+        assert [bytes(frame) for frame in wire.decode(parts)[1]] == frames
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.binary(max_size=200), max_size=3))
+def test_bytes_are_a_message_or_refused(parts):
+    with pytest.raises(WireError):
+        wire.decode(parts)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.integers(0, 2**32))
+def test_what_is_nearly_a_message_is_one_or_refused(seed):
+    parts = mutated(random.Random(seed))
+    try:
+        message, frames = wire.decode(parts)
+    except WireError:
+        return
+    assert len(frames) == message.num_frames
+
+
+def test_other_versions_are_named():
+    (part,) = wire.encode(wire.Alive())
+    other = part[:2] + (7).to_bytes(2, "big") + part[4:]
+    with pytest.raises(WireError, match="version 7; this is 1"):
+        wire.decode([other])
