@@ -1,0 +1,234 @@
+"""`helixreal run`, `coordinator`, `worker` and `down` as processes: results, ends, mistakes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from helixreal.cli import app
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 60
+LISTENING = (  # a shell's background jobs, as tests may be, ignore Ctrl-C; this one must not
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from helixreal.cli import main; main()"
+)
+SHORT = [
+    *("--set", "run.duration=20 s"),
+    *("--set", "run.warmup=4 s"),
+    *("--set", "workload.mode=online"),
+    *("--set", "workload.mean_tokens_per_s=400"),
+]
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-c", LISTENING, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def workers_of(process):
+    """The processes that a run has started."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(pid) for pid in children.read_text().split()]
+
+
+def wait_for(condition, what):
+    until = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < until, f"waited in vain: {what}"
+        time.sleep(0.1)
+
+
+def has_gone(pid):
+    """Whether a process has ended; one that nobody has asked for its code yet has, too."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def free_ports(count):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def test_results_are_those_of_a_run_and_of_a_recording(tmp_path):
+    out = tmp_path / "out"
+    process = start("run", "quickstart", "--local", "--time-scale", 5, *SHORT, "-o", out)
+    stdout, stderr = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, stderr) == (0, "")
+    assert stdout.endswith(f"results in {out}\n")
+    assert sorted(file.name for file in out.iterdir()) == [
+        "events.csv.gz",
+        "links.parquet",
+        "manifest.json",
+        "nodes.json",
+        "nodes.parquet",
+        "requests.parquet",
+        "routes.jsonl.gz",
+        "summary.json",
+        "timeline.parquet",
+    ]
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["decode_tokens_per_s"] > 0
+    assert not summary["partial"]
+    events = pd.read_csv(out / "events.csv.gz")
+    assert list(events) == [
+        "time_s",
+        "query",
+        "direction",
+        "phase",
+        "context_tokens",
+        "processed_tokens",
+    ]
+    prompts = events[events.phase == "prompt"]
+    requests = pd.read_parquet(out / "requests.parquet").set_index("request")
+    assert (prompts.groupby("query").processed_tokens.first() > 0).all()
+    for query, tokens in prompts.groupby("query").processed_tokens.first().items():
+        assert tokens == requests.prompt_tokens[query]
+    back = events[(events.direction == "in") & (events.phase == "decode")]
+    # A decode that is on its way when the run ends has left, and counts for nobody.
+    assert (back.groupby("query").size() <= requests.decode_tokens + 1).all()
+    lines = gzip.decompress((out / "routes.jsonl.gz").read_bytes()).splitlines()
+    routes = [json.loads(line) for line in lines]
+    names = json.loads((out / "nodes.json").read_text())
+    for route in routes:
+        assert route["nodes"][-1] == 0
+        assert route["start_layers"][0] == 0
+        assert route["end_layers"][-2] == 60
+        shown = [
+            f"{names[str(node)]}[{start}:{end}]"
+            for node, start, end in zip(
+                route["nodes"][:-1], route["start_layers"], route["end_layers"], strict=False
+            )
+        ]
+        assert " ".join(shown) == requests.route[route["query"]]
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert set(manifest["real"]["nodes"]) == set(names.values()) - {"coordinator"}
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
+def test_an_interrupted_run_keeps_what_was_done_and_leaves_nobody(tmp_path, how):
+    out = tmp_path / "out"
+    process = start("run", "quickstart", "--local", "-o", out)
+    wait_for(lambda: len(workers_of(process)) == 6, "six workers")
+    started = workers_of(process)
+    time.sleep(8)  # by then requests are served
+    if how == "Ctrl-C":
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.terminate()
+    _, stderr = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert all(map(has_gone, started))
+    assert json.loads((out / "summary.json").read_text())["partial"]
+
+
+def test_workers_leave_when_the_coordinator_is_killed():
+    process = start("run", "quickstart", "--local")
+    wait_for(lambda: len(workers_of(process)) == 6, "six workers")
+    started = workers_of(process)
+    time.sleep(5)
+    process.kill()
+    process.communicate(timeout=PATIENCE_S)
+    wait_for(lambda: all(map(has_gone, started)), "all workers leave")
+
+
+def inventory(folder, nodes):
+    ports = free_ports(len(nodes) + 1)
+    file = folder / "hosts.yaml"
+    data = {
+        "schema": 1,
+        "coordinator": f"127.0.0.1:{ports[0]}",
+        "keys": "keys",
+        "nodes": {
+            node: {"address": f"127.0.0.1:{port}"}
+            for node, port in zip(nodes, ports[1:], strict=True)
+        },
+    }
+    file.write_text(yaml.safe_dump(data))
+    return file
+
+
+def test_a_cluster_with_keys_in_any_order_ends_when_told(tmp_path):
+    nodes = ["a100-0", "a100-1", "l4-pair-0", "l4-pair-1", "t4-pair-0", "t4-pair-1"]
+    file = inventory(tmp_path, nodes)
+    made = CliRunner().invoke(app, ["keys", "--inventory", str(file), "-o", str(tmp_path / "keys")])
+    assert made.exit_code == 0, made.output
+    shown = CliRunner().invoke(app, ["up", str(file)]).stdout
+    assert shown.count("helixreal worker --node") == 6
+    early = [start("worker", "--node", node, "--inventory", file) for node in nodes[:3]]
+    time.sleep(1)
+    home = start("coordinator", "quickstart", "--inventory", file, "--json")
+    late = [start("worker", "--node", node, "--inventory", file) for node in nodes[3:]]
+    time.sleep(10)
+    down = start("down", "--inventory", file)
+    assert down.communicate(timeout=PATIENCE_S) == ("", "")
+    stdout, stderr = home.communicate(timeout=PATIENCE_S)
+    assert home.returncode == 130, stderr
+    summary = json.loads(stdout)
+    assert summary["partial"]
+    assert summary["requests"]["arrived"] > 0
+    for worker in (*early, *late):
+        _, stderr = worker.communicate(timeout=PATIENCE_S)
+        assert worker.returncode == 0, stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "quickstart"], "add --local"),
+        (["run", "nothing.yaml", "--local"], "nothing.yaml"),
+        (["run", "quickstart", "--local", "--engine", "torch"], "needs a model"),
+        (["run", "quickstart", "--local", "--engine", "torch", "--model", "no"], "no/config.json"),
+        (
+            ["run", "quickstart", "--local", "--engine", "torch", "--time-scale", "2"],
+            "only emulated engines",
+        ),
+        (["worker", "--node", "n"], "either --coordinator or --inventory"),
+        (["worker", "--node", "x", "--inventory", "hosts.yaml"], "no node 'x'"),
+        (["coordinator", "quickstart", "--inventory", "hosts.yaml"], "no node 'a100-1'"),
+        (["coordinator", "quickstart", "--inventory", "absent.yaml"], "absent.yaml"),
+        (["down"], "an address or --inventory"),
+        (["serve", "quickstart"], "--local or --inventory"),
+    ],
+)
+def test_mistakes_get_one_clear_error(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    inventory(tmp_path, ["a100-0"])
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.output
+    assert result.output.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hosts.yaml"]
+
+
+def test_a_taken_port_is_named(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        arguments = ["worker", "--node", "n", "--coordinator", "127.0.0.1:1"]
+        result = CliRunner().invoke(app, [*arguments, "--listen", f"127.0.0.1:{port}"])
+    assert result.exit_code == 2
+    assert f"cannot listen at tcp://127.0.0.1:{port}" in result.output
