@@ -30,7 +30,7 @@ ACTIVATION_BYTES = 16_384
 ROUNDS = 300
 REPEATS = 41
 ACTIVE_REQUESTS = 256
-KEYS_AT_ONCE = 8
+KEYS_AT_ONCE = 1
 EMULATED = {
     "quickstart": ["workload.mode=online", "workload.mean_tokens_per_s=400"],
     "single24-llama2-70b-helix-online": [],

@@ -115,6 +115,16 @@ def test_open_addresses_want_keys():
     Transport("tcp://127.0.0.1:0").close()
 
 
+def test_names_of_hosts_are_found_and_told():
+    with Transport("tcp://localhost:0") as named, Transport("tcp://127.0.0.1:0") as other:
+        assert named.address.startswith("tcp://localhost:")
+        other.connect("named", named.address)
+        other.send("named", HELLO)
+        expect_hello(named)
+    with pytest.raises(InputError, match="cannot listen at tcp"):
+        Transport("tcp://no.such.host.invalid:0", insecure=True)
+
+
 def test_missing_keys_are_named(keys):
     with pytest.raises(InputError, match=r"n9\.key_secret: no secret key here"):
         Transport("tcp://127.0.0.1:0", Keys(keys, "n9"))
