@@ -1,227 +1,345 @@
-"""The vLLM engine: vLLM's kernels, loader and KV caches under our own batches."""
+"""The engine that runs on vLLM: its kernels, its loader, its sizing of KV caches."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-for _name, _value in (
-    ("VLLM_ENABLE_V1_MULTIPROCESSING", "0"),  # the worker is to be in this process
-    ("HF_HUB_OFFLINE", "1"),
-    ("VLLM_LOGGING_LEVEL", "ERROR"),
-    ("VLLM_NO_USAGE_STATS", "1"),
-):
-    os.environ.setdefault(_name, _value)
+from helixreal.engines.engine import Buffer, EngineSpec, Payload, Row
+from helixreal.engines.kv_blocks import KvBlocks
+from helixsim.errors import InputError
 
-import torch  # noqa: E402  (vLLM reads the environment when it is imported)
-from vllm import LLM, ModelRegistry  # noqa: E402
+if TYPE_CHECKING:
+    import torch
 
-from helixreal.engines.engine import Buffer, EngineSpec, Payload, Row  # noqa: E402
-from helixreal.engines.kv_blocks import KvBlocks  # noqa: E402
-from helixreal.engines.sampling import choose_tokens  # noqa: E402
-from helixreal.engines.vllm_stage import (  # noqa: E402
-    ARCHITECTURE,
-    HelixStageForCausalLM,
-    Stage,
-    StepShape,
-)
-from helixsim.errors import InputError  # noqa: E402
+    from helixreal.engines.vllm_stage import VllmStage
 
-_SUPPORTED = ("LlamaForCausalLM",)
+_ENVIRONMENT = {
+    # The worker's layers are called, so they must be in this process.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+}
+# On a machine with other work, threads that wait for each other cost more than they bring.
+_CPU_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+
+_OPTIONS = ("gpu_memory_utilization", "max_num_seqs", "wire")
+_WIRES = ("both", "sum")
+_VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _CPU_BLOCK_TOKENS = 32
-_PADDING_BLOCKS = 1
-"""Block 0 is where kernels write what belongs to nobody."""
-
-State = tuple[torch.Tensor, torch.Tensor | None]
-"""Hidden state and residual; None if they have been added up."""
+_CPU_KV_BYTES = 4 << 30
+"""Memory for KV caches on a CPU if nobody says how much, but not more than half of what is free.
+vLLM writes to all of it when it starts."""
 
 
 class VllmEngine:
-    """Layers of a Llama-type model on vLLM; see :class:`helixreal.engines.engine.Engine`.
+    """Runs layers of a Llama-type model; see :class:`~helixreal.engines.engine.Engine`.
 
-    Options: ``wire``, ``both`` (hidden state and residual apart: exact, the default in 16-bit
-    types) or ``sum`` (half the bytes, exact in float32, where it is the default);
-    ``gpu_memory_utilization``, as vLLM's.
+    A hidden state is a pair of tensors, each of shape (tokens, hidden size): the output of the
+    last layer that ran, and the residual stream that vLLM adds it to within the next norm. In 16
+    bits their sum is rounded; sent as the sum, other tokens may come out than from one process.
 
     Parameters
     ----------
     spec
-        What it is to hold.
+        Which layers, of which model, where. On a CPU, `block_tokens` is rounded up to a multiple
+        of 32. Its `options`:
+
+        wire
+            What hidden states are on the wire: ``both`` tensors, or their ``sum`` in half the
+            bytes. By default ``sum`` for float32, where it is exact, otherwise ``both``.
+        gpu_memory_utilization
+            Share of the device's memory that vLLM may use, if `kv_memory_bytes` is None.
+        max_num_seqs
+            Requests that go through the layers at once; larger batches go in parts. Default 256.
 
     Raises
     ------
     InputError
-        If the model is not of a supported architecture, or an option is wrong.
+        If vLLM is not installed, or it cannot use the model, the device or the settings.
     """
 
     def __init__(self, spec: EngineSpec) -> None:
-        if spec.model is None:
-            raise InputError("the vllm engine needs a model: give its folder", where="--model")
-        _check_architecture(Path(spec.model))
-        sends_both = spec.dtype != "float32"
-        if (wire := spec.options.get("wire")) is not None:
-            if wire not in ("both", "sum"):
-                raise InputError(f"is 'both' or 'sum', not {wire!r}", where="options.wire")
-            sends_both = wire == "both"
-        ModelRegistry.register_model(ARCHITECTURE, HelixStageForCausalLM)
-        self._llm = _start(spec)
-        worker = self._llm.collective_rpc(_itself)[0]
-        self._stage = Stage(worker)
-        self._num_layers = spec.num_layers
-        self._sends_both = sends_both
+        _check(spec)
+        self._spec = spec
+        self._wire = _wire(spec)
+        self._max_rows = _max_rows(spec)
+        self._stage = _start(spec, self._max_rows)
         self.block_tokens = self._stage.block_tokens
-        self.kv_blocks = self._stage.num_blocks - _PADDING_BLOCKS
-        self._blocks = KvBlocks(self.kv_blocks, self.block_tokens, first_block=_PADDING_BLOCKS)
-        self._dtype = next(self._stage.model.parameters()).dtype
-        self._hidden_size: int = self._stage.model.config.hidden_size
-        self.wire_bytes_per_token = (
-            self._hidden_size * self._dtype.itemsize * (2 if sends_both else 1)
-        )
+        self.kv_blocks = self._stage.num_blocks - 1
+        self._blocks = KvBlocks(self.kv_blocks, self.block_tokens, first_block=1)
+        self._buffer_bytes_per_token = self._stage.hidden_size * _VALUE_BYTES[spec.dtype]
+        self._num_buffers = 2 if self._wire == "both" else 1
+        self.wire_bytes_per_token = self._num_buffers * self._buffer_bytes_per_token
 
     def reserve(self, request: int, num_tokens: int) -> bool:
-        """See that the cache of a request has room for that many tokens in all."""
-        return self._blocks.reserve(request, num_tokens)
+        """See that the cache of a request has room for that many tokens in all.
 
-    def release(self, request: int) -> None:
-        """Forget the KV cache of a request."""
-        self._blocks.release(request)
+        False, and nothing changed, if there are not blocks enough, or if that is more than
+        `max_context_tokens`.
+        """
+        if num_tokens > self._spec.max_context_tokens:
+            return False
+        num_held = len(self._blocks.blocks(request))
+        if not self._blocks.reserve(request, num_tokens):
+            return False
+        self._stage.clear(self._blocks.blocks(request)[num_held:])
+        return True
 
-    @torch.inference_mode()  # type: ignore[untyped-decorator,unused-ignore]
     def run(self, rows: Sequence[Row], start_layer: int, end_layer: int) -> list[Payload]:
-        """Run the layers ``[start_layer, end_layer)`` on a batch."""
-        # Decodes first, as some kernels want it.
+        """Run the layers ``[start_layer, end_layer)`` on a batch; room has been reserved."""
+        import torch
+
+        # Some of vLLM's attention back ends want decodes before longer rows.
         order = sorted(range(len(rows)), key=lambda index: rows[index].num_tokens > 1)
-        batch = [rows[index] for index in order]
-        shape = StepShape(
-            [row.position for row in batch],
-            [row.num_tokens for row in batch],
-            [self._blocks.blocks(row.request) for row in batch],
-        )
-        hidden, residual = self._enter(batch, start_layer)
-        hidden, residual = self._stage.run(shape, hidden, residual, start_layer, end_layer)
-        assert residual is not None
-        is_through = end_layer == self._num_layers
-        make = self._tokens if is_through else self._states
-        found = make(batch, hidden, residual)
         payloads: list[Payload] = [None] * len(rows)
-        for index, payload in zip(order, found, strict=True):
-            payloads[index] = payload
+        with torch.inference_mode():
+            for first in range(0, len(rows), self._max_rows):
+                part = order[first : first + self._max_rows]
+                done = self._run([rows[index] for index in part], start_layer, end_layer)
+                for index, payload in zip(part, done, strict=True):
+                    payloads[index] = payload
         return payloads
 
-    def _enter(self, batch: Sequence[Row], start_layer: int) -> State:
-        device = self._stage.device
-        if start_layer == 0:
-            ids = [token for row in batch for token in row.payload]
-            embedded = self._stage.model.embed_input_ids(torch.tensor(ids, device=device))
-            return embedded, None
-        states: list[State] = [row.payload for row in batch]
-        hidden = torch.cat([state[0] for state in states]).to(device)
-        if states[0][1] is None:
-            return hidden, None
-        parts = [state[1] for state in states if state[1] is not None]
-        return hidden, torch.cat(parts).to(device)
+    def _run(self, rows: Sequence[Row], start_layer: int, end_layer: int) -> list[Payload]:
+        from helixreal.engines.vllm_stage import Span
 
-    def _states(
-        self, batch: Sequence[Row], hidden: torch.Tensor, residual: torch.Tensor
-    ) -> list[Payload]:
-        sizes = [row.num_tokens for row in batch]
-        if not self._sends_both:
-            return [(part, None) for part in (hidden + residual).split(sizes)]
-        return list(zip(hidden.split(sizes), residual.split(sizes), strict=True))
+        spans = [
+            Span(row.position, row.num_tokens, self._blocks.blocks(row.request)) for row in rows
+        ]
+        batch = self._stage.describe(spans)
+        hidden, residual = self._entering(rows, start_layer)
+        hidden, residual = self._stage.run_layers(batch, hidden, residual, start_layer, end_layer)
+        if end_layer == self._spec.num_layers:
+            return self._tokens(hidden, residual, rows)
+        counts = [row.num_tokens for row in rows]
+        return list(zip(hidden.split(counts), residual.split(counts), strict=True))
+
+    def _entering(
+        self, rows: Sequence[Row], start_layer: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What goes into the first layer of a pass; before layer 0 there is no residual yet."""
+        if start_layer == 0:
+            return self._stage.embed([token for row in rows for token in row.payload]), None
+        import torch
+
+        # Joined even if there is one: vLLM's norms write into what they are given.
+        return (
+            torch.cat([row.payload[0] for row in rows]),
+            torch.cat([row.payload[1] for row in rows]),
+        )
 
     def _tokens(
-        self, batch: Sequence[Row], hidden: torch.Tensor, residual: torch.Tensor
+        self, hidden: torch.Tensor, residual: torch.Tensor, rows: Sequence[Row]
     ) -> list[Payload]:
-        ends = torch.tensor([row.num_tokens for row in batch]).cumsum(0) - 1
-        wanted = [index for index, row in enumerate(batch) if row.wants_token]
-        tokens: list[Payload] = [None] * len(batch)
-        if not wanted:
+        """Tokens behind the last layer, for the rows that want one."""
+        from helixreal.engines.sampling import choose_tokens
+
+        tokens: list[int | None] = [None] * len(rows)
+        wanting: list[int] = []
+        ends: list[int] = []
+        end = 0
+        for index, row in enumerate(rows):
+            end += row.num_tokens
+            if row.wants_token:
+                wanting.append(index)
+                ends.append(end - 1)
+        if not wanting:
             return tokens
-        last = ends[wanted].to(hidden.device)
-        logits = self._stage.model.finish(hidden[last], residual[last])
         chosen = choose_tokens(
-            logits,
-            [batch[index].sampling for index in wanted],
-            [batch[index].position + batch[index].num_tokens for index in wanted],
+            self._stage.logits(hidden[ends], residual[ends]),
+            [rows[index].sampling for index in wanting],
+            [rows[index].position + rows[index].num_tokens for index in wanting],
         )
-        for index, token in zip(wanted, chosen, strict=True):
+        for index, token in zip(wanting, chosen, strict=True):
             tokens[index] = token
         return tokens
 
-    def pack(self, payloads: Sequence[State]) -> list[Buffer]:
-        """Hidden states, and residuals in a second buffer if they are sent apart."""
-        columns = [[state[0] for state in payloads]]
-        if self._sends_both:
-            columns.append([state[1] for state in payloads if state[1] is not None])
-        return [
-            memoryview(torch.cat(column).cpu().contiguous().view(torch.uint8).numpy()).cast("B")
-            for column in columns
-        ]
+    def release(self, request: int) -> None:
+        """Forget the KV cache of a request; unknown ones are no mistake."""
+        self._blocks.release(request)
 
-    def unpack(self, buffers: Sequence[Buffer], num_tokens: Sequence[int]) -> list[State]:
-        """The way back, given the tokens of each row."""
-        size = sum(num_tokens) * self._hidden_size * self._dtype.itemsize
-        count = 2 if self._sends_both else 1
-        if len(buffers) != count or any(len(buffer) != size for buffer in buffers):
-            raise ValueError(
-                f"{[len(buffer) for buffer in buffers]} bytes; {count} x {size} were expected"
-            )
-        columns = [
-            torch.frombuffer(bytearray(buffer), dtype=self._dtype)
-            .view(-1, self._hidden_size)
-            .split(list(num_tokens))
-            for buffer in buffers
-        ]
-        residuals = columns[1] if self._sends_both else [None] * len(num_tokens)
-        return list(zip(columns[0], residuals, strict=True))
+    def pack(self, payloads: Sequence[Payload]) -> list[Buffer]:
+        """Hidden states of some rows: a buffer of outputs and one of residuals, or of sums."""
+        import torch
+
+        with torch.inference_mode():
+            parts = [torch.cat([payload[part] for payload in payloads]) for part in range(2)]
+            if self._wire == "sum":
+                parts = [parts[0] + parts[1]]
+            return [
+                memoryview(part.contiguous().cpu().view(torch.uint8).numpy()).cast("B")
+                for part in parts
+            ]
+
+    def unpack(self, buffers: Sequence[Buffer], num_tokens: Sequence[int]) -> list[Payload]:
+        """The way back, given the tokens of each row.
+
+        Raises
+        ------
+        ValueError
+            If the buffers do not have the number or the size that the tokens need.
+        """
+        import torch
+
+        counts = list(num_tokens)
+        if len(buffers) != self._num_buffers:
+            raise ValueError(f"{len(buffers)} buffers of hidden states, not {self._num_buffers}")
+        expected = sum(counts) * self._buffer_bytes_per_token
+        for buffer in buffers:
+            if memoryview(buffer).nbytes != expected or min(counts, default=1) < 1:
+                raise ValueError(
+                    f"hidden states of {counts} tokens take {expected} bytes a buffer, "
+                    f"not {memoryview(buffer).nbytes}"
+                )
+        with torch.inference_mode():
+            parts = [self._tensor(buffer) for buffer in buffers]
+            if self._wire == "sum":
+                parts.insert(0, torch.zeros_like(parts[0]))
+            return list(zip(*(part.split(counts) for part in parts), strict=True))
+
+    def _tensor(self, buffer: Buffer) -> torch.Tensor:
+        import torch
+
+        # A copy: memory from elsewhere may be read-only, or lie badly for its numbers.
+        values = torch.frombuffer(bytearray(buffer), dtype=torch.uint8).view(self._stage.dtype)
+        return values.view(-1, self._stage.hidden_size).to(self._stage.device)
 
     def close(self) -> None:
-        """Let vLLM end."""
-        self._llm.llm_engine.engine_core.shutdown()
+        """Give back weights and caches; the engine is of no use afterwards."""
+        self._stage.close()
 
 
-def _itself(worker: object) -> object:
-    return worker
-
-
-def _start(spec: EngineSpec) -> LLM:
-    """Start vLLM with this stage as its model."""
-    settings: dict[str, object] = {}
-    if spec.kv_memory_bytes is not None:
-        settings["kv_cache_memory_bytes"] = spec.kv_memory_bytes
-    if (share := spec.options.get("gpu_memory_utilization")) is not None:
-        settings["gpu_memory_utilization"] = share
-    if spec.device.startswith("cpu"):
-        blocks = -(-spec.block_tokens // _CPU_BLOCK_TOKENS)
-        settings["block_size"] = blocks * _CPU_BLOCK_TOKENS
-    return LLM(
-        spec.model,
-        skip_tokenizer_init=True,
-        dtype=spec.dtype,
-        enforce_eager=True,
-        enable_prefix_caching=False,
-        max_model_len=spec.max_context_tokens,
-        max_num_batched_tokens=max(spec.max_batch_tokens, spec.max_context_tokens),
-        load_format="dummy" if spec.dummy_weights else "auto",
-        hf_overrides={
-            "architectures": [ARCHITECTURE],
-            "helix_layers": [spec.start_layer, spec.end_layer],
-        },
-        **settings,
-    )
-
-
-def _check_architecture(folder: Path) -> None:
-    file = folder / "config.json"
-    try:
-        found = json.loads(file.read_text(encoding="utf-8")).get("architectures")
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"is no model's configuration: {error}", file=file) from error
-    if not isinstance(found, list) or not set(found) & set(_SUPPORTED):
+def _check(spec: EngineSpec) -> None:
+    unknown = sorted(set(spec.options) - set(_OPTIONS))
+    if unknown:
         raise InputError(
-            f"{found} is not supported, only {', '.join(_SUPPORTED)}",
+            f"engine 'vllm' has no option '{unknown[0]}'; it has {', '.join(_OPTIONS)}"
+        )
+    if spec.dtype not in _VALUE_BYTES:
+        raise InputError(f"there is no dtype '{spec.dtype}'; there are {', '.join(_VALUE_BYTES)}")
+
+
+def _wire(spec: EngineSpec) -> str:
+    wire = spec.options.get("wire", "sum" if spec.dtype == "float32" else "both")
+    if wire not in _WIRES:
+        raise InputError(f"wire is {' or '.join(_WIRES)}, not '{wire}'")
+    return str(wire)
+
+
+def _max_rows(spec: EngineSpec) -> int:
+    value = spec.options.get("max_num_seqs", 256)
+    if not isinstance(value, int) or value < 1:
+        raise InputError(f"max_num_seqs should be a whole number above zero, not {value!r}")
+    return min(value, spec.max_batch_tokens)
+
+
+def _start(spec: EngineSpec, max_num_seqs: int) -> VllmStage:
+    if spec.model is None:
+        raise InputError("engine 'vllm' needs the folder of a model")
+    device_type = spec.device.partition(":")[0]
+    _set_environment(device_type)
+    with warnings.catch_warnings():
+        # vLLM and what it imports warn of each other's old ways.
+        warnings.simplefilter("ignore")
+        try:
+            from helixreal.engines import vllm_model, vllm_stage
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"engine 'vllm' needs {error.name}: pip install 'helixsim[vllm]'"
+            ) from error
+        if spec.device not in (vllm_stage.DEVICE_TYPE, f"{vllm_stage.DEVICE_TYPE}:0"):
+            raise InputError(
+                f"device is '{spec.device}', but this vLLM runs on '{vllm_stage.DEVICE_TYPE}', and "
+                "of several on the first that it sees: CUDA_VISIBLE_DEVICES chooses"
+            )
+        architecture = _architecture(spec, spec.model, vllm_model.ARCHITECTURES)
+        arguments = _arguments(spec, device_type, max_num_seqs)
+        try:
+            return vllm_stage.VllmStage(
+                spec.model, architecture, spec.start_layer, spec.end_layer, arguments
+            )
+        except (ValueError, RuntimeError, OSError) as error:
+            raise InputError(f"vLLM cannot start: {_reason(error)}") from error
+
+
+def _set_environment(device_type: str) -> None:
+    """What must be so before vLLM is imported, unless the user has said otherwise."""
+    environment = dict(_ENVIRONMENT)
+    if device_type == "cpu":
+        environment |= _CPU_ENVIRONMENT
+        # It says that there is no Triton, which a CPU has no use for.
+        logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
+    if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] != "0":
+        raise InputError("engine 'vllm' needs VLLM_ENABLE_V1_MULTIPROCESSING=0 in the environment")
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong; vLLM's checks of settings wrap it in what pydantic says."""
+    _, found, reason = str(error).partition("Value error, ")
+    return reason.partition(" [type=")[0] if found else str(error)
+
+
+def _arguments(spec: EngineSpec, device_type: str, max_num_seqs: int) -> dict[str, Any]:
+    """What vLLM is told about numbers and memory."""
+    arguments: dict[str, Any] = {
+        "dtype": spec.dtype,
+        "block_size": spec.block_tokens,
+        "max_model_len": spec.max_context_tokens,
+        "max_num_batched_tokens": spec.max_batch_tokens,
+        "max_num_seqs": max_num_seqs,
+        "load_format": "dummy" if spec.dummy_weights else "auto",
+    }
+    memory_bytes = spec.kv_memory_bytes
+    utilization = spec.options.get("gpu_memory_utilization")
+    if device_type == "cpu":
+        arguments["block_size"] = -(-spec.block_tokens // _CPU_BLOCK_TOKENS) * _CPU_BLOCK_TOKENS
+        if memory_bytes is None and utilization is None:
+            # vLLM would take most of the memory, and fail where others have some of it.
+            memory_bytes = min(_CPU_KV_BYTES, _free_bytes() // 2)
+    if memory_bytes is not None:
+        arguments["kv_cache_memory_bytes"] = memory_bytes
+    if utilization is not None:
+        arguments["gpu_memory_utilization"] = utilization
+    return arguments
+
+
+def _free_bytes() -> int:
+    # Not every system says how much is free.
+    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
+    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _architecture(spec: EngineSpec, model: str, supported: Sequence[str]) -> str:
+    """What config.json says the model is."""
+    file = Path(model) / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", file=file) from error
+    except ValueError as error:
+        raise InputError(f"is no JSON: {error}", file=file) from error
+    if not isinstance(config, Mapping):
+        raise InputError("should hold keys and values", file=file)
+    architecture = str((config.get("architectures") or ["none"])[0])
+    if architecture not in supported:
+        raise InputError(
+            f"{architecture} is not supported; {', '.join(supported)} are",
             file=file,
             where="architectures",
         )
+    num_layers = config.get("num_hidden_layers")
+    if num_layers != spec.num_layers:
+        raise InputError(
+            f"the model has {num_layers} layers, but {spec.num_layers} are asked for", file=file
+        )
+    return architecture

@@ -1,246 +1,252 @@
-"""Some layers of a Llama-type model within vLLM, and everything of vLLM that is not public.
+"""Steps of some layers on vLLM; what vLLM may change between releases is used here only.
 
-vLLM loads the weights, sizes and allocates the KV caches and runs the kernels. What differs from
-its own use is here: a model class that holds only layers ``[start, end)``, and the metadata of
-attention, made without vLLM's scheduler, whose types change between releases.
+vLLM's ``LLM`` starts up, loads weights, chooses the attention back end, and sizes and allocates
+KV caches, for a model class of ours that holds some layers only. Its scheduler is left out: a
+step of ours describes the batch to the attention back end and runs the layers itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from torch import nn
-from vllm.config import (
-    VllmConfig,
-    get_layers_from_vllm_config,
-    set_current_vllm_config,
-)
+from vllm import LLM, ModelRegistry
+from vllm.config import get_layers_from_vllm_config, set_current_vllm_config
 from vllm.forward_context import set_forward_context
 from vllm.model_executor.layers.attention import Attention
-from vllm.model_executor.layers.layernorm import RMSNorm
-from vllm.model_executor.layers.logits_processor import LogitsProcessor
-from vllm.model_executor.layers.vocab_parallel_embedding import (
-    ParallelLMHead,
-    VocabParallelEmbedding,
-)
-from vllm.model_executor.model_loader.weight_utils import default_weight_loader
-from vllm.model_executor.models.llama import LlamaDecoderLayer
+from vllm.platforms import current_platform
 from vllm.v1.attention.backend import CommonAttentionMetadata
 
-ARCHITECTURE = "HelixStageForCausalLM"
-_PARTS = (
-    (".q_proj.", ".qkv_proj.", "q"),
-    (".k_proj.", ".qkv_proj.", "k"),
-    (".v_proj.", ".qkv_proj.", "v"),
-    (".gate_proj.", ".gate_up_proj.", 0),
-    (".up_proj.", ".gate_up_proj.", 1),
-)
-"""Weights of a checkpoint that vLLM keeps side by side in one."""
+from helixreal.engines.vllm_model import HelixStageForCausalLM, Hidden
+from helixsim.errors import InputError
 
+_ARCHITECTURE = HelixStageForCausalLM.__name__
+_METADATA_FIELDS = frozenset(field.name for field in fields(CommonAttentionMetadata))
 
-class _Layers(nn.Module):  # type: ignore[misc,unused-ignore]
-    """What a checkpoint has under ``model.``, as far as this stage holds it."""
+# What vLLM keeps for a start, a pass or an end is there once in a process.
+_ONE_AT_A_TIME = threading.Lock()
 
-    def __init__(self, vllm_config: VllmConfig, start: int, end: int) -> None:
-        super().__init__()
-        config = vllm_config.model_config.hf_config
-        if start == 0:
-            self.embed_tokens = VocabParallelEmbedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleDict(
-            {
-                str(number): LlamaDecoderLayer(vllm_config, prefix=f"model.layers.{number}")
-                for number in range(start, end)
-            }
-        )
-        if end == config.num_hidden_layers:
-            self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-
-
-class HelixStageForCausalLM(nn.Module):  # type: ignore[misc,unused-ignore]
-    """The layers ``hf_config.helix_layers`` of a Llama, with embedding and head where owned."""
-
-    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
-        super().__init__()
-        self.config = config = vllm_config.model_config.hf_config
-        self.start, self.end = config.helix_layers
-        self.model = _Layers(vllm_config, self.start, self.end)
-        self.is_last = self.end == config.num_hidden_layers
-        if self.is_last:
-            self.lm_head = ParallelLMHead(config.vocab_size, config.hidden_size)
-            self.logits_processor = LogitsProcessor(config.vocab_size)
-
-    def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Hidden states of tokens; on stages that do not begin with layer 0, blank ones."""
-        if self.start == 0:
-            embedded: torch.Tensor = self.model.embed_tokens(input_ids)
-            return embedded
-        weight = next(self.parameters())
-        return torch.zeros(
-            len(input_ids), self.config.hidden_size, dtype=weight.dtype, device=weight.device
-        )
-
-    def forward(
-        self,
-        input_ids: torch.Tensor | None,
-        positions: torch.Tensor,
-        intermediate_tensors: Any = None,  # noqa: ANN401  (vLLM's own signature)
-        inputs_embeds: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """What vLLM calls to measure the memory that a step takes; steps use `run`."""
-        if inputs_embeds is None:
-            assert input_ids is not None
-            inputs_embeds = self.embed_input_ids(input_ids)
-        hidden, residual = self.run(positions, inputs_embeds, None, self.start, self.end)
-        return hidden + residual
-
-    def run(
-        self,
-        positions: torch.Tensor,
-        hidden: torch.Tensor,
-        residual: torch.Tensor | None,
-        start: int,
-        end: int,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Run the layers ``[start, end)``; vLLM keeps the residual apart from the hidden state."""
-        for number in range(start, end):
-            hidden, residual = self.model.layers[str(number)](positions, hidden, residual)
-        assert residual is not None
-        return hidden, residual
-
-    def finish(self, hidden: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """Logits of what is through the last layer."""
-        normed, _ = self.model.norm(hidden, residual)
-        logits = self.compute_logits(normed)
-        assert logits is not None
-        return logits
-
-    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
-        """Logits of normed hidden states; blank ones on stages without the head."""
-        if not self.is_last:
-            return hidden_states.new_zeros(len(hidden_states), self.config.vocab_size)
-        logits: torch.Tensor | None = self.logits_processor(self.lm_head, hidden_states)
-        return logits
-
-    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """Take those weights of a checkpoint that this stage holds."""
-        own = dict(self.named_parameters())
-        loaded: set[str] = set()
-        for name, weight in weights:
-            for target, shard in self._targets(name):
-                if target not in own:
-                    continue
-                parameter = own[target]
-                load = getattr(parameter, "weight_loader", default_weight_loader)
-                if shard is None:
-                    load(parameter, weight)
-                else:
-                    load(parameter, weight, shard)
-                loaded.add(target)
-        return loaded
-
-    def _targets(self, name: str) -> list[tuple[str, str | int | None]]:
-        """Where a weight of the checkpoint goes: parameters, and which part of them."""
-        for part, whole, shard in _PARTS:
-            if part in name:
-                return [(name.replace(part, whole), shard)]
-        targets: list[tuple[str, str | int | None]] = [(name, None)]
-        if name == "model.embed_tokens.weight" and self.config.tie_word_embeddings:
-            targets.append(("lm_head.weight", None))
-        return targets
+DEVICE_TYPE: str = current_platform.device_type
+"""What the installed vLLM runs on: ``cpu``, ``cuda``, ..."""
 
 
 @dataclass(frozen=True, slots=True)
-class StepShape:
-    """A batch as attention sees it; rows of one token come first.
+class Span:
+    """The tokens of one request in a batch.
 
     Attributes
     ----------
-    positions
-        Tokens of each row that the cache holds.
+    position
+        Tokens that the cache holds before.
     num_tokens
-        Tokens of each row in this step.
+        Tokens that are added.
     blocks
-        Numbers of the cache blocks of each row.
+        Of KV cache, in order; room for all those tokens.
     """
 
-    positions: Sequence[int]
-    num_tokens: Sequence[int]
-    blocks: Sequence[Sequence[int]]
+    position: int
+    num_tokens: int
+    blocks: Sequence[int]
 
 
-class Stage:
-    """A live worker of vLLM, and steps on it.
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch as vLLM's attention wants it described; good for any of the layers.
+
+    Attributes
+    ----------
+    num_tokens
+        In all.
+    positions
+        Of each token in its request.
+    slots
+        Where each token's keys and values go: its block times the tokens in one, plus its place.
+    metadata
+        The attention back end's own.
+    """
+
+    num_tokens: int
+    positions: torch.Tensor
+    slots: torch.Tensor
+    metadata: Any
+
+
+class VllmStage:
+    """Layers ``[start_layer, end_layer)`` of a model, held by an ``LLM`` of vLLM's.
 
     Parameters
     ----------
-    worker
-        Of an ``LLM`` of one process.
+    model
+        Folder of the model.
+    architecture
+        One of `vllm_model.ARCHITECTURES`.
+    start_layer, end_layer
+        What to hold.
+    arguments
+        More arguments for ``LLM``.
+
+    Attributes
+    ----------
+    num_blocks
+        Of KV cache, as allocated; block 0 is for padding.
+    block_tokens
+        Tokens in one.
+    device, dtype, hidden_size
+        Of hidden states.
     """
 
-    def __init__(self, worker: Any) -> None:  # noqa: ANN401  (its class depends on the device)
-        self.model: HelixStageForCausalLM = worker.get_model()
-        self.device: torch.device = worker.device
-        self._config: VllmConfig = worker.vllm_config
-        cache = self._config.cache_config
-        self.block_tokens: int = cache.block_size
-        self.num_blocks: int = cache.num_gpu_blocks
-        layers = get_layers_from_vllm_config(self._config, Attention)
-        self._names = list(layers)
-        first = layers[self._names[0]]
-        spec = first.get_kv_cache_spec(self._config)
-        make_builder = first.get_attn_backend().get_builder_cls()
-        with set_current_vllm_config(self._config):
-            self._builder = make_builder(spec, self._names, self._config, self.device)
-
-    def run(
+    def __init__(
         self,
-        shape: StepShape,
+        model: str,
+        architecture: str,
+        start_layer: int,
+        end_layer: int,
+        arguments: Mapping[str, Any],
+    ) -> None:
+        with _ONE_AT_A_TIME:
+            ModelRegistry.register_model(_ARCHITECTURE, HelixStageForCausalLM)
+            self._llm = LLM(
+                model,
+                hf_overrides={
+                    "architectures": [_ARCHITECTURE],
+                    "helix_architecture": architecture,
+                    "helix_layers": [start_layer, end_layer],
+                },
+                config_format="hf",
+                generation_config="vllm",
+                skip_tokenizer_init=True,
+                enforce_eager=True,
+                enable_prefix_caching=False,
+                disable_log_stats=True,
+                use_tqdm_on_load=False,
+                **arguments,
+            )
+            (worker,) = self._llm.collective_rpc(lambda worker: worker)
+            self._model: HelixStageForCausalLM = worker.get_model()
+            self._config = worker.vllm_config
+            self.device: torch.device = worker.device
+            self.dtype: torch.dtype = self._config.model_config.dtype
+            self.hidden_size: int = self._config.model_config.hf_config.hidden_size
+            self.num_blocks: int = self._config.cache_config.num_gpu_blocks
+            self.block_tokens: int = self._config.cache_config.block_size
+            self._layer_names = {
+                index: f"model.layers.{index}.self_attn.attn"
+                for index in range(start_layer, end_layer)
+            }
+            self._attention = get_layers_from_vllm_config(self._config, Attention)
+            self._builder = self._make_builder()
+
+    def _make_builder(self) -> Any:  # noqa: ANN401  (vLLM's metadata builder)
+        """What describes batches to the attention back end, one for all layers."""
+        layers = self._attention
+        assert set(layers) == set(self._layer_names.values())
+        kinds = {
+            (layer.get_attn_backend(), layer.get_kv_cache_spec(self._config))
+            for layer in layers.values()
+        }
+        if len(kinds) > 1:
+            raise InputError("engine 'vllm' cannot serve layers of different kinds of attention")
+        ((backend, kv_cache_spec),) = kinds
+        if kv_cache_spec.block_size != self.block_tokens:
+            raise InputError("engine 'vllm' cannot serve this model's kind of attention")
+        sizes = backend.get_supported_kernel_block_sizes()
+        # Others would be cut into blocks of a size that the back end takes.
+        if not any(
+            self.block_tokens == size
+            if isinstance(size, int)
+            else self.block_tokens % size.base == 0
+            for size in sizes
+        ):
+            raise InputError(
+                f"block_tokens: vLLM's attention does not take {self.block_tokens}, but {sizes}"
+            )
+        with set_current_vllm_config(self._config):
+            return backend.get_builder_cls()(kv_cache_spec, list(layers), self._config, self.device)
+
+    def describe(self, spans: Sequence[Span]) -> Batch:
+        """Describe a batch; the tokens of each request follow on those of the one before."""
+        counts = torch.tensor([span.num_tokens for span in spans], dtype=torch.int32)
+        befores = torch.tensor([span.position for span in spans], dtype=torch.int32)
+        starts = torch.zeros(len(spans) + 1, dtype=torch.int32)
+        torch.cumsum(counts, 0, out=starts[1:])
+        lengths = befores + counts
+        longest = int(lengths.max())
+        width = -(-longest // self.block_tokens)
+        table = torch.zeros(len(spans), width, dtype=torch.int32)
+        for row, span in enumerate(spans):
+            used = span.blocks[:width]
+            table[row, : len(used)] = torch.tensor(used, dtype=torch.int32)
+        num_tokens = int(starts[-1])
+        rows = torch.repeat_interleave(torch.arange(len(spans)), counts, output_size=num_tokens)
+        positions = torch.arange(num_tokens) - starts[rows] + befores[rows]
+        block_numbers = table[rows, positions // self.block_tokens].long()
+        slots = block_numbers * self.block_tokens + positions % self.block_tokens
+        positions, slots = positions.to(self.device), slots.to(self.device)
+        described = {
+            "query_start_loc": starts.to(self.device),
+            "query_start_loc_cpu": starts,
+            "seq_lens": lengths.to(self.device),
+            "seq_lens_cpu_upper_bound": lengths,
+            "_seq_lens_cpu": lengths,
+            "_num_computed_tokens_cpu": befores,
+            "num_reqs": len(spans),
+            "num_actual_tokens": num_tokens,
+            "max_query_len": int(counts.max()),
+            "max_seq_len": longest,
+            "block_table_tensor": table.to(self.device),
+            "slot_mapping": slots,
+            "positions": positions,
+        }
+        # Releases differ in what they also want to know on the CPU.
+        known = {name: value for name, value in described.items() if name in _METADATA_FIELDS}
+        metadata = self._builder.build(0, CommonAttentionMetadata(**known))
+        return Batch(num_tokens, positions, slots, metadata)
+
+    def embed(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """Embed tokens, where layer 0 is held."""
+        return self._model.embed_input_ids(torch.tensor(token_ids, device=self.device))
+
+    def run_layers(
+        self,
+        batch: Batch,
         hidden: torch.Tensor,
         residual: torch.Tensor | None,
-        start: int,
-        end: int,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Run layers on a batch; tensors have as many rows as the batch has tokens."""
-        token_positions, metadata = self._metadata(shape)
-        built = self._builder.build(common_prefix_len=0, common_attn_metadata=metadata)
-        slots = metadata.slot_mapping
-        with set_forward_context(
-            dict.fromkeys(self._names, built),
-            self._config,
-            num_tokens=metadata.num_actual_tokens,
-            slot_mapping=dict.fromkeys(self._names, slots),
+        start_layer: int,
+        end_layer: int,
+    ) -> Hidden:
+        """Run the layers ``[start_layer, end_layer)``; hidden states of shape (tokens, size)."""
+        names = [self._layer_names[index] for index in range(start_layer, end_layer)]
+        with (
+            _ONE_AT_A_TIME,
+            set_forward_context(
+                dict.fromkeys(names, batch.metadata),
+                self._config,
+                num_tokens=batch.num_tokens,
+                slot_mapping=dict.fromkeys(names, batch.slots),
+            ),
         ):
-            return self.model.run(token_positions, hidden, residual, start, end)
+            return self._model.run_layers(batch.positions, hidden, residual, start_layer, end_layer)
 
-    def _metadata(self, shape: StepShape) -> tuple[torch.Tensor, CommonAttentionMetadata]:
-        counts = torch.tensor(shape.num_tokens, dtype=torch.int32)
-        starts = torch.zeros(len(counts) + 1, dtype=torch.int32)
-        torch.cumsum(counts, 0, out=starts[1:])
-        held = torch.tensor(shape.positions, dtype=torch.int32)
-        seq_lens = held + counts
-        width = max(len(blocks) for blocks in shape.blocks)
-        table = torch.zeros(len(counts), width, dtype=torch.int32)
-        for row, blocks in enumerate(shape.blocks):
-            table[row, : len(blocks)] = torch.tensor(blocks, dtype=torch.int32)
-        rows = torch.repeat_interleave(torch.arange(len(counts)), counts)
-        within = torch.arange(len(rows)) - starts[:-1].long()[rows]
-        positions = held.long()[rows] + within
-        slots = table.long()[rows, positions // self.block_tokens] * self.block_tokens
-        slots += positions % self.block_tokens
-        device = self.device
-        metadata = CommonAttentionMetadata(
-            query_start_loc=starts.to(device),
-            query_start_loc_cpu=starts,
-            seq_lens=seq_lens.to(device),
-            num_reqs=len(counts),
-            num_actual_tokens=len(rows),
-            max_query_len=int(counts.max()),
-            max_seq_len=int(seq_lens.max()),
-            block_table_tensor=table.to(device),
-            slot_mapping=slots.to(device),
-            causal=True,
-        )
-        return positions.to(device), metadata
+    def logits(self, hidden: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Of shape (tokens, vocabulary), for hidden states behind the last layer."""
+        with _ONE_AT_A_TIME, set_forward_context(None, self._config, num_tokens=len(hidden)):
+            return self._model.compute_logits(self._model.last_norm(hidden, residual))
+
+    def clear(self, blocks: Sequence[int]) -> None:
+        """Set blocks of KV cache to zero, where what others left in them would do harm."""
+        # The CPU's attention multiplies by zero what it masks: of infinities NaN would be left.
+        if not blocks or self.device.type != "cpu":
+            return
+        with torch.inference_mode():
+            for layer in self._attention.values():
+                cache = layer.kv_cache
+                cache.movedim(cache.shape.index(self.num_blocks), 0)[list(blocks)] = 0
+
+    def close(self) -> None:
+        """Give back weights and caches; the stage is of no use afterwards."""
+        with _ONE_AT_A_TIME:
+            self._llm.llm_engine.engine_core.shutdown()
+        del self._llm, self._model, self._attention, self._builder, self._config
