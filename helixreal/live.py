@@ -30,11 +30,11 @@ class NobodyFeeds:
         """Nobody comes."""
         return iter(())
 
-    def after_prompt(self, now: float, share: float | None) -> Arrival | None:
+    def after_prompt(self, now: float, share: float | None, index: int) -> Arrival | None:
         """Nobody comes because of what happens here."""
         return None
 
-    def after_end(self, now: float, share: float | None) -> Arrival | None:
+    def after_end(self, now: float, share: float | None, index: int | None) -> Arrival | None:
         """Nobody comes because of what happens here."""
         return None
 

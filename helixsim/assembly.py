@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
+from sys import maxsize
 
 from helixsim.coordinator import Coordinator
 from helixsim.errors import NoRouteError, ScenarioError
 from helixsim.feeders import Feeder
 from helixsim.metrics.recorder import RunRecorder
+from helixsim.physics import PHYSICS_PROFILES
 from helixsim.placement.balanced_flow import balanced_flow
 from helixsim.placement.flow import Flow, max_flow
 from helixsim.placement.topology import Topology, build_topology, without_nodes
@@ -67,9 +70,10 @@ def build_brain(
     *,
     seed: int,
     start_s: float,
-    passes_beyond_answer: int,
+    passes_beyond_answer: int | None = None,
     keep_iterations: bool = False,
     feeder: Feeder | None = None,
+    make_policy: Callable[[PolicyInputs], Policy] | None = None,
     make_recorder: type[RunRecorder] = RunRecorder,
 ) -> Brain:
     """Make what decides in a run.
@@ -85,25 +89,29 @@ def build_brain(
     start_s
         When feeding starts.
     passes_beyond_answer
-        See :class:`helixsim.coordinator.Coordinator`.
+        See :class:`helixsim.coordinator.Coordinator`; if not that of the scenario's physics.
     keep_iterations
         Whether to keep a row for every pass.
     feeder
         Who sends requests, if not the scenario's workload.
+    make_policy
+        Makes what finds routes, if not the scenario's policy.
     make_recorder
         Makes the recorder.
     """
-    run = scenario.run
+    run, scheduler = scenario.run, scenario.scheduler
+    physics = PHYSICS_PROFILES[scenario.physics]
     flow = followed_flow(scenario, topology)
     rng = Random(seed)
-    policy = POLICIES[scenario.scheduler.policy](
+    policy = (make_policy or POLICIES[scheduler.policy])(
         PolicyInputs(
             topology=topology,
             flow=flow,
-            high_water_mark=scenario.scheduler.kv.high_water_mark,
+            high_water_mark=scheduler.kv.high_water_mark,
             expected_output_tokens=scenario.workload.mean_output_tokens
-            * scenario.scheduler.kv.expected_output_ratio,
-            min_flow_share=scenario.scheduler.min_flow_share,
+            * scheduler.kv.expected_output_ratio,
+            min_flow_share=scheduler.min_flow_share,
+            uses_small_shares_alone=physics.requests_wait,
             rng=rng,
         )
     )
@@ -119,13 +127,29 @@ def build_brain(
         policy,
         feeder,
         recorder,
-        passes_beyond_answer,
+        physics.passes_beyond_answer if passes_beyond_answer is None else passes_beyond_answer,
         node_names=tuple(node.name for node in topology.nodes),
         reflow=lambda down: flow_without(scenario, topology, down) if down else flow,
-        prefill_chunk_tokens=scenario.scheduler.prefill_chunk_tokens,
-        max_waiting=scenario.scheduler.max_waiting,
+        prefill_chunk_tokens=_chunk_tokens(scenario, topology),
+        max_waiting=_max_waiting(scenario),
     )
     return Brain(topology, flow, policy, coordinator, recorder)
+
+
+def _max_waiting(scenario: Scenario) -> int:
+    """How many may wait for room: as the scenario says, else all whose physics lets them."""
+    wanted = scenario.scheduler.max_waiting
+    if wanted is not None:
+        return wanted
+    return maxsize if PHYSICS_PROFILES[scenario.physics].requests_wait else 0
+
+
+def _chunk_tokens(scenario: Scenario, topology: Topology) -> int | None:
+    """The longest prefill that goes out at once: where requests wait, as long as all nodes take."""
+    wanted = scenario.scheduler.prefill_chunk_tokens
+    if wanted is not None or not PHYSICS_PROFILES[scenario.physics].requests_wait:
+        return wanted
+    return min(node.capacity.max_prompt_tokens for node in topology.nodes)
 
 
 def followed_flow(scenario: Scenario, topology: Topology) -> Flow:

@@ -276,7 +276,8 @@ class Coordinator:
         request.dispatched_s = now
         self._policy.decodes_dispatched((request,))
         if not iteration:
-            self._feed(self._feeder.after_prompt(now, self._policy.bottleneck_share()), now)
+            share = self._policy.bottleneck_share()
+            self._feed(self._feeder.after_prompt(now, share, request.index), now)
         return (request,)
 
     def _end(self, request: Request, now: float) -> list[Request]:
@@ -285,7 +286,7 @@ class Coordinator:
         self._recorder.ended(request, now)
         sent, _ = self._serve_waiting(now)
         self.admitted += sent
-        self._feed_after_end(now)
+        self._feed_after_end(now, request.index)
         return sent
 
     # -- what goes wrong -----------------------------------------------------------------------
@@ -314,7 +315,7 @@ class Coordinator:
             # A closed loop goes on with those that were turned away for want of a route.
             owed, self._num_owed = self._num_owed, 0
             for _ in range(owed):
-                self._feed_after_end(now)
+                self._feed_after_end(now, None)
         return sent
 
     def preempt(self, request: Request, now: float) -> Disruption:
@@ -338,14 +339,14 @@ class Coordinator:
         if not self._take_out(request):
             return []
         self._recorder.cancelled(request, now)
-        return self._go_on_without(now)
+        return self._go_on_without(request, now)
 
     def fail(self, request: Request, reason: str, now: float) -> list[Request]:
         """End a request that a node cannot go on with; who had waited and is to be sent now."""
         if not self._take_out(request):
             return []
         self._recorder.failed(request, reason, now)
-        return self._go_on_without(now)
+        return self._go_on_without(request, now)
 
     def _take_out(self, request: Request) -> bool:
         """Take a request out of wherever it is; False if it has ended already."""
@@ -357,9 +358,9 @@ class Coordinator:
             return False
         return True
 
-    def _go_on_without(self, now: float) -> list[Request]:
+    def _go_on_without(self, request: Request, now: float) -> list[Request]:
         sent, _ = self._serve_waiting(now)
-        self._feed_after_end(now)
+        self._feed_after_end(now, request.index)
         return sent
 
     def _follow(self) -> None:
@@ -390,7 +391,7 @@ class Coordinator:
     def _fail(self, request: Request, now: float) -> None:
         reason = f"{self._last_lost} was lost" if self.down else "no room to begin it again"
         self._recorder.failed(request, reason, now)
-        self._feed_after_end(now)
+        self._feed_after_end(now, request.index)
 
     # -- admission -----------------------------------------------------------------------------
 
@@ -443,8 +444,9 @@ class Coordinator:
 
     # -- feeding -------------------------------------------------------------------------------
 
-    def _feed_after_end(self, now: float) -> None:
-        self._feed(self._feeder.after_end(now, self._policy.bottleneck_share()), now)
+    def _feed_after_end(self, now: float, index: int | None) -> None:
+        share = self._policy.bottleneck_share()
+        self._feed(self._feeder.after_end(now, share, index), now)
 
     def _feed(self, arrival: Arrival | None, now: float) -> None:
         if arrival is not None:

@@ -46,12 +46,15 @@ class Feeder(Protocol):
         """The requests that come at times of their own, in order of time."""
         ...
 
-    def after_prompt(self, now: float, share: float | None) -> Arrival | None:
-        """What comes because a prompt is through; `share` is the expected KV use."""
+    def after_prompt(self, now: float, share: float | None, index: int) -> Arrival | None:
+        """What comes because a prompt is through; `share` is the expected KV use.
+
+        `index` is the number of its request, in order of creation.
+        """
         ...
 
-    def after_end(self, now: float, share: float | None) -> Arrival | None:
-        """What comes because a request has ended."""
+    def after_end(self, now: float, share: float | None, index: int | None) -> Arrival | None:
+        """What comes because a request has ended; None for one that never began."""
         ...
 
 
@@ -104,11 +107,11 @@ class OfflineFeeder:
         """Nobody comes without a cause."""
         return iter(())
 
-    def after_prompt(self, now: float, share: float | None) -> Arrival | None:
+    def after_prompt(self, now: float, share: float | None, index: int) -> Arrival | None:
         """One more, if KV use is counted and low enough."""
         return None if share is None else self._next(now, share)
 
-    def after_end(self, now: float, share: float | None) -> Arrival | None:
+    def after_end(self, now: float, share: float | None, index: int | None) -> Arrival | None:
         """One more, unless KV use is counted and too high."""
         return self._next(now, share)
 
@@ -143,11 +146,11 @@ class OnlineFeeder:
         """All requests, in order of time."""
         return map(Arrival, self._times, self._prompt_tokens, self._output_tokens)
 
-    def after_prompt(self, now: float, share: float | None) -> Arrival | None:
+    def after_prompt(self, now: float, share: float | None, index: int) -> Arrival | None:
         """Nobody comes because of what happens here."""
         return None
 
-    def after_end(self, now: float, share: float | None) -> Arrival | None:
+    def after_end(self, now: float, share: float | None, index: int | None) -> Arrival | None:
         """Nobody comes because of what happens here."""
         return None
 

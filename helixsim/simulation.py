@@ -4,45 +4,53 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
 from types import FrameType
-from typing import cast
+from typing import Protocol
 
 import simpy
 
 from helixsim.assembly import build_brain, placed_topology
 from helixsim.coordinator import Coordinator
 from helixsim.errors import ScenarioError, SimulationError
+from helixsim.feeders import Feeder
 from helixsim.metrics.recorder import RunRecorder
 from helixsim.metrics.result import RunResult
 from helixsim.metrics.timeline import Timeline
+from helixsim.models.calibrated import calibrated_models
 from helixsim.models.environment import ExactEnvironment
 from helixsim.models.faults import FaultInjector
-from helixsim.models.gpu import Gpu
-from helixsim.models.host import Host
-from helixsim.models.nic import Inbox, Link
-from helixsim.models.ports import (
-    LEAST_BANDWIDTH_BYTES_PER_S,
-    ChoosingPort,
-    ContendedPort,
-    Port,
-    RoutedPort,
-    SharedNic,
-)
-from helixsim.physics import PHYSICS_PROFILES
+from helixsim.models.paper import paper_models
+from helixsim.models.parts import Models, Parts
 from helixsim.placement.flow import Flow
 from helixsim.placement.topology import Topology
-from helixsim.requests import Request
 from helixsim.scenario.resolved import Scenario
-from helixsim.scheduling import Policy
-from helixsim.scheduling.maxflow import FlowRoute
-from helixsim.scheduling.policy import DeparturePolicy, Moment, TransmissionPolicy
+from helixsim.scheduling import Policy, PolicyInputs
 
 _LOADING_MARGIN_S = 1
+
+MODELS: Mapping[str, Callable[[Parts], Models]] = {
+    "paper": paper_models,
+    "calibrated": calibrated_models,
+}
+"""Physics -> what makes its models."""
+
+
+class Traffic(Protocol):
+    """Sends other requests than the scenario's workload."""
+
+    @property
+    def make_policy(self) -> Callable[[PolicyInputs], Policy] | None:
+        """Makes what finds their routes, if not the scenario's policy."""
+        ...
+
+    def feeder(self, start_s: float) -> Feeder:
+        """Who sends them, from `start_s` on."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,116 +118,44 @@ class Simulation:
     """
 
     def __init__(
-        self, scenario: Scenario, *, seed: int | None = None, record_iterations: bool = False
+        self,
+        scenario: Scenario,
+        *,
+        seed: int | None = None,
+        record_iterations: bool = False,
+        traffic: Traffic | None = None,
     ) -> None:
         self.scenario = scenario
         self.seed = scenario.run.seed if seed is None else _checked(seed)
         self.topology = placed_topology(scenario)
         self.start_s = float(_loading_s(self.topology) + _LOADING_MARGIN_S)
         self.end_s = self.start_s + scenario.run.duration_s
-        self._physics = PHYSICS_PROFILES[scenario.physics]
         brain = build_brain(
             scenario,
             self.topology,
             seed=self.seed,
             start_s=self.start_s,
-            passes_beyond_answer=self._physics.passes_beyond_answer,
             keep_iterations=record_iterations,
+            feeder=None if traffic is None else traffic.feeder(self.start_s),
+            make_policy=None if traffic is None else traffic.make_policy,
         )
         self.flow: Flow = brain.flow
         self.policy: Policy = brain.policy
         self.recorder: RunRecorder = brain.recorder
         self.coordinator: Coordinator = brain.coordinator
         self.environment = ExactEnvironment()
-        self._build_models()
+        parts = Parts(
+            scenario, self.environment, self.topology, self.policy, self.coordinator, self.seed
+        )
+        models = MODELS[scenario.physics](parts)
+        self.host, self.gpus, self.links = models.host, models.nodes, models.links
         self.timeline = Timeline(self)
-
-    # -- models ------------------------------------------------------------------------------
-
-    def _build_models(self) -> None:
-        topology, environment = self.topology, self.environment
-        inboxes = [Inbox() for _ in range(len(topology.nodes) + 1)]
-        number = environment.next_number
-        self.links = [
-            Link(placed, self.policy.link_bandwidth(placed), inboxes[placed.target], number)
-            for placed in topology.links
-        ]
-        self.gpus = [
-            Gpu(
-                environment,
-                node,
-                {link.entry_layer for link in topology.incoming[node.index]},
-                self._physics.timer(topology.llm, node),
-                inboxes[node.index],
-                self.coordinator.contexts,
-            )
-            for node in topology.nodes
-        ]
-        moment = self.policy.moment
-        eager = moment is Moment.TRANSMISSION
-        if eager:
-            _check_usable(topology)
-        self.host = Host(environment, self.coordinator, inboxes[-1], eager=eager)
-        make_port = self._port_maker(moment)
-        first = {link.target for link in topology.outgoing[topology.coordinator]}
-        for index, gpu in enumerate(self.gpus):
-            if index in first and not eager:
-                gpu.connect(
-                    make_port(index),
-                    self.host.catch_up,
-                    self.host.arm_if_needed,
-                    num_sources=len(topology.incoming[index]),
-                )
-            else:
-                gpu.connect(make_port(index), num_sources=len(topology.incoming[index]))
-        prepare = self._follow_route if moment is Moment.ADMISSION else _start_empty
-        self.host.connect(
-            make_port(topology.coordinator), [self.gpus[i] for i in sorted(first)], prepare
-        )
-
-    def _port_maker(self, moment: Moment) -> Callable[[int], Port]:
-        topology = self.topology
-        home = topology.coordinator
-        outgoing = [[self.links[link.index] for link in links] for links in topology.outgoing]
-
-        def end_layer(machine: int) -> int:
-            return 0 if machine == home else topology.nodes[machine].end_layer
-
-        if moment is Moment.ADMISSION:
-            return lambda machine: RoutedPort(machine, outgoing[machine])
-        if moment is Moment.DEPARTURE:
-            learning = cast(DeparturePolicy, self.policy)
-            return lambda machine: ChoosingPort(
-                machine, outgoing[machine], learning, end_layer, home
-            )
-        nics = [
-            SharedNic(nic.inbound_bytes_per_s, nic.outbound_bytes_per_s)
-            for nic in (topology.nic(machine) for machine in range(home + 1))
-        ]
-        choosing = cast(TransmissionPolicy, self.policy)
-        environment, gpus = self.environment, self.gpus
-
-        def waiting(machine: int) -> int:
-            return gpus[machine].waiting_at_first_layer(environment.now)
-
-        return lambda machine: ContendedPort(
-            environment, machine, outgoing[machine], nics, choosing, end_layer, waiting
-        )
-
-    def _follow_route(self, request: Request) -> None:
-        route = cast(FlowRoute, request.route)
-        onward = self._onward.get(route)
-        if onward is None:
-            onward = {link.source: self.links[link.index] for link in route.links}
-            self._onward[route] = onward
-        request.onward = onward
 
     # -- time --------------------------------------------------------------------------------
 
     def run(self, watchers: tuple[Watcher, ...] = ()) -> RunResult:
         """Let time pass until the run ends or is interrupted."""
         environment = self.environment
-        self._onward: dict[FlowRoute, dict[int, Link]] = {}
         for request in self.coordinator.opening():
             self.host.put_on_agenda(request, 0.0)
         self.host.follow(self.coordinator.later())
@@ -279,20 +215,6 @@ class Simulation:
         return not self.coordinator.active and not self.host.expects_arrivals
 
 
-def _check_usable(topology: Topology) -> None:
-    """Refuse links over which a policy that waits for bandwidth would wait for ever."""
-    for link in topology.links:
-        fair = topology.nic(link.source).outbound_bytes_per_s / len(topology.outgoing[link.source])
-        most = min(fair, link.bandwidth_bytes_per_s, topology.nic(link.target).inbound_bytes_per_s)
-        if most <= LEAST_BANDWIDTH_BYTES_PER_S:
-            raise ScenarioError(
-                f"the link from {topology.name(link.source)} to {topology.name(link.target)} can "
-                f"have {most:g} bytes/s at most; this policy uses none of "
-                f"{LEAST_BANDWIDTH_BYTES_PER_S:g} bytes/s or less",
-                where="cluster",
-            )
-
-
 def _checked(seed: int) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ScenarioError(f"a seed is a whole number of at least 0, not {seed!r}", where="seed")
@@ -315,10 +237,6 @@ def _stopped_by_ctrl_c(environment: ExactEnvironment) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _start_empty(request: Request) -> None:
-    request.onward = {}
 
 
 def _loading_s(topology: Topology) -> int:

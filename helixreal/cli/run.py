@@ -140,7 +140,7 @@ def _serve(
             result, about = cluster.result(), cluster.about()
         if folder is not None:
             recorded = cluster.events.files(cluster.topology)
-            folder.write(result, table_format, recorded=recorded, about=about)
+            folder.write(result, table_format, more=recorded, about=about)
     if as_json:
         typer.echo(json.dumps(result.summary, indent=2))
     else:

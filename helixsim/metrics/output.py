@@ -26,11 +26,15 @@ MANIFEST_SCHEMA = 1
 RECORDED_FILES = ("events.csv.gz", "routes.jsonl.gz", "nodes.json")
 """What a run on a real cluster adds: every pass, every route, and who the nodes are."""
 
+REPLAY_FILES = ("replay.json", "replay_series.csv", "replay_nodes.csv", "replay.png")
+"""What a replay adds: the side by side with what was recorded."""
+
 _TABLES = ("requests", "nodes", "links", "timeline", "iterations")
 _OUR_FILES = (
     "manifest.json",
     "summary.json",
     *RECORDED_FILES,
+    *REPLAY_FILES,
     *(f"{table}.{suffix}" for table in _TABLES for suffix in ("parquet", "csv")),
 )
 _LIBRARIES = ("simpy", "networkx", "numpy", "pyarrow")
@@ -105,7 +109,7 @@ class OutputFolder:
         result: RunResult,
         table_format: TableFormat,
         *,
-        recorded: Mapping[str, bytes] | None = None,
+        more: Mapping[str, bytes] | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> None:
         """Write a run's summary, tables and manifest.
@@ -116,8 +120,8 @@ class OutputFolder:
             Of the run.
         table_format
             Of the tables.
-        recorded
-            Contents of :data:`RECORDED_FILES`, of a real run.
+        more
+            Contents of other files: :data:`RECORDED_FILES` or :data:`REPLAY_FILES`.
         about
             What its manifest says of the real cluster.
 
@@ -133,7 +137,7 @@ class OutputFolder:
             for name, columns in result.tables.items():
                 _write_table(new / f"{name}.{table_format}", columns, table_format)
             _write_json(new / "summary.json", result.summary)
-            for name, content in (recorded or {}).items():
+            for name, content in (more or {}).items():
                 (new / name).write_bytes(content)
             made_of = manifest(result) | ({"real": dict(about)} if about is not None else {})
             _write_json(new / "manifest.json", made_of)

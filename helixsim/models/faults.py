@@ -12,9 +12,8 @@ from functools import partial
 
 from helixsim.coordinator import Coordinator
 from helixsim.models.environment import Alarm, ExactEnvironment
-from helixsim.models.gpu import Gpu
 from helixsim.models.host import Host
-from helixsim.models.nic import Link
+from helixsim.models.parts import LinkModel, NodeModel
 from helixsim.placement.topology import Topology
 from helixsim.requests import Request
 from helixsim.scenario.resolved import Fault, Faults
@@ -40,8 +39,8 @@ class FaultInjector:
         self,
         environment: ExactEnvironment,
         topology: Topology,
-        gpus: Sequence[Gpu],
-        links: Sequence[Link],
+        gpus: Sequence[NodeModel],
+        links: Sequence[LinkModel],
         host: Host,
         coordinator: Coordinator,
         policy: Policy,

@@ -12,14 +12,23 @@ from collections.abc import Callable, Iterator, Sequence
 from heapq import heappop, heappush
 from itertools import count
 from math import inf, nextafter
+from typing import Protocol
 
 from helixsim.batching import Batch
 from helixsim.coordinator import Coordinator
 from helixsim.models.environment import Alarm, ExactEnvironment
-from helixsim.models.gpu import Gpu
 from helixsim.models.nic import Inbox, Train, interleaved, merge
 from helixsim.models.ports import Port
 from helixsim.requests import Request
+
+
+class FirstNode(Protocol):
+    """A node that the coordinator sends to."""
+
+    @property
+    def is_unaware(self) -> bool:
+        """Whether it idles and does not know when the coordinator sends it something."""
+        ...
 
 
 class Host:
@@ -36,6 +45,11 @@ class Host:
     eager
         Whether to wake for everything that comes, at its own time; needed where sending
         depends on what else is being sent at that moment.
+
+    Attributes
+    ----------
+    when_ended
+        Called with every request that has ended, where nodes keep what they know of it.
     """
 
     def __init__(
@@ -55,14 +69,15 @@ class Host:
         self._armed_at = inf
         self._numbers = count()
         self._port: Port
-        self._first_gpus: Sequence[Gpu] = ()
+        self._first_gpus: Sequence[FirstNode] = ()
         self._prepare: Callable[[Request], None]
         self._later: Iterator[Request] = iter(())
         self._followed: Request | None = None
+        self.when_ended: Callable[[Request], None] | None = None
         inbox.announce = self._on_train
 
     def connect(
-        self, port: Port, first_gpus: Sequence[Gpu], prepare: Callable[[Request], None]
+        self, port: Port, first_gpus: Sequence[FirstNode], prepare: Callable[[Request], None]
     ) -> None:
         """Give it its way out, the nodes behind it, and what readies a request for its way."""
         self._port = port
@@ -166,7 +181,12 @@ class Host:
 
     def _return_each(self, requests: list[Request], times: list[float]) -> None:
         coordinator = self._coordinator
+        when_ended = self.when_ended
+        last = when_ended and [r for r in requests if r.iteration == r.last_iteration]
         again, ready = coordinator.returned(requests, times)
+        if when_ended is not None and last:
+            for request in last:
+                when_ended(request)
         if coordinator.created:
             self._put_created_on_agenda()
         if coordinator.admitted:

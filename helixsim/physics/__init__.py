@@ -1,19 +1,16 @@
-"""Physics profiles: how long work takes. One module a profile; a scenario names one.
+"""Physics profiles: how long work takes. A scenario names one.
 
-A profile is built once per run and hands every node a :class:`StepTimer`, so that nothing asks
-which profile is in force while the simulation runs.
+``paper`` repeats the published simulator bit for bit; ``calibrated`` is a serving engine as it
+was measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from helixsim.batching import Batch
-from helixsim.physics.paper import PaperStepTimer
-from helixsim.placement.topology import PlacedNode
-from helixsim.profiles.machine import LLM
 
 
 class StepTimer(Protocol):
@@ -45,23 +42,26 @@ class StepTimer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Physics:
-    """A physics profile.
+    """What of a physics profile whoever decides must know.
 
     Attributes
     ----------
-    timer
-        Makes the timer of one node.
     passes_beyond_answer
         Decodes that a request runs beyond what its answer needs after the prefill's token.
+    requests_wait
+        Whether requests that find no room wait, as they do in real clusters, unless the scenario
+        says otherwise; that long prompts go in chunks, and that small shares of the flow are
+        used where there are no others.
     """
 
-    timer: Callable[[LLM, PlacedNode], StepTimer]
     passes_beyond_answer: int
+    requests_wait: bool
 
 
 PHYSICS_PROFILES: Mapping[str, Physics] = {
     # The published simulator runs as many decodes as the answer has tokens, though the prefill
-    # yields the first of them.
-    "paper": Physics(timer=PaperStepTimer, passes_beyond_answer=1),
+    # yields the first of them, and turns requests away.
+    "paper": Physics(passes_beyond_answer=1, requests_wait=False),
+    "calibrated": Physics(passes_beyond_answer=0, requests_wait=True),
 }
 """The profiles by their name in a scenario's ``physics``."""

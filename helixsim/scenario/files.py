@@ -53,6 +53,8 @@ def named_files(document: object) -> Iterator[tuple[tuple[Step, ...], str]]:
             yield place, name
     if isinstance(name := _at(document, ("llm",)), str) and is_yaml_name(name):
         yield ("llm",), name
+    if isinstance(name := _at(document, ("engine",)), str) and is_yaml_name(name):
+        yield ("engine",), name
     if isinstance(names := _at(document, ("machine_types",)), list):
         yield from (
             (("machine_types", index), name)

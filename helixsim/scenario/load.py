@@ -10,6 +10,8 @@ from typing import TypeVar
 from helixsim.cluster import Cluster
 from helixsim.cluster_generator import generate_cluster
 from helixsim.errors import ScenarioError
+from helixsim.physics.engine import EngineCosts
+from helixsim.physics.engine_files import load_engine, shipped_engines
 from helixsim.placement.check import placement_mistakes
 from helixsim.placement.placement import Placement
 from helixsim.profiles.library import (
@@ -124,6 +126,7 @@ class _Loader:
             document=document,
             digest=digest(document, self.folder),
             faults=faults,
+            engine=self._engine(),
         )
 
     def _llm(self) -> LLM:
@@ -135,6 +138,16 @@ class _Loader:
             )
             raise ScenarioError(message, file=self.file, where="llm")
         return load_llm(name, self.folder)
+
+    def _engine(self) -> EngineCosts:
+        name = self.spec.engine
+        if not is_yaml_name(name) and name not in shipped_engines():
+            message = (
+                f"no engine '{name}' ships with helixsim; {did_you_mean(name, shipped_engines())} "
+                "(for one of your own, give its file, ending in .yaml)"
+            )
+            raise ScenarioError(message, file=self.file, where="engine")
+        return load_engine(name, self.folder)
 
     # -- cluster
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from helixsim.cluster import Cluster
+from helixsim.physics.engine import IDEAL_ENGINE, EngineCosts
 from helixsim.placement.placement import Placement
 from helixsim.profiles.machine import LLM, MachineProfile, MachineType
 from helixsim.traces.arrivals import SLOT_S
@@ -17,7 +18,7 @@ from helixsim.traces.values import Lengths, Trace
 Mode = Literal["offline", "online"]
 SchedulingPolicy = Literal["maxflow", "swarm", "random", "shortest_queue"]
 FlowSplit = Literal["published", "balanced"]
-PhysicsProfile = Literal["paper"]
+PhysicsProfile = Literal["paper", "calibrated"]
 
 SCHEDULING_POLICIES: tuple[str, ...] = get_args(SchedulingPolicy)
 PHYSICS_PROFILES: tuple[str, ...] = get_args(PhysicsProfile)
@@ -60,7 +61,8 @@ class SchedulerSettings:
     prefill_chunk_tokens
         The most tokens of a prefill that go through the layers at once; None for whole prefills.
     max_waiting
-        How many requests may wait for KV caches to have room, instead of being turned away.
+        How many requests may wait for KV caches to have room, instead of being turned away; None
+        for what the physics does: none in ``paper``, all in ``calibrated``.
     """
 
     policy: str = "maxflow"
@@ -69,7 +71,7 @@ class SchedulerSettings:
     min_flow_share: float = 0.05
     flow_split: str = "published"
     prefill_chunk_tokens: int | None = None
-    max_waiting: int = 0
+    max_waiting: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +212,8 @@ class Scenario:
         One of :data:`PHYSICS_PROFILES`.
     faults
         Nodes that fail.
+    engine
+        What the serving engine costs; the ``calibrated`` physics uses it.
     document
         The scenario file as plain data, with what was set on the command line. Files that it
         names stay named.
@@ -230,6 +234,7 @@ class Scenario:
     document: Mapping[str, object]
     digest: str
     faults: Faults = Faults()
+    engine: EngineCosts = IDEAL_ENGINE
 
     def profiles(self) -> dict[str, MachineProfile]:
         """Machine type -> its profile for the LLM, for the types of the cluster."""

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from helixsim.physics.engine_files import DEFAULT_ENGINE
 from helixsim.profiles.spec import Count, Name
 from helixsim.scenario.cluster_spec import ClusterSpec
 from helixsim.scenario.fault_spec import FaultsSpec
@@ -111,10 +112,10 @@ class SchedulerSpec(FileModel):
         description="A longer prefill goes through the layers in passes of at most so many "
         "tokens, one after another; all at once if not given.",
     )
-    max_waiting: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
-        default=0,
+    max_waiting: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
+        default=None,
         description="So many requests may wait until there is room in the KV caches; others are "
-        "rejected.",
+        "rejected. If not given: none with the paper's physics, all with the calibrated.",
     )
 
     def to_settings(self) -> SchedulerSettings:
@@ -293,4 +294,9 @@ class ScenarioSpec(FileModel):
     workload: WorkloadSpec
     faults: FaultsSpec = FaultsSpec()
     physics: PhysicsProfile = "paper"
+    engine: FileName = Field(
+        default=DEFAULT_ENGINE,
+        description="What the serving engine costs, for the calibrated physics: the name of a "
+        "shipped engine, or a file ending in .yaml, such as `helixsim calibrate` writes.",
+    )
     run: RunSpec

@@ -56,6 +56,11 @@ class MaxFlowPolicy:
         self._flow = flow
         self._load = [0.0] * len(topology.links)
         self._open = _open_links(topology, flow, inputs.min_flow_share)
+        if inputs.uses_small_shares_alone:
+            self._open = [
+                links or _carrying(topology, machine, flow)
+                for machine, links in enumerate(self._open)
+            ]
         self._routes: dict[tuple[int, ...], FlowRoute] = {}
         self._unbilled: list[FlowRoute] = []
         self._bandwidth = _flow_share_bandwidths(topology, flow)

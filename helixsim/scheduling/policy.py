@@ -62,6 +62,8 @@ class PolicyInputs:
         A successor with less than this share of a node's flow is not used.
     rng
         The run's random stream.
+    uses_small_shares_alone
+        Whether successors with less than that share are used where there are no others.
     """
 
     topology: Topology
@@ -70,6 +72,7 @@ class PolicyInputs:
     expected_output_tokens: float
     min_flow_share: float
     rng: Random
+    uses_small_shares_alone: bool = False
 
 
 class Policy(Protocol):

@@ -40,11 +40,11 @@ class Noting:
     def later(self):
         return iter(self._later)
 
-    def after_prompt(self, now, share):
+    def after_prompt(self, now, share, index):
         self.log.append(("after prompt", now, share))
         return self._after_prompt
 
-    def after_end(self, now, share):
+    def after_end(self, now, share, index):
         self.log.append(("after end", now, share))
         return self._after_end
 

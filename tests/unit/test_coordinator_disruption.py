@@ -51,10 +51,10 @@ class World:
         return None
 
     # feeder
-    def after_prompt(self, now, share):
+    def after_prompt(self, now, share, index):
         return None
 
-    def after_end(self, now, share):
+    def after_end(self, now, share, index):
         return Arrival(now + 1, 10, 2) if self.fed else None
 
     # recorder

@@ -43,33 +43,33 @@ def test_a_short_run_has_time_for_some_of_them_only():
     feeder = offline_feeder(num_requests=5, end_s=20.1)
     assert [arrival.at_s for arrival in feeder.opening()] == [20.0, 20.1]
     # All were drawn: what comes later does not depend on where the run ends.
-    assert feeder.after_end(20.0, 0.0) == Arrival(20.1, 6, 7)
+    assert feeder.after_end(20.0, 0.0, 0) == Arrival(20.1, 6, 7)
 
 
 def test_one_more_after_a_prompt_and_after_an_end():
     feeder = offline_feeder()
-    assert feeder.after_prompt(30.0, 0.5) == Arrival(30.0 + 0.1, 1, 2)
-    assert feeder.after_end(31.0, 0.8) == Arrival(31.0 + 0.1, 2, 3)
+    assert feeder.after_prompt(30.0, 0.5, 0) == Arrival(30.0 + 0.1, 1, 2)
+    assert feeder.after_end(31.0, 0.8, 0) == Arrival(31.0 + 0.1, 2, 3)
     assert list(feeder.later()) == []
 
 
 def test_nobody_comes_above_the_mark_and_nothing_is_drawn():
     feeder = offline_feeder()
-    assert feeder.after_prompt(30.0, 0.8000001) is None
-    assert feeder.after_end(30.0, 0.9) is None
-    assert feeder.after_end(30.0, 0.0) == Arrival(30.1, 1, 2)
+    assert feeder.after_prompt(30.0, 0.8000001, 0) is None
+    assert feeder.after_end(30.0, 0.9, 0) is None
+    assert feeder.after_end(30.0, 0.0, 0) == Arrival(30.1, 1, 2)
 
 
 def test_where_caches_are_not_counted_only_an_end_brings_one():
     feeder = offline_feeder()
-    assert feeder.after_prompt(30.0, None) is None
-    assert feeder.after_end(30.0, None) == Arrival(30.1, 1, 2)
+    assert feeder.after_prompt(30.0, None, 0) is None
+    assert feeder.after_end(30.0, None, 0) == Arrival(30.1, 1, 2)
 
 
 def test_nobody_comes_after_the_end():
     feeder = offline_feeder(end_s=30.1)
-    assert feeder.after_end(30.0, 0.0) == Arrival(30.1, 1, 2)
-    assert feeder.after_end(30.01, 0.0) is None
+    assert feeder.after_end(30.0, 0.0, 0) == Arrival(30.1, 1, 2)
+    assert feeder.after_end(30.01, 0.0, 0) is None
 
 
 # -- online
@@ -80,8 +80,8 @@ def test_online_requests_come_at_their_own_times():
     feeder = OnlineFeeder(iter(arrivals))
     assert list(feeder.opening()) == []
     assert list(feeder.later()) == arrivals
-    assert feeder.after_prompt(3.0, 0.0) is None
-    assert feeder.after_end(3.0, None) is None
+    assert feeder.after_prompt(3.0, 0.0, 0) is None
+    assert feeder.after_end(3.0, None, 0) is None
 
 
 def test_arrivals_in_slots_draw_as_published():
@@ -153,9 +153,9 @@ def test_a_trace_is_replayed_up_to_the_end():
 def test_an_offline_workload_feeds_from_the_start_to_the_end():
     feeder = feeder_of(offline([(5, 2)], initial_requests=2, spacing_s=0.5), duration_s=50.0)
     assert list(feeder.opening()) == [Arrival(20.0, 5, 2), Arrival(20.5, 5, 2)]
-    assert feeder.after_end(69.5, 0.0) == Arrival(70.0, 5, 2)
-    assert feeder.after_end(69.6, 0.0) is None
-    assert feeder.after_end(30.0, 0.81) is None  # the scenario's mark
+    assert feeder.after_end(69.5, 0.0, 0) == Arrival(70.0, 5, 2)
+    assert feeder.after_end(69.6, 0.0, 0) is None
+    assert feeder.after_end(30.0, 0.81, 0) is None  # the scenario's mark
 
 
 @pytest.mark.parametrize("arrivals", [PoissonArrivals(), GammaArrivals(2.0), SlotArrivals((3, 1))])

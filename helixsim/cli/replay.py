@@ -1,0 +1,185 @@
+"""Commands on recorded runs of real clusters."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from helixsim.cli.group import EXIT_INTERRUPTED, ScenarioArgument, SetOption, seconds_of
+
+if TYPE_CHECKING:
+    from helixsim.replay import ReplayResult
+    from helixsim.simulation import Simulation, Watcher
+
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN_DIR", help="Folder of a recorded run.", show_default=False)
+]
+WarmupOption = Annotated[
+    str, typer.Option(metavar="TIME", help="Left out of the figures, from the start.")
+]
+UntilOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="End of the window of the figures; if not given, the end of sending, which is the "
+        "last prompt, rounded up to a minute.",
+    ),
+]
+
+
+def replay(
+    run: RunArgument,
+    scenario: ScenarioArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Folder for tables and plots."),
+    ] = None,
+    overrides: SetOption = None,
+    physics: Annotated[
+        Literal["paper", "calibrated"] | None,
+        typer.Option(help="Instead of the scenario's."),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=1000, help="Replays, with seeds 0, 1, ...; means are shown.")
+    ] = 1,
+    warmup: WarmupOption = "60 s",
+    until: UntilOption = None,
+    loop: Annotated[
+        Literal["auto", "open", "closed"],
+        typer.Option(help="Whether a request follows the completion that it followed."),
+    ] = "auto",
+    *,
+    reroute: Annotated[
+        bool, typer.Option("--reroute", help="Let the scenario's scheduler find routes.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the figures as JSON, and nothing else.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace results that are in DIR.")
+    ] = False,
+) -> None:
+    """Send a recorded run through the simulator and say how far it repeats it."""
+    import json
+
+    from helixsim.metrics.output import OutputFolder
+    from helixsim.recorded.run import load_recorded_run
+    from helixsim.recorded.text import comparison_text
+    from helixsim.replay import ReplaySettings
+    from helixsim.replay import replay as replay_run
+    from helixsim.scenario.load import load_scenario
+
+    settings = ReplaySettings(
+        warmup_s=seconds_of(warmup, "--warmup"),
+        until_s=None if until is None else seconds_of(until, "--until"),
+        seeds=tuple(range(seeds)),
+        reroute=reroute,
+        closed_loop=None if loop == "auto" else loop == "closed",
+    )
+    chosen = [*(overrides or []), *([] if physics is None else [f"physics={physics}"])]
+    loaded = load_scenario(scenario, chosen)
+    recorded = load_recorded_run(run)
+    if output is None:
+        with _progress(recorded.length_s, seeds) as watchers:
+            result = replay_run(recorded, loaded, settings, watchers=watchers)
+    else:
+        with OutputFolder(output, overwrite=force) as folder:
+            with _progress(recorded.length_s, seeds) as watchers:
+                result = replay_run(recorded, loaded, settings, watchers=watchers)
+            folder.write(result.results[0], "parquet", more=_files(result))
+    if as_json:
+        typer.echo(json.dumps(result.as_dict(), indent=2))
+    else:
+        typer.echo(comparison_text(result.as_dict()))
+        if output is not None:
+            typer.echo(f"\nresults in {output}")
+    if any(each.summary["partial"] for each in result.results):
+        typer.echo("interrupted: the simulation covers a part only", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def inspect(
+    run: RunArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Folder for plots and tables."),
+    ] = None,
+    warmup: WarmupOption = "60 s",
+    until: UntilOption = None,
+    *,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the figures as JSON, and nothing else.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace what an inspection before left in DIR.")
+    ] = False,
+) -> None:
+    """Say what a recorded run was: throughput, latencies, routes."""
+    import json
+
+    from helixsim.errors import InputError
+    from helixsim.recorded.inspection import inspect_run, write_inspection
+    from helixsim.recorded.run import load_recorded_run
+    from helixsim.recorded.text import inspection_text
+
+    recorded = load_recorded_run(run)
+    start_s = seconds_of(warmup, "--warmup")
+    end_s = recorded.sending_ended_s if until is None else seconds_of(until, "--until")
+    if not start_s < end_s:
+        raise InputError(
+            f"the warm-up of {start_s:g} s leaves nothing of the {end_s:g} s of sending; make it "
+            "shorter",
+            file=run,
+        )
+    found = inspect_run(recorded, start_s, end_s)
+    if output is not None:
+        write_inspection(recorded, found, output, overwrite=force)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        typer.echo(inspection_text(found))
+        if output is not None:
+            typer.echo(f"\nplots and tables in {output}")
+
+
+def _files(result: ReplayResult) -> dict[str, bytes]:
+    """What a replay writes beside the results of its first simulation."""
+    import json
+
+    from helixsim.recorded.plots import replay_picture
+
+    return {
+        "replay.json": (json.dumps(result.as_dict(), indent=2) + "\n").encode(),
+        "replay_series.csv": result.series.to_csv(index=False, lineterminator="\n").encode(),
+        "replay_nodes.csv": result.nodes.to_csv(index=False, lineterminator="\n").encode(),
+        "replay.png": replay_picture(result),
+    }
+
+
+@contextmanager
+def _progress(length_s: float, seeds: int) -> Iterator[Callable[[int], tuple[Watcher, ...]]]:
+    """A progress bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda seed: ()
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from helixsim.simulation import Watcher
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("replaying", total=length_s * seeds)
+
+        def watchers(seed: int) -> tuple[Watcher, ...]:
+            def look(running: Simulation) -> None:
+                passed_s = running.environment.now - running.start_s
+                bar.update(task, completed=seed * length_s + passed_s)
+
+            return (Watcher(max(length_s / 100, 0.1), look),)
+
+        yield watchers

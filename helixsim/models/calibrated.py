@@ -1,0 +1,115 @@
+"""The models of the calibrated physics, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from helixsim.models.engine_node import EngineNode
+from helixsim.models.host import Host
+from helixsim.models.messages import MessageLink, MessagePort, ReceivingNic
+from helixsim.models.nic import Inbox
+from helixsim.models.parts import Models, NodeModel, Parts, RouteFollower, start_empty
+from helixsim.physics.calibrated import PassTimes
+from helixsim.requests import Request
+from helixsim.scheduling.policy import Moment
+
+
+def calibrated_models(parts: Parts) -> Models:
+    """Make the models of a run under the calibrated physics."""
+    topology, environment, policy = parts.topology, parts.environment, parts.policy
+    engine, home = parts.scenario.engine, parts.topology.coordinator
+    inboxes = [Inbox() for _ in range(home + 1)]
+    receivers = [
+        ReceivingNic(topology.nic(machine).inbound_bytes_per_s) for machine in range(home + 1)
+    ]
+    links = [
+        MessageLink(
+            placed,
+            inboxes[placed.target],
+            receivers[placed.target],
+            environment.next_number,
+            leads_home=placed.target == home,
+        )
+        for placed in topology.links
+    ]
+    nodes = [
+        EngineNode(
+            environment,
+            node,
+            {link.entry_layer for link in topology.incoming[node.index]},
+            PassTimes(topology.llm, node, engine),
+            engine,
+            inboxes[node.index],
+            is_last=node.end_layer == topology.llm.num_layers,
+        )
+        for node in topology.nodes
+    ]
+    host = Host(environment, parts.coordinator, inboxes[-1], eager=False)
+    # A stream of its own, so that delays do not change which requests come.
+    jitter = Random(f"jitter {parts.seed}")
+
+    def make_port(machine: int) -> MessagePort:
+        return MessagePort(
+            machine,
+            [links[link.index] for link in topology.outgoing[machine]],
+            policy,
+            lambda index: 0 if index == home else topology.nodes[index].end_layer,
+            lambda index: nodes[index].waiting_at_first_layer(environment.now),
+            engine,
+            topology.nic(machine).outbound_bytes_per_s,
+            jitter,
+            is_home=machine == home,
+        )
+
+    evictor = Eviction(parts, host, nodes)
+    first = {link.target for link in topology.outgoing[home]}
+    for index, node in enumerate(nodes):
+        catch_up = host.catch_up if index in first else None
+        when_idle = host.arm_if_needed if index in first else None
+        num_sources = len(topology.incoming[index])
+        node.connect(make_port(index), evictor, catch_up, when_idle, num_sources=num_sources)
+    prepare = RouteFollower(links) if policy.moment is Moment.ADMISSION else start_empty
+    host.connect(make_port(home), [nodes[index] for index in sorted(first)], prepare)
+    host.when_ended = _releaser(nodes)
+    return Models(host, nodes, links)
+
+
+def _releaser(nodes: list[EngineNode]) -> Callable[[Request], None]:
+    def release(request: Request) -> None:
+        assert request.route is not None
+        for stage in request.route.stages:
+            nodes[stage.node].ended(request)
+
+    return release
+
+
+class Eviction:
+    """Takes requests out of nodes and network, as a KV cache without room demands."""
+
+    def __init__(self, parts: Parts, host: Host, nodes: list[NodeModel] | list[EngineNode]) -> None:
+        self._environment = parts.environment
+        self._coordinator = parts.coordinator
+        self._host = host
+        self._nodes = nodes
+
+    def preempt(self, request: Request) -> None:
+        """Let a request be begun again when others have made room."""
+        now = self._environment.now
+        self._host.catch_up(now)
+        disruption = self._coordinator.preempt(request, now)
+        self._drop(request)
+        self._host.send(disruption.restarted, now)
+
+    def fail(self, request: Request, reason: str) -> None:
+        """End a request that a node can never run."""
+        now = self._environment.now
+        self._host.catch_up(now)
+        sent = self._coordinator.fail(request, reason, now)
+        self._drop(request)
+        self._host.send(sent, now)
+
+    def _drop(self, gone: Request) -> None:
+        self._host.keep(lambda request: request is not gone)
+        for node in self._nodes:
+            node.keep(lambda request: request is not gone)

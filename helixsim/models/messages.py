@@ -1,0 +1,258 @@
+"""Messages of the calibrated physics: one for each request and hop.
+
+A machine hands its messages to the network one after another, whichever link they take. A link
+and the receiver's network interface carry one after another too; bytes flow on while the rest is
+still being sent, so that the slowest of the three sets the pace. What arrives is noticed after
+an exponential delay. All of it has a closed form, as the links of the paper physics do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import log
+from operator import itemgetter
+from typing import TYPE_CHECKING, cast
+
+from helixsim.batching import Batch
+from helixsim.models.nic import Inbox, Train
+from helixsim.models.ports import take_link
+from helixsim.physics.engine import EngineCosts
+from helixsim.placement.topology import PlacedLink
+from helixsim.requests import Request
+from helixsim.scheduling.policy import DeparturePolicy, Moment, Policy, TransmissionPolicy
+
+if TYPE_CHECKING:
+    from random import Random
+
+_JITTER_STEPS = 1024
+_JITTER = tuple(round(-log(1 - (i + 0.5) / _JITTER_STEPS), 9) for i in range(_JITTER_STEPS))
+"""Quantiles of the exponential distribution of mean 1, rounded: the same on every machine."""
+
+_NO_TAKEN: frozenset[int] = frozenset()
+
+
+class ReceivingNic:
+    """The inbound side of a machine's network interface; `free_s` is when it has all."""
+
+    __slots__ = ("free_s", "s_per_byte")
+
+    def __init__(self, bytes_per_s: float) -> None:
+        self.s_per_byte = 1 / bytes_per_s
+        self.free_s = 0.0
+
+
+class MessageLink:
+    """A link that carries one message after another; the gauges are those of any link.
+
+    Attributes
+    ----------
+    num_bytes, num_requests
+        What it has been given since the start of the run.
+    free_s
+        When it has sent all of that.
+    """
+
+    __slots__ = (
+        "_busy_s",
+        "_bytes_per_token",
+        "_carries_steps",
+        "_inbox",
+        "_next_number",
+        "_receiver",
+        "_s_per_byte",
+        "free_s",
+        "index",
+        "latency_s",
+        "num_bytes",
+        "num_requests",
+        "placed",
+    )
+
+    def __init__(
+        self,
+        placed: PlacedLink,
+        inbox: Inbox,
+        receiver: ReceivingNic,
+        next_number: Callable[[], int],
+        *,
+        leads_home: bool,
+    ) -> None:
+        self.placed = placed
+        self.index = placed.index
+        self.latency_s = placed.latency_s
+        self._inbox = inbox
+        self._receiver = receiver
+        self._bytes_per_token = placed.bytes_per_token
+        self._carries_steps = not leads_home
+        self._s_per_byte = 1 / placed.bandwidth_bytes_per_s
+        self._next_number = next_number
+        self._busy_s = 0.0
+        self.free_s = 0.0
+        self.num_bytes = 0.0
+        self.num_requests = 0
+
+    def carry(self, num_bytes: float, started_s: float, handed_s: float) -> float:
+        """Take a message; when it has arrived, latency apart.
+
+        `started_s` and `handed_s` are when the sender began and ended to hand it over.
+        """
+        receiver = self._receiver
+        begins = max(started_s, self.free_s)
+        self.free_s = max(handed_s, begins + num_bytes * self._s_per_byte)
+        self._busy_s += self.free_s - begins
+        self.num_bytes += num_bytes
+        receiver.free_s = max(
+            self.free_s, max(begins, receiver.free_s) + num_bytes * receiver.s_per_byte
+        )
+        return receiver.free_s
+
+    def num_message_bytes(self, request: Request) -> float:
+        """What a request weighs here: all tokens of its step between nodes, one to the host.
+
+        The coordinator needs only the token that comes next.
+        """
+        return self._bytes_per_token * (request.step_tokens if self._carries_steps else 1)
+
+    def depart(self, requests: list[Request], sent_s: list[float]) -> None:
+        """Let messages be on their way that arrive, latency apart, at these rising times."""
+        batch = Batch.of(requests)
+        self.num_requests += len(requests)
+        train = Train(
+            requests,
+            batch.num_prompts,
+            batch.prompt_tokens,
+            self.placed.entry_layer,
+            self.latency_s,
+            sent_s,
+            sent_s[0],
+            None,
+            self._next_number(),
+        )
+        inbox = self._inbox
+        inbox.trains.append(train)
+        if train.first_arrival_s < inbox.wakes_at:
+            inbox.announce(train)
+
+    def use_bandwidth(self, bandwidth_bytes_per_s: float) -> None:
+        """Nothing changes: messages use what is there, whatever the plan of flow."""
+
+    def backlog_s(self, now: float) -> float:
+        """How long it has yet to send at what it has been given."""
+        return max(self.free_s - now, 0.0)
+
+    def busy_s(self, now: float) -> float:
+        """How long it has been sending since the start of the run."""
+        return self._busy_s - max(self.free_s - now, 0.0)
+
+
+class MessagePort:
+    """Sends what a machine is done with, message by message.
+
+    Prompts whose route is not fixed yet have their next node chosen here, when they leave, by
+    any policy, over all links: the network queues messages, so that none needs to wait for one.
+
+    Parameters
+    ----------
+    machine
+        Its number.
+    links
+        Its links.
+    policy
+        Chooses, unless it has done so at admission.
+    end_layer
+        Number of a node -> where its layers end.
+    waiting
+        Number of a node -> requests that wait there.
+    engine
+        What sending costs.
+    nic_bytes_per_s
+        Its network interface, outbound.
+    jitter
+        Random stream of delivery delays.
+    """
+
+    def __init__(
+        self,
+        machine: int,
+        links: Sequence[MessageLink],
+        policy: Policy,
+        end_layer: Callable[[int], int],
+        waiting: Callable[[int], int],
+        engine: EngineCosts,
+        nic_bytes_per_s: float,
+        jitter: Random,
+        *,
+        is_home: bool,
+    ) -> None:
+        self._machine = machine
+        self._links: Mapping[int, MessageLink] = {link.index: link for link in links}
+        self._placed = [link.placed for link in links]
+        self._policy = policy
+        self._learns = policy.moment is Moment.DEPARTURE and not is_home
+        self._chooses = policy.moment is not Moment.ADMISSION
+        self._end_layer = end_layer
+        self._waiting = waiting
+        self._s_per_byte = 1 / min(engine.send_bytes_per_s, nic_bytes_per_s)
+        self._message_s = engine.message_s
+        self._jitter_s = tuple(engine.delivery_jitter_s * quantile for quantile in _JITTER)
+        self._random_bits = jitter.getrandbits
+        self._free_s = 0.0
+
+    def depart(self, batch: Batch, now: float) -> None:
+        """Send a group that is ready now, in order."""
+        if self._learns:
+            cast(DeparturePolicy, self._policy).transited(batch.requests, now)
+        if self._chooses and batch.num_prompts:
+            for request in batch.requests:
+                if request.is_prefill and self._machine not in request.onward:
+                    self._choose(request)
+        self._send(batch.requests, now, None)
+
+    def depart_each(self, requests: list[Request], ready_s: list[float]) -> None:
+        """Send requests as they become ready, in that order."""
+        if self._chooses:
+            for request, ready in zip(requests, ready_s, strict=True):
+                self.depart(Batch.of([request]), ready)
+        else:
+            self._send(requests, 0.0, ready_s)
+
+    def keep(self, wanted: Callable[[Request], bool]) -> None:
+        """Nobody waits here."""
+
+    def _choose(self, request: Request) -> None:
+        policy, machine = self._policy, self._machine
+        if policy.moment is Moment.DEPARTURE:
+            placed: PlacedLink | None = cast(DeparturePolicy, policy).choose(machine, request)
+        else:
+            choose = cast(TransmissionPolicy, policy).candidates(
+                machine, self._placed, self._waiting
+            )
+            placed = choose(request, _NO_TAKEN)
+        assert placed is not None, "every link is free to take"
+        take_link(request, placed, self._links, self._end_layer)  # type: ignore[arg-type]
+
+    def _send(
+        self, requests: Iterable[Request], now: float, ready_s: Sequence[float] | None
+    ) -> None:
+        machine, bits, jitter_s = self._machine, self._random_bits, self._jitter_s
+        s_per_byte, message_s = self._s_per_byte, self._message_s
+        free = self._free_s
+        groups: dict[MessageLink, list[tuple[float, int, Request]]] = {}
+        for place, request in enumerate(requests):
+            if ready_s is not None:
+                now = ready_s[place]
+            link: MessageLink = request.onward[machine]
+            num_bytes = link.num_message_bytes(request)
+            started = now if now > free else free
+            free = started + (message_s + num_bytes * s_per_byte)
+            sent = link.carry(num_bytes, started, free) + jitter_s[bits(10)]
+            if self._chooses:
+                request.via_link, request.sent_s = link.index, started
+            if link in groups:
+                groups[link].append((sent, place, request))
+            else:
+                groups[link] = [(sent, place, request)]
+        self._free_s = free
+        for link, messages in groups.items():
+            messages.sort(key=itemgetter(0, 1))
+            link.depart([message[2] for message in messages], [message[0] for message in messages])

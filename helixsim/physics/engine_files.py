@@ -1,0 +1,181 @@
+"""Engine files: what a serving engine costs, how that was found out, and where it holds."""
+
+from __future__ import annotations
+
+from math import inf
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from helixsim.errors import ScenarioError
+from helixsim.physics.engine import Batching, EngineCosts, GpuCosts
+from helixsim.profiles.spec import Count, Name
+from helixsim.yaml_files import (
+    BytesPerSecond,
+    FileModel,
+    Seconds,
+    did_you_mean,
+    read_yaml,
+    validate,
+)
+
+DEFAULT_ENGINE = "helix-prototype"
+DATA = Path(__file__).parent / "data"
+
+Cost = Annotated[Seconds, Field(ge=0, le=10)]
+Rate = Annotated[BytesPerSecond, Field(gt=0)]
+
+
+class GpuSection(FileModel):
+    """What differs between machine types."""
+
+    prefill_scale: Annotated[float, Field(ge=0.05, le=20)] = Field(
+        default=1.0, description="Time of a prefill over that of the machine's profile."
+    )
+    per_layer_and_pass: Cost = Field(
+        default=0.0, description="Host time for each layer of each pass, besides the kernels."
+    )
+    several_decodes: Cost = Field(
+        default=0.0,
+        description="Time per layer that a pass of two decodes or more takes beyond its profile.",
+    )
+    kv_read_bandwidth: Rate | None = Field(
+        default=None,
+        description="With which attention reads the KV cache: the GPU's memory. If not given, "
+        "context costs nothing.",
+    )
+
+    def to_costs(self) -> GpuCosts:
+        """Turn it into a value."""
+        return GpuCosts(
+            prefill_scale=self.prefill_scale,
+            layer_pass_s=self.per_layer_and_pass,
+            several_decodes_s=self.several_decodes,
+            kv_read_bytes_per_s=self.kv_read_bandwidth or inf,
+        )
+
+
+class RecordedFit(FileModel):
+    """How well the engine repeats one recorded run; errors as shares of what was recorded."""
+
+    run: str
+    scenario: str
+    held_out: bool = Field(default=False, description="Whether the fit did not see this run.")
+    decode_tokens_per_s: float
+    decode_latency_mean: float
+    decode_latency_p50: float
+    decode_latency_p95: float
+    prompt_latency_mean: float
+
+
+class Validity(FileModel):
+    """The range of what was recorded; beyond it the engine extrapolates."""
+
+    machine_types: tuple[str, ...] = Field(default=(), strict=False)
+    llms: tuple[str, ...] = Field(default=(), strict=False)
+    max_decodes_per_pass: int | None = None
+    max_prompt_tokens: int | None = None
+    max_context_tokens: int | None = None
+    max_decode_tokens_per_s: float | None = None
+
+
+class EngineFile(FileModel):
+    """An engine file."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    kind: Literal["engine"]
+    name: Name
+    source: str = Field(default="", description="Where the figures come from.")
+    batching: Batching = Field(
+        default="separate",
+        description="`separate`: a step runs its prefills in one pass, its decodes in a second. "
+        "`mixed`: one pass runs both, as engines with chunked prefill do.",
+    )
+    max_batched_tokens: Count = Field(
+        default=4096,
+        description="The most prompt tokens in a pass; with mixed batching, prompt tokens and "
+        "decodes. A longer prompt goes alone.",
+    )
+    per_further_request: Cost = Field(
+        default=0.0, description="Host time per layer for each decode of a pass but the first."
+    )
+    per_prompt: Cost = Field(
+        default=0.0, description="Host time per layer for each prompt of a pass."
+    )
+    profile_context_tokens: Count = Field(
+        default=1000, description="Context per request with which decode profiles were measured."
+    )
+    copy_bandwidth: Rate = Field(
+        default=1e12, description="Of hidden states into the GPU, and out of it."
+    )
+    send_bandwidth: Rate = Field(
+        default=1e12, description="With which a machine hands messages to the network."
+    )
+    per_message: Cost = Field(default=0.0, description="Time to send one message.")
+    poll_per_layer: Cost = Field(
+        default=0.0, description="Time per layer to find that nobody waits there."
+    )
+    delivery_jitter: Cost = Field(
+        default=0.0, description="Mean of the exponential delay until a message is noticed."
+    )
+    machine_types: dict[Name, GpuSection] = Field(default_factory=dict)
+    other_machine_types: GpuSection = GpuSection()
+    valid_for: Validity | None = None
+    fit: tuple[RecordedFit, ...] = Field(default=(), strict=False)
+
+    def to_costs(self) -> EngineCosts:
+        """Turn it into a value."""
+        return EngineCosts(
+            name=self.name,
+            batching=self.batching,
+            max_batched_tokens=self.max_batched_tokens,
+            further_request_s=self.per_further_request,
+            prompt_s=self.per_prompt,
+            profile_context_tokens=self.profile_context_tokens,
+            copy_bytes_per_s=self.copy_bandwidth,
+            send_bytes_per_s=self.send_bandwidth,
+            message_s=self.per_message,
+            poll_layer_s=self.poll_per_layer,
+            delivery_jitter_s=self.delivery_jitter,
+            gpus={name: section.to_costs() for name, section in self.machine_types.items()},
+            other_gpus=self.other_machine_types.to_costs(),
+        )
+
+
+def shipped_engines() -> tuple[str, ...]:
+    """Names of the engines that ship with helixsim, sorted."""
+    return tuple(sorted(path.stem for path in DATA.glob("*.yaml")))
+
+
+def load_engine(name_or_path: str | Path, base_dir: str | Path = ".") -> EngineCosts:
+    """Load an engine.
+
+    Parameters
+    ----------
+    name_or_path
+        The name of a shipped engine, or the path of a file (it ends in ``.yaml`` or ``.yml``).
+    base_dir
+        What a relative path is relative to.
+
+    Raises
+    ------
+    ScenarioError
+        If there is no such engine, or its file has mistakes.
+    """
+    return load_engine_file(name_or_path, base_dir).to_costs()
+
+
+def load_engine_file(name_or_path: str | Path, base_dir: str | Path = ".") -> EngineFile:
+    """Load an engine with all that stands in its file; as :func:`load_engine`."""
+    if Path(name_or_path).suffix in (".yaml", ".yml"):
+        file = Path(base_dir) / name_or_path
+    elif str(name_or_path) in shipped_engines():
+        file = DATA / f"{name_or_path}.yaml"
+    else:
+        raise ScenarioError(
+            f"no engine '{name_or_path}' ships with helixsim; "
+            f"{did_you_mean(str(name_or_path), shipped_engines())} "
+            "(for a file of your own, give its path, ending in .yaml)"
+        )
+    return validate(EngineFile, read_yaml(file), file)

@@ -1,0 +1,398 @@
+"""Read a recorded run: every pass as it left the coordinator and came back, and every route.
+
+A folder holds ``events.csv.gz`` with the columns :data:`EVENT_COLUMNS`, ``routes.jsonl.gz`` with
+one object a request, and, where ``helixreal`` wrote it, ``nodes.json`` with the names of the nodes.
+docs/replay.md has the format.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil, inf
+from pathlib import Path
+
+import numpy as np
+
+from helixsim.errors import InputError
+from helixsim.requests import Stage
+
+EVENT_COLUMNS = (
+    "time_s",
+    "query",
+    "direction",
+    "phase",
+    "context_tokens",
+    "processed_tokens",
+)
+_MINUTE_S = 60.0
+_CLOSED_SHARE = 0.5
+"""A run in which at least this share of the prompts left the moment something came back was fed
+by a closed loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """Passes of requests through the LLM, in the order in which they left.
+
+    Attributes
+    ----------
+    request
+        Number of the request among those of the run.
+    is_prompt
+        Whether it is a prefill; the chunks of one count as one pass.
+    start_s, end_s
+        When it left the coordinator and came back, seconds since feeding began; infinite if it
+        did not.
+    context_tokens, num_tokens
+        Tokens in the caches before it, and tokens that went through.
+    """
+
+    request: np.ndarray
+    is_prompt: np.ndarray
+    start_s: np.ndarray
+    end_s: np.ndarray
+    context_tokens: np.ndarray
+    num_tokens: np.ndarray
+
+    @property
+    def latency_s(self) -> np.ndarray:
+        """From leaving the coordinator to coming back to it."""
+        latency: np.ndarray = self.end_s - self.start_s
+        return latency
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """What let a closed loop send a request: another's prompt came back, or its last pass."""
+
+    request: int
+    is_end: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRequest:
+    """A request of a recorded run.
+
+    Attributes
+    ----------
+    query
+        Its number in the files.
+    dispatched_s
+        When its prompt left the coordinator.
+    prompt_tokens, output_tokens
+        Tokens of the prompt that were processed, and of the answer.
+    stages
+        Its route; nodes are numbered as in the files, less one.
+    trigger
+        What it was sent for, if anything came back at that very time.
+    """
+
+    query: int
+    dispatched_s: float
+    prompt_tokens: int
+    output_tokens: int
+    stages: tuple[Stage, ...]
+    trigger: Trigger | None
+
+
+class RecordedRun:
+    """A recorded run.
+
+    Attributes
+    ----------
+    folder
+        Where it lies.
+    requests
+        In the order in which their prompts left.
+    passes
+        Of all of them.
+    node_names
+        Number of a node, as in stages -> its name.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        requests: tuple[RecordedRequest, ...],
+        passes: Passes,
+        node_names: Mapping[int, str],
+    ) -> None:
+        self.folder = folder
+        self.requests = requests
+        self.passes = passes
+        self.node_names = node_names
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return self.folder.resolve().name
+
+    @cached_property
+    def length_s(self) -> float:
+        """When the last pass left or came back."""
+        ends = self.passes.end_s[np.isfinite(self.passes.end_s)]
+        return float(max(self.passes.start_s.max(), ends.max() if len(ends) else 0.0))
+
+    @property
+    def sending_ended_s(self) -> float:
+        """When sending ended: the last prompt, rounded up to a minute, within the run.
+
+        Files do not say it, and feeders send for whole minutes.
+        """
+        last = self.requests[-1].dispatched_s
+        return min(ceil(last / _MINUTE_S) * _MINUTE_S, self.length_s) or self.length_s
+
+    @property
+    def is_closed_loop(self) -> bool:
+        """Whether prompts left because others came back."""
+        triggered = sum(request.trigger is not None for request in self.requests)
+        return triggered >= _CLOSED_SHARE * len(self.requests)
+
+
+def load_recorded_run(folder: str | Path) -> RecordedRun:
+    """Read a recorded run.
+
+    Parameters
+    ----------
+    folder
+        Where its files lie; each may be compressed by gzip (``.gz``) or not.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or has a mistake; the message names file and row.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError("is no folder; a recorded run is one", file=folder)
+    routes_file, routes_text = _read(folder, "routes.jsonl")
+    events_file, events_text = _read(folder, "events.csv")
+    routes = _routes(routes_file, routes_text)
+    names = _node_names(folder)
+    passes, order, prompt_tokens = _passes(events_file, events_text, routes)
+    triggers = _triggers(passes, len(order))
+    prompts = {
+        int(request): float(start)
+        for request, start in zip(
+            passes.request[passes.is_prompt], passes.start_s[passes.is_prompt], strict=True
+        )
+    }
+    requests = tuple(
+        RecordedRequest(
+            query,
+            prompts[number],
+            prompt_tokens[number],
+            routes[query].output_tokens,
+            routes[query].stages,
+            triggers.get(number),
+        )
+        for number, query in enumerate(order)
+    )
+    nodes = {stage.node for request in requests for stage in request.stages}
+    return RecordedRun(
+        folder,
+        requests,
+        passes,
+        {node: names.get(node, f"compute_node_{node + 2}") for node in sorted(nodes)},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    output_tokens: int
+    stages: tuple[Stage, ...]
+
+
+def _read(folder: Path, name: str) -> tuple[Path, str]:
+    plain, packed = folder / name, folder / f"{name}.gz"
+    try:
+        if packed.exists():
+            return packed, gzip.decompress(packed.read_bytes()).decode()
+        if plain.exists():
+            return plain, plain.read_text(encoding="utf-8")
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"cannot be read: {error}", file=packed) from error
+    except UnicodeDecodeError as error:
+        raise InputError("is no text", file=packed) from error
+    raise InputError(f"there is no {name}.gz; a recorded run has one", file=folder)
+
+
+def _routes(file: Path, text: str) -> dict[int, _Route]:
+    routes: dict[int, _Route] = {}
+    for row, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            data = json.loads(line)
+            query = int(data["query"])
+            output_tokens = int(data["output_tokens"])
+            stages = tuple(
+                Stage(int(node) - 1, int(start), int(end))
+                for node, start, end in zip(
+                    data["nodes"], data["start_layers"], data["end_layers"], strict=True
+                )
+                if int(node) > 0
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                "should be an object with query, output_tokens, nodes, start_layers and "
+                f"end_layers, the last three of one length ({error!r})",
+                file=file,
+                where=f"row {row}",
+            ) from error
+        if query in routes:
+            raise InputError(f"request {query} has a route already", file=file, where=f"row {row}")
+        if output_tokens < 1 or not stages:
+            raise InputError(
+                "needs output_tokens of at least 1 and a node besides the coordinator, 0",
+                file=file,
+                where=f"row {row}",
+            )
+        routes[query] = _Route(output_tokens, stages)
+    if not routes:
+        raise InputError("has no requests", file=file)
+    return routes
+
+
+def _node_names(folder: Path) -> dict[int, str]:
+    file = folder / "nodes.json"
+    if not file.exists():
+        return {}
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        return {int(number) - 1: str(name) for number, name in data.items() if int(number) > 0}
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(
+            'should be an object such as {"0": "coordinator", "1": "a100-0"}', file=file
+        ) from error
+
+
+class _PassTable:
+    """Collects passes; chunks of a prefill become one."""
+
+    def __init__(self) -> None:
+        self.order: dict[int, int] = {}
+        self.prompt_tokens: list[int] = []
+        self.rows: list[tuple[int, bool, float, int, int]] = []
+        self.ends: list[float] = []
+        self._out: dict[int, int] = {}
+        self._chunked: dict[int, int] = {}
+
+    def out(self, at: float, query: int, is_prompt: bool, context: int, tokens: int) -> None:
+        number = self.order.get(query)
+        if number is None:
+            if not is_prompt:
+                raise ValueError(f"request {query} leaves for a decode before its prompt")
+            number = self.order[query] = len(self.order)
+            self.prompt_tokens.append(tokens)
+            self._chunked[query] = len(self.rows)
+        elif is_prompt and query in self._chunked:
+            # The next chunk, or another attempt: the pass began when its first chunk left.
+            row = self._chunked[query]
+            self.prompt_tokens[number] = max(self.prompt_tokens[number], context + tokens)
+            self.ends[row] = inf
+            self._out[query] = row
+            return
+        else:
+            self._chunked.pop(query, None)
+        self._out[query] = len(self.rows)
+        self.rows.append((number, query in self._chunked, at, context, tokens))
+        self.ends.append(inf)
+
+    def back(self, at: float, query: int) -> None:
+        row = self._out.pop(query, None)
+        if row is None:
+            raise ValueError(f"request {query} comes back without having left")
+        self.ends[row] = at
+
+    def passes(self) -> Passes:
+        number, is_prompt, start, context, tokens = zip(*self.rows, strict=True)
+        sizes = [
+            self.prompt_tokens[n] if prompt else size
+            for n, prompt, size in zip(number, is_prompt, tokens, strict=True)
+        ]
+        return Passes(
+            np.array(number),
+            np.array(is_prompt),
+            np.array(start),
+            np.array(self.ends),
+            np.array(context),
+            np.array(sizes),
+        )
+
+
+def _passes(
+    file: Path, text: str, routes: Mapping[int, _Route]
+) -> tuple[Passes, list[int], list[int]]:
+    lines = text.splitlines()
+    if not lines or tuple(lines[0].split(",")) != EVENT_COLUMNS:
+        raise InputError(f"should begin with {','.join(EVENT_COLUMNS)}", file=file, where="row 1")
+    table = _PassTable()
+    before = -inf
+    for row, line in enumerate(lines[1:], start=2):
+        try:
+            before = _add_event(table, line, before, routes)
+        except ValueError as error:
+            raise InputError(str(error), file=file, where=f"row {row}") from error
+    if not table.rows:
+        raise InputError("has no events", file=file)
+    return table.passes(), list(table.order), table.prompt_tokens
+
+
+def _add_event(table: _PassTable, line: str, before: float, routes: Mapping[int, _Route]) -> float:
+    """Take in one row; its time. Mistakes are told by a ValueError."""
+    time_text, query_text, direction, phase, context, tokens = line.split(",")
+    at, query = float(time_text), int(query_text)
+    if not before <= at < inf:
+        raise ValueError(f"time {time_text} is earlier than that of the row before")
+    if phase not in ("prompt", "decode") or direction not in ("in", "out"):
+        raise ValueError("direction is in or out, phase is prompt or decode")
+    if query not in routes:
+        raise ValueError(f"request {query} has no route")
+    if direction == "out":
+        table.out(at, query, phase == "prompt", int(context), int(tokens))
+    else:
+        table.back(at, query)
+    return at
+
+
+def _triggers(passes: Passes, num_requests: int) -> dict[int, Trigger]:
+    """For requests that left the moment others came back: for which of them."""
+    last_row = {number: row for row, number in enumerate(passes.request.tolist())}
+    came_back: dict[float, list[Trigger]] = {}
+    for row, number in enumerate(passes.request.tolist()):
+        at = float(passes.end_s[row])
+        if at == inf:
+            continue
+        if passes.is_prompt[row]:
+            came_back.setdefault(at, []).append(Trigger(number, is_end=False))
+        if last_row[number] == row:
+            came_back.setdefault(at, []).append(Trigger(number, is_end=True))
+    found: dict[int, Trigger] = {}
+    for row in np.flatnonzero(passes.is_prompt).tolist():
+        causes = came_back.get(float(passes.start_s[row]))
+        if causes:
+            found[int(passes.request[row])] = causes.pop(0)
+    return found
+
+
+def tokens_by_node(run: RecordedRun) -> dict[str, int]:
+    """Tokens x layers that each node ran in passes that came back, by name."""
+    per_request: Counter[int] = Counter()
+    passes = run.passes
+    done = np.isfinite(passes.end_s)
+    for number, tokens in zip(
+        passes.request[done].tolist(), passes.num_tokens[done].tolist(), strict=True
+    ):
+        per_request[number] += tokens
+    found: Counter[str] = Counter()
+    for number, request in enumerate(run.requests):
+        for stage in request.stages:
+            found[run.node_names[stage.node]] += per_request[number] * stage.num_layers
+    return dict(found)
