@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from helixsim.cli import files, plan, replay, run, scenarios, show
+from helixsim.cli import calibrate, files, plan, replay, run, scenarios, show
 from helixsim.cli.group import HelixGroup
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("replay")(replay.replay)
 app.command("inspect")(replay.inspect)
+app.command("calibrate")(calibrate.calibrate)
 app.command("plan")(plan.plan)
 app.command("bound")(plan.bound)
 app.command("validate")(scenarios.validate)

@@ -200,7 +200,25 @@ def _warnings(run: Run, timeline: Timeline) -> list[str]:
             f"nothing was completed, and requests were rejected for lack of KV cache: {name} has "
             f"room for {room} tokens on each layer"
         )
-    return warnings
+    return warnings + _beyond_what_is_known(run)
+
+
+def _beyond_what_is_known(run: Run) -> list[str]:
+    """Where the calibrated physics extrapolates."""
+    scenario, known = run.scenario, run.scenario.engine.known
+    if scenario.physics != "calibrated" or known is None:
+        return []
+    new_types = sorted(set(scenario.cluster.machine_mix()) - set(known.machine_types))
+    found = []
+    if new_types:
+        found.append(f"machine types {', '.join(new_types)}")
+    if scenario.llm.name not in known.llms:
+        found.append(f"LLM {scenario.llm.name}")
+    if not found:
+        return []
+    return [
+        f"engine {scenario.engine.name} was fitted without {' and '.join(found)}: it extrapolates"
+    ]
 
 
 def _max_compute(run: Run) -> float:

@@ -39,6 +39,30 @@ class GpuCosts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KnownRange:
+    """The range of what an engine was fitted to; beyond it, it extrapolates.
+
+    Attributes
+    ----------
+    machine_types, llms
+        Those that took part.
+    max_in_flight
+        The most requests that were on their way through the cluster at once.
+    max_prompt_tokens, max_context_tokens
+        Longest prompt and context.
+    max_decode_tokens_per_s
+        The highest decode throughput over a minute.
+    """
+
+    machine_types: tuple[str, ...]
+    llms: tuple[str, ...]
+    max_in_flight: int
+    max_prompt_tokens: int
+    max_context_tokens: int
+    max_decode_tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineCosts:
     """A serving engine.
 
@@ -74,6 +98,8 @@ class EngineCosts:
         Machine type -> what differs for it.
     other_gpus
         For machine types that are not in `gpus`.
+    known
+        Where it is known to hold.
     """
 
     name: str = "ideal"
@@ -89,6 +115,7 @@ class EngineCosts:
     delivery_jitter_s: float = 0.0
     gpus: Mapping[str, GpuCosts] = field(default_factory=dict)
     other_gpus: GpuCosts = GpuCosts()
+    known: KnownRange | None = None
 
     def for_machine(self, machine_type: str) -> GpuCosts:
         """What is particular to a machine type."""

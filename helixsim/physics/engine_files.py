@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from helixsim.errors import ScenarioError
-from helixsim.physics.engine import Batching, EngineCosts, GpuCosts
+from helixsim.physics.engine import Batching, EngineCosts, GpuCosts, KnownRange
 from helixsim.profiles.spec import Count, Name
 from helixsim.yaml_files import (
     BytesPerSecond,
@@ -62,22 +62,26 @@ class RecordedFit(FileModel):
     run: str
     scenario: str
     held_out: bool = Field(default=False, description="Whether the fit did not see this run.")
-    decode_tokens_per_s: float
-    decode_latency_mean: float
-    decode_latency_p50: float
-    decode_latency_p95: float
-    prompt_latency_mean: float
+    decode_tokens_per_s: float | None
+    decode_latency_mean: float | None
+    decode_latency_p50: float | None
+    decode_latency_p95: float | None
+    prompt_latency_mean: float | None
 
 
 class Validity(FileModel):
     """The range of what was recorded; beyond it the engine extrapolates."""
 
-    machine_types: tuple[str, ...] = Field(default=(), strict=False)
-    llms: tuple[str, ...] = Field(default=(), strict=False)
-    max_decodes_per_pass: int | None = None
-    max_prompt_tokens: int | None = None
-    max_context_tokens: int | None = None
-    max_decode_tokens_per_s: float | None = None
+    machine_types: Annotated[tuple[str, ...], Field(strict=False)]
+    llms: Annotated[tuple[str, ...], Field(strict=False)]
+    max_in_flight: Count
+    max_prompt_tokens: Count
+    max_context_tokens: Count
+    max_decode_tokens_per_s: Annotated[float, Field(ge=0)]
+
+    def to_range(self) -> KnownRange:
+        """Turn it into a value."""
+        return KnownRange(**self.model_dump())
 
 
 class EngineFile(FileModel):
@@ -122,7 +126,7 @@ class EngineFile(FileModel):
     machine_types: dict[Name, GpuSection] = Field(default_factory=dict)
     other_machine_types: GpuSection = GpuSection()
     valid_for: Validity | None = None
-    fit: tuple[RecordedFit, ...] = Field(default=(), strict=False)
+    fit: Annotated[tuple[RecordedFit, ...], Field(strict=False)] = ()
 
     def to_costs(self) -> EngineCosts:
         """Turn it into a value."""
@@ -140,6 +144,7 @@ class EngineFile(FileModel):
             delivery_jitter_s=self.delivery_jitter,
             gpus={name: section.to_costs() for name, section in self.machine_types.items()},
             other_gpus=self.other_machine_types.to_costs(),
+            known=None if self.valid_for is None else self.valid_for.to_range(),
         )
 
 

@@ -117,7 +117,7 @@ class RecordedRoutes:
     ) -> None:
         self._feeder = feeder
         self._inner = inner
-        maker = _RouteMaker(run, topology)
+        maker = RouteMaker(run, topology)
         self._routes = {request.query: maker.route(request) for request in run.requests}
 
     def link_bandwidth(self, link: PlacedLink) -> int:
@@ -151,7 +151,7 @@ class RecordedRoutes:
         return None
 
 
-class _RouteMaker:
+class RouteMaker:
     """Turns recorded routes into routes over the links of a topology."""
 
     def __init__(self, run: RecordedRun, topology: Topology) -> None:
@@ -163,6 +163,7 @@ class _RouteMaker:
         self._made: dict[tuple[int, ...], FlowRoute] = {}
 
     def route(self, request: RecordedRequest) -> FlowRoute:
+        """The route of a request; an InputError if it does not fit."""
         topology = self._topology
         machines = [self._node(request, stage.node) for stage in request.stages]
         links: list[PlacedLink] = []

@@ -1,0 +1,309 @@
+"""The fit: which engine repeats recorded runs best, how well, and where it holds."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from math import log
+from time import monotonic
+from typing import Any
+
+import numpy as np
+
+from helixsim.calibration.parameters import Parameters
+from helixsim.calibration.passes import Slice, cut, latencies
+from helixsim.errors import InputError
+from helixsim.physics.engine import EngineCosts, KnownRange
+from helixsim.recorded.figures import Figures
+from helixsim.recorded.run import RecordedRun
+from helixsim.replay import ReplaySettings, replay
+from helixsim.scenario.resolved import Scenario
+
+_LEAD_S = 10.0
+_CLIP = 0.7
+"""An error of more than a factor of two counts as a factor of two: such a pass was in another
+group of decodes than it is here, which no cost explains."""
+
+_FIRST_STEP = 0.5
+_PRIOR = 0.003
+"""What a step of 1 away from the engine that the fit begins with must gain, summed squares: keeps
+parameters where they are that the runs say nothing of."""
+
+_STUCK_LOSS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A recorded run and the scenario of the cluster that it ran on."""
+
+    run: RecordedRun
+    scenario: Scenario
+    held_out: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationSettings:
+    """How to calibrate.
+
+    Attributes
+    ----------
+    start
+        The engine that the fit begins with.
+    name
+        What the fitted one is called.
+    evaluations
+        How many engines are tried, at most.
+    time_limit_s
+        When trying ends at the latest; what is found then depends on the machine's speed.
+    slice_s
+        How much of each run is looked at, the last part of its sending.
+    warmup_s
+        What the replays at the end leave out.
+    seeds
+        Of those replays.
+    jobs
+        How many processes work.
+    """
+
+    start: EngineCosts
+    name: str
+    evaluations: int = 300
+    time_limit_s: float | None = None
+    slice_s: float = 60.0
+    warmup_s: float = 60.0
+    seeds: tuple[int, ...] = (0, 1, 2)
+    jobs: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How well an engine repeats a recording; `error` as of :func:`helixsim.replay.replay`."""
+
+    run: str
+    scenario: str
+    held_out: bool
+    error: Figures
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What a fit has found.
+
+    Attributes
+    ----------
+    engine
+        The best engine, with the range of what was recorded.
+    loss, start_loss
+        Of the best engine and of the one to begin with.
+    evaluations
+        How many engines were tried.
+    quality
+        Of each recording, by replay.
+    interrupted
+        Whether Ctrl-C ended it early.
+    """
+
+    engine: EngineCosts
+    loss: float
+    start_loss: float
+    evaluations: int
+    quality: tuple[Quality, ...]
+    interrupted: bool
+
+
+Progress = Callable[[str, int, float], None]
+"""Told what is done, how many engines have been tried, and the least loss so far."""
+
+
+def calibrate(
+    recordings: Sequence[Recording],
+    settings: CalibrationSettings,
+    on_progress: Progress = lambda step, tried, loss: None,
+) -> Calibration:
+    """Fit an engine to recordings by CMA-ES, then replay all of them with it.
+
+    The loss is the mean over recordings of: mean and median absolute logarithmic error of decode
+    latencies, half of the same for prompts, each with every pass sent when it was recorded; plus a
+    small price for leaving the engine that the fit begins with.
+
+    Parameters
+    ----------
+    recordings
+        Runs; those held out are replayed only.
+    settings
+        How.
+    on_progress
+        Is told how far it is.
+
+    Raises
+    ------
+    InputError
+        If nothing is left to fit, or routes do not fit a placement.
+    """
+    fitted = [recording for recording in recordings if not recording.held_out]
+    if not fitted:
+        raise InputError("all runs are held out; leave one to fit, at least")
+    slices = [cut(each.run, each.scenario, settings.slice_s, _LEAD_S) for each in fitted]
+    types = {node.machine_type for part in slices for node in part.topology.nodes}
+    parameters = Parameters.of(settings.start, types)
+    with _workers(slices, settings.jobs) as workers:
+        point, loss, start_loss, tried, interrupted = _search(
+            workers, parameters, settings, on_progress
+        )
+    engine = replace(
+        parameters.engine(point),
+        name=settings.name,
+        known=known_range(fitted),
+    )
+    quality: list[Quality] = []
+    with suppress(KeyboardInterrupt):
+        for recording in recordings:
+            on_progress(f"replaying {recording.run.name}", tried, loss)
+            quality.append(_quality(recording, engine, settings))
+    return Calibration(engine, loss, start_loss, tried, tuple(quality), interrupted)
+
+
+def known_range(recordings: Sequence[Recording]) -> KnownRange:
+    """The range of what was recorded."""
+    most_tokens, longest, context, flying = 0.0, 0, 0, 0
+    for recording in recordings:
+        run = recording.run
+        passes = run.passes
+        ends = np.sort(passes.end_s)
+        left = np.arange(1, len(ends) + 1)
+        back = np.searchsorted(ends, np.sort(passes.start_s), side="right")
+        flying = max(flying, int((left - back).max()))
+        longest = max(longest, int(passes.num_tokens.max()))
+        context = max(context, int((passes.context_tokens + passes.num_tokens).max()))
+        decodes = passes.end_s[~passes.is_prompt]
+        counts = np.histogram(decodes[np.isfinite(decodes)], np.arange(0, run.length_s + 60, 60))[0]
+        most_tokens = max(most_tokens, float(counts.max()) / 60)
+    types = {node.machine_type for each in recordings for node in each.scenario.cluster}
+    return KnownRange(
+        machine_types=tuple(sorted(types)),
+        llms=tuple(sorted({each.scenario.llm.name for each in recordings})),
+        max_in_flight=flying,
+        max_prompt_tokens=longest,
+        max_context_tokens=context,
+        max_decode_tokens_per_s=most_tokens,
+    )
+
+
+def loss_of(part: Slice, engine: EngineCosts, seed: int = 0) -> float:
+    """How far an engine is from a part of a run; see :func:`calibrate`."""
+    simulated = latencies(part, engine, seed)
+    judged = part.is_judged & np.isfinite(simulated)
+    num_judged = int(part.is_judged.sum())
+    loss = _STUCK_LOSS * (num_judged - int(judged.sum())) / max(num_judged, 1)
+    for weight, of_phase in ((1.0, ~part.is_prompt), (0.5, part.is_prompt)):
+        chosen = judged & of_phase
+        if not chosen.any():
+            continue
+        ours, theirs = simulated[chosen], part.latency_s[chosen]
+        each = np.abs(np.log(ours / theirs))
+        means = float(ours.mean()) / float(theirs.mean())
+        loss += weight * float(np.minimum(each, _CLIP).mean())
+        loss += weight * abs(log(means))
+    return loss
+
+
+def _quality(recording: Recording, engine: EngineCosts, settings: CalibrationSettings) -> Quality:
+    scenario = replace(recording.scenario, physics="calibrated", engine=engine)
+    warmup_s = min(settings.warmup_s, recording.run.sending_ended_s / 2)
+    result = replay(
+        recording.run, scenario, ReplaySettings(warmup_s=warmup_s, seeds=settings.seeds)
+    )
+    return Quality(recording.run.name, scenario.name, recording.held_out, result.error)
+
+
+# -- the search --------------------------------------------------------------------------------
+
+_slices: list[Slice] = []
+
+
+def _begin_worker(slices: list[Slice]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the search
+    _slices[:] = slices
+
+
+def _loss_in_worker(task: tuple[int, EngineCosts]) -> float:
+    index, engine = task
+    return loss_of(_slices[index], engine)
+
+
+class _Workers:
+    """Works out losses, here or in other processes."""
+
+    def __init__(self, slices: list[Slice], pool: ProcessPoolExecutor | None) -> None:
+        self._slices = slices
+        self._pool = pool
+
+    def losses(self, engines: Sequence[EngineCosts]) -> list[float]:
+        """Mean loss over the slices for each engine."""
+        num = len(self._slices)
+        tasks = [(index, engine) for engine in engines for index in range(num)]
+        if self._pool is None:
+            found = [loss_of(self._slices[index], engine) for index, engine in tasks]
+        else:
+            found = list(self._pool.map(_loss_in_worker, tasks))
+        return [sum(found[i * num : (i + 1) * num]) / num for i in range(len(engines))]
+
+
+@contextmanager
+def _workers(slices: list[Slice], jobs: int) -> Iterator[_Workers]:
+    if jobs == 1:
+        yield _Workers(slices, None)
+        return
+    pool = ProcessPoolExecutor(
+        jobs,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_begin_worker,
+        initargs=(slices,),
+    )
+    try:
+        yield _Workers(slices, pool)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _search(
+    workers: _Workers,
+    parameters: Parameters,
+    settings: CalibrationSettings,
+    on_progress: Progress,
+) -> tuple[list[float], float, float, int, bool]:
+    """The best point, its loss and that of the start, how many were tried, whether cut short."""
+    import cma
+
+    size = len(parameters.names)
+    best = [0.0] * size
+    interrupted = False
+    deadline = None if settings.time_limit_s is None else monotonic() + settings.time_limit_s
+    start_loss = least = workers.losses([parameters.engine(best)])[0]
+    tried = 1
+    on_progress("fitting", tried, least)
+    options: dict[str, Any] = {"seed": 1, "verbose": -9}
+    search = cma.CMAEvolutionStrategy(best, _FIRST_STEP, options)
+    try:
+        while tried < settings.evaluations and not search.stop():
+            if deadline is not None and monotonic() >= deadline:
+                break
+            points = search.ask()
+            found = workers.losses([parameters.engine(point) for point in points])
+            priced = [
+                loss + _PRIOR * float(np.square(point).sum()) / size * 15
+                for loss, point in zip(found, points, strict=True)
+            ]
+            search.tell(points, priced)
+            tried += len(points)
+            place = int(np.argmin(priced))
+            if priced[place] < least:
+                best, least = list(points[place]), priced[place]
+            on_progress("fitting", tried, least)
+    except KeyboardInterrupt:
+        interrupted = True
+    return best, least, start_loss, tried, interrupted

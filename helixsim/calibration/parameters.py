@@ -1,0 +1,85 @@
+"""The parameters of an engine as a vector that an optimiser can move.
+
+Each is a factor on the engine that the fit begins with, on a logarithmic scale: costs stay above
+zero, and doubling one is as far as halving it. Zero is the engine to begin with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import exp
+from typing import TypeVar
+
+from helixsim.physics.engine import EngineCosts, GpuCosts
+
+Costs = TypeVar("Costs", EngineCosts, GpuCosts)
+
+SCALE = 0.3
+"""A step of 1 multiplies or divides a parameter by e to this power: by 1.35."""
+
+_COMMON = (
+    "further_request_s",
+    "prompt_s",
+    "copy_bytes_per_s",
+    "send_bytes_per_s",
+    "poll_layer_s",
+    "delivery_jitter_s",
+)
+_OF_GPU = ("prefill_scale", "layer_pass_s", "several_decodes_s")
+_LEAST = {
+    "further_request_s": 2e-6,
+    "prompt_s": 2e-5,
+    "poll_layer_s": 5e-6,
+    "delivery_jitter_s": 2e-5,
+    "layer_pass_s": 2e-5,
+    "several_decodes_s": 2e-5,
+}
+"""What a cost of zero begins with: a factor on nothing would stay nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Which parameters of an engine are fitted.
+
+    Attributes
+    ----------
+    start
+        The engine that the fit begins with.
+    machine_types
+        Those that took part in the runs, and have parameters of their own.
+    """
+
+    start: EngineCosts
+    machine_types: tuple[str, ...]
+
+    @classmethod
+    def of(cls, start: EngineCosts, machine_types: Iterable[str]) -> Parameters:
+        """All parameters that runs on these machine types tell something of."""
+        types = tuple(sorted(set(machine_types)))
+        gpus = dict(start.gpus) | {name: _begun(start.for_machine(name), _OF_GPU) for name in types}
+        return cls(replace(_begun(start, _COMMON), gpus=gpus), types)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each place of the vector is."""
+        of_gpus = (f"{name}.{field}" for name in self.machine_types for field in _OF_GPU)
+        return (*_COMMON, *of_gpus)
+
+    def engine(self, point: Sequence[float]) -> EngineCosts:
+        """The engine at a point."""
+        factors = iter([exp(SCALE * value) for value in point])
+        common = {name: getattr(self.start, name) * next(factors) for name in _COMMON}
+        gpus = dict(self.start.gpus)
+        for name in self.machine_types:
+            costs = self.start.for_machine(name)
+            changed = {field: getattr(costs, field) * next(factors) for field in _OF_GPU}
+            gpus[name] = replace(costs, **changed)
+        return replace(self.start, gpus=gpus, **common)
+
+
+def _begun(costs: Costs, names: Iterable[str]) -> Costs:
+    return replace(
+        costs,
+        **{name: max(getattr(costs, name), _LEAST[name]) for name in names if name in _LEAST},
+    )
