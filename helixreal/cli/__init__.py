@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from helixreal.cli import profile, run, serve, workers
+from helixreal.cli import profile, replay, run, serve, workers
 from helixsim.cli.group import HelixGroup
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 
 app.command("run")(run.run)
+app.command("replay")(replay.replay)
 app.command("coordinator")(run.coordinator)
 app.command("serve")(serve.serve)
 app.command("worker")(workers.worker)

@@ -94,7 +94,7 @@ def run(
         options=options_of(options),
     )
     launch = Launch.local(file, overrides, seed, entry, time_scale)
-    _serve(launch, output, table_format, as_json=as_json, force=force)
+    serve_workload(launch, output, table_format, as_json=as_json, force=force)
 
 
 def coordinator(
@@ -114,10 +114,10 @@ def coordinator(
 
     start_logging("coordinator")
     launch = Launch.on(inventory, file, overrides, seed, insecure=insecure)
-    _serve(launch, output, table_format, as_json=as_json, force=force)
+    serve_workload(launch, output, table_format, as_json=as_json, force=force)
 
 
-def _serve(
+def serve_workload(
     launch: Launch,
     output: Path | None,
     table_format: Literal["parquet", "csv"],
@@ -125,6 +125,7 @@ def _serve(
     as_json: bool,
     force: bool,
 ) -> None:
+    """Bring a cluster up, serve its workload, and write and show what came of it."""
     import json
 
     from helixsim.metrics.output import OutputFolder
