@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from helixsim.cli import calibrate, files, plan, replay, run, scenarios, show
+from helixsim.cli import calibrate, files, pictures, plan, replay, run, scenarios, show
 from helixsim.cli.group import HelixGroup
 
 app = typer.Typer(
@@ -24,6 +24,8 @@ app = typer.Typer(
 )
 
 app.command("run")(run.run)
+app.command("plot")(pictures.plot)
+app.command("report")(pictures.report)
 app.command("replay")(replay.replay)
 app.command("inspect")(replay.inspect)
 app.command("calibrate")(calibrate.calibrate)

@@ -140,8 +140,10 @@ class EngineNode:
 
     @property
     def num_waiting(self) -> int:
-        """Requests that have been taken in and wait for a step."""
-        return len(self._prompts) + len(self._decodes)
+        """Requests that have arrived and wait for a step, fetched or not."""
+        now = self._environment._now
+        fetched = len(self._prompts) + len(self._decodes)
+        return fetched + sum(train.num_arrived(now) for train in self._inbox.trains)
 
     @property
     def num_running(self) -> int:
@@ -153,8 +155,7 @@ class EngineNode:
         return self._busy_s - max(self._busy_until - now, 0.0)
 
     def waiting_at_first_layer(self, now: float) -> int:
-        """Requests that have arrived by now and wait."""
-        self._fetch(now)
+        """Requests that have arrived by now and wait, wherever they enter."""
         return self.num_waiting
 
     # -- requests that leave otherwise ---------------------------------------------------------

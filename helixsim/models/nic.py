@@ -80,6 +80,10 @@ class Train(Batch):
         """When the first of them arrives."""
         return self.sent_s[0] + self.latency_s
 
+    def num_arrived(self, now: float) -> int:
+        """How many of them have arrived by now."""
+        return bisect_right(self.sent_s, now - self.latency_s)
+
     def split(self, now: float) -> Train:
         """Take out and return those that have arrived by now, at least one; the rest stays."""
         latency, sent, started = self.latency_s, self.sent_s, self.started_s

@@ -1,9 +1,10 @@
 """Speed and memory of the simulator: prints tables, asserts nothing.
 
-    python tests/bench/simulate.py [speed] [memory] [growth] [start-up] [--repeat N]
+    python tests/bench/simulate.py [speed] [memory] [growth] [start-up] [large] [--repeat N]
 
-Without names, all of them. CPU times are medians; beside them stands what they are in bare
-reused SimPy events, measured in the same process just before, because machines differ and
+Without names, all of them but `large`, which takes most of an hour. CPU times are medians; beside
+them stands what they are in bare reused SimPy events, measured in the same process just before,
+because machines differ and
 their speed changes under one's feet. `speed` needs the reference folder only to run with the
 published lengths; without it, the built-in ones are used.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -197,6 +199,30 @@ def memory(_: int) -> None:
             )
 
 
+def large(_: int) -> None:
+    """1,008 nodes and 100,000 requests, in this process: run it alone for its memory."""
+    requests = 100_000
+    base = load_scenario("single24-llama2-70b-helix-online", published_files())
+    rate = base.workload.mean_tokens_per_s
+    assert rate is not None
+    mean_tokens = base.workload.mean_prompt_tokens + base.workload.mean_output_tokens
+    duration_s = requests * mean_tokens / (42 * rate)
+    scenario = grown(base, 42, duration_s)
+    scenario = replace(scenario, run=replace(scenario.run, sample_interval_s=60.0))
+    start = time.process_time()
+    result = Simulation(scenario).run()
+    spent_s = time.process_time() - start
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    counts = result.summary["requests"]
+    print("| nodes | simulated s | requests | completed | CPU s | peak MB |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    print(
+        f"| {len(scenario.cluster)} | {duration_s:.0f} | {counts['arrived']:,} "
+        f"| {counts['completed']:,} | {spent_s:.0f} | {peak_mb} |",
+        flush=True,
+    )
+
+
 def start_up(repeat: int) -> None:
     """Wall time of commands that should come at once."""
     print("| command | wall s |")
@@ -217,17 +243,20 @@ def start_up(repeat: int) -> None:
 
 
 TABLES = {"speed": speed, "memory": memory, "growth": growth, "start-up": start_up}
+ONLY_ASKED_FOR = {"large": large}
 
 
 def main() -> None:
     """Print the tables asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tables", nargs="*", choices=[*TABLES, []], help="which; by default all")
+    parser.add_argument(
+        "tables", nargs="*", choices=[*TABLES, *ONLY_ASKED_FOR, []], help="which; by default all"
+    )
     parser.add_argument("--repeat", type=int, default=5, help="runs to take the median of")
     options = parser.parse_args()
     for name in options.tables or TABLES:
         print(f"\n## {name}\n")
-        TABLES[name](options.repeat)
+        (TABLES | ONLY_ASKED_FOR)[name](options.repeat)
 
 
 if __name__ == "__main__":

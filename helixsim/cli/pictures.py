@@ -1,0 +1,102 @@
+"""Pictures and reports of results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from helixsim.cli.group import ForceOption
+
+if TYPE_CHECKING:
+    from helixsim.metrics.saved import SavedResults
+
+FoldersArgument = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="DIR...", help="Folders of results; several are compared.", show_default=False
+    ),
+]
+
+
+def plot(
+    folders: FoldersArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Folder for the pictures; by default plots in DIR.",
+        ),
+    ] = None,
+    file_format: Annotated[
+        Literal["png", "svg", "pdf"], typer.Option("--format", help="Of the pictures.")
+    ] = "png",
+    *,
+    force: ForceOption = False,
+) -> None:
+    """Draw results: latencies, throughput, nodes and links over time, runs compared."""
+    from helixsim.errors import InputError
+    from helixsim.output_files import check_output, write_whole
+    from helixsim.plots.pictures import figure_bytes, pictures_of
+
+    runs = _loaded(folders)
+    if output is None:
+        if len(folders) > 1:
+            raise InputError("several folders are compared in a folder of their own; add -o DIR")
+        output = folders[0] / "plots"
+    check_output(output.parent / f".{output.name}", overwrite=True)
+    files = []
+    for name, figure in pictures_of(runs):
+        file = output / f"{name}.{file_format}"
+        if output.is_dir():
+            check_output(file, overwrite=force)
+        files.append((file, figure_bytes(figure, file_format)))
+    output.mkdir(exist_ok=True)
+    for file, content in files:
+        write_whole(file, content, overwrite=force)
+        typer.echo(str(file))
+
+
+def report(
+    folders: FoldersArgument,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="HTML file to write.")
+    ],
+    scenario: Annotated[
+        str | None,
+        typer.Option(
+            help="Scenario file of the runs, for the drawing of the placement; only needed where "
+            "it names other files and has moved."
+        ),
+    ] = None,
+    *,
+    force: ForceOption = False,
+) -> None:
+    """Write one page on one run or several: placement, figures, plots, scenario."""
+    from helixsim.errors import OutputError
+    from helixsim.output_files import check_output, write_whole
+    from helixsim.report.page import report_page
+
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise OutputError(f"{output}: a report is a web page; end the name in .html")
+    check_output(output, overwrite=force)
+    write_whole(output, report_page(_loaded(folders), scenario), overwrite=force)
+    typer.echo(f"written: {output}")
+
+
+def _loaded(folders: list[Path]) -> dict[str, SavedResults]:
+    """Results by the names of their folders, which must differ."""
+    from helixsim.errors import InputError
+    from helixsim.metrics.saved import load_results
+
+    runs: dict[str, SavedResults] = {}
+    for folder in folders:
+        results = load_results(folder)
+        name = results.name if results.name not in runs else str(folder).replace("/", "-")
+        if name in runs:
+            raise InputError("stands there twice; name it once", file=folder)
+        runs[name] = results
+    return runs

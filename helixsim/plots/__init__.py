@@ -1,0 +1,25 @@
+"""Plots of results, for notebooks and reports: one function a picture, matplotlib figures out.
+
+Each takes results: of :func:`helixsim.simulate`, or read by
+:func:`helixsim.metrics.saved.load_results`; or a mapping of names to several of them, which are
+compared.
+"""
+
+from __future__ import annotations
+
+from helixsim.plots.comparison import comparison
+from helixsim.plots.distributions import latencies
+from helixsim.plots.heat_maps import congestion, kv_use, queues, utilisation
+from helixsim.plots.over_time import throughput
+from helixsim.plots.pictures import PICTURES
+
+__all__ = [
+    "PICTURES",
+    "comparison",
+    "congestion",
+    "kv_use",
+    "latencies",
+    "queues",
+    "throughput",
+    "utilisation",
+]

@@ -1,0 +1,44 @@
+"""The cluster as a whole, over time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from helixsim.plots.canvas import Several, colours, named, since_feeding, style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def throughput(results: Several) -> Figure:
+    """Decode throughput, prompt throughput and requests being served, over time.
+
+    Time zero is the end of the warm-up.
+    """
+    from matplotlib.figure import Figure
+
+    runs = named(results)
+    colour = colours(runs)
+    panels = (
+        ("decode_tokens_per_s", "Decode throughput", "tokens/s"),
+        ("prompt_tokens_per_s", "Prompt throughput", "tokens/s"),
+        ("active_requests", "Requests being served", "requests"),
+    )
+    with style():
+        figure = Figure(figsize=(11, 3.4), layout="constrained")
+        for ax, (column, title, unit) in zip(figure.subplots(1, 3), panels, strict=True):
+            for name, run in runs.items():
+                frame = run.timeline
+                ax.plot(
+                    since_feeding(frame, run),
+                    frame[column],
+                    color=colour[name],
+                    label=name,
+                    linewidth=1.4,
+                )
+            ax.axvline(0, color="#8a8f98", linewidth=0.8, linestyle=":")
+            ax.set(title=title, xlabel="time since warm-up, s", ylabel=unit)
+            ax.set_ylim(bottom=0)
+            if len(runs) > 1 and column == "decode_tokens_per_s":
+                ax.legend(frameon=False, loc="lower right", fontsize=8)
+    return figure

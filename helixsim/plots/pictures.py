@@ -1,0 +1,62 @@
+"""All pictures by their names, and how they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+from helixsim.plots.canvas import Results, style
+from helixsim.plots.comparison import comparison
+from helixsim.plots.distributions import latencies
+from helixsim.plots.heat_maps import congestion, kv_use, queues, utilisation
+from helixsim.plots.over_time import throughput
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PICTURES: Mapping[str, Callable[[Results], Figure]] = {
+    "latencies": latencies,
+    "throughput": throughput,
+    "utilisation": utilisation,
+    "kv-use": kv_use,
+    "queues": queues,
+    "congestion": congestion,
+}
+"""Name -> picture of one run."""
+
+_SHARED = {"comparison": comparison, "latencies": latencies, "throughput": throughput}
+_DPI = 130
+
+
+def pictures_of(runs: Mapping[str, Results]) -> Iterator[tuple[str, Figure]]:
+    """All pictures of one run, or of several: those that compare them, then each one's own.
+
+    Yields
+    ------
+    tuple
+        A name that is fit for a file, and the figure.
+    """
+    if len(runs) == 1:
+        (run,) = runs.values()
+        yield from ((name, draw(run)) for name, draw in PICTURES.items())
+        return
+    for name, draw in _SHARED.items():
+        yield name, draw(runs)
+    for run_name, run in runs.items():
+        for name, draw_one in PICTURES.items():
+            if name not in _SHARED:
+                yield f"{run_name}-{name}", draw_one(run)
+
+
+def figure_bytes(figure: Figure, file_format: str) -> bytes:
+    """A figure as the bytes of a file: png, svg or pdf; the same every time."""
+    stream = BytesIO()
+    metadata = {
+        "png": {"Software": "helixsim"},
+        "svg": {"Date": None, "Creator": "helixsim"},
+        "pdf": {"CreationDate": None, "Creator": "helixsim", "Producer": "helixsim"},
+    }[file_format]
+    with style():
+        figure.savefig(stream, format=file_format, dpi=_DPI, metadata=metadata)
+    return stream.getvalue()

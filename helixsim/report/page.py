@@ -1,0 +1,147 @@
+"""Put a report together: what stands in it, and the template that arranges it."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from helixsim.errors import HelixError, InputError
+from helixsim.metrics.sample import PERCENTILES
+from helixsim.metrics.saved import SavedResults
+from helixsim.plots.pictures import figure_bytes, pictures_of
+from helixsim.scenario.load import load_scenario, resolve_scenario
+from helixsim.scenario.resolved import Scenario
+from helixsim.scenario.shipped import find_scenario, shipped_folder
+from helixsim.yaml_files import yaml_text
+
+_TEMPLATE = Path(__file__).parent / "report.html.jinja"
+_RATES = (
+    ("decode_tokens_per_s", "Decode throughput", "tokens/s"),
+    ("total_tokens_per_s", "Total throughput, prompts included", "tokens/s"),
+    ("requests_per_s", "Requests ended", "1/s"),
+    ("max_flow_tokens_per_s", "Maximum flow, estimated", "tokens/s"),
+)
+_LATENCIES = (
+    ("ttft_s", "Time to first token"),
+    ("tpot_s", "Time per output token"),
+    ("e2e_s", "End to end"),
+    ("prompt_latency_s", "Prompt pass"),
+    ("decode_latency_s", "Decode pass"),
+)
+_TITLES = {
+    "latencies": "What users wait for",
+    "throughput": "Throughput and load",
+    "utilisation": "Nodes at work",
+    "kv-use": "KV caches",
+    "queues": "Queues",
+    "congestion": "Links",
+    "comparison": "Side by side",
+}
+
+
+def report_page(runs: Mapping[str, SavedResults], scenario: str | None = None) -> str:
+    """The page, as HTML: styles and pictures are within it.
+
+    Parameters
+    ----------
+    runs
+        Name -> results; several are compared first.
+    scenario
+        File of the scenario that all of them ran, for the drawing of its placement. Without it,
+        the scenario of each run is resolved beside its results, in the working directory, and
+        among the shipped ones.
+
+    Raises
+    ------
+    InputError
+        If `scenario` is not what a run was made of.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    template = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    pictures = [
+        {
+            "name": name,
+            "title": _picture_title(name),
+            "data": _data_url(figure_bytes(figure, "png")),
+        }
+        for name, figure in pictures_of(runs)
+    ]
+    return template.render(
+        title=" and ".join(runs) if len(runs) < 3 else f"{len(runs)} runs",
+        runs=[_run(name, results, scenario) for name, results in runs.items()],
+        rates=_RATES,
+        latencies=_LATENCIES,
+        columns=["mean", *(f"p{p}" for p in PERCENTILES)],
+        pictures=pictures,
+    )
+
+
+def _run(name: str, results: SavedResults, scenario: str | None) -> dict[str, Any]:
+    placement = _placement(results, scenario)
+    manifest = {key: value for key, value in results.manifest.items() if key != "scenario"}
+    document = results.manifest.get("scenario", {})
+    return {
+        "name": name,
+        "summary": results.summary,
+        "placement": placement,
+        "scenario": yaml_text(document),
+        "manifest": json.dumps(manifest, indent=2),
+    }
+
+
+def _picture_title(name: str) -> str:
+    for key, title in _TITLES.items():
+        if name == key:
+            return title
+        if name.endswith(f"-{key}"):
+            return f"{title}: {name.removesuffix(f'-{key}')}"
+    return name
+
+
+def _placement(results: SavedResults, scenario: str | None) -> str | None:
+    """A drawing of the placement as SVG, if the scenario can be found."""
+    from helixsim.drawing.picture import placement_picture
+    from helixsim.drawing.placement_figure import placement_figure
+    from helixsim.drawing.save import drawing_bytes
+
+    found = _scenario(results, scenario)
+    if found is None or found.placement is None:
+        return None
+    drawing = placement_figure(placement_picture(found))
+    return _data_url(drawing_bytes(drawing, ".svg"), "svg+xml")
+
+
+def _scenario(results: SavedResults, scenario: str | None) -> Scenario | None:
+    digest = results.manifest.get("scenario_sha256")
+    document = results.manifest.get("scenario")
+    if scenario is not None:
+        load_scenario(scenario)  # says what is wrong with it
+        found = _resolved(document, find_scenario(scenario).parent)
+        if found is None or found.digest != digest:
+            raise InputError(
+                f"is not what {results.folder} was made of; name the scenario that was run",
+                file=scenario,
+            )
+        return found
+    for place in (results.folder, results.folder.resolve().parent, Path(), shipped_folder()):
+        found = _resolved(document, place)
+        if found is not None and found.digest == digest:
+            return found
+    return None
+
+
+def _resolved(document: object, folder: Path) -> Scenario | None:
+    try:
+        return resolve_scenario(document, folder / "scenario.yaml")
+    except HelixError:
+        return None
+
+
+def _data_url(content: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
