@@ -93,10 +93,14 @@ def _loaded(folders: list[Path]) -> dict[str, SavedResults]:
     from helixsim.metrics.saved import load_results
 
     runs: dict[str, SavedResults] = {}
+    seen = set()
     for folder in folders:
-        results = load_results(folder)
-        name = results.name if results.name not in runs else str(folder).replace("/", "-")
-        if name in runs:
+        whole = folder.resolve()
+        if whole in seen:
             raise InputError("stands there twice; name it once", file=folder)
-        runs[name] = results
+        seen.add(whole)
+        name = whole.name if whole.name not in runs else f"{whole.parent.name}-{whole.name}"
+        while name in runs:
+            name += "-again"
+        runs[name] = load_results(folder)
     return runs

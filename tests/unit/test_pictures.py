@@ -1,0 +1,155 @@
+"""Plots and reports of results."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from matplotlib.figure import Figure
+from typer.testing import CliRunner
+
+from helixsim import load_scenario, plots, simulate
+from helixsim.cli import app
+from helixsim.errors import InputError
+from helixsim.metrics.saved import load_results
+from helixsim.plots.pictures import figure_bytes, pictures_of
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two runs, one of them in CSV."""
+    folder = tmp_path_factory.mktemp("results")
+    short = ["--set", "run.duration=60 s", "--set", "run.warmup=20 s"]
+    for name, extra in (("one", ["--format", "csv"]), ("two", ["--seed", "5"])):
+        done = invoke("run", "quickstart", *short, *extra, "-o", folder / name)
+        assert done.exit_code == 0, done.output
+    return folder
+
+
+def test_saved_results_are_those_of_the_run(folders):
+    saved = load_results(folders / "two")
+    overrides = ["run.duration=60 s", "run.warmup=20 s", "run.seed=5"]
+    result = simulate(load_scenario("quickstart", overrides))
+    assert saved.summary == result.summary
+    for name in ("requests", "nodes", "links", "timeline"):
+        assert len(getattr(saved, name)) == len(getattr(result, name))
+    assert len(load_results(folders / "one").nodes) == len(saved.nodes)
+
+
+def test_folders_without_results_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"has no summary\.json; name a folder"):
+        load_results(tmp_path)
+    (tmp_path / "summary.json").write_text("{")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_results(tmp_path)
+    (tmp_path / "summary.json").write_text("[]")
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(InputError, match="should be an object"):
+        load_results(tmp_path)
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(InputError, match=r"has no nodes\.parquet and no nodes\.csv"):
+        load_results(tmp_path).nodes  # noqa: B018
+
+
+@pytest.mark.parametrize("name", plots.PICTURES)
+def test_every_picture_says_what_it_shows(folders, name):
+    figure = plots.PICTURES[name](load_results(folders / "two"))
+    assert isinstance(figure, Figure)
+    for ax in figure.axes[:1]:
+        assert ax.get_title("left") or ax.get_title()
+        assert ax.get_xlabel()
+    assert figure_bytes(figure, "png")[:4] == b"\x89PNG"
+
+
+def test_heat_maps_show_every_node(folders):
+    results = load_results(folders / "two")
+    labels = {text.get_text() for text in plots.utilisation(results).axes[0].get_yticklabels()}
+    assert labels == set(results.nodes["node"])
+
+
+def test_utilisation_of_the_busiest_stands_on_top(folders):
+    results = load_results(folders / "two")
+    first = plots.utilisation(results).axes[0].get_yticklabels()[0].get_text()
+    means = results.nodes.groupby("node")["utilisation"].mean()
+    assert means[first] == means.max()
+
+
+def test_comparison_has_a_bar_for_each_run(folders):
+    runs = {name: load_results(folders / name) for name in ("one", "two")}
+    bars = plots.comparison(runs).axes[0].patches
+    widths = [bar.get_width() for bar in bars]
+    assert widths == [run.summary["decode_tokens_per_s"] for run in runs.values()]
+
+
+def test_pictures_are_the_same_every_time(folders):
+    results = {"one": load_results(folders / "one")}
+
+    def drawn():
+        return {name: figure_bytes(figure, "svg") for name, figure in pictures_of(results)}
+
+    assert drawn() == drawn()
+
+
+def test_plot_command(folders, tmp_path):
+    done = invoke("plot", folders / "one")
+    assert done.exit_code == 0, done.output
+    written = {path.stem for path in (folders / "one" / "plots").iterdir()}
+    assert written == set(plots.PICTURES)
+    assert invoke("plot", folders / "one").exit_code == 2
+    assert invoke("plot", folders / "one", "--force").exit_code == 0
+    done = invoke(
+        "plot", folders / "one", folders / "two", "-o", tmp_path / "both", "--format", "svg"
+    )
+    assert done.exit_code == 0, done.output
+    names = {path.name for path in (tmp_path / "both").iterdir()}
+    assert {"comparison.svg", "latencies.svg", "one-kv-use.svg", "two-queues.svg"} <= names
+    assert "add -o DIR" in invoke("plot", folders / "one", folders / "two").output
+    twice = invoke("plot", folders / "one", folders / "one", "-o", tmp_path / "x")
+    assert "stands there twice" in twice.output
+
+
+def test_report_is_one_page_that_needs_nothing_else(folders, tmp_path):
+    page = tmp_path / "report.html"
+    done = invoke("report", folders / "one", "-o", page)
+    assert done.exit_code == 0, done.output
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r'(src|href)="(?!data:|#)', text)
+    assert text.count("<img") == len(plots.PICTURES) + 1  # and the placement
+    saved = load_results(folders / "one")
+    assert f"{saved.summary['decode_tokens_per_s']:,.1f}" in text
+    assert "initial_requests" in text
+    assert saved.manifest["scenario_sha256"] in text
+    assert invoke("report", folders / "one", "-o", page).exit_code == 2
+    assert invoke("report", folders / "one", "-o", tmp_path / "report.pdf").exit_code == 2
+
+
+def test_report_compares_several(folders, tmp_path):
+    page = tmp_path / "report.html"
+    done = invoke("report", folders / "one", folders / "two", "-o", page)
+    assert done.exit_code == 0, done.output
+    text = page.read_text(encoding="utf-8")
+    assert text.index('id="comparison"') < text.index('id="one-kv-use"')
+
+
+def test_report_takes_the_scenario_that_was_run(folders, tmp_path):
+    page = tmp_path / "report.html"
+    assert invoke("report", folders / "one", "-o", page, "--scenario", "quickstart").exit_code == 0
+    file = tmp_path / "other.yaml"
+    file.write_text("schema: 1\n")
+    done = invoke("report", folders / "one", "-o", page, "--force", "--scenario", file)
+    assert done.exit_code == 2
+
+
+def test_names_are_escaped(folders, tmp_path):
+    odd = tmp_path / "a<b>&c"
+    odd.mkdir()
+    for path in (folders / "one").iterdir():
+        if path.is_file():
+            (odd / path.name).write_bytes(path.read_bytes())
+    page = tmp_path / "report.html"
+    assert invoke("report", odd, "-o", page).exit_code == 0
+    assert "<b>" not in page.read_text(encoding="utf-8")
