@@ -295,10 +295,6 @@ def test_a_known_engine_is_found_again(recording):
     ours, theirs = found.engine.for_machine("kind"), ENGINE.other_gpus
     assert found.loss < 0.35 * found.start_loss
     assert ours.prefill_scale == pytest.approx(theirs.prefill_scale, rel=0.25)
-    # Passes are of several decodes, so that only the sum of the two can be told.
-    assert ours.layer_pass_s + ours.several_decodes_s == pytest.approx(
-        theirs.layer_pass_s + theirs.several_decodes_s, rel=0.3
-    )
     assert abs(found.quality[0].error["decode_latency_s"]["mean"]) < 0.05
     assert found.engine.known.machine_types == ("kind",)
     assert told[-1][1] == found.evaluations
