@@ -16,15 +16,18 @@ if TYPE_CHECKING:
     from helixsim.scenario.load import load_scenario
     from helixsim.scenario.resolved import Scenario
     from helixsim.simulation import simulate
+    from helixsim.studies.sweep import SweepResult, sweep
 
 __all__ = [
     "HelixError",
     "PlanResult",
     "RunResult",
     "Scenario",
+    "SweepResult",
     "load_scenario",
     "plan",
     "simulate",
+    "sweep",
 ]
 
 _HOMES = {
@@ -32,9 +35,11 @@ _HOMES = {
     "PlanResult": "helixsim.planner.result",
     "RunResult": "helixsim.metrics.result",
     "Scenario": "helixsim.scenario.resolved",
+    "SweepResult": "helixsim.studies.sweep",
     "load_scenario": "helixsim.scenario.load",
     "plan": "helixsim.planner.plan",
     "simulate": "helixsim.simulation",
+    "sweep": "helixsim.studies.sweep",
 }
 
 

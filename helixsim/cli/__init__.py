@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from helixsim.cli import files, plan, run, scenarios, show
+from helixsim.cli import files, plan, run, scenarios, show, studies
 from helixsim.cli.group import HelixGroup
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("plan")(plan.plan)
 app.command("bound")(plan.bound)
+app.command("sweep")(studies.sweep)
 app.command("validate")(scenarios.validate)
 app.command("show")(show.show)
 app.command("generate-cluster")(files.generate_cluster)

@@ -113,19 +113,24 @@ class RunResult:
             output.write(self, table_format)
 
     def _frame(self, name: str) -> pd.DataFrame:
-        import numpy as np
-        import pandas as pd
+        return frame_of(self.tables[name])
 
-        return pd.DataFrame(
-            {
-                column: pd.Series(values, dtype="str")
-                if isinstance(values, list)
-                else np.frombuffer(values, dtype=values.typecode)
-                if len(values)
-                else np.empty(0, dtype=values.typecode)
-                for column, values in self.tables[name].as_dict().items()
-            }
-        )
+
+def frame_of(columns: Columns) -> pd.DataFrame:
+    """The same table for pandas; it shares the numbers."""
+    import numpy as np
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            column: pd.Series(values, dtype="str")
+            if isinstance(values, list)
+            else np.frombuffer(values, dtype=values.typecode)
+            if len(values)
+            else np.empty(0, dtype=values.typecode)
+            for column, values in columns.as_dict().items()
+        }
+    )
 
 
 def _summary(run: Run, timeline: Timeline, interrupted: bool) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from helixsim.scenario.cluster_spec import ClusterFile
 from helixsim.scenario.generator_spec import GeneratorFile
 from helixsim.scenario.placement_spec import PlacementFile
 from helixsim.scenario.spec import ScenarioSpec
+from helixsim.scenario.sweep_spec import SweepSpec
 from helixsim.yaml_files import FileModel, did_you_mean
 
 FILE_KINDS: Mapping[str, type[FileModel]] = MappingProxyType(
@@ -22,6 +23,7 @@ FILE_KINDS: Mapping[str, type[FileModel]] = MappingProxyType(
         "placement": PlacementFile,
         "llm": LLMSpec,
         "machine": MachineSpec,
+        "sweep": SweepSpec,
     }
 )
 """Kind of file -> its model."""

@@ -56,9 +56,11 @@ def test_names_of_the_package():
         "PlanResult",
         "RunResult",
         "Scenario",
+        "SweepResult",
         "load_scenario",
         "plan",
         "simulate",
+        "sweep",
     ]
     for name in helixsim.__all__:
         assert getattr(helixsim, name).__name__ == name
