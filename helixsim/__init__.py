@@ -16,25 +16,35 @@ if TYPE_CHECKING:
     from helixsim.scenario.load import load_scenario
     from helixsim.scenario.resolved import Scenario
     from helixsim.simulation import simulate
+    from helixsim.studies.capacity import CapacityResult, capacity
+    from helixsim.studies.sweep import SweepResult, sweep
 
 __all__ = [
+    "CapacityResult",
     "HelixError",
     "PlanResult",
     "RunResult",
     "Scenario",
+    "SweepResult",
+    "capacity",
     "load_scenario",
     "plan",
     "simulate",
+    "sweep",
 ]
 
 _HOMES = {
+    "CapacityResult": "helixsim.studies.capacity",
     "HelixError": "helixsim.errors",
     "PlanResult": "helixsim.planner.result",
     "RunResult": "helixsim.metrics.result",
     "Scenario": "helixsim.scenario.resolved",
+    "SweepResult": "helixsim.studies.sweep",
+    "capacity": "helixsim.studies.capacity",
     "load_scenario": "helixsim.scenario.load",
     "plan": "helixsim.planner.plan",
     "simulate": "helixsim.simulation",
+    "sweep": "helixsim.studies.sweep",
 }
 
 

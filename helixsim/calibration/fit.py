@@ -29,7 +29,7 @@ _CLIP = 0.7
 group of decodes than it is here, which no cost explains."""
 
 _FIRST_STEP = 0.5
-_PRIOR = 0.003
+_PRIOR = 0.001
 """What a step of 1 away from the engine that the fit begins with must gain, summed squares: keeps
 parameters where they are that the runs say nothing of."""
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from helixsim.cli import calibrate, files, pictures, plan, replay, run, scenarios, show
+from helixsim.cli import calibrate, files, pictures, plan, replay, run, scenarios, show, studies
 from helixsim.cli.group import HelixGroup
 
 app = typer.Typer(
@@ -31,6 +31,8 @@ app.command("inspect")(replay.inspect)
 app.command("calibrate")(calibrate.calibrate)
 app.command("plan")(plan.plan)
 app.command("bound")(plan.bound)
+app.command("sweep")(studies.sweep)
+app.command("capacity")(studies.capacity)
 app.command("validate")(scenarios.validate)
 app.command("show")(show.show)
 app.command("generate-cluster")(files.generate_cluster)

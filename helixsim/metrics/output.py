@@ -135,7 +135,7 @@ class OutputFolder:
             new.mkdir()
             old.mkdir()
             for name, columns in result.tables.items():
-                _write_table(new / f"{name}.{table_format}", columns, table_format)
+                write_table(new / f"{name}.{table_format}", columns, table_format)
             _write_json(new / "summary.json", result.summary)
             for name, content in (more or {}).items():
                 (new / name).write_bytes(content)
@@ -184,25 +184,38 @@ def manifest(result: RunResult) -> dict[str, Any]:
         "scenario_sha256": result.scenario.digest,
         "scenario": result.scenario.document,
         "versions": {
-            "helixsim": _version("helixsim"),
+            "helixsim": installed_version("helixsim"),
             "python": platform.python_version(),
-            **{name: _version(name) for name in _LIBRARIES},
+            **{name: installed_version(name) for name in _LIBRARIES},
         },
     }
 
 
-def _version(name: str) -> str:
+def installed_version(name: str) -> str:
+    """Which version of a package there is, or that there is none."""
     try:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
 
 
+def json_text(data: Mapping[str, Any]) -> str:
+    """What stands in ``summary.json``, and in other files of plain data."""
+    return json.dumps(data, indent=2, allow_nan=False) + "\n"
+
+
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(json_text(data), encoding="utf-8")
 
 
-def _write_table(path: Path, columns: Columns, table_format: TableFormat) -> None:
+def write_table(path: Path, columns: Columns, table_format: TableFormat) -> None:
+    """Write a table into a file of its own; the same table gives the same bytes.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
     if table_format == "csv":
         _write_csv(path, columns)
     else:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helixsim.metrics.recorder import Columns
+from helixsim.metrics.service import attainments, cost
 from helixsim.scheduling.policy import Rejection
 
 if TYPE_CHECKING:
@@ -112,19 +113,24 @@ class RunResult:
             output.write(self, table_format)
 
     def _frame(self, name: str) -> pd.DataFrame:
-        import numpy as np
-        import pandas as pd
+        return frame_of(self.tables[name])
 
-        return pd.DataFrame(
-            {
-                column: pd.Series(values, dtype="str")
-                if isinstance(values, list)
-                else np.frombuffer(values, dtype=values.typecode)
-                if len(values)
-                else np.empty(0, dtype=values.typecode)
-                for column, values in self.tables[name].as_dict().items()
-            }
-        )
+
+def frame_of(columns: Columns) -> pd.DataFrame:
+    """The same table for pandas; it shares the numbers."""
+    import numpy as np
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            column: pd.Series(values, dtype="str")
+            if isinstance(values, list)
+            else np.frombuffer(values, dtype=values.typecode)
+            if len(values)
+            else np.empty(0, dtype=values.typecode)
+            for column, values in columns.as_dict().items()
+        }
+    )
 
 
 def _summary(run: Run, timeline: Timeline, interrupted: bool) -> dict[str, Any]:
@@ -141,6 +147,7 @@ def _summary(run: Run, timeline: Timeline, interrupted: bool) -> dict[str, Any]:
 
     decode_latency = recorder.decode_latency_s.statistics()
     active = len(run.coordinator.active)
+    total_tokens_per_s = per_s(decodes + prompts + recorder.window_prompt_tokens)
     return {
         "schema": SUMMARY_SCHEMA,
         "scenario": run.scenario.name,
@@ -153,7 +160,7 @@ def _summary(run: Run, timeline: Timeline, interrupted: bool) -> dict[str, Any]:
         "window_end_s": end,
         "decode_tokens_per_s": per_s(decodes),
         "output_tokens_per_s": per_s(decodes + prompts),
-        "total_tokens_per_s": per_s(decodes + prompts + recorder.window_prompt_tokens),
+        "total_tokens_per_s": total_tokens_per_s,
         "requests_per_s": per_s(len(recorder.e2e_s)),
         "max_flow_tokens_per_s": run.flow.tokens_per_s,
         "max_compute_tokens_per_s": _max_compute(run),
@@ -176,6 +183,8 @@ def _summary(run: Run, timeline: Timeline, interrupted: bool) -> dict[str, Any]:
             "restarted": run.coordinator.num_restarts,
         },
         "rejected_for": {reason.value: recorder.rejected_for[reason] for reason in Rejection},
+        "slo": attainments(run.scenario.slos, recorder.requests, start, end),
+        "cost": cost(run.scenario, per_s(decodes + prompts), total_tokens_per_s),
         "kv_overflow_samples": timeline.kv_overflows,
         "warnings": _warnings(run, timeline),
     }

@@ -51,8 +51,36 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         + _reasons(summary["rejected_for"])
         + "".join(f", {requests[key]} {key}" for key in _SELDOM if requests[key]),
     ]
+    lines += _slo_lines(summary["slo"]) + _cost_lines(summary["cost"])
     lines += [f"warning: {warning}" for warning in summary["warnings"]]
     return "\n".join(lines)
+
+
+def _slo_lines(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    lines = []
+    for name, found in classes.items():
+        attained = found["attainment"]
+        verdict = {True: ", as demanded", False: ", fewer than demanded", None: ""}[found["met"]]
+        lines.append(
+            f"SLO {name}: "
+            + ("no request finished" if attained is None else f"{attained:.1%} of requests kept it")
+            + f"{verdict}; goodput {found['goodput_requests_per_s']:.3f} requests/s, "
+            f"{found['goodput_output_tokens_per_s']:.1f} output tokens/s"
+        )
+    return lines
+
+
+def _cost_lines(cost: Mapping[str, float | None] | None) -> list[str]:
+    if cost is None:
+        return []
+    line = f"cost: {cost['dollars_per_hour']:.2f} $/h"
+    for key, what in (
+        ("dollars_per_million_output_tokens", "output tokens"),
+        ("dollars_per_million_total_tokens", "tokens, prompts included"),
+    ):
+        price = cost[key]
+        line += "" if price is None else f"; {price:.2f} $ per million {what}"
+    return [line]
 
 
 def _figures(statistics: Mapping[str, float | None]) -> str:

@@ -10,15 +10,13 @@ import multiprocessing
 import os
 import pickle
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Thread
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any
 
 from helixsim.errors import HelixError, SimulationError
@@ -27,11 +25,11 @@ from helixsim.planner.goal import Figures, Goal, figures_of
 from helixsim.planner.problem import PlanningProblem, planning_problem
 from helixsim.planner.proposals import Correction, Proposer
 from helixsim.planner.search import random_stream
+from helixsim.processes import held_interrupts, leave_with
 from helixsim.scenario.resolved import Faults, Scenario
 from helixsim.simulation import simulate
 
 _LOOK_S = 0.5
-_PARENT_LOOK_S = 2.0
 
 RangesItems = tuple[tuple[int, tuple[int, int]], ...]
 
@@ -190,7 +188,7 @@ class Workshop:
         if self._pool is None:
             return [local(task) for task in tasks]
         try:
-            with _held_interrupts():  # the first task starts the processes
+            with held_interrupts():  # the first task starts the processes
                 futures: list[Future[Any]] = [self._pool.submit(remote, task) for task in tasks]
             # CBC puts the handler of Ctrl-C back so that it ends no wait (SA_RESTART); it is
             # noticed between two short ones.
@@ -202,19 +200,6 @@ class Workshop:
                 "a process that simulates placements has died; in a script, call plan() under "
                 "'if __name__ == \"__main__\":', or use jobs=1"
             ) from error
-
-
-@contextmanager
-def _held_interrupts() -> Iterator[None]:
-    """Hold Ctrl-C back, for processes that are started too: until they can ignore it."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Bench:
@@ -268,16 +253,9 @@ class _Bench:
 _bench: _Bench | None = None
 
 
-def _leave_with(parent: int) -> None:
-    """End this process when the one that started it has ended, even if that was killed."""
-    while os.getppid() == parent:
-        sleep(_PARENT_LOOK_S)
-    os._exit(1)
-
-
 def _set_up(handed: str, parent: int) -> None:
     global _bench  # noqa: PLW0603  (a process of the pool has no other place to keep things)
-    Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    leave_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides when to stop
     _bench = _Bench(pickle.loads(Path(handed).read_bytes()))  # noqa: S301  (written by us)
 

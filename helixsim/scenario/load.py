@@ -29,6 +29,7 @@ from helixsim.scenario.overrides import apply_overrides
 from helixsim.scenario.placement_spec import PlacementFile, PlacementSpec
 from helixsim.scenario.resolved import Scenario
 from helixsim.scenario.shipped import find_scenario
+from helixsim.scenario.slo_spec import price_mistakes, to_slos
 from helixsim.scenario.spec import ClusterInFile, GeneratedCluster, PlacementInFile, ScenarioSpec
 from helixsim.scenario.workload import resolve_workload
 from helixsim.yaml_files import FileModel, did_you_mean, mistakes_error, read_yaml, validate
@@ -113,6 +114,10 @@ class _Loader:
         faults = spec.faults.to_faults()
         if mistakes := list(fault_mistakes(faults, cluster, placement, llm)):
             raise _Section(self.file, "faults.").error(mistakes)
+        known = dict.fromkeys((*machine_types, *shipped_machine_types()))
+        prices = spec.dollars_per_hour
+        if mistakes := list(price_mistakes(prices, cluster.machine_mix(), known)):
+            raise _Section(self.file, "dollars_per_hour.").error(mistakes)
         return Scenario(
             name=spec.name,
             llm=llm,
@@ -127,6 +132,8 @@ class _Loader:
             digest=digest(document, self.folder),
             faults=faults,
             engine=self._engine(),
+            slos=to_slos(spec.slo),
+            dollars_per_hour=prices,
         )
 
     def _llm(self) -> LLM:

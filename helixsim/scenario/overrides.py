@@ -1,4 +1,4 @@
-"""Values set on the command line: ``--set run.duration="120 s"``."""
+"""Values set from outside of a scenario: on the command line, ``--set run.duration="120 s"``."""
 
 from __future__ import annotations
 
@@ -31,9 +31,19 @@ _EXCLUDES: Mapping[tuple[str, ...], tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """One value to set."""
+    """One value to set.
 
-    text: str
+    Attributes
+    ----------
+    source
+        Where it was asked for, such as ``--set run.seed=1``; for messages.
+    path
+        Keys and indices that lead to it.
+    value
+        Plain data.
+    """
+
+    source: str
     path: tuple[str, ...]
     value: object
 
@@ -50,15 +60,19 @@ class Override:
         steps = tuple(path.strip().split("."))
         if not equals or not all(steps):
             raise ScenarioError(f"--set takes PATH=VALUE, such as run.seed=1, not '{text}'")
-        return cls(text, steps, parse_yaml(value, f"--set {text}"))
+        return cls(f"--set {text}", steps, parse_yaml(value, f"--set {text}"))
 
     def error(self, message: str) -> ScenarioError:
         """An error that names the override."""
-        return ScenarioError(message, file=f"--set {self.text}")
+        return ScenarioError(message, file=self.source)
 
 
 def apply_overrides(
-    document: Mapping[str, object], overrides: Sequence[str], base_dir: Path
+    document: Mapping[str, object],
+    overrides: Sequence[str | Override],
+    base_dir: Path,
+    *,
+    first_dir: Path | None = None,
 ) -> dict[str, object]:
     """Copy a scenario document, with values set.
 
@@ -67,10 +81,12 @@ def apply_overrides(
     document
         What stands in the scenario file.
     overrides
-        Texts of the form ``PATH=VALUE``, applied in order. File names in them are relative to
-        the current directory if there is such a file, else to `base_dir`.
+        Values to set, or texts of the form ``PATH=VALUE``, applied in order.
     base_dir
         Folder of the scenario file.
+    first_dir
+        File names in overrides are relative to this folder if it has such a file, else to
+        `base_dir`; the current directory if not given.
 
     Raises
     ------
@@ -78,12 +94,12 @@ def apply_overrides(
         If an override is malformed or its path is unknown.
     """
     result = copy.deepcopy(dict(document))
-    for text in overrides:
-        override = Override.parse(text)
+    for each in overrides:
+        override = Override.parse(each) if isinstance(each, str) else each
         steps = _steps(override)
         _take_in(result, override, base_dir)
         _set(result, override, steps)
-        result = _with_files_found(result, steps)
+        result = _with_files_found(result, steps, first_dir or Path())
     return result
 
 
@@ -168,13 +184,15 @@ def _set(document: dict[str, object], override: Override, steps: Sequence[Step])
         holder = inner
     for other in _EXCLUDES.get(override.path, ()):
         holder.pop(other, None)
-    holder[steps[-1]] = override.value
+    holder[steps[-1]] = copy.deepcopy(override.value)
 
 
-def _with_files_found(document: dict[str, object], steps: Sequence[Step]) -> dict[str, object]:
-    """Make the names of files in what was set absolute, if they lie in the current directory."""
+def _with_files_found(
+    document: dict[str, object], steps: Sequence[Step], folder: Path
+) -> dict[str, object]:
+    """Make the names of files in what was set absolute, if they lie in the folder."""
     result: Any = document
     for place, name in list(named_files(document)):
-        if place[: len(steps)] == tuple(steps) and Path(name).is_file():
-            result = replace_at(result, place, str(Path(name).absolute()))
+        if place[: len(steps)] == tuple(steps) and (folder / name).is_file():
+            result = replace_at(result, place, str((folder / name).absolute()))
     return cast("dict[str, object]", result)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from helixsim.cluster import Cluster
@@ -190,6 +190,31 @@ class Faults:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Slo:
+    """What a request must keep to; None for what does not matter.
+
+    Attributes
+    ----------
+    name
+        Of the class.
+    ttft_s
+        Longest time to the first token, from arrival.
+    tpot_s
+        Longest mean time per output token after the first.
+    e2e_s
+        Longest time from arrival to the last token.
+    share
+        Share of the finished requests that must keep to all of it.
+    """
+
+    name: str
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    e2e_s: float | None = None
+    share: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """Everything that a simulation depends on.
 
@@ -214,6 +239,10 @@ class Scenario:
         Nodes that fail.
     engine
         What the serving engine costs; the ``calibrated`` physics uses it.
+    slos
+        What requests must keep to, in order of the names of the classes.
+    dollars_per_hour
+        Machine type -> price of one machine; empty where prices are left open.
     document
         The scenario file as plain data, with what was set on the command line. Files that it
         names stay named.
@@ -235,6 +264,8 @@ class Scenario:
     digest: str
     faults: Faults = Faults()
     engine: EngineCosts = IDEAL_ENGINE
+    slos: tuple[Slo, ...] = ()
+    dollars_per_hour: Mapping[str, float] = field(default_factory=dict)
 
     def profiles(self) -> dict[str, MachineProfile]:
         """Machine type -> its profile for the LLM, for the types of the cluster."""

@@ -13,6 +13,7 @@ from helixsim.scenario.cluster_spec import ClusterFile
 from helixsim.scenario.generator_spec import GeneratorFile
 from helixsim.scenario.placement_spec import PlacementFile
 from helixsim.scenario.spec import ScenarioSpec
+from helixsim.scenario.sweep_spec import SweepSpec
 from helixsim.yaml_files import FileModel, did_you_mean
 
 FILE_KINDS: Mapping[str, type[FileModel]] = MappingProxyType(
@@ -24,6 +25,7 @@ FILE_KINDS: Mapping[str, type[FileModel]] = MappingProxyType(
         "llm": LLMSpec,
         "machine": MachineSpec,
         "engine": EngineFile,
+        "sweep": SweepSpec,
     }
 )
 """Kind of file -> its model."""

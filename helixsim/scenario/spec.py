@@ -21,6 +21,7 @@ from helixsim.scenario.resolved import (
     SchedulerSettings,
     SchedulingPolicy,
 )
+from helixsim.scenario.slo_spec import Price, SloSpec
 from helixsim.traces.arrivals import SLOT_S
 from helixsim.yaml_files import FileModel, Seconds, located_error
 
@@ -300,3 +301,10 @@ class ScenarioSpec(FileModel):
         "shipped engine, or a file ending in .yaml, such as `helixsim calibrate` writes.",
     )
     run: RunSpec
+    slo: dict[Name, SloSpec] = Field(
+        default={}, description="What requests must keep to: class -> limits."
+    )
+    dollars_per_hour: dict[Name, Price] = Field(
+        default={},
+        description="Machine type -> price of one machine; for all types of the cluster, or none.",
+    )

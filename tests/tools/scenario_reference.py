@@ -119,6 +119,8 @@ MEANINGS = {
     "llm.name": "What scenarios and machine files call it.",
     "llm.num_layers": "Number of layers.",
     "llm.bytes_per_value": "Bytes of one value of the hidden state.",
+    "sweep.schema": "Version of the format.",
+    "sweep.kind": "Kind of file.",
     "machine.schema": "Version of the format.",
     "machine.kind": "Kind of file.",
     "machine.name": "What clusters call it.",
@@ -205,6 +207,8 @@ class Writer:
         return " or ".join(self.one(choice) for choice in self.choices(value))
 
     def one(self, value: dict) -> str:
+        if not set(value) - {"title", "default"}:
+            return "any value"
         if "$ref" in value:
             part = value["$ref"].rpartition("/")[2]
             title, anchor = self.places[f"{self.kind}/{part}"]

@@ -135,7 +135,7 @@ def test_nothing_is_left_of_a_write_that_fails(result, tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         path.write_text("half")
 
-    monkeypatch.setattr(output, "_write_table", fail)
+    monkeypatch.setattr(output, "write_table", fail)
     with pytest.raises(OutputError, match=r"out: cannot be written: No space left on device"):
         result.write(tmp_path / "out")
     assert listing(tmp_path) == []
@@ -149,7 +149,7 @@ def test_results_from_before_survive_a_write_that_fails(result, tmp_path, monkey
     def fail(path, columns, table_format):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(output, "_write_table", fail)
+    monkeypatch.setattr(output, "write_table", fail)
     with pytest.raises(OutputError):
         result.write(folder, overwrite=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -52,13 +52,17 @@ def summary():
 
 def test_names_of_the_package():
     assert helixsim.__all__ == [
+        "CapacityResult",
         "HelixError",
         "PlanResult",
         "RunResult",
         "Scenario",
+        "SweepResult",
+        "capacity",
         "load_scenario",
         "plan",
         "simulate",
+        "sweep",
     ]
     for name in helixsim.__all__:
         assert getattr(helixsim, name).__name__ == name

@@ -283,7 +283,9 @@ def recording(tmp_path_factory):
     return Recording(load_recorded_run(folder), scenario)
 
 
-START = replace(ENGINE, name="start", other_gpus=GpuCosts(layer_pass_s=0.001))
+START = replace(
+    ENGINE, name="start", other_gpus=GpuCosts(layer_pass_s=0.0025, several_decodes_s=0.0007)
+)
 
 
 def test_a_known_engine_is_found_again(recording):

@@ -213,7 +213,11 @@ def test_names_in_the_scenario_itself_are_not_looked_up_elsewhere(load, tmp_path
         ("run.sede=3", "--set run.sede=3: a scenario has no run.sede; did you mean 'run.seed'?"),
         ("warmup=3 s", "did you mean 'run.warmup'?"),
         ("scheduler.high_water_mark=0.9", "did you mean 'scheduler.kv.high_water_mark'?"),
-        ("xyz=1", "it may have cluster, description, engine, faults, llm, machine_types, name"),
+        (
+            "xyz=1",
+            "it may have cluster, description, dollars_per_hour, engine, faults, llm, "
+            "machine_types, name",
+        ),
         ("scheduler.kv.zzz=1", "scheduler.kv may have expected_output_ratio, high_water_mark"),
         ("run.seed.x=3", "a scenario has no run.seed.x; run.seed is a single value"),
         ("cluster.nodes.3.type=L4", "cluster.nodes has 3 entries, counted from 0"),

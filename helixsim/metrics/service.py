@@ -1,0 +1,98 @@
+"""How well users were served, and what that cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import fsum
+from typing import TYPE_CHECKING, Any
+
+from helixsim.metrics.recorder import Columns
+
+if TYPE_CHECKING:
+    from helixsim.scenario.resolved import Scenario, Slo
+
+_SECONDS_PER_HOUR = 3600.0
+
+
+def attainments(
+    slos: Sequence[Slo], requests: Columns, start_s: float, end_s: float
+) -> dict[str, dict[str, Any]]:
+    """What share of the requests kept to each class of objectives, and their goodput.
+
+    Parameters
+    ----------
+    slos
+        The classes.
+    requests
+        Rows of requests; those completed within the window count.
+    start_s, end_s
+        The window, both ends included.
+
+    Returns
+    -------
+    dict
+        Class -> its part of the summary; see docs/results.md.
+    """
+    if not slos:
+        return {}
+    table = requests.as_dict()
+    rows = [
+        (ttft_s, tpot_s, e2e_s, 1 + int(decodes))
+        for status, at_s, ttft_s, tpot_s, e2e_s, decodes in zip(
+            *(
+                table[name]
+                for name in ("status", "end_s", "ttft_s", "tpot_s", "e2e_s", "decode_tokens")
+            ),
+            strict=True,
+        )
+        if status == "completed" and start_s <= at_s <= end_s
+    ]
+    measured_s = end_s - start_s
+    found = {}
+    for slo in slos:
+        limits = (slo.ttft_s, slo.tpot_s, slo.e2e_s)
+        # No limit is exceeded by what is not a number: the time per token of a single token.
+        kept = [
+            row[3]
+            for row in rows
+            if not any(
+                limit is not None and value > limit
+                for limit, value in zip(limits, row[:3], strict=True)
+            )
+        ]
+        attainment = len(kept) / len(rows) if rows else None
+        found[slo.name] = {
+            "finished": len(rows),
+            "attainment": attainment,
+            "met": None if slo.share is None or attainment is None else attainment >= slo.share,
+            "goodput_requests_per_s": len(kept) / measured_s if measured_s else 0.0,
+            "goodput_output_tokens_per_s": sum(kept) / measured_s if measured_s else 0.0,
+        }
+    return found
+
+
+def cost(
+    scenario: Scenario, output_tokens_per_s: float, total_tokens_per_s: float
+) -> dict[str, float | None] | None:
+    """What the cluster costs, all its machines, and what tokens cost at these rates.
+
+    Returns
+    -------
+    dict or None
+        The summary's ``cost``: dollars per hour and per million tokens, None for the latter
+        where there were no tokens. None if the scenario has no prices.
+    """
+    prices = scenario.dollars_per_hour
+    if not prices:
+        return None
+    mix = scenario.cluster.machine_mix()
+    per_hour = fsum(prices[name] * count for name, count in mix.items())
+
+    def per_million(tokens_per_s: float) -> float | None:
+        return per_hour / _SECONDS_PER_HOUR / tokens_per_s * 1e6 if tokens_per_s else None
+
+    return {
+        "dollars_per_hour": per_hour,
+        "dollars_per_million_output_tokens": per_million(output_tokens_per_s),
+        "dollars_per_million_total_tokens": per_million(total_tokens_per_s),
+    }

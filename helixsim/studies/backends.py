@@ -1,0 +1,156 @@
+"""Where runs are carried out: in this process, in processes of this machine, on a Ray cluster.
+
+What a run gives depends on its scenario and seed alone, so results are the same everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from helixsim.errors import HelixError, InputError, SimulationError
+from helixsim.processes import held_interrupts, leave_with
+from helixsim.scenario.resolved import Scenario
+from helixsim.studies.runs import Outcome, Run, carry_out
+
+Backend = Literal["local", "ray"]
+
+_watches = False
+
+
+def outcomes(
+    runs: Sequence[Run], backend: Backend = "local", jobs: int | None = None
+) -> Iterator[tuple[int, Outcome]]:
+    """Carry out runs, several at a time.
+
+    Parameters
+    ----------
+    runs
+        What to simulate.
+    backend
+        ``local`` for processes of this machine, ``ray`` for the tasks of a Ray cluster: that of
+        the environment variable ``RAY_ADDRESS``, else one that runs here, else a new one.
+    jobs
+        How many at a time; as many as there are cores if not given. One local job works in
+        this process.
+
+    Yields
+    ------
+    tuple
+        Number of a run, in the order in which they end, and what has come of it.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If a run was interrupted.
+    InputError
+        If there is no such backend, or it is not installed.
+    SimulationError
+        If a process has died.
+    """
+    if backend not in ("local", "ray"):
+        raise InputError(f"no backend '{backend}'; there are local and ray", where="backend")
+    if not runs:
+        return
+    if backend == "ray":
+        found = _on_ray(runs, jobs)
+    else:
+        found = _here(runs, min(jobs or os.cpu_count() or 1, len(runs)))
+    for number, outcome in found:
+        if outcome.interrupted:
+            raise KeyboardInterrupt
+        yield number, outcome
+
+
+def _load_and_carry_out(run: Run) -> Outcome:
+    try:
+        scenario = run.load()
+    except HelixError as error:
+        return Outcome(error=str(error))
+    return carry_out(scenario, run.seed)
+
+
+# -- this machine ----------------------------------------------------------------------------
+
+
+def _here(runs: Sequence[Run], jobs: int) -> Iterator[tuple[int, Outcome]]:
+    if jobs == 1:
+        for number, run in enumerate(runs):
+            yield number, _load_and_carry_out(run)
+        return
+    from joblib import Parallel, delayed
+    from joblib.externals.loky.process_executor import BrokenProcessPool
+
+    parallel = Parallel(jobs, backend="loky", batch_size=1, return_as="generator_unordered")
+    tasks = (delayed(_in_process)(number, run, os.getpid()) for number, run in enumerate(runs))
+    try:
+        with held_interrupts():  # the processes are started here, and this process decides
+            found = parallel(tasks)
+        yield from found
+    except BrokenProcessPool as error:
+        raise SimulationError(
+            "a process that simulates has died, perhaps for lack of memory; try fewer jobs"
+        ) from error
+
+
+def _in_process(number: int, run: Run, parent: int) -> tuple[int, Outcome]:
+    global _watches  # noqa: PLW0603  (a process of the pool has no other place to keep things)
+    if not _watches:
+        leave_with(parent)
+        _watches = True
+    return number, _load_and_carry_out(run)
+
+
+# -- Ray -------------------------------------------------------------------------------------
+
+
+def _on_ray(runs: Sequence[Run], jobs: int | None) -> Iterator[tuple[int, Outcome]]:
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError(
+            "Ray is not installed; pip install 'helixsim[ray]'", where="backend ray"
+        ) from error
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(log_to_driver=False, logging_level="error", include_dashboard=False)
+    try:
+        yield from _ray_tasks(ray, runs, jobs or int(ray.cluster_resources().get("CPU", 1)))
+    except ray.exceptions.RayError as error:
+        raise SimulationError(f"Ray could not carry out a run: {error}") from error
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _ray_tasks(
+    ray: Any,  # noqa: ANN401  (the module, which need not be installed)
+    runs: Sequence[Run],
+    jobs: int,
+) -> Iterator[tuple[int, Outcome]]:
+    """Keep so many tasks going. Scenarios go over whole: other machines lack their files."""
+    remote = ray.remote(num_cpus=1)(_in_task)
+    waiting = iter(enumerate(runs))
+    going: dict[Any, int] = {}
+    try:
+        while True:
+            while len(going) < jobs and (task := next(waiting, None)) is not None:
+                number, run = task
+                try:
+                    scenario = run.load()
+                except HelixError as error:
+                    yield number, Outcome(error=str(error))
+                else:
+                    going[remote.remote(scenario, run.seed)] = number
+            if not going:
+                return
+            done, _ = ray.wait(list(going), num_returns=1)
+            yield going.pop(done[0]), ray.get(done[0])
+    finally:
+        for left in going:
+            ray.cancel(left, force=True)
+
+
+def _in_task(scenario: Scenario, seed: int) -> Outcome:
+    return carry_out(scenario, seed)

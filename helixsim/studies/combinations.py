@@ -1,0 +1,171 @@
+"""What a sweep consists of, all of it checked before anything runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from helixsim.errors import InputError, ScenarioError
+from helixsim.scenario.files import is_yaml_name
+from helixsim.scenario.load import resolve_scenario
+from helixsim.scenario.overrides import Override, apply_overrides
+from helixsim.scenario.shipped import find_scenario
+from helixsim.scenario.sweep_spec import SweepSpec
+from helixsim.studies.runs import Run
+from helixsim.yaml_files import read_yaml, validate
+
+MAX_RUNS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of a sweep.
+
+    Attributes
+    ----------
+    combination
+        Number of its combination of values, from 0.
+    values
+        Path in the scenario -> what it is set to, for the paths that differ between combinations.
+    run
+        What to simulate.
+    """
+
+    combination: int
+    values: Mapping[str, Any]
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """All runs of a sweep.
+
+    Attributes
+    ----------
+    name
+        Of the scenario.
+    paths
+        What differs between combinations.
+    cells
+        The runs, by combination, then seed.
+    """
+
+    name: str
+    paths: tuple[str, ...]
+    cells: tuple[Cell, ...]
+
+
+def load_sweep(source: str | Path | Mapping[str, object]) -> Sweep:
+    """Read a sweep and check every scenario of it.
+
+    Parameters
+    ----------
+    source
+        A sweep file, or what would stand in one; then names of files are relative to the
+        current directory.
+
+    Raises
+    ------
+    InputError
+        Naming file, place and what would be right.
+    """
+    file = None if isinstance(source, Mapping) else Path(source)
+    data = dict(source) if isinstance(source, Mapping) else read_yaml(source)
+    spec = validate(SweepSpec, data, file)
+    folder = Path() if file is None else file.parent
+    return _Checker(spec, file, folder).sweep()
+
+
+class _Checker:
+    def __init__(self, spec: SweepSpec, file: Path | None, folder: Path) -> None:
+        self.spec = spec
+        self.file = file
+        self.folder = folder
+        self.scenario_file = self._scenario_file()
+
+    def _scenario_file(self) -> Path:
+        name = self.spec.scenario
+        beside = self.folder / name
+        try:
+            return find_scenario(beside if is_yaml_name(name) or beside.is_file() else name)
+        except ScenarioError as error:
+            raise InputError(error.message, file=self.file, where="scenario") from error
+
+    def sweep(self) -> Sweep:
+        combinations = list(self._combinations())
+        document = self._set(read_yaml(self.scenario_file), self.spec.fixed, "set")
+        seen: dict[str, int] = {}
+        cells: list[Cell] = []
+        name = ""
+        for number, (place, values) in enumerate(combinations):
+            text = json.dumps(sorted(values.items()), default=str)
+            if text in seen:
+                raise self._error(place, f"says the same as combination {seen[text]}")
+            seen[text] = number
+            changed = self._set(document, values, place)
+            where = f"combination {number} ({_label(values)})" if values else None
+            try:
+                scenario = resolve_scenario(changed, self.scenario_file)
+            except InputError as error:
+                if where is None:
+                    raise
+                raise self._error(where, str(error)) from error
+            if scenario.placement is None:
+                raise self._error(
+                    where or "scenario", f"{self.scenario_file} has no placement, which a run needs"
+                )
+            name = scenario.name
+            cells += [
+                Cell(number, values, Run(self.scenario_file, changed, scenario.digest, seed))
+                for seed in self.spec.seed_numbers(scenario.run.seed)
+            ]
+        paths = dict.fromkeys(path for _, values in combinations for path in values)
+        return Sweep(name, tuple(paths), tuple(cells))
+
+    def _combinations(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Places in the file, and values."""
+        spec = self.spec
+        seeds = 1 if spec.seeds is None else len(spec.seed_numbers(0))
+        count = 1
+        if spec.combinations is not None:
+            count = len(spec.combinations)
+        for choices in spec.grid.values():
+            count *= len(choices)
+        if count * seeds > MAX_RUNS:
+            raise self._error(
+                None, f"{count * seeds:,} runs are more than the {MAX_RUNS:,} that a sweep may have"
+            )
+        if spec.combinations is not None:
+            for number, values in enumerate(spec.combinations):
+                yield f"list[{number}]", values
+            return
+        for choice in product(*spec.grid.values()):
+            yield "grid", dict(zip(spec.grid, choice, strict=True))
+
+    def _set(self, document: object, values: Mapping[str, Any], place: str) -> Any:  # noqa: ANN401
+        if not isinstance(document, Mapping) or not values:
+            return document
+        head = "" if self.file is None else f"{self.file}: "
+        overrides = [
+            Override(f"{head}{place}.{path}", tuple(path.split(".")), value)
+            for path, value in values.items()
+        ]
+        return apply_overrides(
+            document, overrides, self.scenario_file.parent, first_dir=self.folder
+        )
+
+    def _error(self, where: str | None, message: str) -> InputError:
+        return InputError(message, file=self.file, where=where)
+
+
+def _label(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{path}={shown(value)}" for path, value in values.items())
+
+
+def shown(value: object) -> str:
+    """A value as text: texts as they are, everything else as JSON, which YAML reads too."""
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,99 @@
+"""The results of a sweep as two tables: a row for each run, and what seeds make of it."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from math import nan
+from typing import Any
+
+from helixsim.metrics.recorder import Columns
+from helixsim.studies.combinations import Cell, Sweep, shown
+from helixsim.studies.runs import Outcome
+from helixsim.studies.student_t import mean_and_interval
+
+_NOT_MEASURED = ("schema", "seed", "partial")
+
+
+def cell_table(sweep: Sweep, outcomes: Sequence[Outcome]) -> Columns:
+    """One row for each run: what was set, the seed, how it went, the figures of the summary.
+
+    Parameters
+    ----------
+    sweep
+        The runs.
+    outcomes
+        What has come of them, in the same order.
+    """
+    found = [dict(figures(outcome.summary or {})) for outcome in outcomes]
+    names = tuple(dict.fromkeys(name for each in found for name in each))
+    kinds = [_kind(path, sweep.cells) for path in sweep.paths]
+    table = Columns(
+        ("combination", *sweep.paths, "seed", "status", "error", "warnings", *names),
+        "q" + "".join(kinds) + "qsss" + "d" * len(names),
+    )
+    for cell, outcome, values in zip(sweep.cells, outcomes, found, strict=True):
+        summary = outcome.summary
+        table.add(
+            cell.combination,
+            *_settings(cell, sweep.paths, kinds),
+            cell.run.seed,
+            "failed" if summary is None else "ok",
+            outcome.error,
+            "; ".join(summary["warnings"]) or None if summary else None,
+            *(values.get(name, nan) for name in names),
+        )
+    return table
+
+
+def summary_table(sweep: Sweep, cells: Columns) -> Columns:
+    """One row for each combination and figure: mean, spread and confidence over the seeds."""
+    kinds = [_kind(path, sweep.cells) for path in sweep.paths]
+    table = Columns(
+        ("combination", *sweep.paths, "figure", "seeds", "mean", "sd", "ci95_low", "ci95_high"),
+        "q" + "".join(kinds) + "sqdddd",
+    )
+    columns = cells.as_dict()
+    names = cells.names[cells.names.index("warnings") + 1 :]
+    rows: dict[int, list[int]] = {}
+    for row, cell in enumerate(sweep.cells):
+        rows.setdefault(cell.combination, []).append(row)
+    for combination, own in rows.items():
+        settings = tuple(_settings(sweep.cells[own[0]], sweep.paths, kinds))
+        for name in names:
+            column = columns[name]
+            assert isinstance(column, array)
+            values = [column[row] for row in own if column[row] == column[row]]
+            table.add(combination, *settings, name, len(values), *mean_and_interval(values))
+    return table
+
+
+def figures(summary: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """All numbers of a summary by name, such as ``ttft_s.p95``; yes is 1, no is 0."""
+    for key, value in summary.items():
+        name = f"{prefix}{key}"
+        if name in _NOT_MEASURED:
+            continue
+        if isinstance(value, Mapping):
+            yield from figures(value, f"{name}.")
+        elif isinstance(value, bool | int | float):
+            yield name, float(value)
+
+
+def _kind(path: str, cells: Sequence[Cell]) -> str:
+    """The type of the column of a path: whole numbers, numbers, or text."""
+    values = [cell.values.get(path) for cell in cells]
+    if all(type(value) is int and -(2**63) <= value < 2**63 for value in values):
+        return "q"
+    if all(value is None or type(value) in (int, float) for value in values):
+        return "d"
+    return "s"
+
+
+def _settings(cell: Cell, paths: Sequence[str], kinds: Sequence[str]) -> Iterator[object]:
+    for path, kind in zip(paths, kinds, strict=True):
+        value = cell.values.get(path)
+        if kind == "s":
+            yield shown(value) if path in cell.values else None
+        else:
+            yield nan if value is None else value

@@ -1,0 +1,126 @@
+"""Run a scenario with many values and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from helixsim.errors import InputError
+from helixsim.metrics.output import TableFormat
+from helixsim.metrics.recorder import Columns
+from helixsim.metrics.result import frame_of
+from helixsim.studies.backends import Backend, outcomes
+from helixsim.studies.combinations import load_sweep
+from helixsim.studies.folder import SweepFolder
+from helixsim.studies.frames import cell_table, summary_table
+from helixsim.studies.runs import Outcome
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Progress = Callable[[int, int], None]
+"""Called with the number of runs that are done, and of all."""
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep has found.
+
+    Attributes
+    ----------
+    scenario
+        Name of the scenario.
+    num_failed
+        Runs that ended in an error.
+    tables
+        ``cells`` and ``summary`` by columns.
+    """
+
+    scenario: str
+    num_failed: int
+    tables: dict[str, Columns]
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """One row per run: what was set, seed, status, and the figures of its summary."""
+        return frame_of(self.tables["cells"])
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """One row per combination and figure: mean, sd and 95 % interval over the seeds."""
+        return frame_of(self.tables["summary"])
+
+
+def sweep(
+    source: str | Path | Mapping[str, object],
+    output: str | Path | None = None,
+    *,
+    backend: Backend = "local",
+    jobs: int | None = None,
+    table_format: TableFormat = "parquet",
+    on_progress: Progress | None = None,
+) -> SweepResult:
+    """Simulate all combinations of a sweep with all seeds.
+
+    Parameters
+    ----------
+    source
+        A sweep file, or what would stand in one; see docs/sweeps.md.
+    output
+        Folder that keeps every run as it ends, and the tables at the end. Runs that it has
+        already are not run again. Nothing is kept if not given.
+    backend
+        Where to simulate: ``local`` or ``ray``. The results are the same.
+    jobs
+        How many runs at a time; one for each core if not given.
+    table_format
+        Of the tables in the folder.
+    on_progress
+        Told how many runs are done.
+
+    Raises
+    ------
+    InputError
+        If anything in the sweep is wrong; nothing has been run then.
+    OutputError
+        If the folder cannot be used.
+    KeyboardInterrupt
+        By Ctrl-C; the folder keeps the runs that are done.
+    """
+    _check_jobs(jobs)
+    todo = load_sweep(source)
+    folder = None if output is None else SweepFolder(output)
+    found: dict[int, Outcome] = {}
+    keys = [cell.run.key for cell in todo.cells]
+    if folder is not None:
+        folder.start(todo)
+        for number, key in enumerate(keys):
+            if (summary := folder.read(key)) is not None:
+                found[number] = Outcome(summary=summary)
+    left = [number for number in range(len(keys)) if number not in found]
+    tell = on_progress or _tell_nobody
+    tell(len(found), len(keys))
+    for index, outcome in outcomes([todo.cells[number].run for number in left], backend, jobs):
+        number = left[index]
+        found[number] = outcome
+        if folder is not None and outcome.summary is not None:
+            folder.keep(keys[number], outcome.summary)
+        tell(len(found), len(keys))
+    cells = cell_table(todo, [found[number] for number in range(len(keys))])
+    tables = {"cells": cells, "summary": summary_table(todo, cells)}
+    if folder is not None:
+        folder.write(tables, table_format)
+    num_failed = sum(outcome.summary is None for outcome in found.values())
+    return SweepResult(todo.name, num_failed, tables)
+
+
+def _check_jobs(jobs: int | None) -> None:
+    if jobs is not None and jobs < 1:
+        raise InputError(f"at least 1, not {jobs}", where="jobs")
+
+
+def _tell_nobody(done: int, total: int) -> None:
+    pass
