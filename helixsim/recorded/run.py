@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, inf
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -273,6 +274,17 @@ def _node_names(folder: Path) -> dict[int, str]:
         ) from error
 
 
+class _Event(NamedTuple):
+    """A row of the events."""
+
+    at_s: float
+    query: int
+    is_out: bool
+    is_prompt: bool
+    context_tokens: int
+    num_tokens: int
+
+
 class _PassTable:
     """Collects passes; chunks of a prefill become one."""
 
@@ -284,7 +296,18 @@ class _PassTable:
         self._out: dict[int, int] = {}
         self._chunked: dict[int, int] = {}
 
-    def out(self, at: float, query: int, is_prompt: bool, context: int, tokens: int) -> None:
+    def add(self, event: _Event) -> None:
+        """Take in an event; they come in order of time. Mistakes are told by a ValueError."""
+        if event.is_out:
+            self._out_of_coordinator(event)
+            return
+        row = self._out.pop(event.query, None)
+        if row is None:
+            raise ValueError(f"request {event.query} comes back without having left")
+        self.ends[row] = event.at_s
+
+    def _out_of_coordinator(self, event: _Event) -> None:
+        at, query, _, is_prompt, context, tokens = event
         number = self.order.get(query)
         if number is None:
             if not is_prompt:
@@ -304,12 +327,6 @@ class _PassTable:
         self._out[query] = len(self.rows)
         self.rows.append((number, query in self._chunked, at, context, tokens))
         self.ends.append(inf)
-
-    def back(self, at: float, query: int) -> None:
-        row = self._out.pop(query, None)
-        if row is None:
-            raise ValueError(f"request {query} comes back without having left")
-        self.ends[row] = at
 
     def passes(self) -> Passes:
         number, is_prompt, start, context, tokens = zip(*self.rows, strict=True)
@@ -333,11 +350,18 @@ def _passes(
     lines = text.splitlines()
     if not lines or tuple(lines[0].split(",")) != EVENT_COLUMNS:
         raise InputError(f"should begin with {','.join(EVENT_COLUMNS)}", file=file, where="row 1")
-    table = _PassTable()
-    before = -inf
+    events = []
     for row, line in enumerate(lines[1:], start=2):
         try:
-            before = _add_event(table, line, before, routes)
+            events.append((row, _event(line, routes)))
+        except ValueError as error:
+            raise InputError(str(error), file=file, where=f"row {row}") from error
+    # Whoever stamps events at their source may write them down in another order.
+    events.sort(key=lambda event: event[1].at_s)
+    table = _PassTable()
+    for row, event in events:
+        try:
+            table.add(event)
         except ValueError as error:
             raise InputError(str(error), file=file, where=f"row {row}") from error
     if not table.rows:
@@ -345,21 +369,17 @@ def _passes(
     return table.passes(), list(table.order), table.prompt_tokens
 
 
-def _add_event(table: _PassTable, line: str, before: float, routes: Mapping[int, _Route]) -> float:
-    """Take in one row; its time. Mistakes are told by a ValueError."""
+def _event(line: str, routes: Mapping[int, _Route]) -> _Event:
+    """Read one row. Mistakes are told by a ValueError."""
     time_text, query_text, direction, phase, context, tokens = line.split(",")
-    at, query = float(time_text), int(query_text)
-    if not before <= at < inf:
-        raise ValueError(f"time {time_text} is earlier than that of the row before")
+    at_s, query = float(time_text), int(query_text)
+    if not 0 <= at_s < inf:
+        raise ValueError(f"time {time_text} should be finite and not negative")
     if phase not in ("prompt", "decode") or direction not in ("in", "out"):
         raise ValueError("direction is in or out, phase is prompt or decode")
     if query not in routes:
         raise ValueError(f"request {query} has no route")
-    if direction == "out":
-        table.out(at, query, phase == "prompt", int(context), int(tokens))
-    else:
-        table.back(at, query)
-    return at
+    return _Event(at_s, query, direction == "out", phase == "prompt", int(context), int(tokens))
 
 
 def _triggers(passes: Passes, num_requests: int) -> dict[int, Trigger]:

@@ -131,6 +131,13 @@ def test_reading(tmp_path):
     assert found["prompt_latency_s"]["mean"] == 2.0
 
 
+def test_events_may_be_written_down_in_another_order(tmp_path):
+    events = ["1,0,out,prompt,0,5", "3,0,in,prompt,0,5", "3,0,out,decode,5,1", "4,0,in,decode,5,1"]
+    run = load_recorded_run(write_run(tmp_path / "run", [events[3], *events[:3]]))
+    # At one time, a pass comes back before the next one leaves, as it is written.
+    assert run.passes.latency_s.tolist() == [2.0, 1.0]
+
+
 def test_chunks_of_a_prefill_are_one_pass(tmp_path):
     folder = write_run(
         tmp_path / "run",
@@ -151,8 +158,8 @@ MISTAKES = [
     (["1,7,out,prompt,0,5"], None, "row 2: request 7 has no route"),
     (["1,0,in,prompt,0,5"], None, "row 2: request 0 comes back without having left"),
     (["1,0,out,decode,0,1"], None, "row 2: request 0 leaves for a decode before its prompt"),
-    (["2,0,out,prompt,0,5", "1,0,in,prompt,0,5"], None, "row 3: time 1 is earlier than that"),
-    (["nan,0,out,prompt,0,5"], None, "row 2: time nan is earlier"),
+    (["2,0,out,prompt,0,5", "1,0,in,prompt,0,5"], None, "row 3: request 0 comes back without"),
+    (["nan,0,out,prompt,0,5"], None, "row 2: time nan should be finite"),
     (["1,0,up,prompt,0,5"], None, "row 2: direction is in or out"),
     (["1,0,out,prompt"], None, "row 2: not enough values"),
     (["1,0,out,prompt,0,x"], None, "row 2: invalid literal"),
