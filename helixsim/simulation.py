@@ -26,6 +26,7 @@ from helixsim.models.environment import ExactEnvironment
 from helixsim.models.faults import FaultInjector
 from helixsim.models.paper import paper_models
 from helixsim.models.parts import Models, Parts
+from helixsim.models.tracing import Tracer
 from helixsim.placement.flow import Flow
 from helixsim.placement.topology import Topology
 from helixsim.scenario.resolved import Scenario
@@ -124,6 +125,7 @@ class Simulation:
         seed: int | None = None,
         record_iterations: bool = False,
         traffic: Traffic | None = None,
+        trace_span_s: tuple[float, float] | None = None,
     ) -> None:
         self.scenario = scenario
         self.seed = scenario.run.seed if seed is None else _checked(seed)
@@ -144,8 +146,18 @@ class Simulation:
         self.recorder: RunRecorder = brain.recorder
         self.coordinator: Coordinator = brain.coordinator
         self.environment = ExactEnvironment()
+        self.tracer = None
+        if trace_span_s is not None:
+            begin, end = trace_span_s
+            self.tracer = Tracer(self.start_s + begin, self.start_s + end, self.start_s)
         parts = Parts(
-            scenario, self.environment, self.topology, self.policy, self.coordinator, self.seed
+            scenario,
+            self.environment,
+            self.topology,
+            self.policy,
+            self.coordinator,
+            self.seed,
+            self.tracer,
         )
         models = MODELS[scenario.physics](parts)
         self.host, self.gpus, self.links = models.host, models.nodes, models.links

@@ -40,7 +40,18 @@ def run(
         str | None,
         typer.Option(metavar="TIME", help="Print the status every so much simulated time."),
     ] = None,
+    trace_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="--trace: from when, since feeding began; the end of the warm-up."
+        ),
+    ] = None,
+    trace_for: Annotated[str, typer.Option(metavar="TIME", help="--trace: for how long.")] = "20 s",
     *,
+    trace: Annotated[
+        bool,
+        typer.Option("--trace", help="Also write trace.json.gz, for ui.perfetto.dev."),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the summary as JSON, and nothing else.")
     ] = False,
@@ -52,27 +63,38 @@ def run(
     import json
 
     from helixsim.errors import InputError
-    from helixsim.metrics.output import OutputFolder
+    from helixsim.metrics.output import TRACE_FILE, OutputFolder
     from helixsim.metrics.text import status_text, summary_text
     from helixsim.scenario.load import load_scenario
     from helixsim.simulation import Simulation, Watcher
 
     if record is not None and output is None:
         raise InputError("--record needs a folder to write to: add --output DIR")
+    if trace and output is None:
+        raise InputError("--trace needs a folder to write to: add --output DIR")
     every_s = None if watch is None else _interval_s(watch)
     seeded = [*(overrides or []), *([] if seed is None else [f"run.seed={seed}"])]
     scenario = load_scenario(file, seeded)
+    span_s = None
+    if trace:
+        begin_s = scenario.run.warmup_s
+        if trace_from is not None:
+            begin_s = seconds_of(trace_from, "--trace-from")
+        span_s = (begin_s, begin_s + seconds_of(trace_for, "--trace-for"))
     watchers: list[Watcher] = []
     if every_s is not None:
         watchers.append(
             Watcher(every_s, lambda running: typer.echo(status_text(running), err=True))
         )
     with nullcontext() if output is None else OutputFolder(output, overwrite=force) as folder:
-        simulation = Simulation(scenario, record_iterations=record is not None)
+        simulation = Simulation(scenario, record_iterations=record is not None, trace_span_s=span_s)
         with _progress(simulation) as progress:
             result = simulation.run((*watchers, *progress))
         if folder is not None:
-            folder.write(result, table_format)
+            more = {}
+            if simulation.tracer is not None:
+                more[TRACE_FILE] = simulation.tracer.trace_bytes(simulation.topology, result)
+            folder.write(result, table_format, more=more)
     if as_json:
         typer.echo(json.dumps(result.summary, indent=2))
     else:

@@ -29,12 +29,16 @@ RECORDED_FILES = ("events.csv.gz", "routes.jsonl.gz", "nodes.json")
 REPLAY_FILES = ("replay.json", "replay_series.csv", "replay_nodes.csv", "replay.png")
 """What a replay adds: the side by side with what was recorded."""
 
+TRACE_FILE = "trace.json.gz"
+"""A trace of nodes and links, for ui.perfetto.dev."""
+
 _TABLES = ("requests", "nodes", "links", "timeline", "iterations")
 _OUR_FILES = (
     "manifest.json",
     "summary.json",
     *RECORDED_FILES,
     *REPLAY_FILES,
+    TRACE_FILE,
     *(f"{table}.{suffix}" for table in _TABLES for suffix in ("parquet", "csv")),
 )
 _LIBRARIES = ("simpy", "networkx", "numpy", "pyarrow")
@@ -121,7 +125,8 @@ class OutputFolder:
         table_format
             Of the tables.
         more
-            Contents of other files: :data:`RECORDED_FILES` or :data:`REPLAY_FILES`.
+            Contents of other files: :data:`RECORDED_FILES`, :data:`REPLAY_FILES` or
+            :data:`TRACE_FILE`.
         about
             What its manifest says of the real cluster.
 

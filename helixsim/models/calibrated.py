@@ -10,6 +10,7 @@ from helixsim.models.host import Host
 from helixsim.models.messages import MessageLink, MessagePort, ReceivingNic
 from helixsim.models.nic import Inbox
 from helixsim.models.parts import Models, NodeModel, Parts, RouteFollower, start_empty
+from helixsim.models.tracing import traced_engine_node, traced_message_link
 from helixsim.physics.calibrated import PassTimes
 from helixsim.requests import Request
 from helixsim.scheduling.policy import Moment
@@ -23,8 +24,11 @@ def calibrated_models(parts: Parts) -> Models:
     receivers = [
         ReceivingNic(topology.nic(machine).inbound_bytes_per_s) for machine in range(home + 1)
     ]
+    tracer = parts.tracer
+    make_link = MessageLink if tracer is None else traced_message_link(tracer)
+    make_node = EngineNode if tracer is None else traced_engine_node(tracer)
     links = [
-        MessageLink(
+        make_link(
             placed,
             inboxes[placed.target],
             receivers[placed.target],
@@ -34,7 +38,7 @@ def calibrated_models(parts: Parts) -> Models:
         for placed in topology.links
     ]
     nodes = [
-        EngineNode(
+        make_node(
             environment,
             node,
             {link.entry_layer for link in topology.incoming[node.index]},

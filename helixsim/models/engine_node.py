@@ -62,6 +62,8 @@ class EngineNode:
 
     Attributes
     ----------
+    index
+        Number of the node.
     num_batches, num_tokens
         What it has run: passes, and tokens through its last layer.
     kv
@@ -80,6 +82,7 @@ class EngineNode:
         is_last: bool,
     ) -> None:
         self._environment = environment
+        self.index = node.index
         self._name = node.name
         self._num_layers = node.num_layers
         self._bounds = (*sorted({node.start_layer, *entry_layers}), node.end_layer)

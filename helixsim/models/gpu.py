@@ -41,6 +41,8 @@ class Gpu:
 
     Attributes
     ----------
+    index
+        Number of the node.
     num_batches, num_tokens
         What it has run: batches through a segment, and tokens through its last layer.
     """
@@ -55,6 +57,7 @@ class Gpu:
         contexts: ContextBound,
     ) -> None:
         self._environment = environment
+        self.index = node.index
         self._node = NodeQueues(node.start_layer, node.end_layer, entry_layers, node.capacity)
         self._queues = self._node.queues
         self._num_layers = [end - start for start, end in pairwise(self._node.bounds)]

@@ -18,6 +18,7 @@ from helixsim.models.ports import (
     RoutedPort,
     SharedNic,
 )
+from helixsim.models.tracing import traced_gpu, traced_link
 from helixsim.physics.paper import PaperStepTimer
 from helixsim.placement.topology import Topology
 from helixsim.scheduling.policy import DeparturePolicy, Moment, TransmissionPolicy
@@ -34,12 +35,14 @@ def paper_models(parts: Parts) -> Models:
     topology, environment, policy = parts.topology, parts.environment, parts.policy
     inboxes = [Inbox() for _ in range(len(topology.nodes) + 1)]
     number = environment.next_number
+    make_link = Link if parts.tracer is None else traced_link(parts.tracer)
+    make_gpu = Gpu if parts.tracer is None else traced_gpu(parts.tracer)
     links = [
-        Link(placed, policy.link_bandwidth(placed), inboxes[placed.target], number)
+        make_link(placed, policy.link_bandwidth(placed), inboxes[placed.target], number)
         for placed in topology.links
     ]
     gpus = [
-        Gpu(
+        make_gpu(
             environment,
             node,
             {link.entry_layer for link in topology.incoming[node.index]},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from helixsim.coordinator import Coordinator
 from helixsim.metrics.run import LinkGauges, NodeGauges
@@ -15,6 +15,9 @@ from helixsim.requests import Request
 from helixsim.scenario.resolved import Scenario
 from helixsim.scheduling import Policy
 from helixsim.scheduling.maxflow import FlowRoute
+
+if TYPE_CHECKING:
+    from helixsim.models.tracing import Tracer
 
 
 class NodeModel(NodeGauges, Protocol):
@@ -43,7 +46,10 @@ class LinkModel(LinkGauges, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What models are made of: a scenario laid out, what decides, and where time passes."""
+    """What models are made of: a scenario laid out, what decides, and where time passes.
+
+    With a tracer, they tell it what they do.
+    """
 
     scenario: Scenario
     environment: ExactEnvironment
@@ -51,6 +57,7 @@ class Parts:
     policy: Policy
     coordinator: Coordinator
     seed: int
+    tracer: Tracer | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,219 @@
+"""A trace of what every node and link does, for ui.perfetto.dev or chrome://tracing.
+
+Traced models are models that also tell a :class:`Tracer` what they begin; without a tracer the
+plain ones are built, so that nothing is paid for what nobody wants. Format: the JSON of Google's
+"Trace Event Format"; times are microseconds since feeding began.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from helixsim.batching import Batch
+from helixsim.models.engine_node import EngineNode
+from helixsim.models.gpu import Gpu
+from helixsim.models.messages import MessageLink
+from helixsim.models.nic import Link, Train
+from helixsim.requests import Request
+
+if TYPE_CHECKING:
+    from helixsim.metrics.result import RunResult
+    from helixsim.placement.topology import Topology
+
+_NODES, _LINKS = 1, 2
+_US = 1e6
+
+
+class Tracer:
+    """Collects what happens within a span of time.
+
+    Parameters
+    ----------
+    start_s, end_s
+        The span, in simulated seconds. What begins in it is kept.
+    zero_s
+        Simulated time that is zero in the trace.
+
+    Attributes
+    ----------
+    slices
+        (process, track, start, end, name, arguments) of everything that took time.
+    """
+
+    def __init__(self, start_s: float, end_s: float, zero_s: float) -> None:
+        self.start_s = start_s
+        self.end_s = end_s
+        self._zero_s = zero_s
+        self.slices: list[tuple[int, int, float, float, str, dict[str, Any]]] = []
+        self._steps: dict[int, list[tuple[float, int]]] = {}
+
+    def worked(self, node: int, start_s: float, end_s: float, requests: Iterable[Request]) -> None:
+        """A node runs a pass."""
+        if not self.start_s <= start_s <= self.end_s:
+            return
+        batch = Batch.of(list(requests))
+        num_decodes = len(batch.requests) - batch.num_prompts
+        parts = [f"{batch.num_prompts} prefill"] * (batch.num_prompts > 0)
+        parts += [f"{num_decodes} decode"] * (num_decodes > 0)
+        arguments = {
+            "prompt_tokens": batch.prompt_tokens,
+            "decodes": num_decodes,
+            "requests": [request.index for request in batch.requests],
+        }
+        self.slices.append((_NODES, node, start_s, end_s, ", ".join(parts), arguments))
+        for request in batch.requests:
+            self._steps.setdefault(request.index, []).append((start_s, node))
+
+    def carried(self, link: int, start_s: float, end_s: float, **arguments: float) -> None:
+        """A link carries something."""
+        if self.start_s <= start_s <= self.end_s:
+            self.slices.append((_LINKS, link, start_s, end_s, "send", arguments))
+
+    def trace_bytes(self, topology: Topology, result: RunResult) -> bytes:
+        """The trace as a gzipped file; queues and KV caches are counters, as sampled."""
+        events = [*self._tracks(topology), *self._slices(), *self._flows(), *self._counters(result)]
+        text = json.dumps({"displayTimeUnit": "ms", "traceEvents": events}, separators=(",", ":"))
+        return gzip.compress(text.encode(), mtime=0)
+
+    def _at(self, time_s: float) -> float:
+        return round((time_s - self._zero_s) * _US, 3)
+
+    def _tracks(self, topology: Topology) -> Iterable[dict[str, Any]]:
+        yield _named("process_name", _NODES, 0, "nodes")
+        yield _named("process_name", _LINKS, 0, "links")
+        for node in topology.nodes:
+            name = f"{node.name} [{node.start_layer}:{node.end_layer}]"
+            yield _named("thread_name", _NODES, node.index, name)
+        lanes = {(lane, track) for process, track, lane, *_ in self._laned() if process == _LINKS}
+        for lane, track in sorted(lanes):
+            link = topology.links[track]
+            name = f"{topology.name(link.source)} to {topology.name(link.target)}"
+            yield _named(
+                "thread_name", _LINKS, _lane(track, lane), name + f" ({lane + 1})" * (lane > 0)
+            )
+
+    def _laned(self) -> Iterable[tuple[int, int, int, float, float, str, dict[str, Any]]]:
+        """Slices with a lane of their track each, so that no two of a lane overlap."""
+        free: dict[tuple[int, int], list[float]] = {}
+        for process, track, start, end, name, arguments in sorted(
+            self.slices, key=lambda piece: piece[:4]
+        ):
+            lanes = free.setdefault((process, track), [])
+            lane = next((n for n, until in enumerate(lanes) if until <= start), len(lanes))
+            lanes[lane : lane + 1] = [end]
+            yield process, track, lane, start, end, name, arguments
+
+    def _slices(self) -> Iterable[dict[str, Any]]:
+        for process, track, lane, start, end, name, arguments in self._laned():
+            begins = self._at(start)
+            yield {
+                "ph": "X",
+                "pid": process,
+                "tid": _lane(track, lane),
+                "ts": begins,
+                "dur": round(self._at(end) - begins, 3),
+                "name": name,
+                "args": arguments,
+            }
+
+    def _flows(self) -> Iterable[dict[str, Any]]:
+        """One flow for each request that is in two passes at least."""
+        for index, steps in sorted(self._steps.items()):
+            if len(steps) < 2:
+                continue
+            for place, (at, node) in enumerate(sorted(steps)):
+                last = place == len(steps) - 1
+                event: dict[str, Any] = {
+                    "ph": "s" if not place else "f" if last else "t",
+                    "cat": "request",
+                    "name": f"request {index}",
+                    "id": index,
+                    "pid": _NODES,
+                    "tid": _lane(node, 0),
+                    "ts": self._at(at),
+                }
+                yield event | ({"bp": "e"} if last else {})
+
+    def _counters(self, result: RunResult) -> Iterable[dict[str, Any]]:
+        rows = result.tables["nodes"].as_dict()
+        columns = ("time_s", "node", "waiting", "kv_used_token_layers")
+        for at, node, waiting, used in zip(*(rows[name] for name in columns), strict=True):
+            if self.start_s <= float(at or 0) <= self.end_s:
+                for name, value in (("waiting", waiting), ("KV token-layers", used)):
+                    yield {
+                        "ph": "C",
+                        "pid": _NODES,
+                        "ts": self._at(float(at or 0)),
+                        "name": f"{node} {name}",
+                        "args": {name: value},
+                    }
+
+
+def _named(kind: str, process: int, track: int, name: str) -> dict[str, Any]:
+    track = _lane(track, 0) if kind == "thread_name" and process == _NODES else track
+    return {"ph": "M", "pid": process, "tid": track, "name": kind, "args": {"name": name}}
+
+
+def _lane(track: int, lane: int) -> int:
+    """The number of a track's lane; tracks of one lane keep their order."""
+    return track * 100 + lane + 1
+
+
+def traced_gpu(tracer: Tracer) -> type[Gpu]:
+    """Nodes of the paper's physics that tell a tracer of their batches."""
+
+    class TracedGpu(Gpu):
+        def _start(self, segment: int, now: float) -> None:
+            super()._start(segment, now)
+            assert self._running is not None
+            tracer.worked(self.index, now, self._wakes_at, self._running.requests)
+
+    return TracedGpu
+
+
+def traced_engine_node(tracer: Tracer) -> type[EngineNode]:
+    """Nodes of the calibrated physics that tell a tracer of their passes."""
+
+    class TracedEngineNode(EngineNode):
+        def _step(self, now: float) -> None:
+            super()._step(now)
+            start = now
+            for end, requests in self._passes:
+                if requests:
+                    tracer.worked(self.index, start, end, requests)
+                start = end
+
+    return TracedEngineNode
+
+
+def traced_link(tracer: Tracer) -> type[Link]:
+    """Links of the paper's physics that tell a tracer of what they carry."""
+
+    class TracedLink(Link):
+        def _depart(self, train: Train) -> None:
+            tracer.carried(
+                self.index,
+                train.first_started_s,
+                train.sent_s[-1],
+                requests=len(train.requests),
+                tokens=train.num_tokens,
+            )
+            super()._depart(train)
+
+    return TracedLink
+
+
+def traced_message_link(tracer: Tracer) -> type[MessageLink]:
+    """Links of the calibrated physics that tell a tracer of their messages."""
+
+    class TracedMessageLink(MessageLink):
+        def carry(self, num_bytes: float, started_s: float, handed_s: float) -> float:
+            begins = max(started_s, self.free_s)
+            arrived = super().carry(num_bytes, started_s, handed_s)
+            tracer.carried(self.index, begins, self.free_s, bytes=num_bytes)
+            return arrived
+
+    return TracedMessageLink
