@@ -16,14 +16,17 @@ if TYPE_CHECKING:
     from helixsim.scenario.load import load_scenario
     from helixsim.scenario.resolved import Scenario
     from helixsim.simulation import simulate
+    from helixsim.studies.capacity import CapacityResult, capacity
     from helixsim.studies.sweep import SweepResult, sweep
 
 __all__ = [
+    "CapacityResult",
     "HelixError",
     "PlanResult",
     "RunResult",
     "Scenario",
     "SweepResult",
+    "capacity",
     "load_scenario",
     "plan",
     "simulate",
@@ -31,11 +34,13 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CapacityResult": "helixsim.studies.capacity",
     "HelixError": "helixsim.errors",
     "PlanResult": "helixsim.planner.result",
     "RunResult": "helixsim.metrics.result",
     "Scenario": "helixsim.scenario.resolved",
     "SweepResult": "helixsim.studies.sweep",
+    "capacity": "helixsim.studies.capacity",
     "load_scenario": "helixsim.scenario.load",
     "plan": "helixsim.planner.plan",
     "simulate": "helixsim.simulation",

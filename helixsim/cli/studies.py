@@ -10,10 +10,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from helixsim.cli.group import EXIT_INTERRUPTED
+from helixsim.cli.group import EXIT_INTERRUPTED, ScenarioArgument, SetOption
 
 EXIT_FAILED = 1
 
+BackendOption = Annotated[
+    Literal["local", "ray"], typer.Option(help="Processes of this machine, or a Ray cluster.")
+]
 JobsOption = Annotated[
     int | None, typer.Option(min=1, help="Runs at a time. [default: one for each core]")
 ]
@@ -27,9 +30,7 @@ def sweep(
             "--output", "-o", metavar="DIR", help="Folder for the results; go on if it has some."
         ),
     ],
-    backend: Annotated[
-        Literal["local", "ray"], typer.Option(help="Processes of this machine, or a Ray cluster.")
-    ] = "local",
+    backend: BackendOption = "local",
     jobs: JobsOption = None,
     table_format: Annotated[
         Literal["parquet", "csv"], typer.Option("--format", help="Of the tables.")
@@ -71,6 +72,72 @@ def sweep(
         raise typer.Exit(EXIT_FAILED)
 
 
+def capacity(
+    file: ScenarioArgument,
+    slo: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LIMITS",
+            help="Such as 'ttft_s.p95<=5, tpot_s.p95<=1'. [default: the scenario's classes]",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=1000, help="Runs at each rate; their mean counts.")
+    ] = 3,
+    tolerance: Annotated[
+        float, typer.Option(min=0.001, max=1, help="How near, as a share of the rate.")
+    ] = 0.02,
+    keep_up: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Share of arriving requests that must finish.")
+    ] = 0.95,
+    overrides: SetOption = None,
+    backend: BackendOption = "local",
+    jobs: JobsOption = None,
+    *,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")
+    ] = False,
+) -> None:
+    """Search the highest arrival rate at which objectives are kept."""
+    import json
+
+    from helixsim.studies.capacity import Probe, Search
+    from helixsim.studies.capacity import capacity as searching
+    from helixsim.studies.capacity_text import capacity_text, heading_text, probe_text
+
+    searches: list[Search] = []
+
+    def begin(search: Search) -> None:
+        searches.append(search)
+        if not as_json:
+            typer.echo(heading_text(search))
+
+    def tell(probe: Probe) -> None:
+        if not as_json:
+            typer.echo(probe_text(probe, searches[0]))
+
+    with _progress("rate") as show:
+        result = searching(
+            file,
+            slo or (),
+            seeds=seeds,
+            overrides=overrides or (),
+            tolerance=tolerance,
+            keep_up=keep_up,
+            backend=backend,
+            jobs=jobs,
+            on_start=begin,
+            on_probe=tell,
+            on_progress=show,
+        )
+    typer.echo(json.dumps(result.to_json(), indent=2) if as_json else f"\n{capacity_text(result)}")
+    if result.interrupted:
+        typer.echo("interrupted: this is what was known by then", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if result.best is None:
+        raise typer.Exit(EXIT_FAILED)
+
+
 @contextmanager
 def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on a terminal, nothing elsewhere."""
@@ -96,6 +163,7 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
+        redirect_stdout=sys.stdout.isatty(),
     )
     with bar:
         task = bar.add_task(title, total=None)

@@ -28,7 +28,7 @@ GOALS: tuple[str, ...] = (
 )
 """The figures of a run's summary that may be a goal or have a limit."""
 
-_LIMIT = re.compile(r"\s*([\w.]+)\s*(<=|>=)\s*([-+.\deE]+)\s*")
+_LIMIT = re.compile(r"\s*([\w.-]+)\s*(<=|>=)\s*([-+.\deE]+)\s*")
 _SLOPE = 2.0
 """How strongly a search is drawn back within its limits."""
 
@@ -107,29 +107,50 @@ def parse_goal(figure: str = DEFAULT_GOAL, limits: Sequence[str] = ()) -> Goal:
     InputError
         If a figure is not known or a limit cannot be read.
     """
-    return Goal(_known(figure, "--goal"), tuple(_limit(text) for text in limits))
+    return Goal(
+        _known(figure, "--goal", GOALS),
+        tuple(parse_limit(text, "--subject-to") for text in limits),
+    )
 
 
-def _known(figure: str, where: str) -> str:
-    if figure not in GOALS:
+def _known(figure: str, where: str, known: Sequence[str]) -> str:
+    if figure not in known:
+        more = [name for name in known if name not in GOALS]
         raise InputError(
-            f"no figure '{figure}' that a plan can aim at; there are {', '.join(_RATES)}, and of "
-            f"{', '.join(_LATENCIES)} the {', '.join(_STATISTICS)}, such as decode_latency_s.mean",
+            f"no figure '{figure}' that can be aimed at; there are {', '.join(_RATES)}, and of "
+            f"{', '.join(_LATENCIES)} the {', '.join(_STATISTICS)}, such as decode_latency_s.mean"
+            + (f"; and {', '.join(more)}" if more else ""),
             where=where,
         )
     return figure
 
 
-def _limit(text: str) -> Limit:
+def parse_limit(text: str, where: str, known: Sequence[str] = GOALS) -> Limit:
+    """Read a limit, such as ``decode_latency_s.mean<=1.5``.
+
+    Parameters
+    ----------
+    text
+        A figure, ``<=`` or ``>=``, and a number above 0.
+    where
+        The option that gives it, for messages.
+    known
+        The figures that may have a limit.
+
+    Raises
+    ------
+    InputError
+        If the figure is not known or the limit cannot be read.
+    """
     match = _LIMIT.fullmatch(text)
     value = _number(match[3]) if match else nan
     if match is None or not isfinite(value) or value <= 0:
         raise InputError(
             f"'{text}' is no limit; write a figure, <= or >=, and a number above 0, such as "
             "decode_latency_s.mean<=1.5",
-            where="--subject-to",
+            where=where,
         )
-    return Limit(_known(match[1], "--subject-to"), match[2] == "<=", value)
+    return Limit(_known(match[1], where, known), match[2] == "<=", value)
 
 
 def _number(text: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,8 @@ class Outcome:
         Why there is none.
     num_arrived
         Requests that arrived in the window, rejected ones too.
+    num_finished
+        Requests that were completed in the window.
     interrupted
         Whether the run was ended by Ctrl-C; then there is neither summary nor error.
     """
@@ -81,6 +84,7 @@ class Outcome:
     summary: dict[str, Any] | None = None
     error: str | None = None
     num_arrived: int = 0
+    num_finished: int = 0
     interrupted: bool = False
 
 
@@ -92,10 +96,16 @@ def carry_out(scenario: Scenario, seed: int) -> Outcome:
         return Outcome(error=str(error))
     if result.summary["partial"]:
         return Outcome(interrupted=True)
-    return Outcome(summary=result.summary, num_arrived=_num_arrived(result))
+    return Outcome(
+        summary=result.summary,
+        num_arrived=_num_within(result, "arrival_s"),
+        num_finished=_num_within(result, "end_s"),
+    )
 
 
-def _num_arrived(result: RunResult) -> int:
+def _num_within(result: RunResult, column: str) -> int:
+    """Count the requests for which a time lies in the window."""
     start_s, end_s = result.summary["window_start_s"], result.summary["window_end_s"]
-    arrivals = result.tables["requests"].as_dict()["arrival_s"]
-    return sum(start_s <= float(at_s or 0.0) <= end_s for at_s in arrivals)
+    times = result.tables["requests"].as_dict()[column]
+    assert isinstance(times, array)
+    return sum(start_s <= at_s <= end_s for at_s in times)

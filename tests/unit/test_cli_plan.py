@@ -223,7 +223,7 @@ def test_bounds(folder):
     [
         (["--method", "magic"], "--method"),
         (["--objective", "profit"], "--objective"),
-        (["--goal", "speed"], "--goal: no figure 'speed' that a plan can aim at"),
+        (["--goal", "speed"], "--goal: no figure 'speed' that can be aimed at"),
         (["--subject-to", "ttft_s.mean<3"], "--subject-to: 'ttft_s.mean<3' is no limit"),
         (["--subject-to", "ttft<=3"], "--subject-to: no figure 'ttft'"),
         (["--time-limit", "soon"], "--time-limit: "),

@@ -83,7 +83,7 @@ def test_unknown_figures_are_named_with_their_place_and_what_there_is():
     with pytest.raises(InputError) as caught:
         parse_goal("decode_tokens_per_sec")
     assert str(caught.value).startswith(
-        "--goal: no figure 'decode_tokens_per_sec' that a plan can aim at; "
+        "--goal: no figure 'decode_tokens_per_sec' that can be aimed at; "
         "there are decode_tokens_per_s, "
     )
     with pytest.raises(InputError) as caught:

@@ -52,11 +52,13 @@ def summary():
 
 def test_names_of_the_package():
     assert helixsim.__all__ == [
+        "CapacityResult",
         "HelixError",
         "PlanResult",
         "RunResult",
         "Scenario",
         "SweepResult",
+        "capacity",
         "load_scenario",
         "plan",
         "simulate",

@@ -1,0 +1,362 @@
+"""The highest arrival rate at which objectives are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+from helixsim.errors import InputError, SimulationError
+from helixsim.planner.goal import Limit
+from helixsim.scenario.load import resolve_scenario
+from helixsim.scenario.overrides import Override, apply_overrides
+from helixsim.scenario.resolved import Scenario, Workload
+from helixsim.scenario.shipped import find_scenario
+from helixsim.studies.backends import Backend, outcomes
+from helixsim.studies.objectives import (
+    OWN_CLASS,
+    Verdict,
+    judge,
+    parse_objectives,
+    request_limits,
+)
+from helixsim.studies.runs import Outcome, Run
+from helixsim.workload import mean_request_tokens
+from helixsim.yaml_files import read_yaml
+
+TOLERANCE = 0.02
+KEEP_UP = 0.95
+SEEDS = 3
+MAX_STEPS = 20
+"""So often the rate is doubled or halved in search of a bracket: by a million at most."""
+_MAX_TOKENS_PER_S = 1e9
+_LEAST_TOLERANCE = 0.001
+_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One rate that was tried.
+
+    Attributes
+    ----------
+    rate
+        What the scenario's rate was set to.
+    requests_per_s
+        Requests that users send at this rate, on average.
+    verdict
+        Whether it is borne, and the figures.
+    """
+
+    rate: float
+    requests_per_s: float
+    verdict: Verdict
+
+    @property
+    def meets(self) -> bool:
+        """Whether all objectives are kept and requests do not pile up."""
+        return not self.verdict.misses
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        kept_up = self.verdict.kept_up
+        return {
+            "rate": self.rate,
+            "requests_per_s": self.requests_per_s,
+            "meets": self.meets,
+            "misses": list(self.verdict.misses),
+            "kept_up": kept_up if kept_up == kept_up else None,  # noqa: PLR0124
+            "figures": dict(self.verdict.figures),
+        }
+
+
+@dataclass(frozen=True)
+class CapacityResult:
+    """What a search for the highest rate has found.
+
+    Attributes
+    ----------
+    scenario
+        Its name.
+    path
+        What was varied: ``workload.mean_tokens_per_s`` or ``workload.rate_scale``.
+    objectives
+        What must be kept to.
+    seeds
+        Of the runs at each rate.
+    probes
+        All rates tried, in order.
+    best
+        The highest rate tried that meets the objectives and lies below all that do not; None
+        if there is none.
+    above
+        The lowest rate tried that does not; None if there is none.
+    interrupted
+        Whether the search was ended by Ctrl-C.
+    """
+
+    scenario: str
+    path: str
+    objectives: tuple[Limit, ...]
+    seeds: tuple[int, ...]
+    probes: tuple[Probe, ...]
+    best: Probe | None
+    above: Probe | None
+    interrupted: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "scenario": self.scenario,
+            "path": self.path,
+            "objectives": [str(limit) for limit in self.objectives],
+            "seeds": list(self.seeds),
+            "capacity": None if self.best is None else self.best.to_json(),
+            "not_met_at": None if self.above is None else self.above.rate,
+            "interrupted": self.interrupted,
+            "probes": [probe.to_json() for probe in self.probes],
+        }
+
+
+def capacity(
+    scenario: str | Path,
+    slo: Sequence[str] | str = (),
+    *,
+    seeds: int = SEEDS,
+    overrides: Sequence[str] | str = (),
+    tolerance: float = TOLERANCE,
+    keep_up: float = KEEP_UP,
+    backend: Backend = "local",
+    jobs: int | None = None,
+    on_start: Callable[[Search], None] | None = None,
+    on_probe: Callable[[Probe], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> CapacityResult:
+    """Search the highest arrival rate at which objectives are kept.
+
+    The rate is doubled or halved, from the scenario's own, until one is kept and one is not, and
+    then bisected. A rate is kept if the mean over the seeds of every figure is within its limit,
+    and if requests finish as fast as they arrive.
+
+    Parameters
+    ----------
+    scenario
+        A file, or the name of a shipped scenario; its workload must be online.
+    slo
+        Objectives, such as ``ttft_s.p95<=5, tpot_s.p95<=1``. Those of the scenario's classes with
+        a share if not given.
+    seeds
+        Runs at each rate: the scenario's seed and the numbers after it.
+    overrides
+        Texts ``PATH=VALUE`` that change the scenario.
+    tolerance
+        The search ends when the lowest rate that is not kept is at most this share above the
+        highest that is.
+    keep_up
+        Share of the requests arriving in the windows that must finish in them.
+    backend, jobs
+        Where runs are carried out, and how many at a time; see :func:`helixsim.sweep`.
+    on_start, on_probe, on_progress
+        Told what is searched, of each rate tried, and how many of its runs are done.
+
+    Raises
+    ------
+    InputError
+        If the scenario or an objective cannot be used.
+    SimulationError
+        If a run fails.
+    """
+    search = Search(scenario, slo, overrides, seeds, tolerance, keep_up, backend, jobs)
+    if on_start is not None:
+        on_start(search)
+    search.on_probe = on_probe or _tell_nobody
+    search.on_progress = on_progress or _tell_nobody
+    try:
+        search.run()
+    except KeyboardInterrupt:
+        return search.result(interrupted=True)
+    return search.result()
+
+
+class Search:
+    """One search.
+
+    Attributes
+    ----------
+    name, path, objectives, seeds
+        As in :class:`CapacityResult`.
+    """
+
+    def __init__(
+        self,
+        scenario: str | Path,
+        slo: Sequence[str] | str,
+        overrides: Sequence[str] | str,
+        seeds: int,
+        tolerance: float,
+        keep_up: float,
+        backend: Backend,
+        jobs: int | None,
+    ) -> None:
+        _check(seeds >= 1, "seeds", f"at least 1, not {seeds}")
+        _check(jobs is None or jobs >= 1, "jobs", f"at least 1, not {jobs}")
+        _check(
+            _LEAST_TOLERANCE <= tolerance <= 1,
+            "tolerance",
+            f"from {_LEAST_TOLERANCE:g} to 1, not {tolerance:g}",
+        )
+        _check(0 < keep_up <= 1, "keep-up", f"above 0 and at most 1, not {keep_up:g}")
+        self._file = find_scenario(scenario)
+        texts = [overrides] if isinstance(overrides, str) else overrides
+        document = read_yaml(self._file)
+        if isinstance(document, Mapping):
+            document = apply_overrides(document, texts, self._file.parent)
+        found = resolve_scenario(document, self._file)
+        assert isinstance(document, Mapping)
+        self._workload = found.workload
+        self.name = found.name
+        self.path, self._start, self._most = self._rates(found)
+        self.objectives = parse_objectives([slo] if isinstance(slo, str) else slo, found.slos)
+        limits = request_limits(self.objectives)
+        if limits and OWN_CLASS not in {known.name for known in found.slos}:
+            document = self._set(document, f"slo.{OWN_CLASS}", limits)
+        self._document = document
+        self.seeds = tuple(range(found.run.seed, found.run.seed + seeds))
+        self._tolerance, self._keep_up = tolerance, keep_up
+        self._backend, self._jobs = backend, jobs
+        self.on_probe: Callable[[Probe], None] = _tell_nobody
+        self.on_progress: Callable[[int, int], None] = _tell_nobody
+        self.probes: list[Probe] = []
+
+    def _rates(self, scenario: Scenario) -> tuple[str, float, float]:
+        """What says the rate, what it is, and the most that it can be."""
+        workload, duration_s = scenario.workload, scenario.run.duration_s
+        if scenario.placement is None:
+            raise InputError("a run needs a placement", file=self._file, where="placement")
+        if workload.mode != "online":
+            raise InputError(
+                "there is no arrival rate in a closed loop; --set workload.mode=online and "
+                "workload.mean_tokens_per_s",
+                file=self._file,
+                where="workload.mode",
+            )
+        if workload.trace is None:
+            assert workload.mean_tokens_per_s is not None
+            return (
+                "workload.mean_tokens_per_s",
+                workload.mean_tokens_per_s,
+                _MAX_TOKENS_PER_S,
+            )
+        end_s = workload.trace.requests[-1].arrival_s
+        most = end_s / duration_s
+        if workload.rate_scale > most:
+            raise InputError(
+                f"the trace ends after {end_s / workload.rate_scale:g} s at this rate, before the "
+                f"run of {duration_s:g} s does; set rate_scale to {most:g} or less, or "
+                "run.duration to less",
+                file=self._file,
+                where="workload.rate_scale",
+            )
+        return "workload.rate_scale", workload.rate_scale, most
+
+    def _set(self, document: Mapping[str, object], path: str, value: object) -> dict[str, object]:
+        override = Override(path, tuple(path.split(".")), value)
+        return apply_overrides(document, [override], self._file.parent)
+
+    def run(self) -> None:
+        """Bracket, then bisect."""
+        rate = self._start
+        first = self._probe(rate)
+        for _ in range(MAX_STEPS):
+            if first.meets:
+                if rate >= self._most:
+                    return
+                rate = min(_rounded(rate * 2), self._most)
+            else:
+                rate = _rounded(rate / 2)
+            if self._probe(rate).meets != first.meets:
+                break
+        else:
+            return
+        while True:
+            low, high = self._bracket()
+            assert low is not None and high is not None
+            middle = _rounded(sqrt(low.rate * high.rate))
+            done = high.rate <= low.rate * (1 + self._tolerance)
+            if done or not low.rate < middle < high.rate:
+                return
+            self._probe(middle)
+
+    def result(self, *, interrupted: bool = False) -> CapacityResult:
+        """What has been found by now."""
+        best, above = self._bracket()
+        return CapacityResult(
+            self.name,
+            self.path,
+            self.objectives,
+            self.seeds,
+            tuple(self.probes),
+            best,
+            above,
+            interrupted,
+        )
+
+    def _bracket(self) -> tuple[Probe | None, Probe | None]:
+        """The highest rate that is kept below the lowest that is not, and that one."""
+        above = min(
+            (probe for probe in self.probes if not probe.meets),
+            key=lambda probe: probe.rate,
+            default=None,
+        )
+        kept = (
+            probe
+            for probe in self.probes
+            if probe.meets and (above is None or probe.rate < above.rate)
+        )
+        return max(kept, key=lambda probe: probe.rate, default=None), above
+
+    def _probe(self, rate: float) -> Probe:
+        document = self._set(self._document, self.path, rate)
+        digest = resolve_scenario(document, self._file).digest
+        runs = [Run(self._file, document, digest, seed) for seed in self.seeds]
+        found: dict[int, Outcome] = {}
+        self.on_progress(0, len(runs))
+        with closing(outcomes(runs, self._backend, self._jobs)) as ended:
+            for number, outcome in ended:
+                if outcome.error is not None:
+                    raise SimulationError(
+                        f"{self._file}: with {self.path}={rate:g} and seed {self.seeds[number]}: "
+                        f"{outcome.error}"
+                    )
+                found[number] = outcome
+                self.on_progress(len(found), len(runs))
+        verdict = judge(
+            [found[number] for number in range(len(runs))], self.objectives, self._keep_up
+        )
+        probe = Probe(rate, _requests_per_s(self._workload, rate), verdict)
+        self.probes.append(probe)
+        self.on_probe(probe)
+        return probe
+
+
+def _requests_per_s(workload: Workload, rate: float) -> float:
+    if workload.trace is not None:
+        return workload.trace.rate_per_s * rate
+    return rate / mean_request_tokens(workload)
+
+
+def _rounded(rate: float) -> float:
+    """To six digits, so that a rate can be read and typed."""
+    return float(f"{rate:.{_DIGITS}g}")
+
+
+def _check(is_right: bool, where: str, message: str) -> None:
+    if not is_right:
+        raise InputError(message, where=where)
+
+
+def _tell_nobody(*_: object) -> None:
+    pass

@@ -1,0 +1,122 @@
+"""What a load must keep to, on the mean over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import nan
+from statistics import fmean
+
+from helixsim.errors import InputError
+from helixsim.planner.goal import GOALS, Limit, parse_limit
+from helixsim.scenario.resolved import Slo
+from helixsim.studies.frames import figures
+from helixsim.studies.runs import Outcome
+from helixsim.units import format_seconds
+
+OWN_CLASS = "objectives"
+"""Name of the class of requests that keep, each for itself, to the objectives asked for."""
+
+_PER_REQUEST = {"ttft_s": "ttft", "tpot_s": "tpot", "e2e_s": "e2e"}
+_OF_CLASSES = ("attainment", "goodput_requests_per_s", "goodput_output_tokens_per_s")
+
+
+def parse_objectives(texts: Sequence[str], slos: Sequence[Slo]) -> tuple[Limit, ...]:
+    """Read objectives, such as ``ttft_s.p95<=5, tpot_s.p95<=1``.
+
+    Parameters
+    ----------
+    texts
+        Limits, each text one or several with commas between.
+    slos
+        The scenario's classes, of which ``slo.NAME.attainment>=0.9`` may be asked; if there are
+        no texts, the shares that they demand are the objectives.
+
+    Raises
+    ------
+    InputError
+        If there is no objective, or one cannot be read.
+    """
+    known = (*GOALS, *(f"slo.{slo.name}.{figure}" for slo in slos for figure in _OF_CLASSES))
+    parts = [part for text in texts for part in text.split(",")]
+    if parts:
+        return tuple(parse_limit(part, "--slo", known) for part in parts)
+    demanded = tuple(
+        Limit(f"slo.{slo.name}.attainment", at_most=False, value=slo.share)
+        for slo in slos
+        if slo.share is not None
+    )
+    if not demanded:
+        raise InputError(
+            "says what to keep to, such as 'ttft_s.p95<=5, tpot_s.p95<=1'; it may be left out "
+            "where the scenario has slo classes with a share",
+            where="--slo",
+        )
+    return demanded
+
+
+def request_limits(objectives: Sequence[Limit]) -> dict[str, str]:
+    """The limits on latencies as a class of a scenario's ``slo``; the strictest of each."""
+    found: dict[str, float] = {}
+    for limit in objectives:
+        key = _PER_REQUEST.get(limit.figure.partition(".")[0])
+        if key is not None and limit.at_most:
+            found[key] = min(limit.value, found.get(key, limit.value))
+    return {key: format_seconds(value) for key, value in found.items()}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a load is borne.
+
+    Attributes
+    ----------
+    figures
+        Mean over the seeds, of the figures that all of them have.
+    kept_up
+        Requests that finished in the windows of all runs, over those that arrived in them.
+    misses
+        What is not kept, in words; nothing if the load is borne.
+    """
+
+    figures: Mapping[str, float]
+    kept_up: float
+    misses: tuple[str, ...]
+
+
+def judge(outcomes: Sequence[Outcome], objectives: Sequence[Limit], keep_up: float) -> Verdict:
+    """Hold runs against objectives.
+
+    Parameters
+    ----------
+    outcomes
+        Of the runs of one load, each with a summary.
+    objectives
+        Each is kept if the mean of the figure over all runs is within the limit. A figure that
+        a run does not have, because no request got so far, is not kept.
+    keep_up
+        Share of the arrivals that must finish; less means that requests pile up or are rejected.
+    """
+    each = [dict(figures(outcome.summary or {})) for outcome in outcomes]
+    means = {
+        name: fmean(own[name] for own in each)
+        for name in each[0]
+        if all(name in own for own in each)
+    }
+    arrived = sum(outcome.num_arrived for outcome in outcomes)
+    finished = sum(outcome.num_finished for outcome in outcomes)
+    kept_up = finished / arrived if arrived else nan
+    misses = []
+    for limit in objectives:
+        value = means.get(limit.figure, nan)
+        if value != value:  # noqa: PLR0124
+            misses.append(f"{limit.figure} was not measured in every run")
+        elif (value > limit.value) if limit.at_most else (value < limit.value):
+            misses.append(f"{limit.figure} is {value:.4g}")
+    if not kept_up >= keep_up:
+        misses.append(
+            f"{finished} requests finished while {arrived} arrived"
+            if arrived
+            else "no request arrived"
+        )
+    return Verdict(means, kept_up, tuple(misses))

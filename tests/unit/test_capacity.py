@@ -1,0 +1,284 @@
+"""`helixsim capacity` and `helixsim.capacity`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from math import inf
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+from small_study import SCENARIO, TOO_SLOW, write_study
+from typer.testing import CliRunner
+
+import helixsim
+from helixsim.cli import app
+from helixsim.errors import InputError, SimulationError
+from helixsim.scenario.resolved import Slo
+from helixsim.studies.objectives import judge, parse_objectives, request_limits
+from helixsim.studies.runs import Outcome
+
+PACKAGE_ROOT = Path(__file__).parents[2]
+TIGHT = "ttft_s.mean<=0.35"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_study()
+
+
+def capacity(*arguments, code=0):
+    result = CliRunner().invoke(app, ["capacity", "small.yaml", *map(str, arguments)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+def outcome(summary, arrived=100, finished=100):
+    return Outcome(summary=summary, num_arrived=arrived, num_finished=finished)
+
+
+# -- objectives
+
+
+def test_objectives_are_limits_with_commas_between():
+    found = parse_objectives(["ttft_s.p95<=5, tpot_s.p95 <= 1", "requests_per_s>=2"], ())
+    assert [str(limit) for limit in found] == [
+        "ttft_s.p95<=5",
+        "tpot_s.p95<=1",
+        "requests_per_s>=2",
+    ]
+
+
+def test_classes_with_a_share_are_objectives():
+    slos = (Slo(name="a-b", ttft_s=1.0, share=0.9), Slo(name="c", e2e_s=9.0))
+    (limit,) = parse_objectives([], slos)
+    assert str(limit) == "slo.a-b.attainment>=0.9"
+    (limit,) = parse_objectives(["slo.c.attainment>=0.5"], slos)
+    assert limit.figure == "slo.c.attainment"
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ([], "--slo: says what to keep to, such as 'ttft_s.p95<=5"),
+        (["ttft_s.p95<5"], "--slo: 'ttft_s.p95<5' is no limit"),
+        (["ttft_s.p95<=5,"], "--slo: '' is no limit"),
+        (["ttft.p95<=5"], "--slo: no figure 'ttft.p95'"),
+        (["slo.x.attainment>=1"], "slo.c.attainment"),
+    ],
+)
+def test_objectives_that_cannot_be_read(texts, message):
+    with pytest.raises(InputError) as error:
+        parse_objectives(texts, (Slo(name="c", e2e_s=9.0),))
+    assert message in str(error.value)
+
+
+def test_limits_of_single_requests_are_the_strictest():
+    found = parse_objectives(
+        ["ttft_s.p95<=5,ttft_s.p50<=0.5,e2e_s.p5>=1,decode_latency_s.p5<=1"], ()
+    )
+    assert request_limits(found) == {"ttft": "500 ms"}
+
+
+def test_the_mean_over_seeds_counts():
+    limits = parse_objectives(["ttft_s.p95<=5", "requests_per_s>=2"], ())
+    low = {"ttft_s": {"p95": 4.0}, "requests_per_s": 1.0}
+    high = {"ttft_s": {"p95": 6.0}, "requests_per_s": 3.0}
+    verdict = judge([outcome(low), outcome(high)], limits, 0.95)
+    assert verdict.misses == ()
+    assert verdict.figures["ttft_s.p95"] == 5.0
+    worse = high | {"ttft_s": {"p95": 6.1}}
+    assert judge([outcome(low), outcome(worse)], limits, 0.95).misses == ("ttft_s.p95 is 5.05",)
+    less = low | {"requests_per_s": 0.9}
+    assert judge([outcome(less), outcome(high)], limits, 0.95).misses == ("requests_per_s is 1.95",)
+
+
+def test_a_figure_that_a_run_lacks_is_not_kept():
+    limits = parse_objectives(["ttft_s.p95<=5"], ())
+    runs = [outcome({"ttft_s": {"p95": 1.0}}), outcome({"ttft_s": {"p95": None}})]
+    assert judge(runs, limits, 0.95).misses == ("ttft_s.p95 was not measured in every run",)
+
+
+def test_requests_must_not_pile_up():
+    limits = parse_objectives(["ttft_s.p95<=5"], ())
+    good = {"ttft_s": {"p95": 1.0}}
+    assert judge([outcome(good, 100, 92), outcome(good, 100, 98)], limits, 0.95).misses == ()
+    verdict = judge([outcome(good, 100, 92), outcome(good, 100, 97)], limits, 0.95)
+    assert verdict.misses == ("189 requests finished while 200 arrived",)
+    assert verdict.kept_up == 0.945
+    assert judge([outcome(good, 0, 0)], limits, 0.95).misses == ("no request arrived",)
+
+
+# -- the search
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("found"))
+    try:
+        write_study()
+        return helixsim.capacity("small.yaml", TIGHT, seeds=2, keep_up=0.5, tolerance=0.1, jobs=1)
+    finally:
+        os.chdir(before)
+
+
+def test_the_answer_lies_between_what_is_met_and_what_is_not(found):
+    assert found.path == "workload.mean_tokens_per_s"
+    assert found.seeds == (5, 6)
+    assert found.probes[0].rate == 100
+    assert found.best.meets
+    assert not found.above.meets
+    assert found.best.rate < found.above.rate <= found.best.rate * 1.1
+    assert found.best.verdict.figures["ttft_s.mean"] <= 0.35
+    for probe in found.probes:
+        if probe.meets:
+            assert probe.rate <= found.best.rate
+    assert 0 < found.best.requests_per_s < found.best.rate
+
+
+def test_a_rate_gives_what_single_runs_give(found):
+    summaries = []
+    for seed in found.seeds:
+        arguments = ["run", "small.yaml", "--json", "--seed", str(seed)]
+        rate = f"workload.mean_tokens_per_s={found.best.rate!r}"
+        done = CliRunner().invoke(app, [*arguments, "--set", rate])
+        summaries.append(json.loads(done.stdout))
+    figures = found.best.verdict.figures
+    assert figures["ttft_s.p95"] == fmean(each["ttft_s"]["p95"] for each in summaries)
+    assert figures["cost.dollars_per_million_output_tokens"] == fmean(
+        each["cost"]["dollars_per_million_output_tokens"] for each in summaries
+    )
+    # Requests that keep to the limits of the objectives, each for itself.
+    assert 0 < figures["slo.objectives.goodput_requests_per_s"] <= figures["requests_per_s"]
+
+
+def test_the_command_prints_each_rate_and_the_answer(found):
+    options = ["--slo", TIGHT, "--seeds", 2, "--keep-up", 0.5, "--tolerance", 0.1, "--jobs", 2]
+    result = capacity(*options)
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"small: highest workload.mean_tokens_per_s with {TIGHT}"
+    assert lines[1] == "on the mean of seeds 5, 6"
+    rates = [line.split() for line in lines[4 : 4 + len(found.probes)]]
+    assert [float(cells[0]) for cells in rates] == [
+        float(f"{probe.rate:g}") for probe in found.probes
+    ]
+    assert [cells[4] for cells in rates] == [
+        "met" if probe.meets else "not" for probe in found.probes
+    ]
+    assert f"capacity: workload.mean_tokens_per_s={found.best.rate:g}, that is" in result.stdout
+    assert "goodput of objectives: " in result.stdout
+    assert "cost: 14.40 $/h; " in lines[-1]
+    assert result.stderr == ""
+
+
+def test_json_alone_and_the_same_with_processes(found):
+    options = ["--slo", TIGHT, "--seeds", 2, "--keep-up", 0.5, "--tolerance", 0.1, "--jobs", 2]
+    assert json.loads(capacity(*options, "--json").stdout) == found.to_json()
+
+
+def test_a_scenario_s_own_classes():
+    result = helixsim.capacity("small.yaml", seeds=1, keep_up=0.5, tolerance=1, jobs=1)
+    assert [str(limit) for limit in result.objectives] == ["slo.quick.attainment>=0.5"]
+    assert "slo.objectives.attainment" not in result.probes[0].verdict.figures
+
+
+def test_nothing_is_met():
+    result = capacity("--slo", "ttft_s.mean<=0.001", "--seeds", 1, "--jobs", 1, code=1)
+    rates = [float(line.split()[0]) for line in result.stdout.splitlines()[4:-2]]
+    assert rates[:3] == [100, 50, 25]
+    assert result.stdout.splitlines()[-1].startswith("no rate meets the objectives, down to")
+
+
+def test_an_overload_is_no_capacity_however_short_the_waits():
+    result = helixsim.capacity(
+        "small.yaml",
+        "ttft_s.p5<=1e6",
+        seeds=1,
+        tolerance=0.5,
+        overrides=["workload.mean_tokens_per_s=1000", "run.duration=30 s"],
+        jobs=1,
+    )
+    assert result.above is not None
+    assert "arrived" in result.above.verdict.misses[0]
+
+
+def test_a_trace_is_sped_up_until_it_is_too_short():
+    rows = "".join(f"{second},20,5\n" for second in range(60))
+    Path("trace.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n" + rows)
+    trace = ["workload={mode: online, trace: trace.csv}", "run={duration: 20 s, warmup: 2 s}"]
+    result = helixsim.capacity(
+        "small.yaml", "e2e_s.mean<=100", seeds=1, keep_up=0.5, overrides=trace, jobs=1
+    )
+    assert result.path == "workload.rate_scale"
+    assert [probe.rate for probe in result.probes] == [1.0, 2.0, 59 / 20]
+    assert result.probes[1].requests_per_s == 2.0
+    assert (result.best, result.above) == (result.probes[-1], None)
+    with pytest.raises(InputError, match=r"the trace ends after 14\.75 s at this rate, before"):
+        helixsim.capacity("small.yaml", TIGHT, overrides=[*trace, "workload.rate_scale=4"])
+
+
+# -- mistakes and ends
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--slo", "ttft<=5"], "--slo: no figure 'ttft'"),
+        (["--slo", TIGHT, "--set", "workload={mode: offline}"], "no arrival rate in a closed loop"),
+        (["--slo", TIGHT, "--set", "placement=null"], "a run needs a placement"),
+        (["--slo", TIGHT, "--set", "run.sede=1"], "a scenario has no run.sede"),
+        (["--set", "slo={}"], "--slo: says what to keep to"),
+    ],
+)
+def test_mistakes(arguments, message):
+    result = capacity(*arguments, code=2)
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": 0}, "seeds: at least 1"),
+        ({"jobs": 0}, "jobs: at least 1"),
+        ({"tolerance": 0.0}, "tolerance: from 0.001 to 1"),
+        ({"keep_up": inf}, "keep-up: above 0"),
+    ],
+)
+def test_odd_arguments(options, message):
+    with pytest.raises(InputError, match=message):
+        helixsim.capacity("small.yaml", TIGHT, **options)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_that_fails_ends_the_search(jobs):
+    overrides = [f"{path}={value}" for path, value in TOO_SLOW.items()]
+    with pytest.raises(SimulationError, match=r"mean_tokens_per_s=100 and seed [56]: cluster"):
+        helixsim.capacity("small.yaml", TIGHT, seeds=2, overrides=overrides, jobs=jobs)
+
+
+def test_ctrl_c_tells_what_is_known():
+    assert SCENARIO["run"]["seed"] == 5
+    arguments = ["small.yaml", "--slo", "ttft_s.mean<=100", "--seeds", "2", "--jobs", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "helixsim", "capacity", *arguments],
+        env=os.environ | {"PYTHONPATH": str(PACKAGE_ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    shown = [process.stdout.readline() for _ in range(5)]
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, (shown, stdout, stderr)
+    assert stderr == "interrupted: this is what was known by then\n"
+    assert "capacity: workload.mean_tokens_per_s=" in stdout
