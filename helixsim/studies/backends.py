@@ -6,7 +6,10 @@ What a run gives depends on its scenario and seed alone, so results are the same
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import threading
+import warnings
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any, Literal
 
 from helixsim.errors import HelixError, InputError, SimulationError
@@ -15,13 +18,14 @@ from helixsim.scenario.resolved import Scenario
 from helixsim.studies.runs import Outcome, Run, carry_out
 
 Backend = Literal["local", "ray"]
+Outcomes = Generator[tuple[int, Outcome], None, None]
+
+_POOL_THREAD = "ExecutorManagerThread"
 
 _watches = False
 
 
-def outcomes(
-    runs: Sequence[Run], backend: Backend = "local", jobs: int | None = None
-) -> Iterator[tuple[int, Outcome]]:
+def outcomes(runs: Sequence[Run], backend: Backend = "local", jobs: int | None = None) -> Outcomes:
     """Carry out runs, several at a time.
 
     Parameters
@@ -57,10 +61,11 @@ def outcomes(
         found = _on_ray(runs, jobs)
     else:
         found = _here(runs, min(jobs or os.cpu_count() or 1, len(runs)))
-    for number, outcome in found:
-        if outcome.interrupted:
-            raise KeyboardInterrupt
-        yield number, outcome
+    with closing(found):
+        for number, outcome in found:
+            if outcome.interrupted:
+                raise KeyboardInterrupt
+            yield number, outcome
 
 
 def _load_and_carry_out(run: Run) -> Outcome:
@@ -74,7 +79,7 @@ def _load_and_carry_out(run: Run) -> Outcome:
 # -- this machine ----------------------------------------------------------------------------
 
 
-def _here(runs: Sequence[Run], jobs: int) -> Iterator[tuple[int, Outcome]]:
+def _here(runs: Sequence[Run], jobs: int) -> Outcomes:
     if jobs == 1:
         for number, run in enumerate(runs):
             yield number, _load_and_carry_out(run)
@@ -87,11 +92,34 @@ def _here(runs: Sequence[Run], jobs: int) -> Iterator[tuple[int, Outcome]]:
     try:
         with held_interrupts():  # the processes are started here, and this process decides
             found = parallel(tasks)
-        yield from found
+        with _quiet_end(parallel), closing(found):
+            for each in found:  # noqa: UP028  (an end from outside must pass here first)
+                yield each
     except BrokenProcessPool as error:
         raise SimulationError(
             "a process that simulates has died, perhaps for lack of memory; try fewer jobs"
         ) from error
+
+
+@contextmanager
+def _quiet_end(parallel: Any) -> Iterator[None]:  # noqa: ANN401  (joblib has no types)
+    """Let nobody be told of what we know: that runs which are under way have been ended.
+
+    The thread of the pool may stumble over processes that have just been killed.
+    """
+    before = threading.excepthook
+
+    def hook(of: threading.ExceptHookArgs) -> None:
+        if not (parallel._aborting and getattr(of.thread, "name", "") == _POOL_THREAD):
+            before(of)
+
+    threading.excepthook = hook
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "[0-9]+ tasks which were still", UserWarning)
+            yield
+    finally:
+        threading.excepthook = before
 
 
 def _in_process(number: int, run: Run, parent: int) -> tuple[int, Outcome]:
@@ -105,7 +133,7 @@ def _in_process(number: int, run: Run, parent: int) -> tuple[int, Outcome]:
 # -- Ray -------------------------------------------------------------------------------------
 
 
-def _on_ray(runs: Sequence[Run], jobs: int | None) -> Iterator[tuple[int, Outcome]]:
+def _on_ray(runs: Sequence[Run], jobs: int | None) -> Outcomes:
     try:
         import ray
     except ImportError as error:
@@ -128,7 +156,7 @@ def _ray_tasks(
     ray: Any,  # noqa: ANN401  (the module, which need not be installed)
     runs: Sequence[Run],
     jobs: int,
-) -> Iterator[tuple[int, Outcome]]:
+) -> Outcomes:
     """Keep so many tasks going. Scenarios go over whole: other machines lack their files."""
     remote = ray.remote(num_cpus=1)(_in_task)
     waiting = iter(enumerate(runs))

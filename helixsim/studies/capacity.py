@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -323,14 +324,15 @@ class Search:
         runs = [Run(self._file, document, digest, seed) for seed in self.seeds]
         found: dict[int, Outcome] = {}
         self.on_progress(0, len(runs))
-        for number, outcome in outcomes(runs, self._backend, self._jobs):
-            if outcome.error is not None:
-                raise SimulationError(
-                    f"{self._file}: with {self.path}={rate:g} and seed {self.seeds[number]}: "
-                    f"{outcome.error}"
-                )
-            found[number] = outcome
-            self.on_progress(len(found), len(runs))
+        with closing(outcomes(runs, self._backend, self._jobs)) as ended:
+            for number, outcome in ended:
+                if outcome.error is not None:
+                    raise SimulationError(
+                        f"{self._file}: with {self.path}={rate:g} and seed {self.seeds[number]}: "
+                        f"{outcome.error}"
+                    )
+                found[number] = outcome
+                self.on_progress(len(found), len(runs))
         verdict = judge(
             [found[number] for number in range(len(runs))], self.objectives, self._keep_up
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -103,12 +104,13 @@ def sweep(
     left = [number for number in range(len(keys)) if number not in found]
     tell = on_progress or _tell_nobody
     tell(len(found), len(keys))
-    for index, outcome in outcomes([todo.cells[number].run for number in left], backend, jobs):
-        number = left[index]
-        found[number] = outcome
-        if folder is not None and outcome.summary is not None:
-            folder.keep(keys[number], outcome.summary)
-        tell(len(found), len(keys))
+    with closing(outcomes([todo.cells[number].run for number in left], backend, jobs)) as ended:
+        for index, outcome in ended:
+            number = left[index]
+            found[number] = outcome
+            if folder is not None and outcome.summary is not None:
+                folder.keep(keys[number], outcome.summary)
+            tell(len(found), len(keys))
     cells = cell_table(todo, [found[number] for number in range(len(keys))])
     tables = {"cells": cells, "summary": summary_table(todo, cells)}
     if folder is not None:
