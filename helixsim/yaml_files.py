@@ -31,6 +31,8 @@ MAX_NAMES_SHOWN = 20
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_MERGE = "tag:yaml.org,2002:merge"
+
 
 # -- reading ---------------------------------------------------------------------------------
 
@@ -53,6 +55,33 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
     def ascend_resolver(self) -> None:
         self._depth -= 1
+
+    # PyYAML leaves keys twice where merges nest, and its versions differ in which one counts.
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put merged keys into a mapping: its own count most, then those of earlier sources."""
+        pairs: dict[object, tuple[yaml.Node, yaml.Node]] = {}
+        own = []
+        for key_node, value_node in node.value:
+            if key_node.tag != _MERGE:
+                own.append((key_node, value_node))
+                continue
+            is_list = isinstance(value_node, yaml.SequenceNode)
+            for source in value_node.value if is_list else [value_node]:
+                if not isinstance(source, yaml.MappingNode):
+                    raise yaml.MarkedYAMLError(
+                        problem=f"expected a mapping to merge, but found a {source.id}",
+                        problem_mark=source.start_mark,
+                    )
+                self.flatten_mapping(source)
+                for pair in source.value:
+                    pairs.setdefault(_key_of(pair[0]), pair)
+        pairs |= {_key_of(pair[0]): pair for pair in own}
+        node.value = list(pairs.values())
+
+
+def _key_of(node: yaml.Node) -> object:
+    """What tells keys of a mapping apart; those that are no plain values are all different."""
+    return (node.tag, node.value) if isinstance(node, yaml.ScalarNode) else node
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]

@@ -339,23 +339,33 @@ class EngineNode:
         for request in self._decodes[: self._max_decodes]:
             if request.context_tokens % BLOCK_TOKENS == 0:
                 missing = kv.missing(request, entry.get(request, first))
-                while missing > kv.num_free and request in self._decodes:
-                    self._make_room()
-                if request in self._decodes:
+                if self._make_room(request, missing, lambda: self._decodes):
                     kv.give(request, missing)
         taken = self._decodes[: self._max_decodes]
         del self._decodes[: self._max_decodes]
         return taken
 
-    def _make_room(self) -> None:
-        """Preempt the request that came last, as engines do."""
-        self._evictor.preempt(next(self.kv.latest()))
+    def _make_room(
+        self, request: Request, num_blocks: int, waiting: Callable[[], list[Request]]
+    ) -> bool:
+        """Preempt those who came last until there is room, as engines do.
+
+        It may be the request itself that has to go; whether it is still among those who wait.
+        """
+        while num_blocks > self.kv.num_free and request in waiting():
+            self._evictor.preempt(next(self.kv.latest(), request))
+        return request in waiting()
 
     def _take_prompts(self, num_decodes: int) -> list[Request]:
-        """The first prompts, as far as a pass and the KV cache have room; others wait."""
+        """The first prompts, as far as a pass and the KV cache have room; others wait.
+
+        Prompts of which chunks are through go first, and do not wait: else two of them might wait
+        for each other, each holding what the other needs.
+        """
         room = self._max_tokens - (num_decodes if self._mixed else 0)
         kv = self.kv
         taken: list[Request] = []
+        self._prompts.sort(key=lambda request: not request.context_tokens)
         while self._prompts:
             request = self._prompts[0]
             if taken and request.step_tokens > room:
@@ -364,7 +374,11 @@ class EngineNode:
             if missing > kv.num_blocks:
                 self._evictor.fail(request, f"{self._name} has too little KV cache for it")
                 continue
-            if missing > kv.num_free:
+            if missing > kv.num_free and not (
+                request.context_tokens and self._make_room(request, missing, lambda: self._prompts)
+            ):
+                if request.context_tokens:
+                    continue  # it has gone itself
                 break
             kv.give(request, missing)
             room -= request.step_tokens

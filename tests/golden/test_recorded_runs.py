@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from helixsim.import_helix import import_helix
+from helixsim.recorded.figures import recorded_figures
 from helixsim.recorded.run import load_recorded_run
 from helixsim.replay import ReplaySettings, replay
 from helixsim.scenario.load import resolve_scenario
@@ -66,9 +67,7 @@ def test_calibrated_physics_repeats_it(reference: Path, name: str) -> None:
 def test_figures_of_the_recording_are_the_published_ones(reference: Path, name: str) -> None:
     parameters = parameters_of(reference, name)
     run = load_recorded_run(reference / "recorded_runs" / name)
-    scenario = scenario_of(reference, parameters, "paper")
-    settings = ReplaySettings(warmup_s=float(str(parameters["warmup_s"])))
-    recorded = replay(run, scenario, settings).recorded
+    recorded = recorded_figures(run, float(str(parameters["warmup_s"])), run.sending_ended_s)
     published = parameters["published"]
     assert isinstance(published, dict)
     assert recorded["decode_tokens_per_s"] == pytest.approx(

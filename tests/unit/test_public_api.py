@@ -40,6 +40,9 @@ RUN_FLAGS = {
     "--record": None,
     "--format": None,
     "--watch": None,
+    "--trace": None,
+    "--trace-from": None,
+    "--trace-for": None,
     "--json": None,
     "--force": None,
 }
