@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +14,7 @@ from helixsim.errors import HelixError
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 
 
 class HelixGroup(TyperGroup):
@@ -24,6 +27,11 @@ class HelixGroup(TyperGroup):
         except HelixError as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(EXIT_ERROR) from error
+        except BrokenPipeError as error:
+            # Whoever read our output has seen enough. Nothing more can be said there, not even
+            # by Python as it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(EXIT_BROKEN_PIPE) from error
         except OSError as error:
             typer.echo(f"{error.filename or 'error'}: {error.strerror or error}", err=True)
             raise typer.Exit(EXIT_ERROR) from error

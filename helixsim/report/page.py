@@ -89,6 +89,8 @@ def _run(name: str, results: SavedResults, scenario: str | None) -> dict[str, An
     return {
         "name": name,
         "summary": results.summary,
+        "slo": results.summary.get("slo") or {},
+        "cost": results.summary.get("cost"),
         "placement": placement,
         "scenario": yaml_text(document),
         "manifest": json.dumps(manifest, indent=2),

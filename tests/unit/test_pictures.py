@@ -127,6 +127,20 @@ def test_report_is_one_page_that_needs_nothing_else(folders, tmp_path):
     assert invoke("report", folders / "one", "-o", tmp_path / "report.pdf").exit_code == 2
 
 
+def test_report_tells_objectives_and_cost(tmp_path):
+    settings = [
+        *("--set", "run.duration=60 s", "--set", "run.warmup=20 s"),
+        *("--set", 'slo={"chat": {"ttft": "9 s"}}'),
+        *("--set", 'dollars_per_hour={"A100": 3.67, "L4x2": 1.62, "T4x2": 0.85}'),
+    ]
+    done = invoke("run", "quickstart", *settings, "-o", tmp_path / "priced")
+    assert done.exit_code == 0, done.output
+    assert invoke("report", tmp_path / "priced", "-o", tmp_path / "p.html").exit_code == 0
+    text = (tmp_path / "p.html").read_text(encoding="utf-8")
+    assert "Objectives chat" in text
+    assert "12.28, " in text
+
+
 def test_report_compares_several(folders, tmp_path):
     page = tmp_path / "report.html"
     done = invoke("report", folders / "one", folders / "two", "-o", page)
