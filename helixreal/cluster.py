@@ -56,7 +56,7 @@ class ClusterSettings:
     Attributes
     ----------
     is_emulated
-        Whether its workers only wait; they are then timed as the scenario's physics says.
+        Whether its workers only wait, as long as the paper's physics has them compute.
     time_scale
         Seconds of the run per second by the clock.
     roster

@@ -144,6 +144,8 @@ class EngineNode:
     @property
     def num_waiting(self) -> int:
         """Requests that have arrived and wait for a step, fetched or not."""
+        if self._wakes_at == -inf:
+            return 0  # it is dead, and takes no notice of those who come
         now = self._environment._now
         fetched = len(self._prompts) + len(self._decodes)
         return fetched + sum(train.num_arrived(now) for train in self._inbox.trains)

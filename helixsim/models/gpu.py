@@ -105,8 +105,11 @@ class Gpu:
 
     @property
     def num_waiting(self) -> int:
-        """Requests that have been taken in and wait for a batch."""
-        return len(self._node)
+        """Requests that have arrived and wait for a batch, taken in or not."""
+        if self._wakes_at == -inf:
+            return 0  # it is dead, and takes no notice of those who come
+        now = self._environment._now
+        return len(self._node) + sum(train.num_arrived(now) for train in self._inbox.trains)
 
     @property
     def num_running(self) -> int:

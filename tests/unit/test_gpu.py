@@ -19,7 +19,7 @@ def test_gauges_of_a_node():
     bench.come(1.0, prompt(5, 0), prompt(2, 1))
     bench.come(2.0, prompt(3, 2))
     bench.run(until=4.0)
-    assert (gpu.num_running, gpu.num_waiting, gpu.num_batches, gpu.num_tokens) == (1, 1, 1, 5)
+    assert (gpu.num_running, gpu.num_waiting, gpu.num_batches, gpu.num_tokens) == (1, 2, 1, 5)
     assert gpu.waiting_at_first_layer(4.0) == 2
     assert gpu.busy_s(4.0) == 3.0
     bench.run(until=12.0)
