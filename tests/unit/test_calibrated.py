@@ -221,6 +221,17 @@ def test_a_decode_without_room_preempts_the_last_to_come():
     assert list(columns["restarts"]) == [0, 1]
 
 
+def test_chunks_do_not_wait_for_each_other():
+    # Together, the prompts need 8 blocks on each node, which has 6: half-way, neither has room.
+    room = capacity(kv_token_layers=16 * 6, max_prompt_tokens=10)
+    layers, requests = {"a": (0, 1), "b": (1, 2)}, [(0, 60, 2), (0.1, 60, 2), (0.2, 60, 2)]
+    scenario = calibrated(layers, requests=requests, room=room)
+    scenario = replace(scenario, scheduler=replace(scenario.scheduler, policy="random"))
+    columns = simulate(scenario).tables["requests"].as_dict()
+    assert list(columns["status"]) == ["completed"] * 3
+    assert sum(columns["restarts"]) > 0
+
+
 def test_a_prompt_that_can_never_fit_fails_and_says_why():
     room = capacity(kv_token_layers=16)
     scenario = calibrated({"a": (0, 1)}, requests=[(0, 40, 2), (1, 4, 2)], room=room)
