@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from helixreal.cluster import Cluster, ClusterSettings
+from helixreal.coordinator.attempts import blank_prompts, drawn_prompts
+from helixreal.coordinator.server import Cluster, ClusterSettings
+from helixreal.engines.model_facts import ModelFacts, model_facts
 from helixreal.inventory import Inventory, NodeEntry, load_inventory
 from helixreal.local import LocalWorkers
-from helixreal.model import ModelFacts, model_facts
-from helixreal.served import blank_prompts, drawn_prompts
-from helixreal.transport import Keys, Transport
+from helixreal.net.transport import Keys, Transport
 from helixsim.cluster import COORDINATOR
+from helixsim.control.load import Feeder
 from helixsim.errors import InputError, ScenarioError
-from helixsim.feeders import Feeder
 from helixsim.scenario.load import load_scenario
 from helixsim.scenario.resolved import Scenario
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from helixsim.metrics.result import RunResult
+    from helixsim.models.simulation import simulate
     from helixsim.planner.plan import plan
     from helixsim.planner.result import PlanResult
     from helixsim.scenario.load import load_scenario
     from helixsim.scenario.resolved import Scenario
-    from helixsim.simulation import simulate
     from helixsim.studies.capacity import CapacityResult, capacity
     from helixsim.studies.sweep import SweepResult, sweep
 
@@ -43,7 +43,7 @@ _HOMES = {
     "capacity": "helixsim.studies.capacity",
     "load_scenario": "helixsim.scenario.load",
     "plan": "helixsim.planner.plan",
-    "simulate": "helixsim.simulation",
+    "simulate": "helixsim.models.simulation",
     "sweep": "helixsim.studies.sweep",
 }
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from random import Random
 
 from helixsim.cluster import COORDINATOR, Cluster, Link, LinkList, Nic, Node
+from helixsim.control.routing import PolicyInputs
 from helixsim.physics.calibrated import PassTimes
 from helixsim.physics.engine import IDEAL_ENGINE
 from helixsim.physics.paper import PaperStepTimer
@@ -29,7 +30,6 @@ from helixsim.scenario.resolved import (
     SchedulerSettings,
     Workload,
 )
-from helixsim.scheduling import PolicyInputs
 from helixsim.traces.values import Lengths, Trace
 
 HOST = COORDINATOR

@@ -11,14 +11,14 @@ from math import inf
 from builders import capacity, make_scenario, make_timer, make_topology
 
 from helixreal.engines.emulated import EmulatedEngine
-from helixreal.runner import TimedRunner
-from helixreal.station import Guest, Outbox, Station, Visit
-from helixreal.wire import Place
-from helixsim.batching import Batch
-from helixsim.coordinator import ContextBound
-from helixsim.models.environment import Alarm, ExactEnvironment
-from helixsim.models.gpu import Gpu
-from helixsim.models.nic import Inbox, Link
+from helixreal.net.messages import Place
+from helixreal.worker.node_executor import Guest, Outbox, Station, Visit
+from helixreal.worker.runner import TimedRunner
+from helixsim.control.batching import Batch
+from helixsim.control.coordinator import ContextBound
+from helixsim.models.event_loop import Alarm, ExactEnvironment
+from helixsim.models.links import Inbox, Link
+from helixsim.models.paper_node import Gpu
 from helixsim.placement.topology import PlacedLink
 
 MANY = 10**6

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from builders import HOST, Pairs, make_cluster, make_llm, make_machine_type
 
-from helixsim.helix_ini import HelixIni
 from helixsim.planner.problem import PlanningProblem, planning_problem
+from helixsim.scenario.helix_ini import HelixIni
 from helixsim.scenario.load import load_scenario, resolve_scenario
 from helixsim.scenario.resolved import RunSettings, Scenario, SchedulerSettings, Workload
 

@@ -105,7 +105,7 @@ def replay(
 
 def _trace(path: Path, rate_scale: float) -> Trace:
     from helixsim.errors import InputError
-    from helixsim.recorded.run import load_recorded_run
+    from helixsim.recorded.recording import load_recorded_run
     from helixsim.requests import TraceRequest
     from helixsim.traces import Trace, read_trace
 

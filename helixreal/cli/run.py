@@ -27,7 +27,7 @@ from helixreal.cli.options import (
 from helixsim.cli.group import EXIT_INTERRUPTED, ScenarioArgument, SetOption
 
 if TYPE_CHECKING:
-    from helixreal.cluster import Cluster
+    from helixreal.coordinator.server import Cluster
     from helixreal.launch import Launch
 
 ResultsOption = Annotated[
@@ -129,7 +129,7 @@ def serve_workload(
     import json
 
     from helixsim.metrics.output import OutputFolder
-    from helixsim.metrics.text import summary_text
+    from helixsim.metrics.summary_text import summary_text
 
     with nullcontext() if output is None else OutputFolder(output, overwrite=force) as folder:
         with launch.cluster() as cluster:

@@ -60,9 +60,9 @@ def serve(
 
     A key that clients must send is taken from the environment variable HELIXREAL_API_KEY.
     """
+    from helixreal.coordinator.live import LiveCluster, NobodyFeeds
     from helixreal.inventory import NodeEntry
     from helixreal.launch import Launch
-    from helixreal.live import LiveCluster, NobodyFeeds
     from helixsim.errors import InputError
 
     try:

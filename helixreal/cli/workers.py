@@ -50,8 +50,8 @@ def worker(
 ) -> None:
     """Run the layers that the coordinator gives this node, until the coordinator ends it."""
     from helixreal.inventory import NodeEntry, load_inventory, tcp_address
-    from helixreal.transport import Keys, Transport
-    from helixreal.worker import Worker, WorkerSettings
+    from helixreal.net.transport import Keys, Transport
+    from helixreal.worker.worker import Worker, WorkerSettings
     from helixsim.errors import InputError
 
     start_logging(node)
@@ -125,9 +125,9 @@ def down(
     keys: KeysOption = None,
 ) -> None:
     """End a cluster: the coordinator and, through it, all workers."""
-    from helixreal import wire
     from helixreal.inventory import load_inventory, tcp_address
-    from helixreal.transport import Keys, Transport
+    from helixreal.net import messages as wire
+    from helixreal.net.transport import Keys, Transport
     from helixsim.cluster import COORDINATOR
     from helixsim.errors import InputError
 
@@ -166,7 +166,7 @@ def keys(
 ) -> None:
     """Make keys for the coordinator and for nodes; those that there are stay as they are."""
     from helixreal.inventory import load_inventory
-    from helixreal.transport import make_keys
+    from helixreal.net.transport import make_keys
     from helixsim.cluster import COORDINATOR
     from helixsim.errors import InputError
 

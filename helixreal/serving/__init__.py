@@ -1,4 +1,4 @@
-"""An OpenAI-compatible HTTP endpoint over a :class:`helixreal.frontend.Frontend`.
+"""An OpenAI-compatible HTTP endpoint over a :class:`helixreal.serving.frontend.Frontend`.
 
 ``create_app(frontend, tokenizer)`` makes the application, ``run_server(app, host, port)`` serves
 it until Ctrl-C. Without a tokenizer, prompts are token ids, and so are answers: their ``text`` is

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from helixreal.frontend import (
+from helixreal.serving.frontend import (
     Failed,
     Finished,
     Frontend,

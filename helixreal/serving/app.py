@@ -18,8 +18,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from helixreal.engines.engine import Sampling
-from helixreal.frontend import Frontend, Generation, Refused
 from helixreal.serving.answers import Answer, NoAnswerError, Piece
+from helixreal.serving.frontend import Frontend, Generation, Refused
 from helixreal.serving.metrics import Metrics
 from helixreal.serving.requests import AnswerFields, ChatRequest, CompletionRequest
 from helixreal.serving.tokenizer import Tokenizer

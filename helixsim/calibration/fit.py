@@ -19,8 +19,8 @@ from helixsim.calibration.passes import Slice, cut, latencies
 from helixsim.errors import InputError
 from helixsim.physics.engine import EngineCosts, KnownRange
 from helixsim.recorded.figures import Figures
-from helixsim.recorded.run import RecordedRun
-from helixsim.replay import ReplaySettings, replay
+from helixsim.recorded.recording import RecordedRun
+from helixsim.recorded.replay import ReplaySettings, replay
 from helixsim.scenario.resolved import Scenario
 
 _LEAD_S = 10.0
@@ -81,7 +81,7 @@ class CalibrationSettings:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """How well an engine repeats a recording; `error` as of :func:`helixsim.replay.replay`."""
+    """How well an engine repeats a recording; `error` as of :mod:`helixsim.recorded.replay`."""
 
     run: str
     scenario: str

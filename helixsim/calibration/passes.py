@@ -14,20 +14,20 @@ from typing import cast
 
 import numpy as np
 
-from helixsim.assembly import placed_topology
-from helixsim.coordinator import Admission, ContextBound, Coordinator, Disruption
+from helixsim.control.control_plane import placed_topology
+from helixsim.control.coordinator import Admission, ContextBound, Coordinator, Disruption
+from helixsim.control.routing import Policy
+from helixsim.control.routing.maxflow import FlowRoute
+from helixsim.control.routing.policy import Moment
 from helixsim.models.calibrated import calibrated_models
-from helixsim.models.environment import ExactEnvironment
+from helixsim.models.event_loop import ExactEnvironment
 from helixsim.models.parts import Parts
 from helixsim.physics.engine import EngineCosts
 from helixsim.placement.topology import Topology
-from helixsim.recorded.run import RecordedRun
-from helixsim.recorded.traffic import RouteMaker
+from helixsim.recorded.load import RouteMaker
+from helixsim.recorded.recording import RecordedRun
 from helixsim.requests import Request
 from helixsim.scenario.resolved import Scenario
-from helixsim.scheduling import Policy
-from helixsim.scheduling.maxflow import FlowRoute
-from helixsim.scheduling.policy import Moment
 
 _MARGIN_S = 60.0
 

@@ -73,10 +73,10 @@ def calibrate(
     force: ForceOption = False,
 ) -> None:
     """Fit what the serving engine costs to recorded runs; writes an engine file."""
+    from helixsim.calibration.calibration_text import calibration_text
     from helixsim.calibration.document import engine_document
     from helixsim.calibration.fit import CalibrationSettings
     from helixsim.calibration.fit import calibrate as fit
-    from helixsim.calibration.text import calibration_text
     from helixsim.output_files import check_output, write_whole
     from helixsim.physics.engine_files import load_engine
     from helixsim.yaml_files import yaml_text
@@ -108,7 +108,7 @@ def calibrate(
 def _recordings(files: list[str], hold_out: list[str], overrides: list[str]) -> list[Recording]:
     from helixsim.calibration.fit import Recording
     from helixsim.errors import InputError
-    from helixsim.recorded.run import load_recorded_run
+    from helixsim.recorded.recording import load_recorded_run
     from helixsim.scenario.load import load_scenario
     from helixsim.yaml_files import did_you_mean
 
@@ -136,7 +136,7 @@ def _recordings(files: list[str], hold_out: list[str], overrides: list[str]) -> 
 
 
 def _engine_name(output: Path) -> str:
-    from helixsim.import_helix import scenario_name
+    from helixsim.scenario.import_helix import scenario_name
 
     return scenario_name(output)
 

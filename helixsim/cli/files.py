@@ -23,8 +23,8 @@ def generate_cluster(
     force: ForceOption = False,
 ) -> None:
     """Make up a cluster: machines by type and count, links by rules."""
-    from helixsim.cluster_generator import cluster_file
     from helixsim.output_files import check_output, write_whole
+    from helixsim.scenario.cluster_generator import cluster_file
 
     check_output(output, overwrite=force)
     text = cluster_file(spec, seed=seed, explicit_links=explicit_links)
@@ -42,8 +42,8 @@ def import_helix(
     force: ForceOption = False,
 ) -> None:
     """Turn files of the published Helix artifact into a scenario."""
-    from helixsim import import_helix as importer
     from helixsim.output_files import check_output, write_whole
+    from helixsim.scenario import import_helix as importer
     from helixsim.yaml_files import yaml_text
 
     check_output(output, overwrite=force)

@@ -19,8 +19,8 @@ from helixsim.cli.group import (
 )
 
 if TYPE_CHECKING:
+    from helixsim.planner.plan_run import Progress
     from helixsim.planner.result import PlanResult
-    from helixsim.planner.session import Progress
     from helixsim.scenario.resolved import Scenario
 
 _Method = Literal["optimise", "milp", "petals", "swarm", "separate", "separate-mixed"]
@@ -116,7 +116,7 @@ def plan(
     from helixsim.errors import InputError
     from helixsim.output_files import check_output
     from helixsim.planner import plan as planning
-    from helixsim.planner.served import EFFORTS
+    from helixsim.planner.simulated.search import EFFORTS
     from helixsim.scenario.load import load_scenario
 
     plot = None if write_front is None else write_front.with_suffix(".png")
@@ -157,7 +157,7 @@ def plan(
     if as_json:
         typer.echo(json.dumps(result.to_json([node.name for node in scenario.cluster]), indent=2))
     else:
-        from helixsim.planner.text import plan_text
+        from helixsim.planner.plan_text import plan_text
 
         typer.echo(plan_text(result))
         for path in written:
@@ -188,9 +188,9 @@ def bound(
     """Prove what no placement can exceed, and say what binds."""
     import json
 
-    from helixsim.planner.bounds import trivial_bound, upper_bound
+    from helixsim.planner.max_flow.upper_bound import trivial_bound, upper_bound
+    from helixsim.planner.plan_text import bound_text
     from helixsim.planner.problem import check_stages, planning_problem
-    from helixsim.planner.text import bound_text
     from helixsim.scenario.load import load_scenario
 
     problem = planning_problem(load_scenario(file, overrides or []), keep_links=keep_links)

@@ -13,8 +13,8 @@ import typer
 from helixsim.cli.group import EXIT_INTERRUPTED, ScenarioArgument, SetOption, seconds_of
 
 if TYPE_CHECKING:
-    from helixsim.replay import ReplayResult
-    from helixsim.simulation import Simulation, Watcher
+    from helixsim.models.simulation import Simulation, Watcher
+    from helixsim.recorded.replay import ReplayResult
 
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN_DIR", help="Folder of a recorded run.", show_default=False)
@@ -68,10 +68,10 @@ def replay(
     import json
 
     from helixsim.metrics.output import OutputFolder
-    from helixsim.recorded.run import load_recorded_run
-    from helixsim.recorded.text import comparison_text
-    from helixsim.replay import ReplaySettings
-    from helixsim.replay import replay as replay_run
+    from helixsim.recorded.comparison_text import comparison_text
+    from helixsim.recorded.recording import load_recorded_run
+    from helixsim.recorded.replay import ReplaySettings
+    from helixsim.recorded.replay import replay as replay_run
     from helixsim.scenario.load import load_scenario
 
     settings = ReplaySettings(
@@ -123,9 +123,9 @@ def inspect(
     import json
 
     from helixsim.errors import InputError
+    from helixsim.recorded.comparison_text import inspection_text
     from helixsim.recorded.inspection import inspect_run, write_inspection
-    from helixsim.recorded.run import load_recorded_run
-    from helixsim.recorded.text import inspection_text
+    from helixsim.recorded.recording import load_recorded_run
 
     recorded = load_recorded_run(run)
     start_s = seconds_of(warmup, "--warmup")
@@ -170,7 +170,7 @@ def _progress(length_s: float, seeds: int) -> Iterator[Callable[[int], tuple[Wat
     from rich.console import Console
     from rich.progress import Progress
 
-    from helixsim.simulation import Watcher
+    from helixsim.models.simulation import Watcher
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("replaying", total=length_s * seeds)

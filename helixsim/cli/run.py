@@ -13,7 +13,7 @@ import typer
 from helixsim.cli.group import EXIT_INTERRUPTED, ScenarioArgument, SetOption, seconds_of
 
 if TYPE_CHECKING:
-    from helixsim.simulation import Simulation, Watcher
+    from helixsim.models.simulation import Simulation, Watcher
 
 _PROGRESS_STEPS = 200
 MIN_INTERVAL_S = 0.001
@@ -64,9 +64,9 @@ def run(
 
     from helixsim.errors import InputError
     from helixsim.metrics.output import TRACE_FILE, OutputFolder
-    from helixsim.metrics.text import status_text, summary_text
+    from helixsim.metrics.summary_text import status_text, summary_text
+    from helixsim.models.simulation import Simulation, Watcher
     from helixsim.scenario.load import load_scenario
-    from helixsim.simulation import Simulation, Watcher
 
     if record is not None and output is None:
         raise InputError("--record needs a folder to write to: add --output DIR")
@@ -124,7 +124,7 @@ def _progress(simulation: Simulation) -> Iterator[tuple[Watcher, ...]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from helixsim.simulation import Watcher
+    from helixsim.models.simulation import Watcher
 
     duration_s = simulation.end_s - simulation.start_s
     bar = Progress(

@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from helixsim.drawing.canvas import Canvas
+from helixsim.drawing.captions import rate_text
 from helixsim.drawing.picture import Picture
 from helixsim.drawing.style import BOUND, FAINT, GRID, INK, tint, type_colours
 from helixsim.drawing.table import Plan
-from helixsim.drawing.words import rate_text
 
 _HEIGHT, _GAP = 0.95, 0.5
 PANELS_HEIGHT = {True: 2 * (_HEIGHT + _GAP), False: _HEIGHT + _GAP}

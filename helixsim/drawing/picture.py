@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from helixsim.drawing.rows import COORDINATOR_ROW, Machine, Ribbon, Row, Wire, merge_wires, rows_of
-from helixsim.drawing.words import bottleneck_text, elsewhere_text, overview_text, unused_text
+from helixsim.drawing.captions import bottleneck_text, elsewhere_text, overview_text, unused_text
+from helixsim.drawing.lanes import COORDINATOR_ROW, Machine, Ribbon, Row, Wire, merge_wires, rows_of
 from helixsim.errors import PlacementError
 from helixsim.placement.cut import Bounds, Cut, min_cut
 from helixsim.placement.export import node_flow

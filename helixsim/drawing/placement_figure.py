@@ -13,9 +13,9 @@ from helixsim.drawing.canvas import (
     patch_swatch,
     wrapped,
 )
+from helixsim.drawing.flow_edges import draw_coordinator, draw_ribbons
 from helixsim.drawing.layer_panels import PANELS_HEIGHT, draw_panels
 from helixsim.drawing.picture import Picture
-from helixsim.drawing.ribbons import draw_coordinator, draw_ribbons
 from helixsim.drawing.save import Drawing
 from helixsim.drawing.style import (
     BOUND,

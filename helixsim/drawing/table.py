@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from helixsim.drawing.canvas import Canvas, column_head, text_width
+from helixsim.drawing.captions import common_prefix, rate_text, short_name
+from helixsim.drawing.lanes import Row
 from helixsim.drawing.picture import Picture
-from helixsim.drawing.rows import Row
 from helixsim.drawing.style import BOUND, GRID, tint, type_colours
-from helixsim.drawing.words import common_prefix, rate_text, short_name
 
 _BARS_WIDTH = 7.6
 _GAP = 0.16

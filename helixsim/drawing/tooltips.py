@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from helixsim.drawing.captions import names_text, rate_text
+from helixsim.drawing.lanes import COORDINATOR_ROW, Ribbon, Row
 from helixsim.drawing.picture import Picture
-from helixsim.drawing.rows import COORDINATOR_ROW, Ribbon, Row
 from helixsim.drawing.table import rates_text
-from helixsim.drawing.words import names_text, rate_text
 
 
 def tooltips(picture: Picture) -> dict[str, str]:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import isnan, nan
 
+from helixsim.control.routing.policy import Rejection
 from helixsim.metrics.sample import Sample
 from helixsim.requests import Request
-from helixsim.scheduling.policy import Rejection
 
 
 @dataclass(slots=True)
@@ -73,7 +73,7 @@ def _request_columns() -> Columns:
 
 
 class RunRecorder:
-    """Counts, samples and rows of one run; see :class:`helixsim.coordinator.Recorder`.
+    """Counts, samples and rows of one run; see :class:`helixsim.control.coordinator.Recorder`.
 
     Parameters
     ----------

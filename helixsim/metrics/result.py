@@ -7,15 +7,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from helixsim.control.routing.policy import Rejection
+from helixsim.metrics.goals import attainments, cost
 from helixsim.metrics.recorder import Columns
-from helixsim.metrics.service import attainments, cost
-from helixsim.scheduling.policy import Rejection
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from helixsim.metrics.gauges import Run
     from helixsim.metrics.output import TableFormat
-    from helixsim.metrics.run import Run
     from helixsim.metrics.timeline import Timeline
     from helixsim.scenario.resolved import Scenario
 

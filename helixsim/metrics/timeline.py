@@ -8,7 +8,7 @@ from helixsim.metrics.kv_use import kv_use
 from helixsim.metrics.recorder import Columns
 
 if TYPE_CHECKING:
-    from helixsim.metrics.run import Run
+    from helixsim.metrics.gauges import Run
 
 
 class Timeline:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
+from helixsim.control.routing.policy import Moment
+from helixsim.models.coordinator_node import Host
 from helixsim.models.engine_node import EngineNode
-from helixsim.models.host import Host
+from helixsim.models.links import Inbox
 from helixsim.models.messages import MessageLink, MessagePort, ReceivingNic
-from helixsim.models.nic import Inbox
 from helixsim.models.parts import Models, NodeModel, Parts, RouteFollower, start_empty
 from helixsim.models.tracing import traced_engine_node, traced_message_link
 from helixsim.physics.calibrated import PassTimes
 from helixsim.requests import Request
-from helixsim.scheduling.policy import Moment
 
 
 def calibrated_models(parts: Parts) -> Models:

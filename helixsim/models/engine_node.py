@@ -13,11 +13,11 @@ from itertools import pairwise
 from math import ceil, inf
 from typing import Protocol
 
-from helixsim.batching import Batch
-from helixsim.models.environment import Alarm, ExactEnvironment
-from helixsim.models.kv_cache import KvCache
-from helixsim.models.nic import Inbox, Train
-from helixsim.models.ports import Port
+from helixsim.control.batching import Batch
+from helixsim.control.kv_cache import KvCache
+from helixsim.models.egress import Port
+from helixsim.models.event_loop import Alarm, ExactEnvironment
+from helixsim.models.links import Inbox, Train
 from helixsim.physics.calibrated import PassTimes
 from helixsim.physics.engine import EngineCosts
 from helixsim.placement.topology import PlacedNode

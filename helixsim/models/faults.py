@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from helixsim.coordinator import Coordinator
-from helixsim.models.environment import Alarm, ExactEnvironment
-from helixsim.models.host import Host
+from helixsim.control.coordinator import Coordinator
+from helixsim.control.routing import Policy
+from helixsim.models.coordinator_node import Host
+from helixsim.models.event_loop import Alarm, ExactEnvironment
 from helixsim.models.parts import LinkModel, NodeModel
 from helixsim.placement.topology import Topology
 from helixsim.requests import Request
 from helixsim.scenario.resolved import Fault, Faults
-from helixsim.scheduling import Policy
 
 
 class FaultInjector:

@@ -13,13 +13,13 @@ from math import log
 from operator import itemgetter
 from typing import TYPE_CHECKING, cast
 
-from helixsim.batching import Batch
-from helixsim.models.nic import Inbox, Train
-from helixsim.models.ports import take_link
+from helixsim.control.batching import Batch
+from helixsim.control.routing.policy import DeparturePolicy, Moment, Policy, TransmissionPolicy
+from helixsim.models.egress import take_link
+from helixsim.models.links import Inbox, Train
 from helixsim.physics.engine import EngineCosts
 from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Request
-from helixsim.scheduling.policy import DeparturePolicy, Moment, Policy, TransmissionPolicy
 
 if TYPE_CHECKING:
     from random import Random

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import cast
 
+from helixsim.control.routing.policy import DeparturePolicy, Moment, TransmissionPolicy
 from helixsim.errors import ScenarioError
-from helixsim.models.gpu import Gpu
-from helixsim.models.host import Host
-from helixsim.models.nic import Inbox, Link
-from helixsim.models.parts import Models, Parts, RouteFollower, start_empty
-from helixsim.models.ports import (
+from helixsim.models.coordinator_node import Host
+from helixsim.models.egress import (
     LEAST_BANDWIDTH_BYTES_PER_S,
     ChoosingPort,
     ContendedPort,
@@ -18,10 +16,12 @@ from helixsim.models.ports import (
     RoutedPort,
     SharedNic,
 )
+from helixsim.models.links import Inbox, Link
+from helixsim.models.paper_node import Gpu
+from helixsim.models.parts import Models, Parts, RouteFollower, start_empty
 from helixsim.models.tracing import traced_gpu, traced_link
 from helixsim.physics.paper import PaperStepTimer
 from helixsim.placement.topology import Topology
-from helixsim.scheduling.policy import DeparturePolicy, Moment, TransmissionPolicy
 
 
 def paper_models(parts: Parts) -> Models:

@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from helixsim.coordinator import Coordinator
-from helixsim.metrics.run import LinkGauges, NodeGauges
-from helixsim.models.environment import ExactEnvironment
-from helixsim.models.host import Host
+from helixsim.control.coordinator import Coordinator
+from helixsim.control.routing import Policy
+from helixsim.control.routing.maxflow import FlowRoute
+from helixsim.metrics.gauges import LinkGauges, NodeGauges
+from helixsim.models.coordinator_node import Host
+from helixsim.models.event_loop import ExactEnvironment
 from helixsim.placement.topology import Topology
 from helixsim.requests import Request
 from helixsim.scenario.resolved import Scenario
-from helixsim.scheduling import Policy
-from helixsim.scheduling.maxflow import FlowRoute
 
 if TYPE_CHECKING:
     from helixsim.models.tracing import Tracer

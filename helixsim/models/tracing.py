@@ -12,11 +12,11 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from helixsim.batching import Batch
+from helixsim.control.batching import Batch
 from helixsim.models.engine_node import EngineNode
-from helixsim.models.gpu import Gpu
+from helixsim.models.links import Link, Train
 from helixsim.models.messages import MessageLink
-from helixsim.models.nic import Link, Train
+from helixsim.models.paper_node import Gpu
 from helixsim.requests import Request
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from helixsim.batching import Batch
+if TYPE_CHECKING:
+    from helixsim.control.batching import Batch
 
 
 class StepTimer(Protocol):

@@ -8,9 +8,13 @@ whoever it belongs to: once through memory at 4 GB/s and once at 5 GB/s.
 
 from __future__ import annotations
 
-from helixsim.batching import Batch
+from typing import TYPE_CHECKING
+
 from helixsim.placement.topology import PlacedNode
 from helixsim.profiles.machine import LLM
+
+if TYPE_CHECKING:
+    from helixsim.control.batching import Batch
 
 _UNPACK_BYTES_PER_S = 4e9
 _PACK_BYTES_PER_S = 5e9

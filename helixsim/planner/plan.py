@@ -7,15 +7,15 @@ from math import isfinite
 from pathlib import Path
 
 from helixsim.errors import InputError
-from helixsim.planner.goal import DEFAULT_GOAL, parse_goal
 from helixsim.planner.heuristics import petals, separate, separate_mixed, swarm
+from helixsim.planner.max_flow.optimise import optimise
 from helixsim.planner.milp import milp, recover
-from helixsim.planner.optimise import optimise
+from helixsim.planner.objective import DEFAULT_GOAL, parse_goal
+from helixsim.planner.plan_run import Progress, Session
 from helixsim.planner.problem import check_stages, planning_problem
 from helixsim.planner.result import PlanResult
 from helixsim.planner.search import Search
-from helixsim.planner.served import Effort
-from helixsim.planner.session import Progress, Session
+from helixsim.planner.simulated.search import Effort
 from helixsim.planner.solver import check_solver
 from helixsim.scenario.resolved import Scenario
 

@@ -16,7 +16,7 @@ from helixsim.network import RuleNetwork
 from helixsim.placement.flow import Flow, max_flow
 from helixsim.placement.placement import Placement
 from helixsim.placement.topology import Topology, build_topology
-from helixsim.planner.value import flow_value
+from helixsim.planner.max_flow.dinic import flow_value
 from helixsim.profiles.machine import LLM, MachineProfile, MachineType
 from helixsim.profiles.throughput import ThroughputTable, estimate_throughput
 from helixsim.scenario.resolved import Scenario

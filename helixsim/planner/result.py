@@ -8,9 +8,9 @@ from math import isfinite
 from typing import Any
 
 from helixsim.placement.placement import Placement
-from helixsim.planner.candidates import LATENCY, THROUGHPUT, Candidate, front
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.search import Incumbent
+from helixsim.planner.simulated.candidates import LATENCY, THROUGHPUT, Candidate, front
 
 
 @dataclass(frozen=True, slots=True)

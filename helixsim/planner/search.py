@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from math import inf
 from random import Random
 
+from helixsim.planner.max_flow.dinic import longest_route
 from helixsim.planner.problem import PlanningProblem, Ranges
-from helixsim.planner.value import longest_route
 
 NEGLIGIBLE = 1e-9
 """Relative difference of flows that counts as none."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from helixsim.metrics.sample import Sample
-from helixsim.recorded.run import RecordedRun
+from helixsim.recorded.recording import RecordedRun
 
 LATENCIES = ("prompt_latency_s", "decode_latency_s")
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from helixsim.output_files import check_output, write_whole
 from helixsim.recorded.figures import recorded_figures
-from helixsim.recorded.run import RecordedRun, tokens_by_node
+from helixsim.recorded.recording import RecordedRun, tokens_by_node
 
 if TYPE_CHECKING:
     import pandas as pd

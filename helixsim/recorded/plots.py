@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helixsim.recorded.run import RecordedRun
+from helixsim.recorded.recording import RecordedRun
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from helixsim.replay import ReplayResult
+    from helixsim.recorded.replay import ReplayResult
 
 _RECORDED, _SIMULATED = "#444444", "#d55e00"
 _DPI = 130

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from helixsim.cluster import Cluster
-from helixsim.cluster_generator import generate_cluster
 from helixsim.errors import ScenarioError
 from helixsim.physics.engine import EngineCosts
 from helixsim.physics.engine_files import load_engine, shipped_engines
@@ -21,6 +20,7 @@ from helixsim.profiles.library import (
     shipped_machine_types,
 )
 from helixsim.profiles.machine import LLM, MachineType
+from helixsim.scenario.cluster_generator import generate_cluster
 from helixsim.scenario.cluster_spec import ClusterFile, ClusterSpec
 from helixsim.scenario.fault_spec import fault_mistakes
 from helixsim.scenario.files import digest, is_yaml_name

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from helixsim.errors import InputError, SimulationError
-from helixsim.planner.goal import Limit
+from helixsim.planner.objective import Limit
 from helixsim.scenario.load import resolve_scenario
+from helixsim.scenario.load_generator import mean_request_tokens
 from helixsim.scenario.overrides import Override, apply_overrides
 from helixsim.scenario.resolved import Scenario, Workload
 from helixsim.scenario.shipped import find_scenario
@@ -24,7 +25,6 @@ from helixsim.studies.objectives import (
     request_limits,
 )
 from helixsim.studies.runs import Outcome, Run
-from helixsim.workload import mean_request_tokens
 from helixsim.yaml_files import read_yaml
 
 TOLERANCE = 0.02

@@ -8,7 +8,7 @@ from math import nan
 from statistics import fmean
 
 from helixsim.errors import InputError
-from helixsim.planner.goal import GOALS, Limit, parse_limit
+from helixsim.planner.objective import GOALS, Limit, parse_limit
 from helixsim.scenario.resolved import Slo
 from helixsim.studies.frames import figures
 from helixsim.studies.runs import Outcome

@@ -13,9 +13,9 @@ from typing import Any
 from helixsim.errors import HelixError, InputError
 from helixsim.metrics.output import installed_version
 from helixsim.metrics.result import RunResult
+from helixsim.models.simulation import simulate
 from helixsim.scenario.load import resolve_scenario
 from helixsim.scenario.resolved import Scenario
-from helixsim.simulation import simulate
 
 _FORMAT = 1
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from helixsim import load_scenario
 from helixsim.cluster import COORDINATOR, Cluster
 from helixsim.network import LinkRule, RuleNetwork, Spread
-from helixsim.planner.optimise import optimise
+from helixsim.planner.max_flow.optimise import optimise
 from helixsim.planner.problem import PlanningProblem, planning_problem
 from helixsim.planner.search import Search
 from helixsim.scenario.resolved import Scenario

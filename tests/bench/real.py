@@ -18,13 +18,13 @@ from statistics import median
 
 import zmq
 
-from helixreal import wire
-from helixreal.cluster import Cluster, ClusterSettings
-from helixreal.live import NobodyFeeds
-from helixreal.served import Conversation
-from helixreal.transport import Transport
+from helixreal.coordinator.attempts import Conversation
+from helixreal.coordinator.live import NobodyFeeds
+from helixreal.coordinator.server import Cluster, ClusterSettings
+from helixreal.net import messages as wire
+from helixreal.net.transport import Transport
 from helixsim import load_scenario
-from helixsim.feeders import Arrival
+from helixsim.control.load import Arrival
 
 ACTIVATION_BYTES = 16_384
 ROUNDS = 300

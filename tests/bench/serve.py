@@ -18,12 +18,12 @@ from pathlib import Path
 from statistics import fmean
 
 from helixsim import load_scenario, plan, simulate
-from helixsim.assembly import followed_flow
+from helixsim.control.control_plane import followed_flow
 from helixsim.placement.placement import Placement
-from helixsim.planner.estimate import ServedEstimator
-from helixsim.planner.goal import figures_of
+from helixsim.planner.objective import figures_of
 from helixsim.planner.problem import planning_problem
-from helixsim.planner.served import Effort
+from helixsim.planner.simulated.search import Effort
+from helixsim.planner.simulated.surrogate import ServedEstimator
 from helixsim.scenario.resolved import Scenario
 
 ROOT = Path(__file__).parents[2]

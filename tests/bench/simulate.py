@@ -28,9 +28,9 @@ import simpy
 
 from helixsim import load_scenario
 from helixsim.cluster import COORDINATOR, Link, Nic
+from helixsim.models.simulation import Simulation
 from helixsim.placement.placement import Placement
 from helixsim.scenario.resolved import Scenario
-from helixsim.simulation import Simulation
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = Path(os.environ.get("HELIX_REFERENCE_DATA", ROOT.parent / "shared" / "reference"))

@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 from builders import decode, make_scenario, make_timer, prompt
 
-from helixsim.batching import Batch
+from helixsim.control.batching import Batch
 from helixsim.physics import PHYSICS_PROFILES
 from helixsim.profiles.machine import LatencyProfile
 from helixsim.scenario import resolved

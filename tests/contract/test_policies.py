@@ -8,11 +8,11 @@ from typing import get_args
 import pytest
 from builders import HOST, capacity, make_inputs, make_machine_type, make_scenario, offline, prompt
 
+from helixsim.control.routing import POLICIES
+from helixsim.control.routing.policy import Moment, Rejection
+from helixsim.models.simulation import Simulation, simulate
 from helixsim.requests import Route
 from helixsim.scenario.resolved import SchedulingPolicy
-from helixsim.scheduling import POLICIES
-from helixsim.scheduling.policy import Moment, Rejection
-from helixsim.simulation import Simulation, simulate
 
 LAYERS = {"a": (0, 2), "b": (0, 2), "c": (1, 4), "d": (2, 4)}
 

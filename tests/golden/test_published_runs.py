@@ -17,8 +17,8 @@ import pytest
 
 from helixsim import load_scenario
 from helixsim.metrics.sample import Sample
+from helixsim.models.simulation import Simulation, simulate
 from helixsim.scenario.resolved import Scenario
-from helixsim.simulation import Simulation, simulate
 
 pytestmark = pytest.mark.reference
 

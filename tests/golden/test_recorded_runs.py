@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from helixsim.import_helix import import_helix
 from helixsim.recorded.figures import recorded_figures
-from helixsim.recorded.run import load_recorded_run
-from helixsim.replay import ReplaySettings, replay
+from helixsim.recorded.recording import load_recorded_run
+from helixsim.recorded.replay import ReplaySettings, replay
+from helixsim.scenario.import_helix import import_helix
 from helixsim.scenario.load import resolve_scenario
 from helixsim.scenario.resolved import Scenario
 

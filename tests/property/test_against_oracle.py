@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from oracle import Oracle
 from toy_scenarios import chains, fans, scenarios
 
+from helixsim.models.simulation import Simulation
 from helixsim.scenario.resolved import Scenario
-from helixsim.simulation import Simulation
 
 SETTINGS = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from toy_scenarios import POLICIES, troubled
 
 from helixsim.metrics.kv_use import kv_use
+from helixsim.models.simulation import Simulation, Watcher, simulate
 from helixsim.profiles.machine import LatencyProfile
 from helixsim.scenario.resolved import Fault, Faults
-from helixsim.simulation import Simulation, Watcher, simulate
 
 SETTINGS = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planner_problems import toy_problem
 
-from helixsim.planner.neighbours import Neighbours, on_a_way
-from helixsim.planner.point_flow import visits
-from helixsim.planner.value import longest_route
+from helixsim.planner.max_flow.dinic import longest_route
+from helixsim.planner.simulated.layer_flow import visits
+from helixsim.planner.simulated.neighbourhood import Neighbours, on_a_way
 
 MOST_LAYERS = 8
 

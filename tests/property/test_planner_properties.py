@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from planner_problems import toy_problem
 
 from helixsim.placement.check import placement_mistakes
-from helixsim.planner.bounds import upper_bound
-from helixsim.planner.optimise import optimise
+from helixsim.planner.max_flow.optimise import optimise
+from helixsim.planner.max_flow.upper_bound import upper_bound
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.search import Search
 

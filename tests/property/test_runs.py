@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from toy_scenarios import POLICIES, scenarios, troubled
 
 from helixsim.metrics.kv_use import kv_use
-from helixsim.models.environment import Alarm
-from helixsim.simulation import Simulation, Watcher, simulate
+from helixsim.models.event_loop import Alarm
+from helixsim.models.simulation import Simulation, Watcher, simulate
 
 SETTINGS = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

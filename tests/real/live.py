@@ -6,9 +6,9 @@ import time
 from contextlib import contextmanager
 from threading import Event
 
-from helixreal.frontend import Finished, Generation, Token
+from helixreal.coordinator.live import LiveCluster, NobodyFeeds
 from helixreal.launch import Launch
-from helixreal.live import LiveCluster, NobodyFeeds
+from helixreal.serving.frontend import Finished, Generation, Token
 
 PATIENCE_S = 90
 

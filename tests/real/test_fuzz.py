@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from live import Answer, check_all_end_right, running, submit, wait_for
 
-from helixreal import wire
 from helixreal.engines.emulated import made_up_token
 from helixreal.inventory import NodeEntry
-from helixreal.wire import WireError
+from helixreal.net import messages as wire
+from helixreal.net.messages import WireError
 
 FRAMES = 10_000
 NAN, INF = float("nan"), float("inf")

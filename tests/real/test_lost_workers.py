@@ -11,9 +11,9 @@ import pytest
 from live import PATIENCE_S, Answer, check_all_end_right, running, submit, wait_for
 
 from helixreal.engines.emulated import made_up_token
-from helixreal.frontend import Failed, Finished, Refused
 from helixreal.inventory import NodeEntry
 from helixreal.local import worker_command
+from helixreal.serving.frontend import Failed, Finished, Refused
 
 QUICK = ["scheduler.max_waiting=1000"]
 

@@ -18,9 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tiny_tokenizer import write_tiny_tokenizer
 
 from helixreal.engines.emulated import made_up_token
-from helixreal.frontend import Failed, Finished, Refused, Token
 from helixreal.inventory import NodeEntry
 from helixreal.serving import Tokenizer, create_app, run_server
+from helixreal.serving.frontend import Failed, Finished, Refused, Token
 from helixreal.serving.tokenizer import Detokenizer
 from helixsim.errors import InputError
 

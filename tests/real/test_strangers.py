@@ -9,9 +9,9 @@ import pytest
 import zmq
 from typer.testing import CliRunner
 
-from helixreal import wire
 from helixreal.cli import app
-from helixreal.transport import Keys, Transport, make_keys
+from helixreal.net import messages as wire
+from helixreal.net.transport import Keys, Transport, make_keys
 from helixsim.cluster import COORDINATOR
 from helixsim.errors import InputError
 

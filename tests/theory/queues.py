@@ -16,8 +16,8 @@ from builders import HOST, capacity, make_machine_type, make_scenario
 from scipy.stats import t
 
 from helixsim.metrics.result import RunResult
+from helixsim.models.simulation import simulate
 from helixsim.profiles.machine import LatencyProfile, MachineType
-from helixsim.simulation import simulate
 
 SEEDS = range(10)
 TOKENS = 200

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from helixsim.import_helix import ImportedScenario, import_helix
+from helixsim.scenario.import_helix import ImportedScenario, import_helix
 from helixsim.yaml_files import yaml_text
 
 SOURCE = "Helix (ASPLOS'25, arXiv 2406.01566), open artifact, Apache-2.0"

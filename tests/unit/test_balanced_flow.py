@@ -9,13 +9,13 @@ import pytest
 from builders import HOST, fitting_pairs, make_machine_type, make_scenario, make_topology
 from scipy.optimize import minimize
 
-from helixsim.assembly import followed_flow
+from helixsim.control.control_plane import followed_flow
 from helixsim.errors import ScenarioError
+from helixsim.models.simulation import Simulation
 from helixsim.placement.balanced_flow import balanced_flow
 from helixsim.placement.flow import flow_graph, max_flow
 from helixsim.profiles.throughput import ThroughputEstimate, ThroughputTable
 from helixsim.scenario.load import load_scenario
-from helixsim.simulation import Simulation
 
 PORTION = 1 / 200
 TWINS = {"a": (0, 1), "b": (1, 2), "c": (1, 2), "d": (2, 3)}

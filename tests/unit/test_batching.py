@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from builders import capacity, decode, prompt
 
-from helixsim.batching import Batch, BatchQueue
+from helixsim.control.batching import Batch, BatchQueue
 
 LONGEST = 1000
 

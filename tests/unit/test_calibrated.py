@@ -17,14 +17,14 @@ from builders import (
 from hypothesis import HealthCheck, given, settings
 from toy_scenarios import scenarios
 
-from helixsim.models.kv_cache import KvCache
+from helixsim.control.kv_cache import KvCache
+from helixsim.control.routing.policy import Rejection
 from helixsim.models.messages import _JITTER
+from helixsim.models.simulation import simulate
 from helixsim.physics.calibrated import PassTimes
 from helixsim.physics.engine import EngineCosts, GpuCosts, KnownRange
 from helixsim.profiles.machine import LatencyProfile
 from helixsim.requests import Request
-from helixsim.scheduling.policy import Rejection
-from helixsim.simulation import simulate
 
 NEAR = 2e-5
 """Idle workers look for messages every microsecond at the most; there are a few on a route."""

@@ -3,8 +3,8 @@ from itertools import combinations, permutations
 
 import pytest
 
-from helixsim.cluster_generator import cluster_file, generate_cluster
 from helixsim.errors import OutputError, ScenarioError
+from helixsim.scenario.cluster_generator import cluster_file, generate_cluster
 from helixsim.scenario.cluster_spec import ClusterSpec
 from helixsim.scenario.generator_spec import GeneratorSpec
 from helixsim.scenario.load import load_scenario
@@ -179,7 +179,7 @@ def test_a_thousand_nodes_are_quick(scenario_file):
 
 
 def test_a_cluster_file_that_could_not_be_read_is_not_written(scenario_file, monkeypatch):
-    monkeypatch.setattr("helixsim.cluster_generator.MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr("helixsim.scenario.cluster_generator.MAX_FILE_BYTES", 1000)
     spec = scenario_file(name="spec.yaml", base=HEAD | GENERATOR)
     with pytest.raises(OutputError, match="leave the links as rules"):
         cluster_file(spec, explicit_links=True)

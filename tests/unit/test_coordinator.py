@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from helixsim.coordinator import Coordinator
-from helixsim.feeders import Arrival
-from helixsim.scheduling.policy import Rejection
+from helixsim.control.coordinator import Coordinator
+from helixsim.control.load import Arrival
+from helixsim.control.routing.policy import Rejection
 
 
 class Noting:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from helixsim.coordinator import Admission, Coordinator
-from helixsim.feeders import Arrival
+from helixsim.control.coordinator import Admission, Coordinator
+from helixsim.control.load import Arrival
+from helixsim.control.routing.policy import Rejection
 from helixsim.placement.flow import Flow
 from helixsim.requests import Route, Stage
-from helixsim.scheduling.policy import Rejection
 
 FLOW = Flow(1.0, (), ())
 

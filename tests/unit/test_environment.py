@@ -7,7 +7,7 @@ from math import inf
 import pytest
 import simpy
 
-from helixsim.models.environment import Alarm, ExactEnvironment
+from helixsim.models.event_loop import Alarm, ExactEnvironment
 
 
 @pytest.fixture

@@ -22,17 +22,17 @@ from builders import (
     prompt,
 )
 
-from helixsim.assembly import flow_without, followed_flow
-from helixsim.batching import Batch, BatchQueue
-from helixsim.models.nic import Inbox, Link
+from helixsim.control.batching import Batch, BatchQueue
+from helixsim.control.control_plane import flow_without, followed_flow
+from helixsim.control.routing.maxflow import MaxFlowPolicy
+from helixsim.control.routing.policy import Rejection
+from helixsim.control.routing.swarm import SwarmPolicy
+from helixsim.models.links import Inbox, Link
+from helixsim.models.simulation import simulate
 from helixsim.placement.flow import Flow
 from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Stage
 from helixsim.scenario.resolved import Fault, Faults
-from helixsim.scheduling.maxflow import MaxFlowPolicy
-from helixsim.scheduling.policy import Rejection
-from helixsim.scheduling.swarm import SwarmPolicy
-from helixsim.simulation import simulate
 
 ROOT = Path(__file__).parents[2]
 TWO = {"a": (0, 1), "b": (0, 1)}
@@ -133,7 +133,7 @@ def test_runs_with_faults_do_not_depend_on_the_hash_seed(policy):
         "from builders import make_scenario, offline, iterations\n"
         "from dataclasses import replace\n"
         "from helixsim.scenario.resolved import Fault, Faults\n"
-        "from helixsim.simulation import simulate\n"
+        "from helixsim.models.simulation import simulate\n"
         "layers = {'a': (0, 2), 'b': (0, 2), 'c': (2, 4), 'd': (2, 4)}\n"
         "scenario = make_scenario(layers, workload=offline([(9, 5), (4, 7)]), "
         f"policy='{policy}', duration_s=60.0)\n"

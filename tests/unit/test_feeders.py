@@ -8,12 +8,12 @@ from random import Random
 import pytest
 from builders import make_scenario, offline
 
+from helixsim.control.load import Arrival, OfflineFeeder, OnlineFeeder, slot_arrivals
 from helixsim.errors import ScenarioError
-from helixsim.feeders import Arrival, OfflineFeeder, OnlineFeeder, slot_arrivals
 from helixsim.requests import TraceRequest
+from helixsim.scenario.load_generator import build_feeder, mean_request_tokens
 from helixsim.scenario.resolved import GammaArrivals, PoissonArrivals, SlotArrivals, Workload
 from helixsim.traces.values import Lengths, Trace
-from helixsim.workload import build_feeder, mean_request_tokens
 
 
 def offline_feeder(num_requests=3, mark=0.8, end_s=100.0):

@@ -7,10 +7,10 @@ import pytest
 from builders import HOST, make_machine_type, make_scenario, make_topology
 from networkx.algorithms.flow import boykov_kolmogorov, dinitz, edmonds_karp
 
+from helixsim.models.simulation import Simulation
 from helixsim.placement.flow import max_flow
 from helixsim.profiles.throughput import ThroughputEstimate, ThroughputTable
 from helixsim.scenario.load import load_scenario
-from helixsim.simulation import Simulation
 
 PUBLISHED = {
     "single24-llama2-70b-helix-offline": 1289.5558,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from builders import capacity, iterations, make_scenario, offline
 
-from helixsim.simulation import Simulation, simulate
+from helixsim.models.simulation import Simulation, simulate
 
 
 def run(layers, **scenario):

@@ -5,8 +5,8 @@ import pytest
 
 from helixsim.cluster import Link, Nic
 from helixsim.errors import ImportHelixError, ScenarioError
-from helixsim.helix_ini import UNITS, HelixIni
-from helixsim.import_helix import import_helix, scenario_name
+from helixsim.scenario.helix_ini import UNITS, HelixIni
+from helixsim.scenario.import_helix import import_helix, scenario_name
 from helixsim.scenario.load import load_scenario
 from helixsim.units import bytes_per_s, format_bytes_per_s, format_seconds, seconds
 from helixsim.yaml_files import yaml_text
@@ -336,7 +336,7 @@ def test_files_that_are_no_text(tmp_path):
 
 
 def test_large_files_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("helixsim.helix_ini.MAX_FILE_BYTES", 10)
+    monkeypatch.setattr("helixsim.scenario.helix_ini.MAX_FILE_BYTES", 10)
     (tmp_path / "x.ini").write_text("[a]\nb=1234567\n")
     with pytest.raises(ImportHelixError, match="larger than"):
         HelixIni(tmp_path / "x.ini")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from builders import capacity, decode, make_machine_type, make_scenario, make_topology, prompt
 
+from helixsim.control.routing.kv_expectation import KvExpectation
 from helixsim.metrics.kv_use import kv_use
 from helixsim.requests import Route, Stage
-from helixsim.scheduling.kv_expectation import KvExpectation
 
 LAYERS = {"a": (0, 2), "b": (1, 4)}
 

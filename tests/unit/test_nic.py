@@ -7,8 +7,8 @@ from itertools import count
 import pytest
 from builders import decode, prompt
 
-from helixsim.batching import Batch
-from helixsim.models.nic import Inbox, Link, Train, interleaved, merge
+from helixsim.control.batching import Batch
+from helixsim.models.links import Inbox, Link, Train, interleaved, merge
 from helixsim.placement.topology import PlacedLink
 
 

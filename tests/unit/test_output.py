@@ -13,7 +13,7 @@ from builders import make_scenario
 from helixsim.errors import OutputError
 from helixsim.metrics import output
 from helixsim.metrics.output import OutputFolder
-from helixsim.simulation import simulate
+from helixsim.models.simulation import simulate
 
 TABLES = ["iterations", "links", "nodes", "requests", "timeline"]
 

@@ -9,7 +9,7 @@ import pytest
 from builders import HOST
 from planner_problems import published, toy_problem
 
-from helixsim.planner.bounds import (
+from helixsim.planner.max_flow.upper_bound import (
     CoverKnapsack,
     CoverProgram,
     NodeClass,

@@ -9,9 +9,9 @@ from math import exp, inf, isfinite
 import pytest
 from builders import HOST, capacity, make_scenario, make_topology, offline
 
-from helixsim.assembly import followed_flow
-from helixsim.planner.estimate import NOTHING, ServedEstimator
+from helixsim.control.control_plane import followed_flow
 from helixsim.planner.problem import planning_problem
+from helixsim.planner.simulated.surrogate import NOTHING, ServedEstimator
 from helixsim.profiles.machine import LatencyProfile
 from helixsim.requests import TraceRequest
 from helixsim.scenario.load import load_scenario

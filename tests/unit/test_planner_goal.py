@@ -7,7 +7,8 @@ from math import inf, nan
 import pytest
 
 from helixsim.errors import InputError
-from helixsim.planner.goal import (
+from helixsim.models.simulation import simulate
+from helixsim.planner.objective import (
     GOALS,
     Goal,
     Limit,
@@ -17,7 +18,6 @@ from helixsim.planner.goal import (
     parse_goal,
 )
 from helixsim.scenario.load import load_scenario
-from helixsim.simulation import simulate
 
 RATE, LATENCY = "decode_tokens_per_s", "decode_latency_s.mean"
 

@@ -8,11 +8,11 @@ import networkx as nx
 import pytest
 from planner_problems import published, toy_problem
 
-from helixsim.planner import neighbours as module
 from helixsim.planner.heuristics import swarm_ranges
-from helixsim.planner.neighbours import Neighbours, on_a_way
-from helixsim.planner.point_flow import visits
-from helixsim.planner.value import longest_route
+from helixsim.planner.max_flow.dinic import longest_route
+from helixsim.planner.simulated import neighbourhood as module
+from helixsim.planner.simulated.layer_flow import visits
+from helixsim.planner.simulated.neighbourhood import Neighbours, on_a_way
 
 ROOM = {"a": 3, "b": 3, "c": 2, "d": 2, "e": 1}
 START = {0: (0, 3), 1: (0, 3), 2: (3, 5), 3: (3, 5), 4: (5, 6)}

@@ -13,15 +13,19 @@ from helixsim import load_scenario
 from helixsim.cluster import COORDINATOR
 from helixsim.network import LinkRule, RuleNetwork, Spread
 from helixsim.placement.check import placement_mistakes
-from helixsim.planner.annealing import StageCosts, stages_of
-from helixsim.planner.blocks import BlockPricing, pattern_blocks, worthwhile_blocks
-from helixsim.planner.levelling import even_stages
-from helixsim.planner.moves import MAX_STAGE_SIZE, random_move
-from helixsim.planner.optimise import optimise
-from helixsim.planner.patterns import best_chains, longest_chain
-from helixsim.planner.regions import regions, self_sufficient_groups
+from helixsim.planner.max_flow.annealing import StageCosts, stages_of
+from helixsim.planner.max_flow.column_generation import (
+    BlockPricing,
+    pattern_blocks,
+    worthwhile_blocks,
+)
+from helixsim.planner.max_flow.dinic import longest_route
+from helixsim.planner.max_flow.even_stages import even_stages
+from helixsim.planner.max_flow.optimise import optimise
+from helixsim.planner.max_flow.regions import regions, self_sufficient_groups
+from helixsim.planner.max_flow.stage_moves import MAX_STAGE_SIZE, random_move
+from helixsim.planner.max_flow.stage_patterns import best_chains, longest_chain
 from helixsim.planner.search import Search
-from helixsim.planner.value import longest_route
 
 
 def ticking(seconds: float = 1.0):
@@ -132,7 +136,7 @@ def test_blocks_carry_their_target():
 
 
 def carried(problem, block) -> float:
-    from helixsim.planner.value import FlowNetwork
+    from helixsim.planner.max_flow.dinic import FlowNetwork
 
     network = FlowNetwork(block.num_layers + 1)
     for kind, first, length in block.pieces:

@@ -11,16 +11,16 @@ import pytest
 from builders import HOST, capacity, make_machine_type, make_scenario, offline
 
 from helixsim.errors import InputError, PlacementError
+from helixsim.models.simulation import simulate
 from helixsim.placement.placement import Placement
-from helixsim.planner import served as served_module
-from helixsim.planner import session
-from helixsim.planner.candidates import Candidate, front, spread
+from helixsim.planner import plan_run as session
+from helixsim.planner.max_flow.dinic import longest_route
 from helixsim.planner.plan import plan
 from helixsim.planner.problem import planning_problem
-from helixsim.planner.served import Effort
-from helixsim.planner.value import longest_route
+from helixsim.planner.simulated import search as served_module
+from helixsim.planner.simulated.candidates import Candidate, front, spread
+from helixsim.planner.simulated.search import Effort
 from helixsim.profiles.machine import LatencyProfile
-from helixsim.simulation import simulate
 
 OWN = {"a": (0, 2), "b": (2, 4), "c": (0, 2), "d": (2, 4)}
 RATE, LATENCY = "decode_tokens_per_s", "decode_latency_s.mean"

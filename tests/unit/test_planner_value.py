@@ -11,7 +11,7 @@ from planner_problems import published, toy_problem
 
 from helixsim.errors import NoRouteError
 from helixsim.placement.flow import flow_graph
-from helixsim.planner.value import FlowNetwork, longest_route
+from helixsim.planner.max_flow.dinic import FlowNetwork, longest_route
 
 
 def exact(problem, ranges) -> float:

@@ -11,7 +11,7 @@ from builders import counts, make_scenario
 
 import helixsim
 from helixsim.cli import app
-from helixsim.simulation import simulate
+from helixsim.models.simulation import simulate
 
 STATISTICS = ["mean", "p5", "p25", "p50", "p75", "p95", "p99"]
 SUMMARY_KEYS = {

@@ -18,15 +18,15 @@ from helixsim.calibration.fit import Recording
 from helixsim.calibration.parameters import Parameters
 from helixsim.cli import app
 from helixsim.errors import InputError
+from helixsim.models.simulation import simulate
 from helixsim.physics.engine import EngineCosts, GpuCosts
 from helixsim.physics.engine_files import EngineFile, load_engine_file, shipped_engines
 from helixsim.profiles.machine import LatencyProfile
 from helixsim.recorded.figures import errors, recorded_figures
 from helixsim.recorded.inspection import inspect_run, series
-from helixsim.recorded.run import EVENT_COLUMNS, load_recorded_run
-from helixsim.replay import ReplaySettings, replay
+from helixsim.recorded.recording import EVENT_COLUMNS, load_recorded_run
+from helixsim.recorded.replay import ReplaySettings, replay
 from helixsim.scenario.load import load_scenario
-from helixsim.simulation import simulate
 from helixsim.yaml_files import parse_yaml, validate, yaml_text
 
 LAYERS = {"compute_node_2": (0, 2), "compute_node_3": (2, 4), "compute_node_4": (2, 4)}

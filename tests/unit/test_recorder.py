@@ -7,9 +7,9 @@ from math import isnan, nan
 import pytest
 from builders import prompt
 
+from helixsim.control.routing.policy import Rejection
 from helixsim.metrics.recorder import Columns, RunRecorder
 from helixsim.requests import Route, Stage
-from helixsim.scheduling.policy import Rejection
 
 
 def make_recorder(*, keep_iterations=True):

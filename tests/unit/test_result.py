@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from builders import capacity, counts, make_scenario, offline
 
-from helixsim.simulation import Simulation, Watcher, simulate
+from helixsim.models.simulation import Simulation, Watcher, simulate
 
 LAYERS = {"a": (0, 1), "b": (1, 2)}
 TIMES = {"link": (16.0, 0.125), "activation_bytes": 0.0}

@@ -7,10 +7,10 @@ from random import Random
 import pytest
 from builders import HOST, capacity, make_inputs, make_machine_type, make_scenario, prompt
 
-from helixsim.scheduling.policy import Rejection, RoomCheck
-from helixsim.scheduling.random_choice import RandomPolicy
-from helixsim.scheduling.shortest_queue import ShortestQueuePolicy
-from helixsim.scheduling.swarm import SwarmPolicy
+from helixsim.control.routing.policy import Rejection, RoomCheck
+from helixsim.control.routing.random_choice import RandomPolicy
+from helixsim.control.routing.shortest_queue import ShortestQueuePolicy
+from helixsim.control.routing.swarm import SwarmPolicy
 
 THREE = {"a": (0, 1), "b": (0, 1), "c": (0, 1)}
 HOP_BY_HOP = [SwarmPolicy, RandomPolicy, ShortestQueuePolicy]

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 from builders import HOST, capacity, make_inputs, make_machine_type, make_scenario, prompt
 
+from helixsim.control.routing.maxflow import MaxFlowPolicy
+from helixsim.control.routing.policy import Rejection
 from helixsim.errors import NoRouteError
-from helixsim.scheduling.maxflow import MaxFlowPolicy
-from helixsim.scheduling.policy import Rejection
 
 TWO = {"a": (0, 1), "b": (0, 1)}
 REQUESTS = [(0, 1, 1)]

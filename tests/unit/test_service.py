@@ -11,10 +11,10 @@ import pytest
 from builders import make_scenario
 
 from helixsim.errors import ScenarioError
-from helixsim.metrics.service import attainments
-from helixsim.metrics.text import summary_text
+from helixsim.metrics.goals import attainments
+from helixsim.metrics.summary_text import summary_text
+from helixsim.models.simulation import simulate
 from helixsim.scenario.resolved import Slo
-from helixsim.simulation import simulate
 
 DOCS = Path(__file__).parents[2] / "docs"
 LAYERS = {"a": (0, 1), "b": (1, 2)}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from builders import capacity, make_scenario, offline
 
-from helixsim.metrics.text import status_text, summary_text
-from helixsim.simulation import Simulation, simulate
+from helixsim.metrics.summary_text import status_text, summary_text
+from helixsim.models.simulation import Simulation, simulate
 
 LAYERS = {"a": (0, 1), "b": (1, 2)}
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from helixsim import load_scenario
 from helixsim.cli import app
-from helixsim.simulation import Simulation
+from helixsim.models.simulation import Simulation
 
 SHORT = ["run.duration=40 s", "run.warmup=10 s"]
 CASES = [

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from helixsim.errors import PlacementError
+from helixsim.planner.max_flow.dinic import longest_route
 from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.planner.search import Search
-from helixsim.planner.value import longest_route
 
 
 def check_coverage(problem: PlanningProblem, ranges: Ranges, method: str) -> None:

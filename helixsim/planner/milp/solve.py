@@ -11,8 +11,8 @@ from typing import Any
 
 from helixsim.errors import PlacementError
 from helixsim.output_files import check_output, write_whole
-from helixsim.planner.bounds import CoverProgram, node_classes, upper_bound
 from helixsim.planner.heuristics import petals_ranges, separate_ranges, swarm_ranges
+from helixsim.planner.max_flow.upper_bound import CoverProgram, node_classes, upper_bound
 from helixsim.planner.milp.formulation import build
 from helixsim.planner.milp.inputs import MilpInputs, milp_inputs
 from helixsim.planner.milp.model_file import check_suffix, model_text
@@ -66,7 +66,7 @@ def milp(
         A placement to start from.
     strengthen
         Add constraints that the published program does not have but that cut off no optimum,
-        and start from the bound of :func:`~helixsim.planner.bounds.upper_bound`. Without, the
+        and start from the bound of :mod:`~helixsim.planner.max_flow.upper_bound`. Without, the
         program is the published one.
     overwrite
         Write over files that exist.

@@ -1,0 +1,191 @@
+"""A running cluster that other threads ask for answers, behind the interface of a front end."""
+
+from __future__ import annotations
+
+import logging
+import os
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
+
+from helixreal.coordinator.attempts import Conversation
+from helixreal.coordinator.server import Cluster
+from helixreal.coordinator.worker_handle import State
+from helixreal.serving.frontend import Generation, Happening, Listener, Load, Refused, Token
+from helixsim.control.load import Arrival
+
+logger = logging.getLogger(__name__)
+
+
+class NobodyFeeds:
+    """A feeder of a cluster whose requests come from outside."""
+
+    def opening(self) -> Iterator[Arrival]:
+        """Nobody is there."""
+        return iter(())
+
+    def later(self) -> Iterator[Arrival]:
+        """Nobody comes."""
+        return iter(())
+
+    def after_prompt(self, now: float, share: float | None, index: int) -> Arrival | None:
+        """Nobody comes because of what happens here."""
+        return None
+
+    def after_end(self, now: float, share: float | None, index: int | None) -> Arrival | None:
+        """Nobody comes because of what happens here."""
+        return None
+
+
+class LiveCluster:
+    """Runs a cluster in a thread of its own.
+
+    Parameters
+    ----------
+    cluster
+        It has begun, with :class:`NobodyFeeds` as its feeder.
+    model_name
+        Of the LLM it serves.
+    max_context_tokens
+        Prompt and answer together are no longer.
+    """
+
+    def __init__(self, cluster: Cluster, model_name: str, max_context_tokens: int) -> None:
+        self.model_name = model_name
+        self.max_context_tokens = max_context_tokens
+        self._cluster = cluster
+        self._tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._readable, self._writable = os.pipe()
+        os.set_blocking(self._writable, False)
+        self._numbers = iter(range(2**62))
+        self._index_of: dict[int, int] = {}
+        self._has_ended = Event()
+        cluster.wake_by(self._readable, self._do_tasks)
+        self._thread = Thread(target=self._run, name="cluster", daemon=True)
+
+    def start(self) -> None:
+        """Let the cluster run."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the run; requests that have not ended fail."""
+        if not self._thread.is_alive():
+            return
+        self._cluster.stopping = True
+        self._wake()
+        self._thread.join()
+        os.close(self._readable)
+        os.close(self._writable)
+
+    @property
+    def has_ended(self) -> Event:
+        """Set when the cluster has stopped, for whatever reason."""
+        return self._has_ended
+
+    def _run(self) -> None:
+        try:
+            while not self._cluster.stopping:
+                self._cluster.turn()
+        except Exception:
+            logger.exception("the cluster has stopped")
+        finally:
+            self._cluster.stopping = True
+            traffic = self._cluster.traffic
+            assert traffic is not None
+            traffic.fail_all("the cluster has stopped")
+            self._has_ended.set()
+
+    def _wake(self) -> None:
+        with suppress(BlockingIOError, OSError):
+            os.write(self._writable, b"x")
+
+    def _do_tasks(self) -> None:
+        while True:
+            try:
+                task = self._tasks.get_nowait()
+            except Empty:
+                return
+            task()
+
+    # -- the front end's side ------------------------------------------------------------------
+
+    def submit(self, generation: Generation, listener: Listener) -> int:
+        """Ask for an answer; the listener hears of every token, and of exactly one end."""
+        number = next(self._numbers)
+        if self._cluster.stopping:
+            listener(Refused("the cluster has stopped", None))
+            return number
+        self._tasks.put(lambda: self._take(number, generation, listener))
+        self._wake()
+        return number
+
+    def _take(self, number: int, generation: Generation, listener: Listener) -> None:
+        cluster = self._cluster
+        prompt = array("i", generation.prompt)
+        if len(prompt) + generation.max_tokens > self.max_context_tokens:
+            listener(
+                Refused(
+                    f"the prompt has {len(prompt)} tokens and the answer may have "
+                    f"{generation.max_tokens}; together {self.max_context_tokens} are the most",
+                    None,
+                )
+            )
+            return
+        assert cluster.traffic is not None
+        now = cluster.now
+        request = cluster.coordinator.create(Arrival(now, len(prompt), generation.max_tokens))
+        self._index_of[number] = request.index
+
+        def heard(happening: Happening) -> None:
+            if not isinstance(happening, Token):
+                self._index_of.pop(number, None)
+            listener(happening)
+
+        cluster.traffic.converse(
+            request,
+            Conversation(
+                prompt,
+                len(prompt),
+                generation.stop_tokens,
+                generation.sampling,
+                heard,
+            ),
+            now,
+        )
+
+    def cancel(self, request: int) -> None:
+        """Nobody wants this answer any more."""
+
+        def act() -> None:
+            index = self._index_of.pop(request, None)
+            if index is not None:
+                assert self._cluster.traffic is not None
+                self._cluster.traffic.cancel(index, self._cluster.now)
+
+        self._tasks.put(act)
+        self._wake()
+
+    def load(self) -> Load:
+        """Where the cluster stands now."""
+        cluster = self._cluster
+        coordinator, recorder = cluster.coordinator, cluster.recorder
+        return Load(
+            running=len(coordinator.active),
+            waiting=len(coordinator.waiting),
+            kv_share=cluster.policy.bottleneck_share() or 0.0,
+            nodes_up={
+                member.name: member.state is State.READY for member in cluster.roster.members
+            },
+            prompt_tokens=recorder.num_prompt_tokens,
+            output_tokens=cluster.traffic.num_output_tokens if cluster.traffic is not None else 0,
+            completed=recorder.num_completed,
+            failed=recorder.num_failed,
+            refused=recorder.num_rejected,
+        )
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether some route leads through all layers now."""
+        return not self._cluster.stopping and self._cluster.coordinator.has_route

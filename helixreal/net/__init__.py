@@ -1,0 +1,1 @@
+"""Messages, sockets and the clock of a real cluster."""

@@ -1,0 +1,287 @@
+"""Sockets: one inbox per process, and one way out to each of the others.
+
+All are ZeroMQ PULL and PUSH sockets: a message that was taken is delivered whole or, where the
+other side is gone, not at all. With keys, everything is encrypted and whoever has no key that
+we know is turned away (CurveZMQ).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from socket import gethostbyname
+from typing import Self
+
+import zmq
+import zmq.auth
+from zmq.auth.thread import ThreadAuthenticator
+
+from helixreal.net import messages as wire
+from helixreal.net.messages import AnyMessage, Frame, Message, WireError
+from helixsim.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+_HIGH_WATER = 10_000
+_ASK_EVERY = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """A folder of keys: ``public/NAME.key`` of everybody, ``secret/NAME.key_secret`` of us.
+
+    Attributes
+    ----------
+    folder
+        Where they lie.
+    name
+        Who we are.
+    """
+
+    folder: Path
+    name: str
+
+    @property
+    def public(self) -> Path:
+        """The folder of all public keys."""
+        return self.folder / "public"
+
+    def own(self) -> tuple[bytes, bytes]:
+        """Our public and secret key.
+
+        Raises
+        ------
+        InputError
+            If there is no secret key for our name.
+        """
+        file = self.folder / "secret" / f"{self.name}.key_secret"
+        try:
+            public, secret = zmq.auth.load_certificate(file)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                "no secret key here; make keys with `helixreal keys`, and copy this one to this "
+                "machine",
+                file=file,
+            ) from error
+        assert secret is not None
+        return public, secret
+
+    def of(self, name: str) -> bytes:
+        """The public key of another.
+
+        Raises
+        ------
+        InputError
+            If there is none.
+        """
+        file = self.public / f"{name}.key"
+        try:
+            return zmq.auth.load_certificate(file)[0]
+        except (OSError, ValueError) as error:
+            raise InputError(
+                "no public key here; make keys for all nodes with `helixreal keys`", file=file
+            ) from error
+
+
+def make_keys(folder: Path, names: Sequence[str]) -> None:
+    """Make a pair of keys for each name that has none yet; see :class:`Keys`."""
+    public, secret = folder / "public", folder / "secret"
+    public.mkdir(parents=True, exist_ok=True)
+    secret.mkdir(mode=0o700, exist_ok=True)
+    for name in names:
+        if (secret / f"{name}.key_secret").exists():
+            continue
+        _, made = zmq.auth.create_certificates(secret, name)
+        Path(made).chmod(0o600)
+        (secret / f"{name}.key").replace(public / f"{name}.key")
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address such as ``tcp://127.0.0.1:5`` is reached from this machine only."""
+    host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Transport:
+    """The sockets of one process; used from one thread.
+
+    Parameters
+    ----------
+    bind
+        ``tcp://host:port`` to be reached at; port 0 takes a free one.
+    keys
+        Ours and everybody's; None sends openly.
+    insecure
+        Allow an address beyond loopback without keys.
+
+    Attributes
+    ----------
+    address
+        Where we are reached.
+    num_refused
+        Messages that were none of ours.
+
+    Raises
+    ------
+    InputError
+        If the address cannot be had, or is open to others without keys.
+    """
+
+    def __init__(self, bind: str, keys: Keys | None = None, *, insecure: bool = False) -> None:
+        if keys is None and not insecure and not is_loopback(bind):
+            raise InputError(
+                f"{bind} is open to other machines: give --keys (see `helixreal keys`), or "
+                "--insecure where nobody else is on the network"
+            )
+        self._keys = keys
+        self._context = zmq.Context()
+        self._authenticator: ThreadAuthenticator | None = None
+        self._inbox = self._context.socket(zmq.PULL)
+        self._out: dict[str, zmq.Socket[bytes]] = {}
+        self._own: tuple[bytes, bytes] | None = None
+        self._is_burst = False
+        self._unasked = 0
+        self.num_refused = 0
+        self.num_lost = 0
+        try:
+            self._open(bind)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, bind: str) -> None:
+        if self._keys is not None:
+            self._own = self._keys.own()
+            self._authenticator = ThreadAuthenticator(self._context)
+            self._authenticator.start()
+            self._authenticator.configure_curve(domain="*", location=str(self._keys.public))
+            self._inbox.curve_publickey, self._inbox.curve_secretkey = self._own
+            self._inbox.curve_server = True
+        self._inbox.setsockopt(zmq.LINGER, 0)
+        self._inbox.setsockopt(zmq.RCVHWM, _HIGH_WATER)
+        self._inbox.setsockopt(zmq.MAXMSGSIZE, wire.MAX_BODY_BYTES)
+        self._inbox.setsockopt(zmq.IPV6, 1 if "[" in bind else 0)
+        host, _, port = bind.removeprefix("tcp://").rpartition(":")
+        try:
+            # ZeroMQ listens at addresses only; others are told the name that we were given.
+            own = host if host.startswith("[") else gethostbyname(host)
+            self._inbox.bind(f"tcp://{own}:{'*' if port == '0' else port}")
+        except (OSError, zmq.ZMQError) as error:
+            raise InputError(f"cannot listen at {bind}: {error.strerror or error}") from error
+        bound = self._inbox.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.address = f"tcp://{host}:{bound.rpartition(':')[2]}"
+
+    @property
+    def inbox(self) -> zmq.Socket[bytes]:
+        """What to poll."""
+        return self._inbox
+
+    def connect(self, name: str, address: str) -> None:
+        """Open the way to somebody, or to their new address."""
+        self.disconnect(name)
+        socket = self._context.socket(zmq.PUSH)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.SNDHWM, _HIGH_WATER)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        if "[" in address:
+            socket.setsockopt(zmq.IPV6, 1)
+        if self._keys is not None:
+            assert self._own is not None
+            socket.curve_publickey, socket.curve_secretkey = self._own
+            socket.curve_serverkey = self._keys.of(name)
+        try:
+            socket.connect(address)
+        except zmq.ZMQError as error:
+            socket.close()
+            raise InputError(f"cannot connect to {name} at {address}: {error}") from error
+        self._out[name] = socket
+
+    def disconnect(self, name: str) -> None:
+        """Close the way to somebody; what was not sent yet is lost."""
+        if (socket := self._out.pop(name, None)) is not None:
+            socket.close()
+
+    def send(self, name: str, message: Message, frames: Sequence[Frame] = ()) -> bool:
+        """Send; False if there is no way there, or it is jammed, and the message is lost."""
+        socket = self._out.get(name)
+        if socket is None:
+            self.num_lost += 1
+            return False
+        parts = wire.encode(message, frames)
+        try:
+            if len(parts) == 1:
+                socket.send(parts[0], zmq.NOBLOCK)
+            else:
+                socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            self.num_lost += 1
+            logger.warning("the way to %s is jammed; a message was lost", name)
+            return False
+        return True
+
+    def received(self, limit: int) -> Iterator[tuple[AnyMessage, list[Frame]]]:
+        """Messages that are there, to be asked for when the inbox is readable.
+
+        What is none of ours is counted and left out. Whether more has come, the socket is asked
+        for its events, which costs less than to try and fail; and only now and then while
+        messages come one at a time, because the caller polls anyway.
+        """
+        inbox = self._inbox
+        for _ in range(limit):
+            try:
+                first = inbox.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            parts: list[Frame] = [first]
+            while inbox.getsockopt(zmq.RCVMORE):
+                parts.append(inbox.recv(copy=False).buffer)
+            try:
+                received = wire.decode(parts)
+            except WireError as error:
+                self.refuse(str(error))
+            else:
+                yield received
+            if not self._is_burst:
+                self._unasked = (self._unasked + 1) % _ASK_EVERY
+                if self._unasked:
+                    return
+            self._is_burst = bool(int(inbox.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+            if not self._is_burst:
+                return
+
+    def refuse(self, why: str) -> None:
+        """Count and log a message that cannot be what it says it is."""
+        self.num_refused += 1
+        if self.num_refused <= 10 or self.num_refused % 1000 == 0:
+            logger.warning("refused a message (number %d): %s", self.num_refused, why)
+
+    def flush(self, timeout_s: float = 1.0) -> None:
+        """Close the ways out, and give what was sent that long to leave."""
+        for socket in self._out.values():
+            socket.close(linger=int(timeout_s * 1000))
+        self._out.clear()
+
+    def close(self) -> None:
+        """Close everything; ways that were flushed keep the time they were given."""
+        for name in list(self._out):
+            self.disconnect(name)
+        self._inbox.close(linger=0)
+        if self._authenticator is not None:
+            self._authenticator.stop()
+        self._context.term()
+
+    def __enter__(self) -> Self:
+        """Nothing more to do."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close everything."""
+        self.close()

@@ -1,0 +1,1 @@
+"""The control plane: coordinator, routing, node schedulers, KV caches. No clock, no network."""

@@ -1,0 +1,269 @@
+"""Max-flow scheduling: every prompt gets its whole route at once, following the flow.
+
+At every machine the successors take turns in proportion to the flow that leads to them, by
+interleaved weighted round robin: the one whose load after taking the request would be least
+gets it. Loads count prompts by their tokens and decodes by one each. Successors are passed over
+if they carry too small a share of the flow, take no prompt so long, or are expected to run out
+of KV cache. Source: the Helix paper (arXiv 2406.01566), section 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from helixsim.control.routing.kv_expectation import KvExpectation
+from helixsim.control.routing.policy import Moment, PolicyInputs, Rejection, can_run
+from helixsim.errors import NoRouteError
+from helixsim.placement.flow import Flow
+from helixsim.placement.topology import PlacedLink, Topology
+from helixsim.requests import Request, Route, Stage
+
+
+class FlowRoute(Route):
+    """A route that all requests on the same path share.
+
+    Attributes
+    ----------
+    links
+        The links it takes, from the coordinator back to the coordinator.
+    chosen
+        Those of them to which there was an alternative. Loads matter on no others.
+    unbilled_decodes
+        Decodes that went over it since their load was last added to its links.
+    """
+
+    __slots__ = ("chosen", "links", "unbilled_decodes")
+
+    def __init__(
+        self, stages: list[Stage], links: tuple[PlacedLink, ...], chosen: tuple[PlacedLink, ...]
+    ) -> None:
+        super().__init__(stages)
+        self.links = links
+        self.chosen = chosen
+        self.unbilled_decodes = 0
+
+
+class MaxFlowPolicy:
+    """Routes by interleaved weighted round robin over the maximum flow."""
+
+    moment = Moment.ADMISSION
+
+    def __init__(self, inputs: PolicyInputs) -> None:
+        topology, flow = inputs.topology, inputs.flow.link_tokens_per_s
+        self._topology = topology
+        self._kv = KvExpectation(topology, inputs.high_water_mark, inputs.expected_output_tokens)
+        self._min_share = inputs.min_flow_share
+        self._flow = flow
+        self._load = [0.0] * len(topology.links)
+        self._open = _open_links(topology, flow, inputs.min_flow_share)
+        if inputs.uses_small_shares_alone:
+            self._open = [
+                links or _carrying(topology, machine, flow)
+                for machine, links in enumerate(self._open)
+            ]
+        self._routes: dict[tuple[int, ...], FlowRoute] = {}
+        self._unbilled: list[FlowRoute] = []
+        self._bandwidth = _flow_share_bandwidths(topology, flow)
+        _check_open(topology, self._open, inputs)
+
+    def link_bandwidth(self, link: PlacedLink) -> int:
+        """What a link may use, in bytes per second.
+
+        The least of its own bandwidth and of its share of the sender's and the receiver's
+        network interface, shares being those of the flow; a whole number, at least 1.
+        """
+        return self._bandwidth[link.index]
+
+    def follow(self, flow: Flow, down: frozenset[int]) -> None:
+        """Share requests out anew; nothing flows over the nodes that are down.
+
+        Loads start from nothing. A link without any flow keeps its bandwidth, for those whose
+        route leads over it already.
+        """
+        topology, by_link = self._topology, flow.link_tokens_per_s
+        self._bill_decodes()
+        self._flow = by_link
+        self._load = [0.0] * len(topology.links)
+        self._open = [
+            links or _carrying(topology, machine, by_link)
+            for machine, links in enumerate(_open_links(topology, by_link, self._min_share))
+        ]
+        self._routes.clear()
+        self._bandwidth = [
+            new or old
+            for new, old in zip(
+                _flow_share_bandwidths(topology, by_link), self._bandwidth, strict=True
+            )
+        ]
+
+    def is_stranded(self, request: Request) -> bool:
+        """Never: the whole of its route is fixed."""
+        return False
+
+    def admit(self, request: Request) -> Rejection | None:
+        """Give a request its whole route, or say why it gets none."""
+        self._bill_decodes()
+        links: list[PlacedLink] = []
+        machine = home = self._topology.coordinator
+        tokens = self._kv.tokens(request)
+        while not links or machine != home:
+            link = self._next(machine, request, tokens)
+            if link is None:
+                for taken in links:
+                    self._load[taken.index] -= request.prefill_tokens / self._flow[taken.index]
+                return self._reason(machine, request)
+            self._load[link.index] += request.prefill_tokens / self._flow[link.index]
+            links.append(link)
+            machine = link.target
+        route = self._route(links)
+        request.route = route
+        self._kv.book(request, route)
+        return None
+
+    def decodes_dispatched(self, requests: Iterable[Request]) -> None:
+        """Count decodes against their routes; the load is added before the next decision."""
+        for request in requests:
+            route = request.route
+            assert isinstance(route, FlowRoute)
+            if not route.unbilled_decodes:
+                self._unbilled.append(route)
+            route.unbilled_decodes += 1
+
+    def finished(self, request: Request) -> None:
+        """Release what was expected of the request's KV cache."""
+        self._kv.release(request)
+
+    def bottleneck_share(self) -> float:
+        """Expected KV use of the fullest layer."""
+        return self._kv.bottleneck_share()
+
+    def expected_tokens(self, node: int) -> int:
+        """KV use that is expected of a node, in tokens x layers."""
+        return self._kv.expected_tokens[node]
+
+    def _next(self, machine: int, request: Request, tokens: int) -> PlacedLink | None:
+        home, nodes = self._topology.coordinator, self._topology.nodes
+        best: PlacedLink | None = None
+        best_load = 0.0
+        for link in self._open[machine]:
+            target = link.target
+            if target != home and (
+                not can_run(nodes[target], request) or not self._kv.fits(target, tokens)
+            ):
+                continue
+            load = self._load[link.index] + request.prefill_tokens / self._flow[link.index]
+            if best is None or load < best_load:
+                best, best_load = link, load
+        return best
+
+    def _reason(self, machine: int, request: Request) -> Rejection:
+        nodes = self._topology.nodes
+        home = self._topology.coordinator
+        targets = [link.target for link in self._open[machine]]
+        if not targets:
+            return Rejection.FLOW
+        if not any(target == home or can_run(nodes[target], request) for target in targets):
+            return Rejection.LENGTH
+        return Rejection.KV
+
+    def _route(self, links: list[PlacedLink]) -> FlowRoute:
+        key = tuple(link.index for link in links)
+        route = self._routes.get(key)
+        if route is None:
+            nodes = self._topology.nodes
+            stages = [
+                Stage(link.target, link.entry_layer, nodes[link.target].end_layer)
+                for link in links[:-1]
+            ]
+            route = self._routes[key] = FlowRoute(
+                stages,
+                tuple(links),
+                tuple(link for link in links if len(self._open[link.source]) > 1),
+            )
+        return route
+
+    def _bill_decodes(self) -> None:
+        """Add the load of the decodes since the last decision.
+
+        One decode at a time, so that sums round as if each had been added when it left: that
+        it is the same number each time makes their order immaterial.
+        """
+        if not self._unbilled:
+            return
+        counts: dict[int, int] = {}
+        for route in self._unbilled:
+            for link in route.chosen:
+                counts[link.index] = counts.get(link.index, 0) + route.unbilled_decodes
+            route.unbilled_decodes = 0
+        self._unbilled.clear()
+        for index, count in counts.items():
+            if not self._flow[index]:
+                continue  # routes of before lead over it, new ones do not
+            load, each = self._load[index], 1 / self._flow[index]
+            for _ in range(count):
+                load += each
+            self._load[index] = load
+
+
+def _open_links(
+    topology: Topology, flow: tuple[float, ...], min_share: float
+) -> list[tuple[PlacedLink, ...]]:
+    """For every machine, the links that carry enough of its flow to be used."""
+    open_links = []
+    for outgoing in topology.outgoing:
+        total = sum(flow[link.index] for link in outgoing)
+        open_links.append(
+            tuple(
+                link
+                for link in outgoing
+                if flow[link.index] > 0 and flow[link.index] >= min_share * total
+            )
+        )
+    return open_links
+
+
+def _carrying(topology: Topology, machine: int, flow: tuple[float, ...]) -> tuple[PlacedLink, ...]:
+    """The links of a machine that carry any flow."""
+    return tuple(link for link in topology.outgoing[machine] if flow[link.index] > 0)
+
+
+def _check_open(
+    topology: Topology, open_links: list[tuple[PlacedLink, ...]], inputs: PolicyInputs
+) -> None:
+    """See that the filter of small shares leaves a way out of the coordinator."""
+    if inputs.flow.tokens_per_s <= 0:
+        raise NoRouteError("the maximum flow is zero: no tokens get through this placement")
+    for machine in range(topology.coordinator + 1):
+        carrying = _carrying(topology, machine, inputs.flow.link_tokens_per_s)
+        if carrying and not open_links[machine]:
+            raise NoRouteError(
+                f"the flow of {topology.name(machine)} is shared by {len(carrying)} nodes, each of "
+                f"which has less than scheduler.min_flow_share = {inputs.min_flow_share:g} of it, "
+                f"so none is used; set it lower, for example to {0.5 / len(carrying):.2g}"
+            )
+
+
+def _flow_share_bandwidths(topology: Topology, flow: tuple[float, ...]) -> list[int]:
+    outflow = [sum(flow[link.index] for link in links) for links in topology.outgoing]
+    inflow = [sum(flow[link.index] for link in links) for links in topology.incoming]
+    bandwidths = []
+    for link in topology.links:
+        share = flow[link.index]
+        if share <= 0:
+            bandwidths.append(0)
+            continue
+        sender = topology.nic(link.source).outbound_bytes_per_s
+        receiver = topology.nic(link.target).inbound_bytes_per_s
+        bandwidths.append(
+            max(
+                1,
+                int(
+                    min(
+                        link.bandwidth_bytes_per_s,
+                        sender * (share / outflow[link.source]),
+                        receiver * (share / inflow[link.target]),
+                    )
+                ),
+            )
+        )
+    return bandwidths

@@ -1,0 +1,123 @@
+"""Results and the state of a run as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from helixsim.control.routing.policy import Rejection
+from helixsim.metrics.kv_use import kv_use
+from helixsim.metrics.sample import PERCENTILES
+
+if TYPE_CHECKING:
+    from helixsim.metrics.gauges import Run
+
+_LATENCIES = (
+    ("prompt_latency_s", "prompt latency"),
+    ("decode_latency_s", "decode latency"),
+    ("ttft_s", "time to first token"),
+    ("tpot_s", "time per output token"),
+    ("e2e_s", "end to end"),
+)
+_WHY = {
+    Rejection.FLOW: "no flow leads on",
+    Rejection.LENGTH: "longer than a batch may be",
+    Rejection.KV: "KV caches expected to be full",
+    Rejection.NODES: "no route without the nodes that are down",
+}
+_SELDOM = ("failed", "cancelled", "waiting", "restarted")
+
+
+def summary_text(summary: Mapping[str, Any]) -> str:
+    """The summary of a run, a screen of text."""
+    requests = summary["requests"]
+    start, end = summary["window_start_s"], summary["window_end_s"]
+    lines = [
+        f"{summary['scenario']} ({summary['policy']}, {summary['physics']} physics, "
+        f"seed {summary['seed']}), measured from {start:g} s to {end:g} s",
+        "",
+        f"decode throughput  {summary['decode_tokens_per_s']:10.1f} tokens/s",
+        f"total throughput   {summary['total_tokens_per_s']:10.1f} tokens/s, prompts included",
+        f"  max flow         {summary['max_flow_tokens_per_s']:10.1f} tokens/s, estimated",
+        f"  max compute      {summary['max_compute_tokens_per_s']:10.1f} tokens/s, estimated",
+        "",
+        " " * 24 + "".join(f"{name:>9}" for name in ("mean", *(f"p{p}" for p in PERCENTILES))),
+    ]
+    lines += [f"{title:<22} s" + _figures(summary[key]) for key, title in _LATENCIES]
+    lines += [
+        "",
+        f"requests: {requests['arrived']} arrived, {requests['completed']} completed, "
+        f"{requests['in_flight']} in flight, {requests['rejected']} rejected"
+        + _reasons(summary["rejected_for"])
+        + "".join(f", {requests[key]} {key}" for key in _SELDOM if requests[key]),
+    ]
+    lines += _slo_lines(summary["slo"]) + _cost_lines(summary["cost"])
+    lines += [f"warning: {warning}" for warning in summary["warnings"]]
+    return "\n".join(lines)
+
+
+def _slo_lines(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    lines = []
+    for name, found in classes.items():
+        attained = found["attainment"]
+        verdict = {True: ", as demanded", False: ", fewer than demanded", None: ""}[found["met"]]
+        lines.append(
+            f"SLO {name}: "
+            + ("no request finished" if attained is None else f"{attained:.1%} of requests kept it")
+            + f"{verdict}; goodput {found['goodput_requests_per_s']:.3f} requests/s, "
+            f"{found['goodput_output_tokens_per_s']:.1f} output tokens/s"
+        )
+    return lines
+
+
+def _cost_lines(cost: Mapping[str, float | None] | None) -> list[str]:
+    if cost is None:
+        return []
+    line = f"cost: {cost['dollars_per_hour']:.2f} $/h"
+    for key, what in (
+        ("dollars_per_million_output_tokens", "output tokens"),
+        ("dollars_per_million_total_tokens", "tokens, prompts included"),
+    ):
+        price = cost[key]
+        line += "" if price is None else f"; {price:.2f} $ per million {what}"
+    return [line]
+
+
+def _figures(statistics: Mapping[str, float | None]) -> str:
+    return "".join(
+        f"{'-' if value is None else format(value, '.3f'):>9}" for value in statistics.values()
+    )
+
+
+def _reasons(rejected_for: Mapping[str, int]) -> str:
+    reasons = [
+        f"{count} {_WHY[Rejection(reason)]}" for reason, count in rejected_for.items() if count
+    ]
+    return f" ({', '.join(reasons)})" if reasons else ""
+
+
+def status_text(run: Run) -> str:
+    """Where a run stands: requests, rejections, and every node's KV cache."""
+    recorder, policy = run.recorder, run.policy
+    nodes = run.topology.nodes
+    now = run.now
+    used = kv_use(run.coordinator.active, len(nodes))
+    share = policy.bottleneck_share()
+    rejected = {reason.value: count for reason, count in recorder.rejected_for.items()}
+    lines = [
+        f"at {now - run.start_s:,.1f} s: {len(run.coordinator.active)} requests "
+        f"active, {recorder.num_completed} finished, {recorder.num_rejected} rejected"
+        + _reasons(rejected)
+        + ("" if share is None else f"; fullest layer expected at {share:.1%}"),
+        f"  {'node':<20} {'layers':>9} {'KV used':>8} {'expected':>9} {'of token-layers':>16}",
+    ]
+    for node in nodes:
+        capacity = node.capacity.kv_token_layers
+        expected = policy.expected_tokens(node.index)
+        lines.append(
+            f"  {node.name:<20} {f'{node.start_layer}-{node.end_layer}':>9} "
+            f"{used[node.index] / capacity:>8.1%} "
+            f"{'-' if expected is None else format(expected / capacity, '.1%'):>9} "
+            f"{capacity:>16,}"
+        )
+    return "\n".join(lines)

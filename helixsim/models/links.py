@@ -1,0 +1,399 @@
+"""Links and what travels over them.
+
+A link sends one request after another. Its times have a closed form: a request starts when the
+link is free, the link is free again when it has been sent, and it arrives one latency later.
+So nothing need happen in between: a batch that leaves a node becomes one :class:`Train` per
+link, with the times of all its requests, and the receiver looks into its :class:`Inbox` when it
+wants to know who has come.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from itertools import chain, pairwise
+from math import inf
+
+from helixsim.control.batching import Batch
+from helixsim.placement.topology import PlacedLink
+from helixsim.requests import Request
+
+Passenger = tuple[float, float, float, int, int, Request]
+"""A request on its way, and what orders arrivals: (arrival, sent, started, train, place)."""
+
+
+class Train(Batch):
+    """Requests that one machine sent over one link, one behind the other.
+
+    Attributes
+    ----------
+    entry_layer
+        The layer at which they go on.
+    latency_s
+        Of the link.
+    sent_s
+        When each had been sent; it arrives one latency later.
+    first_started_s, started_s
+        When the link began to send the first, and each. `started_s` is empty where each began
+        when the one before had been sent.
+    number
+        Trains are numbered in the order in which they were sent, as all events are.
+    last_arrival_s
+        When the last of them arrives.
+    """
+
+    __slots__ = (
+        "entry_layer",
+        "first_started_s",
+        "last_arrival_s",
+        "latency_s",
+        "number",
+        "sent_s",
+        "started_s",
+    )
+
+    def __init__(
+        self,
+        requests: list[Request],
+        num_prompts: int,
+        prompt_tokens: int,
+        entry_layer: int,
+        latency_s: float,
+        sent_s: list[float],
+        first_started_s: float,
+        started_s: list[float] | None,
+        number: int,
+    ) -> None:
+        self.requests = requests
+        self.num_prompts = num_prompts
+        self.prompt_tokens = prompt_tokens
+        self.entry_layer = entry_layer
+        self.latency_s = latency_s
+        self.sent_s = sent_s
+        self.first_started_s = first_started_s
+        self.started_s = started_s
+        self.number = number
+        self.last_arrival_s = sent_s[-1] + latency_s
+
+    @property
+    def first_arrival_s(self) -> float:
+        """When the first of them arrives."""
+        return self.sent_s[0] + self.latency_s
+
+    def num_arrived(self, now: float) -> int:
+        """How many of them have arrived by now."""
+        return bisect_right(self.sent_s, now - self.latency_s)
+
+    def split(self, now: float) -> Train:
+        """Take out and return those that have arrived by now, at least one; the rest stays."""
+        latency, sent, started = self.latency_s, self.sent_s, self.started_s
+        n = 1
+        if sent[1] + latency <= now:
+            n = bisect_right(sent, now, key=lambda at: at + latency)
+        requests = self.requests[:n]
+        head = self.part(requests) if self.num_prompts else Batch(requests, 0, 0)
+        arrived = Train(
+            requests,
+            head.num_prompts,
+            head.prompt_tokens,
+            self.entry_layer,
+            latency,
+            sent[:n],
+            self.first_started_s,
+            started and started[:n],
+            self.number,
+        )
+        del self.requests[:n]
+        del self.sent_s[:n]
+        self.num_prompts -= head.num_prompts
+        self.prompt_tokens -= head.prompt_tokens
+        if started:
+            del started[:n]
+            self.first_started_s = started[0]
+        else:
+            self.first_started_s = arrived.sent_s[-1]
+        return arrived
+
+    def keep(self, wanted: Callable[[Request], bool]) -> bool:
+        """Drop those who are not wanted any more; whether anybody is left."""
+        kept = [passenger for passenger in self.passengers() if wanted(passenger[5])]
+        if 0 < len(kept) < len(self.requests):
+            rest = Batch.of([passenger[5] for passenger in kept])
+            self.requests, self.num_prompts = rest.requests, rest.num_prompts
+            self.prompt_tokens = rest.prompt_tokens
+            self.sent_s = [passenger[1] for passenger in kept]
+            self.started_s = [passenger[2] for passenger in kept]
+            self.first_started_s = self.started_s[0]
+            self.last_arrival_s = self.sent_s[-1] + self.latency_s
+        return bool(kept)
+
+    def passengers(self) -> list[Passenger]:
+        """Every request with what orders arrivals."""
+        started = self.started_s or [self.first_started_s, *self.sent_s]
+        latency, number = self.latency_s, self.number
+        return [
+            (sent + latency, sent, started[place], number, place, request)
+            for place, (sent, request) in enumerate(zip(self.sent_s, self.requests, strict=True))
+        ]
+
+
+class Inbox:
+    """Trains on their way to one machine, or arrived there and not yet looked at.
+
+    Attributes
+    ----------
+    trains
+        In the order in which they were sent.
+    wakes_at
+        A train that arrives before this is announced to the machine when it sets out.
+    announce
+        Called with such a train.
+    """
+
+    __slots__ = ("announce", "trains", "wakes_at")
+
+    def __init__(self) -> None:
+        self.trains: list[Train] = []
+        self.wakes_at = inf
+        self.announce: Callable[[Train], None]
+
+    def next_arrival(self) -> Train | None:
+        """The train whose first request is the next to arrive, if any is on its way."""
+        trains = self.trains
+        if not trains:
+            return None
+        return trains[0] if len(trains) == 1 else min(trains, key=_first_arrival)
+
+    def take(self, now: float) -> list[Train]:
+        """Remove and return what has arrived by now, as trains in order of first arrival.
+
+        A train that has arrived in part is divided.
+        """
+        trains = self.trains
+        if len(trains) == 1:
+            train = trains[0]
+            if train.last_arrival_s <= now:
+                self.trains = []
+                return trains
+            if train.sent_s[0] + train.latency_s <= now:
+                return [train.split(now)]
+            return []
+        arrived: list[Train] = []
+        left: list[Train] = []
+        for train in trains:
+            if train.last_arrival_s <= now:
+                arrived.append(train)
+            elif train.sent_s[0] + train.latency_s > now:
+                left.append(train)
+            else:
+                arrived.append(train.split(now))
+                left.append(train)
+        self.trains = left
+        if len(arrived) > 1:
+            arrived.sort(key=_first_arrival)
+        return arrived
+
+    def keep(self, wanted: Callable[[Request], bool]) -> None:
+        """Drop those who are not wanted any more."""
+        self.trains = [train for train in self.trains if train.keep(wanted)]
+
+
+def _first_arrival(train: Train) -> tuple[float, float, float, int]:
+    sent = train.sent_s[0]
+    return sent + train.latency_s, sent, train.first_started_s, train.number
+
+
+def interleaved(trains: list[Train]) -> bool:
+    """Whether trains, in order of first arrival, overlap in time."""
+    return any(
+        before.last_arrival_s >= after.sent_s[0] + after.latency_s
+        for before, after in pairwise(trains)
+    )
+
+
+def merge(trains: list[Train]) -> list[Passenger]:
+    """The passengers of several trains, in order of arrival."""
+    passengers = [passenger for train in trains for passenger in train.passengers()]
+    passengers.sort()
+    return passengers
+
+
+class Link:
+    """A link in closed form: requests queue for it without end and go one by one.
+
+    Attributes
+    ----------
+    free_s
+        When it has sent all that it has been given.
+    num_tokens, num_requests
+        What it has been given since the start of the run.
+    """
+
+    __slots__ = (
+        "_bandwidth_bytes_per_s",
+        "_before",
+        "_bytes_per_token",
+        "_carried",
+        "_decode_s",
+        "_entry_layer",
+        "_inbox",
+        "_next_number",
+        "free_s",
+        "index",
+        "latency_s",
+        "num_requests",
+        "num_tokens",
+        "placed",
+    )
+
+    def __init__(
+        self,
+        placed: PlacedLink,
+        bandwidth_bytes_per_s: float,
+        inbox: Inbox,
+        next_number: Callable[[], int],
+    ) -> None:
+        self.placed = placed
+        self.index = placed.index
+        self.latency_s = placed.latency_s
+        self._inbox = inbox
+        self._entry_layer = placed.entry_layer
+        self._bytes_per_token = placed.bytes_per_token
+        self._before = (0.0, 0.0)  # seconds and bytes at bandwidths before this one
+        self._bandwidth_bytes_per_s = bandwidth_bytes_per_s
+        self._decode_s = self.transit_s(1) if bandwidth_bytes_per_s else inf
+        self._next_number = next_number
+        self._carried: list[tuple[float, float]] = []
+        self.free_s = 0.0
+        self.num_tokens = 0
+        self.num_requests = 0
+
+    def use_bandwidth(self, bandwidth_bytes_per_s: float) -> None:
+        """Send what it is given from now on with another bandwidth."""
+        before = self._bandwidth_bytes_per_s
+        if bandwidth_bytes_per_s == before:
+            return
+        if before:
+            seconds, nbytes = self._before
+            self._before = (seconds + (self.num_bytes - nbytes) / before, self.num_bytes)
+        self._bandwidth_bytes_per_s = bandwidth_bytes_per_s
+        self._decode_s = self.transit_s(1)
+
+    def send(self, batch: Batch, now: float) -> Iterable[float]:
+        """Send a group that is ready now, in order; return when each began to be sent.
+
+        Times are summed as ``(free + (latency + transmission)) - latency``, which rounds as
+        the published simulator does.
+        """
+        free = start = self.free_s if self.free_s > now else now
+        latency, decode_s = self.latency_s, self._decode_s
+        if batch.num_prompts:
+            sent: list[float] = []
+            for request in batch.requests:
+                transit_s = self.transit_s(request.step_tokens) if request.is_prefill else decode_s
+                free = free + transit_s - latency
+                sent.append(free)
+        else:
+            sent = [free := free + decode_s - latency for _ in batch.requests]
+        if batch.__class__ is Train:
+            train = batch  # it has arrived, and is nobody else's: it can go on as it is
+            train.entry_layer = self._entry_layer
+            train.latency_s = latency
+            train.sent_s = sent
+            train.first_started_s = start
+            train.started_s = None
+            train.number = self._next_number()
+            train.last_arrival_s = free + latency
+        else:
+            train = Train(
+                batch.requests,
+                batch.num_prompts,
+                batch.prompt_tokens,
+                self._entry_layer,
+                latency,
+                sent,
+                start,
+                None,
+                self._next_number(),
+            )
+        self._depart(train)
+        return chain((start,), sent)
+
+    def send_each(self, requests: list[Request], ready_s: list[float]) -> None:
+        """Send requests that become ready at times of their own, in that order."""
+        latency, decode_s, free = self.latency_s, self._decode_s, self.free_s
+        started: list[float] = []
+        sent: list[float] = []
+        for request, ready in zip(requests, ready_s, strict=True):
+            free = max(free, ready)
+            started.append(free)
+            transit_s = self.transit_s(request.step_tokens) if request.is_prefill else decode_s
+            free = free + transit_s - latency
+            sent.append(free)
+        self._depart(self._train(Batch.of(requests), sent, started))
+
+    def carry(self, request: Request, now: float, bandwidth_bytes_per_s: float) -> float:
+        """Send one request at once, with the bandwidth given; return when it has been sent."""
+        nbytes = request.step_tokens * self._bytes_per_token
+        sent = now + (self.latency_s + nbytes / bandwidth_bytes_per_s) - self.latency_s
+        self._carried.append((sent, bandwidth_bytes_per_s))
+        self._depart(self._train(Batch.of([request]), [sent], [now]))
+        return sent
+
+    def transit_s(self, num_tokens: int) -> float:
+        """How long so many tokens take from the start of sending to arrival."""
+        return self.latency_s + num_tokens * self._bytes_per_token / self._bandwidth_bytes_per_s
+
+    def _train(self, batch: Batch, sent: list[float], started: list[float]) -> Train:
+        return Train(
+            batch.requests,
+            batch.num_prompts,
+            batch.prompt_tokens,
+            self._entry_layer,
+            self.latency_s,
+            sent,
+            started[0],
+            started,
+            self._next_number(),
+        )
+
+    def _depart(self, train: Train) -> None:
+        self.free_s = train.sent_s[-1]
+        num_requests = len(train.requests)
+        self.num_requests += num_requests
+        self.num_tokens += train.prompt_tokens + num_requests - train.num_prompts
+        inbox = self._inbox
+        inbox.trains.append(train)
+        if train.sent_s[0] + train.latency_s < inbox.wakes_at:
+            inbox.announce(train)
+
+    @property
+    def num_bytes(self) -> float:
+        """Bytes that it has been given since the start of the run."""
+        return self.num_tokens * self._bytes_per_token
+
+    def backlog_s(self, now: float) -> float:
+        """How long it has yet to send at what it has been given."""
+        carried = self._still_carried(now)
+        free_s = max(sent for sent, _ in carried) if carried else self.free_s
+        return max(free_s - now, 0.0)
+
+    def busy_s(self, now: float) -> float:
+        """How long it has been sending since the start of the run, at its full bandwidth."""
+        bandwidth = self._bandwidth_bytes_per_s
+        if not bandwidth:
+            return 0.0
+        # Requests that were given a part of the bandwidth leave a part of their bytes to send.
+        carried = self._still_carried(now)
+        unsent_s = (
+            sum((sent - now) * part for sent, part in carried) / bandwidth
+            if carried
+            else max(self.free_s - now, 0.0)
+        )
+        seconds, nbytes = self._before
+        return seconds + (self.num_bytes - nbytes) / bandwidth - unsent_s
+
+    def _still_carried(self, now: float) -> list[tuple[float, float]]:
+        """When each request of :meth:`carry` that is not yet sent will be, and its bandwidth."""
+        self._carried = [(sent, part) for sent, part in self._carried if sent > now]
+        return self._carried

@@ -1,0 +1,261 @@
+"""The simulator's driver: builds the models of a scenario, lets time pass, collects results."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from math import ceil
+from types import FrameType
+from typing import Protocol
+
+import simpy
+
+from helixsim.control.control_plane import build_brain, placed_topology
+from helixsim.control.coordinator import Coordinator
+from helixsim.control.load import Feeder
+from helixsim.control.routing import Policy, PolicyInputs
+from helixsim.errors import ScenarioError, SimulationError
+from helixsim.metrics.recorder import RunRecorder
+from helixsim.metrics.result import RunResult
+from helixsim.metrics.timeline import Timeline
+from helixsim.models.calibrated import calibrated_models
+from helixsim.models.event_loop import ExactEnvironment
+from helixsim.models.faults import FaultInjector
+from helixsim.models.paper import paper_models
+from helixsim.models.parts import Models, Parts
+from helixsim.models.tracing import Tracer
+from helixsim.placement.flow import Flow
+from helixsim.placement.topology import Topology
+from helixsim.scenario.resolved import Scenario
+
+_LOADING_MARGIN_S = 1
+
+MODELS: Mapping[str, Callable[[Parts], Models]] = {
+    "paper": paper_models,
+    "calibrated": calibrated_models,
+}
+"""Physics -> what makes its models."""
+
+
+class Traffic(Protocol):
+    """Sends other requests than the scenario's workload."""
+
+    @property
+    def make_policy(self) -> Callable[[PolicyInputs], Policy] | None:
+        """Makes what finds their routes, if not the scenario's policy."""
+        ...
+
+    def feeder(self, start_s: float) -> Feeder:
+        """Who sends them, from `start_s` on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """Somebody who wants to see a run while it goes on.
+
+    Attributes
+    ----------
+    every_s
+        How often, in simulated seconds.
+    look
+        Called with the simulation.
+    """
+
+    every_s: float
+    look: Callable[[Simulation], None]
+
+
+def simulate(
+    scenario: Scenario,
+    *,
+    seed: int | None = None,
+    record_iterations: bool = False,
+    watchers: tuple[Watcher, ...] = (),
+) -> RunResult:
+    """Simulate a scenario from the loading of the weights to the end of the run.
+
+    Parameters
+    ----------
+    scenario
+        What to simulate; it must have a placement.
+    seed
+        Instead of the scenario's own.
+    record_iterations
+        Whether to keep a row for every pass of every request.
+    watchers
+        Who is shown the simulation as it goes on.
+
+    Returns
+    -------
+    RunResult
+        Summary and frames. If the run was interrupted by Ctrl-C, what had been measured by
+        then, marked as partial.
+
+    Raises
+    ------
+    ScenarioError
+        If the scenario has no placement, or lacks something that its workload needs.
+    NoRouteError
+        If no route leads through all layers.
+    """
+    simulation = Simulation(scenario, seed=seed, record_iterations=record_iterations)
+    return simulation.run(watchers)
+
+
+class Simulation:
+    """The models of one run, and what is measured of them.
+
+    Attributes
+    ----------
+    topology, flow
+        Nodes and links, and the maximum flow over them.
+    start_s
+        When feeding starts: all weights are loaded, plus a second.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        *,
+        seed: int | None = None,
+        record_iterations: bool = False,
+        traffic: Traffic | None = None,
+        trace_span_s: tuple[float, float] | None = None,
+    ) -> None:
+        self.scenario = scenario
+        self.seed = scenario.run.seed if seed is None else _checked(seed)
+        self.topology = placed_topology(scenario)
+        self.start_s = float(_loading_s(self.topology) + _LOADING_MARGIN_S)
+        self.end_s = self.start_s + scenario.run.duration_s
+        brain = build_brain(
+            scenario,
+            self.topology,
+            seed=self.seed,
+            start_s=self.start_s,
+            keep_iterations=record_iterations,
+            feeder=None if traffic is None else traffic.feeder(self.start_s),
+            make_policy=None if traffic is None else traffic.make_policy,
+        )
+        self.flow: Flow = brain.flow
+        self.policy: Policy = brain.policy
+        self.recorder: RunRecorder = brain.recorder
+        self.coordinator: Coordinator = brain.coordinator
+        self.environment = ExactEnvironment()
+        self.tracer = None
+        if trace_span_s is not None:
+            begin, end = trace_span_s
+            self.tracer = Tracer(self.start_s + begin, self.start_s + end, self.start_s)
+        parts = Parts(
+            scenario,
+            self.environment,
+            self.topology,
+            self.policy,
+            self.coordinator,
+            self.seed,
+            self.tracer,
+        )
+        models = MODELS[scenario.physics](parts)
+        self.host, self.gpus, self.links = models.host, models.nodes, models.links
+        self.timeline = Timeline(self)
+
+    # -- time --------------------------------------------------------------------------------
+
+    def run(self, watchers: tuple[Watcher, ...] = ()) -> RunResult:
+        """Let time pass until the run ends or is interrupted."""
+        environment = self.environment
+        for request in self.coordinator.opening():
+            self.host.put_on_agenda(request, 0.0)
+        self.host.follow(self.coordinator.later())
+        if self.scenario.faults.events:
+            self._plan_faults()
+        interval = self.scenario.run.sample_interval_s
+        environment.process(self._every(interval, self.timeline.sample))
+        for watcher in watchers:
+            environment.process(self._every(watcher.every_s, partial(watcher.look, self)))
+        with _stopped_by_ctrl_c(environment):
+            environment.run_through(self.end_s)
+            self.host.catch_up(environment.now)
+            if self.scenario.run.drain:
+                environment.run_while(lambda: not self.is_idle)
+        self.timeline.finish()
+        self.recorder.finish(self.coordinator.active, self.coordinator.waiting)
+        return RunResult.of(self, self.timeline, interrupted=environment.stopping)
+
+    def _plan_faults(self) -> None:
+        faults = self.scenario.faults
+        FaultInjector(
+            self.environment,
+            self.topology,
+            self.gpus,
+            self.links,
+            self.host,
+            self.coordinator,
+            self.policy,
+            faults.detection_s,
+        ).plan(faults, self.start_s)
+
+    def _every(
+        self, interval_s: float, act: Callable[[], None]
+    ) -> Generator[simpy.Event, None, None]:
+        """Look at the model now and then. It must not notice: looking changes nothing."""
+        environment = self.environment
+        yield environment.timeout(self.start_s)
+        while True:
+            self.host.catch_up(environment.now)
+            act()
+            if environment.now > self.end_s and not environment.is_waited_for:
+                raise SimulationError(
+                    f"after {environment.now:g} s nothing moves any more, but "
+                    f"{len(self.coordinator.active)} requests have not ended"
+                )
+            yield environment.timeout(interval_s)
+
+    @property
+    def now(self) -> float:
+        """The simulated time, in seconds."""
+        return self.environment.now
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody is being served and nobody is still to come."""
+        # Nobody waits where nobody is active.
+        return not self.coordinator.active and not self.host.expects_arrivals
+
+
+def _checked(seed: int) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ScenarioError(f"a seed is a whole number of at least 0, not {seed!r}", where="seed")
+    return seed
+
+
+@contextmanager
+def _stopped_by_ctrl_c(environment: ExactEnvironment) -> Iterator[None]:
+    """Let the first Ctrl-C end the run between two events, where nothing is half-done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread gets signals
+        return
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        environment.stopping = True
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _loading_s(topology: Topology) -> int:
+    """When the last node has read its weights from disk, in whole seconds."""
+    return ceil(
+        max(
+            node.num_layers * topology.llm.layer_bytes / node.disk_bytes_per_s
+            for node in topology.nodes
+        )
+    )

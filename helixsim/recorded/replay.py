@@ -1,0 +1,278 @@
+"""Send a recorded run through the simulator, and see how far it repeats what was recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from helixsim.control.load import Feeder
+from helixsim.control.routing import POLICIES, Policy, PolicyInputs
+from helixsim.errors import InputError
+from helixsim.metrics.result import RunResult
+from helixsim.models.simulation import Simulation, Watcher
+from helixsim.physics import PHYSICS_PROFILES
+from helixsim.recorded.figures import (
+    Figures,
+    errors,
+    mean_figures,
+    recorded_figures,
+    summary_figures,
+)
+from helixsim.recorded.load import RecordedFeeder, RecordedRoutes
+from helixsim.recorded.recording import RecordedRun, tokens_by_node
+from helixsim.scenario.resolved import Scenario
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SERIES_STEP_S = 10.0
+"""Time that one row of a replay's time series covers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplaySettings:
+    """How to replay a run.
+
+    Attributes
+    ----------
+    warmup_s
+        Time from the start that is left out of the figures.
+    until_s
+        End of the window of the figures; None for the end of sending.
+    seeds
+        One replay for each; figures are means over them. Seeds matter for delays of messages
+        and, with `reroute`, for policies that choose at random.
+    reroute
+        Whether the scenario's scheduler finds routes, instead of those that were recorded.
+    closed_loop
+        Whether requests follow the completions that they followed; None to tell from the run.
+    """
+
+    warmup_s: float = 60.0
+    until_s: float | None = None
+    seeds: tuple[int, ...] = (0,)
+    reroute: bool = False
+    closed_loop: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayResult:
+    """A recorded run beside its replays.
+
+    Attributes
+    ----------
+    run, scenario, settings
+        What was replayed, where, and how.
+    window_s
+        What the figures cover, seconds since feeding began.
+    recorded, simulated, error
+        Figures: `decode_tokens_per_s`, and mean and percentiles of `prompt_latency_s` and
+        `decode_latency_s`; those of the simulation are means over seeds; errors are
+        ``(simulated - recorded) / recorded``.
+    results
+        Of the simulations, one for each seed, with a row for every pass.
+    """
+
+    run: RecordedRun
+    scenario: Scenario
+    settings: ReplaySettings
+    window_s: tuple[float, float]
+    recorded: Figures
+    simulated: Figures
+    error: Figures
+    results: tuple[RunResult, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Figures and what they are of, as plain data."""
+        return {
+            "run": self.run.name,
+            "scenario": self.scenario.name,
+            "physics": self.scenario.physics,
+            "seeds": list(self.settings.seeds),
+            "rerouted": self.settings.reroute,
+            "window_s": list(self.window_s),
+            "recorded": self.recorded,
+            "simulated": self.simulated,
+            "error": self.error,
+        }
+
+    @property
+    def series(self) -> pd.DataFrame:
+        """Both runs over time: a row for every :data:`SERIES_STEP_S`.
+
+        Columns: `time_s` (the end of the row's span), and for `recorded` and `simulated` (the
+        first seed) the decode throughput, mean prompt latency and mean decode latency of what
+        came back in the span; NaN where nothing did.
+        """
+        import pandas as pd
+
+        edges = np.arange(0.0, self.run.length_s + SERIES_STEP_S, SERIES_STEP_S)
+        columns: dict[str, np.ndarray] = {"time_s": edges[1:]}
+        recorded = self.run.passes
+        simulated = self.results[0].iterations
+        start = self.results[0].summary["window_start_s"] - self.settings.warmup_s
+        for name, ends, latency, is_prompt in (
+            ("recorded", recorded.end_s, recorded.latency_s, recorded.is_prompt),
+            (
+                "simulated",
+                simulated["end_s"].to_numpy() - start,
+                (simulated["end_s"] - simulated["start_s"]).to_numpy(),
+                (simulated["phase"] == "prompt").to_numpy(),
+            ),
+        ):
+            for phase, wanted in (("decode", ~is_prompt), ("prompt", is_prompt)):
+                count = np.histogram(ends[wanted], edges)[0]
+                total = np.histogram(ends[wanted], edges, weights=latency[wanted])[0]
+                if phase == "decode":
+                    columns[f"{name}_decode_tokens_per_s"] = count / SERIES_STEP_S
+                with np.errstate(invalid="ignore"):
+                    columns[f"{name}_{phase}_latency_s"] = total / count
+        return pd.DataFrame(columns)
+
+    @property
+    def nodes(self) -> pd.DataFrame:
+        """Per node: work as recorded and as simulated, and how it queued in the simulation.
+
+        Columns: `node`, `recorded_token_layers`, `simulated_utilisation`,
+        `simulated_waiting_mean` and `simulated_waiting_max` (requests, samples of the first
+        seed). A recording does not tell who waited where.
+        """
+        import pandas as pd
+
+        samples = self.results[0].nodes
+        by_node = samples.groupby("node", sort=False)
+        recorded = tokens_by_node(self.run)
+        frame = pd.DataFrame(
+            {
+                "simulated_utilisation": by_node["utilisation"].mean(),
+                "simulated_waiting_mean": by_node["waiting"].mean(),
+                "simulated_waiting_max": by_node["waiting"].max(),
+            }
+        ).reset_index()
+        frame.insert(1, "recorded_token_layers", [recorded.get(n, 0) for n in frame["node"]])
+        return frame
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedTraffic:
+    """The traffic of a recorded run, as a simulation takes it."""
+
+    run: RecordedRun
+    scenario: Scenario
+    closed_loop: bool
+    reroute: bool
+    _feeders: list[RecordedFeeder]
+
+    @classmethod
+    def of(cls, run: RecordedRun, scenario: Scenario, settings: ReplaySettings) -> RecordedTraffic:
+        """Take the run as the settings say."""
+        closed = settings.closed_loop
+        return cls(
+            run, scenario, run.is_closed_loop if closed is None else closed, settings.reroute, []
+        )
+
+    @property
+    def make_policy(self) -> Callable[[PolicyInputs], Policy] | None:
+        """Makes what gives the recorded routes; None to have them found."""
+        return None if self.reroute else self._recorded_routes
+
+    def feeder(self, start_s: float) -> Feeder:
+        """Who sends the requests, from `start_s` on."""
+        feeder = RecordedFeeder(
+            self.run,
+            start_s=start_s,
+            passes_beyond_answer=PHYSICS_PROFILES[self.scenario.physics].passes_beyond_answer,
+            closed_loop=self.closed_loop,
+        )
+        self._feeders.append(feeder)
+        return feeder
+
+    def _recorded_routes(self, inputs: PolicyInputs) -> Policy:
+        inner = POLICIES[self.scenario.scheduler.policy](inputs)
+        return RecordedRoutes(self.run, self._feeders[-1], inputs.topology, inner)
+
+
+def replay(
+    run: RecordedRun,
+    scenario: Scenario,
+    settings: ReplaySettings | None = None,
+    *,
+    watchers: Callable[[int], tuple[Watcher, ...]] = lambda seed: (),
+) -> ReplayResult:
+    """Replay a recorded run in the simulator.
+
+    Requests come at their recorded times (offline: after the completions that they followed),
+    with their recorded lengths and, unless told otherwise, on their recorded routes. Each replay
+    takes as long as the recording; both are measured in the same window.
+
+    Parameters
+    ----------
+    run
+        The recording.
+    scenario
+        The cluster that was recorded; its workload is not used.
+    settings
+        How to replay it.
+    watchers
+        Seed -> who is shown the simulation as it goes on.
+
+    Raises
+    ------
+    InputError
+        If the window is empty, or recorded routes do not fit the scenario's placement.
+    ScenarioError
+        If the scenario has no placement.
+    """
+    settings = settings or ReplaySettings()
+    until = run.sending_ended_s if settings.until_s is None else settings.until_s
+    if not 0 <= settings.warmup_s < until:
+        raise InputError(
+            f"the warm-up of {settings.warmup_s:g} s leaves nothing of the {until:g} s of sending; "
+            "make it shorter",
+            file=run.folder,
+        )
+    timed = replace(
+        scenario,
+        run=replace(scenario.run, warmup_s=settings.warmup_s, duration_s=until, drain=False),
+    )
+    results: list[RunResult] = []
+    for seed in settings.seeds:
+        simulation = Simulation(
+            timed,
+            seed=seed,
+            record_iterations=True,
+            traffic=RecordedTraffic.of(run, timed, settings),
+        )
+        simulation.end_s = simulation.start_s + run.length_s
+        results.append(simulation.run(watchers(seed)))
+        if results[-1].summary["partial"]:
+            break
+    recorded = recorded_figures(run, settings.warmup_s, until)
+    simulated = mean_figures([summary_figures(result.summary) for result in results])
+    return ReplayResult(
+        run,
+        timed,
+        settings,
+        (settings.warmup_s, until),
+        recorded,
+        simulated,
+        errors(simulated, recorded),
+        tuple(results),
+    )
+
+
+def table(result: ReplayResult) -> Sequence[tuple[str, float | None, float | None, float | None]]:
+    """Rows of the side by side: title, recorded, simulated, error."""
+    rows = []
+    for key, value in result.recorded.items():
+        pairs = value.items() if isinstance(value, dict) else [(None, value)]
+        for name, figure in pairs:
+            simulated, error = (
+                side[key] if name is None else side[key][name]
+                for side in (result.simulated, result.error)
+            )
+            rows.append((key if name is None else f"{key}.{name}", figure, simulated, error))
+    return rows
