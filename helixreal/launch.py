@@ -16,7 +16,7 @@ from helixreal.inventory import Inventory, NodeEntry, load_inventory
 from helixreal.local import LocalWorkers
 from helixreal.net.transport import Keys, Transport
 from helixsim.cluster import COORDINATOR
-from helixsim.control.load import Feeder
+from helixsim.control.load import LoadGenerator
 from helixsim.errors import InputError, ScenarioError
 from helixsim.scenario.load import load_scenario
 from helixsim.scenario.resolved import Scenario
@@ -111,7 +111,7 @@ class Launch:
         return self.facts is None
 
     @contextmanager
-    def cluster(self, feeder: Feeder | None = None) -> Iterator[Cluster]:
+    def cluster(self, load_generator: LoadGenerator | None = None) -> Iterator[Cluster]:
         """The coordinator's side, and local workers if it has any; ended when it is left.
 
         Ctrl-C and SIGTERM end the run between two messages.
@@ -127,7 +127,7 @@ class Launch:
         )
         own_keys = None if keys is None else Keys(keys, COORDINATOR)
         with Transport(self.inventory.coordinator, own_keys, insecure=self.insecure) as transport:
-            cluster = Cluster(self.scenario, transport, settings, feeder=feeder)
+            cluster = Cluster(self.scenario, transport, settings, load_generator=load_generator)
             with _stopped_by_signals(cluster):
                 if not self.is_local:
                     try:

@@ -16,9 +16,9 @@ from helixreal.worker.node_executor import Guest, Outbox, Station, Visit
 from helixreal.worker.runner import TimedRunner
 from helixsim.control.batching import Batch
 from helixsim.control.coordinator import ContextBound
-from helixsim.models.event_loop import Alarm, ExactEnvironment
-from helixsim.models.links import Inbox, Link
-from helixsim.models.paper_node import Gpu
+from helixsim.models.event_loop import ExactEnvironment, ReusableEvent
+from helixsim.models.links import DeliveryQueue, Link
+from helixsim.models.paper_node import PaperNode
 from helixsim.placement.topology import PlacedLink
 
 MANY = 10**6
@@ -40,10 +40,10 @@ class SimulatedNode:
         start = layers[0]
         scenario = node_scenario(layers, activation_bytes, limits)
         self.environment = ExactEnvironment()
-        self.inbox = Inbox()
+        self.inbox = DeliveryQueue()
         self.contexts = ContextBound()
         self.contexts.longest = 1000
-        self.gpu = Gpu(
+        self.gpu = PaperNode(
             self.environment,
             make_topology(scenario).nodes[0],
             set(entries),
@@ -69,8 +69,8 @@ class SimulatedNode:
     def come(self, at, *requests, layer=None):
         """Let requests come in at a time, at the node's first layer or at another."""
         link = self._links[min(self._links) if layer is None else layer]
-        alarm = Alarm(self.environment, lambda: link.send(Batch.of(list(requests)), at))
-        alarm.set(at, 0.0)
+        event = ReusableEvent(self.environment, lambda: link.send(Batch.of(list(requests)), at))
+        event.set(at, 0.0)
 
     def run(self, until=1000.0):
         self.environment.run_through(until)

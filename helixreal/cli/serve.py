@@ -60,7 +60,7 @@ def serve(
 
     A key that clients must send is taken from the environment variable HELIXREAL_API_KEY.
     """
-    from helixreal.coordinator.live import LiveCluster, NobodyFeeds
+    from helixreal.coordinator.live import LiveCluster, NoLoad
     from helixreal.inventory import NodeEntry
     from helixreal.launch import Launch
     from helixsim.errors import InputError
@@ -89,7 +89,7 @@ def serve(
     if tokenizer is None and model is not None and (model / "tokenizer.json").is_file():
         tokenizer = model
     words = None if tokenizer is None else Tokenizer(tokenizer)
-    with launch.cluster(feeder=NobodyFeeds()) as cluster:
+    with launch.cluster(load_generator=NoLoad()) as cluster:
         launch.gather(cluster)
         if not cluster.has_begun:
             raise typer.Exit(EXIT_INTERRUPTED)

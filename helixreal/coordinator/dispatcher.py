@@ -17,7 +17,7 @@ from helixreal.net import messages as wire
 from helixreal.net.outgoing_link import OutgoingLink
 from helixreal.net.transport import Transport
 from helixreal.serving.frontend import Failed, Finished, Refused, Token
-from helixsim.control.control_plane import Brain
+from helixsim.control.control_plane import ControlPlane
 from helixsim.control.coordinator import Disruption
 from helixsim.control.routing.policy import Rejection
 from helixsim.metrics.recorder import RunRecorder
@@ -80,7 +80,7 @@ class Traffic:
 
     Parameters
     ----------
-    brain
+    control_plane
         What decides; its recorder is a :class:`LiveRecorder`.
     transport, roster
         The coordinator's sockets, and who is at their other ends.
@@ -101,7 +101,7 @@ class Traffic:
 
     def __init__(
         self,
-        brain: Brain,
+        control_plane: ControlPlane,
         transport: Transport,
         roster: Roster,
         links: dict[int, OutgoingLink],
@@ -109,9 +109,9 @@ class Traffic:
         prompts: PromptMaker,
         slack_s: float,
     ) -> None:
-        self._topology = brain.topology
-        self._policy = brain.policy
-        self._coordinator = brain.coordinator
+        self._topology = control_plane.topology
+        self._policy = control_plane.policy
+        self._coordinator = control_plane.coordinator
         self._transport = transport
         self._roster = roster
         self._links = links
@@ -119,7 +119,7 @@ class Traffic:
         self._prompts = prompts
         self._slack_s = slack_s
         self._numbers = count()
-        self._agenda: list[tuple[float, int, Request]] = []
+        self._pending_arrivals: list[tuple[float, int, Request]] = []
         self._returning: list[tuple[float, int, int, int]] = []
         self._later = iter(self._coordinator.later())
         self._followed: Request | None = None
@@ -131,10 +131,10 @@ class Traffic:
         self._last_s = 0.0
         self.lag_s = 0.0
         self.num_output_tokens = 0
-        assert isinstance(brain.recorder, LiveRecorder)
-        brain.recorder.on_end = self._on_end
+        assert isinstance(control_plane.recorder, LiveRecorder)
+        control_plane.recorder.on_end = self._on_end
         for request in self._coordinator.opening():
-            self._put_on_agenda(request)
+            self._add_arrival(request)
         self._follow_on()
 
     # -- arrivals ----------------------------------------------------------------------------
@@ -163,18 +163,18 @@ class Traffic:
                 conversation.listener(Failed(reason))
         self._conversations.clear()
 
-    def _put_on_agenda(self, request: Request) -> None:
-        heappush(self._agenda, (request.arrival_s, next(self._numbers), request))
+    def _add_arrival(self, request: Request) -> None:
+        heappush(self._pending_arrivals, (request.arrival_s, next(self._numbers), request))
 
     def _follow_on(self) -> None:
         """Put the next of those on the agenda that come at times of their own."""
         self._followed = next(self._later, None)
         if self._followed is not None:
-            self._put_on_agenda(self._followed)
+            self._add_arrival(self._followed)
 
     def _take_created(self) -> None:
         for request, _ in self._coordinator.created:
-            self._put_on_agenda(request)
+            self._add_arrival(request)
         self._coordinator.created.clear()
 
     def _arrive(self, request: Request, now: float) -> None:
@@ -187,11 +187,11 @@ class Traffic:
     @property
     def expects_arrivals(self) -> bool:
         """Whether some request is still to come."""
-        return bool(self._agenda)
+        return bool(self._pending_arrivals)
 
     def next_due_s(self) -> float:
         """When something is to be done, as far as that is known."""
-        due = self._agenda[0][0] if self._agenda else inf
+        due = self._pending_arrivals[0][0] if self._pending_arrivals else inf
         return min(due, self._returning[0][0]) if self._returning else due
 
     def process(self, now: float) -> None:
@@ -199,13 +199,14 @@ class Traffic:
         while (due := self.next_due_s()) <= now:
             self.lag_s = max(self.lag_s, now - due)
             at = self._last_s = max(due, now - self._slack_s, self._last_s)
-            if self._agenda and self._agenda[0][0] <= due:
-                request = heappop(self._agenda)[2]
+            if self._pending_arrivals and self._pending_arrivals[0][0] <= due:
+                request = heappop(self._pending_arrivals)[2]
                 if request is self._followed:
                     self._follow_on()
                 self._arrive(request, at)
             else:
-                self._take_back(min(now, self._agenda[0][0] if self._agenda else now), at)
+                next_arrival_s = self._pending_arrivals[0][0] if self._pending_arrivals else now
+                self._take_back(min(now, next_arrival_s), at)
         self.send_drops()
 
     def back(self, done: wire.Done, now: float) -> None:

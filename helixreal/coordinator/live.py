@@ -19,7 +19,7 @@ from helixsim.control.load import Arrival
 logger = logging.getLogger(__name__)
 
 
-class NobodyFeeds:
+class NoLoad:
     """A feeder of a cluster whose requests come from outside."""
 
     def opening(self) -> Iterator[Arrival]:
@@ -45,7 +45,7 @@ class LiveCluster:
     Parameters
     ----------
     cluster
-        It has begun, with :class:`NobodyFeeds` as its feeder.
+        It has begun, with :class:`NoLoad` as its feeder.
     model_name
         Of the LLM it serves.
     max_context_tokens

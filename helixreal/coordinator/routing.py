@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import cast
 
 from helixsim.control.routing import Policy
-from helixsim.control.routing.policy import DeparturePolicy, Moment, TransmissionPolicy
+from helixsim.control.routing.policy import HopPolicy, LinkPolicy, RoutingPoint
 from helixsim.placement.topology import PlacedLink, Topology
 from helixsim.requests import Request, Route, Stage
 
@@ -28,7 +28,7 @@ def complete_route(
     """
     route = request.route
     assert route is not None
-    if policy.moment is Moment.ADMISSION or route.stages:
+    if policy.routing_point is RoutingPoint.ADMISSION or route.stages:
         return route
     machine = topology.coordinator
     while True:
@@ -46,11 +46,9 @@ def _next(
     request: Request,
     waiting: Callable[[int], int],
 ) -> PlacedLink:
-    if policy.moment is Moment.DEPARTURE:
-        return cast(DeparturePolicy, policy).choose(machine, request)
-    choose = cast(TransmissionPolicy, policy).candidates(
-        machine, topology.outgoing[machine], waiting
-    )
+    if policy.routing_point is RoutingPoint.HOP:
+        return cast(HopPolicy, policy).choose(machine, request)
+    choose = cast(LinkPolicy, policy).candidates(machine, topology.outgoing[machine], waiting)
     link = choose(request, ())
     assert link is not None, "with all links free there is one to take"
     return link

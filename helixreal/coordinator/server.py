@@ -25,11 +25,11 @@ from helixreal.net import messages as wire
 from helixreal.net.clock import Clock
 from helixreal.net.outgoing_link import OutgoingLink
 from helixreal.net.transport import Transport
-from helixsim.control.control_plane import Brain, build_brain, placed_topology
+from helixsim.control.control_plane import ControlPlane, build_control_plane, placed_topology
 from helixsim.control.coordinator import Coordinator
-from helixsim.control.load import Feeder
+from helixsim.control.load import LoadGenerator
 from helixsim.control.routing import POLICIES, Policy
-from helixsim.control.routing.policy import DeparturePolicy, Moment
+from helixsim.control.routing.policy import HopPolicy, RoutingPoint
 from helixsim.errors import InputError
 from helixsim.metrics.recorder import RunRecorder
 from helixsim.metrics.result import RunResult
@@ -87,7 +87,7 @@ class Cluster:
         The coordinator's sockets.
     settings
         How it is run.
-    feeder
+    load_generator
         Who sends requests, if not the scenario's workload.
 
     Attributes
@@ -106,7 +106,7 @@ class Cluster:
         transport: Transport,
         settings: ClusterSettings,
         *,
-        feeder: Feeder | None = None,
+        load_generator: LoadGenerator | None = None,
     ) -> None:
         self.scenario = scenario
         self.seed = scenario.run.seed
@@ -114,21 +114,21 @@ class Cluster:
         self.stopping = False
         self._settings = settings
         self._transport = transport
-        self._feeder = feeder
+        self._load_generator = load_generator
         self._planned = placed_topology(scenario)
         self._clock = Clock(settings.time_scale)
-        moment = POLICIES[scenario.scheduler.policy].moment
+        routing_point = POLICIES[scenario.scheduler.policy].routing_point
         self.roster = Roster(
             self._planned,
             transport,
             self._clock,
             settings.roster,
             settings.max_context_tokens,
-            reports_transits=moment is Moment.DEPARTURE,
+            reports_transits=routing_point is RoutingPoint.HOP,
         )
         self.events = EventLog()
         self.traffic: Traffic | None = None
-        self._brain: Brain
+        self._brain: ControlPlane
         self._timeline: Timeline
         self._links: dict[int, OutgoingLink] = {}
         self._meters: list[LinkMeter] = []
@@ -220,18 +220,18 @@ class Cluster:
         """Build what decides, from what the workers really have, and let requests come."""
         settings, scenario = self._settings, self.scenario
         beyond = 0
-        if settings.is_emulated and self._feeder is None:
+        if settings.is_emulated and self._load_generator is None:
             # To be compared with a simulation, it runs as many passes.
             beyond = PHYSICS_PROFILES[scenario.physics].passes_beyond_answer
         self.start_s = self.events.start_s = self.now + _BEGIN_MARGIN_S
         self.end_s = self.start_s + scenario.run.duration_s
-        self._brain = build_brain(
+        self._brain = build_control_plane(
             scenario,
             self._found_topology(),
             seed=self.seed,
             start_s=self.start_s,
             passes_beyond_answer=beyond,
-            feeder=self._feeder,
+            load_generator=self._load_generator,
             make_recorder=LiveRecorder,
         )
         topology, policy = self._brain.topology, self._brain.policy
@@ -423,9 +423,9 @@ class Cluster:
         member = self.roster.on_beat(beat)
         if member is None or self.traffic is None or not beat.transits:
             return
-        if self.policy.moment is not Moment.DEPARTURE:
+        if self.policy.routing_point is not RoutingPoint.HOP:
             return
-        policy: DeparturePolicy = self.policy  # type: ignore[assignment]
+        policy: HopPolicy = self.policy  # type: ignore[assignment]
         incoming = self.topology.incoming[member.placed.index]
         link_from = {link.source: link.index for link in incoming}
         for transit in beat.transits:

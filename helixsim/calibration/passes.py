@@ -18,7 +18,7 @@ from helixsim.control.control_plane import placed_topology
 from helixsim.control.coordinator import Admission, ContextBound, Coordinator, Disruption
 from helixsim.control.routing import Policy
 from helixsim.control.routing.maxflow import FlowRoute
-from helixsim.control.routing.policy import Moment
+from helixsim.control.routing.policy import RoutingPoint
 from helixsim.models.calibrated import calibrated_models
 from helixsim.models.event_loop import ExactEnvironment
 from helixsim.models.parts import Parts
@@ -125,7 +125,7 @@ def latencies(part: Slice, engine: EngineCosts, seed: int) -> np.ndarray:
 class _Routed:
     """Stands where a policy does: routes are known."""
 
-    moment = Moment.ADMISSION
+    routing_point = RoutingPoint.ADMISSION
 
 
 class _PassSender:

@@ -8,7 +8,7 @@ from random import Random
 from sys import maxsize
 
 from helixsim.control.coordinator import Coordinator
-from helixsim.control.load import Feeder
+from helixsim.control.load import LoadGenerator
 from helixsim.control.routing import POLICIES, Policy, PolicyInputs
 from helixsim.errors import NoRouteError, ScenarioError
 from helixsim.metrics.recorder import RunRecorder
@@ -17,12 +17,12 @@ from helixsim.placement.balanced_flow import balanced_flow
 from helixsim.placement.flow import Flow, max_flow
 from helixsim.placement.topology import Topology, build_topology, without_nodes
 from helixsim.profiles.throughput import estimate_throughput
-from helixsim.scenario.load_generator import build_feeder
+from helixsim.scenario.load_generator import build_load_generator
 from helixsim.scenario.resolved import Scenario
 
 
 @dataclass(frozen=True, slots=True)
-class Brain:
+class ControlPlane:
     """What decides in a run, and what it keeps a record in.
 
     Attributes
@@ -64,7 +64,7 @@ def placed_topology(scenario: Scenario) -> Topology:
     )
 
 
-def build_brain(
+def build_control_plane(
     scenario: Scenario,
     topology: Topology,
     *,
@@ -72,10 +72,10 @@ def build_brain(
     start_s: float,
     passes_beyond_answer: int | None = None,
     keep_iterations: bool = False,
-    feeder: Feeder | None = None,
+    load_generator: LoadGenerator | None = None,
     make_policy: Callable[[PolicyInputs], Policy] | None = None,
     make_recorder: type[RunRecorder] = RunRecorder,
-) -> Brain:
+) -> ControlPlane:
     """Make what decides in a run.
 
     Parameters
@@ -92,7 +92,7 @@ def build_brain(
         See :class:`~helixsim.control.coordinator.Coordinator`; if not that of the physics.
     keep_iterations
         Whether to keep a row for every pass.
-    feeder
+    load_generator
         Who sends requests, if not the scenario's workload.
     make_policy
         Makes what finds routes, if not the scenario's policy.
@@ -121,11 +121,11 @@ def build_brain(
         tuple(node.name for node in topology.nodes),
         keep_iterations=keep_iterations,
     )
-    if feeder is None:
-        feeder = build_feeder(scenario, rng, start_s)
+    if load_generator is None:
+        load_generator = build_load_generator(scenario, rng, start_s)
     coordinator = Coordinator(
         policy,
-        feeder,
+        load_generator,
         recorder,
         physics.passes_beyond_answer if passes_beyond_answer is None else passes_beyond_answer,
         node_names=tuple(node.name for node in topology.nodes),
@@ -133,7 +133,7 @@ def build_brain(
         prefill_chunk_tokens=_chunk_tokens(scenario, topology),
         max_waiting=_max_waiting(scenario),
     )
-    return Brain(topology, flow, policy, coordinator, recorder)
+    return ControlPlane(topology, flow, policy, coordinator, recorder)
 
 
 def _max_waiting(scenario: Scenario) -> int:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from helixsim.control.load import Arrival, Feeder
+from helixsim.control.load import Arrival, LoadGenerator
 from helixsim.control.routing.policy import Policy, Rejection
 from helixsim.placement.flow import Flow
 from helixsim.requests import Request
@@ -107,7 +107,7 @@ class Coordinator:
     ----------
     policy
         Finds routes.
-    feeder
+    load_generator
         Sends requests.
     recorder
         Is told what happens.
@@ -148,7 +148,7 @@ class Coordinator:
     def __init__(
         self,
         policy: Policy,
-        feeder: Feeder,
+        load_generator: LoadGenerator,
         recorder: Recorder,
         passes_beyond_answer: int,
         *,
@@ -158,7 +158,7 @@ class Coordinator:
         max_waiting: int = 0,
     ) -> None:
         self._policy = policy
-        self._feeder = feeder
+        self._load_generator = load_generator
         self._recorder = recorder
         self._passes_beyond_answer = passes_beyond_answer
         self._node_names = node_names
@@ -186,11 +186,11 @@ class Coordinator:
 
     def opening(self) -> list[Request]:
         """Create the requests that are there when the run begins."""
-        return [self.create(arrival) for arrival in self._feeder.opening()]
+        return [self.create(arrival) for arrival in self._load_generator.opening()]
 
     def later(self) -> Iterator[Request]:
         """Create, one when the one before has arrived, those that come at times of their own."""
-        for arrival in self._feeder.later():
+        for arrival in self._load_generator.later():
             yield self.create(arrival)
 
     def create(self, arrival: Arrival) -> Request:
@@ -277,7 +277,7 @@ class Coordinator:
         self._policy.decodes_dispatched((request,))
         if not iteration:
             share = self._policy.bottleneck_share()
-            self._feed(self._feeder.after_prompt(now, share, request.index), now)
+            self._generate(self._load_generator.after_prompt(now, share, request.index), now)
         return (request,)
 
     def _end(self, request: Request, now: float) -> list[Request]:
@@ -286,7 +286,7 @@ class Coordinator:
         self._recorder.ended(request, now)
         sent, _ = self._serve_waiting(now)
         self.admitted += sent
-        self._feed_after_end(now, request.index)
+        self._generate_after_end(now, request.index)
         return sent
 
     # -- what goes wrong -----------------------------------------------------------------------
@@ -315,7 +315,7 @@ class Coordinator:
             # A closed loop goes on with those that were turned away for want of a route.
             owed, self._num_owed = self._num_owed, 0
             for _ in range(owed):
-                self._feed_after_end(now, None)
+                self._generate_after_end(now, None)
         return sent
 
     def preempt(self, request: Request, now: float) -> Disruption:
@@ -360,7 +360,7 @@ class Coordinator:
 
     def _go_on_without(self, request: Request, now: float) -> list[Request]:
         sent, _ = self._serve_waiting(now)
-        self._feed_after_end(now, request.index)
+        self._generate_after_end(now, request.index)
         return sent
 
     def _follow(self) -> None:
@@ -391,7 +391,7 @@ class Coordinator:
     def _fail(self, request: Request, now: float) -> None:
         reason = f"{self._last_lost} was lost" if self.down else "no room to begin it again"
         self._recorder.failed(request, reason, now)
-        self._feed_after_end(now, request.index)
+        self._generate_after_end(now, request.index)
 
     # -- admission -----------------------------------------------------------------------------
 
@@ -444,10 +444,10 @@ class Coordinator:
 
     # -- feeding -------------------------------------------------------------------------------
 
-    def _feed_after_end(self, now: float, index: int | None) -> None:
+    def _generate_after_end(self, now: float, index: int | None) -> None:
         share = self._policy.bottleneck_share()
-        self._feed(self._feeder.after_end(now, share, index), now)
+        self._generate(self._load_generator.after_end(now, share, index), now)
 
-    def _feed(self, arrival: Arrival | None, now: float) -> None:
+    def _generate(self, arrival: Arrival | None, now: float) -> None:
         if arrival is not None:
             self.created.append((self.create(arrival), now))

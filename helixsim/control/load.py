@@ -35,7 +35,7 @@ class Arrival:
     output_tokens: int
 
 
-class Feeder(Protocol):
+class LoadGenerator(Protocol):
     """Says when the next requests come."""
 
     def opening(self) -> Iterator[Arrival]:
@@ -58,7 +58,7 @@ class Feeder(Protocol):
         ...
 
 
-class OfflineFeeder:
+class ClosedLoop:
     """Keeps the cluster as full as the expected KV use allows.
 
     Some requests come at the start; then one more after each prompt and each request that ends
@@ -122,7 +122,7 @@ class OfflineFeeder:
         return Arrival(at, *self._draw())
 
 
-class OnlineFeeder:
+class OpenLoop:
     """Lets requests come at times that do not depend on what becomes of them.
 
     All of them are drawn at once, before anything else uses the random stream, and kept as

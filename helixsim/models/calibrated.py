@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from helixsim.control.routing.policy import Moment
-from helixsim.models.coordinator_node import Host
+from helixsim.control.routing.policy import RoutingPoint
+from helixsim.models.coordinator_node import CoordinatorNode
 from helixsim.models.engine_node import EngineNode
-from helixsim.models.links import Inbox
-from helixsim.models.messages import MessageLink, MessagePort, ReceivingNic
+from helixsim.models.links import DeliveryQueue
+from helixsim.models.messages import MessageEgress, MessageLink, ReceivingNic
 from helixsim.models.parts import Models, NodeModel, Parts, RouteFollower, start_empty
 from helixsim.models.tracing import traced_engine_node, traced_message_link
 from helixsim.physics.calibrated import PassTimes
@@ -20,7 +20,7 @@ def calibrated_models(parts: Parts) -> Models:
     """Make the models of a run under the calibrated physics."""
     topology, environment, policy = parts.topology, parts.environment, parts.policy
     engine, home = parts.scenario.engine, parts.topology.coordinator
-    inboxes = [Inbox() for _ in range(home + 1)]
+    inboxes = [DeliveryQueue() for _ in range(home + 1)]
     receivers = [
         ReceivingNic(topology.nic(machine).inbound_bytes_per_s) for machine in range(home + 1)
     ]
@@ -49,12 +49,12 @@ def calibrated_models(parts: Parts) -> Models:
         )
         for node in topology.nodes
     ]
-    host = Host(environment, parts.coordinator, inboxes[-1], eager=False)
+    host = CoordinatorNode(environment, parts.coordinator, inboxes[-1], eager=False)
     # A stream of its own, so that delays do not change which requests come.
     jitter = Random(f"jitter {parts.seed}")
 
-    def make_port(machine: int) -> MessagePort:
-        return MessagePort(
+    def make_egress(machine: int) -> MessageEgress:
+        return MessageEgress(
             machine,
             [links[link.index] for link in topology.outgoing[machine]],
             policy,
@@ -72,9 +72,10 @@ def calibrated_models(parts: Parts) -> Models:
         catch_up = host.catch_up if index in first else None
         when_idle = host.arm_if_needed if index in first else None
         num_sources = len(topology.incoming[index])
-        node.connect(make_port(index), evictor, catch_up, when_idle, num_sources=num_sources)
-    prepare = RouteFollower(links) if policy.moment is Moment.ADMISSION else start_empty
-    host.connect(make_port(home), [nodes[index] for index in sorted(first)], prepare)
+        node.connect(make_egress(index), evictor, catch_up, when_idle, num_sources=num_sources)
+    whole_routes = policy.routing_point is RoutingPoint.ADMISSION
+    prepare = RouteFollower(links) if whole_routes else start_empty
+    host.connect(make_egress(home), [nodes[index] for index in sorted(first)], prepare)
     host.when_ended = _releaser(nodes)
     return Models(host, nodes, links)
 
@@ -91,7 +92,9 @@ def _releaser(nodes: list[EngineNode]) -> Callable[[Request], None]:
 class Eviction:
     """Takes requests out of nodes and network, as a KV cache without room demands."""
 
-    def __init__(self, parts: Parts, host: Host, nodes: list[NodeModel] | list[EngineNode]) -> None:
+    def __init__(
+        self, parts: Parts, host: CoordinatorNode, nodes: list[NodeModel] | list[EngineNode]
+    ) -> None:
         self._environment = parts.environment
         self._coordinator = parts.coordinator
         self._host = host

@@ -16,9 +16,9 @@ from typing import Protocol
 
 from helixsim.control.batching import Batch
 from helixsim.control.coordinator import Coordinator
-from helixsim.models.egress import Port
-from helixsim.models.event_loop import Alarm, ExactEnvironment
-from helixsim.models.links import Inbox, Train, interleaved, merge
+from helixsim.models.egress import Egress
+from helixsim.models.event_loop import ExactEnvironment, ReusableEvent
+from helixsim.models.links import DeliveryQueue, Transfer, interleaved, merge
 from helixsim.requests import Request
 
 
@@ -31,7 +31,7 @@ class FirstNode(Protocol):
         ...
 
 
-class Host:
+class CoordinatorNode:
     """Receives, lets the coordinator decide, and sends.
 
     Parameters
@@ -56,7 +56,7 @@ class Host:
         self,
         environment: ExactEnvironment,
         coordinator: Coordinator,
-        inbox: Inbox,
+        inbox: DeliveryQueue,
         *,
         eager: bool,
     ) -> None:
@@ -64,20 +64,20 @@ class Host:
         self._coordinator = coordinator
         self._inbox = inbox
         self._eager = eager
-        self._alarm = Alarm(environment, self.catch_up)
-        self._agenda: list[tuple[float, float, int, Request]] = []
+        self._event = ReusableEvent(environment, self.catch_up)
+        self._pending_arrivals: list[tuple[float, float, int, Request]] = []
         self._armed_at = inf
         self._numbers = count()
-        self._port: Port
+        self._port: Egress
         self._first_gpus: Sequence[FirstNode] = ()
         self._prepare: Callable[[Request], None]
         self._later: Iterator[Request] = iter(())
         self._followed: Request | None = None
         self.when_ended: Callable[[Request], None] | None = None
-        inbox.announce = self._on_train
+        inbox.announce = self._on_transfer
 
     def connect(
-        self, port: Port, first_gpus: Sequence[FirstNode], prepare: Callable[[Request], None]
+        self, port: Egress, first_gpus: Sequence[FirstNode], prepare: Callable[[Request], None]
     ) -> None:
         """Give it its way out, the nodes behind it, and what readies a request for its way."""
         self._port = port
@@ -87,12 +87,12 @@ class Host:
     @property
     def expects_arrivals(self) -> bool:
         """Whether some request is still to arrive."""
-        return bool(self._agenda)
+        return bool(self._pending_arrivals)
 
-    def put_on_agenda(self, request: Request, now: float) -> None:
+    def add_arrival(self, request: Request, now: float) -> None:
         """Let a request that was created now arrive at its time."""
-        heappush(self._agenda, (request.arrival_s, now, next(self._numbers), request))
-        self._alarm.set(request.arrival_s, now)
+        heappush(self._pending_arrivals, (request.arrival_s, now, next(self._numbers), request))
+        self._event.set(request.arrival_s, now)
 
     def follow(self, later: Iterator[Request]) -> None:
         """Let requests arrive one after another, each put on the agenda by the one before."""
@@ -104,13 +104,13 @@ class Host:
         self._followed = request
         if request is not None:
             # As if all had been announced before the run began.
-            self.put_on_agenda(request, 0.0)
+            self.add_arrival(request, 0.0)
 
     def catch_up(self, now: float | None = None) -> None:
         """Do everything that is due by now."""
         if now is None:
             now = self._environment._now
-        agenda = self._agenda
+        agenda = self._pending_arrivals
         while agenda and agenda[0][0] <= now:
             at = agenda[0][0]
             # Who was announced before is served before those who come back at that instant.
@@ -122,41 +122,41 @@ class Host:
                 self._prepare(request)
                 self._port.depart(Batch.of([request]), at)
         self._take_back(now)
-        if self._inbox.trains and not self._eager:
+        if self._inbox.transfers and not self._eager:
             self.arm_if_needed()
 
     def arm_if_needed(self) -> None:
         """Wake for the next to come back, if some node behind has nothing to do till then."""
-        train = self._inbox.next_arrival()
-        if train is not None and any(gpu.is_unaware for gpu in self._first_gpus):
-            self._arm_for(train)
+        transfer = self._inbox.next_arrival()
+        if transfer is not None and any(gpu.is_unaware for gpu in self._first_gpus):
+            self._arm_for(transfer)
 
-    def _on_train(self, train: Train) -> None:
-        latency = train.latency_s
-        for request, sent in zip(train.requests, train.sent_s, strict=True):
+    def _on_transfer(self, transfer: Transfer) -> None:
+        latency = transfer.latency_s
+        for request, sent in zip(transfer.requests, transfer.sent_s, strict=True):
             if request.is_prefill or request.iteration == request.last_iteration:
-                self._alarm.set(sent + latency, sent)
+                self._event.set(sent + latency, sent)
         if self._eager or any(gpu.is_unaware for gpu in self._first_gpus):
-            self._arm_for(train)
+            self._arm_for(transfer)
 
-    def _arm_for(self, train: Train) -> None:
-        at = train.first_arrival_s
+    def _arm_for(self, transfer: Transfer) -> None:
+        at = transfer.first_arrival_s
         if at != self._armed_at:  # once is enough
             self._armed_at = at
-            self._alarm.set(at, train.sent_s[0])
+            self._event.set(at, transfer.sent_s[0])
 
     def _take_back(self, until: float) -> None:
-        trains = self._inbox.take(until) if self._inbox.trains else None
-        if not trains:
+        transfers = self._inbox.take(until) if self._inbox.transfers else None
+        if not transfers:
             return
-        if len(trains) > 1 and interleaved(trains):
-            passengers = merge(trains)
-            requests = [passenger[5] for passenger in passengers]
-            self._return_each(requests, [passenger[0] for passenger in passengers])
+        if len(transfers) > 1 and interleaved(transfers):
+            deliveries = merge(transfers)
+            requests = [delivery[5] for delivery in deliveries]
+            self._return_each(requests, [delivery[0] for delivery in deliveries])
             return
-        for train in trains:
-            latency = train.latency_s
-            self._return_each(train.requests, [sent + latency for sent in train.sent_s])
+        for transfer in transfers:
+            latency = transfer.latency_s
+            self._return_each(transfer.requests, [sent + latency for sent in transfer.sent_s])
 
     def keep(self, wanted: Callable[[Request], bool]) -> None:
         """Drop requests that are not wanted any more."""
@@ -165,7 +165,7 @@ class Host:
 
     def send(self, requests: list[Request], now: float) -> None:
         """Send requests that have been given a new route, after a change of plan."""
-        self._put_created_on_agenda()
+        self._add_created()
         for request in requests:
             self._prepare(request)
         if requests:
@@ -173,10 +173,10 @@ class Host:
         if not self._eager:
             self.arm_if_needed()
 
-    def _put_created_on_agenda(self) -> None:
+    def _add_created(self) -> None:
         created = self._coordinator.created
         for new, now in created:
-            self.put_on_agenda(new, now)
+            self.add_arrival(new, now)
         created.clear()
 
     def _return_each(self, requests: list[Request], times: list[float]) -> None:
@@ -188,7 +188,7 @@ class Host:
             for request in last:
                 when_ended(request)
         if coordinator.created:
-            self._put_created_on_agenda()
+            self._add_created()
         if coordinator.admitted:
             for request in coordinator.admitted:
                 self._prepare(request)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from helixsim.control.batching import Batch
-from helixsim.control.routing.policy import Chooser, DeparturePolicy, TransmissionPolicy
-from helixsim.models.event_loop import Alarm, ExactEnvironment
+from helixsim.control.routing.policy import Chooser, HopPolicy, LinkPolicy
+from helixsim.models.event_loop import ExactEnvironment, ReusableEvent
 from helixsim.models.links import Link
 from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Request, Stage
@@ -16,7 +16,7 @@ LEAST_BANDWIDTH_BYTES_PER_S = 10.0
 """A link that could carry no more than this now is not used now."""
 
 
-class Port(Protocol):
+class Egress(Protocol):
     """Sends on what a machine is done with."""
 
     def depart(self, batch: Batch, now: float) -> object:
@@ -32,7 +32,7 @@ class Port(Protocol):
         ...
 
 
-class RoutedPort:
+class RoutedEgress:
     """For routes that are known: every request goes where its route says."""
 
     def __init__(self, machine: int, links: Sequence[Link]) -> None:
@@ -71,14 +71,14 @@ class RoutedPort:
         """Nobody waits here."""
 
 
-class ChoosingPort:
+class HopEgress:
     """For policies that choose when a prompt leaves, and learn from transit times."""
 
     def __init__(
         self,
         machine: int,
         links: Sequence[Link],
-        policy: DeparturePolicy,
+        policy: HopPolicy,
         end_layer: Callable[[int], int],
         home: int,
     ) -> None:
@@ -152,10 +152,10 @@ class SharedNic:
         self.inbound_free = inbound_bytes_per_s
         self.outbound_bytes_per_s = outbound_bytes_per_s
         self.outbound_free = outbound_bytes_per_s
-        self.held_up: dict[ContendedPort, None] = {}
+        self.held_up: dict[ContendedEgress, None] = {}
 
 
-class ContendedPort:
+class ContendedEgress:
     """For policies that choose when links are free: one request at a time and link.
 
     Every attempt to send works out what each link could carry now, then goes through those that
@@ -168,7 +168,7 @@ class ContendedPort:
         machine: int,
         links: Sequence[Link],
         nics: Sequence[SharedNic],
-        policy: TransmissionPolicy,
+        policy: LinkPolicy,
         end_layer: Callable[[int], int],
         waiting: Callable[[int], int],
     ) -> None:
@@ -181,7 +181,7 @@ class ContendedPort:
         self._end_layer = end_layer
         self._waiting = waiting
         self._queue: list[Request] = []
-        self._retry = Alarm(environment, self.attempt)
+        self._retry = ReusableEvent(environment, self.attempt)
 
     def depart(self, batch: Batch, now: float) -> None:
         """Let a group queue up, and try to send."""
@@ -280,4 +280,4 @@ class ContendedPort:
                     port._retry.set(environment.now, environment.now)
             receiver.held_up.clear()
 
-        Alarm(environment, give_back).set(sent, now)
+        ReusableEvent(environment, give_back).set(sent, now)

@@ -15,9 +15,9 @@ from typing import Protocol
 
 from helixsim.control.batching import Batch
 from helixsim.control.kv_cache import KvCache
-from helixsim.models.egress import Port
-from helixsim.models.event_loop import Alarm, ExactEnvironment
-from helixsim.models.links import Inbox, Train
+from helixsim.models.egress import Egress
+from helixsim.models.event_loop import ExactEnvironment, ReusableEvent
+from helixsim.models.links import DeliveryQueue, Transfer
 from helixsim.physics.calibrated import PassTimes
 from helixsim.physics.engine import EngineCosts
 from helixsim.placement.topology import PlacedNode
@@ -77,7 +77,7 @@ class EngineNode:
         entry_layers: Iterable[int],
         times: PassTimes,
         engine: EngineCosts,
-        inbox: Inbox,
+        inbox: DeliveryQueue,
         *,
         is_last: bool,
     ) -> None:
@@ -95,7 +95,7 @@ class EngineNode:
         self._inbox = inbox
         inbox.announce = self._wake_for
         self.kv = KvCache(node.capacity.kv_token_layers, node.end_layer)
-        self._alarm = Alarm(environment, self._wake)
+        self._event = ReusableEvent(environment, self._wake)
         self._wakes_at = inf
         self._idle_since = 0.0
         self._is_idle = True
@@ -104,7 +104,7 @@ class EngineNode:
         self._decodes: list[Request] = []
         self._passes: list[tuple[float, list[Request]]] = []
         self._fetched_tokens = 0
-        self._port: Port
+        self._port: Egress
         self._evictor: Evictor
         self._before_looking: Callable[[float], None] | None = None
         self._when_idle: Callable[[], None] | None = None
@@ -116,7 +116,7 @@ class EngineNode:
 
     def connect(
         self,
-        port: Port,
+        port: Egress,
         evictor: Evictor,
         before_looking: Callable[[float], None] | None = None,
         when_idle: Callable[[], None] | None = None,
@@ -148,7 +148,7 @@ class EngineNode:
             return 0  # it is dead, and takes no notice of those who come
         now = self._environment._now
         fetched = len(self._prompts) + len(self._decodes)
-        return fetched + sum(train.num_arrived(now) for train in self._inbox.trains)
+        return fetched + sum(transfer.num_arrived(now) for transfer in self._inbox.transfers)
 
     @property
     def num_running(self) -> int:
@@ -213,9 +213,9 @@ class EngineNode:
 
     # -- what happens ------------------------------------------------------------------------
 
-    def _wake_for(self, train: Train) -> None:
+    def _wake_for(self, transfer: Transfer) -> None:
         """Idle, learn of a train that arrives before any known so far."""
-        arrival = train.first_arrival_s
+        arrival = transfer.first_arrival_s
         self._inbox.wakes_at = arrival
         rounds = ceil((arrival - self._idle_since) / self._round_s)
         self._wake_at(self._idle_since + max(rounds, 0) * self._round_s)
@@ -223,7 +223,7 @@ class EngineNode:
     def _wake_at(self, at: float) -> None:
         now = self._environment._now
         self._wakes_at = max(at, now)
-        self._alarm.set(self._wakes_at, now)
+        self._event.set(self._wakes_at, now)
 
     def _wake(self) -> None:
         """A pass is through, or an idle worker ends a round of polling."""
@@ -241,20 +241,20 @@ class EngineNode:
             self._before_looking(now)
         self._is_idle = False
         self._inbox.wakes_at = -inf
-        if self._inbox.trains:
+        if self._inbox.transfers:
             self._fetch(now)
         self._step(now)
 
     def _fetch(self, now: float) -> None:
         """Take in who has arrived by now."""
-        for train in self._inbox.take(now):
-            layer = train.entry_layer
+        for transfer in self._inbox.take(now):
+            layer = transfer.entry_layer
             if layer:  # not from the coordinator, which sends tokens, not hidden states
-                self._fetched_tokens += train.num_tokens
-            if not train.num_prompts:
-                self._decodes += train.requests
+                self._fetched_tokens += transfer.num_tokens
+            if not transfer.num_prompts:
+                self._decodes += transfer.requests
                 continue
-            for request in train.requests:
+            for request in transfer.requests:
                 if request.is_prefill:
                     self._prompts.append(request)
                     self._entry[request] = layer
@@ -327,9 +327,9 @@ class EngineNode:
         self._is_idle = True
         self._idle_since = now
         self._wakes_at = self._inbox.wakes_at = inf
-        train = self._inbox.next_arrival()
-        if train is not None:
-            self._wake_for(train)
+        transfer = self._inbox.next_arrival()
+        if transfer is not None:
+            self._wake_for(transfer)
         if self._when_idle is not None:
             self._when_idle()
 

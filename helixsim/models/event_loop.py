@@ -41,7 +41,7 @@ class ExactEnvironment(simpy.Environment):
             if self.stopping:
                 return
             self._now, _, _, event = heappop(queue)
-            if event.__class__ is Alarm:  # nearly all are
+            if event.__class__ is ReusableEvent:  # nearly all are
                 event.handler()
             else:
                 self._call_back(event)
@@ -56,7 +56,7 @@ class ExactEnvironment(simpy.Environment):
     def step(self) -> None:
         """Process the next event."""
         self._now, _, _, event = heappop(self._queue)
-        if event.__class__ is Alarm:
+        if event.__class__ is ReusableEvent:
             event.handler()
         else:
             self._call_back(event)
@@ -72,10 +72,10 @@ class ExactEnvironment(simpy.Environment):
     @property
     def is_waited_for(self) -> bool:
         """Whether any alarm is set: whether anything can still happen in the model."""
-        return any(entry[3].__class__ is Alarm for entry in self._queue)
+        return any(entry[3].__class__ is ReusableEvent for entry in self._queue)
 
 
-class Alarm(simpy.Event):
+class ReusableEvent(simpy.Event):
     """An event that can be set off again and again, at exact times.
 
     It may stand in the queue several times at once; its handler is called for each.

@@ -12,8 +12,8 @@ from functools import partial
 
 from helixsim.control.coordinator import Coordinator
 from helixsim.control.routing import Policy
-from helixsim.models.coordinator_node import Host
-from helixsim.models.event_loop import Alarm, ExactEnvironment
+from helixsim.models.coordinator_node import CoordinatorNode
+from helixsim.models.event_loop import ExactEnvironment, ReusableEvent
 from helixsim.models.parts import LinkModel, NodeModel
 from helixsim.placement.topology import Topology
 from helixsim.requests import Request
@@ -41,7 +41,7 @@ class FaultInjector:
         topology: Topology,
         gpus: Sequence[NodeModel],
         links: Sequence[LinkModel],
-        host: Host,
+        host: CoordinatorNode,
         coordinator: Coordinator,
         policy: Policy,
         detection_s: float,
@@ -60,7 +60,7 @@ class FaultInjector:
         numbers = {node.name: node.index for node in self._topology.nodes}
         for fault in faults.events:
             die = partial(self._die, numbers[fault.node], fault)
-            Alarm(self._environment, die).set(start_s + fault.at_s, 0.0)
+            ReusableEvent(self._environment, die).set(start_s + fault.at_s, 0.0)
 
     def _die(self, node: int, fault: Fault) -> None:
         now = self._environment.now
@@ -72,8 +72,8 @@ class FaultInjector:
             back_s = now + fault.duration_s + loading_s
             # A node that is back before anybody has missed it says itself that it was away.
             noticed_s = min(noticed_s, back_s)
-            Alarm(self._environment, partial(self._come_back, node)).set(back_s, now)
-        Alarm(self._environment, partial(self._lose, node)).set(noticed_s, 0.0)
+            ReusableEvent(self._environment, partial(self._come_back, node)).set(back_s, now)
+        ReusableEvent(self._environment, partial(self._lose, node)).set(noticed_s, 0.0)
 
     def _lose(self, node: int) -> None:
         """Let the coordinator learn that a node is dead."""

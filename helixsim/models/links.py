@@ -2,9 +2,9 @@
 
 A link sends one request after another. Its times have a closed form: a request starts when the
 link is free, the link is free again when it has been sent, and it arrives one latency later.
-So nothing need happen in between: a batch that leaves a node becomes one :class:`Train` per
-link, with the times of all its requests, and the receiver looks into its :class:`Inbox` when it
-wants to know who has come.
+So nothing need happen in between: a batch that leaves a node becomes one :class:`Transfer` per
+link, with the times of all its requests, and the receiver looks into its :class:`DeliveryQueue`
+when it wants to know which requests have arrived.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from helixsim.control.batching import Batch
 from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Request
 
-Passenger = tuple[float, float, float, int, int, Request]
+Delivery = tuple[float, float, float, int, int, Request]
 """A request on its way, and what orders arrivals: (arrival, sent, started, train, place)."""
 
 
-class Train(Batch):
+class Transfer(Batch):
     """Requests that one machine sent over one link, one behind the other.
 
     Attributes
@@ -84,7 +84,7 @@ class Train(Batch):
         """How many of them have arrived by now."""
         return bisect_right(self.sent_s, now - self.latency_s)
 
-    def split(self, now: float) -> Train:
+    def split(self, now: float) -> Transfer:
         """Take out and return those that have arrived by now, at least one; the rest stays."""
         latency, sent, started = self.latency_s, self.sent_s, self.started_s
         n = 1
@@ -92,7 +92,7 @@ class Train(Batch):
             n = bisect_right(sent, now, key=lambda at: at + latency)
         requests = self.requests[:n]
         head = self.part(requests) if self.num_prompts else Batch(requests, 0, 0)
-        arrived = Train(
+        arrived = Transfer(
             requests,
             head.num_prompts,
             head.prompt_tokens,
@@ -116,18 +116,18 @@ class Train(Batch):
 
     def keep(self, wanted: Callable[[Request], bool]) -> bool:
         """Drop those who are not wanted any more; whether anybody is left."""
-        kept = [passenger for passenger in self.passengers() if wanted(passenger[5])]
+        kept = [delivery for delivery in self.deliveries() if wanted(delivery[5])]
         if 0 < len(kept) < len(self.requests):
-            rest = Batch.of([passenger[5] for passenger in kept])
+            rest = Batch.of([delivery[5] for delivery in kept])
             self.requests, self.num_prompts = rest.requests, rest.num_prompts
             self.prompt_tokens = rest.prompt_tokens
-            self.sent_s = [passenger[1] for passenger in kept]
-            self.started_s = [passenger[2] for passenger in kept]
+            self.sent_s = [delivery[1] for delivery in kept]
+            self.started_s = [delivery[2] for delivery in kept]
             self.first_started_s = self.started_s[0]
             self.last_arrival_s = self.sent_s[-1] + self.latency_s
         return bool(kept)
 
-    def passengers(self) -> list[Passenger]:
+    def deliveries(self) -> list[Delivery]:
         """Every request with what orders arrivals."""
         started = self.started_s or [self.first_started_s, *self.sent_s]
         latency, number = self.latency_s, self.number
@@ -137,7 +137,7 @@ class Train(Batch):
         ]
 
 
-class Inbox:
+class DeliveryQueue:
     """Trains on their way to one machine, or arrived there and not yet looked at.
 
     Attributes
@@ -150,72 +150,72 @@ class Inbox:
         Called with such a train.
     """
 
-    __slots__ = ("announce", "trains", "wakes_at")
+    __slots__ = ("announce", "transfers", "wakes_at")
 
     def __init__(self) -> None:
-        self.trains: list[Train] = []
+        self.transfers: list[Transfer] = []
         self.wakes_at = inf
-        self.announce: Callable[[Train], None]
+        self.announce: Callable[[Transfer], None]
 
-    def next_arrival(self) -> Train | None:
+    def next_arrival(self) -> Transfer | None:
         """The train whose first request is the next to arrive, if any is on its way."""
-        trains = self.trains
-        if not trains:
+        transfers = self.transfers
+        if not transfers:
             return None
-        return trains[0] if len(trains) == 1 else min(trains, key=_first_arrival)
+        return transfers[0] if len(transfers) == 1 else min(transfers, key=_first_arrival)
 
-    def take(self, now: float) -> list[Train]:
+    def take(self, now: float) -> list[Transfer]:
         """Remove and return what has arrived by now, as trains in order of first arrival.
 
         A train that has arrived in part is divided.
         """
-        trains = self.trains
-        if len(trains) == 1:
-            train = trains[0]
-            if train.last_arrival_s <= now:
-                self.trains = []
-                return trains
-            if train.sent_s[0] + train.latency_s <= now:
-                return [train.split(now)]
+        transfers = self.transfers
+        if len(transfers) == 1:
+            transfer = transfers[0]
+            if transfer.last_arrival_s <= now:
+                self.transfers = []
+                return transfers
+            if transfer.sent_s[0] + transfer.latency_s <= now:
+                return [transfer.split(now)]
             return []
-        arrived: list[Train] = []
-        left: list[Train] = []
-        for train in trains:
-            if train.last_arrival_s <= now:
-                arrived.append(train)
-            elif train.sent_s[0] + train.latency_s > now:
-                left.append(train)
+        arrived: list[Transfer] = []
+        left: list[Transfer] = []
+        for transfer in transfers:
+            if transfer.last_arrival_s <= now:
+                arrived.append(transfer)
+            elif transfer.sent_s[0] + transfer.latency_s > now:
+                left.append(transfer)
             else:
-                arrived.append(train.split(now))
-                left.append(train)
-        self.trains = left
+                arrived.append(transfer.split(now))
+                left.append(transfer)
+        self.transfers = left
         if len(arrived) > 1:
             arrived.sort(key=_first_arrival)
         return arrived
 
     def keep(self, wanted: Callable[[Request], bool]) -> None:
         """Drop those who are not wanted any more."""
-        self.trains = [train for train in self.trains if train.keep(wanted)]
+        self.transfers = [transfer for transfer in self.transfers if transfer.keep(wanted)]
 
 
-def _first_arrival(train: Train) -> tuple[float, float, float, int]:
-    sent = train.sent_s[0]
-    return sent + train.latency_s, sent, train.first_started_s, train.number
+def _first_arrival(transfer: Transfer) -> tuple[float, float, float, int]:
+    sent = transfer.sent_s[0]
+    return sent + transfer.latency_s, sent, transfer.first_started_s, transfer.number
 
 
-def interleaved(trains: list[Train]) -> bool:
+def interleaved(transfers: list[Transfer]) -> bool:
     """Whether trains, in order of first arrival, overlap in time."""
     return any(
         before.last_arrival_s >= after.sent_s[0] + after.latency_s
-        for before, after in pairwise(trains)
+        for before, after in pairwise(transfers)
     )
 
 
-def merge(trains: list[Train]) -> list[Passenger]:
+def merge(transfers: list[Transfer]) -> list[Delivery]:
     """The passengers of several trains, in order of arrival."""
-    passengers = [passenger for train in trains for passenger in train.passengers()]
-    passengers.sort()
-    return passengers
+    deliveries = [delivery for transfer in transfers for delivery in transfer.deliveries()]
+    deliveries.sort()
+    return deliveries
 
 
 class Link:
@@ -250,7 +250,7 @@ class Link:
         self,
         placed: PlacedLink,
         bandwidth_bytes_per_s: float,
-        inbox: Inbox,
+        inbox: DeliveryQueue,
         next_number: Callable[[], int],
     ) -> None:
         self.placed = placed
@@ -295,17 +295,17 @@ class Link:
                 sent.append(free)
         else:
             sent = [free := free + decode_s - latency for _ in batch.requests]
-        if batch.__class__ is Train:
-            train = batch  # it has arrived, and is nobody else's: it can go on as it is
-            train.entry_layer = self._entry_layer
-            train.latency_s = latency
-            train.sent_s = sent
-            train.first_started_s = start
-            train.started_s = None
-            train.number = self._next_number()
-            train.last_arrival_s = free + latency
+        if batch.__class__ is Transfer:
+            transfer = batch  # it has arrived, and is nobody else's: it can go on as it is
+            transfer.entry_layer = self._entry_layer
+            transfer.latency_s = latency
+            transfer.sent_s = sent
+            transfer.first_started_s = start
+            transfer.started_s = None
+            transfer.number = self._next_number()
+            transfer.last_arrival_s = free + latency
         else:
-            train = Train(
+            transfer = Transfer(
                 batch.requests,
                 batch.num_prompts,
                 batch.prompt_tokens,
@@ -316,7 +316,7 @@ class Link:
                 None,
                 self._next_number(),
             )
-        self._depart(train)
+        self._depart(transfer)
         return chain((start,), sent)
 
     def send_each(self, requests: list[Request], ready_s: list[float]) -> None:
@@ -330,22 +330,22 @@ class Link:
             transit_s = self.transit_s(request.step_tokens) if request.is_prefill else decode_s
             free = free + transit_s - latency
             sent.append(free)
-        self._depart(self._train(Batch.of(requests), sent, started))
+        self._depart(self._transfer(Batch.of(requests), sent, started))
 
     def carry(self, request: Request, now: float, bandwidth_bytes_per_s: float) -> float:
         """Send one request at once, with the bandwidth given; return when it has been sent."""
         nbytes = request.step_tokens * self._bytes_per_token
         sent = now + (self.latency_s + nbytes / bandwidth_bytes_per_s) - self.latency_s
         self._carried.append((sent, bandwidth_bytes_per_s))
-        self._depart(self._train(Batch.of([request]), [sent], [now]))
+        self._depart(self._transfer(Batch.of([request]), [sent], [now]))
         return sent
 
     def transit_s(self, num_tokens: int) -> float:
         """How long so many tokens take from the start of sending to arrival."""
         return self.latency_s + num_tokens * self._bytes_per_token / self._bandwidth_bytes_per_s
 
-    def _train(self, batch: Batch, sent: list[float], started: list[float]) -> Train:
-        return Train(
+    def _transfer(self, batch: Batch, sent: list[float], started: list[float]) -> Transfer:
+        return Transfer(
             batch.requests,
             batch.num_prompts,
             batch.prompt_tokens,
@@ -357,15 +357,15 @@ class Link:
             self._next_number(),
         )
 
-    def _depart(self, train: Train) -> None:
-        self.free_s = train.sent_s[-1]
-        num_requests = len(train.requests)
+    def _depart(self, transfer: Transfer) -> None:
+        self.free_s = transfer.sent_s[-1]
+        num_requests = len(transfer.requests)
         self.num_requests += num_requests
-        self.num_tokens += train.prompt_tokens + num_requests - train.num_prompts
+        self.num_tokens += transfer.prompt_tokens + num_requests - transfer.num_prompts
         inbox = self._inbox
-        inbox.trains.append(train)
-        if train.sent_s[0] + train.latency_s < inbox.wakes_at:
-            inbox.announce(train)
+        inbox.transfers.append(transfer)
+        if transfer.sent_s[0] + transfer.latency_s < inbox.wakes_at:
+            inbox.announce(transfer)
 
     @property
     def num_bytes(self) -> float:

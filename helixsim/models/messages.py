@@ -14,9 +14,9 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, cast
 
 from helixsim.control.batching import Batch
-from helixsim.control.routing.policy import DeparturePolicy, Moment, Policy, TransmissionPolicy
+from helixsim.control.routing.policy import HopPolicy, LinkPolicy, Policy, RoutingPoint
 from helixsim.models.egress import take_link
-from helixsim.models.links import Inbox, Train
+from helixsim.models.links import DeliveryQueue, Transfer
 from helixsim.physics.engine import EngineCosts
 from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Request
@@ -71,7 +71,7 @@ class MessageLink:
     def __init__(
         self,
         placed: PlacedLink,
-        inbox: Inbox,
+        inbox: DeliveryQueue,
         receiver: ReceivingNic,
         next_number: Callable[[], int],
         *,
@@ -117,7 +117,7 @@ class MessageLink:
         """Let messages be on their way that arrive, latency apart, at these rising times."""
         batch = Batch.of(requests)
         self.num_requests += len(requests)
-        train = Train(
+        transfer = Transfer(
             requests,
             batch.num_prompts,
             batch.prompt_tokens,
@@ -129,9 +129,9 @@ class MessageLink:
             self._next_number(),
         )
         inbox = self._inbox
-        inbox.trains.append(train)
-        if train.first_arrival_s < inbox.wakes_at:
-            inbox.announce(train)
+        inbox.transfers.append(transfer)
+        if transfer.first_arrival_s < inbox.wakes_at:
+            inbox.announce(transfer)
 
     def use_bandwidth(self, bandwidth_bytes_per_s: float) -> None:
         """Nothing changes: messages use what is there, whatever the plan of flow."""
@@ -145,7 +145,7 @@ class MessageLink:
         return self._busy_s - max(self.free_s - now, 0.0)
 
 
-class MessagePort:
+class MessageEgress:
     """Sends what a machine is done with, message by message.
 
     Prompts whose route is not fixed yet have their next node chosen here, when they leave, by
@@ -188,8 +188,8 @@ class MessagePort:
         self._links: Mapping[int, MessageLink] = {link.index: link for link in links}
         self._placed = [link.placed for link in links]
         self._policy = policy
-        self._learns = policy.moment is Moment.DEPARTURE and not is_home
-        self._chooses = policy.moment is not Moment.ADMISSION
+        self._learns = policy.routing_point is RoutingPoint.HOP and not is_home
+        self._chooses = policy.routing_point is not RoutingPoint.ADMISSION
         self._end_layer = end_layer
         self._waiting = waiting
         self._s_per_byte = 1 / min(engine.send_bytes_per_s, nic_bytes_per_s)
@@ -201,7 +201,7 @@ class MessagePort:
     def depart(self, batch: Batch, now: float) -> None:
         """Send a group that is ready now, in order."""
         if self._learns:
-            cast(DeparturePolicy, self._policy).transited(batch.requests, now)
+            cast(HopPolicy, self._policy).transited(batch.requests, now)
         if self._chooses and batch.num_prompts:
             for request in batch.requests:
                 if request.is_prefill and self._machine not in request.onward:
@@ -221,12 +221,10 @@ class MessagePort:
 
     def _choose(self, request: Request) -> None:
         policy, machine = self._policy, self._machine
-        if policy.moment is Moment.DEPARTURE:
-            placed: PlacedLink | None = cast(DeparturePolicy, policy).choose(machine, request)
+        if policy.routing_point is RoutingPoint.HOP:
+            placed: PlacedLink | None = cast(HopPolicy, policy).choose(machine, request)
         else:
-            choose = cast(TransmissionPolicy, policy).candidates(
-                machine, self._placed, self._waiting
-            )
+            choose = cast(LinkPolicy, policy).candidates(machine, self._placed, self._waiting)
             placed = choose(request, _NO_TAKEN)
         assert placed is not None, "every link is free to take"
         take_link(request, placed, self._links, self._end_layer)  # type: ignore[arg-type]

@@ -13,15 +13,15 @@ from math import inf
 
 from helixsim.control.batching import Batch, NodeQueues
 from helixsim.control.coordinator import ContextBound
-from helixsim.models.egress import Port
-from helixsim.models.event_loop import Alarm, ExactEnvironment
-from helixsim.models.links import Inbox, Passenger, Train, interleaved, merge
+from helixsim.models.egress import Egress
+from helixsim.models.event_loop import ExactEnvironment, ReusableEvent
+from helixsim.models.links import Delivery, DeliveryQueue, Transfer, interleaved, merge
 from helixsim.physics import StepTimer
 from helixsim.placement.topology import PlacedNode
 from helixsim.requests import Request
 
 
-class Gpu:
+class PaperNode:
     """The compute of one node.
 
     Parameters
@@ -53,7 +53,7 @@ class Gpu:
         node: PlacedNode,
         entry_layers: set[int],
         timer: StepTimer,
-        inbox: Inbox,
+        inbox: DeliveryQueue,
         contexts: ContextBound,
     ) -> None:
         self._environment = environment
@@ -65,12 +65,12 @@ class Gpu:
         self._contexts = contexts
         self._inbox = inbox
         inbox.announce = self._wake_for
-        self._alarm = Alarm(environment, self._wake)
+        self._event = ReusableEvent(environment, self._wake)
         self._wakes_at = inf
         self._running: Batch | None = None
         self._segment = len(self._queues) - 1
         self._received_tokens = 0
-        self._port: Port
+        self._port: Egress
         self._before_looking: Callable[[float], None] | None = None
         self._when_idle: Callable[[], None] | None = None
         self._has_other_sources = False
@@ -80,7 +80,7 @@ class Gpu:
 
     def connect(
         self,
-        port: Port,
+        port: Egress,
         before_looking: Callable[[float], None] | None = None,
         when_idle: Callable[[], None] | None = None,
         *,
@@ -109,7 +109,9 @@ class Gpu:
         if self._wakes_at == -inf:
             return 0  # it is dead, and takes no notice of those who come
         now = self._environment._now
-        return len(self._node) + sum(train.num_arrived(now) for train in self._inbox.trains)
+        return len(self._node) + sum(
+            transfer.num_arrived(now) for transfer in self._inbox.transfers
+        )
 
     @property
     def num_running(self) -> int:
@@ -124,7 +126,7 @@ class Gpu:
 
     def waiting_at_first_layer(self, now: float) -> int:
         """Requests that have arrived by now and wait at its first layer."""
-        if self._inbox.trains:
+        if self._inbox.transfers:
             self._take_in(now)
         return len(self._queues[0])
 
@@ -160,12 +162,12 @@ class Gpu:
 
     # -- what happens ------------------------------------------------------------------------
 
-    def _wake_for(self, train: Train) -> None:
+    def _wake_for(self, transfer: Transfer) -> None:
         """Idle, learn of a train that arrives before any known so far."""
-        sent = train.sent_s[0]
-        at = sent + train.latency_s
+        sent = transfer.sent_s[0]
+        at = sent + transfer.latency_s
         self._wakes_at = self._inbox.wakes_at = at
-        self._alarm.set_for(at, sent, train.number)
+        self._event.set_for(at, sent, transfer.number)
 
     def _wake(self) -> None:
         """A batch is through, or somebody has come to an idle node."""
@@ -174,7 +176,7 @@ class Gpu:
             return  # an earlier arrival made this call superfluous
         if self._before_looking is not None:
             self._before_looking(now)
-        if self._inbox.trains:
+        if self._inbox.transfers:
             self._take_in(now)
         batch, segment = self._running, self._segment
         if batch is not None and self._node.leave(segment, batch):
@@ -187,21 +189,23 @@ class Gpu:
 
     def _take_in(self, now: float) -> None:
         """Let everybody queue up who has arrived by now."""
-        trains = self._inbox.take(now)
-        if len(trains) > 1 and interleaved(trains):
-            self._take_in_interleaved(trains)
+        transfers = self._inbox.take(now)
+        if len(transfers) > 1 and interleaved(transfers):
+            self._take_in_interleaved(transfers)
             return
-        for train in trains:
-            self._received_tokens += train.prompt_tokens + len(train.requests) - train.num_prompts
-            self._node.enter(train.entry_layer, train)
+        for transfer in transfers:
+            self._received_tokens += (
+                transfer.prompt_tokens + len(transfer.requests) - transfer.num_prompts
+            )
+            self._node.enter(transfer.entry_layer, transfer)
 
-    def _take_in_interleaved(self, trains: list[Train]) -> None:
-        entry = {train.number: train.entry_layer for train in trains}
-        by_layer: dict[int, list[Passenger]] = {}
-        for passenger in merge(trains):
-            by_layer.setdefault(entry[passenger[3]], []).append(passenger)
-        for layer, passengers in by_layer.items():
-            batch = Batch.of([passenger[5] for passenger in passengers])
+    def _take_in_interleaved(self, transfers: list[Transfer]) -> None:
+        entry = {transfer.number: transfer.entry_layer for transfer in transfers}
+        by_layer: dict[int, list[Delivery]] = {}
+        for delivery in merge(transfers):
+            by_layer.setdefault(entry[delivery[3]], []).append(delivery)
+        for layer, deliveries in by_layer.items():
+            batch = Batch.of([delivery[5] for delivery in deliveries])
             self._received_tokens += batch.num_tokens
             self._node.enter(layer, batch)
 
@@ -220,13 +224,13 @@ class Gpu:
         self.num_batches += 1
         self._wakes_at = end
         self._inbox.wakes_at = -inf
-        self._alarm.set(end, last_start)
+        self._event.set(end, last_start)
 
     def _idle(self) -> None:
         self._running = None
         self._wakes_at = self._inbox.wakes_at = inf
-        train = self._inbox.next_arrival()
-        if train is not None:
-            self._wake_for(train)
+        transfer = self._inbox.next_arrival()
+        if transfer is not None:
+            self._wake_for(transfer)
         if self._when_idle is not None:
             self._when_idle()

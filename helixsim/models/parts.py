@@ -10,7 +10,7 @@ from helixsim.control.coordinator import Coordinator
 from helixsim.control.routing import Policy
 from helixsim.control.routing.maxflow import FlowRoute
 from helixsim.metrics.gauges import LinkGauges, NodeGauges
-from helixsim.models.coordinator_node import Host
+from helixsim.models.coordinator_node import CoordinatorNode
 from helixsim.models.event_loop import ExactEnvironment
 from helixsim.placement.topology import Topology
 from helixsim.requests import Request
@@ -64,7 +64,7 @@ class Parts:
 class Models:
     """The models of a run: the coordinator's machine, and nodes and links in order."""
 
-    host: Host
+    host: CoordinatorNode
     nodes: Sequence[NodeModel]
     links: Sequence[LinkModel]
 

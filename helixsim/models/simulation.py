@@ -14,9 +14,9 @@ from typing import Protocol
 
 import simpy
 
-from helixsim.control.control_plane import build_brain, placed_topology
+from helixsim.control.control_plane import build_control_plane, placed_topology
 from helixsim.control.coordinator import Coordinator
-from helixsim.control.load import Feeder
+from helixsim.control.load import LoadGenerator
 from helixsim.control.routing import Policy, PolicyInputs
 from helixsim.errors import ScenarioError, SimulationError
 from helixsim.metrics.recorder import RunRecorder
@@ -49,7 +49,7 @@ class Traffic(Protocol):
         """Makes what finds their routes, if not the scenario's policy."""
         ...
 
-    def feeder(self, start_s: float) -> Feeder:
+    def load_generator(self, start_s: float) -> LoadGenerator:
         """Who sends them, from `start_s` on."""
         ...
 
@@ -132,19 +132,19 @@ class Simulation:
         self.topology = placed_topology(scenario)
         self.start_s = float(_loading_s(self.topology) + _LOADING_MARGIN_S)
         self.end_s = self.start_s + scenario.run.duration_s
-        brain = build_brain(
+        control_plane = build_control_plane(
             scenario,
             self.topology,
             seed=self.seed,
             start_s=self.start_s,
             keep_iterations=record_iterations,
-            feeder=None if traffic is None else traffic.feeder(self.start_s),
+            load_generator=None if traffic is None else traffic.load_generator(self.start_s),
             make_policy=None if traffic is None else traffic.make_policy,
         )
-        self.flow: Flow = brain.flow
-        self.policy: Policy = brain.policy
-        self.recorder: RunRecorder = brain.recorder
-        self.coordinator: Coordinator = brain.coordinator
+        self.flow: Flow = control_plane.flow
+        self.policy: Policy = control_plane.policy
+        self.recorder: RunRecorder = control_plane.recorder
+        self.coordinator: Coordinator = control_plane.coordinator
         self.environment = ExactEnvironment()
         self.tracer = None
         if trace_span_s is not None:
@@ -169,7 +169,7 @@ class Simulation:
         """Let time pass until the run ends or is interrupted."""
         environment = self.environment
         for request in self.coordinator.opening():
-            self.host.put_on_agenda(request, 0.0)
+            self.host.add_arrival(request, 0.0)
         self.host.follow(self.coordinator.later())
         if self.scenario.faults.events:
             self._plan_faults()

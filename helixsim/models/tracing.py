@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from helixsim.control.batching import Batch
 from helixsim.models.engine_node import EngineNode
-from helixsim.models.links import Link, Train
+from helixsim.models.links import Link, Transfer
 from helixsim.models.messages import MessageLink
-from helixsim.models.paper_node import Gpu
+from helixsim.models.paper_node import PaperNode
 from helixsim.requests import Request
 
 if TYPE_CHECKING:
@@ -162,16 +162,16 @@ def _lane(track: int, lane: int) -> int:
     return track * 100 + lane + 1
 
 
-def traced_gpu(tracer: Tracer) -> type[Gpu]:
+def traced_paper_node(tracer: Tracer) -> type[PaperNode]:
     """Nodes of the paper's physics that tell a tracer of their batches."""
 
-    class TracedGpu(Gpu):
+    class TracedPaperNode(PaperNode):
         def _start(self, segment: int, now: float) -> None:
             super()._start(segment, now)
             assert self._running is not None
             tracer.worked(self.index, now, self._wakes_at, self._running.requests)
 
-    return TracedGpu
+    return TracedPaperNode
 
 
 def traced_engine_node(tracer: Tracer) -> type[EngineNode]:
@@ -193,15 +193,15 @@ def traced_link(tracer: Tracer) -> type[Link]:
     """Links of the paper's physics that tell a tracer of what they carry."""
 
     class TracedLink(Link):
-        def _depart(self, train: Train) -> None:
+        def _depart(self, transfer: Transfer) -> None:
             tracer.carried(
                 self.index,
-                train.first_started_s,
-                train.sent_s[-1],
-                requests=len(train.requests),
-                tokens=train.num_tokens,
+                transfer.first_started_s,
+                transfer.sent_s[-1],
+                requests=len(transfer.requests),
+                tokens=transfer.num_tokens,
             )
-            super()._depart(train)
+            super()._depart(transfer)
 
     return TracedLink
 

@@ -11,7 +11,7 @@ from helixsim.planner.heuristics import petals, separate, separate_mixed, swarm
 from helixsim.planner.max_flow.optimise import optimise
 from helixsim.planner.milp import milp, recover
 from helixsim.planner.objective import DEFAULT_GOAL, parse_goal
-from helixsim.planner.plan_run import Progress, Session
+from helixsim.planner.plan_run import PlanRun, Progress
 from helixsim.planner.problem import check_stages, planning_problem
 from helixsim.planner.result import PlanResult
 from helixsim.planner.search import Search
@@ -108,7 +108,7 @@ def plan(
     if (method != "milp" or from_solution is not None) and (model_file or solution_file):
         raise InputError("only a search with method milp has a model and a raw solution to write")
     check_solver(solver)
-    planner = Session(
+    planner = PlanRun(
         scenario,
         planning_problem(scenario, partial_inference=partial_inference, keep_links=keep_links),
         parse_goal(goal, subject_to),

@@ -23,8 +23,8 @@ from helixsim.planner.result import (
 )
 from helixsim.planner.search import NEGLIGIBLE, Search
 from helixsim.planner.simulated.candidates import Candidate, most_stages
-from helixsim.planner.simulated.search import Effort, ServedSearch
-from helixsim.planner.simulated.trial_pool import Setting, Workshop
+from helixsim.planner.simulated.search import Effort, SimulatedSearch
+from helixsim.planner.simulated.trial_pool import Setting, TrialPool
 from helixsim.scenario.resolved import Scenario
 
 _SHARE_FOR_STARTS = 0.15
@@ -56,7 +56,7 @@ class Progress:
     figures: Figures | None = None
 
 
-class Session:
+class PlanRun:
     """One planning: the search by flow, and the one by simulation."""
 
     def __init__(
@@ -80,7 +80,7 @@ class Session:
         self.time_limit_s = time_limit_s
         self.on_progress = on_progress
         self.search = self.new_search(seed, solver, max_stages, time_limit_s)
-        self.served: ServedSearch | None = None
+        self.served: SimulatedSearch | None = None
         self.num_seeds = 1
 
     def elapsed_s(self) -> float:
@@ -138,8 +138,8 @@ class Session:
             self.deadline,
         )
         starts = self._starts() if searching else [("method", self._placement())]
-        workshop = Workshop(setting, self.problem, jobs)
-        self.served = ServedSearch(
+        workshop = TrialPool(setting, self.problem, jobs)
+        self.served = SimulatedSearch(
             scenario,
             self.problem,
             self.goal,

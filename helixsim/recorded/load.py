@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from helixsim.control.load import Arrival
 from helixsim.control.routing import Policy
 from helixsim.control.routing.maxflow import FlowRoute
-from helixsim.control.routing.policy import Moment, Rejection
+from helixsim.control.routing.policy import Rejection, RoutingPoint
 from helixsim.errors import InputError
 from helixsim.placement.flow import Flow
 from helixsim.placement.topology import PlacedLink, Topology
@@ -15,7 +15,7 @@ from helixsim.recorded.recording import RecordedRequest, RecordedRun, Trigger
 from helixsim.requests import Request, Stage
 
 
-class RecordedFeeder:
+class RecordedLoad:
     """Sends the requests of a recorded run.
 
     Open-loop, all of them come when they were recorded. Closed-loop, a request that left the
@@ -97,7 +97,7 @@ class RecordedRoutes:
     ----------
     run
         What was recorded.
-    feeder
+    load_generator
         Who sends its requests.
     topology
         Where they are served.
@@ -110,12 +110,12 @@ class RecordedRoutes:
         If a route does not fit the topology.
     """
 
-    moment = Moment.ADMISSION
+    routing_point = RoutingPoint.ADMISSION
 
     def __init__(
-        self, run: RecordedRun, feeder: RecordedFeeder, topology: Topology, inner: Policy
+        self, run: RecordedRun, load_generator: RecordedLoad, topology: Topology, inner: Policy
     ) -> None:
-        self._feeder = feeder
+        self._load_generator = load_generator
         self._inner = inner
         maker = RouteMaker(run, topology)
         self._routes = {request.query: maker.route(request) for request in run.requests}
@@ -133,7 +133,7 @@ class RecordedRoutes:
 
     def admit(self, request: Request) -> Rejection | None:
         """Give a request its route."""
-        request.route = self._routes[self._feeder.sent[request.index].query]
+        request.route = self._routes[self._load_generator.sent[request.index].query]
         return None
 
     def decodes_dispatched(self, requests: Iterable[Request]) -> None:

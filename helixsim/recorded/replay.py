@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from helixsim.control.load import Feeder
+from helixsim.control.load import LoadGenerator
 from helixsim.control.routing import POLICIES, Policy, PolicyInputs
 from helixsim.errors import InputError
 from helixsim.metrics.result import RunResult
@@ -21,7 +21,7 @@ from helixsim.recorded.figures import (
     recorded_figures,
     summary_figures,
 )
-from helixsim.recorded.load import RecordedFeeder, RecordedRoutes
+from helixsim.recorded.load import RecordedLoad, RecordedRoutes
 from helixsim.recorded.recording import RecordedRun, tokens_by_node
 from helixsim.scenario.resolved import Scenario
 
@@ -164,7 +164,7 @@ class RecordedTraffic:
     scenario: Scenario
     closed_loop: bool
     reroute: bool
-    _feeders: list[RecordedFeeder]
+    _load_generators: list[RecordedLoad]
 
     @classmethod
     def of(cls, run: RecordedRun, scenario: Scenario, settings: ReplaySettings) -> RecordedTraffic:
@@ -179,20 +179,20 @@ class RecordedTraffic:
         """Makes what gives the recorded routes; None to have them found."""
         return None if self.reroute else self._recorded_routes
 
-    def feeder(self, start_s: float) -> Feeder:
+    def load_generator(self, start_s: float) -> LoadGenerator:
         """Who sends the requests, from `start_s` on."""
-        feeder = RecordedFeeder(
+        load_generator = RecordedLoad(
             self.run,
             start_s=start_s,
             passes_beyond_answer=PHYSICS_PROFILES[self.scenario.physics].passes_beyond_answer,
             closed_loop=self.closed_loop,
         )
-        self._feeders.append(feeder)
-        return feeder
+        self._load_generators.append(load_generator)
+        return load_generator
 
     def _recorded_routes(self, inputs: PolicyInputs) -> Policy:
         inner = POLICIES[self.scenario.scheduler.policy](inputs)
-        return RecordedRoutes(self.run, self._feeders[-1], inputs.topology, inner)
+        return RecordedRoutes(self.run, self._load_generators[-1], inputs.topology, inner)
 
 
 def replay(

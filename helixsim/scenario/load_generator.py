@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import takewhile
 from random import Random
 
-from helixsim.control.load import Arrival, Feeder, OfflineFeeder, OnlineFeeder, slot_arrivals
+from helixsim.control.load import Arrival, ClosedLoop, LoadGenerator, OpenLoop, slot_arrivals
 from helixsim.errors import ScenarioError
 from helixsim.scenario.resolved import (
     GammaArrivals,
@@ -24,7 +24,7 @@ from helixsim.traces.values import Trace
 _MEAN_SAMPLE = 20_000
 
 
-def build_feeder(scenario: Scenario, rng: Random, start_s: float) -> Feeder:
+def build_load_generator(scenario: Scenario, rng: Random, start_s: float) -> LoadGenerator:
     """Make the feeder of a run.
 
     Parameters
@@ -44,7 +44,7 @@ def build_feeder(scenario: Scenario, rng: Random, start_s: float) -> Feeder:
     workload, run = scenario.workload, scenario.run
     if workload.trace is not None:
         trace = workload.trace.scaled(workload.rate_scale)
-        return OnlineFeeder(_replay(trace, start_s, run.duration_s))
+        return OpenLoop(_replay(trace, start_s, run.duration_s))
     lengths = workload.lengths
     if lengths is None:
         raise ScenarioError(
@@ -55,7 +55,7 @@ def build_feeder(scenario: Scenario, rng: Random, start_s: float) -> Feeder:
         return lengths.sample(rng)
 
     if workload.mode == "offline":
-        return OfflineFeeder(
+        return ClosedLoop(
             draw,
             start_s=start_s,
             end_s=start_s + run.duration_s,
@@ -63,7 +63,7 @@ def build_feeder(scenario: Scenario, rng: Random, start_s: float) -> Feeder:
             spacing_s=workload.spacing_s,
             high_water_mark=scenario.scheduler.feed_high_water_mark,
         )
-    return OnlineFeeder(_arrivals(workload, run, draw, rng, start_s))
+    return OpenLoop(_arrivals(workload, run, draw, rng, start_s))
 
 
 def _replay(trace: Trace, start_s: float, duration_s: float) -> Iterator[Arrival]:

@@ -19,7 +19,7 @@ from statistics import median
 import zmq
 
 from helixreal.coordinator.attempts import Conversation
-from helixreal.coordinator.live import NobodyFeeds
+from helixreal.coordinator.live import NoLoad
 from helixreal.coordinator.server import Cluster, ClusterSettings
 from helixreal.net import messages as wire
 from helixreal.net.transport import Transport
@@ -188,7 +188,7 @@ def coordinator() -> None:
     scenario = load_scenario("quickstart", ["run.duration=1000s", "scheduler.kv.high_water_mark=1"])
     with Transport("tcp://127.0.0.1:0") as transport:
         cluster = Cluster(
-            scenario, transport, ClusterSettings(is_emulated=False), feeder=NobodyFeeds()
+            scenario, transport, ClusterSettings(is_emulated=False), load_generator=NoLoad()
         )
         spawn = multiprocessing.get_context("spawn")
         names = [member.name for member in cluster.roster.members]

@@ -23,7 +23,7 @@ from helixsim.placement.placement import Placement
 from helixsim.planner.objective import figures_of
 from helixsim.planner.problem import planning_problem
 from helixsim.planner.simulated.search import Effort
-from helixsim.planner.simulated.surrogate import ServedEstimator
+from helixsim.planner.simulated.surrogate import Surrogate
 from helixsim.scenario.resolved import Scenario
 
 ROOT = Path(__file__).parents[2]
@@ -103,7 +103,7 @@ def estimate(cluster: str, arguments: argparse.Namespace) -> None:
     """The estimate beside simulations."""
     scenario = scenario_of(cluster, arguments.split)
     problem = planning_problem(scenario)
-    estimator = ServedEstimator(scenario, problem)
+    estimator = Surrogate(scenario, problem)
     assert scenario.placement is not None
     rows = [("published", scenario.placement)]
     for cap in CAPS.get(cluster, (14, 18, 24)):

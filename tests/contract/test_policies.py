@@ -9,7 +9,7 @@ import pytest
 from builders import HOST, capacity, make_inputs, make_machine_type, make_scenario, offline, prompt
 
 from helixsim.control.routing import POLICIES
-from helixsim.control.routing.policy import Moment, Rejection
+from helixsim.control.routing.policy import Rejection, RoutingPoint
 from helixsim.models.simulation import Simulation, simulate
 from helixsim.requests import Route
 from helixsim.scenario.resolved import SchedulingPolicy
@@ -45,9 +45,9 @@ def decide():
     """Ask a policy for the link that a prompt takes from a machine, as its moment has it."""
 
     def decide(policy, topology, machine, request, waiting=lambda node: 0):
-        if policy.moment is Moment.ADMISSION:
+        if policy.routing_point is RoutingPoint.ADMISSION:
             return next(link for link in request.route.links if link.source == machine)
-        if policy.moment is Moment.DEPARTURE:
+        if policy.routing_point is RoutingPoint.HOP:
             return policy.choose(machine, request)
         choose = policy.candidates(machine, list(topology.outgoing[machine]), waiting)
         return choose(request, set())
@@ -60,7 +60,7 @@ def test_scenarios_can_name_every_policy():
 
 
 def test_it_says_when_it_decides(make):
-    assert isinstance(make().moment, Moment)
+    assert isinstance(make().routing_point, RoutingPoint)
 
 
 def test_links_get_whole_bytes_per_second_and_no_more_than_they_have(make):
@@ -75,7 +75,7 @@ def test_an_admitted_prompt_has_a_route(make):
     policy, request = make(), prompt(5)
     assert policy.admit(request) is None
     assert isinstance(request.route, Route)
-    whole = policy.moment is Moment.ADMISSION
+    whole = policy.routing_point is RoutingPoint.ADMISSION
     assert request.route.end_layer == (4 if whole else 0)
 
 
@@ -106,7 +106,10 @@ def test_no_prompt_goes_where_it_would_be_stuck(make, decide):
         request = prompt(10, index)
         assert policy.admit(request) is None
         for machine in (0, 1):
-            if policy.moment is Moment.ADMISSION and request.route.stages[0].node != machine:
+            if (
+                policy.routing_point is RoutingPoint.ADMISSION
+                and request.route.stages[0].node != machine
+            ):
                 continue
             assert topology.name(decide(policy, topology, machine, request).target) == "d"
 

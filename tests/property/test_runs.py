@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from toy_scenarios import POLICIES, scenarios, troubled
 
 from helixsim.metrics.kv_use import kv_use
-from helixsim.models.event_loop import Alarm
+from helixsim.models.event_loop import ReusableEvent
 from helixsim.models.simulation import Simulation, Watcher, simulate
 
 SETTINGS = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -99,16 +99,16 @@ def test_nothing_is_planned_for_the_past(scenario):
     late = []
 
     def noting(put):
-        def put_and_note(alarm, at, *order):
-            if at < alarm.env.now:
-                late.append((at, alarm.env.now))
-            put(alarm, at, *order)
+        def put_and_note(event, at, *order):
+            if at < event.env.now:
+                late.append((at, event.env.now))
+            put(event, at, *order)
 
         return put_and_note
 
     with (
-        patch.object(Alarm, "set", noting(Alarm.set)),
-        patch.object(Alarm, "set_for", noting(Alarm.set_for)),
+        patch.object(ReusableEvent, "set", noting(ReusableEvent.set)),
+        patch.object(ReusableEvent, "set_for", noting(ReusableEvent.set_for)),
     ):
         simulate(scenario)
     assert late == []

@@ -80,8 +80,8 @@ def test_a_cut_loses_nothing(trace, cut, width):
 
 
 @given(st.datetimes(), st.integers(0, 9_999_999))
-def test_wall_clock_is_exact_to_the_last_digit(moment, ticks):
-    whole = moment.replace(microsecond=0)
+def test_wall_clock_is_exact_to_the_last_digit(routing_point, ticks):
+    whole = routing_point.replace(microsecond=0)
     text = f"{whole.isoformat(sep=' ')}.{ticks:07d}"
     start = wall_clock_ns(whole.isoformat(sep=" "))
     assert wall_clock_ns(text) - start == ticks * 100

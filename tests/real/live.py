@@ -6,7 +6,7 @@ import time
 from contextlib import contextmanager
 from threading import Event
 
-from helixreal.coordinator.live import LiveCluster, NobodyFeeds
+from helixreal.coordinator.live import LiveCluster, NoLoad
 from helixreal.launch import Launch
 from helixreal.serving.frontend import Finished, Generation, Token
 
@@ -35,7 +35,7 @@ class Answer:
 def running(scenario, entry, *, time_scale=1.0, overrides=()):
     """The cluster as its front end sees it, how it was launched, and its coordinator's side."""
     launch = Launch.local(scenario, overrides, 0, entry, time_scale)
-    with launch.cluster(feeder=NobodyFeeds()) as cluster:
+    with launch.cluster(load_generator=NoLoad()) as cluster:
         launch.gather(cluster)
         live = LiveCluster(cluster, launch.scenario.llm.name, launch.max_context_tokens)
         live.start()

@@ -27,7 +27,7 @@ from helixsim.control.control_plane import flow_without, followed_flow
 from helixsim.control.routing.maxflow import MaxFlowPolicy
 from helixsim.control.routing.policy import Rejection
 from helixsim.control.routing.swarm import SwarmPolicy
-from helixsim.models.links import Inbox, Link
+from helixsim.models.links import DeliveryQueue, Link
 from helixsim.models.simulation import simulate
 from helixsim.placement.flow import Flow
 from helixsim.placement.topology import PlacedLink
@@ -159,25 +159,25 @@ def test_runs_with_faults_do_not_depend_on_the_hash_seed(policy):
 
 
 def test_a_train_without_some_of_its_requests():
-    inbox = Inbox()
-    inbox.announce = lambda train: None
+    inbox = DeliveryQueue()
+    inbox.announce = lambda transfer: None
     numbers = count()
     link = Link(PlacedLink(0, 0, 1, 8.0, 0.5, 0, 2.0), 8.0, inbox, lambda: next(numbers))
     link.send(Batch.of([prompt(4, 0), decode(9, 1), decode(9, 2)]), 0.0)
     link.send(Batch.of([decode(9, 3)]), 2.0)
-    before = [train.passengers() for train in inbox.trains]
+    before = [transfer.deliveries() for transfer in inbox.transfers]
     inbox.keep(lambda request: request.index in (1, 2))
-    (train,) = inbox.trains
-    assert train.passengers() == [
-        (*passenger[:4], place, passenger[5]) for place, passenger in enumerate(before[0][1:])
+    (transfer,) = inbox.transfers
+    assert transfer.deliveries() == [
+        (*delivery[:4], place, delivery[5]) for place, delivery in enumerate(before[0][1:])
     ]
-    assert (train.num_prompts, train.prompt_tokens, train.num_tokens) == (0, 0, 2)
-    assert train.last_arrival_s == before[0][-1][0]
+    assert (transfer.num_prompts, transfer.prompt_tokens, transfer.num_tokens) == (0, 0, 2)
+    assert transfer.last_arrival_s == before[0][-1][0]
 
 
 def test_a_link_counts_its_time_at_each_bandwidth():
-    inbox = Inbox()
-    inbox.announce = lambda train: None
+    inbox = DeliveryQueue()
+    inbox.announce = lambda transfer: None
     link = Link(PlacedLink(0, 0, 1, 8.0, 0.5, 0, 2.0), 8.0, inbox, lambda: 0)
     link.send(Batch.of([prompt(4)]), 0.0)  # a second
     link.use_bandwidth(4.0)

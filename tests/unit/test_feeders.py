@@ -8,17 +8,17 @@ from random import Random
 import pytest
 from builders import make_scenario, offline
 
-from helixsim.control.load import Arrival, OfflineFeeder, OnlineFeeder, slot_arrivals
+from helixsim.control.load import Arrival, ClosedLoop, OpenLoop, slot_arrivals
 from helixsim.errors import ScenarioError
 from helixsim.requests import TraceRequest
-from helixsim.scenario.load_generator import build_feeder, mean_request_tokens
+from helixsim.scenario.load_generator import build_load_generator, mean_request_tokens
 from helixsim.scenario.resolved import GammaArrivals, PoissonArrivals, SlotArrivals, Workload
 from helixsim.traces.values import Lengths, Trace
 
 
 def offline_feeder(num_requests=3, mark=0.8, end_s=100.0):
     lengths = ((number, number + 1) for number in count(1))
-    return OfflineFeeder(
+    return ClosedLoop(
         lambda: next(lengths),
         start_s=20.0,
         end_s=end_s,
@@ -40,36 +40,36 @@ def test_the_first_requests_come_one_spacing_apart():
 
 
 def test_a_short_run_has_time_for_some_of_them_only():
-    feeder = offline_feeder(num_requests=5, end_s=20.1)
-    assert [arrival.at_s for arrival in feeder.opening()] == [20.0, 20.1]
+    load_generator = offline_feeder(num_requests=5, end_s=20.1)
+    assert [arrival.at_s for arrival in load_generator.opening()] == [20.0, 20.1]
     # All were drawn: what comes later does not depend on where the run ends.
-    assert feeder.after_end(20.0, 0.0, 0) == Arrival(20.1, 6, 7)
+    assert load_generator.after_end(20.0, 0.0, 0) == Arrival(20.1, 6, 7)
 
 
 def test_one_more_after_a_prompt_and_after_an_end():
-    feeder = offline_feeder()
-    assert feeder.after_prompt(30.0, 0.5, 0) == Arrival(30.0 + 0.1, 1, 2)
-    assert feeder.after_end(31.0, 0.8, 0) == Arrival(31.0 + 0.1, 2, 3)
-    assert list(feeder.later()) == []
+    load_generator = offline_feeder()
+    assert load_generator.after_prompt(30.0, 0.5, 0) == Arrival(30.0 + 0.1, 1, 2)
+    assert load_generator.after_end(31.0, 0.8, 0) == Arrival(31.0 + 0.1, 2, 3)
+    assert list(load_generator.later()) == []
 
 
 def test_nobody_comes_above_the_mark_and_nothing_is_drawn():
-    feeder = offline_feeder()
-    assert feeder.after_prompt(30.0, 0.8000001, 0) is None
-    assert feeder.after_end(30.0, 0.9, 0) is None
-    assert feeder.after_end(30.0, 0.0, 0) == Arrival(30.1, 1, 2)
+    load_generator = offline_feeder()
+    assert load_generator.after_prompt(30.0, 0.8000001, 0) is None
+    assert load_generator.after_end(30.0, 0.9, 0) is None
+    assert load_generator.after_end(30.0, 0.0, 0) == Arrival(30.1, 1, 2)
 
 
 def test_where_caches_are_not_counted_only_an_end_brings_one():
-    feeder = offline_feeder()
-    assert feeder.after_prompt(30.0, None, 0) is None
-    assert feeder.after_end(30.0, None, 0) == Arrival(30.1, 1, 2)
+    load_generator = offline_feeder()
+    assert load_generator.after_prompt(30.0, None, 0) is None
+    assert load_generator.after_end(30.0, None, 0) == Arrival(30.1, 1, 2)
 
 
 def test_nobody_comes_after_the_end():
-    feeder = offline_feeder(end_s=30.1)
-    assert feeder.after_end(30.0, 0.0, 0) == Arrival(30.1, 1, 2)
-    assert feeder.after_end(30.01, 0.0, 0) is None
+    load_generator = offline_feeder(end_s=30.1)
+    assert load_generator.after_end(30.0, 0.0, 0) == Arrival(30.1, 1, 2)
+    assert load_generator.after_end(30.01, 0.0, 0) is None
 
 
 # -- online
@@ -77,11 +77,11 @@ def test_nobody_comes_after_the_end():
 
 def test_online_requests_come_at_their_own_times():
     arrivals = [Arrival(2.5, 10, 3), Arrival(2.5, 20, 4), Arrival(7.0, 30, 5)]
-    feeder = OnlineFeeder(iter(arrivals))
-    assert list(feeder.opening()) == []
-    assert list(feeder.later()) == arrivals
-    assert feeder.after_prompt(3.0, 0.0, 0) is None
-    assert feeder.after_end(3.0, None, 0) is None
+    load_generator = OpenLoop(iter(arrivals))
+    assert list(load_generator.opening()) == []
+    assert list(load_generator.later()) == arrivals
+    assert load_generator.after_prompt(3.0, 0.0, 0) is None
+    assert load_generator.after_end(3.0, None, 0) is None
 
 
 def test_arrivals_in_slots_draw_as_published():
@@ -127,7 +127,7 @@ def test_slots_keep_the_mean_rate():
 
 def feeder_of(workload, duration_s=50.0, start_s=20.0, seed=3):
     scenario = make_scenario({"a": (0, 1)}, workload=workload, duration_s=duration_s)
-    return build_feeder(scenario, Random(seed), start_s)
+    return build_load_generator(scenario, Random(seed), start_s)
 
 
 def online(arrivals, lengths=((10, 30),), **changes):
@@ -151,11 +151,13 @@ def test_a_trace_is_replayed_up_to_the_end():
 
 
 def test_an_offline_workload_feeds_from_the_start_to_the_end():
-    feeder = feeder_of(offline([(5, 2)], initial_requests=2, spacing_s=0.5), duration_s=50.0)
-    assert list(feeder.opening()) == [Arrival(20.0, 5, 2), Arrival(20.5, 5, 2)]
-    assert feeder.after_end(69.5, 0.0, 0) == Arrival(70.0, 5, 2)
-    assert feeder.after_end(69.6, 0.0, 0) is None
-    assert feeder.after_end(30.0, 0.81, 0) is None  # the scenario's mark
+    load_generator = feeder_of(
+        offline([(5, 2)], initial_requests=2, spacing_s=0.5), duration_s=50.0
+    )
+    assert list(load_generator.opening()) == [Arrival(20.0, 5, 2), Arrival(20.5, 5, 2)]
+    assert load_generator.after_end(69.5, 0.0, 0) == Arrival(70.0, 5, 2)
+    assert load_generator.after_end(69.6, 0.0, 0) is None
+    assert load_generator.after_end(30.0, 0.81, 0) is None  # the scenario's mark
 
 
 @pytest.mark.parametrize("arrivals", [PoissonArrivals(), GammaArrivals(2.0), SlotArrivals((3, 1))])

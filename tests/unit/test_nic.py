@@ -8,11 +8,11 @@ import pytest
 from builders import decode, prompt
 
 from helixsim.control.batching import Batch
-from helixsim.models.links import Inbox, Link, Train, interleaved, merge
+from helixsim.models.links import DeliveryQueue, Link, Transfer, interleaved, merge
 from helixsim.placement.topology import PlacedLink
 
 
-class NotingInbox(Inbox):
+class NotingInbox(DeliveryQueue):
     """An inbox that keeps what it was told of."""
 
     def __init__(self):
@@ -42,12 +42,12 @@ def send(link, requests, now):
     link.send(Batch.of(requests), now)
 
 
-def arrivals(trains):
-    return [(round(at, 12), who.index) for at, *_, who in merge(trains)]
+def arrivals(transfers):
+    return [(round(at, 12), who.index) for at, *_, who in merge(transfers)]
 
 
-def indices(train):
-    return [request.index for request in train.requests]
+def indices(transfer):
+    return [request.index for request in transfer.requests]
 
 
 # -- times
@@ -56,13 +56,13 @@ def indices(train):
 def test_requests_go_one_behind_the_other(make_link, inbox):
     link = make_link()
     send(link, [prompt(4, 0), decode(7, 1), prompt(12, 2)], 10.0)
-    (train,) = inbox.trains
+    (transfer,) = inbox.transfers
     # 8, 2 and 24 bytes at 8 bytes/s; each arrives half a second after it has been sent.
-    assert train.sent_s == [11.0, 11.25, 14.25]
-    assert [at for at, *_ in train.passengers()] == [11.5, 11.75, 14.75]
-    assert [started for _, _, started, *_ in train.passengers()] == [10.0, 11.0, 11.25]
-    assert (train.first_arrival_s, train.last_arrival_s) == (11.5, 14.75)
-    assert (train.entry_layer, train.num_prompts, train.prompt_tokens) == (3, 2, 16)
+    assert transfer.sent_s == [11.0, 11.25, 14.25]
+    assert [at for at, *_ in transfer.deliveries()] == [11.5, 11.75, 14.75]
+    assert [started for _, _, started, *_ in transfer.deliveries()] == [10.0, 11.0, 11.25]
+    assert (transfer.first_arrival_s, transfer.last_arrival_s) == (11.5, 14.75)
+    assert (transfer.entry_layer, transfer.num_prompts, transfer.prompt_tokens) == (3, 2, 16)
     assert link.free_s == 14.25
 
 
@@ -71,17 +71,17 @@ def test_a_group_waits_until_the_link_is_free(make_link, inbox):
     send(link, [prompt(40, 0)], 1.0)
     send(link, [prompt(4, 1)], 2.0)
     send(link, [prompt(4, 2)], 20.0)
-    assert [train.sent_s for train in inbox.trains] == [[11.0], [12.0], [21.0]]
-    assert [train.first_started_s for train in inbox.trains] == [1.0, 11.0, 20.0]
-    assert [train.number for train in inbox.trains] == [100, 101, 102]
+    assert [transfer.sent_s for transfer in inbox.transfers] == [[11.0], [12.0], [21.0]]
+    assert [transfer.first_started_s for transfer in inbox.transfers] == [1.0, 11.0, 20.0]
+    assert [transfer.number for transfer in inbox.transfers] == [100, 101, 102]
 
 
 def test_requests_with_times_of_their_own(make_link, inbox):
     link = make_link()
     link.send_each([decode(1, 0), decode(1, 1), prompt(4, 2)], [1.0, 1.125, 5.0])
-    (train,) = inbox.trains
-    assert train.started_s == [1.0, 1.25, 5.0]
-    assert train.sent_s == [1.25, 1.5, 6.0]
+    (transfer,) = inbox.transfers
+    assert transfer.started_s == [1.0, 1.25, 5.0]
+    assert transfer.sent_s == [1.25, 1.5, 6.0]
 
 
 def test_times_round_as_published(make_link, inbox):
@@ -89,8 +89,8 @@ def test_times_round_as_published(make_link, inbox):
     send(link, [prompt(1, 0), prompt(5, 1)], 0.7)
     first = (0.7 + (0.1 + 2 / 3)) - 0.1
     assert first != 0.7 + 2 / 3  # the order of the sum matters, or this would test nothing
-    assert inbox.trains[0].sent_s == [first, (first + (0.1 + 10 / 3)) - 0.1]
-    assert inbox.trains[0].last_arrival_s == inbox.trains[0].sent_s[1] + 0.1
+    assert inbox.transfers[0].sent_s == [first, (first + (0.1 + 10 / 3)) - 0.1]
+    assert inbox.transfers[0].last_arrival_s == inbox.transfers[0].sent_s[1] + 0.1
 
 
 def test_a_link_that_may_not_be_used_has_no_times(make_link):
@@ -100,20 +100,20 @@ def test_a_link_that_may_not_be_used_has_no_times(make_link):
 def test_one_request_with_a_bandwidth_given(make_link, inbox):
     link = make_link()
     assert link.carry(prompt(4, 0), 1.0, 4.0) == 3.0
-    assert inbox.trains[0].sent_s == [3.0]
-    assert inbox.trains[0].started_s == [1.0]
+    assert inbox.transfers[0].sent_s == [3.0]
+    assert inbox.transfers[0].started_s == [1.0]
 
 
 def test_a_train_goes_on_as_it_is_on_the_next_link(make_link, inbox):
     first = make_link()
     first.send(Batch.of([decode(1, 0), decode(1, 1)]), 0.0)
-    (train,) = inbox.take(10.0)
+    (transfer,) = inbox.take(10.0)
     second = make_link(bandwidth=2.0, latency=0.25)
-    second.send(train, 10.0)
-    assert inbox.trains == [train]
-    assert train.sent_s == [11.0, 12.0]
-    assert (train.latency_s, train.last_arrival_s, train.number) == (0.25, 12.25, 101)
-    assert train.first_started_s == 10.0
+    second.send(transfer, 10.0)
+    assert inbox.transfers == [transfer]
+    assert transfer.sent_s == [11.0, 12.0]
+    assert (transfer.latency_s, transfer.last_arrival_s, transfer.number) == (0.25, 12.25, 101)
+    assert transfer.first_started_s == 10.0
 
 
 # -- gauges
@@ -147,21 +147,21 @@ def test_a_link_is_busy_in_part_while_it_has_part_of_its_bandwidth(make_link):
 def test_a_train_that_has_come_in_part_is_divided(make_link, inbox):
     send(make_link(), [prompt(4, 0), decode(1, 1), prompt(4, 2), decode(1, 3)], 0.0)
     # They arrive at 1.5, 1.75, 2.75 and 3.
-    (train,) = inbox.trains
-    head = train.split(2.0)
+    (transfer,) = inbox.transfers
+    head = transfer.split(2.0)
     assert (indices(head), head.sent_s) == ([0, 1], [1.0, 1.25])
-    assert (indices(train), train.sent_s) == ([2, 3], [2.25, 2.5])
+    assert (indices(transfer), transfer.sent_s) == ([2, 3], [2.25, 2.5])
     assert (head.num_prompts, head.prompt_tokens) == (1, 4)
-    assert (train.num_prompts, train.prompt_tokens) == (1, 4)
-    assert (head.first_started_s, train.first_started_s) == (0.0, 1.25)
+    assert (transfer.num_prompts, transfer.prompt_tokens) == (1, 4)
+    assert (head.first_started_s, transfer.first_started_s) == (0.0, 1.25)
     assert head.last_arrival_s == 1.75
-    assert train.last_arrival_s == 3.0
-    assert head.number == train.number
+    assert transfer.last_arrival_s == 3.0
+    assert head.number == transfer.number
 
 
 def test_dividing_includes_who_arrives_at_that_instant(make_link, inbox):
     send(make_link(), [decode(1, 0), decode(1, 1), decode(1, 2)], 0.0)  # at 0.75, 1, 1.25
-    head = inbox.trains[0].split(1.0)
+    head = inbox.transfers[0].split(1.0)
     assert indices(head) == [0, 1]
     assert (head.num_prompts, head.prompt_tokens) == (0, 0)
 
@@ -171,17 +171,17 @@ def test_dividing_rounds_as_arrivals_do():
     now = sent + latency
     assert now - latency < sent  # or this would test nothing
     requests = [decode(1, index) for index in range(3)]
-    train = Train(requests, 0, 0, 3, latency, [0.1, sent, 9.0], 0.0, None, 1)
-    assert indices(train.split(now)) == [0, 1]
+    transfer = Transfer(requests, 0, 0, 3, latency, [0.1, sent, 9.0], 0.0, None, 1)
+    assert indices(transfer.split(now)) == [0, 1]
 
 
 def test_dividing_keeps_starts_of_their_own(make_link, inbox):
     link = make_link()
     link.send_each([decode(1, 0), decode(1, 1), decode(1, 2)], [0.0, 2.0, 4.0])
-    (train,) = inbox.trains
-    head = train.split(3.0)
-    assert (head.started_s, train.started_s) == ([0.0, 2.0], [4.0])
-    assert train.first_started_s == 4.0
+    (transfer,) = inbox.transfers
+    head = transfer.split(3.0)
+    assert (head.started_s, transfer.started_s) == ([0.0, 2.0], [4.0])
+    assert transfer.first_started_s == 4.0
 
 
 # -- inboxes
@@ -190,7 +190,7 @@ def test_dividing_keeps_starts_of_their_own(make_link, inbox):
 def test_nobody_is_there_before_the_time(make_link, inbox):
     send(make_link(), [decode(1, 0)], 0.0)
     assert inbox.take(0.74) == []
-    assert [indices(train) for train in inbox.take(0.75)] == [[0]]
+    assert [indices(transfer) for transfer in inbox.take(0.75)] == [[0]]
     assert inbox.take(9.0) == []
 
 
@@ -201,10 +201,10 @@ def test_an_inbox_gives_what_has_come_from_all_links_in_order(make_link, inbox):
     send(quick, [decode(1, 2), decode(1, 3)], 1.0)  # at 1.375 and 1.625
     send(quick, [decode(1, 4)], 4.0)  # at 4.375
     taken = inbox.take(2.25)
-    assert [indices(train) for train in taken] == [[2, 3], [0]]
-    assert [indices(train) for train in inbox.trains] == [[1], [4]]
+    assert [indices(transfer) for transfer in taken] == [[2, 3], [0]]
+    assert [indices(transfer) for transfer in inbox.transfers] == [[1], [4]]
     assert not interleaved(taken)
-    assert [indices(train) for train in inbox.take(9.0)] == [[1], [4]]
+    assert [indices(transfer) for transfer in inbox.take(9.0)] == [[1], [4]]
 
 
 def test_the_next_to_arrive_need_not_be_the_first_sent(make_link, inbox):
@@ -220,7 +220,7 @@ def test_only_trains_that_come_before_the_next_look_are_announced(make_link, inb
     inbox.wakes_at = 1.0
     send(link, [decode(1, 0)], 0.0)  # at 0.75
     send(link, [decode(1, 1)], 0.0)  # at 1.0, when it looks anyway
-    assert [indices(train) for train in inbox.announced] == [[0]]
+    assert [indices(transfer) for transfer in inbox.announced] == [[0]]
 
 
 def test_trains_that_overlap_are_merged_by_arrival(make_link, inbox):
@@ -230,7 +230,7 @@ def test_trains_that_overlap_are_merged_by_arrival(make_link, inbox):
     taken = inbox.take(1.25)
     assert interleaved(taken)
     assert arrivals(taken) == [(0.75, 0), (0.875, 4), (1.0, 1), (1.25, 2)]
-    assert arrivals(inbox.trains) == [(1.375, 3)]
+    assert arrivals(inbox.transfers) == [(1.375, 3)]
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_arrivals_at_one_instant(make_link, inbox, first, second, order):
     taken = inbox.take(1.0)
     assert interleaved(taken)
     assert arrivals(taken) == [(1.0, index) for index in order]
-    assert [indices(train)[0] for train in taken] == order
+    assert [indices(transfer)[0] for transfer in taken] == order
 
 
 def test_order_in_the_batch_decides_between_requests_too_small_to_take_time(make_link, inbox):
@@ -258,6 +258,6 @@ def test_order_in_the_batch_decides_between_requests_too_small_to_take_time(make
 
 def test_trains_are_batches(make_link, inbox):
     send(make_link(), [decode(1, 0), prompt(5, 1)], 0.0)
-    (train,) = inbox.take(9.0)
-    assert isinstance(train, Train)
-    assert train.num_tokens == 6
+    (transfer,) = inbox.take(9.0)
+    assert isinstance(transfer, Transfer)
+    assert transfer.num_tokens == 6

@@ -11,7 +11,7 @@ from builders import HOST, capacity, make_scenario, make_topology, offline
 
 from helixsim.control.control_plane import followed_flow
 from helixsim.planner.problem import planning_problem
-from helixsim.planner.simulated.surrogate import NOTHING, ServedEstimator
+from helixsim.planner.simulated.surrogate import NOTHING, Surrogate
 from helixsim.profiles.machine import LatencyProfile
 from helixsim.requests import TraceRequest
 from helixsim.scenario.load import load_scenario
@@ -43,16 +43,14 @@ def estimated(layers, **options):
     """By ranges."""
     scenario = scenario_of(layers, **options)
     problem = planning_problem(scenario)
-    return ServedEstimator(scenario, problem).of_ranges(problem.ranges(scenario.placement))
+    return Surrogate(scenario, problem).of_ranges(problem.ranges(scenario.placement))
 
 
 def estimated_by_flow(scenario):
     topology = make_topology(scenario)
     problem = planning_problem(scenario)
     flow = followed_flow(scenario, topology)
-    return ServedEstimator(scenario, problem).of_flow(
-        topology, flow, scenario.scheduler.min_flow_share
-    )
+    return Surrogate(scenario, problem).of_flow(topology, flow, scenario.scheduler.min_flow_share)
 
 
 def seconds_per_request(estimate):
@@ -115,7 +113,7 @@ def test_the_scheduler_settings_count():
     scenario = scenario_of(ONE, kv=28 * 12, high_water_mark=0.5)
     problem = planning_problem(scenario)
     ranges = problem.ranges(scenario.placement)
-    estimate = ServedEstimator(scenario, problem).of_ranges(ranges)
+    estimate = Surrogate(scenario, problem).of_ranges(ranges)
     assert estimate.requests_in_flight == pytest.approx(0.5 * 12, rel=2e-3)
     longer = replace(
         scenario,
@@ -123,7 +121,7 @@ def test_the_scheduler_settings_count():
             scenario.scheduler, kv=KvSettings(high_water_mark=0.5, expected_output_ratio=3.5)
         ),
     )
-    estimate = ServedEstimator(longer, problem).of_ranges(ranges)
+    estimate = Surrogate(longer, problem).of_ranges(ranges)
     assert estimate.requests_in_flight == pytest.approx(0.5 * 12 * 14 / 24, rel=2e-3)
 
 
@@ -131,12 +129,12 @@ def test_lengths_that_are_really_sent_take_the_place_of_the_mean():
     scenario = scenario_of(ONE)
     problem = planning_problem(scenario)
     ranges = problem.ranges(scenario.placement)
-    usual = ServedEstimator(scenario, problem).of_ranges(ranges)
-    longer = ServedEstimator(
-        scenario, problem, mean_prompt_tokens=20, mean_output_tokens=2
-    ).of_ranges(ranges)
+    usual = Surrogate(scenario, problem).of_ranges(ranges)
+    longer = Surrogate(scenario, problem, mean_prompt_tokens=20, mean_output_tokens=2).of_ranges(
+        ranges
+    )
     assert longer.prompt_latency_s > usual.prompt_latency_s
-    same = ServedEstimator(
+    same = Surrogate(
         scenario, problem, mean_prompt_tokens=PROMPT, mean_output_tokens=OUTPUT
     ).of_ranges(ranges)
     assert same == usual
@@ -231,7 +229,7 @@ def test_both_ways_agree_on_a_published_cluster():
     scenario = load_scenario("single24-llama2-70b-helix-offline", ["scheduler.flow_split=balanced"])
     problem = planning_problem(scenario)
     ranges = problem.ranges(scenario.placement)
-    by_ranges = ServedEstimator(scenario, problem).of_ranges(ranges)
+    by_ranges = Surrogate(scenario, problem).of_ranges(ranges)
     by_flow = estimated_by_flow(scenario)
     assert by_flow.decode_tokens_per_s == pytest.approx(by_ranges.decode_tokens_per_s, rel=0.15)
     assert by_flow.decode_latency_s == pytest.approx(by_ranges.decode_latency_s, rel=0.15)
@@ -261,7 +259,7 @@ def test_flow_that_is_too_little_is_not_followed():
 
 def test_nothing_gets_through_a_gap():
     scenario = scenario_of(CHAIN)
-    estimator = ServedEstimator(scenario, planning_problem(scenario))
+    estimator = Surrogate(scenario, planning_problem(scenario))
     for ranges in ({}, {0: (0, 1)}, {1: (1, 2)}, {0: (0, 1), 1: (0, 1)}):
         assert estimator.of_ranges(ranges) == NOTHING
     assert (NOTHING.decode_tokens_per_s, NOTHING.requests_in_flight) == (0.0, 0.0)
@@ -272,7 +270,7 @@ def test_nothing_gets_through_where_links_are_missing():
     layers = {"a": (0, 1), "b": (1, 2), "c": (0, 2)}
     links = dict.fromkeys([(HOST, "c"), ("c", HOST), (HOST, "a"), ("b", HOST)], (1e6, 0.0))
     scenario = scenario_of(layers, links=links)
-    estimator = ServedEstimator(scenario, planning_problem(scenario))
+    estimator = Surrogate(scenario, planning_problem(scenario))
     assert estimator.of_ranges({0: (0, 1), 1: (1, 2)}) == NOTHING
     assert isfinite(estimator.of_ranges({2: (0, 2)}).decode_latency_s)
 

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 from builders import HOST, capacity, make_inputs, make_machine_type, make_scenario, prompt
 
-from helixsim.control.routing.policy import Rejection, RoomCheck
+from helixsim.control.routing.policy import Rejection, RouteFilter
 from helixsim.control.routing.random_choice import RandomPolicy
 from helixsim.control.routing.shortest_queue import ShortestQueuePolicy
 from helixsim.control.routing.swarm import SwarmPolicy
@@ -67,7 +67,7 @@ def test_room_is_what_the_best_way_on_takes():
     }
     layers = {"a": (0, 1), "b": (1, 2), "c": (1, 2), "d": (2, 3)}
     topology = inputs_of(layers, rooms).topology
-    room = RoomCheck(topology)
+    room = RouteFilter(topology)
 
     def longest(fits):
         """The longest of prompts of 10, 20, ... tokens that fits."""
@@ -92,7 +92,7 @@ def test_room_is_what_the_best_way_on_takes():
 def test_room_is_for_contexts_too():
     rooms = {"a": capacity(max_decode_context=100), "b": capacity(max_decode_context=50)}
     topology = inputs_of({"a": (0, 1), "b": (0, 1)}, rooms).topology
-    room = RoomCheck(topology)
+    room = RouteFilter(topology)
     to_a, to_b = topology.outgoing[topology.coordinator]
     assert [room.fits(link, prompt(40, output=10)) for link in (to_a, to_b)] == [True, True]
     assert [room.fits(link, prompt(40, output=20)) for link in (to_a, to_b)] == [True, False]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from helixsim.control.routing.maxflow import MaxFlowPolicy
-from helixsim.control.routing.policy import Moment, Policy, PolicyInputs
+from helixsim.control.routing.policy import Policy, PolicyInputs, RoutingPoint
 from helixsim.control.routing.random_choice import RandomPolicy
 from helixsim.control.routing.shortest_queue import ShortestQueuePolicy
 from helixsim.control.routing.swarm import SwarmPolicy
@@ -18,7 +18,7 @@ from helixsim.control.routing.swarm import SwarmPolicy
 class PolicyMaker(Protocol):
     """Makes a policy; a policy's class is one."""
 
-    moment: Moment
+    routing_point: RoutingPoint
 
     def __call__(self, inputs: PolicyInputs) -> Policy:
         """Make it."""

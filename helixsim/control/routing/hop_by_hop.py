@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from helixsim.control.routing.policy import PolicyInputs, Rejection, RoomCheck
+from helixsim.control.routing.policy import PolicyInputs, Rejection, RouteFilter
 from helixsim.placement.flow import Flow
 from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Request, Route
@@ -15,7 +15,7 @@ class HopByHopPolicy:
 
     def __init__(self, inputs: PolicyInputs) -> None:
         self._topology = inputs.topology
-        self._room = RoomCheck(inputs.topology)
+        self._room = RouteFilter(inputs.topology)
 
     def link_bandwidth(self, link: PlacedLink) -> int:
         """All of the link's own bandwidth, as a whole number, at least 1."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from helixsim.control.routing.kv_expectation import KvExpectation
-from helixsim.control.routing.policy import Moment, PolicyInputs, Rejection, can_run
+from helixsim.control.routing.policy import PolicyInputs, Rejection, RoutingPoint, can_run
 from helixsim.errors import NoRouteError
 from helixsim.placement.flow import Flow
 from helixsim.placement.topology import PlacedLink, Topology
@@ -46,7 +46,7 @@ class FlowRoute(Route):
 class MaxFlowPolicy:
     """Routes by interleaved weighted round robin over the maximum flow."""
 
-    moment = Moment.ADMISSION
+    routing_point = RoutingPoint.ADMISSION
 
     def __init__(self, inputs: PolicyInputs) -> None:
         topology, flow = inputs.topology, inputs.flow.link_tokens_per_s

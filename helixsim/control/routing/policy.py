@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from random import Random
 
 
-class Moment(Enum):
+class RoutingPoint(Enum):
     """When a policy decides about the next node of a prompt."""
 
     ADMISSION = "admission"
-    DEPARTURE = "departure"
-    TRANSMISSION = "transmission"
+    HOP = "departure"
+    LINK = "transmission"
 
 
 class Rejection(StrEnum):
@@ -78,7 +78,7 @@ class PolicyInputs:
 class Policy(Protocol):
     """Decides about routes."""
 
-    moment: Moment
+    routing_point: RoutingPoint
 
     def link_bandwidth(self, link: PlacedLink) -> int:
         """What a link may use by itself, in whole bytes per second.
@@ -119,7 +119,7 @@ class Policy(Protocol):
         ...
 
 
-class DeparturePolicy(Policy, Protocol):
+class HopPolicy(Policy, Protocol):
     """A policy that decides when a prompt leaves a node, and learns from transit times."""
 
     def transited(self, requests: Iterable[Request], now: float) -> None:
@@ -131,7 +131,7 @@ class DeparturePolicy(Policy, Protocol):
         ...
 
 
-class TransmissionPolicy(Policy, Protocol):
+class LinkPolicy(Policy, Protocol):
     """A policy that decides when links are free."""
 
     def candidates(
@@ -155,7 +155,7 @@ Chooser = Callable[[Request, Container[int]], "PlacedLink | None"]
 """Given a prompt and the numbers of the links already taken in this attempt: its link, if any."""
 
 
-class RoomCheck:
+class RouteFilter:
     """Over which links a request can go and still find a way to the end.
 
     A prompt (or the first chunk of one) or a context that is longer than a node's batches may

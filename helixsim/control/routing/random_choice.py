@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Sequence
 
 from helixsim.control.routing.hop_by_hop import HopByHopPolicy
-from helixsim.control.routing.policy import Chooser, Moment, PolicyInputs
+from helixsim.control.routing.policy import Chooser, PolicyInputs, RoutingPoint
 from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Request
 
@@ -13,7 +13,7 @@ from helixsim.requests import Request
 class RandomPolicy(HopByHopPolicy):
     """Chooses at random among the links that are free."""
 
-    moment = Moment.TRANSMISSION
+    routing_point = RoutingPoint.LINK
 
     def __init__(self, inputs: PolicyInputs) -> None:
         super().__init__(inputs)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from helixsim.control.routing.hop_by_hop import HopByHopPolicy
-from helixsim.control.routing.policy import Moment, PolicyInputs
+from helixsim.control.routing.policy import PolicyInputs, RoutingPoint
 from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Request
 
@@ -23,7 +23,7 @@ _OLD_WEIGHT = 0.2
 class SwarmPolicy(HopByHopPolicy):
     """Chooses by smoothed transit times when a prompt leaves a machine."""
 
-    moment = Moment.DEPARTURE
+    routing_point = RoutingPoint.HOP
 
     def __init__(self, inputs: PolicyInputs) -> None:
         super().__init__(inputs)

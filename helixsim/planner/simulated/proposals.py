@@ -13,7 +13,7 @@ from helixsim.placement.placement import Placement
 from helixsim.planner.objective import GOALS, Figures, Goal, estimated_family
 from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.planner.simulated.neighbourhood import Neighbours
-from helixsim.planner.simulated.surrogate import Estimate, ServedEstimator
+from helixsim.planner.simulated.surrogate import Estimate, Surrogate
 from helixsim.scenario.resolved import Scenario
 
 _HOT, _COLD = 0.008, 0.0005
@@ -65,7 +65,7 @@ class Proposer:
         self.scenario = scenario
         self.problem = problem
         self.goal = goal
-        self.estimator = ServedEstimator(
+        self.estimator = Surrogate(
             scenario,
             problem,
             mean_prompt_tokens=mean_prompt_tokens,

@@ -35,7 +35,7 @@ from helixsim.planner.simulated.candidates import (
 )
 from helixsim.planner.simulated.neighbourhood import on_a_way
 from helixsim.planner.simulated.proposals import Correction, corrected
-from helixsim.planner.simulated.trial_pool import Annealing, Litter, Trial, Workshop
+from helixsim.planner.simulated.trial_pool import Annealing, NeighbourBatch, Trial, TrialPool
 from helixsim.scenario.resolved import Scenario
 
 _BRIEF_S, _BRIEF_WARMUP_S = 180.0, 60.0
@@ -84,7 +84,7 @@ EFFORTS: Mapping[str, Effort] = {
 """How much to try, by name."""
 
 
-class ServedSearch:
+class SimulatedSearch:
     """One search for the placement that serves the most.
 
     Parameters
@@ -106,7 +106,7 @@ class ServedSearch:
         scenario: Scenario,
         problem: PlanningProblem,
         goal: Goal,
-        workshop: Workshop,
+        workshop: TrialPool,
         *,
         effort: Effort | None = None,
         left_s: Callable[[], float] = lambda: inf,
@@ -258,7 +258,7 @@ class ServedSearch:
         correction = self._learn()
         parents = [parent for parent in elites for _ in range(_CHILDREN)]
         litters = [
-            Litter(
+            NeighbourBatch(
                 tuple(sorted(parent.ranges.items())),
                 ("improve", number, place),
                 _TRIES,

@@ -65,7 +65,7 @@ class Estimate:
 NOTHING = Estimate(0.0, inf, inf, 0.0)
 
 
-class ServedEstimator:
+class Surrogate:
     """Estimates what placements of one problem serve under one scenario's workload.
 
     Parameters

@@ -80,7 +80,7 @@ class Annealing:
 
 
 @dataclass(frozen=True, slots=True)
-class Litter:
+class NeighbourBatch:
     """Neighbours to draw of one placement, of which the most promising is wanted.
 
     Attributes
@@ -122,7 +122,7 @@ class Setting:
     deadline: float | None
 
 
-class Workshop:
+class TrialPool:
     """Carries out trials and annealings.
 
     Parameters
@@ -135,7 +135,7 @@ class Workshop:
 
     def __init__(self, setting: Setting, problem: PlanningProblem, jobs: int) -> None:
         self.setting = setting
-        self._bench = _Bench(setting, problem)
+        self._bench = _WorkerState(setting, problem)
         self._pool: ProcessPoolExecutor | None = None
         self._folder: TemporaryDirectory[str] | None = None
         if jobs > 1:
@@ -178,7 +178,7 @@ class Workshop:
         """Run annealings."""
         return self._map(_anneal, tasks, self._bench.anneal)
 
-    def choose(self, litters: Sequence[Litter]) -> list[RangesItems]:
+    def choose(self, litters: Sequence[NeighbourBatch]) -> list[RangesItems]:
         """Draw neighbours and pick the most promising of each litter."""
         return self._map(_choose, litters, self._bench.choose)
 
@@ -202,7 +202,7 @@ class Workshop:
             ) from error
 
 
-class _Bench:
+class _WorkerState:
     """What a process keeps between tasks."""
 
     def __init__(self, setting: Setting, problem: PlanningProblem | None = None) -> None:
@@ -243,21 +243,21 @@ class _Bench:
         )
         return tuple(sorted(best.items()))
 
-    def choose(self, litter: Litter) -> RangesItems:
+    def choose(self, litter: NeighbourBatch) -> RangesItems:
         self.proposer.goal, self.proposer.correction = litter.goal, litter.correction
         rng = random_stream(self.setting.seed, *litter.stream)
         drawn = self.proposer.likely(dict(litter.parent), rng, litter.tries)
         return tuple(sorted(drawn.items()))
 
 
-_bench: _Bench | None = None
+_bench: _WorkerState | None = None
 
 
 def _set_up(handed: str, parent: int) -> None:
     global _bench  # noqa: PLW0603  (a process of the pool has no other place to keep things)
     leave_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides when to stop
-    _bench = _Bench(pickle.loads(Path(handed).read_bytes()))  # noqa: S301  (written by us)
+    _bench = _WorkerState(pickle.loads(Path(handed).read_bytes()))  # noqa: S301  (written by us)
 
 
 def _simulate(trial: Trial) -> Figures | None:
@@ -270,6 +270,6 @@ def _anneal(task: Annealing) -> RangesItems:
     return _bench.anneal(task)
 
 
-def _choose(litter: Litter) -> RangesItems:
+def _choose(litter: NeighbourBatch) -> RangesItems:
     assert _bench is not None
     return _bench.choose(litter)
