@@ -18,7 +18,7 @@ def engine_document(found: Calibration, source: str) -> dict[str, Any]:
     found
         The calibration.
     source
-        Where its figures come from, for readers.
+        Source of its figures, as free text.
     """
     engine, known = found.engine, found.engine.known
     document: dict[str, Any] = {

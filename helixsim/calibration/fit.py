@@ -1,4 +1,4 @@
-"""The fit: which engine repeats recorded runs best, how well, and where it holds."""
+"""The fit: the best engine for recorded runs, its errors, and its range of validity."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from helixsim.scenario.resolved import Scenario
 
 _LEAD_S = 10.0
 _CLIP = 0.7
-"""An error of more than a factor of two counts as a factor of two: such a pass was in another
-group of decodes than it is here, which no cost explains."""
+"""An error of more than a factor of two counts as a factor of two: the pass was in another group of
+decodes in the recording, which no cost can explain."""
 
 _FIRST_STEP = 0.5
 _PRIOR = 0.001
-"""What a step of 1 away from the engine that the fit begins with must gain, summed squares: keeps
-parameters where they are that the runs say nothing of."""
+"""Penalty of a step of 1 away from the initial engine, times the sum of squares: preserves
+parameters that the runs do not determine."""
 
 _STUCK_LOSS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A recorded run and the scenario of the cluster that it ran on."""
+    """A recorded run and the scenario of its cluster."""
 
     run: RecordedRun
     scenario: Scenario
@@ -47,26 +47,26 @@ class Recording:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationSettings:
-    """How to calibrate.
+    """Settings of a calibration.
 
     Attributes
     ----------
     start
-        The engine that the fit begins with.
+        The initial engine.
     name
-        What the fitted one is called.
+        Name of the fitted engine.
     evaluations
-        How many engines are tried, at most.
+        The most engines that are evaluated.
     time_limit_s
-        When trying ends at the latest; what is found then depends on the machine's speed.
+        Time limit of the search; with it, the result depends on the machine's speed.
     slice_s
-        How much of each run is looked at, the last part of its sending.
+        Length of the part of each run that is used: the last part of its sending.
     warmup_s
-        What the replays at the end leave out.
+        Warm-up of the replays at the end.
     seeds
-        Of those replays.
+        Seeds of the replays at the end.
     jobs
-        How many processes work.
+        Number of processes.
     """
 
     start: EngineCosts
@@ -81,7 +81,7 @@ class CalibrationSettings:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """How well an engine repeats a recording; `error` as of :mod:`helixsim.recorded.replay`."""
+    """Errors of an engine for a recording; `error` as in :mod:`helixsim.recorded.replay`."""
 
     run: str
     scenario: str
@@ -91,18 +91,18 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What a fit has found.
+    """The result of a fit.
 
     Attributes
     ----------
     engine
-        The best engine, with the range of what was recorded.
+        The best engine, with the range of the recordings.
     loss, start_loss
-        Of the best engine and of the one to begin with.
+        Loss of the best engine and of the initial engine.
     evaluations
-        How many engines were tried.
+        Number of engines that were evaluated.
     quality
-        Of each recording, by replay.
+        Errors for each recording, by replay.
     interrupted
         Whether Ctrl-C ended it early.
     """
@@ -116,7 +116,7 @@ class Calibration:
 
 
 Progress = Callable[[str, int, float], None]
-"""Told what is done, how many engines have been tried, and the least loss so far."""
+"""Called with the current activity, the number of evaluated engines, and the least loss so far."""
 
 
 def calibrate(
@@ -127,26 +127,26 @@ def calibrate(
     """Fit an engine to recordings by CMA-ES, then replay all of them with it.
 
     The loss is the mean over recordings of: mean and median absolute logarithmic error of decode
-    latencies, half of the same for prompts, each with every pass sent when it was recorded; plus a
-    small price for leaving the engine that the fit begins with.
+    latencies, half of the same for prompts, each with every pass sent at its recorded time; plus a
+    small penalty for distance from the initial engine.
 
     Parameters
     ----------
     recordings
-        Runs; those held out are replayed only.
+        Recorded runs; held-out runs are only replayed.
     settings
-        How.
+        Settings of the calibration.
     on_progress
-        Is told how far it is.
+        Called with the progress.
 
     Raises
     ------
     InputError
-        If nothing is left to fit, or routes do not fit a placement.
+        If all runs are held out, or routes do not fit a placement.
     """
     fitted = [recording for recording in recordings if not recording.held_out]
     if not fitted:
-        raise InputError("all runs are held out; leave one to fit, at least")
+        raise InputError("all runs are held out; at least one is needed for the fit")
     slices = [cut(each.run, each.scenario, settings.slice_s, _LEAD_S) for each in fitted]
     types = {node.machine_type for part in slices for node in part.topology.nodes}
     parameters = Parameters.of(settings.start, types)
@@ -168,7 +168,7 @@ def calibrate(
 
 
 def known_range(recordings: Sequence[Recording]) -> KnownRange:
-    """The range of what was recorded."""
+    """The range of the recordings."""
     most_tokens, longest, context, flying = 0.0, 0, 0, 0
     for recording in recordings:
         run = recording.run
@@ -194,7 +194,7 @@ def known_range(recordings: Sequence[Recording]) -> KnownRange:
 
 
 def loss_of(part: Slice, engine: EngineCosts, seed: int = 0) -> float:
-    """How far an engine is from a part of a run; see :func:`calibrate`."""
+    """Loss of an engine for a part of a run; see :func:`calibrate`."""
     simulated = latencies(part, engine, seed)
     judged = part.is_judged & np.isfinite(simulated)
     num_judged = int(part.is_judged.sum())
@@ -236,7 +236,7 @@ def _loss_in_worker(task: tuple[int, EngineCosts]) -> float:
 
 
 class _Workers:
-    """Works out losses, here or in other processes."""
+    """Computes losses, in this or in other processes."""
 
     def __init__(self, slices: list[Slice], pool: ProcessPoolExecutor | None) -> None:
         self._slices = slices
@@ -276,7 +276,7 @@ def _search(
     settings: CalibrationSettings,
     on_progress: Progress,
 ) -> tuple[list[float], float, float, int, bool]:
-    """The best point, its loss and that of the start, how many were tried, whether cut short."""
+    """Best point, its loss, initial loss, number of evaluations, whether it was interrupted."""
     import cma
 
     size = len(parameters.names)

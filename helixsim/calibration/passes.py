@@ -1,8 +1,8 @@
-"""Every recorded pass sent at its recorded time, whatever became of the one before.
+"""Sends every recorded pass at its recorded time, independent of the previous pass.
 
-Latencies of whole requests are chaotic: what circulates in a pipeline are a few groups of decodes,
-and one group more or less moves medians by tens of per cent. With every pass sent when it was
-recorded, an error in one does not spread to the next, and the cost of parts can be told.
+Latencies of whole requests are chaotic: a few groups of decodes circulate in a pipeline, and one
+group more or less changes medians by tens of per cent. With every pass sent at its recorded time,
+an error in one pass does not propagate to the next, and single costs can be determined.
 """
 
 from __future__ import annotations
@@ -34,20 +34,21 @@ _MARGIN_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A part of a recorded run, as the fit looks at it.
+    """A part of a recorded run, as used by the fit.
 
     Attributes
     ----------
     scenario, topology
-        Where it ran.
+        The cluster of the run.
     routes
-        Of each pass.
+        Route of each pass.
     start_s, prompt_tokens, context_tokens
-        When each pass left, seconds; its tokens if it is a prompt, else 0; tokens in the caches.
+        Departure of each pass, seconds; its tokens if it is a prompt, else 0; tokens in the KV
+        caches.
     latency_s
-        As recorded.
+        Recorded latency.
     is_judged
-        Whether it counts: it came back, and did not leave while the part was filling up.
+        Whether the pass counts: it came back, and did not leave in the lead time.
     """
 
     scenario: Scenario
@@ -61,7 +62,7 @@ class Slice:
 
     @property
     def is_prompt(self) -> np.ndarray:
-        """Which passes are prefills."""
+        """Whether each pass is a prefill."""
         return np.array(self.prompt_tokens) > 0
 
 
@@ -71,11 +72,11 @@ def cut(run: RecordedRun, scenario: Scenario, slice_s: float, lead_s: float) -> 
     Parameters
     ----------
     run, scenario
-        What was recorded, and where.
+        The recorded run and its cluster.
     slice_s
-        How much of it is judged.
+        Length of the part that counts.
     lead_s
-        How much before that is sent, too, so that pipelines are as full as they were.
+        Lead time: passes before that part are sent, too, so that pipelines are equally full.
 
     Raises
     ------
@@ -102,7 +103,7 @@ def cut(run: RecordedRun, scenario: Scenario, slice_s: float, lead_s: float) -> 
 
 
 def latencies(part: Slice, engine: EngineCosts, seed: int) -> np.ndarray:
-    """How long each pass takes with an engine, seconds; infinite for those that get stuck."""
+    """Latency of each pass with an engine, seconds; infinite for passes that get stuck."""
     coordinator = _PassSender(part)
     environment = ExactEnvironment()
     parts = Parts(
@@ -123,13 +124,13 @@ def latencies(part: Slice, engine: EngineCosts, seed: int) -> np.ndarray:
 
 
 class _Routed:
-    """Stands where a policy does: routes are known."""
+    """Takes the place of a policy: routes are known."""
 
     routing_point = RoutingPoint.ADMISSION
 
 
 class _PassSender:
-    """Stands where a coordinator does: sends passes at their times and notes their return."""
+    """Takes the place of a coordinator: sends passes at their times and records their return."""
 
     def __init__(self, part: Slice) -> None:
         self._part = part
@@ -154,21 +155,21 @@ class _PassSender:
             yield request
 
     def arrive(self, request: Request, now: float) -> Admission:
-        """Send it."""
+        """Send the pass."""
         return Admission.ADMITTED
 
     def returned(
         self, requests: list[Request], times: list[float]
     ) -> tuple[list[Request], list[float]]:
-        """Note when passes came back; nothing follows."""
+        """Record the return of passes; nothing follows."""
         for request, now in zip(requests, times, strict=True):
             self.end_s[request.index] = now
         return [], []
 
     def preempt(self, request: Request, now: float) -> Disruption:
-        """Drop it; it counts as stuck."""
+        """Drop the pass; it counts as stuck."""
         return Disruption([request], [], [])
 
     def fail(self, request: Request, reason: str, now: float) -> list[Request]:
-        """Drop it; it counts as stuck."""
+        """Drop the pass; it counts as stuck."""
         return []

@@ -1,4 +1,4 @@
-"""Engine files: what a serving engine costs, how that was found out, and where it holds."""
+"""Engine files: costs of a serving engine, errors of their fit, and range of validity."""
 
 from __future__ import annotations
 
@@ -28,22 +28,23 @@ Rate = Annotated[BytesPerSecond, Field(gt=0)]
 
 
 class GpuSection(FileModel):
-    """What differs between machine types."""
+    """Costs that differ between machine types."""
 
     prefill_scale: Annotated[float, Field(ge=0.05, le=20)] = Field(
-        default=1.0, description="Time of a prefill over that of the machine's profile."
+        default=1.0, description="Time of a prefill, as a multiple of the machine's profile."
     )
     per_layer_and_pass: Cost = Field(
-        default=0.0, description="Host time for each layer of each pass, besides the kernels."
+        default=0.0,
+        description="Host time for each layer of each pass, in addition to the kernels.",
     )
     several_decodes: Cost = Field(
         default=0.0,
-        description="Time per layer that a pass of two decodes or more takes beyond its profile.",
+        description="Additional time per layer of a pass of two or more decodes.",
     )
     kv_read_bandwidth: Rate | None = Field(
         default=None,
-        description="With which attention reads the KV cache: the GPU's memory. If not given, "
-        "context costs nothing.",
+        description="Bandwidth at which attention reads the KV cache: of the GPU's memory. "
+        "Default: context costs no time.",
     )
 
     def to_costs(self) -> GpuCosts:
@@ -57,11 +58,11 @@ class GpuSection(FileModel):
 
 
 class RecordedFit(FileModel):
-    """How well the engine repeats one recorded run; errors as shares of what was recorded."""
+    """Errors of the engine for a recorded run, as shares of the recorded figures."""
 
     run: str
     scenario: str
-    held_out: bool = Field(default=False, description="Whether the fit did not see this run.")
+    held_out: bool = Field(default=False, description="Whether the run was held out from the fit.")
     decode_tokens_per_s: float | None
     decode_latency_mean: float | None
     decode_latency_p50: float | None
@@ -70,7 +71,7 @@ class RecordedFit(FileModel):
 
 
 class Validity(FileModel):
-    """The range of what was recorded; beyond it the engine extrapolates."""
+    """The range of the recordings; outside this range the engine extrapolates."""
 
     machine_types: Annotated[tuple[str, ...], Field(strict=False)]
     llms: Annotated[tuple[str, ...], Field(strict=False)]
@@ -90,7 +91,7 @@ class EngineFile(FileModel):
     schema_version: Literal[1] = Field(alias="schema")
     kind: Literal["engine"]
     name: Name
-    source: str = Field(default="", description="Where the figures come from.")
+    source: str = Field(default="", description="Source of the figures.")
     batching: Batching = Field(
         default="separate",
         description="`separate`: a step runs its prefills in one pass, its decodes in a second. "
@@ -99,29 +100,30 @@ class EngineFile(FileModel):
     max_batched_tokens: Count = Field(
         default=4096,
         description="The most prompt tokens in a pass; with mixed batching, prompt tokens and "
-        "decodes. A longer prompt goes alone.",
+        "decodes. A longer prompt runs in a pass of its own.",
     )
     per_further_request: Cost = Field(
-        default=0.0, description="Host time per layer for each decode of a pass but the first."
+        default=0.0, description="Host time per layer for each decode of a pass except the first."
     )
     per_prompt: Cost = Field(
         default=0.0, description="Host time per layer for each prompt of a pass."
     )
     profile_context_tokens: Count = Field(
-        default=1000, description="Context per request with which decode profiles were measured."
+        default=1000, description="Context per request in the measurement of decode profiles."
     )
     copy_bandwidth: Rate = Field(
-        default=1e12, description="Of hidden states into the GPU, and out of it."
+        default=1e12, description="Bandwidth of copies of hidden states to and from the GPU."
     )
     send_bandwidth: Rate = Field(
-        default=1e12, description="With which a machine hands messages to the network."
+        default=1e12, description="Bandwidth at which a machine sends messages."
     )
     per_message: Cost = Field(default=0.0, description="Time to send one message.")
     poll_per_layer: Cost = Field(
-        default=0.0, description="Time per layer to find that nobody waits there."
+        default=0.0, description="Time per layer of one polling round of an idle worker."
     )
     delivery_jitter: Cost = Field(
-        default=0.0, description="Mean of the exponential delay until a message is noticed."
+        default=0.0,
+        description="Mean of the exponential delay between arrival and receipt of a message.",
     )
     machine_types: dict[Name, GpuSection] = Field(default_factory=dict)
     other_machine_types: GpuSection = GpuSection()
@@ -161,18 +163,18 @@ def load_engine(name_or_path: str | Path, base_dir: str | Path = ".") -> EngineC
     name_or_path
         The name of a shipped engine, or the path of a file (it ends in ``.yaml`` or ``.yml``).
     base_dir
-        What a relative path is relative to.
+        Folder to which a relative path refers.
 
     Raises
     ------
     ScenarioError
-        If there is no such engine, or its file has mistakes.
+        If there is no such engine, or its file has errors.
     """
     return load_engine_file(name_or_path, base_dir).to_costs()
 
 
 def load_engine_file(name_or_path: str | Path, base_dir: str | Path = ".") -> EngineFile:
-    """Load an engine with all that stands in its file; as :func:`load_engine`."""
+    """Load an engine file with all its contents; as :func:`load_engine`."""
     if Path(name_or_path).suffix in (".yaml", ".yml"):
         file = Path(base_dir) / name_or_path
     elif str(name_or_path) in shipped_engines():
@@ -181,6 +183,6 @@ def load_engine_file(name_or_path: str | Path, base_dir: str | Path = ".") -> En
         raise ScenarioError(
             f"no engine '{name_or_path}' ships with helixsim; "
             f"{did_you_mean(str(name_or_path), shipped_engines())} "
-            "(for a file of your own, give its path, ending in .yaml)"
+            "(for your own file, give its path, ending in .yaml)"
         )
     return validate(EngineFile, read_yaml(file), file)

@@ -1,4 +1,4 @@
-"""The figures of a run as recorded and as replayed, in one form, and the errors between them."""
+"""Figures of recorded and replayed runs in the same form, and the errors between them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def recorded_figures(run: RecordedRun, start_s: float, end_s: float) -> Figures:
     run
         The recording.
     start_s, end_s
-        The window, seconds since feeding began.
+        The window, seconds since the start of load generation.
     """
     passes = run.passes
     within = (passes.end_s >= start_s) & (passes.end_s <= end_s)
@@ -41,7 +41,7 @@ def recorded_figures(run: RecordedRun, start_s: float, end_s: float) -> Figures:
 
 
 def summary_figures(summary: Mapping[str, Any]) -> Figures:
-    """The same figures out of the summary of a run."""
+    """The same figures from the summary of a run."""
     return {
         "decode_tokens_per_s": summary["decode_tokens_per_s"],
         **{key: dict(summary[key]) for key in LATENCIES},

@@ -1,8 +1,8 @@
-"""Read a recorded run: every pass as it left the coordinator and came back, and every route.
+"""Read a recorded run: departure and return of every pass, and every route.
 
 A folder holds ``events.csv.gz`` with the columns :data:`EVENT_COLUMNS`, ``routes.jsonl.gz`` with
-one object a request, and, where ``helixreal`` wrote it, ``nodes.json`` with the names of the nodes.
-docs/replay.md has the format.
+one object per request, and, if ``helixreal`` wrote it, ``nodes.json`` with the names of the nodes.
+docs/replay.md describes the format.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ EVENT_COLUMNS = (
 )
 _MINUTE_S = 60.0
 _CLOSED_SHARE = 0.5
-"""A run in which at least this share of the prompts left the moment something came back was fed
-by a closed loop."""
+"""A run is a closed loop if at least this share of the prompts left at the moment at which another
+pass came back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +44,14 @@ class Passes:
     Attributes
     ----------
     request
-        Number of the request among those of the run.
+        Number of the request in the run.
     is_prompt
         Whether it is a prefill; the chunks of one count as one pass.
     start_s, end_s
-        When it left the coordinator and came back, seconds since feeding began; infinite if it
-        did not.
+        When it left the coordinator and came back, seconds since the start of load generation;
+        infinite if it did not come back.
     context_tokens, num_tokens
-        Tokens in the caches before it, and tokens that went through.
+        Tokens in the KV caches before the pass, and tokens of the pass.
     """
 
     request: np.ndarray
@@ -63,14 +63,14 @@ class Passes:
 
     @property
     def latency_s(self) -> np.ndarray:
-        """From leaving the coordinator to coming back to it."""
+        """Time from leaving the coordinator to coming back to it."""
         latency: np.ndarray = self.end_s - self.start_s
         return latency
 
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """What let a closed loop send a request: another's prompt came back, or its last pass."""
+    """The event after which a closed loop sent a request: return of a prompt or of a last pass."""
 
     request: int
     is_end: bool
@@ -87,11 +87,11 @@ class RecordedRequest:
     dispatched_s
         When its prompt left the coordinator.
     prompt_tokens, output_tokens
-        Tokens of the prompt that were processed, and of the answer.
+        Processed tokens of the prompt, and tokens of the answer.
     stages
-        Its route; nodes are numbered as in the files, less one.
+        Its route; node numbers are the files' minus one.
     trigger
-        What it was sent for, if anything came back at that very time.
+        The return of a pass at the very time of its departure, if there was one.
     """
 
     query: int
@@ -108,11 +108,11 @@ class RecordedRun:
     Attributes
     ----------
     folder
-        Where it lies.
+        Its folder.
     requests
-        In the order in which their prompts left.
+        In the order of departure of their prompts.
     passes
-        Of all of them.
+        Passes of all requests.
     node_names
         Number of a node, as in stages -> its name.
     """
@@ -142,16 +142,16 @@ class RecordedRun:
 
     @property
     def sending_ended_s(self) -> float:
-        """When sending ended: the last prompt, rounded up to a minute, within the run.
+        """End of sending: the last prompt, rounded up to a minute, within the run.
 
-        Files do not say it, and feeders send for whole minutes.
+        The files do not contain it, and load generators usually run for whole minutes.
         """
         last = self.requests[-1].dispatched_s
         return min(ceil(last / _MINUTE_S) * _MINUTE_S, self.length_s) or self.length_s
 
     @property
     def is_closed_loop(self) -> bool:
-        """Whether prompts left because others came back."""
+        """Whether the run was a closed loop: prompts left when other requests came back."""
         triggered = sum(request.trigger is not None for request in self.requests)
         return triggered >= _CLOSED_SHARE * len(self.requests)
 
@@ -162,12 +162,12 @@ def load_recorded_run(folder: str | Path) -> RecordedRun:
     Parameters
     ----------
     folder
-        Where its files lie; each may be compressed by gzip (``.gz``) or not.
+        Folder of its files; each may be compressed with gzip (``.gz``) or not.
 
     Raises
     ------
     InputError
-        If a file is missing or has a mistake; the message names file and row.
+        If a file is missing or invalid; the message names file and row.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -220,8 +220,8 @@ def _read(folder: Path, name: str) -> tuple[Path, str]:
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"cannot be read: {error}", file=packed) from error
     except UnicodeDecodeError as error:
-        raise InputError("is no text", file=packed) from error
-    raise InputError(f"there is no {name}.gz; a recorded run has one", file=folder)
+        raise InputError("is not UTF-8 text", file=packed) from error
+    raise InputError(f"{name}.gz is missing; a recorded run must contain it", file=folder)
 
 
 def _routes(file: Path, text: str) -> dict[int, _Route]:
@@ -248,10 +248,12 @@ def _routes(file: Path, text: str) -> dict[int, _Route]:
                 where=f"row {row}",
             ) from error
         if query in routes:
-            raise InputError(f"request {query} has a route already", file=file, where=f"row {row}")
+            raise InputError(
+                f"request {query} has a duplicate route", file=file, where=f"row {row}"
+            )
         if output_tokens < 1 or not stages:
             raise InputError(
-                "needs output_tokens of at least 1 and a node besides the coordinator, 0",
+                "needs output_tokens of at least 1 and a node other than the coordinator, 0",
                 file=file,
                 where=f"row {row}",
             )
@@ -297,7 +299,7 @@ class _PassTable:
         self._chunked: dict[int, int] = {}
 
     def add(self, event: _Event) -> None:
-        """Take in an event; they come in order of time. Mistakes are told by a ValueError."""
+        """Add an event, in order of time; raises ValueError for an invalid event."""
         if event.is_out:
             self._out_of_coordinator(event)
             return
@@ -356,7 +358,7 @@ def _passes(
             events.append((row, _event(line, routes)))
         except ValueError as error:
             raise InputError(str(error), file=file, where=f"row {row}") from error
-    # Whoever stamps events at their source may write them down in another order.
+    # A recorder that takes time stamps at the source may write events in another order.
     events.sort(key=lambda event: event[1].at_s)
     table = _PassTable()
     for row, event in events:
@@ -370,7 +372,7 @@ def _passes(
 
 
 def _event(line: str, routes: Mapping[int, _Route]) -> _Event:
-    """Read one row. Mistakes are told by a ValueError."""
+    """Read one row; raises ValueError if it is invalid."""
     time_text, query_text, direction, phase, context, tokens = line.split(",")
     at_s, query = float(time_text), int(query_text)
     if not 0 <= at_s < inf:
@@ -383,7 +385,7 @@ def _event(line: str, routes: Mapping[int, _Route]) -> _Event:
 
 
 def _triggers(passes: Passes, num_requests: int) -> dict[int, Trigger]:
-    """For requests that left the moment others came back: for which of them."""
+    """Triggers of requests that left at the moment at which another pass came back."""
     last_row = {number: row for row, number in enumerate(passes.request.tolist())}
     came_back: dict[float, list[Trigger]] = {}
     for row, number in enumerate(passes.request.tolist()):

@@ -1,4 +1,4 @@
-"""Send a recorded run through the simulator, and see how far it repeats what was recorded."""
+"""Replay a recorded run in the simulator and compare the figures."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ SERIES_STEP_S = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplaySettings:
-    """How to replay a run.
+    """Settings of a replay.
 
     Attributes
     ----------
     warmup_s
-        Time from the start that is left out of the figures.
+        Time from the start that is excluded from the figures.
     until_s
         End of the window of the figures; None for the end of sending.
     seeds
         One replay for each; figures are means over them. Seeds matter for delays of messages
         and, with `reroute`, for policies that choose at random.
     reroute
-        Whether the scenario's scheduler finds routes, instead of those that were recorded.
+        Whether the scenario's policy chooses routes, instead of the recorded routes.
     closed_loop
-        Whether requests follow the completions that they followed; None to tell from the run.
+        Whether requests follow the completions that they followed; None to detect it.
     """
 
     warmup_s: float = 60.0
@@ -60,20 +60,20 @@ class ReplaySettings:
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """A recorded run beside its replays.
+    """A recorded run and its replays.
 
     Attributes
     ----------
     run, scenario, settings
-        What was replayed, where, and how.
+        The recorded run, its cluster, and the settings.
     window_s
-        What the figures cover, seconds since feeding began.
+        The window of the figures, seconds since the start of load generation.
     recorded, simulated, error
         Figures: `decode_tokens_per_s`, and mean and percentiles of `prompt_latency_s` and
-        `decode_latency_s`; those of the simulation are means over seeds; errors are
+        `decode_latency_s`; simulated figures are means over seeds; errors are
         ``(simulated - recorded) / recorded``.
     results
-        Of the simulations, one for each seed, with a row for every pass.
+        Results of the simulations, one for each seed, with a row for every pass.
     """
 
     run: RecordedRun
@@ -86,7 +86,7 @@ class ReplayResult:
     results: tuple[RunResult, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Figures and what they are of, as plain data."""
+        """Figures and settings as plain data."""
         return {
             "run": self.run.name,
             "scenario": self.scenario.name,
@@ -104,8 +104,8 @@ class ReplayResult:
         """Both runs over time: a row for every :data:`SERIES_STEP_S`.
 
         Columns: `time_s` (the end of the row's span), and for `recorded` and `simulated` (the
-        first seed) the decode throughput, mean prompt latency and mean decode latency of what
-        came back in the span; NaN where nothing did.
+        first seed) the decode throughput, mean prompt latency and mean decode latency of the
+        passes that came back in the span; NaN if there were none.
         """
         import pandas as pd
 
@@ -134,11 +134,11 @@ class ReplayResult:
 
     @property
     def nodes(self) -> pd.DataFrame:
-        """Per node: work as recorded and as simulated, and how it queued in the simulation.
+        """For each node: recorded work, simulated utilisation and simulated queues.
 
         Columns: `node`, `recorded_token_layers`, `simulated_utilisation`,
         `simulated_waiting_mean` and `simulated_waiting_max` (requests, samples of the first
-        seed). A recording does not tell who waited where.
+        seed). A recording does not contain queues.
         """
         import pandas as pd
 
@@ -158,7 +158,7 @@ class ReplayResult:
 
 @dataclass(frozen=True, slots=True)
 class RecordedTraffic:
-    """The traffic of a recorded run, as a simulation takes it."""
+    """The load of a recorded run, in the form that a simulation needs."""
 
     run: RecordedRun
     scenario: Scenario
@@ -168,7 +168,7 @@ class RecordedTraffic:
 
     @classmethod
     def of(cls, run: RecordedRun, scenario: Scenario, settings: ReplaySettings) -> RecordedTraffic:
-        """Take the run as the settings say."""
+        """The load of a run, with the settings of a replay."""
         closed = settings.closed_loop
         return cls(
             run, scenario, run.is_closed_loop if closed is None else closed, settings.reroute, []
@@ -176,11 +176,11 @@ class RecordedTraffic:
 
     @property
     def make_policy(self) -> Callable[[PolicyInputs], Policy] | None:
-        """Makes what gives the recorded routes; None to have them found."""
+        """Factory of the policy with recorded routes; None for the scenario's policy."""
         return None if self.reroute else self._recorded_routes
 
     def load_generator(self, start_s: float) -> LoadGenerator:
-        """Who sends the requests, from `start_s` on."""
+        """The load generator, from `start_s` on."""
         load_generator = RecordedLoad(
             self.run,
             start_s=start_s,
@@ -204,20 +204,20 @@ def replay(
 ) -> ReplayResult:
     """Replay a recorded run in the simulator.
 
-    Requests come at their recorded times (offline: after the completions that they followed),
-    with their recorded lengths and, unless told otherwise, on their recorded routes. Each replay
-    takes as long as the recording; both are measured in the same window.
+    Requests arrive at their recorded times (closed loop: after the completions that they
+    followed), with their recorded lengths and, without `reroute`, on their recorded routes. Each
+    replay lasts as long as the recording; both are measured in the same window.
 
     Parameters
     ----------
     run
         The recording.
     scenario
-        The cluster that was recorded; its workload is not used.
+        The recorded cluster; its workload is not used.
     settings
-        How to replay it.
+        Settings of the replay.
     watchers
-        Seed -> who is shown the simulation as it goes on.
+        Seed -> watcher that observes the simulation.
 
     Raises
     ------
@@ -230,7 +230,8 @@ def replay(
     until = run.sending_ended_s if settings.until_s is None else settings.until_s
     if not 0 <= settings.warmup_s < until:
         raise InputError(
-            f"the warm-up of {settings.warmup_s:g} s leaves nothing of the {until:g} s of sending; "
+            f"the warm-up of {settings.warmup_s:g} s leaves no window "
+            f"in the {until:g} s of sending; "
             "make it shorter",
             file=run.folder,
         )
@@ -265,7 +266,7 @@ def replay(
 
 
 def table(result: ReplayResult) -> Sequence[tuple[str, float | None, float | None, float | None]]:
-    """Rows of the side by side: title, recorded, simulated, error."""
+    """Rows of the comparison: title, recorded, simulated, error."""
     rows = []
     for key, value in result.recorded.items():
         pairs = value.items() if isinstance(value, dict) else [(None, value)]

@@ -1,4 +1,4 @@
-"""Values set from outside of a scenario: on the command line, ``--set run.duration="120 s"``."""
+"""Values that override a scenario: on the command line, ``--set run.duration="120 s"``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EXCLUDES: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("cluster", "generate"): ("file", "source", "description", "coordinator", "nodes", "network"),
     ("placement", "file"): ("source", "description", "layers", "links"),
 }
-"""What is set here takes the place of the keys beside it that say the same in another way."""
+"""Key -> alternative keys beside it, which are removed when the key is set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Override:
     Attributes
     ----------
     source
-        Where it was asked for, such as ``--set run.seed=1``; for messages.
+        Origin of the override, such as ``--set run.seed=1``; for messages.
     path
         Keys and indices that lead to it.
     value
@@ -54,7 +54,7 @@ class Override:
         Raises
         ------
         ScenarioError
-            If it is no such thing.
+            If the text has another form.
         """
         path, equals, value = text.partition("=")
         steps = tuple(path.strip().split("."))
@@ -79,7 +79,7 @@ def apply_overrides(
     Parameters
     ----------
     document
-        What stands in the scenario file.
+        Contents of the scenario file.
     overrides
         Values to set, or texts of the form ``PATH=VALUE``, applied in order.
     base_dir
@@ -104,7 +104,7 @@ def apply_overrides(
 
 
 def _steps(override: Override) -> list[Step]:
-    """Keys and indices of a path; refuse one that no scenario can have."""
+    """Keys and indices of a path; refuse a path that is not valid in any scenario."""
     seen: list[Step] = []
     for step in override.path:
         level = types_at(ScenarioSpec, seen)
@@ -121,7 +121,7 @@ def _steps(override: Override) -> list[Step]:
 
 
 def _unknown(path: tuple[str, ...], seen: tuple[str, ...], keys: list[str]) -> str:
-    """Say that there is no such path; hint at a key like it there, or elsewhere."""
+    """The error for an unknown path; it suggests a similar key."""
     elsewhere = {known.rpartition(".")[2]: known for known in _all_paths(ScenarioSpec)}
     if path[-1] in elsewhere:
         hint = f"did you mean '{elsewhere[path[-1]]}'?"
@@ -145,7 +145,7 @@ def _all_paths(model_type: object, prefix: str = "") -> Iterator[str]:
 
 
 def _take_in(document: dict[str, object], override: Override, base_dir: Path) -> None:
-    """Where a path leads into a section that lies in a file, put the section in its place."""
+    """If a path leads into a section in a separate file, insert the file's contents."""
     match override.path:
         case ("placement", "file" | "allow_overcommitted_layers") | (
             "cluster",
@@ -163,7 +163,7 @@ def _take_in(document: dict[str, object], override: Override, base_dir: Path) ->
 
 
 def _body(file: Path) -> dict[str, object]:
-    """A file without what makes it a file of its own."""
+    """The contents of a file without the keys `schema` and `kind`."""
     content = read_yaml(file)
     if not isinstance(content, dict):
         raise ScenarioError("this file holds no keys and values", file=file)
@@ -190,7 +190,7 @@ def _set(document: dict[str, object], override: Override, steps: Sequence[Step])
 def _with_files_found(
     document: dict[str, object], steps: Sequence[Step], folder: Path
 ) -> dict[str, object]:
-    """Make the names of files in what was set absolute, if they lie in the folder."""
+    """Make the file names in a value absolute, if the files are in the folder."""
     result: Any = document
     for place, name in list(named_files(document)):
         if place[: len(steps)] == tuple(steps) and (folder / name).is_file():

@@ -1,4 +1,4 @@
-"""Values of ours as the plain data of a scenario file, each number with its unit, exactly."""
+"""Values as the plain data of a scenario file, each number with its unit, exactly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A scenario as the simulator takes it: frozen, complete, every name resolved."""
+"""A scenario as the simulator uses it: frozen, complete, every name resolved."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class KvSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerSettings:
-    """How requests find their way.
+    """Settings of admission, routing and batching.
 
     Attributes
     ----------
@@ -54,15 +54,15 @@ class SchedulerSettings:
         Offline, one more request is sent while the fullest node is expected to use no more than
         this share of its KV cache.
     min_flow_share
-        A successor that takes less than this share of a node's flow is left out.
+        Successors with less than this share of a node's flow are ignored.
     flow_split
         Which of all maximum flows to follow: ``published``, the one that the published algorithm
         finds, or ``balanced``, see :mod:`helixsim.placement.balanced_flow`.
     prefill_chunk_tokens
-        The most tokens of a prefill that go through the layers at once; None for whole prefills.
+        The most prompt tokens in one pass of a prefill; None for whole prefills.
     max_waiting
-        How many requests may wait for KV caches to have room, instead of being turned away; None
-        for what the physics does: none in ``paper``, all in ``calibrated``.
+        The most requests that may wait for room in the KV caches; further requests are rejected.
+        None for the default of the physics: none in ``paper``, all in ``calibrated``.
     """
 
     policy: str = "maxflow"
@@ -106,15 +106,15 @@ Arrivals = SlotArrivals | PatternArrivals | PoissonArrivals | GammaArrivals
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What users ask for, and when.
+    """The requests of the users: lengths and arrival times.
 
     Attributes
     ----------
     mode
-        ``offline``: a closed loop, a request that ends makes room for another. ``online``:
-        requests arrive when users send them.
+        ``offline``: a closed loop; the end of a request triggers another. ``online``: an open
+        loop; requests arrive at given times.
     lengths
-        Where the lengths of requests are drawn from, limits applied. None with a trace.
+        Source of the lengths of requests, limits applied. None with a trace.
     arrivals
         Online without a trace: when requests arrive; scaled to `mean_tokens_per_s`.
     trace
@@ -125,11 +125,11 @@ class Workload:
     spacing_s
         Offline: time between two of the initial requests, and from an end to the next request.
     mean_tokens_per_s
-        Online without a trace: prompt and output tokens that users ask for per second.
+        Online without a trace: requested prompt and output tokens per second.
     mean_prompt_tokens, mean_output_tokens
         Lengths of the mean request that throughput is estimated for.
     rate_scale
-        Online with a trace: how many times as often its requests arrive.
+        Online with a trace: factor on the arrival rate.
     """
 
     mode: str
@@ -155,7 +155,7 @@ class RunSettings:
     warmup_s
         Time from the start that is left out of the metrics; below `duration_s`.
     duration_s
-        How long requests are fed, warm-up included.
+        Duration of load generation, warm-up included.
     drain
         Go on after `duration_s` until every request has ended.
     sample_interval_s
@@ -171,9 +171,9 @@ class RunSettings:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A node that dies, `at_s` after the start of feeding.
+    """A node that fails `at_s` after the start of load generation.
 
-    `duration_s` later it starts again and loads its layers; None for never.
+    It restarts and loads its layers `duration_s` later; None for never.
     """
 
     node: str
@@ -183,7 +183,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """Which nodes fail, and how long it takes until the coordinator learns of it."""
+    """The nodes that fail, and the time until the coordinator detects a failure."""
 
     detection_s: float = 3.0
     events: tuple[Fault, ...] = ()
@@ -191,12 +191,12 @@ class Faults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slo:
-    """What a request must keep to; None for what does not matter.
+    """A class of service-level objectives: limits for each request; None for no limit.
 
     Attributes
     ----------
     name
-        Of the class.
+        Name of the class.
     ttft_s
         Longest time to the first token, from arrival.
     tpot_s
@@ -204,7 +204,7 @@ class Slo:
     e2e_s
         Longest time from arrival to the last token.
     share
-        Share of the finished requests that must keep to all of it.
+        Share of the finished requests that must meet all limits.
     """
 
     name: str
@@ -216,21 +216,22 @@ class Slo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """Everything that a simulation depends on.
+    """All inputs of a simulation.
 
     Attributes
     ----------
     name
         For titles and file names.
     llm
-        What is served.
+        The LLM that is served.
     machine_types
-        Name -> machine type: those of the cluster, in order of appearance, then the scenario's
-        own ones that the cluster does not use. All of the cluster's have a profile for the LLM.
+        Name -> machine type: the types of the cluster, in order of appearance, then the scenario's
+        own types that the cluster does not use. The types of the cluster have a profile for the
+        LLM.
     cluster
         The machines and their network.
     placement
-        Which node holds which layers; None where the scenario leaves it open.
+        The layers of each node; None if the scenario has no placement.
     scheduler, workload, run
         Settings.
     physics
@@ -238,17 +239,17 @@ class Scenario:
     faults
         Nodes that fail.
     engine
-        What the serving engine costs; the ``calibrated`` physics uses it.
+        Costs of the serving engine, for the ``calibrated`` physics.
     slos
-        What requests must keep to, in order of the names of the classes.
+        Classes of service-level objectives, in order of their names.
     dollars_per_hour
-        Machine type -> price of one machine; empty where prices are left open.
+        Machine type -> price of one machine; empty if the scenario has no prices.
     document
-        The scenario file as plain data, with what was set on the command line. Files that it
-        names stay named.
+        The scenario file as plain data, with values from the command line. Files are included by
+        their names.
     digest
         SHA-256, as hex digits, of the document with the contents of the files that it names.
-        Where these files lie does not matter.
+        It is independent of the paths of these files.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""The formats that people have traces in: what each is called, and how one row reads.
+"""The known formats of traces: their names, columns and row functions.
 
-A format is told by the columns (or JSON keys) that it needs; other columns are of no interest.
+The required columns (or JSON keys) identify a format; other columns are ignored.
 To add one, write a row function and add a line to :data:`FORMATS`.
 """
 
@@ -15,7 +15,7 @@ from helixsim.traces import fields
 
 
 class Holds(Enum):
-    """What the rows of a format are."""
+    """Kinds of rows of a format."""
 
     REQUESTS = "requests with arrival times"
     LENGTHS = "lengths without arrival times"
@@ -23,31 +23,31 @@ class Holds(Enum):
 
 
 Row = tuple[float, int, int]
-"""Time in ticks of the format (0 where it has none), prompt tokens, output tokens."""
+"""Time in ticks of the format (0 if it has none), prompt tokens, output tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How to read one kind of file.
+    """A format of trace files.
 
     Attributes
     ----------
     title
         For messages.
     holds
-        What its rows are.
+        Kind of its rows.
     columns
-        The columns it needs, spelled as in the file.
+        The required columns, spelled as in the file.
     parse
-        The fields of those columns -> a row, or None for a request that failed and is left
-        out. Raises `ValueError` for a bad field.
+        Function from the fields of the required columns to a row, or None for a failed request,
+        which is left out. Raises `ValueError` for a bad field.
     json
         Whether a row is a JSON object instead of comma-separated values.
     ticks_per_s
         Unit of its times.
     wall_clock
-        Whether its times are dates, so that the first arrival becomes the start of the trace.
-        Otherwise times count from the start of the trace already, and stay.
+        Whether its times are dates; then the first arrival becomes the start of the trace.
+        Otherwise times count from the start of the trace and are not changed.
     """
 
     title: str
@@ -71,8 +71,8 @@ def _timed(row: Sequence[object]) -> Row:
 
 def _burstgpt(row: Sequence[object]) -> Row | None:
     time, prompt, output = row
-    # The server failed and answered nothing. How much it had been asked for is unknown, and a
-    # made-up answer would distort the load, so the request is left out (and counted).
+    # The server failed without an answer. The requested length is unknown, and an invented
+    # length would distort the load, so the request is left out (and counted).
     if fields.count(output) == 0:
         return None
     return fields.time(time), fields.tokens(prompt), fields.tokens(output)
@@ -123,16 +123,16 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "slot-arrivals": Format("arrivals per slot", Holds.SLOTS, ("arrivals",), _slots),
     }
 )
-"""Format name -> how to read it."""
+"""Format name -> format."""
 
 
 def detect(names: Collection[str], *, json: bool) -> Format:
-    """Tell the format by its column names, or by the keys of its first JSON object.
+    """Detect the format by its column names, or by the keys of its first JSON object.
 
     Raises
     ------
     ValueError
-        If they are the columns of no format, or of more than one.
+        If the columns match no format, or more than one.
     """
     fitting = [f for f in FORMATS.values() if f.json == json and set(f.columns) <= set(names)]
     if len(fitting) == 1:
@@ -140,4 +140,4 @@ def detect(names: Collection[str], *, json: bool) -> Format:
     if fitting:
         raise ValueError("fits several formats: " + ", ".join(f.title for f in fitting))
     known = "; ".join(f"{f.title}: {', '.join(f.columns)}" for f in FORMATS.values())
-    raise ValueError(f"is no format that is known. Known columns are: {known}")
+    raise ValueError(f"is no known format. Known columns are: {known}")
