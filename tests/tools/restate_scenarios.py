@@ -3,7 +3,7 @@
     python tests/tools/restate_scenarios.py <reference folder> [<folder to write to>]
 
 Clusters and placements are imported from the published files; the settings of the runs are
-those of ``expected/simulator_cases.json`` there. What is not published stands at the head of
+from ``expected/simulator_cases.json``. Values that are not published are at the head of
 this file.
 """
 
@@ -42,9 +42,7 @@ UNPUBLISHED_ONLINE = {
     "het42-llama2-70b-swarm": 1320,
 }
 
-UNPUBLISHED = (
-    "Not published: online at about 2.8 times the offline decode throughput, as those that are"
-)
+UNPUBLISHED = "Not published: online at about 2.8 times the offline decode throughput, like the published runs"
 ONLINE = {
     "mode": "online",
     "warmup_s": 0,
