@@ -42,7 +42,9 @@ UNPUBLISHED_ONLINE = {
     "het42-llama2-70b-swarm": 1320,
 }
 
-UNPUBLISHED = "Not published: online at about 2.8 times the offline decode throughput, like the published runs"
+UNPUBLISHED = (
+    "Not published: online at about 2.8 times the offline decode throughput, as published runs"
+)
 ONLINE = {
     "mode": "online",
     "warmup_s": 0,
