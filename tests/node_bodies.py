@@ -14,12 +14,12 @@ from helixreal.engines.emulated import EmulatedEngine
 from helixreal.net.messages import Place
 from helixreal.worker.node_executor import Guest, Outbox, Station, Visit
 from helixreal.worker.runner import TimedRunner
-from helixsim.control.batching import Batch
 from helixsim.control.coordinator import ContextBound
 from helixsim.models.event_loop import ExactEnvironment, ReusableEvent
 from helixsim.models.links import DeliveryQueue, Link
 from helixsim.models.paper_node import PaperNode
 from helixsim.placement.topology import PlacedLink
+from helixsim.steps import Batch
 
 MANY = 10**6
 
