@@ -94,13 +94,16 @@ class Registry(Generic[Factory]):
             "module:Class)"
         )
 
-    def __contains__(self, name: str) -> bool:
-        """Whether :meth:`get` finds that name."""
-        try:
+    def check(self, name: str) -> None:
+        """See that there is an extension of that name, without importing one that ships.
+
+        Raises
+        ------
+        UnknownNameError
+            As :meth:`get`.
+        """
+        if name not in self._shipped:
             self.get(name)
-        except UnknownNameError:
-            return False
-        return True
 
     def names(self) -> tuple[str, ...]:
         """The names that can be used: shipped ones in their order, then others, sorted."""

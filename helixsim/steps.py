@@ -129,6 +129,18 @@ class Step:
         """Requests in all passes."""
         return sum(len(batch.requests) for batch in self.passes)
 
+    def passes_that_end(self, ends: Sequence[float]) -> list[int]:
+        """Numbers of the passes whose end is an event, given when each ends.
+
+        A pass without requests is none, but the last one is if it keeps the node busy for a while.
+        """
+        last = len(ends) - 1
+        return [
+            number
+            for number, batch in enumerate(self.passes)
+            if batch.requests or (number == last and ends[last] > ends[number - 1])
+        ]
+
     def segments(self, batch: Batch) -> Iterator[tuple[int, int, Batch]]:
         """A pass by stretches of layers: (start layer, end layer, the requests inside there)."""
         if not self.entry_layers:

@@ -8,6 +8,7 @@ from random import Random
 
 from helixsim.cluster import COORDINATOR, Cluster, Link, LinkList, Nic, Node
 from helixsim.control.routing import PolicyInputs
+from helixsim.physics.engine import IDEAL_ENGINE, EngineCosts
 from helixsim.physics.performance_model import PERFORMANCE_MODELS, ModelInputs
 from helixsim.placement.flow import Flow
 from helixsim.placement.placement import Placement
@@ -213,9 +214,14 @@ def make_inputs(
     )
 
 
-def make_timer(scenario: Scenario, node: int = 0, physics: str = "paper"):
+def make_timer(
+    scenario: Scenario,
+    node: int = 0,
+    physics: str = "paper",
+    engine: EngineCosts = IDEAL_ENGINE,
+):
     """What times the steps of a node."""
-    model = PERFORMANCE_MODELS.get(physics)(ModelInputs(llm=scenario.llm, engine=scenario.engine))
+    model = PERFORMANCE_MODELS.get(physics)(ModelInputs(llm=scenario.llm, engine=engine))
     return model.step_timer(make_topology(scenario).nodes[node])
 
 

@@ -6,7 +6,7 @@ blocks that are held and blocks that are free are all blocks, after every operat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 from helixsim.profiles.spec import BLOCK_TOKENS
 from helixsim.requests import Request, Route
@@ -51,10 +51,21 @@ class KvCache:
         """Blocks that requests hold."""
         return self.num_blocks - self.num_free
 
-    @property
-    def used_share(self) -> float:
-        """Share of the blocks that requests hold, 0 to 1."""
-        return self.num_used / self.num_blocks if self.num_blocks else 0.0
+    def used_token_layers(self, num_layers: int) -> int:
+        """What held blocks have room for, in tokens x layers, on a node of so many layers."""
+        return self.num_used * self.block_tokens * self._layers_of_block(num_layers)
+
+    def free_tokens(self, num_layers: int) -> int:
+        """Tokens for which free blocks have room on all of so many layers."""
+        token_layers = self.num_free * self.block_tokens * self._layers_of_block(num_layers)
+        return token_layers // num_layers
+
+    def _layers_of_block(self, num_layers: int) -> int:
+        return num_layers if self._end_layer is None else 1
+
+    def held(self, key: Hashable) -> int:
+        """Blocks that a request holds."""
+        return self._held.get(key, 0)
 
     def missing(self, key: Hashable, num_tokens: int, entry_layer: int = 0) -> int:
         """Blocks that a request lacks to hold so many tokens in all."""
@@ -103,14 +114,33 @@ class KvCache:
 
 
 class PagedKvCache(KvCache):
-    """A KV cache that also says which blocks a request holds: the block tables of an engine."""
+    """A KV cache that also says which blocks a request holds: the block tables of an engine.
 
-    __slots__ = ("_free_ids", "_tables")
+    Parameters
+    ----------
+    num_blocks, block_tokens
+        As :class:`KvCache`; every block spans all layers of the node.
+    first_block
+        Number of the first block.
+    clear
+        Called with blocks that are handed out, before anything is written to them.
+    """
 
-    def __init__(self, num_blocks: int, block_tokens: int) -> None:
+    __slots__ = ("_clear", "_free_ids", "_ids", "_tables")
+
+    def __init__(
+        self,
+        num_blocks: int,
+        block_tokens: int,
+        *,
+        first_block: int = 0,
+        clear: Callable[[Sequence[int]], None] | None = None,
+    ) -> None:
         super().__init__(num_blocks, block_tokens)
-        self._free_ids = list(reversed(range(num_blocks)))
+        self._free_ids = list(range(first_block + num_blocks - 1, first_block - 1, -1))
+        self._ids = range(first_block, first_block + num_blocks)
         self._tables: dict[Hashable, list[int]] = {}
+        self._clear = clear
 
     def table(self, key: Hashable) -> list[int]:
         """The blocks of a request, in order of its tokens."""
@@ -119,8 +149,10 @@ class PagedKvCache(KvCache):
     def allocate(self, key: Hashable, num_blocks: int) -> None:
         """Give a request more blocks, which must be free."""
         super().allocate(key, num_blocks)
-        table = self._tables.setdefault(key, [])
-        table.extend(self._free_ids.pop() for _ in range(num_blocks))
+        added = [self._free_ids.pop() for _ in range(num_blocks)]
+        self._tables.setdefault(key, []).extend(added)
+        if self._clear is not None and added:
+            self._clear(added)
 
     def release(self, key: Hashable) -> bool:
         """Take all blocks of a request back; whether it had any."""
@@ -131,7 +163,7 @@ class PagedKvCache(KvCache):
         """Check the invariant ``kv-conserved``, and that no block is in two tables."""
         super().validate()
         ids = [*self._free_ids, *(block for table in self._tables.values() for block in table)]
-        assert sorted(ids) == list(range(self.num_blocks)), "kv-conserved: a block is lost or twice"
+        assert sorted(ids) == list(self._ids), "kv-conserved: a block is lost or twice"
 
 
 def reserve(kv: KvCache, key: Hashable, num_tokens: int) -> bool:

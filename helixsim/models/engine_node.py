@@ -20,9 +20,6 @@ from helixsim.placement.topology import PlacedNode
 from helixsim.requests import Request
 from helixsim.steps import Step
 
-_LEAST_ROUND_S = 1e-6
-"""A round of polling takes no less: time must pass while a worker idles."""
-
 
 class Reports(Protocol):
     """Takes what a node reports to the coordinator."""
@@ -54,7 +51,7 @@ class EngineNode(SimulatedNode):
     ) -> None:
         super().__init__(environment, node, scheduler, inbox)
         self._time_step = timer.time_step
-        self._round_s = max(timer.poll_s, _LEAST_ROUND_S)
+        self._round_s = timer.poll_s
         self._reports = reports
         self._idle_since = 0.0
         self._step: Step | None = None
@@ -63,8 +60,11 @@ class EngineNode(SimulatedNode):
 
     def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
         """Drop requests that are not wanted any more; the step that runs takes its time still."""
+        kv = self.scheduler.kv
+        num_free = 0 if kv is None else kv.num_free
         super().drop_unless(is_wanted)
-        self._look_again()
+        if kv is not None and kv.num_free > num_free:
+            self._look_again()
 
     def release(self, request: Request) -> None:
         """Free the KV blocks of a request that has ended: others may take them."""
@@ -87,6 +87,9 @@ class EngineNode(SimulatedNode):
         """Idle, learn of a transfer that arrives before any known so far."""
         arrival = transfer.first_arrival_s
         self._inbox.announce_before_s = arrival
+        if not self._round_s:
+            self._wake_at(arrival)
+            return
         rounds = ceil((arrival - self._idle_since) / self._round_s)
         self._wake_at(self._idle_since + max(rounds, 0) * self._round_s)
 
@@ -128,11 +131,7 @@ class EngineNode(SimulatedNode):
         self._step = step
         ends, _ = self._time_step(step, now)
         end = ends[-1]
-        self._pass_ends = [
-            (at, number)
-            for number, at in enumerate(ends)
-            if step.passes[number].requests or (number == len(ends) - 1 and at > ends[number - 1])
-        ]
+        self._pass_ends = [(ends[number], number) for number in step.passes_that_end(ends)]
         for batch in step.passes:
             if batch.requests:
                 self.num_batches += 1

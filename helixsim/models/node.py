@@ -138,16 +138,16 @@ class SimulatedNode:
     def kv_used_token_layers(self) -> int | None:
         """What its scheduler's blocks hold, in tokens x layers; None where it keeps no account."""
         kv = self.scheduler.kv
-        return None if kv is None else kv.num_used * kv.block_tokens
+        return None if kv is None else kv.used_token_layers(self._placed.num_layers)
 
     @property
     def free_kv_tokens(self) -> int:
         """Tokens for which all its layers still have room in the KV cache."""
-        used = self.kv_used_token_layers
-        if used is None:
-            used = self.held_kv_tokens(self.index)
-        room = self._placed.capacity.kv_token_layers - used
-        return max(room // self._placed.num_layers, 0)
+        kv, num_layers = self.scheduler.kv, self._placed.num_layers
+        if kv is not None:
+            return kv.free_tokens(num_layers)
+        room = self._placed.capacity.kv_token_layers - self.held_kv_tokens(self.index)
+        return max(room // num_layers, 0)
 
     @property
     def step_s(self) -> float:

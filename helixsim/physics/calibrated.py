@@ -24,6 +24,9 @@ from helixsim.placement.topology import PlacedNode
 from helixsim.profiles.machine import LLM
 from helixsim.steps import Batch, Step
 
+_LEAST_ROUND_S = 1e-6
+"""A round of polling takes no less: time passes while a worker idles."""
+
 
 class CalibratedModel:
     """``physics: calibrated``; see :class:`helixsim.physics.performance_model.PerformanceModel`."""
@@ -77,7 +80,7 @@ class EngineStepTimer:
         self._prefill_s: dict[int, float] = {}
         self._decode_s: list[float] = [0.0]
         self._poll_layer_s = engine.poll_layer_s
-        self.poll_s = engine.poll_layer_s * node.num_layers
+        self.poll_s = max(engine.poll_layer_s * node.num_layers, _LEAST_ROUND_S)
 
     def time_step(self, step: Step, now: float) -> tuple[Sequence[float], float]:
         """When each pass of a step is through all layers and copied out."""

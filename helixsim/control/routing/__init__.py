@@ -15,6 +15,7 @@ class PolicyFactory(Protocol):
     """Makes a routing policy; a policy's class is one."""
 
     routing_point: RoutingPoint
+    needs_transits: bool
 
     def __call__(self, inputs: PolicyInputs) -> Policy:
         """Make it."""
