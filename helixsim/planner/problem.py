@@ -16,7 +16,6 @@ from helixsim.network import RuleNetwork
 from helixsim.placement.flow import Flow, max_flow
 from helixsim.placement.placement import Placement
 from helixsim.placement.topology import Topology, build_topology
-from helixsim.planner.max_flow.dinic import flow_value
 from helixsim.profiles.machine import LLM, MachineProfile, MachineType
 from helixsim.profiles.throughput import ThroughputTable, estimate_throughput
 from helixsim.scenario.resolved import Scenario
@@ -214,10 +213,6 @@ class PlanningProblem:
     def flow(self, placement: Placement) -> Flow:
         """The maximum flow of a placement; errors as :meth:`topology`."""
         return max_flow(self.topology(placement), self.throughput)
-
-    def value(self, ranges: Ranges) -> float:
-        """Maximum flow in tokens per second of what some ranges give, 0 if there is no route."""
-        return flow_value(self, ranges)
 
 
 def planning_problem(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import inf
 from random import Random
 
-from helixsim.planner.max_flow.dinic import longest_route
+from helixsim.planner.max_flow.dinic import flow_value, longest_route
 from helixsim.planner.problem import PlanningProblem, Ranges
 
 NEGLIGIBLE = 1e-9
@@ -120,7 +120,7 @@ class Search:
         value
             Its exact maximum flow, if it is known already.
         """
-        value = self.problem.value(ranges) if value is None else value
+        value = flow_value(self.problem, ranges) if value is None else value
         if value <= self.value * (1 + NEGLIGIBLE):
             return False
         if self.max_stages is not None and longest_route(self.problem, ranges) > self.max_stages:

@@ -16,13 +16,13 @@ from planner_validator import allowed_links, longest_route, validate
 
 from helixsim.errors import InputError, OutputError, PlacementError, ScenarioError, SimulationError
 from helixsim.planner.heuristics import swarm_ranges
-from helixsim.planner.milp import milp, recover
+from helixsim.planner.max_flow.dinic import flow_value
+from helixsim.planner.milp import milp
 from helixsim.planner.milp.formulation import build
 from helixsim.planner.milp.inputs import milp_inputs
 from helixsim.planner.milp.model_file import model_text
-from helixsim.planner.milp.process import SolverProcess
-from helixsim.planner.milp.values import ranges_of, route_depths, start_values
-from helixsim.planner.milp.worker import solve
+from helixsim.planner.milp.solutions import ranges_of, recover, route_depths, start_values
+from helixsim.planner.milp.solver_process import SolverProcess, solve
 from helixsim.planner.search import Search
 from helixsim.planner.solver import MAXIMIZE, new_model
 
@@ -68,7 +68,7 @@ def best_of_all(name, max_stages=None):
             named = {problem.names[node]: span for node, span in ranges.items()}
             if longest_route(allowed_links(problem, named)) > max_stages:
                 continue
-        best = max(best, problem.value(ranges))
+        best = max(best, flow_value(problem, ranges))
     return best
 
 
@@ -97,8 +97,8 @@ def test_the_program_has_the_optimum(name, strengthen):
     assert answer["status"] == "OPTIMAL"
     assert answer["bound"] == pytest.approx(best_of_all(name), rel=1e-6)
     ranges = ranges_of(inputs, answer["values"])
-    validate(problem, ranges, problem.value(ranges))
-    assert problem.value(ranges) == pytest.approx(best_of_all(name), rel=1e-6)
+    validate(problem, ranges, flow_value(problem, ranges))
+    assert flow_value(problem, ranges) == pytest.approx(best_of_all(name), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["aligned", "slow link"])
@@ -174,7 +174,9 @@ def test_every_placement_is_a_start(name, strengthen, max_stages):
             if var.name in values:
                 var.lb = var.ub = values[var.name]
         assert model.optimize().name == "OPTIMAL", ranges
-        assert model.objective_value == pytest.approx(problem.value(ranges), rel=1e-6, abs=1e-9)
+        assert model.objective_value == pytest.approx(
+            flow_value(problem, ranges), rel=1e-6, abs=1e-9
+        )
 
 
 def test_unused_nodes_lengthen_no_route():
@@ -205,7 +207,7 @@ def test_a_start_that_is_given_is_kept():
     problem = published("single24")
     ranges = swarm_ranges(problem)
     search = searched(problem, limit_s=0.0, start=ranges, strengthen=False)
-    assert search.trace[0].value == problem.value(ranges)
+    assert search.trace[0].value == flow_value(problem, ranges)
 
 
 def test_routes_are_measured_along_links():
@@ -277,7 +279,7 @@ def test_ctrl_c_keeps_what_was_found(tmp_path):
         run.kill()
     assert run.returncode == 0
     problem = published("single24")
-    assert problem.value(recover(problem, file)) == pytest.approx(float(output))
+    assert flow_value(problem, recover(problem, file)) == pytest.approx(float(output))
 
 
 # -- files -------------------------------------------------------------------------------------
@@ -307,7 +309,7 @@ def test_a_solution_file_is_read_back(tmp_path):
     problem = toy()
     file = tmp_path / "best.sol"
     search = searched(problem, solution_file=file, strengthen=False)
-    assert problem.value(recover(problem, file)) == pytest.approx(search.value)
+    assert flow_value(problem, recover(problem, file)) == pytest.approx(search.value)
 
 
 def test_a_solution_of_cbc_itself_is_read(tmp_path):
@@ -326,20 +328,28 @@ GOOD = "start_0 0\nhold_0_2 1\nstart_1 2\nhold_1_2 1\nstart_2 0\nhold_2_1 1"
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("start_1 2", "start_1 two", "line 3: 'two' is no number"),
-        ("start_1 2", "start_1 nan", "line 3: 'nan' is no number"),
-        ("start_1 2", "start_1", "line 3: 'start_1' is no name and value"),
+        ("start_1 2", "start_1 two", "line 3: 'two' is not a number"),
+        ("start_1 2", "start_1 nan", "line 3: 'nan' is not a number"),
+        ("start_1 2", "start_1", "line 3: 'start_1' is not a name and a value"),
         ("start_1 2", "start_0 2", "line 3: start_0 has a value already"),
         ("start_1 2", "start_1 4", "line 3: start_1 must be a layer from 0 to 3, not 4"),
-        ("start_1 2", "start_1 1.5", "line 3: start_1 must be whole, not 1.5"),
-        ("start_1 2", "start_9 2", "line 3: start_9 is of a node that this cluster of 3 does"),
-        ("start_1 2", "start_x 2", "line 3: start_x is no variable of the program"),
+        ("start_1 2", "start_1 1.5", "line 3: start_1 must be a whole number, not 1.5"),
+        (
+            "start_1 2",
+            "start_9 2",
+            "line 3: start_9 belongs to node 9, but this cluster has 3",
+        ),
+        ("start_1 2", "start_x 2", "line 3: start_x is not a variable of the program"),
         ("start_1 2\n", "", "no request can pass through this placement"),
         ("start_1 2", "start_1 3", "node 1 (b) ends with layer 5, but toy has 4"),
         ("start_1 2", "start_1 1", "no request can pass through this placement"),
-        ("hold_1_2 1", "hold_1_3 1", "line 4: hold_1_3 is 1, but this node may hold 2 layers"),
+        (
+            "hold_1_2 1",
+            "hold_1_3 1",
+            "line 4: hold_1_3 is 1, but this node may hold at most 2",
+        ),
         ("hold_1_2 1", "hold_1_2 3", "line 4: hold_1_2 must be 0 or 1, not 3"),
-        ("hold_1_2 1", "hold_1_2 0", "nothing says how many layers node 1 (b) holds"),
+        ("hold_1_2 1", "hold_1_2 0", "the number of layers of node 1 (b) is missing"),
     ],
 )
 def test_bad_solution_files(tmp_path, old, new, message):
@@ -356,7 +366,7 @@ def test_no_solution_file(tmp_path):
     with pytest.raises(ScenarioError, match="there is no such file"):
         recover(toy(), tmp_path / "none.sol")
     (tmp_path / "binary.sol").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ScenarioError, match="is no text"):
+    with pytest.raises(ScenarioError, match="is not UTF-8 text"):
         recover(toy(), tmp_path / "binary.sol")
 
 
@@ -365,6 +375,6 @@ def test_files_are_refused_before_the_work(tmp_path):
     file.write_text("mine")
     with pytest.raises(OutputError, match="exists already"):
         searched(toy(), solution_file=file)
-    with pytest.raises(InputError, match="is no suffix of a model"):
+    with pytest.raises(InputError, match="is not a model format"):
         searched(toy(), model_file=tmp_path / "model.txt")
     assert file.read_text() == "mine"

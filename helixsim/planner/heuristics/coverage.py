@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from helixsim.errors import PlacementError
-from helixsim.planner.max_flow.dinic import longest_route
+from helixsim.planner.max_flow.dinic import flow_value, longest_route
 from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.planner.search import Search
 
@@ -41,7 +41,7 @@ def offer(search: Search, ranges: Ranges, method: str) -> None:
             f"{method} makes routes of {stages} stages, more than {most}, and knows of no limit; "
             "use another method"
         )
-    value = search.problem.value(ranges)
+    value = flow_value(search.problem, ranges)
     if value <= 0:
         hint = "" if search.problem.partial_inference else ", use --partial-inference"
         raise PlacementError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from helixsim.planner.max_flow.column_generation import Block, choose_blocks, worthwhile_blocks
+from helixsim.planner.max_flow.dinic import flow_value
 from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.planner.search import Search
 
@@ -25,7 +26,7 @@ def combine_blocks(search: Search) -> None:
         if ranges is None:
             high = target
         else:
-            value = search.problem.value(ranges)
+            value = flow_value(search.problem, ranges)
             search.offer(ranges, value)
             low = max(target, value)
 

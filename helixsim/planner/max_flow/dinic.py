@@ -8,10 +8,7 @@ algorithm.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from helixsim.planner.problem import PlanningProblem, Ranges
+from helixsim.planner.problem import PlanningProblem, Ranges
 
 _NOTHING = 1e-12
 """Share of the largest capacity that counts as used up."""

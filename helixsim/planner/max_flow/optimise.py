@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from helixsim.planner.max_flow.annealing import StageCosts, Stages, anneal, stages_of
 from helixsim.planner.max_flow.block_chains import combine_blocks
+from helixsim.planner.max_flow.dinic import flow_value
 from helixsim.planner.max_flow.even_stages import deal_evenly
 from helixsim.planner.max_flow.regions import one_chain, separate_chains
 from helixsim.planner.max_flow.stage_patterns import Chain, best_chains
@@ -119,7 +120,7 @@ def _anneal(search: Search, chain: Chain) -> None:
     best: Stages | None = None
 
     def offer(ranges: dict[int, tuple[int, int]]) -> float:
-        value = problem.value(ranges)
+        value = flow_value(problem, ranges)
         search.offer(ranges, value)
         return value
 
