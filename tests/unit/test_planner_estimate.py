@@ -10,6 +10,7 @@ import pytest
 from builders import HOST, capacity, make_scenario, make_topology, offline
 
 from helixsim.control.control_plane import followed_flow
+from helixsim.physics.engine import EngineCosts
 from helixsim.planner.problem import planning_problem
 from helixsim.planner.simulated.surrogate import NOTHING, Surrogate
 from helixsim.profiles.machine import LatencyProfile
@@ -138,6 +139,37 @@ def test_lengths_that_are_really_sent_take_the_place_of_the_mean():
         scenario, problem, mean_prompt_tokens=PROMPT, mean_output_tokens=OUTPUT
     ).of_ranges(ranges)
     assert same == usual
+
+
+# -- copying between host and GPU
+
+
+def copy_times(scenario):
+    """Of nodes that are first, in the middle, last, and alone on a route of two layers or more."""
+    surrogate = Surrogate(scenario, planning_problem(scenario))
+    return [surrogate.prompt_copy_s(*span) for span in ((0, 1), (1, 2), (2, 3), (0, 3))]
+
+
+LINE = {"a": (0, 1), "b": (1, 2), "c": (2, 3)}
+
+
+def test_copies_under_paper_physics_by_hand():
+    """10 tokens x 8 bytes at 4 GB/s and 5 GB/s: 20 ns + 16 ns, wherever the node stands."""
+    assert copy_times(scenario_of(LINE)) == [pytest.approx(36e-9, rel=1e-12)] * 4
+
+
+def test_copies_under_calibrated_physics_by_hand():
+    """10 tokens x 8 bytes at 800 B/s: 0.1 s into the GPU, and 0.1 s out of it."""
+    scenario = replace(
+        scenario_of(LINE, kv=10**7),
+        physics="calibrated",
+        engine=EngineCosts(copy_bytes_per_s=800.0),
+    )
+    assert copy_times(scenario) == pytest.approx([0.1, 0.2, 0.1, 0.0])
+    # The middle node computes 0.1 s on a prompt and copies for 0.2 s.
+    problem = planning_problem(scenario)
+    estimate = Surrogate(scenario, problem).of_ranges(problem.ranges(scenario.placement))
+    assert estimate.decode_tokens_per_s == pytest.approx(OUTPUT * 0.97 / 0.3)
 
 
 # -- the offered load

@@ -25,8 +25,10 @@ from dataclasses import dataclass
 from math import inf
 
 from helixsim.cluster import COORDINATOR
+from helixsim.physics import PHYSICS_PROFILES
+from helixsim.physics.paper import COPY_S_PER_BYTE
 from helixsim.placement.check import node_capacity
-from helixsim.placement.flow import Flow
+from helixsim.placement.flow import Flow, used_links
 from helixsim.placement.topology import Topology
 from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.planner.simulated.blocking import Convoys, Hop, PassedNode
@@ -35,8 +37,6 @@ from helixsim.scenario.resolved import Scenario
 
 _ROUNDS = 14
 """Bisections of the request rate: to within 1/16,000 of its range."""
-_COPY_S_PER_BYTE = 1 / 4e9 + 1 / 5e9
-"""What the host spends on a byte that comes in; see :mod:`helixsim.physics.paper`."""
 _OVERFLOW = 1.25
 """A node that is full passes requests on to its neighbours: so much more than its share of the
 flow is in flight before a node binds."""
@@ -117,6 +117,11 @@ class Surrogate:
                 [0.0, *(row.kv_token_layers / k for k, row in enumerate(rows, start=1))]
             )
         self._links = _LinkTable(problem)
+        self._uses_small_shares_alone = PHYSICS_PROFILES[scenario.physics].requests_wait
+        # None where copies cost what the published simulator charges.
+        self._engine_copy_s_per_byte = (
+            None if scenario.physics == "paper" else 1 / scenario.engine.copy_bytes_per_s
+        )
 
     # -- two ways in -------------------------------------------------------------------------
 
@@ -157,12 +162,9 @@ class Surrogate:
         outflow = [sum(carried[link.index] for link in out) for out in topology.outgoing]
         inflow = [sum(carried[link.index] for link in into) for into in topology.incoming]
         for machine, links in enumerate(topology.outgoing):
-            used = [
-                link
-                for link in links
-                if carried[link.index] > 0
-                and carried[link.index] >= min_flow_share * outflow[machine]
-            ]
+            used = used_links(
+                links, carried, min_flow_share, all_if_none=self._uses_small_shares_alone
+            )
             total = sum(carried[link.index] for link in used)
             outgoing[number[machine]] = [
                 (number[link.target], carried[link.index] / total) for link in used
@@ -232,15 +234,27 @@ class Surrogate:
             rate * (prompt_s + self.output_tokens * decode_s),
         )
 
+    def prompt_copy_s(self, start: int, end: int) -> float:
+        """Time in seconds that a node with layers ``[start, end)`` spends on copying a mean prompt.
+
+        ``paper``: the activations of all tokens that the node receives pass the host's memory.
+        ``calibrated``: the activations are copied into the GPU on all nodes but the first of a
+        route, and out of it on all but the last.
+        """
+        num_bytes = self.prompt_tokens * self._activation_bytes
+        if self._engine_copy_s_per_byte is None:
+            return num_bytes * COPY_S_PER_BYTE
+        copies = (start > 0) + (end < self.problem.num_layers)
+        return num_bytes * copies * self._engine_copy_s_per_byte
+
     def _passed_nodes(
         self, ranges: Ranges, share: Mapping[int, float], hops: Mapping[int, list[Hop]]
     ) -> list[PassedNode]:
-        copied_s = self.prompt_tokens * self._activation_bytes * _COPY_S_PER_BYTE
         found = []
         for node in sorted(share, key=lambda node: (ranges[node][1], node)):
             start, end = ranges[node]
             kind = self.problem.kind_of[node]
-            prompt_s = (end - start) * self._prefill_s[kind] + copied_s
+            prompt_s = (end - start) * self._prefill_s[kind] + self.prompt_copy_s(start, end)
             found.append(
                 PassedNode(
                     node,
