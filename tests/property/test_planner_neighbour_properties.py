@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from planner_problems import toy_problem
 
 from helixsim.planner.max_flow.dinic import longest_route
-from helixsim.planner.simulated.layer_flow import visits
-from helixsim.planner.simulated.neighbourhood import Neighbours, on_a_way
+from helixsim.planner.simulated.layer_flow import node_shares
+from helixsim.planner.simulated.neighbourhood import Neighbours, on_a_route
 
 MOST_LAYERS = 8
 
@@ -62,7 +62,7 @@ def test_neighbours_are_placements(case, seed, capped):
         assert 0 <= start < end <= problem.num_layers
         assert end - start <= problem.max_layers(node)
     if changed != ranges:
-        assert on_a_way(changed, problem.num_layers) == changed
+        assert on_a_route(changed, problem.num_layers) == changed
     length = longest_way(changed, problem.num_layers)
     assert length == longest_route(problem, changed) > 0
     if cap is not None:
@@ -79,7 +79,7 @@ def test_the_spread_is_a_maximum_flow(case):
         rate = problem.tokens_per_s(node, end - start)
         graph.add_edge(start, end, capacity=before + rate)
     value = nx.maximum_flow_value(graph, 0, problem.num_layers)
-    share = visits(problem, ranges)
+    share = node_shares(problem, ranges)
     for node, part in share.items():
         start, end = ranges[node]
         assert part * value <= problem.tokens_per_s(node, end - start) * (1 + 1e-6)

@@ -10,7 +10,7 @@ from helixsim.placement.check import placement_mistakes
 from helixsim.planner.max_flow.optimise import optimise
 from helixsim.planner.max_flow.upper_bound import upper_bound
 from helixsim.planner.problem import PlanningProblem
-from helixsim.planner.search import Search
+from helixsim.planner.search import FlowSearch
 
 TOLERANCE = 0.02
 """How much worse a search may do with one more node: neither is sure to find the optimum."""
@@ -31,9 +31,11 @@ def problem_of(sizes, num_layers, slow=(), prefix="n") -> PlanningProblem:
     return toy_problem(most, num_layers, links=links)
 
 
-def found(problem: PlanningProblem, seed: int = 0) -> Search:
+def found(problem: PlanningProblem, seed: int = 0) -> FlowSearch:
     steps = iter(range(10**9))
-    search = Search(problem, seed=seed, elapsed_s=lambda: float(next(steps)), time_limit_s=400.0)
+    search = FlowSearch(
+        problem, seed=seed, elapsed_s=lambda: float(next(steps)), time_limit_s=400.0
+    )
     optimise(search)
     return search
 

@@ -23,7 +23,7 @@ from helixsim.planner.milp.inputs import milp_inputs
 from helixsim.planner.milp.model_file import model_text
 from helixsim.planner.milp.solutions import ranges_of, recover, route_depths, start_values
 from helixsim.planner.milp.solver_process import SolverProcess, solve
-from helixsim.planner.search import Search
+from helixsim.planner.search import FlowSearch
 from helixsim.planner.solver import MAXIMIZE, new_model
 
 HOST = "coordinator"
@@ -74,7 +74,7 @@ def best_of_all(name, max_stages=None):
 
 def searched(problem, *, max_stages=None, limit_s=60.0, **options):
     begin = time.monotonic()
-    search = Search(
+    search = FlowSearch(
         problem,
         elapsed_s=lambda: time.monotonic() - begin,
         time_limit_s=limit_s,
@@ -129,7 +129,7 @@ def test_a_limit_on_stages(name, max_stages, strengthen):
 
 
 def test_a_limit_that_nothing_meets():
-    with pytest.raises(PlacementError, match=r"a route of 1 stages or less: .* 1 are missing"):
+    with pytest.raises(PlacementError, match=r"routes of 1 stages or less: .* 1 are missing"):
         searched(toy(), max_stages=1)
     # Two that hold two layers each are not linked.
     apart = {("a", "b"): (0.0, 0.0), ("b", "a"): (0.0, 0.0)}
@@ -227,7 +227,7 @@ def test_the_process_answers_as_a_call_does():
 
 def test_a_solver_that_is_not_there():
     for strengthen in (True, False):
-        search = Search(toy(), solver="GUROBI")
+        search = FlowSearch(toy(), solver="GUROBI")
         with pytest.raises(ScenarioError, match="GUROBI is not installed"):
             milp(search, strengthen=strengthen)
 
@@ -253,8 +253,8 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from planner_problems import published
 from helixsim.planner.milp import milp
-from helixsim.planner.search import Search
-search = Search(published("single24"), max_stages=14)
+from helixsim.planner.search import FlowSearch
+search = FlowSearch(published("single24"), max_stages=14)
 print("ready", flush=True)
 try:
     milp(search, solution_file=Path(sys.argv[2]))

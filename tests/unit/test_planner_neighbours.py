@@ -11,8 +11,8 @@ from planner_problems import published, toy_problem
 from helixsim.planner.heuristics import swarm_ranges
 from helixsim.planner.max_flow.dinic import flow_value, longest_route
 from helixsim.planner.simulated import neighbourhood as module
-from helixsim.planner.simulated.layer_flow import visits
-from helixsim.planner.simulated.neighbourhood import Neighbours, on_a_way
+from helixsim.planner.simulated.layer_flow import node_shares
+from helixsim.planner.simulated.neighbourhood import Neighbours, on_a_route
 
 ROOM = {"a": 3, "b": 3, "c": 2, "d": 2, "e": 1}
 START = {0: (0, 3), 1: (0, 3), 2: (3, 5), 3: (3, 5), 4: (5, 6)}
@@ -65,13 +65,13 @@ def test_ways_by_brute_force(seed):
     ranges = drawn(Random(seed))
     ways = all_ways(ranges, 6)
     used = {node for way in ways for node in way}
-    assert on_a_way(ranges, 6) == {node: span for node, span in ranges.items() if node in used}
+    assert on_a_route(ranges, 6) == {node: span for node, span in ranges.items() if node in used}
     assert longest_route(problem(), ranges) == max(map(len, ways), default=0)
 
 
 def test_no_way():
-    assert on_a_way({}, 6) == {}
-    assert on_a_way({0: (0, 3), 1: (4, 6)}, 6) == {}
+    assert on_a_route({}, 6) == {}
+    assert on_a_route({0: (0, 3), 1: (4, 6)}, 6) == {}
     assert longest_route(problem(), {0: (0, 3), 1: (4, 6)}) == 0
     assert longest_route(problem(), {}) == 0
 
@@ -142,7 +142,7 @@ def test_all_placements_of_a_toy_are_reached():
                 ranges = {n: span for n, span in chosen.items() if span is not None}
                 sizes = {n: end - start for n, (start, end) in ranges.items()}
                 if all(size <= toy.max_layers(n) for n, size in sizes.items()):
-                    cleaned = on_a_way(ranges, 3)
+                    cleaned = on_a_route(ranges, 3)
                     if cleaned == ranges and ranges:
                         every.add(tuple(sorted(ranges.items())))
     draws, rng = Neighbours(toy), Random(0)
@@ -215,11 +215,11 @@ def test_requests_spread_as_a_maximum_flow(seed):
 
 def check_spread(toy, ranges):
     value = nx.maximum_flow_value(point_graph(toy, ranges), 0, toy.num_layers)
-    share = visits(toy, ranges)
+    share = node_shares(toy, ranges)
     if value == 0:
         assert share == {}
         return
-    assert set(share) <= set(on_a_way(ranges, toy.num_layers))
+    assert set(share) <= set(on_a_route(ranges, toy.num_layers))
     for node, part in share.items():
         start, end = ranges[node]
         assert 0 < part <= 1 + 1e-9
@@ -239,12 +239,12 @@ def test_the_spread_carries_the_whole_maximum():
     """Some node is full: with all shares scaled to the maximum, none is beyond its throughput."""
     toy = problem()
     value = nx.maximum_flow_value(point_graph(toy, START), 0, 6)
-    share = visits(toy, START)
+    share = node_shares(toy, START)
     use = {n: share[n] * value / toy.tokens_per_s(n, e - s) for n, (s, e) in START.items()}
     assert max(use.values()) == pytest.approx(1.0)
 
 
 def test_nodes_with_the_same_layers_share_by_their_throughput():
     toy = toy_problem({"a": 4, "b": 4, "c": 4}, 4)
-    share = visits(toy, {0: (0, 2), 1: (0, 2), 2: (2, 4)})
+    share = node_shares(toy, {0: (0, 2), 1: (0, 2), 2: (2, 4)})
     assert share == {0: pytest.approx(0.5), 1: pytest.approx(0.5), 2: pytest.approx(1.0)}

@@ -25,7 +25,7 @@ from helixsim.planner.max_flow.optimise import optimise
 from helixsim.planner.max_flow.regions import regions, self_sufficient_groups
 from helixsim.planner.max_flow.stage_moves import MAX_STAGE_SIZE, random_move
 from helixsim.planner.max_flow.stage_patterns import best_chains, longest_chain
-from helixsim.planner.search import Search
+from helixsim.planner.search import FlowSearch
 
 
 def ticking(seconds: float = 1.0):
@@ -34,7 +34,7 @@ def ticking(seconds: float = 1.0):
     return lambda: seconds * next(ticks)
 
 
-def check(search: Search, cluster: str) -> None:
+def check(search: FlowSearch, cluster: str) -> None:
     problem = search.problem
     scenario = load_scenario(PUBLISHED[cluster])
     placement = problem.placement(search.ranges)
@@ -47,7 +47,7 @@ def check(search: Search, cluster: str) -> None:
 
 
 def test_single24_is_solved_and_proved():
-    search = Search(published("single24"))
+    search = FlowSearch(published("single24"))
     optimise(search)
     check(search, "single24")
     assert search.value == pytest.approx(2045.6410473)
@@ -55,7 +55,7 @@ def test_single24_is_solved_and_proved():
 
 
 def test_single24_under_a_cap_on_stages():
-    search = Search(published("single24"), max_stages=14)
+    search = FlowSearch(published("single24"), max_stages=14)
     optimise(search)
     check(search, "single24")
     assert search.value == pytest.approx(1515.71, abs=0.01)
@@ -66,7 +66,7 @@ def test_single24_under_a_cap_on_stages():
 def test_slow_links_are_annealed_and_repeat():
     found = []
     for _ in range(2):
-        search = Search(published("geo24"), elapsed_s=ticking(), time_limit_s=1200)
+        search = FlowSearch(published("geo24"), elapsed_s=ticking(), time_limit_s=1200)
         optimise(search)
         check(search, "geo24")
         found.append((search.ranges, search.value, len(search.trace)))
@@ -76,7 +76,7 @@ def test_slow_links_are_annealed_and_repeat():
 
 @pytest.mark.reference
 def test_small10_is_solved_and_proved(reference):
-    search = Search(small10(reference))
+    search = FlowSearch(small10(reference))
     optimise(search)
     assert search.value == pytest.approx(286.5874, abs=5e-5)  # as the published program
     assert search.optimal
@@ -86,17 +86,17 @@ def test_small10_is_solved_and_proved(reference):
 
 
 def test_it_stops_at_once_and_has_something():
-    search = Search(published("geo24"), elapsed_s=ticking(10.0), time_limit_s=100)
+    search = FlowSearch(published("geo24"), elapsed_s=ticking(10.0), time_limit_s=100)
     optimise(search)
     assert search.value > 0
 
 
 def test_an_interrupt_passes_through_and_leaves_the_best():
-    def interrupt(search: Search) -> None:
+    def interrupt(search: FlowSearch) -> None:
         if len(search.trace) == 3:
             raise KeyboardInterrupt
 
-    search = Search(published("geo24"), on_change=interrupt)
+    search = FlowSearch(published("geo24"), on_change=interrupt)
     with pytest.raises(KeyboardInterrupt):
         optimise(search)
     assert search.value == search.trace[-1].value > 0
@@ -228,6 +228,6 @@ def test_bandwidths_of_rules_are_those_of_the_links():
 
 
 def test_nothing_is_found_where_a_cap_leaves_nothing():
-    search = Search(toy_problem({"a": 1, "b": 1, "c": 1}, 3), max_stages=2)
+    search = FlowSearch(toy_problem({"a": 1, "b": 1, "c": 1}, 3), max_stages=2)
     optimise(search)
     assert (search.value, search.ranges) == (0.0, {})

@@ -25,7 +25,7 @@ from helixsim.planner.milp.solutions import (
 )
 from helixsim.planner.milp.solver_process import SolverProcess
 from helixsim.planner.problem import PlanningProblem, Ranges, check_stages
-from helixsim.planner.search import NEGLIGIBLE, Search
+from helixsim.planner.search import NEGLIGIBLE, FlowSearch
 from helixsim.planner.solver import MAXIMIZE, new_model
 
 FIRST_SLICE_S = 10.0
@@ -45,7 +45,7 @@ Solvers take a switch of 1e-6 for off but still allow flow over it."""
 
 
 def milp(
-    search: Search,
+    search: FlowSearch,
     *,
     model_file: Path | None = None,
     solution_file: Path | None = None,
@@ -120,7 +120,7 @@ def _check_files(model_file: Path | None, solution_file: Path | None, overwrite:
         check_suffix(model_file)
 
 
-def _prove_by_covers(search: Search) -> None:
+def _prove_by_covers(search: FlowSearch) -> None:
     """Prove a bound without the program, and try to prove that the incumbent is optimal."""
     problem = search.problem
 
@@ -132,19 +132,24 @@ def _prove_by_covers(search: Search) -> None:
         max_stages=search.max_stages,
         solver=search.solver,
         at_least=search.value,
+        budget=search.budget,
         stop=stop,
     )
     search.prove(max(bound.tokens_per_s, search.value))
     if search.value and not search.optimal and not stop():
         covers = CoverProgram(
-            node_classes(problem), problem.num_layers, search.max_stages, search.solver
+            node_classes(problem, search.budget),
+            problem.num_layers,
+            search.max_stages,
+            search.solver,
+            search.budget,
         )
         least = search.value * (1 + NEGLIGIBLE / 2)
         if not covers.is_possible(least, stop) and not stop():
             search.prove(least)
 
 
-def _solve_in_slices(search: Search, inputs: MilpInputs, best: _Best) -> None:
+def _solve_in_slices(search: FlowSearch, inputs: MilpInputs, best: _Best) -> None:
     slice_s = FIRST_SLICE_S
     if search.optimal:
         return
@@ -162,7 +167,7 @@ def _solve_in_slices(search: Search, inputs: MilpInputs, best: _Best) -> None:
 class _Best:
     """The best solution so far, as a placement of the search and as values of variables."""
 
-    def __init__(self, search: Search, inputs: MilpInputs) -> None:
+    def __init__(self, search: FlowSearch, inputs: MilpInputs) -> None:
         self.search = search
         self.inputs = inputs
         self.values: dict[str, float] | None = None
