@@ -82,7 +82,7 @@ def listing(folder="."):
     return sorted(path.name for path in Path(folder).iterdir())
 
 
-# -- what comes out
+# -- output
 
 
 def test_json_by_flow(folder):
@@ -110,7 +110,7 @@ def test_json_simulated(folder):
     assert result.stderr == ""
 
 
-def test_a_plan_for_people(folder):
+def test_a_plan_as_text(folder):
     result = plan(write(), *QUICK, "-o", "placed.yaml")
     lines = result.stdout.splitlines()
     assert lines[0].startswith("method      swarm, objective simulated; ")
@@ -139,7 +139,9 @@ def test_unused_nodes_are_null_and_named(folder):
 )
 def test_every_method(folder, method):
     file = write({"cluster.nodes": [{"type": "A100", "count": 6, "name": "n{i}"}]})
-    midway = ("--partial-inference",) if method == "petals" else ()  # else it finds no chain here
+    midway = (
+        ("--partial-inference",) if method == "petals" else ()
+    )  # otherwise its nodes do not connect
     found = json.loads(plan(file, *BY_FLOW, "--method", method, *midway, "--json").stdout)
     assert found["method"] == method
     assert found["max_flow_tokens_per_s"] > 0
@@ -215,7 +217,7 @@ def test_bounds(folder):
     assert "no placement with at most 4 stages has a greater maximum flow" in text
 
 
-# -- mistakes
+# -- errors
 
 
 @pytest.mark.parametrize(
@@ -243,7 +245,7 @@ def test_bounds(folder):
         (["--from-solution", "missing.sol"], "missing.sol"),
     ],
 )
-def test_mistakes_end_with_one_clear_message(folder, arguments, message):
+def test_errors_are_one_clear_message(folder, arguments, message):
     write()
     outputs = () if "-o" in arguments else ("-o", "out.yaml")
     result = plan("tiny.yaml", *arguments, *outputs, "--jobs", 1, code=2)
@@ -296,7 +298,7 @@ def test_files_are_not_written_over_unless_forced(folder):
 # -- real processes
 
 
-LISTENING = (  # a shell's background jobs, as tests may be, ignore Ctrl-C; this one must not
+LISTENING = (  # background jobs of a shell ignore Ctrl-C; this process must not
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "from helixsim.cli import main; main()"
 )
@@ -326,7 +328,7 @@ def test_interrupting_a_plan_keeps_the_best(folder, jobs):
     process = start("plan", file, "--jobs", jobs, "-o", "placed.yaml", "--json")
     try:
         time.sleep(5)  # by then it simulates, which takes hours
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: workers get it too
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, so that the workers get it too
         stdout, stderr = process.communicate(timeout=60)
     finally:
         process.kill()
@@ -345,11 +347,11 @@ def test_processes_of_a_killed_plan_end_too(folder):
     process = start("plan", file, "--jobs", "2")
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     until = time.monotonic() + 60
-    while len(started := children.read_text().split()) < 3:  # two, and the one that tidies up
+    while len(started := children.read_text().split()) < 3:  # two workers and the resource tracker
         assert time.monotonic() < until
         time.sleep(0.1)
     process.kill()
     process.communicate()
     while any(Path(f"/proc/{child}").exists() for child in started):
-        assert time.monotonic() < until, "some go on"
+        assert time.monotonic() < until, "some processes still run"
         time.sleep(0.2)

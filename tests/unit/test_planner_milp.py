@@ -29,11 +29,11 @@ from helixsim.planner.solver import MAXIMIZE, new_model
 HOST = "coordinator"
 
 SIZES = {"a": 2, "b": 2, "d": 3}
-"""Nodes, and how many of 4 layers they hold at most."""
+"""Node -> most layers, of 4, that it may hold."""
 TOYS = {
     "aligned": {},
     "partial inference": {"partial_inference": True},
-    # The links decide: tokens weigh 10 bytes between nodes.
+    # Links bind: a token has 10 bytes between nodes.
     "slow link": {"link": (0.5, 0.0), "links": {("a", "b"): (1.0, 0.0)}},
     "missing links": {"links": {("a", "b"): (0.0, 0.0), ("d", HOST): (0.0, 0.0)}},
     "slow interfaces": {"nics": {"d": 0.3125, "a": 0.625}},
@@ -47,7 +47,7 @@ def toy(name="aligned", sizes=SIZES, num_layers=4):
 
 
 def every_placement(problem):
-    """All layers of all nodes."""
+    """All placements that use every node."""
     num_layers = problem.num_layers
     choices = [
         [
@@ -90,7 +90,7 @@ def searched(problem, *, max_stages=None, limit_s=60.0, **options):
 @pytest.mark.parametrize("strengthen", [True, False])
 @pytest.mark.parametrize("name", TOYS)
 def test_the_program_has_the_optimum(name, strengthen):
-    """The program by itself, without a start or a bound that might be the optimum already."""
+    """The program alone, without a start or a bound that may already be the optimum."""
     problem = toy(name)
     inputs = milp_inputs(problem, strengthen=strengthen)
     answer = solve(inputs, "CBC", 0, 60.0, None)
@@ -131,7 +131,7 @@ def test_a_limit_on_stages(name, max_stages, strengthen):
 def test_a_limit_that_nothing_meets():
     with pytest.raises(PlacementError, match=r"routes of 1 stages or less: .* 1 are missing"):
         searched(toy(), max_stages=1)
-    # Two that hold two layers each are not linked.
+    # The two nodes that hold two layers each are not linked.
     apart = {("a", "b"): (0.0, 0.0), ("b", "a"): (0.0, 0.0)}
     problem = toy_problem({"a": 2, "b": 2, "c": 1}, 4, links=apart)
     with pytest.raises(PlacementError, match="no placement lets a request pass on a route of 2 st"):
@@ -160,7 +160,7 @@ def test_24_machines_meet_the_bound_from_the_start():
 @pytest.mark.parametrize("name", TOYS)
 @pytest.mark.parametrize(("max_stages", "strengthen"), [(None, True), (3, False)])
 def test_every_placement_is_a_start(name, strengthen, max_stages):
-    """Fixed to the values of a start, the program is feasible and has the placement's flow."""
+    """With the values of a start fixed, the program is feasible and has the placement's flow."""
     problem = toy(name)
     inputs = milp_inputs(problem, strengthen=strengthen, max_stages=max_stages)
     integers = {v.name for v in build(inputs).model.vars if v.var_type != "C"}
@@ -191,14 +191,14 @@ def test_unused_nodes_lengthen_no_route():
     assert values["start_1"] == 2
 
 
-def test_alike_nodes_swap_into_order():
+def test_interchangeable_nodes_swap_into_order():
     inputs = milp_inputs(toy(sizes={"a": 2, "b": 2, "c": 2}))
     assert inputs.alike == ((0, 1, 2),)
     values = start_values(inputs, {0: (2, 4), 1: (0, 2), 2: (0, 1)})
     assert [values[f"start_{node}"] for node in range(3)] == [0, 0, 2]
 
 
-def test_links_tell_nodes_apart():
+def test_nodes_with_different_links_are_not_interchangeable():
     assert milp_inputs(toy("slow link", {"a": 2, "b": 2, "c": 2, "d": 2})).alike == ((2, 3),)
     assert milp_inputs(toy("slow interfaces", {"a": 2, "b": 2, "c": 2})).alike == ((1, 2),)
 
@@ -225,7 +225,7 @@ def test_the_process_answers_as_a_call_does():
         assert process.solve(30.0, None) == solve(inputs, "CBC", 3, 30.0, None)
 
 
-def test_a_solver_that_is_not_there():
+def test_a_solver_that_is_not_installed():
     for strengthen in (True, False):
         search = FlowSearch(toy(), solver="GUROBI")
         with pytest.raises(ScenarioError, match="GUROBI is not installed"):
@@ -286,7 +286,7 @@ def test_ctrl_c_keeps_what_was_found(tmp_path):
 
 
 @pytest.mark.parametrize(("suffix", "name"), [("lp", "aligned"), ("mps", "partial inference")])
-def test_a_model_file_says_all(tmp_path, suffix, name):
+def test_a_model_file_is_complete(tmp_path, suffix, name):
     problem = toy(name)
     file = tmp_path / f"model.{suffix}"
     search = searched(problem, model_file=file, strengthen=False)
@@ -370,7 +370,7 @@ def test_no_solution_file(tmp_path):
         recover(toy(), tmp_path / "binary.sol")
 
 
-def test_files_are_refused_before_the_work(tmp_path):
+def test_files_are_refused_before_the_search(tmp_path):
     file = tmp_path / "there.sol"
     file.write_text("mine")
     with pytest.raises(OutputError, match="exists already"):

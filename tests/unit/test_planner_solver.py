@@ -1,4 +1,4 @@
-"""Models for the solver: quiet, repeatable, and clear about what is missing."""
+"""Models for the solver: no output, repeatable results, clear errors."""
 
 from __future__ import annotations
 

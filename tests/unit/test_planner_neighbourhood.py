@@ -1,4 +1,4 @@
-"""Small changes of placements, the ways through them, and how requests spread over them."""
+"""Small changes of placements, the routes through them, and how requests spread over them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def problem():
     return toy_problem(ROOM, 6)
 
 
-def all_ways(ranges, num_layers):
-    """Every way from layer 0 through the last, as tuples of nodes."""
+def all_routes(ranges, num_layers):
+    """Every route through all layers, as tuples of nodes."""
 
     def beyond(layer):
         if layer == num_layers:
@@ -36,7 +36,7 @@ def all_ways(ranges, num_layers):
 
 
 def drawn(rng, num_layers=6):
-    """Ranges drawn at random, most of which lead nowhere."""
+    """Random ranges, most of which are on no route."""
     found = {}
     for node in range(rng.randint(1, 7)):
         start = rng.randrange(num_layers)
@@ -50,26 +50,26 @@ def check_valid(problem, ranges, max_stages=None):
         assert 0 <= node < len(problem)
         assert 0 <= start < end <= problem.num_layers
         assert end - start <= problem.max_layers(node)
-    ways = all_ways(ranges, problem.num_layers)
-    assert {node for way in ways for node in way} == set(ranges)
+    routes = all_routes(ranges, problem.num_layers)
+    assert {node for route in routes for node in route} == set(ranges)
     assert flow_value(problem, ranges) > 0
     if max_stages is not None:
-        assert max(map(len, ways)) <= max_stages
+        assert max(map(len, routes)) <= max_stages
 
 
-# -- ways
+# -- routes
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_ways_by_brute_force(seed):
+def test_routes_by_brute_force(seed):
     ranges = drawn(Random(seed))
-    ways = all_ways(ranges, 6)
-    used = {node for way in ways for node in way}
+    routes = all_routes(ranges, 6)
+    used = {node for route in routes for node in route}
     assert on_a_route(ranges, 6) == {node: span for node, span in ranges.items() if node in used}
-    assert longest_route(problem(), ranges) == max(map(len, ways), default=0)
+    assert longest_route(problem(), ranges) == max(map(len, routes), default=0)
 
 
-def test_no_way():
+def test_no_route():
     assert on_a_route({}, 6) == {}
     assert on_a_route({0: (0, 3), 1: (4, 6)}, 6) == {}
     assert longest_route(problem(), {0: (0, 3), 1: (4, 6)}) == 0
@@ -131,7 +131,7 @@ def test_the_order_of_nodes_does_not_matter():
 
 
 def test_all_placements_of_a_toy_are_reached():
-    """The changes are enough to come from any placement to any other."""
+    """The changes connect all placements with each other."""
     toy = toy_problem({"a": 2, "b": 2, "c": 1}, 3)
     spans = [None, *((s, e) for s in range(3) for e in range(s + 1, 4))]
     every = set()
@@ -177,8 +177,8 @@ def test_every_kind_of_change_changes_something(change):
     assert outcomes
 
 
-def test_stretches_change_places():
-    """A reordering keeps the lengths, and what lies side by side."""
+def test_a_reordering_exchanges_two_parts():
+    """It keeps the lengths of ranges, and the nodes that hold the same layers."""
     draws = Neighbours(problem())
     ranges = {0: (0, 3), 1: (0, 3), 4: (3, 4), 2: (4, 6)}
     for seed in range(10):
@@ -190,7 +190,7 @@ def test_stretches_change_places():
             end - start == ranges[node][1] - ranges[node][0]
             for node, (start, end) in changed.items()
         )
-        assert all_ways(changed, 6)
+        assert all_routes(changed, 6)
 
 
 # -- how requests spread
@@ -236,7 +236,7 @@ def check_spread(toy, ranges):
 
 
 def test_the_spread_carries_the_whole_maximum():
-    """Some node is full: with all shares scaled to the maximum, none is beyond its throughput."""
+    """With all shares scaled to the maximum flow, the busiest node is exactly full."""
     toy = problem()
     value = nx.maximum_flow_value(point_graph(toy, START), 0, 6)
     share = node_shares(toy, START)

@@ -1,4 +1,4 @@
-"""The fast maximum flow against that of the flow graph."""
+"""The value by Dinic's algorithm against the maximum flow of the flow graph."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from helixsim.planner.max_flow.dinic import FlowNetwork, flow_value, longest_rou
 
 
 def exact(problem, ranges) -> float:
-    """By another algorithm, over the flow graph in full."""
+    """The value by another algorithm, on the full flow graph."""
     try:
         topology = problem.topology(problem.placement(ranges))
     except NoRouteError:
@@ -26,7 +26,7 @@ def exact(problem, ranges) -> float:
 
 @pytest.mark.parametrize("cluster", ["single24", "geo24", "het42"])
 @pytest.mark.parametrize("options", [{}, {"keep_links": 12}, {"partial_inference": True}])
-def test_it_is_that_of_theflow_graph(cluster, options):
+def test_the_value_is_that_of_the_flow_graph(cluster, options):
     problem = published(cluster, **options)
     rng = random.Random(0)
     for _ in range(4):

@@ -1,4 +1,4 @@
-"""Neighbours of placements: what holds for any cluster, placement and seed."""
+"""Neighbours of placements: properties for any cluster, placement and seed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_LAYERS = 8
 
 @st.composite
 def placed(draw):
-    """A problem, and a placement of it that leads through all layers."""
+    """A problem, and a placement of it that has a route through all layers."""
     num_layers = draw(st.integers(1, MOST_LAYERS))
     rooms = draw(st.lists(st.integers(1, num_layers), min_size=1, max_size=6))
     ranges = {}
@@ -40,7 +40,7 @@ def placed(draw):
     return toy_problem(sizes, num_layers), ranges
 
 
-def longest_way(ranges, num_layers):
+def longest_route_of(ranges, num_layers):
     graph = nx.DiGraph(list(ranges.values()))
     length = {num_layers: 0}
     for point in reversed(list(nx.topological_sort(graph))):
@@ -63,7 +63,7 @@ def test_neighbours_are_placements(case, seed, capped):
         assert end - start <= problem.max_layers(node)
     if changed != ranges:
         assert on_a_route(changed, problem.num_layers) == changed
-    length = longest_way(changed, problem.num_layers)
+    length = longest_route_of(changed, problem.num_layers)
     assert length == longest_route(problem, changed) > 0
     if cap is not None:
         assert length <= cap

@@ -1,4 +1,4 @@
-"""Plans by what is served, from end to end, on a toy of four nodes."""
+"""Plans by simulation, end to end, on a toy cluster of four nodes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from helixsim.profiles.machine import LatencyProfile
 OWN = {"a": (0, 2), "b": (2, 4), "c": (0, 2), "d": (2, 4)}
 RATE, LATENCY = "decode_tokens_per_s", "decode_latency_s.mean"
 TINY = Effort(num_seeds=1, rounds=1, annealings=2)
-BRIEF = SearchBudget(proposal_steps=60)  # a toy needs no thousand steps
+BRIEF = SearchBudget(proposal_steps=60)  # enough for a toy
 
 
 def toy(layers=None):
@@ -101,7 +101,7 @@ def test_its_flow_is_within_the_bound(usual):
     assert usual.stages == longest_route(problem, ranges)
 
 
-def test_the_placement_there_was_is_never_better(usual):
+def test_the_own_placement_is_never_better(usual):
     own = next(each for each in usual.candidates if each.label == "own")
     assert own.placement == toy().placement
     assert usual.simulated[RATE] >= own.figures[RATE]
@@ -153,7 +153,7 @@ def test_a_limit_that_can_be_kept_is_kept(usual):
     assert result.notes == ()
 
 
-def test_a_limit_that_cannot_be_kept_is_told():
+def test_a_limit_that_cannot_be_kept_is_noted():
     result = planned(subject_to=[f"{LATENCY}<=1e-6"], effort=Effort(1, 0, 0))
     assert result.notes == (
         f"no placement was found that keeps {LATENCY}<=1e-06 "
@@ -161,7 +161,7 @@ def test_a_limit_that_cannot_be_kept_is_told():
     )
 
 
-def test_another_goal():
+def test_another_objective():
     result = planned(goal=LATENCY, effort=Effort(1, 0, 0))
     assert result.goal == LATENCY
     assert result.simulated[LATENCY] == min(each.figures[LATENCY] for each in result.candidates)
@@ -183,11 +183,11 @@ def test_too_few_stages_are_refused_at_once(objective):
         planned(max_stages=1, objective=objective)
 
 
-# -- placements that the planner itself would not make
+# -- placements that the planner does not propose
 
 
 def test_a_placement_whose_nodes_overlap_counts_its_stages():
-    # a -> b enters b's layers midway; c -> d -> b is the longest way.
+    # a -> b enters b at a later layer; c -> d -> b is the longest route.
     overlapping = toy({"a": (0, 3), "b": (1, 4), "c": (0, 2), "d": (1, 3)})
     result = planned(overlapping, effort=Effort(1, 0, 0))
     own = next(each for each in result.candidates if each.label == "own")
@@ -216,7 +216,7 @@ def test_a_placement_that_overcommits_nodes_is_compared():
 
 
 class Stop:
-    """Ctrl-C at some report of progress."""
+    """Raises KeyboardInterrupt at the n-th report of progress."""
 
     def __init__(self, at):
         self.at = at
@@ -255,7 +255,7 @@ def test_an_interrupted_search_by_flow_keeps_the_best(method):
 
 
 def test_time_runs_out(monkeypatch):
-    """By a clock that ticks a millisecond each time it is asked."""
+    """With a clock that advances by a millisecond each time it is read."""
 
     def outcome(limit_s):
         ticks = count()
@@ -270,7 +270,7 @@ def test_time_runs_out(monkeypatch):
         assert "best placement by flow" in hurried.notes[0]
 
 
-def test_processes_of_others_are_left_alone():
+def test_other_child_processes_are_left_alone():
     context = multiprocessing.get_context("spawn")
     other = context.Process(target=time.sleep, args=(60,))
     other.start()
@@ -282,7 +282,7 @@ def test_processes_of_others_are_left_alone():
         other.join()
 
 
-# -- mistakes
+# -- invalid arguments
 
 
 @pytest.mark.parametrize(
@@ -301,13 +301,45 @@ def test_processes_of_others_are_left_alone():
         ({"subject_to": ["x"]}, "--subject-to: 'x' is not a limit"),
     ],
 )
-def test_what_makes_no_sense_is_refused(options, message):
+def test_invalid_arguments_are_refused(options, message):
     with pytest.raises(InputError) as caught:
         planned(**options)
     assert str(caught.value).startswith(message)
 
 
-# -- the parts
+# -- the budget, the result, and fronts
+
+
+def test_a_budget_bounds_the_search(usual):
+    less = planned(budget=replace(BRIEF, children=0))
+    assert any(each.label.startswith("trial") for each in usual.candidates)
+    assert not any(each.label.startswith("trial") for each in less.candidates)
+    assert len(less.candidates) < len(usual.candidates)
+
+
+def test_a_result_is_one_short_line(usual):
+    line = repr(usual)
+    used = len(usual.placement.layers)
+    assert line == (
+        f"PlanResult(method='optimise', max_flow={usual.value:,.1f} tokens/s, "
+        f"simulated={usual.simulated[RATE]:,.1f} decode tokens/s, nodes={used} of 4)"
+    )
+    by_flow = plan(toy(), method="swarm", objective="flow")
+    assert "simulated" not in repr(by_flow)
+
+
+def test_a_result_is_a_table_of_stages_in_notebooks():
+    result = plan(toy({"a": (0, 2), "b": (2, 4)}), method="swarm", objective="flow")
+    table = result._repr_html_()
+    assert [tuple(sorted(names)) for names in result.stage_nodes().values()] == [
+        tuple(sorted(n for n, held in result.placement.layers.items() if held == span))
+        for span in result.stage_nodes()
+    ]
+    for (start, end), names in result.stage_nodes().items():
+        assert f"<tr><td>[{start}, {end})</td><td>{', '.join(names)}</td></tr>" in table
+    assert table.startswith("<table><caption>Plan by swarm: max flow ")
+    named = replace(result, placement=Placement({"<a>": (0, 4)}))
+    assert "&lt;a&gt;" in named._repr_html_()
 
 
 def candidate(rate, latency, name="n"):

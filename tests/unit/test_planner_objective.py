@@ -25,7 +25,7 @@ RATE, LATENCY = "decode_tokens_per_s", "decode_latency_s.mean"
 # -- reading
 
 
-def test_the_default_goal():
+def test_the_default_objective():
     assert parse_objective() == Objective(RATE, ())
     assert parse_objective().is_rate
 
@@ -47,7 +47,7 @@ def test_limits(text, limit):
 
 
 @pytest.mark.parametrize("figure", OBJECTIVE_FIGURES)
-def test_every_figure_may_be_a_goal_and_have_a_limit(figure):
+def test_every_figure_may_be_optimised_and_have_a_limit(figure):
     assert parse_objective(figure, [f"{figure}<=3"]).limits[0].figure == figure
 
 
@@ -70,7 +70,7 @@ def test_every_figure_may_be_a_goal_and_have_a_limit(figure):
         "decode_latency_s.mean<=1 ttft_s.mean<=1",
     ],
 )
-def test_what_is_no_limit(text):
+def test_malformed_limits_are_refused(text):
     with pytest.raises(InputError) as caught:
         parse_objective(RATE, [text])
     assert str(caught.value) == (
@@ -79,7 +79,7 @@ def test_what_is_no_limit(text):
     )
 
 
-def test_unknown_figures_are_named_with_their_place_and_what_there_is():
+def test_errors_on_unknown_figures_name_the_option_and_list_the_figures():
     with pytest.raises(InputError) as caught:
         parse_objective("decode_tokens_per_sec")
     assert str(caught.value).startswith(
@@ -89,15 +89,15 @@ def test_unknown_figures_are_named_with_their_place_and_what_there_is():
         parse_objective(RATE, ["decode_latency_s.men<=1.5"])
     assert str(caught.value).startswith("--subject-to: unknown figure 'decode_latency_s.men'")
     assert "decode_latency_s.mean" in str(caught.value)
-    # A latency has several statistics; which one is meant must be said.
+    # A latency has several statistics, so one of them must be given.
     with pytest.raises(InputError, match=r"--goal: unknown figure 'ttft_s'"):
         parse_objective("ttft_s")
 
 
-# -- judging
+# -- ranking
 
 
-def test_rates_are_to_be_high_and_latencies_low():
+def test_rates_are_maximised_and_latencies_minimised():
     assert Objective(RATE).merit({RATE: 5.0}) == 5.0
     assert Objective(LATENCY).merit({LATENCY: 0.5}) == 2.0
     assert not Objective(LATENCY).is_rate
@@ -105,7 +105,7 @@ def test_rates_are_to_be_high_and_latencies_low():
 
 @pytest.mark.parametrize("figures", [{}, {RATE: 0.0}, {RATE: -1.0}, {RATE: nan}, {RATE: inf}])
 @pytest.mark.parametrize("limits", [(), (Limit(LATENCY, True, 1.0),)])
-def test_nothing_has_no_merit(figures, limits):
+def test_missing_figures_have_no_merit(figures, limits):
     objective = Objective(RATE, limits)
     assert (objective.merit(figures), objective.score(figures)) == (0.0, 0.0)
 
@@ -138,7 +138,7 @@ def test_the_score_falls_smoothly_beyond_a_limit():
     assert scores == pytest.approx([10.0, 10.0, 10 / 1.01**2, 2.5, 10 / 16])
 
 
-def test_what_keeps_the_limits_goes_first():
+def test_figures_within_the_limits_rank_first():
     objective = Objective(RATE, (Limit(LATENCY, True, 1.0),))
     slow = {RATE: 100.0, LATENCY: 1.2}
     slower = {RATE: 100.0, LATENCY: 2.0}
@@ -164,7 +164,7 @@ def test_figures_of_a_summary():
     assert figures_of(summary) == {"decode_tokens_per_s": 5.0, "ttft_s.mean": 1.5}
 
 
-def test_every_goal_is_a_figure_of_a_real_run():
+def test_every_objective_is_a_figure_of_a_simulated_run():
     scenario = load_scenario(
         "quickstart",
         [
