@@ -163,12 +163,6 @@ class PlanningProblem:
 
     # -- placements --------------------------------------------------------------------------
 
-    def fits(self, source: tuple[int, int], target: tuple[int, int]) -> bool:
-        """Whether a request may go from a node with layers `source` to one with layers `target`."""
-        if self.partial_inference:
-            return target[0] <= source[1] < target[1]
-        return source[1] == target[0]
-
     def placement(self, ranges: Ranges) -> Placement:
         """Turn ranges into a placement; its links are listed unless they are all that fit."""
         names = self.names
@@ -195,7 +189,11 @@ class PlanningProblem:
         for node in sorted(ranges):
             end = ranges[node][1]
             if self.partial_inference:
-                after = [n for n in sorted(ranges) if self.fits(ranges[node], ranges[n])]
+                after = [
+                    n
+                    for n in sorted(ranges)
+                    if layers_connect(ranges[node], ranges[n], partial_inference=True)
+                ]
             else:
                 after = starts.get(end, [])
             pairs += [(node, other) for other in after if capacity[node, other] > 0]
@@ -220,6 +218,18 @@ class PlanningProblem:
     def flow(self, placement: Placement) -> Flow:
         """The maximum flow of a placement over each link; raises as :meth:`topology`."""
         return max_flow(self.topology(placement), self.throughput)
+
+
+def layers_connect(
+    source: tuple[int, int], target: tuple[int, int], *, partial_inference: bool
+) -> bool:
+    """Whether a request may go from a node with layers `source` to one with layers `target`.
+
+    With partial inference it may enter the target at any of its layers.
+    """
+    if partial_inference:
+        return target[0] <= source[1] < target[1]
+    return source[1] == target[0]
 
 
 def planning_problem(

@@ -106,7 +106,7 @@ class SearchBudget:
     brief_s, brief_warmup_s
         Length of a brief simulation and of its warm-up, in seconds: a few times the duration of a
         typical request. It ranks candidates at a fraction of the cost of a full run.
-    brief_worth
+    shorten_above
         A scenario's run that is at most this many times as long as a brief one is not shortened.
     proposal_generations
         Annealings of the surrogate follow one another this often; the second starts from the
@@ -126,7 +126,7 @@ class SearchBudget:
         factor; without it, the exact flow would be computed for most neighbours.
     proposal_least_share
         Least random share: losses beyond -log of it (4.6) times the temperature are never
-        accepted, so that hopeless neighbours are rejected without an exact flow.
+        accepted, so that poor neighbours are rejected without an exact flow.
     proposal_tighter
         Decode latencies, relative to the best start's, that some proposals must keep, so that
         candidates cover the whole front.
@@ -194,7 +194,7 @@ class SearchBudget:
     start_stage_factors: tuple[float, ...] = (1.2, 1.45, 1.75)
     brief_s: float = 180.0
     brief_warmup_s: float = 60.0
-    brief_worth: float = 1.5
+    shorten_above: float = 1.5
     proposal_generations: int = 2
     proposal_parents: int = 3
     proposal_steps: int = 1000

@@ -193,14 +193,18 @@ def test_unused_nodes_lengthen_no_route():
 
 def test_interchangeable_nodes_swap_into_order():
     inputs = milp_inputs(toy(sizes={"a": 2, "b": 2, "c": 2}))
-    assert inputs.alike == ((0, 1, 2),)
+    assert inputs.interchangeable == ((0, 1, 2),)
     values = start_values(inputs, {0: (2, 4), 1: (0, 2), 2: (0, 1)})
     assert [values[f"start_{node}"] for node in range(3)] == [0, 0, 2]
 
 
 def test_nodes_with_different_links_are_not_interchangeable():
-    assert milp_inputs(toy("slow link", {"a": 2, "b": 2, "c": 2, "d": 2})).alike == ((2, 3),)
-    assert milp_inputs(toy("slow interfaces", {"a": 2, "b": 2, "c": 2})).alike == ((1, 2),)
+    assert milp_inputs(toy("slow link", {"a": 2, "b": 2, "c": 2, "d": 2})).interchangeable == (
+        (2, 3),
+    )
+    assert milp_inputs(toy("slow interfaces", {"a": 2, "b": 2, "c": 2})).interchangeable == (
+        (1, 2),
+    )
 
 
 def test_a_start_that_is_given_is_kept():

@@ -18,8 +18,8 @@ from helixsim.placement.check import placement_mistakes
 from helixsim.planner.max_flow.annealing import StageCosts, stages_of
 from helixsim.planner.max_flow.column_generation import (
     BlockPricing,
+    generate_blocks,
     pattern_blocks,
-    worthwhile_blocks,
 )
 from helixsim.planner.max_flow.dinic import flow_value, longest_route
 from helixsim.planner.max_flow.even_stages import even_stages
@@ -154,13 +154,13 @@ def test_chains_hold_all_layers_and_carry_their_flow():
 def test_blocks_carry_their_target():
     problem = published("het42")
     target = 5900.0
-    blocks = worthwhile_blocks(problem.kinds, target, 80, longest=12)
+    blocks = generate_blocks(problem.kinds, target, 80, longest=12)
     assert blocks is not None
     assert len(blocks) > len(pattern_blocks(problem.kinds, target))
     for block in random.Random(0).sample(blocks, 60) + blocks[-20:]:
         # A block alone is a placement of an LLM with exactly its layers.
         assert carried(problem, block) >= target * (1 - 1e-9)
-    assert worthwhile_blocks(problem.kinds, 6100.0, 80, longest=12) is None
+    assert generate_blocks(problem.kinds, 6100.0, 80, longest=12) is None
 
 
 def carried(problem, block) -> float:

@@ -229,24 +229,24 @@ def anneal(
         The best stages found, and whether they carry the target.
     """
     budget = costs.budget
-    judge = _Judge(costs, offer)
+    exact_costs = _ExactCosts(costs, offer)
     stages = list(start)
     busy = {node for nodes in start for node in nodes}
     idle = [node for node in range(len(costs.problem)) if node not in busy]
-    cost = judge.cost(stages)
+    cost = exact_costs.cost(stages)
     best, best_cost = start, cost
     cooling = (budget.anneal_cold / budget.anneal_hot) ** (1 / max(1, iterations))
     temperature = budget.anneal_hot
     for step in range(iterations):
-        if judge.reached is not None:
-            return judge.reached, True
+        if exact_costs.reached is not None:
+            return exact_costs.reached, True
         if step % budget.anneal_check_every == 0 and stop():
             break
         temperature *= cooling
         changed = random_move(stages, idle, costs.problem.kind_of, rng)
         if changed is None:
             continue
-        new_cost = judge.cost(changed[0])
+        new_cost = exact_costs.cost(changed[0])
         if new_cost > cost and rng.random() >= math.exp((cost - new_cost) / temperature):
             continue
         (stages, idle), cost = changed, new_cost
@@ -257,7 +257,7 @@ def anneal(
     return best, False
 
 
-class _Judge:
+class _ExactCosts:
     """Adds the exact lack of flow to the cost of states that seem to carry the target.
 
     The links may carry the target from each stage to the next but not through all stages, if flow

@@ -160,7 +160,7 @@ class BlockPricing:
         return pieces
 
 
-def worthwhile_blocks(
+def generate_blocks(
     kinds: Sequence[NodeKind],
     target: float,
     num_layers: int,
@@ -295,7 +295,7 @@ def combine_blocks(search: FlowSearch) -> None:
 def chain_of_blocks(search: FlowSearch, target: float) -> Ranges | None:
     """Build a chain of blocks that carries a target; None if none is found."""
     problem, layers = search.problem, search.problem.num_layers
-    blocks = worthwhile_blocks(
+    blocks = generate_blocks(
         problem.kinds,
         target,
         layers,

@@ -16,7 +16,7 @@ from helixsim.planner.max_flow.column_generation import (
     Block,
     assign,
     choose_blocks,
-    worthwhile_blocks,
+    generate_blocks,
 )
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.search import FlowSearch
@@ -134,7 +134,7 @@ def one_chain(search: FlowSearch) -> None:
 def _segment(search: FlowSearch, part: PlanningProblem, target: float) -> list[Block]:
     """The blocks with the most layers through which a region carries a target."""
     longest = min(search.budget.region_longest_block, search.problem.num_layers)
-    blocks = worthwhile_blocks(
+    blocks = generate_blocks(
         part.kinds,
         target,
         1,

@@ -332,7 +332,7 @@ def _add_one_direction(program: Formulation) -> None:
 
 def _add_order(program: Formulation) -> None:
     r"""Break the symmetry of interchangeable nodes: :math:`s_i \le s_j` for i < j."""
-    for group in program.inputs.alike:
+    for group in program.inputs.interchangeable:
         for one, other in pairwise(group):
             order = program.start[one] - program.start[other]
             program.model.add_constr(order <= 0, name=f"order_{one}_{other}")

@@ -37,7 +37,7 @@ class MilpInputs:
         :func:`.formulation.build`.
     bound
         A proved upper bound on the flow of any placement; infinite if none is known.
-    alike
+    interchangeable
         Groups of two or more interchangeable nodes: swapping their layers changes no flow.
     """
 
@@ -52,7 +52,7 @@ class MilpInputs:
     max_stages: int | None = None
     strengthen: bool = True
     bound: float = inf
-    alike: tuple[tuple[int, ...], ...] = ()
+    interchangeable: tuple[tuple[int, ...], ...] = ()
 
     @property
     def num_nodes(self) -> int:
@@ -62,12 +62,6 @@ class MilpInputs:
     def max_layers(self, node: int) -> int:
         """The most layers that a node may hold."""
         return len(self.tokens_per_s[node]) - 1
-
-    def fits(self, source: tuple[int, int], target: tuple[int, int]) -> bool:
-        """Whether a request may go from a node with layers `source` to one with layers `target`."""
-        if self.partial_inference:
-            return target[0] <= source[1] < target[1]
-        return source[1] == target[0]
 
 
 def milp_inputs(
@@ -90,11 +84,11 @@ def milp_inputs(
         max_stages=max_stages,
         strengthen=strengthen,
         bound=bound,
-        alike=alike_nodes(problem),
+        interchangeable=interchangeable_nodes(problem),
     )
 
 
-def alike_nodes(problem: PlanningProblem) -> tuple[tuple[int, ...], ...]:
+def interchangeable_nodes(problem: PlanningProblem) -> tuple[tuple[int, ...], ...]:
     """Groups of interchangeable nodes: of one kind, with equal network interfaces and links.
 
     Two nodes are interchangeable if swapping them leaves the capacities of all links unchanged.

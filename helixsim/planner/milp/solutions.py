@@ -16,7 +16,7 @@ from helixsim.errors import ScenarioError
 from helixsim.planner.max_flow.dinic import flow_value
 from helixsim.planner.milp.formulation import existing_links, pair_name
 from helixsim.planner.milp.inputs import MilpInputs, milp_inputs
-from helixsim.planner.problem import PlanningProblem, Ranges
+from helixsim.planner.problem import PlanningProblem, Ranges, layers_connect
 
 _NO_FLOW = 1e-6
 """Share of the total flow up to which a node counts as unused; above the solvers' tolerances."""
@@ -92,7 +92,10 @@ def route_depths(inputs: MilpInputs, layers: Ranges) -> dict[int, int]:
         before = (
             depth[other]
             for other in depth
-            if inputs.links[other][node] > 0 and inputs.fits(layers[other], layers[node])
+            if inputs.links[other][node] > 0
+            and layers_connect(
+                layers[other], layers[node], partial_inference=inputs.partial_inference
+            )
         )
         depth[node] = 1 + max(before, default=0)
     return depth
@@ -110,11 +113,11 @@ def _in_order(inputs: MilpInputs, ranges: Ranges) -> dict[int, tuple[int, int]]:
     """Sort the layers of interchangeable nodes by the nodes' numbers."""
     ordered = dict(ranges)
     if inputs.strengthen:
-        for group in inputs.alike:
+        for group in inputs.interchangeable:
             ordered |= dict(zip(group, sorted(ranges[node] for node in group), strict=True))
     assert all(
         ordered[one][0] <= ordered[other][0]
-        for group in (inputs.alike if inputs.strengthen else ())
+        for group in (inputs.interchangeable if inputs.strengthen else ())
         for one, other in pairwise(group)
     )
     return ordered
@@ -126,7 +129,9 @@ def _is_on(inputs: MilpInputs, layers: Ranges, source: int, target: int) -> bool
         return layers[target][0] == 0
     if target == coordinator:
         return layers[source][1] == inputs.num_layers
-    return inputs.fits(layers[source], layers[target])
+    return layers_connect(
+        layers[source], layers[target], partial_inference=inputs.partial_inference
+    )
 
 
 # -- solution files ----------------------------------------------------------------------------

@@ -21,7 +21,7 @@ against the time of a decode on a node."""
 
 
 @dataclass(slots=True)
-class Hop:
+class LinkModel:
     """A link that requests take.
 
     Attributes
@@ -62,7 +62,7 @@ class NodeModel:
         Number of layers that it holds.
     layer_decode_s
         Time in seconds of one layer for a batch of n decodes, for n = 0 to the most.
-    hops
+    links
         Its outgoing links.
     """
 
@@ -71,7 +71,7 @@ class NodeModel:
     prompt_s: float
     num_layers: int
     layer_decode_s: list[float]
-    hops: list[Hop]
+    links: list[LinkModel]
 
 
 class BlockingModel:
@@ -81,7 +81,7 @@ class BlockingModel:
     ----------
     nodes
         The nodes that requests pass, in the order of their layers.
-    first_hops
+    first_links
         The links from the coordinator.
     output_tokens
         Mean number of decodes of a request.
@@ -92,23 +92,23 @@ class BlockingModel:
     def __init__(
         self,
         nodes: Sequence[NodeModel],
-        first_hops: list[Hop],
+        first_links: list[LinkModel],
         output_tokens: float,
         num_machines: int,
     ) -> None:
         self._nodes = nodes
-        self._first_hops = first_hops
+        self._first_links = first_links
         self._output_tokens = output_tokens
         self._num_machines = num_machines
 
     def most_requests_per_s(self) -> float:
         """Requests per second at which prompts alone keep some node or link busy."""
         most = min(_NEARLY_FULL / (node.share * node.prompt_s) for node in self._nodes)
-        for hops in (self._first_hops, *(node.hops for node in self._nodes)):
-            for hop in hops:
-                if hop.share > 0 and hop.prompt_s > 0:
-                    busy_s = hop.prompt_s + self._output_tokens * hop.decode_s
-                    most = min(most, _NEARLY_FULL / (hop.share * busy_s))
+        for links in (self._first_links, *(node.links for node in self._nodes)):
+            for link in links:
+                if link.share > 0 and link.prompt_s > 0:
+                    busy_s = link.prompt_s + self._output_tokens * link.decode_s
+                    most = min(most, _NEARLY_FULL / (link.share * busy_s))
         return most
 
     def latencies(self, rate: float) -> tuple[float, float] | None:
@@ -117,7 +117,7 @@ class BlockingModel:
         None if a node cannot process that many.
         """
         behind = [0.0] * self._num_machines  # share x probability to arrive behind a prompt
-        prompt_sum, decode_sum = self._pass_links(self._first_hops, 0.0, rate, behind)
+        prompt_sum, decode_sum = self._pass_links(self._first_links, 0.0, rate, behind)
         for node in self._nodes:
             found = self._pass_node(node, rate, behind[node.node] / node.share)
             if found is None:
@@ -125,7 +125,7 @@ class BlockingModel:
             prompt_s, decode_s, chance = found
             prompt_sum += node.share * prompt_s
             decode_sum += node.share * decode_s
-            prompt_s, decode_s = self._pass_links(node.hops, chance, rate, behind)
+            prompt_s, decode_s = self._pass_links(node.links, chance, rate, behind)
             prompt_sum += prompt_s
             decode_sum += decode_s
         return prompt_sum, decode_sum
@@ -178,13 +178,13 @@ class BlockingModel:
         return batch, decode_s
 
     def _pass_links(
-        self, hops: list[Hop], chance: float, rate: float, behind: list[float]
+        self, links: list[LinkModel], chance: float, rate: float, behind: list[float]
     ) -> tuple[float, float]:
         """Time of a prompt and of a decode on the outgoing links of a machine, weighted by share.
 
         Parameters
         ----------
-        hops, rate
+        links, rate
             The links, and requests per second.
         chance
             Probability that a decode leaves the machine directly behind a prompt.
@@ -192,19 +192,19 @@ class BlockingModel:
             Per machine, share x probability to arrive behind a prompt; the targets are added to.
         """
         prompt_sum = decode_sum = 0.0
-        for hop in hops:
-            prompt_s, share = hop.prompt_s, hop.share
-            same_way = chance * hop.out_share
+        for link in links:
+            prompt_s, share = link.prompt_s, link.share
+            same_link = chance * link.out_share
             if prompt_s <= _FAST_LINK_S:
-                prompt_sum += share * (hop.latency_s + prompt_s)
-                decode_sum += share * (hop.latency_s + hop.decode_s)
-                behind[hop.target] += share * same_way
+                prompt_sum += share * (link.latency_s + prompt_s)
+                decode_sum += share * (link.latency_s + link.decode_s)
+                behind[link.target] += share * same_link
                 continue
             prompts = rate * share
-            rest_s = prompt_s / 2 / (1 - prompts * (prompt_s + self._output_tokens * hop.decode_s))
-            caught = (1 - same_way) * (1 - exp(-prompts * prompt_s))
-            prompt_sum += share * (hop.latency_s + prompt_s + prompts * prompt_s * rest_s)
-            held_s = same_way * prompt_s + caught * rest_s
-            decode_sum += share * (hop.latency_s + hop.decode_s + held_s)
-            behind[hop.target] += share * (same_way + caught)
+            rest_s = prompt_s / 2 / (1 - prompts * (prompt_s + self._output_tokens * link.decode_s))
+            caught = (1 - same_link) * (1 - exp(-prompts * prompt_s))
+            prompt_sum += share * (link.latency_s + prompt_s + prompts * prompt_s * rest_s)
+            held_s = same_link * prompt_s + caught * rest_s
+            decode_sum += share * (link.latency_s + link.decode_s + held_s)
+            behind[link.target] += share * (same_link + caught)
         return prompt_sum, decode_sum

@@ -74,7 +74,7 @@ def _widest_path(
 ) -> list[tuple[tuple[int, int], bool]] | None:
     """The augmenting path of greatest width as (span, forward); None without one."""
     width: dict[int, float] = {0: float("inf")}
-    came: dict[int, tuple[tuple[int, int], bool]] = {}
+    reached_by: dict[int, tuple[tuple[int, int], bool]] = {}
     changed = True
     while changed:
         changed = False
@@ -82,16 +82,16 @@ def _widest_path(
             start, end = span
             here = width.get(start, 0.0)
             if (wide := min(here, left[span])) > width.get(end, 0.0):
-                width[end], came[end], changed = wide, (span, True), True
+                width[end], reached_by[end], changed = wide, (span, True), True
             here = width.get(end, 0.0)
             if (wide := min(here, flow[span])) > width.get(start, 0.0):
-                width[start], came[start], changed = wide, (span, False), True
-    if num_layers not in came:
+                width[start], reached_by[start], changed = wide, (span, False), True
+    if num_layers not in reached_by:
         return None
     path = []
     point = num_layers
     while point != 0:
-        span, forward = came[point]
+        span, forward = reached_by[point]
         path.append((span, forward))
         point = span[0] if forward else span[1]
     return path

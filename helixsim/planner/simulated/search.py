@@ -111,7 +111,7 @@ class SimulatedSearch:
         self._elapsed_s = elapsed_s
         self._on_step = on_step
         run = scenario.run
-        self._is_short = run.duration_s <= budget.brief_s * budget.brief_worth
+        self._is_short = run.duration_s <= budget.brief_s * budget.shorten_above
         self.brief_s = run.duration_s if self._is_short else budget.brief_s
         self._brief_warmup_s = run.warmup_s if self._is_short else budget.brief_warmup_s
         self._trial_s = inf  # of a brief run; its minimum, as the first ones include start-up

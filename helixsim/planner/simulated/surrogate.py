@@ -31,7 +31,7 @@ from helixsim.placement.check import node_capacity
 from helixsim.placement.flow import Flow, used_links
 from helixsim.placement.topology import Topology
 from helixsim.planner.problem import PlanningProblem, Ranges
-from helixsim.planner.simulated.blocking import BlockingModel, Hop, NodeModel
+from helixsim.planner.simulated.blocking import BlockingModel, LinkModel, NodeModel
 from helixsim.planner.simulated.layer_flow import node_shares
 from helixsim.scenario.resolved import Scenario
 
@@ -207,12 +207,12 @@ class Surrogate:
         outgoing: Mapping[int, Sequence[tuple[int, float]]],
         bandwidth: Mapping[tuple[int, int], float] | None,
     ) -> Estimate:
-        hops = self._hops(share, outgoing, bandwidth)
-        if not hops:
+        link_models = self._link_models(share, outgoing, bandwidth)
+        if not link_models:
             return NOTHING
         model = BlockingModel(
-            self._node_models(ranges, share, hops),
-            hops[len(self.problem)],
+            self._node_models(ranges, share, link_models),
+            link_models[len(self.problem)],
             self.output_tokens,
             len(self.problem) + 1,
         )
@@ -256,7 +256,7 @@ class Surrogate:
         return num_bytes * copies * self._engine_copy_s_per_byte
 
     def _node_models(
-        self, ranges: Ranges, share: Mapping[int, float], hops: Mapping[int, list[Hop]]
+        self, ranges: Ranges, share: Mapping[int, float], link_models: Mapping[int, list[LinkModel]]
     ) -> list[NodeModel]:
         found = []
         for node in sorted(share, key=lambda node: (ranges[node][1], node)):
@@ -270,24 +270,24 @@ class Surrogate:
                     prompt_s,
                     end - start,
                     self._decode_s[kind],
-                    hops.get(node, []),
+                    link_models.get(node, []),
                 )
             )
         return found
 
-    def _hops(
+    def _link_models(
         self,
         share: Mapping[int, float],
         outgoing: Mapping[int, Sequence[tuple[int, float]]],
         bandwidth: Mapping[tuple[int, int], float] | None,
-    ) -> dict[int, list[Hop]]:
+    ) -> dict[int, list[LinkModel]]:
         links, coordinator = self._links, len(self.problem)
-        hops: dict[int, list[Hop]] = {}
+        link_models: dict[int, list[LinkModel]] = {}
         for source, targets in outgoing.items():
             here = 1.0 if source == coordinator else share.get(source, 0.0)
             if here <= 0:
                 continue
-            hops[source] = []
+            link_models[source] = []
             joined = [(target, part, *links.link(source, target)) for target, part in targets]
             whole = sum(part for _, part, own_bandwidth, _ in joined if own_bandwidth > 0)
             if whole <= 0:
@@ -300,8 +300,8 @@ class Surrogate:
                 weight = self.problem.llm.token_bytes
                 if coordinator not in (source, target):
                     weight += self._activation_bytes
-                hops[source].append(
-                    Hop(
+                link_models[source].append(
+                    LinkModel(
                         target,
                         here * part,
                         part,
@@ -310,7 +310,7 @@ class Surrogate:
                         weight / at,
                     )
                 )
-        return hops
+        return link_models
 
     def _most_in_flight(self, ranges: Ranges, share: Mapping[int, float]) -> float:
         """Most requests that the KV caches hold, limited by layers and by single nodes."""
