@@ -78,7 +78,7 @@ def calibrate(
     from helixsim.calibration.fit import CalibrationSettings
     from helixsim.calibration.fit import calibrate as fit
     from helixsim.output_files import check_output, write_whole
-    from helixsim.physics.engine_files import load_engine
+    from helixsim.physics.engine import load_engine
     from helixsim.yaml_files import yaml_text
 
     check_output(output, overwrite=force)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from helixsim.control.kv_cache import held_token_layers
+
 if TYPE_CHECKING:
     from helixsim.control.coordinator import Coordinator
     from helixsim.control.routing import Policy
@@ -35,6 +37,11 @@ class NodeGauges(Protocol):
     @property
     def num_waiting(self) -> int:
         """Requests that wait for a batch."""
+        ...
+
+    @property
+    def kv_used_token_layers(self) -> int | None:
+        """What its scheduler's KV blocks hold, in tokens x layers; None if it keeps no account."""
         ...
 
     def busy_s(self, now: float) -> float:
@@ -103,7 +110,7 @@ class Run(Protocol):
         ...
 
     @property
-    def gpus(self) -> Sequence[NodeGauges]:
+    def nodes(self) -> Sequence[NodeGauges]:
         """For every node, in order."""
         ...
 
@@ -116,3 +123,14 @@ class Run(Protocol):
     def now(self) -> float:
         """The time, in seconds."""
         ...
+
+
+def kv_used_token_layers(run: Run) -> list[int]:
+    """KV use of every node, in tokens x layers.
+
+    Where a node's scheduler keeps an account of KV blocks, what they hold; else what the requests
+    in the system hold of the node (:func:`helixsim.control.kv_cache.held_token_layers`).
+    """
+    held = held_token_layers(run.coordinator.active, len(run.nodes))
+    counted = [node.kv_used_token_layers for node in run.nodes]
+    return [own if own is not None else other for own, other in zip(counted, held, strict=True)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 from helixsim.cluster import Cluster
 from helixsim.physics.engine import IDEAL_ENGINE, EngineCosts
@@ -16,12 +16,7 @@ from helixsim.traces.patterns import ArrivalPattern
 from helixsim.traces.values import Lengths, Trace
 
 Mode = Literal["offline", "online"]
-SchedulingPolicy = Literal["maxflow", "swarm", "random", "shortest_queue"]
 FlowSplit = Literal["published", "balanced"]
-PhysicsProfile = Literal["paper", "calibrated"]
-
-SCHEDULING_POLICIES: tuple[str, ...] = get_args(SchedulingPolicy)
-PHYSICS_PROFILES: tuple[str, ...] = get_args(PhysicsProfile)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +42,10 @@ class SchedulerSettings:
     Attributes
     ----------
     policy
-        One of :data:`SCHEDULING_POLICIES`.
+        Name of the routing policy, see :data:`helixsim.control.routing.POLICIES`.
+    node
+        Name of the node scheduler, see :data:`helixsim.control.node_schedulers.NODE_SCHEDULERS`;
+        None for the one that goes with the physics.
     kv
         Expectations about the KV caches.
     feed_high_water_mark
@@ -66,6 +64,7 @@ class SchedulerSettings:
     """
 
     policy: str = "maxflow"
+    node: str | None = None
     kv: KvSettings = KvSettings()
     feed_high_water_mark: float = 0.8
     min_flow_share: float = 0.05
@@ -235,7 +234,8 @@ class Scenario:
     scheduler, workload, run
         Settings.
     physics
-        One of :data:`PHYSICS_PROFILES`.
+        Name of the performance model, see
+        :data:`helixsim.physics.performance_model.PERFORMANCE_MODELS`.
     faults
         Nodes that fail.
     engine

@@ -10,10 +10,10 @@ from unittest.mock import patch
 
 import pytest
 from builders import iterations
+from helixsim.metrics.kv_use import kv_use
 from hypothesis import HealthCheck, given, settings
 from toy_scenarios import POLICIES, scenarios, troubled
 
-from helixsim.metrics.kv_use import kv_use
 from helixsim.models.event_loop import ReusableEvent
 from helixsim.models.simulation import Simulation, Watcher, simulate
 
@@ -71,7 +71,7 @@ def test_a_drained_cluster_is_empty(scenario):
     result = simulation.run()
     assert result.summary["requests"]["in_flight"] == 0
     assert simulation.is_idle
-    assert all(gpu.num_waiting == gpu.num_running == 0 for gpu in simulation.gpus)
+    assert all(gpu.num_waiting == gpu.num_running == 0 for gpu in simulation.nodes)
     now = simulation.environment.now
     assert all(link.backlog_s(now) == 0 for link in simulation.links)
     expected = {simulation.policy.expected_tokens(node.index) for node in simulation.topology.nodes}

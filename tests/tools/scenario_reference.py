@@ -92,8 +92,7 @@ MEANINGS = {
     "SlotsSpec.file": "A file with the header `arrivals` and one count per row.",
     "SlotsSpec.length": "Length of a slot.",
     "WorkloadSpec.mode": "`offline`: a closed loop; the end of a request triggers "
-    "another. `online`: an "
-    "open loop; requests arrive at given times.",
+    "another. `online`: an open loop; requests arrive at given times.",
     "engine.schema": "Version of the format.",
     "engine.kind": "Kind of file.",
     "engine.name": "Name, for titles.",
@@ -108,12 +107,12 @@ MEANINGS = {
     "RecordedFit.decode_latency_p50": "Error of its median.",
     "RecordedFit.decode_latency_p95": "Error of its 95th percentile.",
     "RecordedFit.prompt_latency_mean": "Error of the mean prompt latency.",
-    "Validity.machine_types": "Machine types in the recorded runs.",
-    "Validity.llms": "LLMs in the recorded runs.",
-    "Validity.max_in_flight": "The most requests in flight.",
-    "Validity.max_prompt_tokens": "Longest prompt.",
-    "Validity.max_context_tokens": "Longest context.",
-    "Validity.max_decode_tokens_per_s": "Highest decode throughput over a minute.",
+    "KnownRange.machine_types": "Machine types in the recorded runs.",
+    "KnownRange.llms": "LLMs in the recorded runs.",
+    "KnownRange.max_in_flight": "The most requests in flight.",
+    "KnownRange.max_prompt_tokens": "Longest prompt.",
+    "KnownRange.max_context_tokens": "Longest context.",
+    "KnownRange.max_decode_tokens_per_s": "Highest decode throughput over a minute.",
     "llm.schema": "Version of the format.",
     "llm.kind": "Kind of file.",
     "llm.name": "Name, for scenarios and machine files.",
@@ -130,9 +129,8 @@ MEANINGS = {
     "BatchLimitsSpec.max_prompt_tokens": "The most prompt tokens in one batch; also the longest "
     "prompt (or chunk) that the machine accepts.",
     "BatchLimitsSpec.max_decode_tokens": "The most decodes in one batch.",
-    "CurveSpec.tokens": "Tokens in one batch, increasing. Beyond the last point, "
-    "the line through the "
-    "last two points is extrapolated.",
+    "CurveSpec.tokens": "Tokens in one batch, increasing. Beyond the last point, the line "
+    "through the last two points is extrapolated.",
     "CurveSpec.ms": "Milliseconds of one layer at each point; linear interpolation in between.",
     "PlannerSpec.typical_layers": "Typical number of layers on such a machine. Default: "
     "two thirds of "

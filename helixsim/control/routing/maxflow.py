@@ -9,12 +9,12 @@ of KV cache. Source: the Helix paper (arXiv 2406.01566), section 5.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from helixsim.control.routing.kv_expectation import KvExpectation
 from helixsim.control.routing.policy import PolicyInputs, Rejection, RoutingPoint, can_run
 from helixsim.errors import NoRouteError
-from helixsim.placement.flow import Flow
+from helixsim.placement.flow import Flow, used_links
 from helixsim.placement.topology import PlacedLink, Topology
 from helixsim.requests import Request, Route, Stage
 
@@ -47,6 +47,7 @@ class MaxFlowPolicy:
     """Routes by interleaved weighted round robin over the maximum flow."""
 
     routing_point = RoutingPoint.ADMISSION
+    needs_transits = False
 
     def __init__(self, inputs: PolicyInputs) -> None:
         topology, flow = inputs.topology, inputs.flow.link_tokens_per_s
@@ -55,12 +56,9 @@ class MaxFlowPolicy:
         self._min_share = inputs.min_flow_share
         self._flow = flow
         self._load = [0.0] * len(topology.links)
-        self._open = _open_links(topology, flow, inputs.min_flow_share)
-        if inputs.uses_small_shares_alone:
-            self._open = [
-                links or _carrying(topology, machine, flow)
-                for machine, links in enumerate(self._open)
-            ]
+        self._open = _open_links(
+            topology, flow, self._min_share, all_if_none=inputs.uses_small_shares_alone
+        )
         self._routes: dict[tuple[int, ...], FlowRoute] = {}
         self._unbilled: list[FlowRoute] = []
         self._bandwidth = _flow_share_bandwidths(topology, flow)
@@ -74,7 +72,7 @@ class MaxFlowPolicy:
         """
         return self._bandwidth[link.index]
 
-    def follow(self, flow: Flow, down: frozenset[int]) -> None:
+    def reroute(self, flow: Flow, down: frozenset[int]) -> None:
         """Share requests out anew; nothing flows over the nodes that are down.
 
         Loads start from nothing. A link without any flow keeps its bandwidth, for those whose
@@ -84,10 +82,7 @@ class MaxFlowPolicy:
         self._bill_decodes()
         self._flow = by_link
         self._load = [0.0] * len(topology.links)
-        self._open = [
-            links or _carrying(topology, machine, by_link)
-            for machine, links in enumerate(_open_links(topology, by_link, self._min_share))
-        ]
+        self._open = _open_links(topology, by_link, self._min_share, all_if_none=True)
         self._routes.clear()
         self._bandwidth = [
             new or old
@@ -140,6 +135,10 @@ class MaxFlowPolicy:
     def expected_tokens(self, node: int) -> int:
         """KV use that is expected of a node, in tokens x layers."""
         return self._kv.expected_tokens[node]
+
+    def validate(self, active: Collection[Request]) -> None:
+        """Check that exactly the active requests are booked, each on its own route."""
+        self._kv.validate(active)
 
     def _next(self, machine: int, request: Request, tokens: int) -> PlacedLink | None:
         home, nodes = self._topology.coordinator, self._topology.nodes
@@ -206,25 +205,12 @@ class MaxFlowPolicy:
 
 
 def _open_links(
-    topology: Topology, flow: tuple[float, ...], min_share: float
+    topology: Topology, flow: tuple[float, ...], min_share: float, *, all_if_none: bool
 ) -> list[tuple[PlacedLink, ...]]:
     """For every machine, the links that carry enough of its flow to be used."""
-    open_links = []
-    for outgoing in topology.outgoing:
-        total = sum(flow[link.index] for link in outgoing)
-        open_links.append(
-            tuple(
-                link
-                for link in outgoing
-                if flow[link.index] > 0 and flow[link.index] >= min_share * total
-            )
-        )
-    return open_links
-
-
-def _carrying(topology: Topology, machine: int, flow: tuple[float, ...]) -> tuple[PlacedLink, ...]:
-    """The links of a machine that carry any flow."""
-    return tuple(link for link in topology.outgoing[machine] if flow[link.index] > 0)
+    return [
+        used_links(links, flow, min_share, all_if_none=all_if_none) for links in topology.outgoing
+    ]
 
 
 def _check_open(
@@ -234,7 +220,8 @@ def _check_open(
     if inputs.flow.tokens_per_s <= 0:
         raise NoRouteError("the maximum flow is zero: no tokens get through this placement")
     for machine in range(topology.coordinator + 1):
-        carrying = _carrying(topology, machine, inputs.flow.link_tokens_per_s)
+        by_link = inputs.flow.link_tokens_per_s
+        carrying = used_links(topology.outgoing[machine], by_link, 0.0, all_if_none=False)
         if carrying and not open_links[machine]:
             raise NoRouteError(
                 f"the flow of {topology.name(machine)} is shared by {len(carrying)} nodes, each of "

@@ -1,0 +1,160 @@
+"""Names of extensions: registered, from installed packages, or ``module:Class``.
+
+There is one registry for each kind of extension: routing policies, node schedulers, performance
+models, engines, trace formats. A name is resolved
+
+1. among the extensions registered in this process (:meth:`Registry.register`),
+2. among the shipped extensions,
+3. among the entry points of installed packages,
+4. and, if it has a colon, as ``module:attribute`` on the import path.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import import_module, invalidate_caches
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+from helixsim.errors import InputError
+
+Factory = TypeVar("Factory")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+_registries: dict[str, Registry[Any]] = {}
+
+
+class UnknownNameError(InputError):
+    """No extension has that name, or what the name stands for cannot be imported."""
+
+
+class Registry(Generic[Factory]):
+    """The extensions of one kind by their names.
+
+    Parameters
+    ----------
+    kind
+        Kind of extension, for messages: ``routing policy``.
+    group
+        Entry-point group of extensions in installed packages.
+    shipped
+        Name -> ``module:attribute`` of the shipped extensions, imported at their first use.
+    """
+
+    def __init__(self, kind: str, group: str, shipped: Mapping[str, str]) -> None:
+        self.kind = kind
+        self.group = group
+        self._shipped = dict(shipped)
+        self._registered: dict[str, Factory] = {}
+        self._entry_points: dict[str, EntryPoint] | None = None
+        _registries[group] = self
+
+    def register(self, name: str, factory: Factory) -> None:
+        """Register an extension under a name, in this process.
+
+        Raises
+        ------
+        InputError
+            If the name is that of a shipped extension, or contains characters other than letters,
+            digits, ``.``, ``_`` and ``-``.
+        """
+        if not _NAME.fullmatch(name):
+            raise InputError(
+                f"'{name}' is no name for a {self.kind}: use letters, digits, '.', '_' and '-'"
+            )
+        if name in self._shipped:
+            raise InputError(f"the {self.kind} '{name}' ships with helixsim; take another name")
+        self._registered[name] = factory
+
+    def get(self, name: str) -> Factory:
+        """The extension of that name.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is none; the message lists the known names and the places searched.
+        """
+        if name in self._registered:
+            return self._registered[name]
+        if name in self._shipped:
+            return self._imported(name, self._shipped[name])
+        if (entry := self._offered().get(name)) is not None:
+            return self._imported(name, entry.value)
+        if _PATH.fullmatch(name):
+            return self._imported(name, name)
+        raise UnknownNameError(
+            f"no {self.kind} '{name}'; there are {', '.join(self.names())} "
+            f"(searched: registered in this process, shipped with helixsim, and entry points "
+            f"'{self.group}' of installed packages; name your own as module:Class)"
+        )
+
+    def check(self, name: str) -> None:
+        """Check that there is an extension of that name, without importing shipped ones.
+
+        Raises
+        ------
+        UnknownNameError
+            As :meth:`get`.
+        """
+        if name not in self._shipped:
+            self.get(name)
+
+    def names(self) -> tuple[str, ...]:
+        """The names that can be used: shipped ones in their order, then others, sorted."""
+        others = sorted({*self._registered, *self._offered()} - set(self._shipped))
+        return (*self._shipped, *others)
+
+    def shipped_names(self) -> tuple[str, ...]:
+        """The names that ship."""
+        return tuple(self._shipped)
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names that can be used."""
+        return iter(self.names())
+
+    def _offered(self) -> dict[str, EntryPoint]:
+        if self._entry_points is None:
+            found = sorted(entry_points(group=self.group), key=lambda entry: entry.name)
+            self._entry_points = {entry.name: entry for entry in found}
+        return self._entry_points
+
+    def _imported(self, name: str, path: str) -> Factory:
+        module, _, attribute = path.partition(":")
+        here = str(Path.cwd())
+        if path == name and here not in sys.path:  # a file of the user's own, beside the scenario
+            sys.path.append(here)
+            invalidate_caches()
+        try:
+            return cast(Factory, getattr(import_module(module), attribute))
+        except ModuleNotFoundError as error:
+            if error.name is not None and not f"{module}.".startswith(f"{error.name}."):
+                raise  # the module is there, something that it needs is not
+            raise UnknownNameError(
+                f"the {self.kind} '{name}' cannot be imported: {error}"
+            ) from error
+        except AttributeError as error:
+            raise UnknownNameError(
+                f"the {self.kind} '{name}' cannot be imported: "
+                f"module '{module}' has no '{attribute}'"
+            ) from error
+
+
+def registered_here() -> dict[str, dict[str, Any]]:
+    """Extensions registered in this process, by entry-point group and name; for workers."""
+    return {
+        group: dict(registry._registered)
+        for group, registry in _registries.items()
+        if registry._registered
+    }
+
+
+def register_all(registered: Mapping[str, Mapping[str, Any]]) -> None:
+    """Register the result of :func:`registered_here` of another process in this one."""
+    for group, factories in registered.items():
+        if group in _registries:
+            _registries[group]._registered.update(factories)
