@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from helixsim.control.control_plane import node_scheduler_name
 from helixsim.control.routing.policy import Rejection
 from helixsim.metrics.goals import attainments, cost
 from helixsim.metrics.recorder import Columns
@@ -154,6 +155,7 @@ def _summary(run: Run, timeline: Timeline, interrupted: bool) -> dict[str, Any]:
         "seed": run.seed,
         "physics": run.scenario.physics,
         "policy": run.scenario.scheduler.policy,
+        "node_scheduler": node_scheduler_name(run.scenario),
         "partial": interrupted,
         "simulated_s": now,
         "window_start_s": start,
