@@ -267,9 +267,9 @@ _worker: _WorkerState | None = None
 
 def _pickled(registered: dict[str, dict[str, Any]]) -> bytes:
     """What was registered in this process, classes of a notebook included."""
-    from joblib.externals import cloudpickle
+    from joblib.externals.loky.backend.reduction import dumps
 
-    return bytes(cloudpickle.dumps(registered))
+    return bytes(dumps(registered))
 
 
 def _set_up(setting_file: str, parent: int, registered: bytes) -> None:
