@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from builders import capacity, decode, make_machine_type, make_scenario, make_topology, prompt
+from helixsim.metrics.kv_use import kv_use
 
 from helixsim.control.routing.kv_expectation import KvExpectation
-from helixsim.metrics.kv_use import kv_use
 from helixsim.requests import Route, Stage
 
 LAYERS = {"a": (0, 2), "b": (1, 4)}
