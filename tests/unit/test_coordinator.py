@@ -136,7 +136,7 @@ def test_a_request_from_arrival_to_end():
         (
             "finished",
             0,
-        ),  # its KV cache is free before the load generator learns how full caches are
+        ),  # its KV cache is free before the share is asked for
         ("ended", 0, 6.0),
         ("after end", 6.0, 0.25),
     ]
