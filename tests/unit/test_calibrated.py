@@ -26,6 +26,8 @@ from helixsim.physics.engine import EngineCosts, GpuCosts, KnownRange
 from helixsim.profiles.machine import LatencyProfile
 from helixsim.requests import Request
 
+pytestmark = pytest.mark.usefixtures("checked_runs")
+
 NEAR = 2e-5
 """Idle workers look for messages every microsecond at the most; there are a few on a route."""
 

@@ -35,6 +35,8 @@ from helixsim.requests import Stage
 from helixsim.scenario.resolved import Fault, Faults
 from helixsim.steps import Batch
 
+pytestmark = pytest.mark.usefixtures("checked_runs")
+
 ROOT = Path(__file__).parents[2]
 TWO = {"a": (0, 1), "b": (0, 1)}
 
