@@ -150,7 +150,7 @@ class _Loader:
         for where, registry, name in named:
             try:
                 if name is not None:
-                    registry.get(name)
+                    registry.check(name)
             except UnknownNameError as error:
                 raise ScenarioError(error.message, file=self.file, where=where) from error
 

@@ -222,7 +222,7 @@ def test_a_closed_loop_replays_as_one(tmp_path):
     record(tmp_path / "run", scenario)
     run = load_recorded_run(tmp_path / "run")
     # Slower machines get fewer requests where requests follow completions, as many where not.
-    slower = cluster(engine=replace(ENGINE, other_gpus=GpuCosts(layer_pass_s=0.1)))
+    slower = cluster(engine=ENGINE.model_copy(update={"other_gpus": GpuCosts(layer_pass_s=0.1)}))
     found = {
         closed: replay(run, slower, ReplaySettings(warmup_s=1.0, closed_loop=closed))
         for closed in (True, False)
@@ -289,8 +289,11 @@ def recording(tmp_path_factory):
     return Recording(load_recorded_run(folder), scenario)
 
 
-START = replace(
-    ENGINE, name="start", other_gpus=GpuCosts(layer_pass_s=0.0025, multi_sequence_overhead_s=0.0007)
+START = ENGINE.model_copy(
+    update={
+        "name": "start",
+        "other_gpus": GpuCosts(layer_pass_s=0.0025, multi_sequence_overhead_s=0.0007),
+    }
 )
 
 
