@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from helixsim.metrics.result import RunResult
+    from helixsim.metrics.result import RunResult, load_results
     from helixsim.models.simulation import simulate
     from helixsim.planner.plan import plan
     from helixsim.planner.result import PlanResult
@@ -27,6 +27,7 @@ __all__ = [
     "Scenario",
     "SweepResult",
     "capacity",
+    "load_results",
     "load_scenario",
     "plan",
     "simulate",
@@ -41,6 +42,7 @@ _HOMES = {
     "Scenario": "helixsim.scenario.resolved",
     "SweepResult": "helixsim.studies.sweep",
     "capacity": "helixsim.studies.capacity",
+    "load_results": "helixsim.metrics.result",
     "load_scenario": "helixsim.scenario.load",
     "plan": "helixsim.planner.plan",
     "simulate": "helixsim.models.simulation",

@@ -141,7 +141,7 @@ def serve_workload(
             result, about = cluster.result(), cluster.about()
         if folder is not None:
             recorded = cluster.events.files(cluster.topology)
-            folder.write(result, table_format, more=recorded, about=about)
+            result.write(folder, table_format=table_format, more=recorded, about=about)
     if as_json:
         typer.echo(json.dumps(result.summary, indent=2))
     else:

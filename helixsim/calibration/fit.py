@@ -18,7 +18,7 @@ from helixsim.calibration.parameters import Parameters
 from helixsim.calibration.passes import Slice, cut, latencies
 from helixsim.errors import InputError
 from helixsim.physics.engine import EngineCosts, KnownRange
-from helixsim.recorded.figures import Figures
+from helixsim.recorded.figures import ReplayFigures
 from helixsim.recorded.recording import RecordedRun
 from helixsim.recorded.replay import ReplaySettings, replay
 from helixsim.scenario.resolved import Scenario
@@ -86,7 +86,7 @@ class Quality:
     run: str
     scenario: str
     held_out: bool
-    error: Figures
+    error: ReplayFigures
 
 
 @dataclass(frozen=True, slots=True)

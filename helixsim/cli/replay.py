@@ -91,7 +91,7 @@ def replay(
         with OutputFolder(output, overwrite=force) as folder:
             with _progress(recorded.length_s, seeds) as watchers:
                 result = replay_run(recorded, loaded, settings, watchers=watchers)
-            folder.write(result.results[0], "parquet", more=_files(result))
+            result.results[0].write(folder, more=_files(result))
     if as_json:
         typer.echo(json.dumps(result.as_dict(), indent=2))
     else:

@@ -94,7 +94,7 @@ def run(
             more = {}
             if simulation.tracer is not None:
                 more[TRACE_FILE] = simulation.tracer.trace_bytes(simulation.topology, result)
-            folder.write(result, table_format, more=more)
+            result.write(folder, table_format=table_format, more=more)
     if as_json:
         typer.echo(json.dumps(result.summary, indent=2))
     else:

@@ -1,9 +1,11 @@
-"""What results are made from: a run, simulated or real, as far as metrics look at it."""
+"""What metrics read of a run, simulated or real: its nodes, its links, its KV caches."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
+
+from helixsim.requests import Request, Route
 
 if TYPE_CHECKING:
     from helixsim.control.coordinator import Coordinator
@@ -15,62 +17,62 @@ if TYPE_CHECKING:
 
 
 class NodeGauges(Protocol):
-    """What can be read off a node."""
+    """What is read off a node."""
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that came through its last layer so far."""
+        """Tokens that left its last layer so far."""
         ...
 
     @property
     def num_batches(self) -> int:
-        """Batches that it has run so far."""
+        """Batches run so far."""
         ...
 
     @property
     def num_running(self) -> int:
-        """Requests in the batch that runs."""
+        """Requests in the batch under way."""
         ...
 
     @property
     def num_waiting(self) -> int:
-        """Requests that wait for a batch."""
+        """Requests waiting for a batch."""
         ...
 
     def busy_s(self, now: float) -> float:
-        """How long it has computed so far."""
+        """Seconds spent computing so far."""
         ...
 
 
 class LinkGauges(Protocol):
-    """What can be read off a link."""
+    """What is read off a link."""
 
     @property
     def placed(self) -> PlacedLink:
-        """Which link it is."""
+        """The link itself."""
         ...
 
     @property
     def num_bytes(self) -> float:
-        """What it has carried so far."""
+        """Bytes carried so far."""
         ...
 
     @property
     def num_requests(self) -> int:
-        """Requests that it has carried so far."""
+        """Requests carried so far."""
         ...
 
     def busy_s(self, now: float) -> float:
-        """How long it has been sending so far."""
+        """Seconds spent sending so far."""
         ...
 
     def backlog_s(self, now: float) -> float:
-        """How long it needs to send what it has taken."""
+        """Seconds needed to send what is queued."""
         ...
 
 
-class Run(Protocol):
-    """A run that goes on or has ended."""
+class MeasuredRun(Protocol):
+    """A run that is under way or has ended."""
 
     scenario: Scenario
     seed: int
@@ -84,35 +86,56 @@ class Run(Protocol):
 
     @property
     def flow(self) -> Flow:
-        """The maximum flow over them."""
+        """The maximum flow over the topology."""
         ...
 
     @property
     def policy(self) -> Policy:
-        """What finds routes."""
+        """The policy that finds routes."""
         ...
 
     @property
     def coordinator(self) -> Coordinator:
-        """What decides."""
+        """The coordinator."""
         ...
 
     @property
     def recorder(self) -> RunRecorder:
-        """What has been recorded."""
+        """The records of requests and passes."""
         ...
 
     @property
     def gpus(self) -> Sequence[NodeGauges]:
-        """For every node, in order."""
+        """The gauges of every node, in order."""
         ...
 
     @property
     def links(self) -> Sequence[LinkGauges]:
-        """For every link, in order."""
+        """The gauges of every link, in order."""
         ...
 
     @property
     def now(self) -> float:
         """The time, in seconds."""
         ...
+
+
+def kv_use(requests: Iterable[Request], num_nodes: int) -> list[int]:
+    """KV cache in use on every node, in tokens x layers.
+
+    A request holds, on each layer of its route, its context and the tokens of the pass that is
+    under way, from the moment that the pass leaves the coordinator. The paper's physics does not
+    depend on it (admission goes by expectation), so it is computed when it is sampled rather than
+    updated with every token.
+    """
+    tokens: dict[Route, int] = {}
+    for request in requests:
+        route = request.route
+        if route is not None:
+            held = request.context_tokens + request.step_tokens
+            tokens[route] = tokens.get(route, 0) + held
+    use = [0] * num_nodes
+    for route, held in tokens.items():
+        for stage in route.stages:
+            use[stage.node] += held * stage.num_layers
+    return use

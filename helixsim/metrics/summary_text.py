@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from helixsim.control.routing.policy import Rejection
-from helixsim.metrics.kv_use import kv_use
+from helixsim.metrics.gauges import kv_use
 from helixsim.metrics.sample import PERCENTILES
 
 if TYPE_CHECKING:
-    from helixsim.metrics.gauges import Run
+    from helixsim.metrics.gauges import MeasuredRun
 
 _LATENCIES = (
     ("prompt_latency_s", "prompt latency"),
@@ -96,7 +96,7 @@ def _reasons(rejected_for: Mapping[str, int]) -> str:
     return f" ({', '.join(reasons)})" if reasons else ""
 
 
-def status_text(run: Run) -> str:
+def status_text(run: MeasuredRun) -> str:
     """Where a run stands: requests, rejections, and every node's KV cache."""
     recorder, policy = run.recorder, run.policy
     nodes = run.topology.nodes

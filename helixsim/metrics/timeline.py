@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from helixsim.metrics.kv_use import kv_use
+from helixsim.metrics.gauges import kv_use
 from helixsim.metrics.recorder import Columns
 
 if TYPE_CHECKING:
-    from helixsim.metrics.gauges import Run
+    from helixsim.metrics.gauges import MeasuredRun
 
 
 class Timeline:
@@ -22,7 +22,7 @@ class Timeline:
         Samples in which a node's requests held more than its KV capacity.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: MeasuredRun) -> None:
         self._run = run
         self.nodes = Columns(
             (
@@ -74,7 +74,7 @@ class Timeline:
         now = run.now
         elapsed = now - self._then
         if self._then == 0.0:
-            self._then = now  # whatever is under way already belongs to the first row
+            self._then = now  # what is under way already belongs to the first row
         elif elapsed > 0:
             self._sample_nodes(now, elapsed)
             self._sample_links(now, elapsed)

@@ -160,19 +160,6 @@ def _number(text: str) -> float:
         return nan
 
 
-def figures_of(summary: Mapping[str, object]) -> dict[str, float]:
-    """The figures of a run's summary; those that were not measured are left out."""
-    found: dict[str, float] = {}
-    for name in GOALS:
-        head, _, statistic = name.partition(".")
-        value = summary.get(head)
-        if statistic and isinstance(value, Mapping):
-            value = value.get(statistic)
-        if isinstance(value, int | float):
-            found[name] = float(value)
-    return found
-
-
 def mean_figures(figures: Sequence[Figures]) -> dict[str, float]:
     """Mean of several runs, of the figures that all of them have; nothing of no runs."""
     if not figures:

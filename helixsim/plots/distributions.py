@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helixsim.plots.canvas import Several, colours, named, style
+from helixsim.plots.canvas import Results, colours, named, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +18,7 @@ _COLUMNS = (
 )
 
 
-def latencies(results: Several) -> Figure:
+def latencies(results: Results) -> Figure:
     """Shares of requests that waited no longer: first token, each further token, whole answer.
 
     Of requests that ended in the window. Dots mark the median and the 95th percentile.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from helixsim.plots.canvas import Several, colours, named, since_feeding, style
+from helixsim.plots.canvas import Results, colours, named, since_warmup, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def throughput(results: Several) -> Figure:
+def throughput(results: Results) -> Figure:
     """Decode throughput, prompt throughput and requests being served, over time.
 
     Time zero is the end of the warm-up.
@@ -30,7 +30,7 @@ def throughput(results: Several) -> Figure:
             for name, run in runs.items():
                 frame = run.timeline
                 ax.plot(
-                    since_feeding(frame, run),
+                    since_warmup(frame, run),
                     frame[column],
                     color=colour[name],
                     label=name,

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from helixsim.plots.canvas import Results, style
+from helixsim.metrics.result import RunResult
+from helixsim.plots.canvas import style
 from helixsim.plots.comparison import comparison
 from helixsim.plots.distributions import latencies
 from helixsim.plots.heat_maps import congestion, kv_use, queues, utilisation
@@ -15,7 +16,7 @@ from helixsim.plots.over_time import throughput
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PICTURES: Mapping[str, Callable[[Results], Figure]] = {
+PICTURES: Mapping[str, Callable[[RunResult], Figure]] = {
     "latencies": latencies,
     "throughput": throughput,
     "utilisation": utilisation,
@@ -29,7 +30,7 @@ _SHARED = {"comparison": comparison, "latencies": latencies, "throughput": throu
 _DPI = 130
 
 
-def pictures_of(runs: Mapping[str, Results]) -> Iterator[tuple[str, Figure]]:
+def pictures_of(runs: Mapping[str, RunResult]) -> Iterator[tuple[str, Figure]]:
     """All pictures of one run, or of several: those that compare them, then each one's own.
 
     Yields

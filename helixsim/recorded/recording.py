@@ -1,8 +1,9 @@
 """Read a recorded run: every pass as it left the coordinator and came back, and every route.
 
-A folder holds ``events.csv.gz`` with the columns :data:`EVENT_COLUMNS`, ``routes.jsonl.gz`` with
-one object a request, and, where ``helixreal`` wrote it, ``nodes.json`` with the names of the nodes.
-docs/replay.md has the format.
+A folder holds ``events.csv.gz`` with the columns
+:data:`~helixsim.metrics.output.EVENT_COLUMNS`, ``routes.jsonl.gz`` with one object a request, and,
+where ``helixreal`` wrote it, ``nodes.json`` with the names of the nodes. docs/replay.md has the
+format.
 """
 
 from __future__ import annotations
@@ -21,16 +22,9 @@ from typing import NamedTuple
 import numpy as np
 
 from helixsim.errors import InputError
+from helixsim.metrics.output import EVENT_COLUMNS
 from helixsim.requests import Stage
 
-EVENT_COLUMNS = (
-    "time_s",
-    "query",
-    "direction",
-    "phase",
-    "context_tokens",
-    "processed_tokens",
-)
 _MINUTE_S = 60.0
 _CLOSED_SHARE = 0.5
 """A run in which at least this share of the prompts left the moment something came back was fed

@@ -15,11 +15,11 @@ from helixsim.metrics.result import RunResult
 from helixsim.models.simulation import Simulation, Watcher
 from helixsim.physics import PHYSICS_PROFILES
 from helixsim.recorded.figures import (
-    Figures,
+    COMPARED,
+    ReplayFigures,
     errors,
     mean_figures,
     recorded_figures,
-    summary_figures,
 )
 from helixsim.recorded.load import RecordedLoad, RecordedRoutes
 from helixsim.recorded.recording import RecordedRun, tokens_by_node
@@ -80,9 +80,9 @@ class ReplayResult:
     scenario: Scenario
     settings: ReplaySettings
     window_s: tuple[float, float]
-    recorded: Figures
-    simulated: Figures
-    error: Figures
+    recorded: ReplayFigures
+    simulated: ReplayFigures
+    error: ReplayFigures
     results: tuple[RunResult, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -251,7 +251,7 @@ def replay(
         if results[-1].summary["partial"]:
             break
     recorded = recorded_figures(run, settings.warmup_s, until)
-    simulated = mean_figures([summary_figures(result.summary) for result in results])
+    simulated = mean_figures([{key: result.summary[key] for key in COMPARED} for result in results])
     return ReplayResult(
         run,
         timed,

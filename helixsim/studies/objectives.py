@@ -8,9 +8,9 @@ from math import nan
 from statistics import fmean
 
 from helixsim.errors import InputError
+from helixsim.metrics.summary import figures_of
 from helixsim.planner.objective import GOALS, Limit, parse_limit
 from helixsim.scenario.resolved import Slo
-from helixsim.studies.frames import figures
 from helixsim.studies.runs import Outcome
 from helixsim.units import format_seconds
 
@@ -97,7 +97,7 @@ def judge(outcomes: Sequence[Outcome], objectives: Sequence[Limit], keep_up: flo
     keep_up
         Share of the arrivals that must finish; less means that requests pile up or are rejected.
     """
-    each = [dict(figures(outcome.summary or {})) for outcome in outcomes]
+    each = [figures_of(outcome.summary or {}) for outcome in outcomes]
     means = {
         name: fmean(own[name] for own in each)
         for name in each[0]

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy_scenarios import POLICIES, troubled
 
-from helixsim.metrics.kv_use import kv_use
+from helixsim.metrics.gauges import kv_use
 from helixsim.models.simulation import Simulation, Watcher, simulate
 from helixsim.profiles.machine import LatencyProfile
 from helixsim.scenario.resolved import Fault, Faults

@@ -13,7 +13,7 @@ from builders import iterations
 from hypothesis import HealthCheck, given, settings
 from toy_scenarios import POLICIES, scenarios, troubled
 
-from helixsim.metrics.kv_use import kv_use
+from helixsim.metrics.gauges import kv_use
 from helixsim.models.event_loop import ReusableEvent
 from helixsim.models.simulation import Simulation, Watcher, simulate
 

@@ -6,7 +6,7 @@ import pytest
 from builders import capacity, decode, make_machine_type, make_scenario, make_topology, prompt
 
 from helixsim.control.routing.kv_expectation import KvExpectation
-from helixsim.metrics.kv_use import kv_use
+from helixsim.metrics.gauges import kv_use
 from helixsim.requests import Route, Stage
 
 LAYERS = {"a": (0, 2), "b": (1, 4)}

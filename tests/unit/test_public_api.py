@@ -62,6 +62,7 @@ def test_names_of_the_package():
         "Scenario",
         "SweepResult",
         "capacity",
+        "load_results",
         "load_scenario",
         "plan",
         "simulate",

@@ -18,13 +18,14 @@ from helixsim.calibration.fit import Recording
 from helixsim.calibration.parameters import Parameters
 from helixsim.cli import app
 from helixsim.errors import InputError
+from helixsim.metrics.output import EVENT_COLUMNS
 from helixsim.models.simulation import simulate
 from helixsim.physics.engine import EngineCosts, GpuCosts
 from helixsim.physics.engine_files import EngineFile, load_engine_file, shipped_engines
 from helixsim.profiles.machine import LatencyProfile
 from helixsim.recorded.figures import errors, recorded_figures
 from helixsim.recorded.inspection import inspect_run, series
-from helixsim.recorded.recording import EVENT_COLUMNS, load_recorded_run
+from helixsim.recorded.recording import load_recorded_run
 from helixsim.recorded.replay import ReplaySettings, replay
 from helixsim.scenario.load import load_scenario
 from helixsim.yaml_files import parse_yaml, validate, yaml_text

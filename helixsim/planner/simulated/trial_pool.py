@@ -20,9 +20,10 @@ from time import monotonic
 from typing import Any
 
 from helixsim.errors import HelixError, SimulationError
+from helixsim.metrics.summary import figures_of
 from helixsim.models.simulation import simulate
 from helixsim.placement.placement import Placement
-from helixsim.planner.objective import Figures, Goal, figures_of
+from helixsim.planner.objective import GOALS, Figures, Goal
 from helixsim.planner.problem import PlanningProblem, planning_problem
 from helixsim.planner.search import random_stream
 from helixsim.planner.simulated.proposals import Correction, Proposer
@@ -230,7 +231,7 @@ class _WorkerState:
             return None
         if result.summary["partial"]:
             raise KeyboardInterrupt
-        return figures_of(result.summary)
+        return figures_of(result.summary, GOALS)
 
     def anneal(self, task: Annealing) -> RangesItems:
         deadline = self.setting.deadline
