@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +15,7 @@ from helixsim.cli.group import (
     SetOption,
     seconds_of,
 )
+from helixsim.cli.progress import show_progress
 
 if TYPE_CHECKING:
     from helixsim.calibration.fit import Recording
@@ -93,8 +91,12 @@ def calibrate(
         seeds=tuple(range(seeds)),
         jobs=jobs or min(os.cpu_count() or 1, _MAX_JOBS),
     )
-    with _progress(evaluations) as show:
-        found = fit(recordings, settings, show)
+    with show_progress("fitting", "engines", evaluations) as show:
+        found = fit(
+            recordings,
+            settings,
+            lambda step, tried, loss: show(tried, step=step, figures=f"loss {loss:.4f}"),
+        )
     runs = ", ".join(each.run.name for each in recordings if not each.held_out)
     document = engine_document(found, f"helixsim calibrate, fitted to {runs}; from {start}")
     write_whole(output, yaml_text(document), overwrite=force)
@@ -139,27 +141,3 @@ def _engine_name(output: Path) -> str:
     from helixsim.scenario.import_helix import scenario_name
 
     return scenario_name(output)
-
-
-@contextmanager
-def _progress(evaluations: int) -> Iterator[Callable[[str, int, float], None]]:
-    """A progress bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda step, tried, loss: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed} of {task.total} engines, loss {task.fields[loss]:.4f}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("fitting", total=evaluations, loss=float("nan"))
-        yield lambda step, tried, loss: bar.update(
-            task, description=step, completed=tried, loss=loss
-        )

@@ -12,7 +12,7 @@ from helixsim.control.load import LoadGenerator
 from helixsim.control.routing import POLICIES, Policy, PolicyInputs
 from helixsim.errors import InputError
 from helixsim.metrics.result import RunResult
-from helixsim.models.simulation import Simulation, Watcher
+from helixsim.models.simulation import Simulation
 from helixsim.physics import PHYSICS_PROFILES
 from helixsim.recorded.figures import (
     COMPARED,
@@ -200,7 +200,7 @@ def replay(
     scenario: Scenario,
     settings: ReplaySettings | None = None,
     *,
-    watchers: Callable[[int], tuple[Watcher, ...]] = lambda seed: (),
+    on_start: Callable[[Simulation], None] = lambda simulation: None,
 ) -> ReplayResult:
     """Replay a recorded run in the simulator.
 
@@ -216,8 +216,8 @@ def replay(
         The cluster that was recorded; its workload is not used.
     settings
         How to replay it.
-    watchers
-        Seed -> who is shown the simulation as it goes on.
+    on_start
+        Called with the simulation of each seed before it runs.
 
     Raises
     ------
@@ -247,7 +247,8 @@ def replay(
             traffic=RecordedTraffic.of(run, timed, settings),
         )
         simulation.end_s = simulation.start_s + run.length_s
-        results.append(simulation.run(watchers(seed)))
+        on_start(simulation)
+        results.append(simulation.run())
         if results[-1].summary["partial"]:
             break
     recorded = recorded_figures(run, settings.warmup_s, until)
