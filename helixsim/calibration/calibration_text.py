@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from helixsim.calibration.fit import Calibration
+from helixsim.calibration.fit import CalibrationResult
 
 _FIGURES = (
     ("throughput", "decode_tokens_per_s", None),
@@ -13,7 +13,7 @@ _FIGURES = (
 )
 
 
-def calibration_text(found: Calibration) -> str:
+def calibration_text(found: CalibrationResult) -> str:
     """How well the engine repeats each run, and where it holds."""
     known = found.engine.known
     lines = [

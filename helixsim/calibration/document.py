@@ -5,12 +5,12 @@ from __future__ import annotations
 from math import isfinite
 from typing import Any
 
-from helixsim.calibration.fit import Calibration, Quality
+from helixsim.calibration.fit import CalibrationResult, Quality
 from helixsim.physics.engine import GpuCosts
 from helixsim.units import format_bytes_per_s
 
 
-def engine_document(found: Calibration, source: str) -> dict[str, Any]:
+def engine_document(found: CalibrationResult, source: str) -> dict[str, Any]:
     """The engine file of a calibration, as plain data.
 
     Parameters
@@ -18,7 +18,7 @@ def engine_document(found: Calibration, source: str) -> dict[str, Any]:
     found
         The calibration.
     source
-        Where its figures come from, for readers.
+        Origin of the figures, for readers.
     """
     engine, known = found.engine, found.engine.known
     document: dict[str, Any] = {

@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from math import log
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -90,8 +91,8 @@ class Quality:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
-    """What a fit has found.
+class CalibrationResult:
+    """The result of a calibration.
 
     Attributes
     ----------
@@ -105,6 +106,10 @@ class Calibration:
         Of each recording, by replay.
     interrupted
         Whether Ctrl-C ended it early.
+    start
+        Name of the engine that the fit began with.
+    fitted
+        Names of the runs that the engine was fitted to.
     """
 
     engine: EngineCosts
@@ -113,17 +118,34 @@ class Calibration:
     evaluations: int
     quality: tuple[Quality, ...]
     interrupted: bool
+    start: str
+    fitted: tuple[str, ...]
+
+    def write(self, file: str | Path, *, overwrite: bool = False) -> None:
+        """Write the engine file, which scenarios name as ``engine``.
+
+        Raises
+        ------
+        OutputError
+            If the file exists and `overwrite` is false, or cannot be written.
+        """
+        from helixsim.calibration.document import engine_document
+        from helixsim.output_files import write_whole
+        from helixsim.yaml_files import yaml_text
+
+        source = f"helixsim calibrate, fitted to {', '.join(self.fitted)}; from {self.start}"
+        write_whole(Path(file), yaml_text(engine_document(self, source)), overwrite=overwrite)
 
 
-Progress = Callable[[str, int, float], None]
-"""Told what is done, how many engines have been tried, and the least loss so far."""
+OnStep = Callable[[str, int, float], None]
+"""Called with the step, the number of engines that have been tried, and the least loss so far."""
 
 
-def calibrate(
+def fit_engine(
     recordings: Sequence[Recording],
     settings: CalibrationSettings,
-    on_progress: Progress = lambda step, tried, loss: None,
-) -> Calibration:
+    on_progress: OnStep = lambda step, tried, loss: None,
+) -> CalibrationResult:
     """Fit an engine to recordings by CMA-ES, then replay all of them with it.
 
     The loss is the mean over recordings of: mean and median absolute logarithmic error of decode
@@ -135,9 +157,9 @@ def calibrate(
     recordings
         Runs; those held out are replayed only.
     settings
-        How.
+        Limits of the search, and how its result is judged.
     on_progress
-        Is told how far it is.
+        See :data:`OnStep`.
 
     Raises
     ------
@@ -164,7 +186,16 @@ def calibrate(
         for recording in recordings:
             on_progress(f"replaying {recording.run.name}", tried, loss)
             quality.append(_quality(recording, engine, settings))
-    return Calibration(engine, loss, start_loss, tried, tuple(quality), interrupted)
+    return CalibrationResult(
+        engine,
+        loss,
+        start_loss,
+        tried,
+        tuple(quality),
+        interrupted,
+        settings.start.name,
+        tuple(each.run.name for each in fitted),
+    )
 
 
 def known_range(recordings: Sequence[Recording]) -> KnownRange:
@@ -274,7 +305,7 @@ def _search(
     workers: _Workers,
     parameters: Parameters,
     settings: CalibrationSettings,
-    on_progress: Progress,
+    on_progress: OnStep,
 ) -> tuple[list[float], float, float, int, bool]:
     """The best point, its loss and that of the start, how many were tried, whether cut short."""
     import cma

@@ -123,10 +123,11 @@ def _bar(title: str, unit: str, total: float | None) -> Iterator[ShowProgress]:
             done: float, total: float | None = None, *, step: str = "", figures: str = ""
         ) -> None:
             whole = constant_total if total is None else total
+            done = done if whole is None else min(done, whole)
             bar.update(
                 task,
                 description=step or title,
-                completed=done if whole is None else min(done, whole),
+                completed=done,
                 total=whole,
                 amount=_amount(done, whole, unit),
                 figures=figures,

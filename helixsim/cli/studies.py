@@ -48,7 +48,7 @@ def sweep(
         try:
             result = sweeping(
                 file,
-                output,
+                output=output,
                 backend=backend,
                 jobs=jobs,
                 table_format=table_format,
@@ -99,13 +99,13 @@ def capacity(
     """Search the highest arrival rate at which objectives are kept."""
     import json
 
-    from helixsim.studies.capacity import Probe, Search
+    from helixsim.studies.capacity import CapacitySearch, Probe
     from helixsim.studies.capacity import capacity as searching
     from helixsim.studies.capacity_text import capacity_text, heading_text, probe_text
 
-    searches: list[Search] = []
+    searches: list[CapacitySearch] = []
 
-    def begin(search: Search) -> None:
+    def begin(search: CapacitySearch) -> None:
         searches.append(search)
         if not as_json:
             typer.echo(heading_text(search))
@@ -130,7 +130,7 @@ def capacity(
         )
     typer.echo(json.dumps(result.to_json(), indent=2) if as_json else f"\n{capacity_text(result)}")
     if result.interrupted:
-        typer.echo("interrupted: this is what was known by then", err=True)
+        typer.echo("interrupted: this is the result so far", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)
     if result.best is None:
         raise typer.Exit(EXIT_FAILED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from helixsim.recorded.figures import (
     recorded_figures,
 )
 from helixsim.recorded.load import RecordedLoad, RecordedRoutes
-from helixsim.recorded.recording import RecordedRun, tokens_by_node
+from helixsim.recorded.recording import RecordedRun, load_recorded_run, tokens_by_node
+from helixsim.scenario.load import load_scenario
 from helixsim.scenario.resolved import Scenario
 
 if TYPE_CHECKING:
@@ -196,10 +198,15 @@ class RecordedTraffic:
 
 
 def replay(
-    run: RecordedRun,
-    scenario: Scenario,
+    run: RecordedRun | str | Path,
+    scenario: Scenario | str | Path,
     settings: ReplaySettings | None = None,
     *,
+    warmup_s: float | None = None,
+    until_s: float | None = None,
+    seeds: int | Sequence[int] | None = None,
+    reroute: bool | None = None,
+    closed_loop: bool | None = None,
     on_start: Callable[[Simulation], None] = lambda simulation: None,
 ) -> ReplayResult:
     """Replay a recorded run in the simulator.
@@ -211,11 +218,15 @@ def replay(
     Parameters
     ----------
     run
-        The recording.
+        The recording, or its folder.
     scenario
-        The cluster that was recorded; its workload is not used.
+        The cluster that was recorded, its file, or the name of a shipped scenario; its workload is
+        not used.
     settings
         How to replay it.
+    warmup_s, until_s, seeds, reroute, closed_loop
+        In place of those of the settings, see :class:`ReplaySettings`. A number of seeds stands for
+        so many from 0 on.
     on_start
         Called with the simulation of each seed before it runs.
 
@@ -226,7 +237,17 @@ def replay(
     ScenarioError
         If the scenario has no placement.
     """
-    settings = settings or ReplaySettings()
+    run = run if isinstance(run, RecordedRun) else load_recorded_run(run)
+    scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
+    given = {
+        "warmup_s": warmup_s,
+        "until_s": until_s,
+        "seeds": tuple(range(seeds)) if isinstance(seeds, int) else seeds and tuple(seeds),
+        "reroute": reroute,
+        "closed_loop": closed_loop,
+    }
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    settings = replace(settings or ReplaySettings(), **changes)
     until = run.sending_ended_s if settings.until_s is None else settings.until_s
     if not 0 <= settings.warmup_s < until:
         raise InputError(

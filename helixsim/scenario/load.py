@@ -25,7 +25,7 @@ from helixsim.scenario.cluster_spec import ClusterFile, ClusterSpec
 from helixsim.scenario.fault_spec import fault_mistakes
 from helixsim.scenario.files import digest, is_yaml_name
 from helixsim.scenario.generator_spec import GeneratorFile, GeneratorSpec
-from helixsim.scenario.overrides import apply_overrides
+from helixsim.scenario.overrides import apply_overrides, overrides_of
 from helixsim.scenario.placement_spec import PlacementFile, PlacementSpec
 from helixsim.scenario.resolved import Scenario
 from helixsim.scenario.shipped import find_scenario
@@ -87,6 +87,30 @@ def resolve_scenario(document: object, file: str | Path) -> Scenario:
     return _Loader(file, spec).load(document)
 
 
+def change_scenario(scenario: Scenario, changes: Mapping[str, object]) -> Scenario:
+    """Change values of a scenario; see :meth:`Scenario.with_`."""
+    overrides = list(overrides_of(changes))
+    document = apply_overrides(checked_document(scenario), overrides, scenario.file.parent)
+    return resolve_scenario(document, scenario.file)
+
+
+def checked_document(scenario: Scenario) -> Mapping[str, object]:
+    """The document of a scenario, after a check that it still describes the scenario.
+
+    Raises
+    ------
+    ScenarioError
+        If values were changed beside the document, or a file that it names has changed.
+    """
+    if resolve_scenario(scenario.document, scenario.file) != scenario:
+        raise ScenarioError(
+            f"{scenario.name}: the values of this scenario are not those of its document: they "
+            "were changed by dataclasses.replace, or a file that it names has changed; use "
+            "scenario.with_(...), such as scenario.with_(placement=result.placement)"
+        )
+    return scenario.document
+
+
 @dataclass(frozen=True, slots=True)
 class _Section:
     """A place where a section stands: in a file of its own or in the scenario file."""
@@ -134,6 +158,7 @@ class _Loader:
             engine=self._engine(),
             slos=to_slos(spec.slo),
             dollars_per_hour=prices,
+            file=self.file,
         )
 
     def _llm(self) -> LLM:

@@ -12,6 +12,7 @@ from typing import Any, cast, get_origin
 
 from helixsim.errors import ScenarioError
 from helixsim.scenario.files import Step, named_files, replace_at
+from helixsim.scenario.plain import plain_data
 from helixsim.scenario.spec import ScenarioSpec
 from helixsim.yaml_files import is_model, keys_of, parse_yaml, read_yaml, types_at
 
@@ -65,6 +66,21 @@ class Override:
     def error(self, message: str) -> ScenarioError:
         """An error that names the override."""
         return ScenarioError(message, file=self.source)
+
+
+def overrides_of(changes: Mapping[str, object]) -> Iterator[Override]:
+    """Changes of :meth:`Scenario.with_` as values to set."""
+    for path, value in changes.items():
+        yield from _overrides_at(tuple(path.split(".")), plain_data(value))
+
+
+def _overrides_at(path: tuple[str, ...], value: object) -> Iterator[Override]:
+    level = types_at(ScenarioSpec, path)
+    if isinstance(value, dict) and len(level) == 1 and is_model(level[0]):
+        for key, inner in value.items():
+            yield from _overrides_at((*path, str(key)), inner)
+    else:
+        yield Override(f"with_({'.'.join(path)}=...)", path, value)
 
 
 def apply_overrides(

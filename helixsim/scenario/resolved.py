@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Literal, cast, get_args
 
 from helixsim.cluster import Cluster
 from helixsim.physics.engine import IDEAL_ENGINE, EngineCosts
 from helixsim.placement.placement import Placement
 from helixsim.profiles.machine import LLM, MachineProfile, MachineType
+from helixsim.scenario.plain import plain_data
 from helixsim.traces.arrivals import SLOT_S
 from helixsim.traces.lengths import LengthModel
 from helixsim.traces.patterns import ArrivalPattern
@@ -22,6 +24,9 @@ PhysicsProfile = Literal["paper", "calibrated"]
 
 SCHEDULING_POLICIES: tuple[str, ...] = get_args(SchedulingPolicy)
 PHYSICS_PROFILES: tuple[str, ...] = get_args(PhysicsProfile)
+
+IN_MEMORY = "<dict>"
+"""Stands for the file of a scenario that was built from a dict."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +254,27 @@ class Scenario:
     digest
         SHA-256, as hex digits, of the document with the contents of the files that it names.
         Where these files lie does not matter.
+    file
+        The scenario file; names of other files are relative to its folder.
+
+    Examples
+    --------
+    >>> scenario = Scenario.from_dict(
+    ...     {
+    ...         "name": "four",
+    ...         "llm": "llama1-30b",
+    ...         "cluster": {
+    ...             "coordinator": {"nic": "10 Gbit/s"},
+    ...             "nodes": [{"type": "A100", "count": 4, "name": "a-{i}"}],
+    ...             "network": {"within": {"bandwidth": "10 Gbit/s", "latency": "1 ms"}},
+    ...         },
+    ...         "placement": {"layers": {f"a-{i}": (15 * i, 15 * i + 15) for i in range(4)}},
+    ...         "workload": {"mode": "offline"},
+    ...         "run": {"duration": "2 min"},
+    ...     }
+    ... )
+    >>> scenario.cluster.machine_mix()
+    {'A100': 4}
     """
 
     name: str
@@ -266,6 +292,56 @@ class Scenario:
     engine: EngineCosts = IDEAL_ENGINE
     slos: tuple[Slo, ...] = ()
     dollars_per_hour: Mapping[str, float] = field(default_factory=dict)
+    file: Path = field(default=Path(IN_MEMORY), compare=False)
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, object], base_dir: str | Path = ".") -> Scenario:
+        """Build a scenario from the keys and values of a scenario file (docs/scenario.md).
+
+        Parameters
+        ----------
+        document
+            As in a file; ``schema`` may be left out.
+        base_dir
+            Folder that the names of other files are relative to.
+
+        Raises
+        ------
+        InputError
+            As :func:`helixsim.load_scenario`, for the same mistakes.
+        """
+        from helixsim.scenario.load import resolve_scenario
+
+        whole = {"schema": 1, **cast("dict[str, object]", plain_data(document))}
+        return resolve_scenario(whole, Path(base_dir) / IN_MEMORY)
+
+    def with_(self, **changes: object) -> Scenario:
+        """The scenario with other values; checked as those of a file are.
+
+        A key is a path as ``--set`` takes it. A dict under a section of settings (``run``,
+        ``workload``, ``scheduler``, ``faults``) changes the keys that it names and keeps the
+        others; any other value, of ``cluster``, ``placement`` or ``slo`` for example, replaces
+        what was there. A placement may be given as a :class:`Placement`, such as
+        ``plan(...).placement``.
+
+        Raises
+        ------
+        InputError
+            As :func:`helixsim.load_scenario`; or if the scenario was changed by
+            :func:`dataclasses.replace`, of which its document knows nothing.
+
+        Examples
+        --------
+        >>> from helixsim import load_scenario
+        >>> scenario = load_scenario("quickstart")
+        >>> scenario.with_(physics="calibrated", run={"seed": 7}).run.seed
+        7
+        >>> scenario.with_(**{"workload.initial_requests": 4}).workload.initial_requests
+        4
+        """
+        from helixsim.scenario.load import change_scenario
+
+        return change_scenario(self, changes)
 
     def profiles(self) -> dict[str, MachineProfile]:
         """Machine type -> its profile for the LLM, for the types of the cluster."""

@@ -1,4 +1,4 @@
-"""What a sweep consists of, all of it checked before anything runs."""
+"""The runs of a sweep, all of them checked before the first one starts."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from helixsim.errors import InputError, ScenarioError
 from helixsim.scenario.files import is_yaml_name
-from helixsim.scenario.load import resolve_scenario
+from helixsim.scenario.load import checked_document, resolve_scenario
 from helixsim.scenario.overrides import Override, apply_overrides
+from helixsim.scenario.plain import plain_data
+from helixsim.scenario.resolved import Scenario
 from helixsim.scenario.shipped import find_scenario
 from helixsim.scenario.sweep_spec import SweepSpec
-from helixsim.studies.runs import Run
+from helixsim.studies.runs import StudyRun
 from helixsim.yaml_files import read_yaml, validate
 
 MAX_RUNS = 100_000
@@ -37,7 +39,7 @@ class Cell:
 
     combination: int
     values: Mapping[str, Any]
-    run: Run
+    run: StudyRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,27 +79,59 @@ def load_sweep(source: str | Path | Mapping[str, object]) -> Sweep:
     data = dict(source) if isinstance(source, Mapping) else read_yaml(source)
     spec = validate(SweepSpec, data, file)
     folder = Path() if file is None else file.parent
-    return _Checker(spec, file, folder).sweep()
+    scenario_file = _scenario_file(spec, file, folder)
+    return _Checker(spec, file, folder, scenario_file, read_yaml(scenario_file)).sweep()
+
+
+def scenario_sweep(scenario: Scenario, settings: Mapping[str, object]) -> Sweep:
+    """A sweep over a scenario, checked as one that was read.
+
+    Parameters
+    ----------
+    scenario
+        What is changed; names of files are relative to its folder.
+    settings
+        The keys of a sweep file besides the scenario.
+
+    Raises
+    ------
+    InputError
+        As :func:`load_sweep`.
+    """
+    head = {"schema": 1, "kind": "sweep", "scenario": scenario.name}
+    spec = validate(SweepSpec, head | cast("dict[str, object]", plain_data(settings)), None)
+    return _Checker(spec, None, Path(), scenario.file, checked_document(scenario)).sweep()
+
+
+def _scenario_file(spec: SweepSpec, file: Path | None, folder: Path) -> Path:
+    beside = folder / spec.scenario
+    is_file = is_yaml_name(spec.scenario) or beside.is_file()
+    try:
+        return find_scenario(beside if is_file else spec.scenario)
+    except ScenarioError as error:
+        raise InputError(error.message, file=file, where="scenario") from error
 
 
 class _Checker:
-    def __init__(self, spec: SweepSpec, file: Path | None, folder: Path) -> None:
+    """Builds the runs of a sweep, and checks them."""
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        file: Path | None,
+        folder: Path,
+        scenario_file: Path,
+        document: object,
+    ) -> None:
         self.spec = spec
         self.file = file
         self.folder = folder
-        self.scenario_file = self._scenario_file()
-
-    def _scenario_file(self) -> Path:
-        name = self.spec.scenario
-        beside = self.folder / name
-        try:
-            return find_scenario(beside if is_yaml_name(name) or beside.is_file() else name)
-        except ScenarioError as error:
-            raise InputError(error.message, file=self.file, where="scenario") from error
+        self.scenario_file = scenario_file
+        self.document = document
 
     def sweep(self) -> Sweep:
         combinations = list(self._combinations())
-        document = self._set(read_yaml(self.scenario_file), self.spec.fixed, "set")
+        document = self._set(self.document, self.spec.fixed, "set")
         seen: dict[str, int] = {}
         cells: list[Cell] = []
         name = ""
@@ -120,7 +154,7 @@ class _Checker:
                 )
             name = scenario.name
             cells += [
-                Cell(number, values, Run(self.scenario_file, changed, scenario.digest, seed))
+                Cell(number, values, StudyRun(self.scenario_file, changed, scenario.digest, seed))
                 for seed in self.spec.seed_numbers(scenario.run.seed)
             ]
         paths = dict.fromkeys(path for _, values in combinations for path in values)

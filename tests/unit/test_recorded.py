@@ -12,7 +12,7 @@ import pytest
 from builders import make_scenario, offline
 from typer.testing import CliRunner
 
-from helixsim.calibration import CalibrationSettings, calibrate
+from helixsim.calibration import CalibrationSettings, fit_engine
 from helixsim.calibration.document import engine_document
 from helixsim.calibration.fit import Recording
 from helixsim.calibration.parameters import Parameters
@@ -301,7 +301,7 @@ def test_a_known_engine_is_found_again(recording):
         start=START, name="mine", evaluations=250, slice_s=10.0, warmup_s=2.0, seeds=(0,)
     )
     told = []
-    found = calibrate([recording], settings, lambda *args: told.append(args))
+    found = fit_engine([recording], settings, lambda *args: told.append(args))
     ours, theirs = found.engine.for_machine("kind"), ENGINE.other_gpus
     assert found.loss < 0.35 * found.start_loss
     assert ours.prefill_scale == pytest.approx(theirs.prefill_scale, rel=0.25)
@@ -320,13 +320,13 @@ def test_processes_find_the_same(recording):
     settings = CalibrationSettings(
         start=START, name="mine", evaluations=30, slice_s=4.0, warmup_s=2.0, seeds=(0,)
     )
-    alone = calibrate([recording], settings)
-    assert calibrate([recording], replace(settings, jobs=2)).engine == alone.engine
+    alone = fit_engine([recording], settings)
+    assert fit_engine([recording], replace(settings, jobs=2)).engine == alone.engine
 
 
 def test_a_fit_needs_a_run(recording):
     with pytest.raises(InputError, match="all runs are held out"):
-        calibrate(
+        fit_engine(
             [replace(recording, held_out=True)], CalibrationSettings(start=START, name="mine")
         )
 
