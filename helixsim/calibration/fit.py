@@ -17,6 +17,7 @@ import numpy as np
 
 from helixsim.calibration.parameters import Parameters
 from helixsim.calibration.passes import Slice, cut, latencies
+from helixsim.display import short_text
 from helixsim.errors import InputError
 from helixsim.physics.engine import EngineCosts, KnownRange
 from helixsim.recorded.figures import ReplayFigures
@@ -120,6 +121,13 @@ class CalibrationResult:
     interrupted: bool
     start: str
     fitted: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        text = (
+            f"{self.engine.name}, from {self.start}: loss {self.loss:.4f}, at the start "
+            f"{self.start_loss:.4f}; {self.evaluations} engines tried"
+        )
+        return short_text("CalibrationResult", text)
 
     def write(self, file: str | Path, *, overwrite: bool = False) -> None:
         """Write the engine file, which scenarios name as ``engine``.

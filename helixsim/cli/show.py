@@ -85,15 +85,11 @@ def _subject(file: str, scenario: str | None, overrides: list[str]) -> Scenario 
 
 
 def _draw(subject: Scenario | Placement, file: str, output: Path, *, force: bool) -> None:
-    from helixsim.drawing.picture import bare_picture, placement_picture
+    from helixsim.drawing.picture import picture_of
     from helixsim.drawing.placement_figure import placement_figure
     from helixsim.drawing.save import save_drawing
-    from helixsim.scenario.resolved import Scenario
 
-    if isinstance(subject, Scenario):
-        picture = placement_picture(subject)
-    else:
-        picture = bare_picture(subject, Path(file).stem)
+    picture = picture_of(subject, Path(file).stem)
     save_drawing(placement_figure(picture), output, overwrite=force)
     for text in (*picture.caption, *picture.notes):
         typer.echo(text)

@@ -117,6 +117,13 @@ def solve(scenario: Scenario) -> tuple[Topology, Flow, Cut]:
     return topology, flow, min_cut(topology, throughput, flow)
 
 
+def picture_of(subject: Scenario | Placement, title: str = "placement") -> Picture:
+    """The picture of a scenario's placement, or of a placement alone under a title."""
+    if isinstance(subject, Placement):
+        return bare_picture(subject, title)
+    return placement_picture(subject)
+
+
 def placement_picture(scenario: Scenario) -> Picture:
     """The picture of a scenario's placement; errors as :func:`solve`."""
     topology, exact, cut = solve(scenario)
@@ -161,8 +168,8 @@ def bare_picture(placement: Placement, title: str) -> Picture:
     return Picture(
         title=f"{title}: layers of {len(nodes)} nodes",
         caption=(
-            "No cluster: machine types, flow and bottleneck are not known. "
-            "Name a scenario that has the cluster with --scenario.",
+            "No cluster is given: machine types, flow and bottleneck are unknown. They are drawn "
+            "with --scenario, or by scenario.plot() in Python.",
         ),
         notes=(),
         num_layers=num_layers,

@@ -10,18 +10,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from helixsim.display import placement_image, result_plot, short_text, table_html
 from helixsim.errors import HelixError, InputError
 from helixsim.metrics.output import OutputFolder, TableFormat, build_manifest
 from helixsim.metrics.recorder import Columns
-from helixsim.metrics.summary import build_summary
+from helixsim.metrics.summary import build_summary, figures_of
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from helixsim.metrics.gauges import MeasuredRun
     from helixsim.metrics.timeline import Timeline
     from helixsim.scenario.resolved import Scenario
 
+_REPR_FIGURES = {
+    "decode_tokens_per_s": "{:.1f} decode tokens/s",
+    "ttft_s.p50": "first token after {:.3g} s (p50)",
+    "requests.completed": "{:.0f} requests completed",
+}
 _TABLES = ("requests", "nodes", "links", "timeline", "iterations")
 
 
@@ -76,7 +83,7 @@ class RunResult:
     @property
     def seed(self) -> int:
         """The seed that was used."""
-        return int(self.summary["seed"])
+        return int(self.summary.get("seed", 0))
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -171,6 +178,39 @@ class RunResult:
         if self._tables is not None and "iterations" not in self._tables:
             raise KeyError("iterations were not recorded: simulate(..., record_iterations=True)")
         return self._frame("iterations")
+
+    def plot(self, name: str | None = None) -> Figure:
+        """Draw the result: throughput and latencies, or one picture of ``helixsim.plots``.
+
+        Parameters
+        ----------
+        name
+            ``latencies``, ``throughput``, ``utilisation``, ``kv-use``, ``queues`` or
+            ``congestion``; see docs/pictures.md.
+
+        Raises
+        ------
+        InputError
+            If there is no picture of that name.
+        """
+        return result_plot(self, name)
+
+    def __repr__(self) -> str:
+        figures = figures_of(self.summary)
+        parts = [
+            text.format(figures[name]) for name, text in _REPR_FIGURES.items() if name in figures
+        ]
+        return short_text("RunResult", f"{self.name}, seed {self.seed}: {', '.join(parts)}")
+
+    def _repr_html_(self) -> str:
+        from helixsim.metrics.summary_text import summary_rows
+
+        try:
+            picture = placement_image(self.scenario)
+        except InputError:
+            picture = ""
+        title = f"Result of {self.name}, seed {self.seed}"
+        return table_html(title, summary_rows(self.summary), picture=picture)
 
     def write(
         self,

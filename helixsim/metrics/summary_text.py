@@ -56,6 +56,27 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The main figures of a summary: title and text."""
+    rows = [
+        (title, f"{summary[key]:,.1f} tokens/s")
+        for key, title in (
+            ("decode_tokens_per_s", "decode throughput"),
+            ("total_tokens_per_s", "total throughput, prompts included"),
+            ("max_flow_tokens_per_s", "max flow, estimated"),
+        )
+    ]
+    for key, title in _LATENCIES:
+        found = summary[key]
+        if found["mean"] is not None:
+            text = f"mean {found['mean']:.3f} s, p50 {found['p50']:.3f} s, p95 {found['p95']:.3f} s"
+            rows.append((title, text))
+    counts = [f"{count} {name}" for name, count in summary["requests"].items() if count]
+    rows.append(("requests", ", ".join(counts).replace("_", " ") or "none"))
+    rows += [("warning", warning) for warning in summary["warnings"]]
+    return rows
+
+
 def _slo_lines(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = []
     for name, found in classes.items():

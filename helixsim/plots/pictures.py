@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from helixsim.metrics.result import RunResult
 from helixsim.plots.canvas import style
 from helixsim.plots.comparison import comparison
-from helixsim.plots.distributions import latencies
+from helixsim.plots.distributions import draw_latencies, latencies
 from helixsim.plots.heat_maps import congestion, kv_use, queues, utilisation
-from helixsim.plots.over_time import throughput
+from helixsim.plots.over_time import draw_throughput, throughput
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,6 +28,18 @@ PICTURES: Mapping[str, Callable[[RunResult], Figure]] = {
 
 _SHARED = {"comparison": comparison, "latencies": latencies, "throughput": throughput}
 _DPI = 130
+
+
+def overview(result: RunResult) -> Figure:
+    """Throughput over time above the distributions of latencies."""
+    from matplotlib.figure import Figure
+
+    with style():
+        figure = Figure(figsize=(11, 7), layout="constrained")
+        parts = figure.subfigures(2, 1, squeeze=False)
+        draw_throughput(parts[0, 0], result)
+        draw_latencies(parts[1, 0], result)
+    return figure
 
 
 def pictures_of(runs: Mapping[str, RunResult]) -> Iterator[tuple[str, Figure]]:

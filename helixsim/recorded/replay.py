@@ -11,6 +11,7 @@ import numpy as np
 
 from helixsim.control.load import LoadGenerator
 from helixsim.control.routing import POLICIES, Policy, PolicyInputs
+from helixsim.display import short_text, table_html
 from helixsim.errors import InputError
 from helixsim.metrics.result import RunResult
 from helixsim.models.simulation import Simulation
@@ -29,6 +30,7 @@ from helixsim.scenario.resolved import Scenario
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 SERIES_STEP_S = 10.0
 """Time that one row of a replay's time series covers."""
@@ -100,6 +102,36 @@ class ReplayResult:
             "simulated": self.simulated,
             "error": self.error,
         }
+
+    def plot(self) -> Figure:
+        """Draw throughput and latencies, as recorded and as simulated."""
+        from helixsim.recorded.plots import replay_figure
+
+        return replay_figure(self)
+
+    def __repr__(self) -> str:
+        error = self.error["decode_tokens_per_s"]
+        return short_text(
+            "ReplayResult",
+            f"{self.run.name} in {self.scenario.name}, {self.scenario.physics} physics: decode "
+            f"throughput {self.simulated['decode_tokens_per_s']:.1f} tokens/s, recorded "
+            f"{self.recorded['decode_tokens_per_s']:.1f}"
+            + ("" if error is None else f" ({error:+.1%})"),
+        )
+
+    def _repr_html_(self) -> str:
+        def text(value: float | None, form: str) -> str:
+            return "-" if value is None else format(value, form)
+
+        rows = [
+            (name, text(recorded, ",.3f"), text(simulated, ",.3f"), text(error, "+.1%"))
+            for name, recorded, simulated, error in table(self)
+        ]
+        return table_html(
+            f"Replay of {self.run.name} in {self.scenario.name}",
+            rows,
+            head=("figure", "recorded", "simulated", "error"),
+        )
 
     @property
     def series(self) -> pd.DataFrame:

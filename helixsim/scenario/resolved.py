@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from helixsim.cluster import Cluster
+from helixsim.display import placement_image, placement_plot, short_text, table_html
 from helixsim.physics.engine import IDEAL_ENGINE, EngineCosts
 from helixsim.placement.placement import Placement
 from helixsim.profiles.machine import LLM, MachineProfile, MachineType
 from helixsim.scenario.plain import plain_data
+from helixsim.scenario.scenario_text import scenario_rows
 from helixsim.traces.arrivals import SLOT_S
 from helixsim.traces.lengths import LengthModel
 from helixsim.traces.patterns import ArrivalPattern
 from helixsim.traces.values import Lengths, Trace
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Mode = Literal["offline", "online"]
 SchedulingPolicy = Literal["maxflow", "swarm", "random", "shortest_queue"]
@@ -342,6 +347,29 @@ class Scenario:
         from helixsim.scenario.load import change_scenario
 
         return change_scenario(self, changes)
+
+    def plot(self) -> Figure:
+        """Draw the placement with its maximum flow and what bounds it.
+
+        Raises
+        ------
+        PlacementError
+            If the scenario has no placement.
+        NoRouteError
+            If no route leads through all layers.
+        """
+        return placement_plot(self)
+
+    def __repr__(self) -> str:
+        mix = ", ".join(f"{count} x {name}" for name, count in self.cluster.machine_mix().items())
+        text = (
+            f"{self.name}: {self.llm.name} on {mix}; {self.workload.mode}, {self.physics} physics"
+        )
+        return short_text("Scenario", text)
+
+    def _repr_html_(self) -> str:
+        picture = None if self.placement is None else placement_image(self)
+        return table_html(f"Scenario {self.name}", scenario_rows(self), picture=picture)
 
     def profiles(self) -> dict[str, MachineProfile]:
         """Machine type -> its profile for the LLM, for the types of the cluster."""

@@ -9,6 +9,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
+from helixsim.display import short_text, table_html
 from helixsim.errors import InputError, SimulationError
 from helixsim.planner.objective import Limit
 from helixsim.scenario.load import checked_document, load_scenario, resolve_scenario
@@ -104,6 +105,31 @@ class CapacityResult:
     best: Probe | None
     above: Probe | None
     interrupted: bool = False
+
+    def __repr__(self) -> str:
+        best = self.best
+        found = (
+            "no rate meets the objectives"
+            if best is None
+            else f"{best.requests_per_s:.4g} requests/s at {self.path}={best.rate:g}"
+        )
+        text = f"{self.scenario}: {found}; {len(self.probes)} rates tried"
+        return short_text("CapacityResult", text)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                f"{probe.rate:g}",
+                f"{probe.requests_per_s:.4g}",
+                f"{probe.verdict.sustained:.1%}",
+                "met" if probe.meets else "; ".join(probe.verdict.misses),
+            )
+            for probe in sorted(self.probes, key=lambda probe: probe.rate)
+        ]
+        best = "none" if self.best is None else f"{self.best.requests_per_s:.4g} requests/s"
+        objectives = ", ".join(map(str, self.objectives))
+        title = f"Capacity of {self.scenario} with {objectives}: {best}"
+        return table_html(title, rows, head=(self.path, "requests/s", "sustained", "objectives"))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from helixsim.display import short_text, table_html
 from helixsim.errors import InputError
 from helixsim.metrics.output import TableFormat
 from helixsim.metrics.recorder import Columns
@@ -55,6 +57,25 @@ class SweepResult:
     def summary(self) -> pd.DataFrame:
         """One row per combination and figure: mean, sd and 95 % interval over the seeds."""
         return frame_of(self.tables["summary"])
+
+    def __repr__(self) -> str:
+        runs = len(self.tables["cells"])
+        text = f"{self.scenario}: {runs} runs, {self.num_failed} failed; see .cells and .summary"
+        return short_text("SweepResult", text)
+
+    def _repr_html_(self) -> str:
+        frame = self.summary
+        paths = list(frame.columns[1 : frame.columns.get_loc("figure")])
+        rows = []
+        for _, group in frame.groupby("combination"):
+            means = dict(zip(group["figure"], group["mean"], strict=True))
+            settings = [group[path].iloc[0] for path in paths]
+            rows.append([*settings, *(f"{means.get(name, nan):.4g}" for name in _SHOWN)])
+        title = f"Sweep of {self.scenario}: {len(self.cells)} runs, {self.num_failed} failed; means"
+        return table_html(title, rows, head=(*paths, *_SHOWN))
+
+
+_SHOWN = ("decode_tokens_per_s", "ttft_s.p50", "tpot_s.p50", "decode_latency_s.mean")
 
 
 def sweep(

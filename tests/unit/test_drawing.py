@@ -98,7 +98,7 @@ def test_a_placement_alone_shows_layers_only():
     svg = svg_of(placement_figure(picture))
     assert {"a", "b", "4", "layers"} <= set(texts(svg))
     assert "used" not in texts(svg)
-    assert any("No cluster" in text for text in texts(svg))
+    assert any("No cluster is given" in text for text in texts(svg))
     with pytest.raises(PlacementError, match=r"mine: layers\.a: \[4, 4\] is not a range"):
         bare_picture(Placement({"a": (4, 4)}), "mine")
 
