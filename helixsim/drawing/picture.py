@@ -117,7 +117,7 @@ def solve(scenario: Scenario) -> tuple[Topology, Flow, Cut]:
     return topology, flow, min_cut(topology, throughput, flow)
 
 
-def picture_of(subject: Scenario | Placement, title: str = "placement") -> Picture:
+def picture_of(subject: Scenario | Placement, title: str = "Placement") -> Picture:
     """The picture of a scenario's placement, or of a placement alone under a title."""
     if isinstance(subject, Placement):
         return bare_picture(subject, title)
