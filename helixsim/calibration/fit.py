@@ -1,4 +1,4 @@
-"""The fit: which engine repeats recorded runs best, how well, and where it holds."""
+"""The fit: the engine that repeats recorded runs best, its errors, and its range of validity."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class CalibrationSettings:
     warmup_s
         What the replays at the end leave out.
     seeds
-        Of those replays.
+        Seeds of those replays.
     jobs
         How many processes work.
     """
@@ -163,7 +163,7 @@ def fit_engine(
     Parameters
     ----------
     recordings
-        Runs; those held out are replayed only.
+        Recorded runs; a run that is held out is replayed only.
     settings
         Limits of the search, and how its result is judged.
     on_progress

@@ -56,9 +56,14 @@ def calibrate(
         typer.Option("--slice", metavar="TIME", help="How much of each run to fit, its last part."),
     ] = "60 s",
     warmup: Annotated[
-        str, typer.Option(metavar="TIME", help="What the replays at the end leave out.")
+        str,
+        typer.Option(
+            metavar="TIME", help="Start of the replays at the end, left out of their figures."
+        ),
     ] = "60 s",
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Of those replays.")] = 3,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=1000, help="Seeds of the replays at the end.")
+    ] = 3,
     jobs: Annotated[
         int | None, typer.Option(min=1, max=_MAX_JOBS, help="Processes; one a core by default.")
     ] = None,
@@ -66,7 +71,7 @@ def calibrate(
     *,
     force: ForceOption = False,
 ) -> None:
-    """Fit what the serving engine costs to recorded runs; writes an engine file."""
+    """Fit the costs of the serving engine to recorded runs; writes an engine file."""
     from helixsim.calibration.calibrate import calibrate as fit
     from helixsim.calibration.calibration_text import calibration_text
     from helixsim.output_files import check_output

@@ -63,7 +63,7 @@ def replay(
         bool, typer.Option("--force", help="Replace results that are in DIR.")
     ] = False,
 ) -> None:
-    """Send a recorded run through the simulator and say how far it repeats it."""
+    """Send a recorded run through the simulator and compare the figures."""
     import json
 
     from helixsim.metrics.output import OutputFolder
@@ -119,7 +119,7 @@ def inspect(
         bool, typer.Option("--force", help="Replace what an inspection before left in DIR.")
     ] = False,
 ) -> None:
-    """Say what a recorded run was: throughput, latencies, routes."""
+    """Print throughput, latencies and routes of a recorded run."""
     import json
 
     from helixsim.errors import InputError
@@ -148,7 +148,7 @@ def inspect(
 
 
 def _files(result: ReplayResult) -> dict[str, bytes]:
-    """What a replay writes beside the results of its first simulation."""
+    """Further files of a replay, beside the results of its first simulation."""
     import json
 
     from helixsim.recorded.plots import replay_picture

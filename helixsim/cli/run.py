@@ -1,4 +1,4 @@
-"""The main job: simulate a scenario."""
+"""Simulate a scenario."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def run(
     trace_from: Annotated[
         str | None,
         typer.Option(
-            metavar="TIME", help="--trace: from when, since feeding began; the end of the warm-up."
+            metavar="TIME",
+            help="--trace: start, since the first request; by default the end of the warm-up.",
         ),
     ] = None,
     trace_for: Annotated[str, typer.Option(metavar="TIME", help="--trace: for how long.")] = "20 s",
@@ -57,7 +58,7 @@ def run(
         bool, typer.Option("--force", help="Replace results that are in DIR.")
     ] = False,
 ) -> None:
-    """Simulate a scenario and say what came of it."""
+    """Simulate a scenario and print its summary."""
     import json
 
     from helixsim.errors import InputError

@@ -8,7 +8,7 @@ from helixsim.cli.group import ScenarioArgument, SetOption
 
 
 def validate(file: ScenarioArgument, overrides: SetOption = None) -> None:
-    """Check a scenario and all files that it names, and say what it is."""
+    """Check a scenario and all files that it names, and print an overview."""
     from helixsim.scenario.load import load_scenario
     from helixsim.scenario.scenario_text import scenario_rows
 

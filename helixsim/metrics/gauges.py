@@ -124,7 +124,7 @@ def kv_use(requests: Iterable[Request], num_nodes: int) -> list[int]:
     """KV cache in use on every node, in tokens x layers.
 
     A request holds, on each layer of its route, its context and the tokens of the pass that is
-    under way, from the moment that the pass leaves the coordinator. The paper's physics does not
+    under way, from when the pass leaves the coordinator. The paper's physics does not
     depend on it (admission goes by expectation), so it is computed when it is sampled rather than
     updated with every token.
     """

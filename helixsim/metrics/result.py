@@ -136,7 +136,7 @@ class RunResult:
 
     @cached_property
     def tables(self) -> dict[str, Columns]:
-        """Name -> columns: those of the frames, and of ``iterations`` only if recorded."""
+        """Name -> columns of each frame; ``iterations`` only if they were recorded."""
         if self._tables is not None:
             return self._tables
         assert self.folder is not None

@@ -85,7 +85,7 @@ def build_summary(
         "decode_latency_s": decode_latency,
         "ttft_s": recorder.ttft_s.statistics(),
         "tpot_s": recorder.tpot_s.statistics(),
-        # A decode leaves the moment the pass before is back: the gap between two tokens is the
+        # A decode leaves as soon as the previous pass is back: the gap between two tokens is the
         # latency of the pass that makes the second.
         "itl_s": dict(decode_latency),
         "e2e_s": recorder.e2e_s.statistics(),
@@ -108,7 +108,7 @@ def build_summary(
 
 
 def _warnings(run: MeasuredRun, timeline: Timeline) -> list[str]:
-    """What a user should know before trusting the figures."""
+    """Reasons to doubt the figures, as sentences."""
     recorder, overflows = run.recorder, timeline.kv_overflows
     warnings = []
     if overflows:
@@ -123,14 +123,14 @@ def _warnings(run: MeasuredRun, timeline: Timeline) -> list[str]:
             for node in run.topology.nodes
         )
         warnings.append(
-            f"nothing was completed, and requests were rejected for lack of KV cache: {name} has "
-            f"room for {room} tokens on each layer"
+            "no request was completed, and requests were rejected for lack of KV cache: "
+            f"{name} has room for {room} tokens on each layer"
         )
     return warnings + _extrapolations(run)
 
 
 def _extrapolations(run: MeasuredRun) -> list[str]:
-    """Where the calibrated physics extrapolates."""
+    """Machine types and LLMs for which the calibrated physics extrapolates, as a sentence."""
     scenario, known = run.scenario, run.scenario.engine.known
     if scenario.physics != "calibrated" or known is None:
         return []
@@ -148,7 +148,7 @@ def _extrapolations(run: MeasuredRun) -> list[str]:
 
 
 def _max_compute(run: MeasuredRun) -> float:
-    """Tokens per second that all layers of all nodes could compute, if nothing else bound."""
+    """Tokens per second that all nodes could compute if nothing else were a bottleneck."""
     topology, flow = run.topology, run.flow
     return (
         sum(

@@ -1,4 +1,4 @@
-"""Results and the state of a run as text for people."""
+"""Text of the summary and of the current state of a run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SELDOM = ("failed", "cancelled", "waiting", "restarted")
 
 
 def summary_text(summary: Mapping[str, Any]) -> str:
-    """The summary of a run, a screen of text."""
+    """The summary of a run on one screen."""
     requests = summary["requests"]
     start, end = summary["window_start_s"], summary["window_end_s"]
     lines = [
@@ -81,10 +81,14 @@ def _slo_lines(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = []
     for name, found in classes.items():
         attained = found["attainment"]
-        verdict = {True: ", as demanded", False: ", fewer than demanded", None: ""}[found["met"]]
+        verdict = {True: ", met", False: ", missed", None: ""}[found["met"]]
         lines.append(
             f"SLO {name}: "
-            + ("no request finished" if attained is None else f"{attained:.1%} of requests kept it")
+            + (
+                "no request finished"
+                if attained is None
+                else f"{attained:.1%} of requests within limits"
+            )
             + f"{verdict}; goodput {found['goodput_requests_per_s']:.3f} requests/s, "
             f"{found['goodput_output_tokens_per_s']:.1f} output tokens/s"
         )
@@ -118,7 +122,7 @@ def _reasons(rejected_for: Mapping[str, int]) -> str:
 
 
 def status_text(run: MeasuredRun) -> str:
-    """Where a run stands: requests, rejections, and every node's KV cache."""
+    """The state of a run: requests, rejections, and the KV cache of every node."""
     recorder, policy = run.recorder, run.policy
     nodes = run.topology.nodes
     now = run.now

@@ -17,7 +17,7 @@ def comparison(results: Results) -> Figure:
     """Decode throughput as bars; prompt and decode latency as boxes.
 
     A box spans the 25th to the 75th percentile with the median in it, whiskers the 5th to the
-    95th; a diamond is the mean. Latencies are those of passes, as in the paper.
+    95th; a diamond is the mean. Latencies are per pass, as in the paper.
     """
     from matplotlib.figure import Figure
 

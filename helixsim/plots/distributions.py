@@ -1,4 +1,4 @@
-"""Distributions of what users wait for."""
+"""Distributions of the latencies of requests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COLUMNS = (
 
 
 def latencies(results: Results) -> Figure:
-    """Shares of requests that waited no longer: first token, each further token, whole answer.
+    """Cumulative distributions: time to first token, time per output token, end to end.
 
     Of requests that ended in the window. Dots mark the median and the 95th percentile.
     """

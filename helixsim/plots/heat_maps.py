@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MAX_ROWS = 60
-"""Of more, the busiest are shown."""
+"""With more rows, the busiest are shown."""
 _MAX_COLUMNS = 200
 
 
@@ -40,7 +40,7 @@ def queues(result: RunResult) -> Figure:
 
 
 def congestion(result: RunResult) -> Figure:
-    """How long each link has yet to send at what it was given."""
+    """Seconds that each link needs to send its queue."""
     frame = result.links
     values = frame.assign(
         value=frame["backlog_s"], link=frame["source"] + " \N{RIGHTWARDS ARROW} " + frame["target"]
@@ -60,7 +60,7 @@ def _heat_map(
     from matplotlib.figure import Figure
 
     times = since_warmup(frame, result).round(6)
-    # Means over so many intervals that columns can be told apart.
+    # Means over as many intervals as leave the columns wide enough to see.
     order = {time: place for place, time in enumerate(sorted(set(times)))}
     width = -(-len(order) // _MAX_COLUMNS) or 1
     column = times.map(lambda time: order[time] // width)

@@ -1,4 +1,4 @@
-"""All pictures by their names, and how they are written."""
+"""All pictures by name, and their bytes in a file."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def overview(result: RunResult) -> Figure:
 
 
 def pictures_of(runs: Mapping[str, RunResult]) -> Iterator[tuple[str, Figure]]:
-    """All pictures of one run, or of several: those that compare them, then each one's own.
+    """All pictures of one run; of several, the comparisons, then the pictures of each run.
 
     Yields
     ------
     tuple
-        A name that is fit for a file, and the figure.
+        A name that can be a file name, and the figure.
     """
     if len(runs) == 1:
         (run,) = runs.values()

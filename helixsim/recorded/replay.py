@@ -1,4 +1,4 @@
-"""Send a recorded run through the simulator, and see how far it repeats what was recorded."""
+"""Send a recorded run through the simulator, and compare the figures."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ReplaySettings:
         One replay for each; figures are means over them. Seeds matter for delays of messages
         and, with `reroute`, for policies that choose at random.
     reroute
-        Whether the scenario's scheduler finds routes, instead of those that were recorded.
+        Whether the scenario's scheduler finds routes, in place of the recorded routes.
     closed_loop
         Whether requests follow the completions that they followed; None to tell from the run.
     """
@@ -69,12 +69,12 @@ class ReplayResult:
     Attributes
     ----------
     run, scenario, settings
-        What was replayed, where, and how.
+        The recorded run, the scenario, and the settings of the replay.
     window_s
-        What the figures cover, seconds since feeding began.
+        Window of the figures, seconds since the start of sending.
     recorded, simulated, error
         Figures: `decode_tokens_per_s`, and mean and percentiles of `prompt_latency_s` and
-        `decode_latency_s`; those of the simulation are means over seeds; errors are
+        `decode_latency_s`; figures of the simulation are means over seeds; errors are
         ``(simulated - recorded) / recorded``.
     results
         Of the simulations, one for each seed, with a row for every pass.
@@ -138,8 +138,8 @@ class ReplayResult:
         """Both runs over time: a row for every :data:`SERIES_STEP_S`.
 
         Columns: `time_s` (the end of the row's span), and for `recorded` and `simulated` (the
-        first seed) the decode throughput, mean prompt latency and mean decode latency of what
-        came back in the span; NaN where nothing did.
+        first seed) the decode throughput, mean prompt latency and mean decode latency of the
+        passes that came back in the span; NaN where none did.
         """
         import pandas as pd
 
@@ -172,7 +172,7 @@ class ReplayResult:
 
         Columns: `node`, `recorded_token_layers`, `simulated_utilisation`,
         `simulated_waiting_mean` and `simulated_waiting_max` (requests, samples of the first
-        seed). A recording does not tell who waited where.
+        seed). A recording does not show where requests waited.
         """
         import pandas as pd
 
@@ -210,11 +210,11 @@ class RecordedTraffic:
 
     @property
     def make_policy(self) -> Callable[[PolicyInputs], Policy] | None:
-        """Makes what gives the recorded routes; None to have them found."""
+        """Factory of the policy that gives the recorded routes; None with `reroute`."""
         return None if self.reroute else self._recorded_routes
 
     def load_generator(self, start_s: float) -> LoadGenerator:
-        """Who sends the requests, from `start_s` on."""
+        """The load generator that sends the requests, from `start_s` on."""
         load_generator = RecordedLoad(
             self.run,
             start_s=start_s,
@@ -257,8 +257,8 @@ def replay(
     settings
         How to replay it.
     warmup_s, until_s, seeds, reroute, closed_loop
-        In place of those of the settings, see :class:`ReplaySettings`. A number of seeds stands for
-        so many from 0 on.
+        In place of the values in `settings`, see :class:`ReplaySettings`. A number of seeds
+        stands for the seeds from 0 on.
     on_start
         Called with the simulation of each seed before it runs.
 

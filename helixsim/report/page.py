@@ -32,32 +32,32 @@ _LATENCIES = (
     ("decode_latency_s", "Decode pass"),
 )
 _TITLES = {
-    "latencies": "What users wait for",
+    "latencies": "Latencies of requests",
     "throughput": "Throughput and load",
-    "utilisation": "Nodes at work",
+    "utilisation": "Utilisation of nodes",
     "kv-use": "KV caches",
     "queues": "Queues",
     "congestion": "Links",
-    "comparison": "Side by side",
+    "comparison": "Comparison",
 }
 
 
 def report_page(runs: Mapping[str, RunResult], scenario: str | None = None) -> str:
-    """The page, as HTML: styles and pictures are within it.
+    """The page as HTML, with styles and pictures inline.
 
     Parameters
     ----------
     runs
         Name -> results; several are compared first.
     scenario
-        File of the scenario that all of them ran, for the drawing of its placement. Without it,
-        the scenario of each run is resolved beside its results, in the working directory, and
+        File of the scenario of all runs, for the picture of its placement. Without it, the
+        scenario of each run is looked for beside its results, in the current directory, and
         among the shipped ones.
 
     Raises
     ------
     InputError
-        If `scenario` is not what a run was made of.
+        If `scenario` is not the scenario of a run.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -107,7 +107,7 @@ def _picture_title(name: str) -> str:
 
 
 def _placement(result: RunResult, scenario: str | None) -> str | None:
-    """A drawing of the placement as SVG, if the scenario can be found."""
+    """The picture of the placement as SVG, if the scenario can be found."""
     from helixsim.drawing.picture import placement_picture
     from helixsim.drawing.placement_figure import placement_figure
     from helixsim.drawing.save import drawing_bytes

@@ -16,8 +16,8 @@ Plain = dict[str, object]
 def plain_data(value: object) -> object:
     """A value of Python code as a scenario file would have it.
 
-    Tuples become lists, paths become texts, a :class:`Placement` becomes its section; what is plain
-    data already stays as it is.
+    Tuples become lists, paths become texts, a :class:`Placement` becomes its section; plain data is
+    returned unchanged.
     """
     if isinstance(value, Placement):
         return placement_data(value)
@@ -49,7 +49,7 @@ def nic_data(nic: Nic) -> str | Plain:
 
 
 def link_data(link: Link) -> Plain:
-    """Bandwidth and latency of a link, without its ends."""
+    """Bandwidth and latency of a link."""
     return {
         "bandwidth": format_bytes_per_s(link.bandwidth_bytes_per_s),
         "latency": format_seconds(link.latency_s),

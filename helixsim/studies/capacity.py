@@ -170,8 +170,8 @@ def capacity(
     scenario
         A scenario, its file, or the name of a shipped one; its workload must be online.
     slo
-        Objectives, such as ``ttft_s.p95<=5, tpot_s.p95<=1``. Those of the scenario's classes with
-        a share if not given.
+        Objectives, such as ``ttft_s.p95<=5, tpot_s.p95<=1``. If not given, the shares of
+        the scenario's classes.
     seeds
         Runs at each rate: the scenario's seed and the numbers after it.
     overrides

@@ -84,7 +84,7 @@ def load_sweep(source: str | Path | Mapping[str, object]) -> Sweep:
 
 
 def scenario_sweep(scenario: Scenario, settings: Mapping[str, object]) -> Sweep:
-    """A sweep over a scenario, checked as one that was read.
+    """A sweep over a scenario, checked like one that was read.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ class _Checker:
         for number, (place, values) in enumerate(combinations):
             text = json.dumps(sorted(values.items()), default=str)
             if text in seen:
-                raise self._error(place, f"says the same as combination {seen[text]}")
+                raise self._error(place, f"is the same as combination {seen[text]}")
             seen[text] = number
             changed = self._set(document, values, place)
             where = f"combination {number} ({_label(values)})" if values else None
@@ -161,7 +161,7 @@ class _Checker:
         return Sweep(name, tuple(paths), tuple(cells))
 
     def _combinations(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Places in the file, and values."""
+        """Each combination: its place in the file, and its values."""
         spec = self.spec
         seeds = 1 if spec.seeds is None else len(spec.seed_numbers(0))
         count = 1
@@ -201,5 +201,5 @@ def _label(values: Mapping[str, Any]) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as text: texts as they are, everything else as JSON, which YAML reads too."""
+    """A value as text: texts unchanged, other values as JSON, which is YAML too."""
     return value if isinstance(value, str) else json.dumps(value)

@@ -1,4 +1,4 @@
-"""The results of a sweep as two tables: a row for each run, and what seeds make of it."""
+"""The results of a sweep as two tables: one row for each run, and statistics over seeds."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from helixsim.studies.student_t import mean_and_interval
 
 
 def cell_table(sweep: Sweep, outcomes: Sequence[Outcome]) -> Columns:
-    """One row for each run: what was set, the seed, how it went, the figures of the summary.
+    """One row for each run: settings, seed, status, figures of the summary.
 
     Parameters
     ----------
     sweep
         The runs.
     outcomes
-        What has come of them, in the same order.
+        Their outcomes, in the same order.
     """
     found = [figures_of(outcome.summary or {}) for outcome in outcomes]
     names = tuple(dict.fromkeys(name for each in found for name in each))
@@ -45,7 +45,7 @@ def cell_table(sweep: Sweep, outcomes: Sequence[Outcome]) -> Columns:
 
 
 def summary_table(sweep: Sweep, cells: Columns) -> Columns:
-    """One row for each combination and figure: mean, spread and confidence over the seeds."""
+    """One row for each combination and figure: its statistics over the seeds."""
     kinds = [_kind(path, sweep.cells) for path in sweep.paths]
     table = Columns(
         ("combination", *sweep.paths, "figure", "seeds", "mean", "sd", "ci95_low", "ci95_high"),

@@ -96,7 +96,7 @@ def test_a_replaced_scenario_is_not_taken_for_its_document():
         lambda: sweep(moved, {"seeds": 2}),
         lambda: capacity(moved, "ttft_s.p95<=5"),
     ):
-        with pytest.raises(ScenarioError, match=r"not those of its document"):
+        with pytest.raises(ScenarioError, match=r"differ from its document"):
             change()
 
 
