@@ -1,4 +1,4 @@
-"""Problems for tests of planning methods: toys, published clusters, and small ones of theirs."""
+"""Problems for tests of planning methods: toys and published clusters."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def toy_problem(
     nics: Mapping[str, float] | None = None,
     **options: object,
 ) -> PlanningProblem:
-    """Nodes that hold so many layers at most; those that hold as many are of one type.
+    """Nodes by the most layers that each may hold; those with equal numbers are of one type.
 
-    All compute at one speed; `links` take the place of `link` where they are given. Links and
-    network interfaces carry a hundred times what a node computes, unless told otherwise, and
-    not a billion times: NetworkX's preflow loses its way between numbers that far apart.
+    All nodes compute at one speed. `links` replace `link` for the pairs that they name. By
+    default, links and network interfaces carry a hundred times what a node computes, not a billion
+    times: NetworkX's preflow-push loses precision between numbers that far apart.
     """
     types = {most: make_machine_type(f"holds{most}", most) for most in most_layers.values()}
     names = [*most_layers, HOST]
@@ -63,7 +63,7 @@ def toy_problem(
 
 
 def small10(reference: Path, **options: object) -> PlanningProblem:
-    """The published cluster of 6 T4 and 4 L4, for the largest LLM that it can hold."""
+    """The published cluster of 6 T4 and 4 L4, with the largest LLM that it can hold."""
     file = reference / "clusters" / "small10.ini"
     ini = HelixIni(file)
     numbers = range(ini.whole("NodeNames", "total_compute_nodes"))

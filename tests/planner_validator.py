@@ -1,7 +1,7 @@
-"""An independent check of what a planning method returns.
+"""An independent check of the results of planning methods.
 
-It builds the flow graph once more, from the cluster and the formulas of the paper, with names
-for nodes, and shares only the throughput estimate with the planner.
+It builds the flow graph from the cluster and the formulas of the paper, with names for nodes, and
+shares only the throughput estimate with the planner.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from helixsim.cluster import COORDINATOR
 from helixsim.planner.problem import PlanningProblem, Ranges
 
 TOLERANCE = 1e-9
-"""Relative; flows are sums of a few dozen numbers in double precision."""
+"""Relative error: flows are sums of a few dozen numbers in double precision."""
 
 
 def validate(
@@ -27,7 +27,7 @@ def validate(
 ) -> None:
     """Fail unless `ranges` is a placement of the problem whose maximum flow is `value`.
 
-    With `max_stages`, no route may be longer.
+    With `max_stages`, no route may have more stages.
     """
     layers = {problem.names[node]: span for node, span in ranges.items()}
     check_ranges(problem, layers)
@@ -82,7 +82,7 @@ def allowed_links(problem, layers):
 
 
 def is_kept(problem, source, target):
-    """Whether pruning left a link: it is among the fastest from its source to nodes."""
+    """Whether pruning keeps a link: it is among the fastest from its source to other nodes."""
     if COORDINATOR in (source, target):
         return True
     names, network = problem.names, problem.cluster.network
@@ -98,7 +98,7 @@ def is_kept(problem, source, target):
 
 
 def check_links(problem, ranges, links):
-    """The placement that the planner hands out has just the links that are allowed."""
+    """Check that the planner's placement has exactly the allowed links."""
     topology = problem.topology(problem.placement(ranges))
     assert {
         (topology.name(link.source), topology.name(link.target)) for link in topology.links
@@ -130,11 +130,11 @@ def flow_graph(problem, layers, links):
 
 
 def check_flow(problem, ranges, graph, value):
-    """The planner's flow obeys every capacity, is conserved, and has the value."""
+    """Check that the planner's flow obeys every capacity, is conserved, and has the value."""
     placement = problem.placement(ranges)
     topology, flow = problem.topology(placement), problem.flow(placement)
     assert flow.tokens_per_s == pytest.approx(value, rel=TOLERANCE)
-    # Preflows start with the whole capacity of the source's edges and send back what is too much.
+    # Preflows start with the full capacity of the source's edges and return the excess.
     widest = max(capacity for *_, capacity in graph.edges(data="capacity"))
     slack = TOLERANCE * max(1.0, value) + len(graph) * np.finfo(float).eps * widest
     into = dict.fromkeys([*problem.names, COORDINATOR], 0.0)
@@ -153,7 +153,7 @@ def check_flow(problem, ranges, graph, value):
 
 
 def check_scaled_flow(graph, value):
-    """SciPy's maximum flow, of whole numbers: within one unit per edge of the value."""
+    """Compare with SciPy's integer maximum flow: equal up to one unit per edge."""
     number = {name: index for index, name in enumerate(graph)}
     enough = sum(c for a, b, c in graph.edges(data="capacity") if b.endswith("leave"))
     scale = 1e9 / enough
@@ -167,7 +167,7 @@ def check_scaled_flow(graph, value):
 
 
 def longest_route(links):
-    """How many nodes the longest route has, from the coordinator or not."""
+    """Number of nodes of the longest chain of links, from the coordinator or not."""
     graph = nx.DiGraph(pair for pair in links if COORDINATOR not in pair)
     if not graph:
         return 1

@@ -1,12 +1,9 @@
-"""Choose a placement, and say how good one can be."""
+"""Commands that choose a placement (``plan``) and bound every placement (``bound``)."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,20 +14,21 @@ from helixsim.cli.group import (
     SetOption,
     seconds_of,
 )
+from helixsim.cli.progress import show_progress
 
 if TYPE_CHECKING:
-    from helixsim.planner.plan_run import Progress
+    from helixsim.planner.plan_run import PlanProgress
     from helixsim.planner.result import PlanResult
     from helixsim.scenario.resolved import Scenario
 
 _Method = Literal["optimise", "milp", "petals", "swarm", "separate", "separate-mixed"]
-_MaxStages = Annotated[
-    int | None, typer.Option(min=1, help="The most nodes that a request may pass.")
-]
+_MaxStages = Annotated[int | None, typer.Option(min=1, help="Most nodes of a route.")]
 _KeepLinks = Annotated[
-    int | None, typer.Option(min=1, help="Keep only the N fastest links of each node.")
+    int | None, typer.Option(min=1, help="Keep only the N fastest links from each node to others.")
 ]
-_Solver = Annotated[str, typer.Option(help="CBC, HiGHS or Gurobi.")]
+_Solver = Annotated[
+    str, typer.Option(help="Solver of linear and integer programs: CBC, HiGHS or Gurobi.")
+]
 _TIME_LIMIT_S = {"simulated": 300.0, "flow": 60.0}
 
 
@@ -42,21 +40,21 @@ def plan(
     ] = None,
     write_scenario: Annotated[
         Path | None,
-        typer.Option(metavar="SCENARIO", help="Write the scenario with the placement in it."),
+        typer.Option(metavar="SCENARIO", help="Scenario file to write, with the placement."),
     ] = None,
-    method: Annotated[_Method, typer.Option(help="How to search.")] = "optimise",
+    method: Annotated[_Method, typer.Option(help="Search method.")] = "optimise",
     objective: Annotated[
         Literal["simulated", "flow"],
-        typer.Option(help="What is served in simulations, or the greatest maximum flow."),
+        typer.Option(help="Optimise figures of simulations, or the maximum flow."),
     ] = "simulated",
     goal: Annotated[
-        str, typer.Option(help="Figure of the summary to aim at, when simulating.")
+        str, typer.Option(help="With objective simulated: figure of the summary to optimise.")
     ] = "decode_tokens_per_s",
     subject_to: Annotated[
         list[str] | None,
         typer.Option(
             metavar="LIMIT",
-            help="Such as 'decode_latency_s.mean<=1.5', when simulating. May be repeated.",
+            help="With objective simulated: a limit, e.g. 'ttft_s.mean<=1.5'; may be repeated.",
         ),
     ] = None,
     max_stages: _MaxStages = None,
@@ -65,43 +63,43 @@ def plan(
         str | None,
         typer.Option(
             metavar="TIME",
-            help="When to stop with the best so far. [default: 300 s, or 60 s for flow]",
+            help="Stop then and keep the best placement. [default: 300 s, or 60 s for flow]",
         ),
     ] = None,
     effort: Annotated[
         Literal["quick", "normal", "thorough"],
-        typer.Option(help="How much to try, when simulating."),
+        typer.Option(help="With objective simulated: how much to try."),
     ] = "normal",
-    seed: Annotated[int, typer.Option(min=0, max=2**63, help="Of the search.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63, help="Seed of the search.")] = 0,
     seeds: Annotated[
-        int, typer.Option(min=1, max=1000, help="Runs that the best are simulated for.")
+        int, typer.Option(min=1, max=1000, help="Full runs of each of the best candidates.")
     ] = 3,
     solver: _Solver = "CBC",
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes that simulate. [default: all cores]")
+        int | None, typer.Option(min=1, help="Processes for simulations. [default: all cores]")
     ] = None,
     overrides: SetOption = None,
     write_front: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.csv",
-            help="Write all candidates as a table, and their plot beside it (.png).",
+            help="Table of all candidates to write, with a plot beside it (.png).",
         ),
     ] = None,
     write_model: Annotated[
-        Path | None, typer.Option(metavar="FILE.lp", help="Method milp: write its model.")
+        Path | None, typer.Option(metavar="FILE.lp", help="Method milp: model file to write.")
     ] = None,
     write_solution: Annotated[
-        Path | None, typer.Option(metavar="FILE.sol", help="Method milp: write its raw solution.")
+        Path | None, typer.Option(metavar="FILE.sol", help="Method milp: raw solution to write.")
     ] = None,
     from_solution: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.sol", help="Take the placement from a raw solution."),
+        typer.Option(metavar="FILE.sol", help="Read the placement from a raw solution."),
     ] = None,
     *,
     partial_inference: Annotated[
         bool,
-        typer.Option("--partial-inference", help="Requests may enter a node's layers midway."),
+        typer.Option("--partial-inference", help="Requests may enter a node at any of its layers."),
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the plan as JSON, and nothing else.")
@@ -126,11 +124,11 @@ def plan(
     _check_distinct([*outputs, *(path for path in (write_model, write_solution) if path)])
     if write_front is not None and objective == "flow":
         raise InputError(
-            "there is no front where nothing is simulated; use --objective simulated",
+            "only simulated plans have a front; use --objective simulated",
             where="--write-front",
         )
     scenario = load_scenario(file, overrides or [])
-    with _progress(scenario.name) as show:
+    with show_progress(scenario.name) as show:
         result = planning.plan(
             scenario,
             method=method,
@@ -149,7 +147,9 @@ def plan(
             solution_file=write_solution,
             from_solution=from_solution,
             overwrite=force,
-            on_progress=show,
+            on_progress=lambda progress: show(
+                progress.seconds, step=progress.step, figures=_figures(progress)
+            ),
         )
     written = _write(result, scenario, file, output, write_scenario, overwrite=force)
     if write_front is not None and plot is not None:
@@ -157,20 +157,20 @@ def plan(
     if as_json:
         typer.echo(json.dumps(result.to_json([node.name for node in scenario.cluster]), indent=2))
     else:
-        from helixsim.planner.plan_text import plan_text
+        from helixsim.planner.documents import plan_text
 
         typer.echo(plan_text(result))
         for path in written:
             typer.echo(f"written: {path}")
-        if objective == "simulated" and _leaves_split_open(scenario):
+        if objective == "simulated" and _uses_default_split(scenario):
             typer.echo(
-                "hint: requests followed the published split of the flow; try "
-                "--set scheduler.flow_split=balanced, which often serves more"
+                "hint: requests followed the published split of the flow; "
+                "--set scheduler.flow_split=balanced often gives more throughput"
             )
     for note in result.notes:
         typer.echo(f"note: {note}", err=True)
     if result.interrupted:
-        typer.echo("interrupted: this is the best until then", err=True)
+        typer.echo("interrupted: this is the best placement found so far", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)
 
 
@@ -185,11 +185,11 @@ def bound(
         bool, typer.Option("--json", help="Print the bounds as JSON, and nothing else.")
     ] = False,
 ) -> None:
-    """Prove what no placement can exceed, and say what binds."""
+    """Prove an upper bound on the flow of every placement."""
     import json
 
+    from helixsim.planner.documents import bound_text
     from helixsim.planner.max_flow.upper_bound import trivial_bound, upper_bound
-    from helixsim.planner.plan_text import bound_text
     from helixsim.planner.problem import check_stages, planning_problem
     from helixsim.scenario.load import load_scenario
 
@@ -210,21 +210,21 @@ def bound(
     typer.echo(json.dumps(document, indent=2))
 
 
-def _leaves_split_open(scenario: Scenario) -> bool:
-    """Whether nobody has decided which maximum flow requests follow."""
+def _uses_default_split(scenario: Scenario) -> bool:
+    """Whether the scenario leaves the split of the maximum flow at its default."""
     settings = scenario.document.get("scheduler")
     decided = isinstance(settings, dict) and "flow_split" in settings
     return scenario.scheduler.policy == "maxflow" and not decided
 
 
 def _check_distinct(paths: list[Path]) -> None:
-    """Refuse to write two things to one file; the second would fail after all the work."""
+    """Refuse one path for two outputs before the search; the second would fail after it."""
     from helixsim.errors import OutputError
 
     seen = set()
     for path in paths:
         if (whole := path.resolve()) in seen:
-            raise OutputError(f"{path}: is to be written twice; name another file")
+            raise OutputError(f"{path}: is named for two outputs; name another file")
         seen.add(whole)
 
 
@@ -269,14 +269,14 @@ def _write_front(
     from helixsim.output_files import write_whole
 
     rows = result.rows()
-    if not rows:  # stopped before the first simulation, which a note says
+    if not rows:  # stopped before the first simulation; a note says so
         return []
     write_whole(table, pd.DataFrame(rows).to_csv(index=False), overwrite=overwrite)
     longest = max(row["simulated_s"] for row in rows)
     points = [
         row for row in rows if row["simulated_s"] == longest and "decode_latency_s_mean" in row
     ]
-    if not points:  # no request was answered, so there are no latencies
+    if not points:  # no request was completed, so there are no latencies
         return [table]
     own = [row["label"] for row in points if row["label"] == "own"]
     title = f"{scenario.name}: candidates, mean of their runs"
@@ -288,42 +288,17 @@ def _write_front(
     return [table, plot]
 
 
-@contextmanager
-def _progress(name: str) -> Iterator[Callable[[Progress], None]]:
-    """A line that tells how far it is on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda progress: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns: list[Any] = [
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        TextColumn("{task.fields[figures]}"),
-        TimeElapsedColumn(),
-    ]
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, figures="")
-
-        def show(progress: Progress) -> None:
-            bar.update(task, description=progress.step, figures=_figures(progress))
-
-        yield show
-
-
-def _figures(progress: Progress) -> str:
+def _figures(progress: PlanProgress) -> str:
     from math import isfinite
 
     parts = []
     if progress.value > 0:
         parts.append(f"max flow {progress.value:,.1f}")
     if isfinite(progress.bound):
-        parts.append(f"at most {progress.bound:,.1f} tokens/s")
+        parts.append(f"upper bound {progress.bound:,.1f} tokens/s")
     figures = progress.figures or {}
     if "decode_tokens_per_s" in figures:
-        parts.append(f"served {figures['decode_tokens_per_s']:,.1f} decode tokens/s")
+        parts.append(f"simulated {figures['decode_tokens_per_s']:,.1f} decode tokens/s")
     if "decode_latency_s.mean" in figures:
-        parts.append(f"{figures['decode_latency_s.mean']:.2f} s a token")
+        parts.append(f"{figures['decode_latency_s.mean']:.2f} s per decode")
     return ", ".join(parts)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _UNPACK_BYTES_PER_S = 4e9
 _PACK_BYTES_PER_S = 5e9
+COPY_S_PER_BYTE = 1 / _UNPACK_BYTES_PER_S + 1 / _PACK_BYTES_PER_S
+"""Time in seconds that the host spends on copying one byte of activations that a node receives."""
 
 
 class PaperStepTimer:

@@ -9,12 +9,13 @@ max-flow scheduler shares requests out. Source: the Helix paper (arXiv 2406.0156
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import networkx as nx
 from networkx.algorithms.flow import preflow_push, shortest_augmenting_path
 
-from helixsim.placement.topology import Topology
+from helixsim.placement.topology import PlacedLink, Topology
 from helixsim.profiles.throughput import ThroughputTable
 
 
@@ -60,6 +61,37 @@ def max_flow(topology: Topology, throughput: ThroughputTable) -> Flow:
         value, by_edge = nx.maximum_flow(graph, source, sink, flow_func=shortest_augmenting_path)
     flows = tuple(float(by_edge[_out(link.source)][_in(link.target)]) for link in topology.links)
     return Flow(float(value), flows, compute)
+
+
+def used_links(
+    links: Sequence[PlacedLink],
+    link_tokens_per_s: Sequence[float],
+    min_share: float,
+    *,
+    all_if_none: bool,
+) -> tuple[PlacedLink, ...]:
+    """The outgoing links of one machine that requests follow.
+
+    Parameters
+    ----------
+    links
+        The outgoing links of the machine.
+    link_tokens_per_s
+        For every link of the topology, the flow over it.
+    min_share
+        Least share of the machine's outgoing flow, 0 to 1, that a used link carries.
+    all_if_none
+        Whether all links with flow are used where none carries so large a share.
+
+    Returns
+    -------
+    tuple
+        The used links, in the order of `links`. A link without flow is never among them.
+    """
+    total = sum(link_tokens_per_s[link.index] for link in links)
+    carrying = tuple(link for link in links if link_tokens_per_s[link.index] > 0)
+    used = tuple(link for link in carrying if link_tokens_per_s[link.index] >= min_share * total)
+    return carrying if all_if_none and not used else used
 
 
 def _in(machine: int) -> int:

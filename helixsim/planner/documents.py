@@ -1,21 +1,24 @@
-"""Plans as files: a placement, or the scenario with it."""
+"""Plans and bounds as text, and plans as files: a placement, or the scenario with it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from helixsim.planner.result import PlanResult
+from helixsim.planner.max_flow.upper_bound import Bound
+from helixsim.planner.result import PlanResult, shortened
 from helixsim.scenario.files import named_files, replace_at
 from helixsim.scenario.resolved import Scenario
 
 _MOST_LINKS = 20_000
-"""So many links are written; of a larger placement, none, which means all that fit."""
+"""Most links that a file lists; a larger placement lists none, which means all that fit."""
 
 
 def placement_document(result: PlanResult, scenario: Scenario) -> dict[str, Any]:
-    """A placement file."""
+    """The document of a placement file."""
     return {
         "schema": 1,
         "kind": "placement",
@@ -28,9 +31,16 @@ def placement_document(result: PlanResult, scenario: Scenario) -> dict[str, Any]
 def scenario_document(
     result: PlanResult, scenario: Scenario, from_folder: Path, to_folder: Path
 ) -> dict[str, Any]:
-    """The scenario, overrides applied, with the placement in it.
+    """The scenario's document with overrides and the placement.
 
-    Files that it names are named as seen from the folder that it is written to.
+    Paths of files that it names become relative to the folder that it is written to.
+
+    Parameters
+    ----------
+    result, scenario
+        The plan, and the scenario with its overrides applied.
+    from_folder, to_folder
+        Folder of the scenario file, and of the file to be written.
     """
     document: Any = dict(scenario.document)
     document.pop("placement", None)
@@ -70,3 +80,75 @@ def _body(result: PlanResult) -> dict[str, Any]:
     if placement.allow_overcommitted_layers:
         body["allow_overcommitted_layers"] = True
     return body
+
+
+# -- text --------------------------------------------------------------------------------------
+
+
+def plan_text(result: PlanResult) -> str:
+    """A plan as lines of text: its quality, its simulated figures, and the nodes of each stage."""
+    return "\n".join(_lines(result))
+
+
+def _lines(result: PlanResult) -> Iterator[str]:
+    yield f"method      {result.method}, objective {result.objective}; {result.seconds:.1f} s"
+    bound = result.upper_bound_tokens_per_s
+    quality = "no upper bound was proved"
+    if result.optimal:
+        quality = "proved optimal"
+    elif isfinite(bound):
+        quality = f"proved upper bound {bound:,.1f} (gap {result.gap:.1%})"
+    yield f"max flow    {result.max_flow_tokens_per_s:,.1f} tokens/s; {quality}"
+    yield f"routes      at most {result.stages} nodes"
+    if result.simulated:
+        yield f"simulated   {_figures_text(result.simulated)}"
+        for each in (candidate for candidate in result.candidates if candidate.chosen):
+            runs = "1 run" if each.seeds == 1 else f"{each.seeds} runs"
+            yield f"            mean of {runs}, {each.simulated_s:g} s each"
+        for each in result.candidates:
+            if each.label == "own" and not each.chosen:
+                yield f"before      {_figures_text(each.figures)}"
+    if len(result.front) > 1:
+        yield "front       decode tokens/s   mean decode latency   stages"
+        for each in result.front:
+            mark = "  <- the plan" if each.chosen else ""
+            yield (
+                f"            {each.figures['decode_tokens_per_s']:15,.1f}   "
+                f"{each.figures['decode_latency_s.mean']:17.3f} s   {each.stages:6}{mark}"
+            )
+    for (start, end), names in result.stage_nodes().items():
+        yield f"  [{start:3}, {end:3})  {shortened(names)}"
+    if result.unused:
+        yield f"unused      {shortened(result.unused)}"
+
+
+def _figures_text(figures: dict[str, float]) -> str:
+    parts = [f"{figures['decode_tokens_per_s']:,.1f} decode tokens/s"]
+    for name, words in (
+        ("decode_latency_s.mean", "mean decode latency"),
+        ("prompt_latency_s.mean", "mean prompt latency"),
+    ):
+        if name in figures:
+            parts.append(f"{words} {figures[name]:.3f} s")
+    return ", ".join(parts)
+
+
+def bound_text(trivial: Bound, best: Bound, max_stages: int | None) -> str:
+    """The bounds as lines of text, with the resource that limits the flow and its prices."""
+    lines = [
+        f"trivial bound    {trivial.tokens_per_s:,.2f} tokens/s: compute of all nodes divided by "
+        "the layers",
+        f"proved bound     {best.tokens_per_s:,.2f} tokens/s: no placement"
+        + ("" if max_stages is None else f" with at most {max_stages} stages")
+        + " has a greater maximum flow",
+        f"limited by       {best.limit}",
+    ]
+    if best.prices:
+        lines.append("layers that one further node could hold at this flow, by machine type:")
+        lines += [
+            f"  {name:<14} {layers:.2f}"
+            for name, layers in sorted(best.prices.items(), key=lambda item: -item[1])
+        ]
+    if best.stage_price > 0:
+        lines.append(f"layers that one further stage could add: {best.stage_price:.2f}")
+    return "\n".join(lines)

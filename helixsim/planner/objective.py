@@ -1,4 +1,4 @@
-"""What a user wants of a placement: one figure at its best, others within limits."""
+"""The objective of a simulated search: one figure to optimise, others within limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from helixsim.errors import InputError
 Figures = Mapping[str, float]
 """Name of a figure, such as ``decode_latency_s.mean``, -> its value."""
 
-DEFAULT_GOAL = "decode_tokens_per_s"
+DEFAULT_FIGURE = "decode_tokens_per_s"
 
 _RATES = (
     "decode_tokens_per_s",
@@ -22,27 +22,37 @@ _RATES = (
 )
 _LATENCIES = ("prompt_latency_s", "decode_latency_s", "ttft_s", "tpot_s", "itl_s", "e2e_s")
 _STATISTICS = ("mean", "p5", "p25", "p50", "p75", "p95", "p99")
-GOALS: tuple[str, ...] = (
+OBJECTIVE_FIGURES: tuple[str, ...] = (
     *_RATES,
     *(f"{name}.{statistic}" for name in _LATENCIES for statistic in _STATISTICS),
 )
-"""The figures of a run's summary that may be a goal or have a limit."""
+"""Figures of a run's summary that may be optimised or have a limit."""
 
 _LIMIT = re.compile(r"\s*([\w.-]+)\s*(<=|>=)\s*([-+.\deE]+)\s*")
-_SLOPE = 2.0
-"""How strongly a search is drawn back within its limits."""
+_PENALTY_EXPONENT = 2.0
+"""Exponent of the penalty for a broken limit: above 1, so that breaking one never pays."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A figure that must not be above a value, or not below it."""
+    """A limit on a figure.
+
+    Attributes
+    ----------
+    figure
+        One of :data:`OBJECTIVE_FIGURES`.
+    at_most
+        Whether the figure must not exceed the value; otherwise it must not fall below it.
+    value
+        The limit, in the figure's unit.
+    """
 
     figure: str
     at_most: bool
     value: float
 
     def kept_share(self, figures: Figures) -> float:
-        """1 if it is kept, otherwise how near the figure comes to the limit, 0 to 1."""
+        """1 if the limit is kept, otherwise the ratio of figure and limit that is below 1."""
         actual = figures.get(self.figure, nan)
         if not isfinite(actual) or actual < 0:
             return 0.0
@@ -51,42 +61,42 @@ class Limit:
         return min(1.0, self.value / actual) if actual else 1.0
 
     def __str__(self) -> str:
-        """As it is written on the command line."""
+        """The limit as written on the command line."""
         return f"{self.figure}{'<=' if self.at_most else '>='}{self.value:g}"
 
 
 @dataclass(frozen=True, slots=True)
-class Goal:
-    """What to aim at.
+class Objective:
+    """The figure to optimise, and limits to keep.
 
     Attributes
     ----------
     figure
-        One of :data:`GOALS`: rates are to be high, latencies low.
+        One of :data:`OBJECTIVE_FIGURES`: rates are maximised, latencies minimised.
     limits
-        What must be kept.
+        Limits on figures.
     """
 
-    figure: str = DEFAULT_GOAL
+    figure: str = DEFAULT_FIGURE
     limits: tuple[Limit, ...] = ()
 
     @property
     def is_rate(self) -> bool:
-        """Whether more is better."""
+        """Whether the figure is maximised."""
         return self.figure in _RATES
 
     def merit(self, figures: Figures) -> float:
-        """How good figures are, limits aside; more is better, 0 is nothing at all."""
+        """The value of the figure or its inverse, so that more is better; 0 if it is missing."""
         actual = figures.get(self.figure, nan)
         if not isfinite(actual) or actual <= 0:
             return 0.0
         return actual if self.is_rate else 1 / actual
 
     def score(self, figures: Figures) -> float:
-        """The merit, reduced smoothly where limits are not kept."""
+        """The merit, reduced smoothly by every limit that is not kept."""
         score = self.merit(figures)
         for limit in self.limits:
-            score *= limit.kept_share(figures) ** _SLOPE
+            score *= limit.kept_share(figures) ** _PENALTY_EXPONENT
         return score
 
     def kept(self, figures: Figures) -> bool:
@@ -94,38 +104,38 @@ class Goal:
         return all(limit.kept_share(figures) >= 1 for limit in self.limits)
 
     def rank(self, figures: Figures) -> tuple[bool, float]:
-        """For choosing: whatever keeps the limits goes before what does not."""
+        """Sort key: figures that keep all limits rank above figures that do not."""
         kept = self.kept(figures)
         return kept, self.merit(figures) if kept else self.score(figures)
 
 
-def parse_goal(figure: str = DEFAULT_GOAL, limits: Sequence[str] = ()) -> Goal:
-    """Read a goal and its limits, such as ``decode_latency_s.mean<=1.5``.
+def parse_objective(figure: str = DEFAULT_FIGURE, limits: Sequence[str] = ()) -> Objective:
+    """Read an objective: a figure, and limits such as ``decode_latency_s.mean<=1.5``.
 
     Raises
     ------
     InputError
         If a figure is not known or a limit cannot be read.
     """
-    return Goal(
-        _known(figure, "--goal", GOALS),
+    return Objective(
+        _known(figure, "--goal", OBJECTIVE_FIGURES),
         tuple(parse_limit(text, "--subject-to") for text in limits),
     )
 
 
 def _known(figure: str, where: str, known: Sequence[str]) -> str:
     if figure not in known:
-        more = [name for name in known if name not in GOALS]
+        more = [name for name in known if name not in OBJECTIVE_FIGURES]
         raise InputError(
-            f"no figure '{figure}' that can be aimed at; there are {', '.join(_RATES)}, and of "
-            f"{', '.join(_LATENCIES)} the {', '.join(_STATISTICS)}, such as decode_latency_s.mean"
-            + (f"; and {', '.join(more)}" if more else ""),
+            f"unknown figure '{figure}'; choose one of {', '.join(_RATES)}, or one of "
+            f"{', '.join(_LATENCIES)} with one of the statistics {', '.join(_STATISTICS)}, such as "
+            "decode_latency_s.mean" + (f"; or one of {', '.join(more)}" if more else ""),
             where=where,
         )
     return figure
 
 
-def parse_limit(text: str, where: str, known: Sequence[str] = GOALS) -> Limit:
+def parse_limit(text: str, where: str, known: Sequence[str] = OBJECTIVE_FIGURES) -> Limit:
     """Read a limit, such as ``decode_latency_s.mean<=1.5``.
 
     Parameters
@@ -133,9 +143,9 @@ def parse_limit(text: str, where: str, known: Sequence[str] = GOALS) -> Limit:
     text
         A figure, ``<=`` or ``>=``, and a number above 0.
     where
-        The option that gives it, for messages.
+        The option that gives it, for error messages.
     known
-        The figures that may have a limit.
+        Figures that may have a limit.
 
     Raises
     ------
@@ -146,7 +156,7 @@ def parse_limit(text: str, where: str, known: Sequence[str] = GOALS) -> Limit:
     value = _number(match[3]) if match else nan
     if match is None or not isfinite(value) or value <= 0:
         raise InputError(
-            f"'{text}' is no limit; write a figure, <= or >=, and a number above 0, such as "
+            f"'{text}' is not a limit; write a figure, <= or >=, and a number above 0, such as "
             "decode_latency_s.mean<=1.5",
             where=where,
         )
@@ -161,15 +171,15 @@ def _number(text: str) -> float:
 
 
 def mean_figures(figures: Sequence[Figures]) -> dict[str, float]:
-    """Mean of several runs, of the figures that all of them have; nothing of no runs."""
+    """Mean over runs of the figures that all runs have; empty without runs."""
     if not figures:
         return {}
-    names = [name for name in GOALS if all(name in each for each in figures)]
+    names = [name for name in OBJECTIVE_FIGURES if all(name in each for each in figures)]
     return {name: sum(each[name] for each in figures) / len(figures) for name in names}
 
 
 def estimated_family(figure: str) -> str:
-    """Which of the figures that an estimate gives moves with this one."""
+    """The figure of the surrogate's estimate that stands for a figure of a run."""
     if figure in _RATES:
         return "decode_tokens_per_s"
     head = figure.partition(".")[0]

@@ -1,4 +1,4 @@
-"""Plan a scenario: from what is asked to a :class:`~helixsim.planner.result.PlanResult`."""
+"""Plan a scenario: :func:`plan` returns a :class:`~helixsim.planner.result.PlanResult`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from helixsim.errors import InputError
 from helixsim.planner.heuristics import petals, separate, separate_mixed, swarm
 from helixsim.planner.max_flow.optimise import optimise
 from helixsim.planner.milp import milp, recover
-from helixsim.planner.objective import DEFAULT_GOAL, parse_goal
-from helixsim.planner.plan_run import PlanRun, Progress
+from helixsim.planner.objective import DEFAULT_FIGURE, parse_objective
+from helixsim.planner.plan_run import PlanProgress, PlanRun
 from helixsim.planner.problem import check_stages, planning_problem
 from helixsim.planner.result import PlanResult
-from helixsim.planner.search import Search
+from helixsim.planner.search import FlowSearch
+from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
 from helixsim.planner.simulated.search import Effort
 from helixsim.planner.solver import check_solver
 from helixsim.scenario.resolved import Scenario
 
-METHODS: Mapping[str, Callable[[Search], None]] = {
+METHODS: Mapping[str, Callable[[FlowSearch], None]] = {
     "optimise": optimise,
     "milp": milp,
     "petals": petals,
@@ -27,7 +28,8 @@ METHODS: Mapping[str, Callable[[Search], None]] = {
     "separate": separate,
     "separate-mixed": separate_mixed,
 }
-OBJECTIVES = ("simulated", "flow")
+SEARCHES = ("simulated", "flow")
+"""What a plan may be optimised for: figures of simulations, or the maximum flow."""
 
 
 def plan(
@@ -35,7 +37,7 @@ def plan(
     *,
     method: str = "optimise",
     objective: str = "simulated",
-    goal: str = DEFAULT_GOAL,
+    goal: str = DEFAULT_FIGURE,
     subject_to: Sequence[str] = (),
     max_stages: int | None = None,
     partial_inference: bool = False,
@@ -45,105 +47,112 @@ def plan(
     solver: str = "CBC",
     jobs: int = 1,
     effort: Effort | None = None,
+    budget: SearchBudget = DEFAULT_BUDGET,
     model_file: Path | None = None,
     solution_file: Path | None = None,
     from_solution: Path | None = None,
     overwrite: bool = False,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Callable[[PlanProgress], None] = lambda progress: None,
 ) -> PlanResult:
     """Choose which node holds which layers.
 
     Parameters
     ----------
     scenario
-        Machines, network, LLM, workload. A placement that it has is a candidate when
-        simulating, and not looked at otherwise.
+        Machines, network, LLM and workload. Its placement, if any, is a candidate of a
+        simulated search, and is ignored otherwise.
     method
         ``optimise``, ``milp``, ``petals``, ``swarm``, ``separate`` or ``separate-mixed``.
     objective
         ``flow``: the greatest maximum flow. ``simulated``: the best `goal` in simulations of
-        the scenario; only ``optimise`` searches for it, other methods are simulated as they are.
+        the scenario. Only ``optimise`` searches for it; the placements of other methods are
+        simulated without a search.
     goal, subject_to
-        Of objective ``simulated``: a figure of a run's summary, and limits such as
-        ``decode_latency_s.mean<=1.5``.
+        With objective ``simulated``: the figure of a run's summary to optimise, and limits such
+        as ``decode_latency_s.mean<=1.5``.
     max_stages
-        The most nodes that a request may pass.
+        Most nodes of a route.
     partial_inference
-        Whether requests may enter a node's layers in their midst.
+        Whether requests may enter a node at any of its layers.
     keep_links
-        Keep only so many links from each node to others, the fastest.
+        Number of links from each node to other nodes that are kept, the fastest ones.
     time_limit_s
-        When to stop; None for when the method has done its work.
+        Seconds after which to stop; None to stop when the budget is used up.
     seed
-        Of all randomness of the search. Runs are seeded as the scenario says.
+        Seed of the search. Simulations use the scenario's seed.
     solver
         Back end of python-mip: ``CBC``, ``HIGHS`` or ``GUROBI``.
     jobs
-        Processes that simulate; more than 1 needs ``if __name__ == "__main__":`` in a script.
+        Number of processes for simulations; more than 1 needs
+        ``if __name__ == "__main__":`` in a script.
     effort
         How much a simulated search tries.
+    budget
+        All other limits of the searches, see :class:`.SearchBudget`.
     model_file, solution_file
         Where method ``milp`` writes its model (.lp) and its raw solution (.sol).
     from_solution
-        A raw solution to take the placement from, instead of searching.
+        A raw solution to read the placement from, instead of a search.
     overwrite
-        Whether these two may replace files.
+        Whether these two may replace existing files.
     on_progress
-        Told what goes on.
+        Called with the progress whenever it changes.
 
     Returns
     -------
     PlanResult
-        Placement, value, bound, gap, trace of incumbents. After Ctrl-C, the best until then.
+        The placement, its maximum flow, the upper bound, and simulated candidates if any. After
+        Ctrl-C, the best placement found by then.
 
     Raises
     ------
     InputError
-        If something that was asked makes no sense (ScenarioError: if the cluster cannot hold
-        the LLM, falls apart, or the solver is not installed).
+        If an argument is invalid (ScenarioError: if the cluster cannot hold the LLM, is not
+        connected, or the solver is not installed).
     PlacementError, NoRouteError
         If the method finds no placement.
     """
     _check(method, objective, max_stages, keep_links, time_limit_s, jobs)
     if (method != "milp" or from_solution is not None) and (model_file or solution_file):
-        raise InputError("only a search with method milp has a model and a raw solution to write")
+        raise InputError("only method milp writes a model and a raw solution")
     check_solver(solver)
-    planner = PlanRun(
+    plan_run = PlanRun(
         scenario,
         planning_problem(scenario, partial_inference=partial_inference, keep_links=keep_links),
-        parse_goal(goal, subject_to),
+        parse_objective(goal, subject_to),
         seed=seed,
         solver=solver,
         max_stages=max_stages,
         time_limit_s=time_limit_s,
         on_progress=on_progress,
+        budget=budget,
     )
-    check_stages(planner.problem, max_stages)
+    check_stages(plan_run.problem, max_stages)
     interrupted = False
     try:
         if from_solution is not None:
-            planner.take(recover(planner.problem, from_solution))
+            plan_run.take(recover(plan_run.problem, from_solution))
         elif objective == "flow" or method != "optimise":
             if method == "milp":
                 milp(
-                    planner.search,
+                    plan_run.search,
                     model_file=model_file,
                     solution_file=solution_file,
                     overwrite=overwrite,
                 )
             else:
-                METHODS[method](planner.search)
-        planner.prove()
+                METHODS[method](plan_run.search)
+        plan_run.prove()
         if objective == "simulated":
-            planner.simulate(
+            plan_run.simulate(
                 jobs, effort or Effort(), searching=method == "optimise" and from_solution is None
             )
     except KeyboardInterrupt:
         interrupted = True
-        planner.fall_back()
+        plan_run.fall_back()
     if from_solution is not None:
         method = "from-solution"
-    return planner.result(method, objective, interrupted=interrupted)
+    return plan_run.result(method, objective, interrupted=interrupted)
 
 
 def _check(
@@ -155,15 +164,20 @@ def _check(
     jobs: int,
 ) -> None:
     if method not in METHODS:
-        raise InputError(f"'{method}' is none of {', '.join(METHODS)}", where="--method")
-    if objective not in OBJECTIVES:
-        raise InputError(f"'{objective}' is none of {', '.join(OBJECTIVES)}", where="--objective")
+        raise InputError(
+            f"unknown method '{method}'; choose one of {', '.join(METHODS)}", where="--method"
+        )
+    if objective not in SEARCHES:
+        raise InputError(
+            f"unknown objective '{objective}'; choose one of {', '.join(SEARCHES)}",
+            where="--objective",
+        )
     for option, number in (
         ("--max-stages", max_stages),
         ("--keep-links", keep_links),
         ("--jobs", jobs),
     ):
         if number is not None and number < 1:
-            raise InputError(f"{number} is too few; at least 1", where=option)
+            raise InputError(f"must be at least 1, not {number}", where=option)
     if time_limit_s is not None and not (isfinite(time_limit_s) and time_limit_s > 0):
-        raise InputError(f"{time_limit_s:g} s is no time; above 0", where="--time-limit")
+        raise InputError(f"must be above 0 s, not {time_limit_s:g} s", where="--time-limit")

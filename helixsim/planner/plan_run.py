@@ -1,4 +1,4 @@
-"""One planning: what it holds, from the first flow to the result."""
+"""One run of the planner: searches by flow and by simulation, and the result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from helixsim.placement.placement import Placement
 from helixsim.planner.heuristics import petals, separate_mixed, swarm
 from helixsim.planner.max_flow.optimise import close_gap, optimise
 from helixsim.planner.max_flow.upper_bound import upper_bound
-from helixsim.planner.objective import Figures, Goal
+from helixsim.planner.objective import Figures, Objective
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.result import (
     CandidateResult,
@@ -21,32 +21,29 @@ from helixsim.planner.result import (
     candidate_results,
     unused_nodes,
 )
-from helixsim.planner.search import NEGLIGIBLE, Search
+from helixsim.planner.search import NEGLIGIBLE, FlowSearch
+from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
 from helixsim.planner.simulated.candidates import Candidate, most_stages
 from helixsim.planner.simulated.search import Effort, SimulatedSearch
 from helixsim.planner.simulated.trial_pool import Setting, TrialPool
 from helixsim.scenario.resolved import Scenario
 
-_SHARE_FOR_STARTS = 0.15
-"""Of the time limit: for the best flows that a simulated search starts from."""
-_CAPS = (1.2, 1.45, 1.75)
-"""Caps on stages that those are also asked for, over the least there can be."""
-
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """What is known while planning goes on.
+class PlanProgress:
+    """The state of a run of the planner, for progress displays.
 
     Attributes
     ----------
     seconds
-        Since the start.
+        Time since the start.
     step
-        What is being done.
+        The current step, as text.
     value, bound
-        The best flow so far, and the proved upper bound; infinite before there is one.
+        The best flow so far and the proved upper bound, in tokens per second; the bound is
+        infinite before there is one.
     figures
-        Of the best candidate that was simulated, if any.
+        Figures of the best simulated candidate, if any.
     """
 
     seconds: float
@@ -57,30 +54,44 @@ class Progress:
 
 
 class PlanRun:
-    """One planning: the search by flow, and the one by simulation."""
+    """One run of the planner: a search by flow, and optionally a search by simulation.
+
+    Parameters
+    ----------
+    scenario, problem, objective
+        The scenario, its planning problem, and the objective of a simulated search.
+    seed, solver, max_stages, time_limit_s
+        As of :func:`~helixsim.planner.plan.plan`.
+    budget
+        How much the searches try.
+    on_progress
+        Called with the progress whenever it changes.
+    """
 
     def __init__(
         self,
         scenario: Scenario,
         problem: PlanningProblem,
-        goal: Goal,
+        objective: Objective,
         *,
         seed: int,
         solver: str,
         max_stages: int | None,
         time_limit_s: float | None,
-        on_progress: Callable[[Progress], None],
+        on_progress: Callable[[PlanProgress], None],
+        budget: SearchBudget = DEFAULT_BUDGET,
     ) -> None:
         began = monotonic()
         self.scenario = scenario
         self.problem = problem
-        self.goal = goal
+        self.objective = objective
+        self.budget = budget
         self._began = began
         self.deadline = None if time_limit_s is None else began + time_limit_s
         self.time_limit_s = time_limit_s
         self.on_progress = on_progress
         self.search = self.new_search(seed, solver, max_stages, time_limit_s)
-        self.served: SimulatedSearch | None = None
+        self.simulated_search: SimulatedSearch | None = None
         self.num_seeds = 1
 
     def elapsed_s(self) -> float:
@@ -89,26 +100,27 @@ class PlanRun:
 
     def new_search(
         self, seed: int, solver: str, max_stages: int | None, time_limit_s: float | None
-    ) -> Search:
-        """A search by flow."""
-        return Search(
+    ) -> FlowSearch:
+        """A new search by flow."""
+        return FlowSearch(
             self.problem,
             seed=seed,
             elapsed_s=self.elapsed_s,
             time_limit_s=time_limit_s,
             max_stages=max_stages,
             solver=solver,
-            on_change=lambda search: self.tell("searching the greatest flow"),
+            budget=self.budget,
+            on_change=lambda search: self.report("searching for the greatest flow"),
         )
 
-    def tell(self, step: str, figures: Figures | None = None) -> None:
-        """Report progress."""
+    def report(self, step: str, figures: Figures | None = None) -> None:
+        """Report the current step and the best figures to the progress display."""
         self.on_progress(
-            Progress(self.elapsed_s(), step, self.search.value, self.search.bound, figures)
+            PlanProgress(self.elapsed_s(), step, self.search.value, self.search.bound, figures)
         )
 
     def prove(self) -> None:
-        """Have an upper bound, if the method has proved none."""
+        """Prove an upper bound if the method has proved none."""
         search = self.search
         if search.bound < inf:
             return
@@ -117,49 +129,62 @@ class PlanRun:
             max_stages=search.max_stages,
             solver=search.solver,
             at_least=search.value,
+            budget=self.budget,
             stop=lambda: search.out_of_time,
         )
         search.prove(bound.tokens_per_s)
         close_gap(search)
 
-    # -- simulating --------------------------------------------------------------------------
+    # -- simulation --------------------------------------------------------------------------
 
     def simulate(self, jobs: int, effort: Effort, *, searching: bool) -> None:
-        """Choose by simulation."""
+        """Choose a placement by simulation.
+
+        Parameters
+        ----------
+        jobs
+            Number of processes.
+        effort
+            How much to try.
+        searching
+            Whether to search; otherwise only the placement of the method is simulated.
+        """
         search, scenario = self.search, self.scenario
         self.num_seeds = effort.num_seeds
         setting = Setting(
             scenario,
-            self.goal,
+            self.objective,
             search.seed,
             self.problem.partial_inference,
             self.problem.keep_links,
             search.max_stages,
             self.deadline,
+            self.budget,
         )
         starts = self._starts() if searching else [("method", self._placement())]
-        workshop = TrialPool(setting, self.problem, jobs)
-        self.served = SimulatedSearch(
+        trial_pool = TrialPool(setting, self.problem, jobs)
+        self.simulated_search = SimulatedSearch(
             scenario,
             self.problem,
-            self.goal,
-            workshop,
+            self.objective,
+            trial_pool,
             effort=effort if searching else Effort(effort.num_seeds, rounds=0, annealings=0),
+            budget=self.budget,
             left_s=lambda: search.left_s,
             elapsed_s=self.elapsed_s,
-            on_step=self.tell,
+            on_step=self.report,
         )
         try:
-            self.served.run(starts)
+            self.simulated_search.run(starts)
         except NoRouteError:
             if not (search.out_of_time and search.ranges):
                 raise
-            # Time was up before any simulation: the best by flow is told, with a note.
+            # Time was up before any simulation: the result is the best by flow, with a note.
         finally:
-            workshop.close()
+            trial_pool.close()
 
     def _starts(self) -> list[tuple[str, Placement]]:
-        """Placements to begin with: the scenario's own, heuristics, the best flows by stages."""
+        """The initial placements: the scenario's own, of heuristics, and of greatest flow."""
         search, problem = self.search, self.problem
         starts: list[tuple[str, Placement]] = []
         own = self.scenario.placement
@@ -169,15 +194,15 @@ class PlanRun:
         for number, (label, method, cap) in enumerate(methods):
             limit_s = None
             if self.time_limit_s is not None:
-                # An even share of what is left for this, of the time since the start.
-                gone_s = self.elapsed_s()
-                left_s = self.time_limit_s * _SHARE_FOR_STARTS - gone_s
-                limit_s = gone_s + left_s / (len(methods) - number)
+                # Each method gets an equal share of the remaining time for starts.
+                passed_s = self.elapsed_s()
+                left_s = self.time_limit_s * self.budget.start_share - passed_s
+                limit_s = passed_s + left_s / (len(methods) - number)
             attempt = self.new_search(search.seed, search.solver, cap, limit_s)
             try:
                 method(attempt)
             except (PlacementError, NoRouteError, InputError):
-                continue  # this one has no answer; others may
+                continue  # this method finds no placement; others may
             if attempt.ranges:
                 starts.append((label, problem.placement(attempt.ranges)))
             if cap == search.max_stages:
@@ -185,23 +210,23 @@ class PlanRun:
                 search.prove(attempt.bound)
         return starts
 
-    def _flow_methods(self) -> list[tuple[str, Callable[[Search], None], int | None]]:
+    def _flow_methods(self) -> list[tuple[str, Callable[[FlowSearch], None], int | None]]:
         cap = self.search.max_stages
-        found: list[tuple[str, Callable[[Search], None], int | None]] = [
+        found: list[tuple[str, Callable[[FlowSearch], None], int | None]] = [
             ("swarm", swarm, cap),
             ("petals", petals, cap),
             ("separate-mixed", separate_mixed, cap),
             ("flow", optimise, cap),
         ]
         least = self._least_stages()
-        for factor in _CAPS:
+        for factor in self.budget.start_stage_factors:
             tighter = max(least + 1, round(factor * least))
             if cap is None or tighter < cap:
                 found.append((f"flow, {tighter} stages", optimise, tighter))
         return found
 
     def _least_stages(self) -> int:
-        """No route has fewer nodes: those with the most room hold the LLM."""
+        """Fewest nodes that can hold the LLM: no route has fewer."""
         room = sorted(map(self.problem.max_layers, range(len(self.problem))), reverse=True)
         held, count = 0, 0
         while held < self.problem.num_layers:
@@ -216,28 +241,49 @@ class PlanRun:
     # -- the result --------------------------------------------------------------------------
 
     def take(self, ranges: Mapping[int, tuple[int, int]]) -> None:
-        """Take a placement that is known."""
+        """Use a given placement instead of a search.
+
+        Raises
+        ------
+        PlacementError
+            If no request can pass it, or a route has too many stages.
+        """
         if not self.search.offer(ranges):
-            raise PlacementError("this solution lets no request through all layers")
+            raise PlacementError("no request can pass through all layers of this solution")
 
     def _placement(self) -> Placement:
         if not self.search.ranges:
             raise NoRouteError(
-                "no placement was found in the time there was; give it more with --time-limit"
+                "no placement was found within the time limit; raise it with --time-limit"
             )
         return self.problem.placement(self.search.ranges)
 
     def fall_back(self) -> None:
-        """Have a placement after Ctrl-C, if none was known then: one that takes no time."""
+        """After Ctrl-C without any placement, use that of a heuristic, which takes no time."""
         if self.search.ranges:
             return
         search = self.search
-        search.on_change = lambda search: None  # whoever watches has said enough
+        search.on_change = lambda search: None  # the progress display has ended
         with suppress(PlacementError, NoRouteError):
             swarm(search)
 
-    def result(self, method: str, objective: str, *, interrupted: bool) -> PlanResult:
-        """Tell what was found."""
+    def result(self, method: str, searched_by: str, *, interrupted: bool) -> PlanResult:
+        """The result of the run.
+
+        Parameters
+        ----------
+        method
+            Name of the method.
+        searched_by
+            ``simulated`` or ``flow``.
+        interrupted
+            Whether Ctrl-C ended the search.
+
+        Raises
+        ------
+        NoRouteError
+            If no placement was found.
+        """
         search, problem = self.search, self.problem
         chosen = self._chosen()
         if chosen is None:
@@ -247,14 +293,17 @@ class PlanRun:
             placement, value = chosen.placement, chosen.max_flow_tokens_per_s
             stages = chosen.stages
         candidates: tuple[CandidateResult, ...] = ()
-        if self.served is not None and chosen is not None:
+        if self.simulated_search is not None and chosen is not None:
             candidates = candidate_results(
-                list(self.served.pool), chosen, self.scenario.run.duration_s, self.served.brief_s
+                list(self.simulated_search.pool),
+                chosen,
+                self.scenario.run.duration_s,
+                self.simulated_search.brief_s,
             )
         return PlanResult(
             method=method,
-            objective=objective,
-            goal=self.goal.figure,
+            objective=searched_by,
+            goal=self.objective.figure,
             placement=placement,
             max_flow_tokens_per_s=value,
             upper_bound_tokens_per_s=search.bound,
@@ -268,44 +317,44 @@ class PlanRun:
             simulated=None if chosen is None else chosen.figures,
             candidates=candidates,
             interrupted=interrupted,
-            notes=self._notes(chosen, objective),
+            notes=self._notes(chosen, searched_by),
         )
 
     def _is_overcommitted(self, placement: Placement) -> bool:
-        """Whether some node holds more than it should; bounds are of placements without such."""
+        """Whether a node holds more layers than its type should; bounds exclude such placements."""
         problem = self.problem
         ranges = problem.ranges(placement).items()
         return any(end - start > problem.max_layers(node) for node, (start, end) in ranges)
 
     def _chosen(self) -> Candidate | None:
-        if self.served is None:
+        if self.simulated_search is None:
             return None
         try:
-            return self.served.chosen()
+            return self.simulated_search.chosen()
         except HelixError:
             return None
 
-    def _notes(self, chosen: Candidate | None, objective: str) -> tuple[str, ...]:
-        if objective != "simulated":
+    def _notes(self, chosen: Candidate | None, searched_by: str) -> tuple[str, ...]:
+        if searched_by != "simulated":
             return ()
         if chosen is None:
-            return ("stopped before any placement was simulated; this is the best by flow",)
+            return ("stopped before any simulation; the plan is the best placement by flow",)
         missed = [
-            f"{limit} (it is {chosen.figures.get(limit.figure, inf):.4g})"
-            for limit in self.goal.limits
+            f"{limit} (actual value {chosen.figures.get(limit.figure, inf):.4g})"
+            for limit in self.objective.limits
             if limit.kept_share(chosen.figures) < 1
         ]
         notes = [f"no placement was found that keeps {' and '.join(missed)}"] if missed else []
         if self._is_overcommitted(chosen.placement):
             notes.append(
                 "the plan is the scenario's own placement, in which nodes hold more layers than "
-                "they should; the bound is of placements without such nodes"
+                "their type should; the bound covers only placements without such nodes"
             )
         if not chosen.full:
-            notes.append("time was up before runs of full length; the figures are of a brief one")
+            notes.append("time was up before the full runs; the figures are those of a brief run")
         elif len(chosen.full) < self.num_seeds:
             notes.append(
-                f"time was up after {len(chosen.full)} of {self.num_seeds} seeds; means over so "
-                "few are uncertain"
+                f"time was up after {len(chosen.full)} of {self.num_seeds} seeds; the means are "
+                "less certain"
             )
         return tuple(notes)

@@ -1,4 +1,4 @@
-"""The numbers that a planner works on: what each node and link carries, in tokens per second."""
+"""The planning problem: throughputs of nodes and capacities of links, in tokens per second."""
 
 from __future__ import annotations
 
@@ -16,31 +16,30 @@ from helixsim.network import RuleNetwork
 from helixsim.placement.flow import Flow, max_flow
 from helixsim.placement.placement import Placement
 from helixsim.placement.topology import Topology, build_topology
-from helixsim.planner.max_flow.dinic import flow_value
 from helixsim.profiles.machine import LLM, MachineProfile, MachineType
 from helixsim.profiles.throughput import ThroughputTable, estimate_throughput
 from helixsim.scenario.resolved import Scenario
 
 Ranges = Mapping[int, tuple[int, int]]
-"""Number of a node -> the layers ``[start, end)`` that it holds; unused nodes are left out."""
+"""Number of a node -> the layers ``[start, end)`` that it holds; unused nodes are missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeKind:
-    """Nodes that are alike for a planner: of one machine type, with one KV capacity.
+    """Nodes of one machine type with one KV capacity.
 
     Attributes
     ----------
     machine_type
         Name of the type.
     kv_token_layers
-        KV capacity of these nodes, if it is not that of their type.
+        KV capacity of these nodes in tokens x layers; None for that of their type.
     max_layers
-        The most layers such a node may hold; no more than the LLM has.
+        Most layers that such a node may hold; at most those of the LLM.
     tokens_per_s
-        Throughput with k layers, for k = 0 (where it means nothing and is 0) to `max_layers`.
+        Throughput with k layers, for k = 0 (unused, 0) to `max_layers`.
     count
-        How many there are.
+        Number of such nodes.
     """
 
     machine_type: str
@@ -52,26 +51,30 @@ class NodeKind:
 
 @dataclass(frozen=True, eq=False)
 class PlanningProblem:
-    """A cluster and an LLM as a planner sees them. Nodes are numbered in the cluster's order.
+    """A cluster and an LLM as numbers. Nodes are numbered 0 to n - 1 in the cluster's order.
+
+    The coordinator has the number n.
 
     Attributes
     ----------
     llm, cluster, machine_types, throughput
-        What it was made of.
+        The sources of the numbers.
     kinds
-        The different kinds of nodes, in order of appearance.
+        The kinds of nodes, in order of appearance.
     kind_of
         For every node, the number of its kind.
     link_tokens_per_s
-        Shape (n + 1, n + 1), from row to column, the coordinator last: tokens per second that a
-        link carries; 0 where there is none or where it was pruned.
+        Shape (n + 1, n + 1): capacity of the link from the row's to the column's machine; 0 where
+        there is no link or it was pruned.
     inbound_tokens_per_s, outbound_tokens_per_s
-        Shape (n,): what a node's network interface carries from and to other nodes.
+        Shape (n,): capacity of a node's network interface from and to other nodes.
     token_inbound_tokens_per_s, token_outbound_tokens_per_s
-        Shape (n + 1,): the same where only token ids pass, from and to the coordinator; the
-        last is the coordinator's own.
+        Shape (n + 1,): capacity of a machine's network interface where only token ids pass, from
+        and to the coordinator; the last entry is the coordinator's own interface.
     partial_inference
-        Whether a request may enter a node's layers in their midst.
+        Whether a request may enter a node at any of its layers.
+    keep_links
+        Number of links from each node to other nodes that were kept; None for all.
     """
 
     llm: LLM
@@ -90,11 +93,11 @@ class PlanningProblem:
 
     @property
     def num_layers(self) -> int:
-        """How many layers the LLM has."""
+        """Number of layers of the LLM."""
         return self.llm.num_layers
 
     def __len__(self) -> int:
-        """Count the nodes."""
+        """Number of nodes."""
         return len(self.kind_of)
 
     @cached_property
@@ -116,15 +119,16 @@ class PlanningProblem:
         return self.kind(node).max_layers
 
     def tokens_per_s(self, node: int, num_layers: int) -> float:
-        """Throughput of a node that holds `num_layers`."""
+        """Throughput in tokens/s of a node that holds `num_layers` layers."""
         return self.kind(node).tokens_per_s[num_layers]
 
     @cached_property
     def links_never_bind(self) -> bool:
-        """Whether every pair of machines is joined by a link as fast as any node computes.
+        """Whether links and network interfaces carry whatever the nodes compute.
 
-        Then what matters of a node is only its kind. A link is shared by nobody, but a network
-        interface carries all flow of its node, and the coordinator's all flow there is.
+        Then nodes differ only by their kind. Every link carries the highest throughput of any
+        node, and so does every interface; the coordinator's interface carries the sum of the
+        highest throughputs of all nodes.
         """
         most = max(max(kind.tokens_per_s) for kind in self.kinds)
         links = self.link_tokens_per_s.copy()
@@ -137,7 +141,7 @@ class PlanningProblem:
         )
 
     def restricted(self, nodes: Sequence[int]) -> PlanningProblem:
-        """The same problem with some of the nodes only, which are numbered anew in that order."""
+        """The same problem with only some of the nodes, renumbered in the given order."""
         used = list(dict.fromkeys(self.kind_of[node] for node in nodes))
         kind_of = tuple(used.index(self.kind_of[node]) for node in nodes)
         rows = [*nodes, len(self)]
@@ -159,14 +163,8 @@ class PlanningProblem:
 
     # -- placements --------------------------------------------------------------------------
 
-    def fits(self, source: tuple[int, int], target: tuple[int, int]) -> bool:
-        """Whether a request that leaves the layers `source` may go on in the layers `target`."""
-        if self.partial_inference:
-            return target[0] <= source[1] < target[1]
-        return source[1] == target[0]
-
     def placement(self, ranges: Ranges) -> Placement:
-        """Turn ranges into a placement, with its links where they are not simply all that fit."""
+        """Turn ranges into a placement; its links are listed unless they are all that fit."""
         names = self.names
         layers = {names[node]: ranges[node] for node in sorted(ranges)}
         if self.partial_inference and self.keep_links is None:
@@ -176,25 +174,31 @@ class PlanningProblem:
         return Placement(layers, tuple((named[a], named[b]) for a, b in links))
 
     def link_pairs(self, ranges: Ranges) -> list[tuple[int, int]]:
-        """The pairs of machines that a placement joins, the coordinator being number n.
+        """(source, target) of every link that a placement uses.
 
-        Machine by machine: the order decides between equal maximum flows.
+        They are ordered machine by machine; the order decides between equal maximum flows.
         """
-        home = len(self)
+        coordinator = len(self)
         capacity = self.link_tokens_per_s
         starts: dict[int, list[int]] = {}
         for node in sorted(ranges):
             starts.setdefault(ranges[node][0], []).append(node)
-        pairs = [(home, node) for node in starts.get(0, ()) if capacity[home, node] > 0]
+        pairs = [
+            (coordinator, node) for node in starts.get(0, ()) if capacity[coordinator, node] > 0
+        ]
         for node in sorted(ranges):
             end = ranges[node][1]
             if self.partial_inference:
-                after = [n for n in sorted(ranges) if self.fits(ranges[node], ranges[n])]
+                after = [
+                    n
+                    for n in sorted(ranges)
+                    if layers_connect(ranges[node], ranges[n], partial_inference=True)
+                ]
             else:
                 after = starts.get(end, [])
             pairs += [(node, other) for other in after if capacity[node, other] > 0]
-            if end == self.num_layers and capacity[node, home] > 0:
-                pairs.append((node, home))
+            if end == self.num_layers and capacity[node, coordinator] > 0:
+                pairs.append((node, coordinator))
         return pairs
 
     def ranges(self, placement: Placement) -> dict[int, tuple[int, int]]:
@@ -202,7 +206,7 @@ class PlanningProblem:
         return {self.numbers[name]: layers for name, layers in placement.layers.items()}
 
     def topology(self, placement: Placement) -> Topology:
-        """Lay a placement over the cluster.
+        """The topology of a placement on this cluster.
 
         Raises
         ------
@@ -212,33 +216,41 @@ class PlanningProblem:
         return build_topology(self.llm, self.cluster, placement, self.machine_types)
 
     def flow(self, placement: Placement) -> Flow:
-        """The maximum flow of a placement; errors as :meth:`topology`."""
+        """The maximum flow of a placement over each link; raises as :meth:`topology`."""
         return max_flow(self.topology(placement), self.throughput)
 
-    def value(self, ranges: Ranges) -> float:
-        """Maximum flow in tokens per second of what some ranges give, 0 if there is no route."""
-        return flow_value(self, ranges)
+
+def layers_connect(
+    source: tuple[int, int], target: tuple[int, int], *, partial_inference: bool
+) -> bool:
+    """Whether a request may go from a node with layers `source` to one with layers `target`.
+
+    With partial inference it may enter the target at any of its layers.
+    """
+    if partial_inference:
+        return target[0] <= source[1] < target[1]
+    return source[1] == target[0]
 
 
 def planning_problem(
     scenario: Scenario, *, partial_inference: bool = False, keep_links: int | None = None
 ) -> PlanningProblem:
-    """Take from a scenario what a planner needs.
+    """Build the planning problem of a scenario.
 
     Parameters
     ----------
     scenario
-        Its LLM, cluster and workload count; a placement that it has does not.
+        Gives the LLM, the cluster and the workload; its placement is not used.
     partial_inference
-        Whether a request may enter a node's layers in their midst.
+        Whether a request may enter a node at any of its layers.
     keep_links
-        Keep only so many links from each node to others, the fastest; None keeps all. Links
-        with the coordinator stay.
+        Number of links from each node to other nodes that are kept, the fastest ones; None for
+        all. Links with the coordinator are always kept.
 
     Raises
     ------
     ScenarioError
-        If all machines together cannot hold the LLM, or the coordinator has no links.
+        If all machines together cannot hold the LLM, or too few of them are connected.
     """
     cluster, llm = scenario.cluster, scenario.llm
     profiles = scenario.profiles()
@@ -292,83 +304,83 @@ def _kinds(
 
 def _link_capacities(cluster: Cluster, llm: LLM, keep_links: int | None) -> npt.NDArray[np.float64]:
     names = [*(node.name for node in cluster), COORDINATOR]
-    home = len(cluster)
+    coordinator = len(cluster)
     if isinstance(cluster.network, RuleNetwork):
         capacity = cluster.network.bandwidths(names)
     else:
-        capacity = np.zeros((home + 1, home + 1))
-        for a, b in permutations(range(home + 1), 2):
+        capacity = np.zeros((coordinator + 1, coordinator + 1))
+        for a, b in permutations(range(coordinator + 1), 2):
             if (link := cluster.network.link(names[a], names[b])) is not None:
                 capacity[a, b] = link.bandwidth_bytes_per_s
     if keep_links is not None:
         _prune(capacity, keep_links)
-    capacity[:home, :home] /= llm.token_bytes + llm.activation_bytes_per_token
-    capacity[home] /= llm.token_bytes
-    capacity[:home, home] /= llm.token_bytes
+    capacity[:coordinator, :coordinator] /= llm.token_bytes + llm.activation_bytes_per_token
+    capacity[coordinator] /= llm.token_bytes
+    capacity[:coordinator, coordinator] /= llm.token_bytes
     return capacity
 
 
 def _prune(capacity: npt.NDArray[np.float64], keep: int) -> None:
-    """Zero all but the fastest links out of each node.
+    """Set all but the fastest links out of each node to zero.
 
-    Between equally fast links, those to the nodes that come next in the cluster's order (around
-    its end) stay, so that no node loses all links into it.
+    Of equally fast links, those to the next nodes in the cluster's cyclic order are kept, so that
+    no node loses all of its incoming links.
     """
-    home = len(capacity) - 1
-    for node in range(home):
+    coordinator = len(capacity) - 1
+    for node in range(coordinator):
         order = sorted(
-            (other for other in range(home) if other != node),
-            key=lambda other: (-capacity[node, other], (other - node) % home),
+            (other for other in range(coordinator) if other != node),
+            key=lambda other: (-capacity[node, other], (other - node) % coordinator),
         )
         capacity[node, order[keep:]] = 0.0
 
 
 def _check_possible(problem: PlanningProblem) -> None:
-    llm, home = problem.llm, len(problem)
+    llm, coordinator = problem.llm, len(problem)
     room = sum(kind.count * kind.max_layers for kind in problem.kinds)
     if room < llm.num_layers:
         held = ", ".join(
             f"{kind.count} x {kind.machine_type} up to {kind.max_layers}" for kind in problem.kinds
         )
         raise ScenarioError(
-            f"this cluster cannot hold {llm.name}: its machines hold {room} of "
-            f"{llm.num_layers} layers at most, {llm.num_layers - room} are missing ({held})",
+            f"this cluster cannot hold {llm.name}: its machines hold at most {room} of "
+            f"{llm.num_layers} layers, {llm.num_layers - room} are missing ({held})",
             where="cluster",
         )
     links = problem.link_tokens_per_s
-    if not links[home, :home].any() or not links[:home, home].any():
+    if not links[coordinator, :coordinator].any() or not links[:coordinator, coordinator].any():
         raise ScenarioError(
-            "no link leads from the coordinator to a node, or none leads back; add links",
+            "the coordinator has no link to a node, or no link from a node; add links",
             where="cluster.network",
         )
     _check_connected(problem)
 
 
 def _check_connected(problem: PlanningProblem) -> None:
-    """See that the nodes that can be on a route together can hold the LLM."""
-    home = len(problem)
-    reachable = _closure(problem.link_tokens_per_s, home)
-    returning = _closure(problem.link_tokens_per_s.T, home)
-    useful = [node for node in range(home) if node in reachable and node in returning]
+    """Check that the nodes that are reachable from and to the coordinator can hold the LLM."""
+    coordinator = len(problem)
+    reachable = _closure(problem.link_tokens_per_s, coordinator)
+    returning = _closure(problem.link_tokens_per_s.T, coordinator)
+    useful = [node for node in range(coordinator) if node in reachable and node in returning]
     room = sum(problem.max_layers(node) for node in useful)
     if room < problem.num_layers:
-        apart = [problem.names[node] for node in range(home) if node not in useful]
+        apart = [problem.names[node] for node in range(coordinator) if node not in useful]
         shown = ", ".join(apart[:8]) + (", ..." if len(apart) > 8 else "")
         raise ScenarioError(
-            f"the cluster falls apart: no requests can pass through {shown} on a way from the "
-            f"coordinator and back, and the other nodes hold only {room} of "
-            f"{problem.num_layers} layers; add links to them",
+            f"the cluster is not connected: no route from the coordinator and back passes {shown}, "
+            f"and the other nodes hold only {room} of {problem.num_layers} layers; add links to "
+            "these nodes",
             where="cluster.network",
         )
 
 
 def check_stages(problem: PlanningProblem, max_stages: int | None) -> None:
-    """See that so few nodes can hold the LLM at all.
+    """Check that `max_stages` nodes can hold the LLM.
 
     Raises
     ------
     PlacementError
-        If even those with the most room cannot.
+        If even the nodes that may hold the most layers cannot.
     """
     if max_stages is None:
         return
@@ -376,9 +388,9 @@ def check_stages(problem: PlanningProblem, max_stages: int | None) -> None:
     room = sum(sizes[:max_stages])
     if room < problem.num_layers:
         raise PlacementError(
-            f"no placement lets a request pass on a route of {max_stages} stages or less: "
-            f"so many nodes hold {room} of {problem.num_layers} layers of {problem.llm.name} at "
-            f"most, {problem.num_layers - room} are missing"
+            f"no placement has routes of {max_stages} stages or less: {max_stages} nodes hold at "
+            f"most {room} of {problem.num_layers} layers of {problem.llm.name}, "
+            f"{problem.num_layers - room} are missing"
         )
 
 

@@ -1,9 +1,10 @@
-"""What planning comes to."""
+"""The result of planning: the plan, its bound, and the simulated candidates."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from html import escape
 from math import isfinite
 from typing import Any
 
@@ -11,6 +12,9 @@ from helixsim.placement.placement import Placement
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.search import Incumbent
 from helixsim.planner.simulated.candidates import LATENCY, THROUGHPUT, Candidate, front
+
+_SHOWN = 12
+"""Most nodes that one line of text names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,18 +24,18 @@ class CandidateResult:
     Attributes
     ----------
     label
-        Where it comes from: ``own``, the name of a method, ``proposal``, ``trial``.
+        Its origin: ``own``, the name of a method, ``proposal`` or ``trial`` with a number.
     placement
         The placement.
     max_flow_tokens_per_s, stages
-        Its maximum flow, and the most nodes on a route.
+        Its maximum flow, and the most nodes of a route.
     seeds, simulated_s
-        How many runs its figures are the mean of, and how long each fed requests.
+        Number of runs that its figures are the means of, and the length of each run in seconds.
     figures
         Name, as in the summary of a run (``decode_latency_s.mean``), -> mean over seeds.
     on_front
-        Whether it was simulated as long and as often as the plan, and no other that was has both
-        more decode throughput and less mean decode latency.
+        Whether it was simulated as long and as often as the plan and is on the Pareto front of
+        decode throughput and mean decode latency of such candidates.
     chosen
         Whether it is the plan.
     """
@@ -47,36 +51,38 @@ class CandidateResult:
     chosen: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class PlanResult:
-    """A plan, and how good it is known to be.
+    """A plan, its upper bound, and the candidates that it was chosen from.
 
     Attributes
     ----------
     method, objective, goal
-        What was asked.
+        The arguments of :func:`~helixsim.planner.plan.plan`.
     placement
         Which node holds which layers.
     max_flow_tokens_per_s
         Its maximum flow.
     upper_bound_tokens_per_s
-        No placement has more; proved.
+        Proved upper bound on the maximum flow of any placement; infinite without a proof.
     stages
-        The most nodes on a route.
+        The most nodes of a route.
     seconds
-        How long planning took.
+        Duration of planning.
     unused
-        Nodes that hold nothing.
+        Names of the nodes that hold no layers.
+    optimal
+        Whether the maximum flow is proved to be the greatest possible.
     trace
-        Every placement that was the best so far by flow (objective ``flow``).
+        Every incumbent of the search by flow.
     simulated
         With objective ``simulated``, its figures: name -> mean over seeds.
     candidates
-        With objective ``simulated``, all placements that were simulated.
+        With objective ``simulated``, all simulated placements.
     interrupted
         Whether Ctrl-C ended the search.
     notes
-        What a user should know, such as limits that could not be kept.
+        Remarks for the user, such as limits that are not kept.
     """
 
     method: str
@@ -107,17 +113,60 @@ class PlanResult:
 
     @property
     def gap(self) -> float:
-        """How far the flow may be below the best possible, relative to the bound."""
+        """Relative distance of the maximum flow to the bound, 0 to 1."""
         return max(0.0, 1 - self.value / self.bound) if self.bound > 0 else 0.0
 
     @property
     def front(self) -> tuple[CandidateResult, ...]:
-        """Candidates that no other beats in throughput and latency, quickest answers first."""
+        """The candidates on the front, lowest decode latency first."""
         found = [each for each in self.candidates if each.on_front]
         return tuple(sorted(found, key=lambda each: each.figures[LATENCY]))
 
+    def stage_nodes(self) -> dict[tuple[int, int], list[str]]:
+        """Layers ``[start, end)`` -> names of the nodes that hold exactly these, in layer order."""
+        found: dict[tuple[int, int], list[str]] = {}
+        for name, span in sorted(
+            self.placement.layers.items(), key=lambda item: (item[1], item[0])
+        ):
+            found.setdefault(span, []).append(name)
+        return found
+
+    def __repr__(self) -> str:
+        """The method, the maximum flow, simulated throughput if any, and the nodes in use."""
+        parts = [
+            f"method={self.method!r}",
+            f"max_flow={self.max_flow_tokens_per_s:,.1f} tokens/s",
+            *([f"simulated={text}"] if (text := self._decode_throughput()) else []),
+            f"nodes={self._nodes_in_use()}",
+        ]
+        return f"PlanResult({', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        """A small table of stages and their nodes, for notebooks."""
+        facts = [f"max flow {self.max_flow_tokens_per_s:,.1f} tokens/s"]
+        if text := self._decode_throughput():
+            facts.append(f"simulated {text}")
+        facts.append(f"nodes {self._nodes_in_use()}")
+        rows = "".join(
+            f"<tr><td>[{start}, {end})</td><td>{escape(shortened(names))}</td></tr>"
+            for (start, end), names in self.stage_nodes().items()
+        )
+        return (
+            f"<table><caption>Plan by {escape(self.method)}: {'; '.join(facts)}</caption>"
+            "<thead><tr><th>layers</th><th>nodes</th></tr></thead>"
+            f"<tbody>{rows}</tbody></table>"
+        )
+
+    def _decode_throughput(self) -> str:
+        rate = (self.simulated or {}).get(THROUGHPUT)
+        return "" if rate is None else f"{rate:,.1f} decode tokens/s"
+
+    def _nodes_in_use(self) -> str:
+        used = len(self.placement.layers)
+        return f"{used} of {used + len(self.unused)}"
+
     def to_json(self, names: Sequence[str]) -> dict[str, Any]:
-        """As ``helixsim plan --json`` prints it; `names` are all nodes of the cluster."""
+        """The document of ``helixsim plan --json``; `names` are all nodes of the cluster."""
         bound = self.upper_bound_tokens_per_s
         document: dict[str, Any] = {
             "method": self.method,
@@ -152,7 +201,7 @@ class PlanResult:
         return document
 
     def rows(self) -> list[dict[str, Any]]:
-        """The candidates as rows of a table."""
+        """The candidates as rows of a table, with ``_`` for the dot in names of figures."""
         return [
             {
                 "label": each.label,
@@ -166,6 +215,12 @@ class PlanResult:
             }
             for each in self.candidates
         ]
+
+
+def shortened(names: Sequence[str]) -> str:
+    """Join names with commas; of many, only the first ones and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def nested(figures: dict[str, float]) -> dict[str, Any]:
@@ -183,10 +238,18 @@ def nested(figures: dict[str, float]) -> dict[str, Any]:
 def candidate_results(
     candidates: Sequence[Candidate], chosen: Candidate, full_s: float, brief_s: float
 ) -> tuple[CandidateResult, ...]:
-    """What is told of candidates once the search has ended."""
+    """The results of all simulated candidates.
+
+    Parameters
+    ----------
+    candidates, chosen
+        The candidates of the search, and the plan among them.
+    full_s, brief_s
+        Length of a full and of a brief run, in seconds.
+    """
     tried = [each for each in candidates if THROUGHPUT in each.figures]
-    # One lucky run must not stand beside means of several: only what was run as often as the
-    # plan is compared with it.
+    # Only candidates with as many full runs as the plan are compared with it: the best of many
+    # single runs is partly the luckiest.
     alike = [each for each in tried if len(each.full) == len(chosen.full)]
     best = set(map(id, front(alike)))
     return tuple(
@@ -206,7 +269,7 @@ def candidate_results(
 
 
 def unused_nodes(problem: PlanningProblem, placement: Placement) -> tuple[str, ...]:
-    """Nodes of the cluster that hold nothing."""
+    """Names of the nodes that hold no layers."""
     return tuple(name for name in problem.names if name not in placement.layers)
 
 

@@ -1,8 +1,8 @@
-"""Quiet, repeatable models of mixed-integer linear programs.
+"""Models of mixed-integer linear programs that print nothing and repeat their results.
 
-CBC prints three lines for every model without integers, whatever it is told; so a linear
-program here has one integer that is fixed (:func:`add_silencer`). Closing the process's output
-while it solves would swallow what other threads print, a progress display for one.
+CBC prints three lines for every model without integer variables, whatever its settings. So linear
+programs here have one integer variable, which is fixed (:func:`add_silencer`). Redirecting the
+process's output instead would also suppress the output of other threads, such as a progress bar.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ SOLVERS = {
     "HIGHS": "run: pip install highsbox",
     "GUROBI": "install it with its licence, and set GUROBI_HOME",
 }
-"""What python-mip can solve with -> what to do where it is not installed."""
+"""Back ends of python-mip -> how to install them."""
 
 MAXIMIZE, MINIMIZE = "MAX", "MIN"
 
 
 def new_model(sense: str, solver: str, seed: int = 0) -> mip.Model:
-    """Make an empty model that prints nothing, works on one core, and repeats its result.
+    """Make an empty model that prints nothing, runs on one core, and repeats its result.
 
     Parameters
     ----------
@@ -35,20 +35,20 @@ def new_model(sense: str, solver: str, seed: int = 0) -> mip.Model:
     solver
         One of `SOLVERS`, in any case.
     seed
-        Of what the solver draws at random.
+        Seed of the solver's random numbers.
 
     Raises
     ------
     ScenarioError
-        If there is no such solver, or it is not installed.
+        If the solver is unknown or not installed.
     """
-    # Loading python-mip and a solver's library takes a while that most commands do not need.
+    # Importing python-mip and a solver's library is slow, and most commands need neither.
     import mip
 
     name = solver.upper()
     if name not in SOLVERS:
-        raise ScenarioError(f"there is no solver '{solver}'; there are {', '.join(SOLVERS)}")
-    # python-mip logs a missing library as an error and then fails with whatever comes next,
+        raise ScenarioError(f"unknown solver '{solver}'; choose one of {', '.join(SOLVERS)}")
+    # python-mip logs a missing library as an error and then fails with an unrelated exception,
     # mostly a NameError.
     log = logging.getLogger(f"mip.{name.lower()}")
     was_disabled, log.disabled = log.disabled, True
@@ -68,15 +68,15 @@ def new_model(sense: str, solver: str, seed: int = 0) -> mip.Model:
 
 
 def add_silencer(model: mip.Model) -> None:
-    """Add an integer fixed to 0, which makes CBC solve a linear program without a word.
+    """Add an integer variable fixed to 0, so that CBC solves a linear program without output.
 
-    Its constraints then have no dual prices; state the dual program where those are wanted.
+    The constraints then have no dual prices; state the dual program where these are needed.
     """
     model.add_var(var_type="I", lb=0, ub=0)
 
 
 def check_solver(solver: str) -> None:
-    """See that a solver is there, before it is needed.
+    """Check that a solver is installed.
 
     Raises
     ------

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from helixsim.errors import InputError
 from helixsim.metrics.summary import figures_of
-from helixsim.planner.objective import GOALS, Limit, parse_limit
+from helixsim.planner.objective import OBJECTIVE_FIGURES, Limit, parse_limit
 from helixsim.scenario.resolved import Slo
 from helixsim.studies.runs import Outcome
 from helixsim.units import format_seconds
@@ -37,7 +37,10 @@ def parse_objectives(texts: Sequence[str], slos: Sequence[Slo]) -> tuple[Limit, 
     InputError
         If there is no objective, or one cannot be read.
     """
-    known = (*GOALS, *(f"slo.{slo.name}.{figure}" for slo in slos for figure in _OF_CLASSES))
+    known = (
+        *OBJECTIVE_FIGURES,
+        *(f"slo.{slo.name}.{figure}" for slo in slos for figure in _OF_CLASSES),
+    )
     parts = [part for text in texts for part in text.split(",")]
     if parts:
         return tuple(parse_limit(part, "--slo", known) for part in parts)

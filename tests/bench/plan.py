@@ -20,7 +20,7 @@ from helixsim.cluster import COORDINATOR, Cluster
 from helixsim.network import LinkRule, RuleNetwork, Spread
 from helixsim.planner.max_flow.optimise import optimise
 from helixsim.planner.problem import PlanningProblem, planning_problem
-from helixsim.planner.search import Search
+from helixsim.planner.search import FlowSearch
 from helixsim.scenario.resolved import Scenario
 
 
@@ -72,7 +72,7 @@ def measure(name: str, row: Row, seed: int, limit_s: float) -> str:
     begin = time.perf_counter()
     problem = row.problem()
     start = time.perf_counter()
-    search = Search(
+    search = FlowSearch(
         problem,
         seed=seed,
         elapsed_s=lambda: time.perf_counter() - start,

@@ -10,10 +10,10 @@ from helixsim.placement.check import placement_mistakes
 from helixsim.planner.max_flow.optimise import optimise
 from helixsim.planner.max_flow.upper_bound import upper_bound
 from helixsim.planner.problem import PlanningProblem
-from helixsim.planner.search import Search
+from helixsim.planner.search import FlowSearch
 
 TOLERANCE = 0.02
-"""How much worse a search may do with one more node: neither is sure to find the optimum."""
+"""Relative loss that one more node may cause: neither search is sure to find the optimum."""
 
 NODES = st.lists(st.integers(1, 4), min_size=3, max_size=6)
 LAYERS = st.integers(2, 6)
@@ -31,9 +31,11 @@ def problem_of(sizes, num_layers, slow=(), prefix="n") -> PlanningProblem:
     return toy_problem(most, num_layers, links=links)
 
 
-def found(problem: PlanningProblem, seed: int = 0) -> Search:
+def found(problem: PlanningProblem, seed: int = 0) -> FlowSearch:
     steps = iter(range(10**9))
-    search = Search(problem, seed=seed, elapsed_s=lambda: float(next(steps)), time_limit_s=400.0)
+    search = FlowSearch(
+        problem, seed=seed, elapsed_s=lambda: float(next(steps)), time_limit_s=400.0
+    )
     optimise(search)
     return search
 
@@ -44,7 +46,7 @@ def is_possible(sizes, num_layers) -> bool:
 
 @settings(max_examples=25, deadline=None)
 @given(NODES, LAYERS, SLOW)
-def test_what_is_found_is_right_and_below_the_bound(sizes, num_layers, slow):
+def test_placements_are_valid_and_below_the_bound(sizes, num_layers, slow):
     if not is_possible(sizes, num_layers):
         return
     problem = problem_of(sizes, num_layers, slow)

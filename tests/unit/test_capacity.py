@@ -68,9 +68,9 @@ def test_classes_with_a_share_are_objectives():
     ("texts", "message"),
     [
         ([], "--slo: needs objectives, such as 'ttft_s.p95<=5"),
-        (["ttft_s.p95<5"], "--slo: 'ttft_s.p95<5' is no limit"),
-        (["ttft_s.p95<=5,"], "--slo: '' is no limit"),
-        (["ttft.p95<=5"], "--slo: no figure 'ttft.p95'"),
+        (["ttft_s.p95<5"], "--slo: 'ttft_s.p95<5' is not a limit"),
+        (["ttft_s.p95<=5,"], "--slo: '' is not a limit"),
+        (["ttft.p95<=5"], "--slo: unknown figure 'ttft.p95'"),
         (["slo.x.attainment>=1"], "slo.c.attainment"),
     ],
 )
@@ -231,7 +231,7 @@ def test_a_trace_is_sped_up_until_it_is_too_short():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--slo", "ttft<=5"], "--slo: no figure 'ttft'"),
+        (["--slo", "ttft<=5"], "--slo: unknown figure 'ttft'"),
         (["--slo", TIGHT, "--set", "workload={mode: offline}"], "no arrival rate in a closed loop"),
         (["--slo", TIGHT, "--set", "placement=null"], "a run needs a placement"),
         (["--slo", TIGHT, "--set", "run.sede=1"], "a scenario has no run.sede"),

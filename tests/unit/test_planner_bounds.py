@@ -1,4 +1,4 @@
-"""Upper bounds: proved, near, and clear about what binds."""
+"""Upper bounds: validity, tightness, and the resource that limits the flow."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def test_no_flow_above_the_best_placement_is_possible(single24):
 
 
 @pytest.mark.parametrize(("max_stages", "flow"), [(9, 952.11), (14, 1515.71)])
-def test_a_cap_on_stages_lowers_the_bound(single24, max_stages, flow):
+def test_a_limit_on_stages_lowers_the_bound(single24, max_stages, flow):
     bound = upper_bound(single24, max_stages=max_stages)
     assert flow <= bound.tokens_per_s <= flow * 1.001
     assert bound.stage_price > 0
 
 
-def test_a_cap_that_nothing_can_keep_ends_the_search(single24):
+def test_a_limit_that_no_placement_keeps_ends_the_search(single24):
     assert upper_bound(single24, max_stages=2).tokens_per_s < 1e-2
 
 
@@ -97,12 +97,12 @@ def test_many_classes_are_merged_as_the_fastest():
     assert classes[0].tokens_per_s[1] <= problem.tokens_per_s(0, 1)
 
 
-def test_it_stops_when_told(single24):
+def test_it_stops_on_request(single24):
     found = upper_bound(single24, stop=lambda: True)
     assert found.tokens_per_s == trivial_bound(single24).tokens_per_s
 
 
-def test_the_cheapest_cover_is_never_dearer_than_any():
+def test_no_cover_is_cheaper_than_the_cheapest():
     rng = np.random.default_rng(0)
     classes = [
         NodeClass(f"kind{i}", (0.0, *sorted(rng.uniform(1, 20, 4), reverse=True)), 3)

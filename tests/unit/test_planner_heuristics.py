@@ -20,9 +20,10 @@ from helixsim.planner.heuristics import (
     swarm_ranges,
     types_left_out,
 )
-from helixsim.planner.heuristics.coverage import check_coverage
+from helixsim.planner.heuristics.petals import check_coverage
 from helixsim.planner.heuristics.swarm import equal_stages
-from helixsim.planner.search import Search
+from helixsim.planner.max_flow.dinic import flow_value
+from helixsim.planner.search import FlowSearch
 from helixsim.scenario.shipped import shipped_folder
 from helixsim.yaml_files import read_yaml
 
@@ -39,7 +40,7 @@ def spans_of(problem, ranges, machine_type):
 
 
 def found_by(method, problem, seed=0):
-    search = Search(problem, seed=seed)
+    search = FlowSearch(problem, seed=seed)
     method(search)
     validate(problem, search.ranges, search.value)
     return search
@@ -59,8 +60,8 @@ def found_by(method, problem, seed=0):
 def test_the_value_of_the_published_optimised_placements(cluster, name, value):
     problem = published(cluster)
     ranges = shipped_ranges(problem, name)
-    assert problem.value(ranges) == pytest.approx(value, abs=5e-5)
-    validate(problem, ranges, problem.value(ranges))
+    assert flow_value(problem, ranges) == pytest.approx(value, abs=5e-5)
+    validate(problem, ranges, flow_value(problem, ranges))
 
 
 def test_petals_places_as_published():
@@ -126,20 +127,20 @@ def test_petals_fills_the_weakest_layers_first():
 
 def test_layers_without_a_node_are_counted():
     problem = toy_problem({"a": 3, "b": 1, "c": 3}, 7)
-    check_coverage(problem, {0: (0, 3), 1: (3, 4), 2: (4, 7)}, "petals")
+    check_coverage(problem, {0: (0, 3), 1: (3, 4), 2: (4, 7)})
     with pytest.raises(PlacementError, match="petals leaves 2 of 7 layers of toy without a node"):
-        check_coverage(problem, {0: (0, 3), 1: (2, 3), 2: (4, 6)}, "petals")
+        check_coverage(problem, {0: (0, 3), 1: (2, 3), 2: (4, 6)})
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_petals_covers_all_layers_whoever_comes_first(seed):
+def test_petals_covers_all_layers_in_any_joining_order(seed):
     problem = toy_problem({"a": 3, "b": 1, "c": 3, "d": 2}, 8)
-    check_coverage(problem, petals_ranges(problem, Random(seed)), "petals")
+    check_coverage(problem, petals_ranges(problem, Random(seed)))
 
 
 def test_petals_says_that_its_ranges_do_not_join():
     with pytest.raises(PlacementError, match=r"no request can pass .* --partial-inference"):
-        petals(Search(published("geo24")))
+        petals(FlowSearch(published("geo24")))
 
 
 # -- swarm -------------------------------------------------------------------------------------
@@ -166,16 +167,16 @@ def test_stages_are_equal_where_that_is_possible(num_layers, most, sizes):
 def test_swarm_says_how_many_layers_are_missing():
     problem = toy_problem({"a": 9, "b": 2}, 10)
     with pytest.raises(PlacementError, match=r"5 stages.* 2 nodes: 6 layers are missing"):
-        swarm(Search(problem))
+        swarm(FlowSearch(problem))
 
 
 def test_a_limit_on_stages_is_kept_or_refused():
     problem = published("single24")
-    search = Search(problem, max_stages=20)
+    search = FlowSearch(problem, max_stages=20)
     swarm(search)
     validate(problem, search.ranges, search.value, max_stages=20)
-    with pytest.raises(PlacementError, match="swarm makes routes of 20 stages, more than 19"):
-        swarm(Search(problem, max_stages=19))
+    with pytest.raises(PlacementError, match="routes of 20 stages, but --max-stages is 19"):
+        swarm(FlowSearch(problem, max_stages=19))
 
 
 # -- separate pipelines ------------------------------------------------------------------------
@@ -199,8 +200,8 @@ def test_separate_forms_as_many_pipelines_as_pay():
 
 
 def test_separate_says_how_many_layers_are_missing():
-    with pytest.raises(PlacementError, match=r"24 are missing at least \(L4 56, T4 48, A100 48\)"):
-        separate(Search(published("single24")))
+    with pytest.raises(PlacementError, match=r"at least 24 are missing \(L4 56, T4 48, A100 48\)"):
+        separate(FlowSearch(published("single24")))
 
 
 @pytest.mark.parametrize(("cluster", "value"), [("single24", 2045.6410), ("het42", 5441.1438)])

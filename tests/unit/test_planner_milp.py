@@ -16,24 +16,24 @@ from planner_validator import allowed_links, longest_route, validate
 
 from helixsim.errors import InputError, OutputError, PlacementError, ScenarioError, SimulationError
 from helixsim.planner.heuristics import swarm_ranges
-from helixsim.planner.milp import milp, recover
+from helixsim.planner.max_flow.dinic import flow_value
+from helixsim.planner.milp import milp
 from helixsim.planner.milp.formulation import build
 from helixsim.planner.milp.inputs import milp_inputs
 from helixsim.planner.milp.model_file import model_text
-from helixsim.planner.milp.process import SolverProcess
-from helixsim.planner.milp.values import ranges_of, route_depths, start_values
-from helixsim.planner.milp.worker import solve
-from helixsim.planner.search import Search
+from helixsim.planner.milp.solutions import ranges_of, recover, route_depths, start_values
+from helixsim.planner.milp.solver_process import SolverProcess, solve
+from helixsim.planner.search import FlowSearch
 from helixsim.planner.solver import MAXIMIZE, new_model
 
 HOST = "coordinator"
 
 SIZES = {"a": 2, "b": 2, "d": 3}
-"""Nodes, and how many of 4 layers they hold at most."""
+"""Node -> most layers, of 4, that it may hold."""
 TOYS = {
     "aligned": {},
     "partial inference": {"partial_inference": True},
-    # The links decide: tokens weigh 10 bytes between nodes.
+    # Links bind: a token has 10 bytes between nodes.
     "slow link": {"link": (0.5, 0.0), "links": {("a", "b"): (1.0, 0.0)}},
     "missing links": {"links": {("a", "b"): (0.0, 0.0), ("d", HOST): (0.0, 0.0)}},
     "slow interfaces": {"nics": {"d": 0.3125, "a": 0.625}},
@@ -47,7 +47,7 @@ def toy(name="aligned", sizes=SIZES, num_layers=4):
 
 
 def every_placement(problem):
-    """All layers of all nodes."""
+    """All placements that use every node."""
     num_layers = problem.num_layers
     choices = [
         [
@@ -68,13 +68,13 @@ def best_of_all(name, max_stages=None):
             named = {problem.names[node]: span for node, span in ranges.items()}
             if longest_route(allowed_links(problem, named)) > max_stages:
                 continue
-        best = max(best, problem.value(ranges))
+        best = max(best, flow_value(problem, ranges))
     return best
 
 
 def searched(problem, *, max_stages=None, limit_s=60.0, **options):
     begin = time.monotonic()
-    search = Search(
+    search = FlowSearch(
         problem,
         elapsed_s=lambda: time.monotonic() - begin,
         time_limit_s=limit_s,
@@ -90,15 +90,15 @@ def searched(problem, *, max_stages=None, limit_s=60.0, **options):
 @pytest.mark.parametrize("strengthen", [True, False])
 @pytest.mark.parametrize("name", TOYS)
 def test_the_program_has_the_optimum(name, strengthen):
-    """The program by itself, without a start or a bound that might be the optimum already."""
+    """The program alone, without a start or a bound that may already be the optimum."""
     problem = toy(name)
     inputs = milp_inputs(problem, strengthen=strengthen)
     answer = solve(inputs, "CBC", 0, 60.0, None)
     assert answer["status"] == "OPTIMAL"
     assert answer["bound"] == pytest.approx(best_of_all(name), rel=1e-6)
     ranges = ranges_of(inputs, answer["values"])
-    validate(problem, ranges, problem.value(ranges))
-    assert problem.value(ranges) == pytest.approx(best_of_all(name), rel=1e-6)
+    validate(problem, ranges, flow_value(problem, ranges))
+    assert flow_value(problem, ranges) == pytest.approx(best_of_all(name), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["aligned", "slow link"])
@@ -129,9 +129,9 @@ def test_a_limit_on_stages(name, max_stages, strengthen):
 
 
 def test_a_limit_that_nothing_meets():
-    with pytest.raises(PlacementError, match=r"a route of 1 stages or less: .* 1 are missing"):
+    with pytest.raises(PlacementError, match=r"routes of 1 stages or less: .* 1 are missing"):
         searched(toy(), max_stages=1)
-    # Two that hold two layers each are not linked.
+    # The two nodes that hold two layers each are not linked.
     apart = {("a", "b"): (0.0, 0.0), ("b", "a"): (0.0, 0.0)}
     problem = toy_problem({"a": 2, "b": 2, "c": 1}, 4, links=apart)
     with pytest.raises(PlacementError, match="no placement lets a request pass on a route of 2 st"):
@@ -160,7 +160,7 @@ def test_24_machines_meet_the_bound_from_the_start():
 @pytest.mark.parametrize("name", TOYS)
 @pytest.mark.parametrize(("max_stages", "strengthen"), [(None, True), (3, False)])
 def test_every_placement_is_a_start(name, strengthen, max_stages):
-    """Fixed to the values of a start, the program is feasible and has the placement's flow."""
+    """With the values of a start fixed, the program is feasible and has the placement's flow."""
     problem = toy(name)
     inputs = milp_inputs(problem, strengthen=strengthen, max_stages=max_stages)
     integers = {v.name for v in build(inputs).model.vars if v.var_type != "C"}
@@ -174,7 +174,9 @@ def test_every_placement_is_a_start(name, strengthen, max_stages):
             if var.name in values:
                 var.lb = var.ub = values[var.name]
         assert model.optimize().name == "OPTIMAL", ranges
-        assert model.objective_value == pytest.approx(problem.value(ranges), rel=1e-6, abs=1e-9)
+        assert model.objective_value == pytest.approx(
+            flow_value(problem, ranges), rel=1e-6, abs=1e-9
+        )
 
 
 def test_unused_nodes_lengthen_no_route():
@@ -189,23 +191,27 @@ def test_unused_nodes_lengthen_no_route():
     assert values["start_1"] == 2
 
 
-def test_alike_nodes_swap_into_order():
+def test_interchangeable_nodes_swap_into_order():
     inputs = milp_inputs(toy(sizes={"a": 2, "b": 2, "c": 2}))
-    assert inputs.alike == ((0, 1, 2),)
+    assert inputs.interchangeable == ((0, 1, 2),)
     values = start_values(inputs, {0: (2, 4), 1: (0, 2), 2: (0, 1)})
     assert [values[f"start_{node}"] for node in range(3)] == [0, 0, 2]
 
 
-def test_links_tell_nodes_apart():
-    assert milp_inputs(toy("slow link", {"a": 2, "b": 2, "c": 2, "d": 2})).alike == ((2, 3),)
-    assert milp_inputs(toy("slow interfaces", {"a": 2, "b": 2, "c": 2})).alike == ((1, 2),)
+def test_nodes_with_different_links_are_not_interchangeable():
+    assert milp_inputs(toy("slow link", {"a": 2, "b": 2, "c": 2, "d": 2})).interchangeable == (
+        (2, 3),
+    )
+    assert milp_inputs(toy("slow interfaces", {"a": 2, "b": 2, "c": 2})).interchangeable == (
+        (1, 2),
+    )
 
 
 def test_a_start_that_is_given_is_kept():
     problem = published("single24")
     ranges = swarm_ranges(problem)
     search = searched(problem, limit_s=0.0, start=ranges, strengthen=False)
-    assert search.trace[0].value == problem.value(ranges)
+    assert search.trace[0].value == flow_value(problem, ranges)
 
 
 def test_routes_are_measured_along_links():
@@ -223,9 +229,9 @@ def test_the_process_answers_as_a_call_does():
         assert process.solve(30.0, None) == solve(inputs, "CBC", 3, 30.0, None)
 
 
-def test_a_solver_that_is_not_there():
+def test_a_solver_that_is_not_installed():
     for strengthen in (True, False):
-        search = Search(toy(), solver="GUROBI")
+        search = FlowSearch(toy(), solver="GUROBI")
         with pytest.raises(ScenarioError, match="GUROBI is not installed"):
             milp(search, strengthen=strengthen)
 
@@ -251,8 +257,8 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from planner_problems import published
 from helixsim.planner.milp import milp
-from helixsim.planner.search import Search
-search = Search(published("single24"), max_stages=14)
+from helixsim.planner.search import FlowSearch
+search = FlowSearch(published("single24"), max_stages=14)
 print("ready", flush=True)
 try:
     milp(search, solution_file=Path(sys.argv[2]))
@@ -277,14 +283,14 @@ def test_ctrl_c_keeps_what_was_found(tmp_path):
         run.kill()
     assert run.returncode == 0
     problem = published("single24")
-    assert problem.value(recover(problem, file)) == pytest.approx(float(output))
+    assert flow_value(problem, recover(problem, file)) == pytest.approx(float(output))
 
 
 # -- files -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("suffix", "name"), [("lp", "aligned"), ("mps", "partial inference")])
-def test_a_model_file_says_all(tmp_path, suffix, name):
+def test_a_model_file_is_complete(tmp_path, suffix, name):
     problem = toy(name)
     file = tmp_path / f"model.{suffix}"
     search = searched(problem, model_file=file, strengthen=False)
@@ -307,7 +313,7 @@ def test_a_solution_file_is_read_back(tmp_path):
     problem = toy()
     file = tmp_path / "best.sol"
     search = searched(problem, solution_file=file, strengthen=False)
-    assert problem.value(recover(problem, file)) == pytest.approx(search.value)
+    assert flow_value(problem, recover(problem, file)) == pytest.approx(search.value)
 
 
 def test_a_solution_of_cbc_itself_is_read(tmp_path):
@@ -326,20 +332,28 @@ GOOD = "start_0 0\nhold_0_2 1\nstart_1 2\nhold_1_2 1\nstart_2 0\nhold_2_1 1"
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("start_1 2", "start_1 two", "line 3: 'two' is no number"),
-        ("start_1 2", "start_1 nan", "line 3: 'nan' is no number"),
-        ("start_1 2", "start_1", "line 3: 'start_1' is no name and value"),
+        ("start_1 2", "start_1 two", "line 3: 'two' is not a number"),
+        ("start_1 2", "start_1 nan", "line 3: 'nan' is not a number"),
+        ("start_1 2", "start_1", "line 3: 'start_1' is not a name and a value"),
         ("start_1 2", "start_0 2", "line 3: start_0 has a value already"),
         ("start_1 2", "start_1 4", "line 3: start_1 must be a layer from 0 to 3, not 4"),
-        ("start_1 2", "start_1 1.5", "line 3: start_1 must be whole, not 1.5"),
-        ("start_1 2", "start_9 2", "line 3: start_9 is of a node that this cluster of 3 does"),
-        ("start_1 2", "start_x 2", "line 3: start_x is no variable of the program"),
+        ("start_1 2", "start_1 1.5", "line 3: start_1 must be a whole number, not 1.5"),
+        (
+            "start_1 2",
+            "start_9 2",
+            "line 3: start_9 belongs to node 9, but this cluster has 3",
+        ),
+        ("start_1 2", "start_x 2", "line 3: start_x is not a variable of the program"),
         ("start_1 2\n", "", "no request can pass through this placement"),
         ("start_1 2", "start_1 3", "node 1 (b) ends with layer 5, but toy has 4"),
         ("start_1 2", "start_1 1", "no request can pass through this placement"),
-        ("hold_1_2 1", "hold_1_3 1", "line 4: hold_1_3 is 1, but this node may hold 2 layers"),
+        (
+            "hold_1_2 1",
+            "hold_1_3 1",
+            "line 4: hold_1_3 is 1, but this node may hold at most 2",
+        ),
         ("hold_1_2 1", "hold_1_2 3", "line 4: hold_1_2 must be 0 or 1, not 3"),
-        ("hold_1_2 1", "hold_1_2 0", "nothing says how many layers node 1 (b) holds"),
+        ("hold_1_2 1", "hold_1_2 0", "the number of layers of node 1 (b) is missing"),
     ],
 )
 def test_bad_solution_files(tmp_path, old, new, message):
@@ -356,15 +370,15 @@ def test_no_solution_file(tmp_path):
     with pytest.raises(ScenarioError, match="there is no such file"):
         recover(toy(), tmp_path / "none.sol")
     (tmp_path / "binary.sol").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ScenarioError, match="is no text"):
+    with pytest.raises(ScenarioError, match="is not UTF-8 text"):
         recover(toy(), tmp_path / "binary.sol")
 
 
-def test_files_are_refused_before_the_work(tmp_path):
+def test_files_are_refused_before_the_search(tmp_path):
     file = tmp_path / "there.sol"
     file.write_text("mine")
     with pytest.raises(OutputError, match="exists already"):
         searched(toy(), solution_file=file)
-    with pytest.raises(InputError, match="is no suffix of a model"):
+    with pytest.raises(InputError, match="is not a model format"):
         searched(toy(), model_file=tmp_path / "model.txt")
     assert file.read_text() == "mine"

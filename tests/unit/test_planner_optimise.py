@@ -1,8 +1,10 @@
-"""The optimiser: what it reaches, that it repeats, and that it can be stopped."""
+"""The optimiser: its results, their repetition, and stopping it."""
 
 from __future__ import annotations
 
 import random
+import re
+from dataclasses import fields
 from itertools import count
 
 import numpy as np
@@ -16,25 +18,26 @@ from helixsim.placement.check import placement_mistakes
 from helixsim.planner.max_flow.annealing import StageCosts, stages_of
 from helixsim.planner.max_flow.column_generation import (
     BlockPricing,
+    generate_blocks,
     pattern_blocks,
-    worthwhile_blocks,
 )
-from helixsim.planner.max_flow.dinic import longest_route
+from helixsim.planner.max_flow.dinic import flow_value, longest_route
 from helixsim.planner.max_flow.even_stages import even_stages
 from helixsim.planner.max_flow.optimise import optimise
 from helixsim.planner.max_flow.regions import regions, self_sufficient_groups
 from helixsim.planner.max_flow.stage_moves import MAX_STAGE_SIZE, random_move
 from helixsim.planner.max_flow.stage_patterns import best_chains, longest_chain
-from helixsim.planner.search import Search
+from helixsim.planner.search import FlowSearch
+from helixsim.planner.search_budget import SearchBudget
 
 
 def ticking(seconds: float = 1.0):
-    """A clock that goes on by itself, whenever it is read."""
+    """A clock that advances each time it is read."""
     ticks = count()
     return lambda: seconds * next(ticks)
 
 
-def check(search: Search, cluster: str) -> None:
+def check(search: FlowSearch, cluster: str) -> None:
     problem = search.problem
     scenario = load_scenario(PUBLISHED[cluster])
     placement = problem.placement(search.ranges)
@@ -47,15 +50,15 @@ def check(search: Search, cluster: str) -> None:
 
 
 def test_single24_is_solved_and_proved():
-    search = Search(published("single24"))
+    search = FlowSearch(published("single24"))
     optimise(search)
     check(search, "single24")
     assert search.value == pytest.approx(2045.6410473)
     assert search.optimal
 
 
-def test_single24_under_a_cap_on_stages():
-    search = Search(published("single24"), max_stages=14)
+def test_single24_under_a_limit_on_stages():
+    search = FlowSearch(published("single24"), max_stages=14)
     optimise(search)
     check(search, "single24")
     assert search.value == pytest.approx(1515.71, abs=0.01)
@@ -66,7 +69,7 @@ def test_single24_under_a_cap_on_stages():
 def test_slow_links_are_annealed_and_repeat():
     found = []
     for _ in range(2):
-        search = Search(published("geo24"), elapsed_s=ticking(), time_limit_s=1200)
+        search = FlowSearch(published("geo24"), elapsed_s=ticking(), time_limit_s=1200)
         optimise(search)
         check(search, "geo24")
         found.append((search.ranges, search.value, len(search.trace)))
@@ -76,36 +79,61 @@ def test_slow_links_are_annealed_and_repeat():
 
 @pytest.mark.reference
 def test_small10_is_solved_and_proved(reference):
-    search = Search(small10(reference))
+    search = FlowSearch(small10(reference))
     optimise(search)
     assert search.value == pytest.approx(286.5874, abs=5e-5)  # as the published program
     assert search.optimal
 
 
+# -- the budget
+
+
+def test_a_smaller_budget_tries_less():
+    without = FlowSearch(published("single24"), budget=SearchBudget(even_longest_stage=0))
+    optimise(without)
+    check(without, "single24")
+    values = [incumbent.value for incumbent in without.trace]
+    usual = FlowSearch(published("single24"))
+    optimise(usual)
+    assert len(values) <= len(usual.trace)
+    slow = published("geo24")
+    hurried = FlowSearch(slow, budget=SearchBudget(anneal_rounds=0, bound_rounds=0))
+    optimise(hurried)
+    assert hurried.value > 0
+
+
+def test_every_field_of_the_budget_is_documented():
+    documented = set()
+    for line in (SearchBudget.__doc__ or "").splitlines():
+        if re.fullmatch(r"    \w+(, \w+)*", line) and line.strip() != "Attributes":
+            documented |= set(line.strip().split(", "))
+    assert documented == {field.name for field in fields(SearchBudget)}
+
+
 # -- stopping
 
 
-def test_it_stops_at_once_and_has_something():
-    search = Search(published("geo24"), elapsed_s=ticking(10.0), time_limit_s=100)
+def test_it_stops_at_once_with_a_placement():
+    search = FlowSearch(published("geo24"), elapsed_s=ticking(10.0), time_limit_s=100)
     optimise(search)
     assert search.value > 0
 
 
 def test_an_interrupt_passes_through_and_leaves_the_best():
-    def interrupt(search: Search) -> None:
+    def interrupt(search: FlowSearch) -> None:
         if len(search.trace) == 3:
             raise KeyboardInterrupt
 
-    search = Search(published("geo24"), on_change=interrupt)
+    search = FlowSearch(published("geo24"), on_change=interrupt)
     with pytest.raises(KeyboardInterrupt):
         optimise(search)
     assert search.value == search.trace[-1].value > 0
 
 
-# -- its parts
+# -- the parts
 
 
-def test_chains_hold_all_layers_and_carry_what_they_say():
+def test_chains_hold_all_layers_and_carry_their_flow():
     problem = published("single24")
     flows = []
     for chain in best_chains(problem.kinds, 80, 2803.0):
@@ -126,13 +154,13 @@ def test_chains_hold_all_layers_and_carry_what_they_say():
 def test_blocks_carry_their_target():
     problem = published("het42")
     target = 5900.0
-    blocks = worthwhile_blocks(problem.kinds, target, 80, longest=12)
+    blocks = generate_blocks(problem.kinds, target, 80, longest=12)
     assert blocks is not None
     assert len(blocks) > len(pattern_blocks(problem.kinds, target))
     for block in random.Random(0).sample(blocks, 60) + blocks[-20:]:
-        # A block alone is a placement of a model with just its layers.
+        # A block alone is a placement of an LLM with exactly its layers.
         assert carried(problem, block) >= target * (1 - 1e-9)
-    assert worthwhile_blocks(problem.kinds, 6100.0, 80, longest=12) is None
+    assert generate_blocks(problem.kinds, 6100.0, 80, longest=12) is None
 
 
 def carried(problem, block) -> float:
@@ -163,9 +191,9 @@ def test_costs_of_stages_are_minimal_cuts():
     assert total == costs.cost(stages) >= 0
     ranges = costs.ranges(stages)
     assert max(end for _, end in ranges.values()) == 80
-    # Where the cost is nothing, links between stages do not hold the flow back.
+    # Where the cost is 0, links between stages do not limit the flow.
     if total == 0:
-        assert problem.value(ranges) > 0
+        assert flow_value(problem, ranges) > 0
 
 
 def test_moves_lose_no_node():
@@ -184,7 +212,7 @@ def test_moves_lose_no_node():
 def test_even_stages_hold_every_layer():
     problem = published("single24")
     ranges = even_stages(problem, 4)
-    assert problem.value(ranges) > 0
+    assert flow_value(problem, ranges) > 0
     assert sorted(set(ranges.values())) == [(4 * i, 4 * i + 4) for i in range(20)]
 
 
@@ -227,7 +255,7 @@ def test_bandwidths_of_rules_are_those_of_the_links():
     assert not np.any(RuleNetwork({"a": "x", "b": "y"}).bandwidths(["a", "b"]))
 
 
-def test_nothing_is_found_where_a_cap_leaves_nothing():
-    search = Search(toy_problem({"a": 1, "b": 1, "c": 1}, 3), max_stages=2)
+def test_a_limit_on_stages_that_no_placement_keeps():
+    search = FlowSearch(toy_problem({"a": 1, "b": 1, "c": 1}, 3), max_stages=2)
     optimise(search)
     assert (search.value, search.ranges) == (0.0, {})

@@ -1,4 +1,4 @@
-"""Models for the solver: quiet, repeatable, and clear about what is missing."""
+"""Models for the solver: no output, repeatable results, clear errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def test_it_is_repeatable_and_exact():
 
 
 def test_an_unknown_solver_is_refused():
-    with pytest.raises(ScenarioError, match="no solver 'CPLEX'; there are CBC, HIGHS, GUROBI"):
+    with pytest.raises(
+        ScenarioError, match="unknown solver 'CPLEX'; choose one of CBC, HIGHS, GUROBI"
+    ):
         new_model(MAXIMIZE, "CPLEX")
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from helixsim.control.routing.kv_expectation import KvExpectation
 from helixsim.control.routing.policy import PolicyInputs, Rejection, RoutingPoint, can_run
 from helixsim.errors import NoRouteError
-from helixsim.placement.flow import Flow
+from helixsim.placement.flow import Flow, used_links
 from helixsim.placement.topology import PlacedLink, Topology
 from helixsim.requests import Request, Route, Stage
 
@@ -55,12 +55,9 @@ class MaxFlowPolicy:
         self._min_share = inputs.min_flow_share
         self._flow = flow
         self._load = [0.0] * len(topology.links)
-        self._open = _open_links(topology, flow, inputs.min_flow_share)
-        if inputs.uses_small_shares_alone:
-            self._open = [
-                links or _carrying(topology, machine, flow)
-                for machine, links in enumerate(self._open)
-            ]
+        self._open = _open_links(
+            topology, flow, self._min_share, all_if_none=inputs.uses_small_shares_alone
+        )
         self._routes: dict[tuple[int, ...], FlowRoute] = {}
         self._unbilled: list[FlowRoute] = []
         self._bandwidth = _flow_share_bandwidths(topology, flow)
@@ -84,10 +81,7 @@ class MaxFlowPolicy:
         self._bill_decodes()
         self._flow = by_link
         self._load = [0.0] * len(topology.links)
-        self._open = [
-            links or _carrying(topology, machine, by_link)
-            for machine, links in enumerate(_open_links(topology, by_link, self._min_share))
-        ]
+        self._open = _open_links(topology, by_link, self._min_share, all_if_none=True)
         self._routes.clear()
         self._bandwidth = [
             new or old
@@ -206,25 +200,12 @@ class MaxFlowPolicy:
 
 
 def _open_links(
-    topology: Topology, flow: tuple[float, ...], min_share: float
+    topology: Topology, flow: tuple[float, ...], min_share: float, *, all_if_none: bool
 ) -> list[tuple[PlacedLink, ...]]:
     """For every machine, the links that carry enough of its flow to be used."""
-    open_links = []
-    for outgoing in topology.outgoing:
-        total = sum(flow[link.index] for link in outgoing)
-        open_links.append(
-            tuple(
-                link
-                for link in outgoing
-                if flow[link.index] > 0 and flow[link.index] >= min_share * total
-            )
-        )
-    return open_links
-
-
-def _carrying(topology: Topology, machine: int, flow: tuple[float, ...]) -> tuple[PlacedLink, ...]:
-    """The links of a machine that carry any flow."""
-    return tuple(link for link in topology.outgoing[machine] if flow[link.index] > 0)
+    return [
+        used_links(links, flow, min_share, all_if_none=all_if_none) for links in topology.outgoing
+    ]
 
 
 def _check_open(
@@ -234,7 +215,8 @@ def _check_open(
     if inputs.flow.tokens_per_s <= 0:
         raise NoRouteError("the maximum flow is zero: no tokens get through this placement")
     for machine in range(topology.coordinator + 1):
-        carrying = _carrying(topology, machine, inputs.flow.link_tokens_per_s)
+        by_link = inputs.flow.link_tokens_per_s
+        carrying = used_links(topology.outgoing[machine], by_link, 0.0, all_if_none=False)
         if carrying and not open_links[machine]:
             raise NoRouteError(
                 f"the flow of {topology.name(machine)} is shared by {len(carrying)} nodes, each of "

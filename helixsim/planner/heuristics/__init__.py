@@ -1,7 +1,6 @@
-"""The published baselines: rules of thumb that place layers in milliseconds.
+"""The published baselines: heuristics that place layers in milliseconds.
 
-They are what the Helix paper (arXiv 2406.01566) compares itself with, and starts for a search
-that does better.
+The Helix paper (arXiv 2406.01566) compares itself with them; the searches here start from them.
 """
 
 from helixsim.planner.heuristics.petals import petals, petals_ranges

@@ -1,21 +1,21 @@
-"""The rule of Petals: nodes come one by one, each strengthens the weakest layers."""
+"""The rule of Petals: nodes join one by one, each at the layers with the least throughput."""
 
 from __future__ import annotations
 
 from random import Random
 
-from helixsim.planner.heuristics.coverage import check_coverage, offer
-from helixsim.planner.problem import PlanningProblem
-from helixsim.planner.search import Search
+from helixsim.errors import PlacementError
+from helixsim.planner.problem import PlanningProblem, Ranges
+from helixsim.planner.search import FlowSearch
 
 
 def petals_ranges(problem: PlanningProblem, rng: Random) -> dict[int, tuple[int, int]]:
     """Place layers by the rule of Petals.
 
-    Nodes join in random order. Each takes as many layers as it may hold, where the throughput
-    of the nodes so far is least: of all contiguous ranges, the one whose layers' throughputs
-    (tokens/s, summed over their holders), sorted from low to high, come first in lexicographic
-    order; of equal ones the first. What has joined never moves.
+    Nodes join in random order. Each takes as many layers as it may hold, where the nodes so far
+    have the least throughput: of all contiguous ranges, the one whose layers' throughputs
+    (tokens/s, summed over the nodes that hold the layer), sorted from low to high, come first in
+    lexicographic order; of equal ranges the first. Nodes that have joined keep their layers.
 
     Source: Petals (arXiv 2209.01188), as a baseline in the Helix paper. With ``Random(0)`` this
     is, node by node, the published placement of LLaMA-2 70B on 24 machines.
@@ -23,7 +23,7 @@ def petals_ranges(problem: PlanningProblem, rng: Random) -> dict[int, tuple[int,
     Raises
     ------
     PlacementError
-        If layers are left without a node, as where nodes have no throughput at all.
+        If layers are left without a node.
     """
     order = list(range(len(problem)))
     rng.shuffle(order)
@@ -38,19 +38,36 @@ def petals_ranges(problem: PlanningProblem, rng: Random) -> dict[int, tuple[int,
         ranges[node] = (start, start + size)
         for layer in range(start, start + size):
             throughput[layer] += problem.tokens_per_s(node, size)
-    check_coverage(problem, ranges, "petals")
+    check_coverage(problem, ranges)
     return ranges
 
 
-def petals(search: Search) -> None:
+def check_coverage(problem: PlanningProblem, ranges: Ranges) -> None:
+    """Check that every layer is held by a node.
+
+    Raises
+    ------
+    PlacementError
+        With the number of layers that are missing.
+    """
+    held = {layer for start, end in ranges.values() for layer in range(start, end)}
+    if missing := sorted(set(range(problem.num_layers)) - held):
+        raise PlacementError(
+            f"petals leaves {len(missing)} of {problem.num_layers} layers of "
+            f"{problem.llm.name} without a node, the first is layer {missing[0]}; "
+            "use another method"
+        )
+
+
+def petals(search: FlowSearch) -> None:
     """Report the placement of :func:`petals_ranges`.
 
-    The order in which nodes join is drawn with the bare seed of the search, not with a stream
-    of its own, because the published placements are those of seed 0.
+    The joining order is drawn with the seed of the search itself, not with a named stream,
+    because the published placements are those of ``Random(0)``.
 
     Raises
     ------
     PlacementError
         If layers are left without a node, no request can pass, or routes are too long.
     """
-    offer(search, petals_ranges(search.problem, Random(search.seed)), "petals")
+    search.require(petals_ranges(search.problem, Random(search.seed)), "petals")

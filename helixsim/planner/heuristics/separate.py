@@ -1,4 +1,4 @@
-"""Pipelines of one machine type each, and one of what is left over."""
+"""Separate pipelines: one machine type per pipeline, and optionally one of the remaining nodes."""
 
 from __future__ import annotations
 
@@ -6,40 +6,39 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
 from helixsim.errors import PlacementError
-from helixsim.planner.heuristics.coverage import offer
 from helixsim.planner.problem import PlanningProblem
-from helixsim.planner.search import Search
+from helixsim.planner.search import FlowSearch
 
 
 def separate_ranges(
     problem: PlanningProblem, *, mixed: bool = False, allow_overcommitted_layers: bool = False
 ) -> dict[int, tuple[int, int]]:
-    """Give every machine type pipelines of its own.
+    """Give every machine type its own pipelines.
 
-    The nodes of a kind, in the cluster's order, share the layers evenly: those in front hold
-    one less where it does not divide. If a kind could hold the LLM several times over, it forms
-    as many pipelines as let the most tokens through.
+    The nodes of a kind, in the cluster's order, share the layers evenly: where the layers do not
+    divide, the first nodes hold one layer less. A kind that can hold the LLM several times forms
+    the number of pipelines with the greatest total throughput.
 
-    A kind that cannot hold the LLM forms no pipeline (:func:`types_left_out` names them): its
-    nodes stay idle, or form one more pipeline together if `mixed`.
+    A kind that cannot hold the LLM forms no pipeline (:func:`types_left_out` names such kinds).
+    Its nodes stay idle, or join one common pipeline if `mixed`.
 
     Source: the baselines "separate pipelines" and "separate pipelines plus" of the Helix paper.
-    The published ones of LLaMA-2 70B on 24 machines overcommit, for example 20 layers on an
-    A100 that should hold 12.
+    The published placements of LLaMA-2 70B on 24 machines overcommit nodes, for example with 20
+    layers on an A100 that should hold 12.
 
     Parameters
     ----------
     mixed
-        Join what is left over in one more pipeline, if it can hold the LLM. Its nodes hold as
-        many layers as make the slowest of them as fast as possible.
+        Whether the remaining nodes form one more pipeline, if they can hold the LLM. Its layers
+        are distributed so that its slowest node is as fast as possible.
     allow_overcommitted_layers
-        Let nodes hold more layers than their type should, as far as its KV capacity is known.
-        The placement must then allow it too.
+        Whether nodes may hold more layers than their type should, as far as its KV capacity is
+        known. The placement must then allow it too.
 
     Raises
     ------
     PlacementError
-        If there is not one pipeline; it says how many layers are missing.
+        If there is no pipeline; the message says how many layers are missing.
     """
     ranges: dict[int, tuple[int, int]] = {}
     left: list[int] = []
@@ -58,7 +57,7 @@ def separate_ranges(
 def types_left_out(
     problem: PlanningProblem, *, allow_overcommitted_layers: bool = False
 ) -> tuple[str, ...]:
-    """Name the machine types that cannot hold the LLM with their own nodes alone."""
+    """Names of the machine types whose nodes alone cannot hold the LLM."""
     return tuple(
         dict.fromkeys(
             kind.machine_type
@@ -72,7 +71,7 @@ def types_left_out(
     )
 
 
-def separate(search: Search) -> None:
+def separate(search: FlowSearch) -> None:
     """Report the placement of :func:`separate_ranges`, without overcommitted layers.
 
     Raises
@@ -80,18 +79,18 @@ def separate(search: Search) -> None:
     PlacementError
         If no machine type can hold the LLM, no request can pass, or routes are too long.
     """
-    offer(search, separate_ranges(search.problem), "separate")
+    search.require(separate_ranges(search.problem), "separate")
 
 
-def separate_mixed(search: Search) -> None:
+def separate_mixed(search: FlowSearch) -> None:
     """Report the placement of :func:`separate_ranges` with its mixed pipeline.
 
     Raises
     ------
     PlacementError
-        If there is not one pipeline, no request can pass, or routes are too long.
+        If there is no pipeline, no request can pass, or routes are too long.
     """
-    offer(search, separate_ranges(search.problem, mixed=True), "separate-mixed")
+    search.require(separate_ranges(search.problem, mixed=True), "separate-mixed")
 
 
 # -- pipelines of one kind ---------------------------------------------------------------------
@@ -100,7 +99,7 @@ def separate_mixed(search: Search) -> None:
 def _best_pipelines(
     problem: PlanningProblem, nodes: Sequence[int], overcommit: bool
 ) -> dict[int, tuple[int, int]]:
-    """As many pipelines of these nodes, all of one kind, as let the most through; or none."""
+    """Pipelines of these nodes, all of one kind, with the greatest total throughput, if any."""
     best: dict[int, tuple[int, int]] = {}
     most = 0.0
     for count in range(1, len(nodes) + 1):
@@ -124,7 +123,7 @@ def _even_sizes(num_layers: int, count: int) -> list[int]:
 
 
 def _slowest(problem: PlanningProblem, node: int, num_layers: int, overcommit: bool) -> float:
-    """Tokens per second of a node with so many layers, 0 if it cannot hold them."""
+    """Throughput in tokens/s of a node with `num_layers` layers, 0 if it cannot hold them."""
     kind = problem.kind(node)
     if num_layers <= kind.max_layers:
         return kind.tokens_per_s[num_layers]
@@ -140,13 +139,13 @@ def _pipeline(nodes: Sequence[int], sizes: Sequence[int]) -> dict[int, tuple[int
     return dict(zip(nodes, pairwise(accumulate(sizes, initial=0)), strict=True))
 
 
-# -- the pipeline of what is left over ---------------------------------------------------------
+# -- the pipeline of the remaining nodes -------------------------------------------------------
 
 
 def _mixed_pipeline(problem: PlanningProblem, nodes: Sequence[int]) -> dict[int, tuple[int, int]]:
-    """One pipeline of these nodes, in order, whose slowest node is as fast as possible; or none.
+    """One pipeline of these nodes, in order, whose slowest node is as fast as possible, if any.
 
-    Among the layers that nodes of that speed could hold, the last nodes hold fewer, or none.
+    Every node holds the most layers at that throughput; the last nodes hold fewer, or none.
     """
     rates = {rate for node in nodes for rate in problem.kind(node).tokens_per_s[1:]}
     for rate in sorted(rates, reverse=True):
@@ -162,7 +161,7 @@ def _mixed_pipeline(problem: PlanningProblem, nodes: Sequence[int]) -> dict[int,
 
 
 def _most_layers_at(problem: PlanningProblem, node: int, rate: float) -> int:
-    """The most layers with which a node still carries `rate` tokens per second."""
+    """The most layers with which a node has a throughput of at least `rate` tokens/s."""
     rates = problem.kind(node).tokens_per_s
     return max((k for k in range(1, len(rates)) if rates[k] >= rate), default=0)
 
@@ -176,6 +175,6 @@ def _raise_nothing(problem: PlanningProblem, left: Sequence[int], mixed: bool) -
     hint = "use another method" if mixed else "mix them (separate-mixed) or use another method"
     raise PlacementError(
         f"separate: no machine type holds the {problem.num_layers} layers of "
-        f"{problem.llm.name} by itself, {problem.num_layers - most} are missing at least "
+        f"{problem.llm.name} by itself; at least {problem.num_layers - most} are missing "
         f"({held}); {hint}"
     )

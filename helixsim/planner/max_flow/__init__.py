@@ -1,1 +1,1 @@
-"""The placement of greatest maximum flow, and a bound that no placement exceeds."""
+"""Search for placements of greatest maximum flow, and upper bounds on it."""

@@ -1,8 +1,8 @@
-"""Simulated annealing over an ordered list of stages, for links that bind.
+"""Simulated annealing over ordered lists of stages, for links that bind.
 
-At a target of F tokens per second, a stage (a set of nodes) holds as many layers as it can and
-still carry F. What is left to decide is which nodes stand together and in which order, so that
-the links from each stage to the next carry F as well. Layer positions follow from the order.
+At a target of F tokens per second, a stage (a set of nodes) holds the most layers with which it
+carries F. The annealing decides which nodes form a stage and in which order the stages stand, so
+that the links from each stage to the next carry F too. The order determines the layers.
 """
 
 from __future__ import annotations
@@ -20,24 +20,33 @@ from helixsim.planner.max_flow.stage_moves import random_move
 from helixsim.planner.max_flow.stage_patterns import Chain, common_layers
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.search import NEGLIGIBLE
-
-_HOT, _COLD = 0.06, 0.01
-_LAYER_COST, _STAGE_COST, _EMPTY_COST = 0.25, 0.25, 0.3
-_CLOSE = 0.02
-"""States that cost no more are worth an exact maximum flow."""
-_MAX_REMEMBERED = 300_000
-_CHECK_STOP_EVERY = 64
+from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
 
 Stages = tuple[tuple[int, ...], ...]
-"""Numbers of nodes, stage by stage; those of a stage in ascending order."""
+"""Numbers of the nodes of each stage, in ascending order."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Stage:
-    """A set of nodes, with everything about it that does not depend on its neighbours.
+    """A set of n nodes, with the quantities that do not depend on the stages around it.
 
-    `rest[x]` is what the nodes outside of subset x carry, `reach[x]` what the links from subset
-    x to every machine carry.
+    Attributes
+    ----------
+    members
+        Shape (n,): numbers of the nodes.
+    num_layers
+        The most layers with which the stage carries the target.
+    carries
+        Shape (n,): tokens per second that each node carries.
+    rest
+        Shape (2^n,): for every subset of the nodes, what the other nodes carry.
+    reach
+        Shape (2^n, nodes of the cluster + 1): what the links from each subset to each machine
+        carry.
+    entry_cost, exit_cost
+        Share of the target that the links with the coordinator do not carry.
+    after
+        Nodes of a following stage -> share of the target that does not reach it.
     """
 
     members: npt.NDArray[np.intp]
@@ -51,23 +60,32 @@ class _Stage:
 
 
 class StageCosts:
-    """What lists of stages lack to carry a target; remembers stages and pairs of stages.
+    """Costs of lists of stages: what they lack to carry a target.
+
+    Costs of stages and of pairs of stages are remembered.
 
     Parameters
     ----------
     problem
         Kinds and links of the nodes.
     target
-        Tokens per second.
+        Flow to reach, in tokens per second.
     max_stages
-        Most stages; more cost.
+        Most stages; each further one costs extra.
+    budget
+        Costs of what is lacking, and how many costs are remembered.
     """
 
     def __init__(
-        self, problem: PlanningProblem, target: float, max_stages: int | None = None
+        self,
+        problem: PlanningProblem,
+        target: float,
+        max_stages: int | None = None,
+        budget: SearchBudget = DEFAULT_BUDGET,
     ) -> None:
         self.problem = problem
         self.target = target
+        self.budget = budget
         self.max_stages = len(problem) if max_stages is None else max_stages
         self.nic = np.minimum(problem.inbound_tokens_per_s, problem.outbound_tokens_per_s)
         self._stages: dict[tuple[int, ...], _Stage] = {}
@@ -81,15 +99,15 @@ class StageCosts:
         return found
 
     def _make(self, nodes: tuple[int, ...]) -> _Stage:
-        problem, home = self.problem, len(self.problem)
+        problem, coordinator = self.problem, len(self.problem)
         layers, _ = common_layers([problem.kind(node) for node in nodes], self.target)
         rates = np.array([problem.tokens_per_s(node, max(layers, 1)) for node in nodes])
         members = np.array(nodes)
         carries = np.minimum(rates, self.nic[members])
         subsets = _subsets(len(nodes))
         links = problem.link_tokens_per_s
-        entry = np.minimum(links[home, members], rates).sum()
-        leave = np.minimum(links[members, home], rates).sum()
+        entry = np.minimum(links[coordinator, members], rates).sum()
+        leave = np.minimum(links[members, coordinator], rates).sum()
         return _Stage(
             members=members,
             num_layers=layers,
@@ -102,14 +120,15 @@ class StageCosts:
         )
 
     def _between(self, one: _Stage, other: _Stage) -> float:
-        """Share of the target that does not get from a stage to the next."""
+        """Share of the target that the minimum cut between two stages does not carry."""
         arriving = np.minimum(one.reach[:, other.members], other.carries).sum(axis=1)
         cut = float((one.rest + arriving).min())
         return max(0.0, 1 - cut / self.target)
 
     def cost(self, stages: Sequence[tuple[int, ...]]) -> float:
-        """0 for a list of stages that may carry the target, more the more it lacks."""
-        if self._num_remembered > _MAX_REMEMBERED:
+        """0 for a list of stages that may carry the target; it rises with what is lacking."""
+        budget = self.budget
+        if self._num_remembered > budget.anneal_remembered:
             self._stages.clear()
             self._num_remembered = 0
         known = self._stages
@@ -127,15 +146,15 @@ class StageCosts:
                 self._num_remembered += 1
                 total += lacking
             if not stage.num_layers:
-                total += _EMPTY_COST
+                total += budget.anneal_empty_cost
             last = stage
         if last is not None:
             total += last.exit_cost
-        total += _LAYER_COST * max(0, self.problem.num_layers - layers)
-        return total + _STAGE_COST * max(0, len(stages) - self.max_stages)
+        total += budget.anneal_layer_cost * max(0, self.problem.num_layers - layers)
+        return total + budget.anneal_stage_cost * max(0, len(stages) - self.max_stages)
 
     def ranges(self, stages: Sequence[tuple[int, ...]]) -> dict[int, tuple[int, int]]:
-        """Layers of every node; what is more than the LLM has comes off the slowest stages."""
+        """Layers of every node; surplus layers are taken from the slowest stages."""
         layers = [self._stage(nodes).num_layers for nodes in stages]
         rates = [self._rate(stage, k) for stage, k in zip(stages, layers, strict=True)]
         for _ in range(sum(layers) - self.problem.num_layers):
@@ -158,13 +177,13 @@ class StageCosts:
 
 @cache
 def _subsets(size: int) -> npt.NDArray[np.float64]:
-    """All subsets of so many things, as rows of 0 and 1."""
+    """Shape (2^size, size): every subset of `size` elements, as a row of 0 and 1."""
     numbers = np.arange(2**size)[:, np.newaxis]
     return (numbers >> np.arange(size) & 1).astype(np.float64)
 
 
 def stages_of(problem: PlanningProblem, chain: Chain, rng: Random) -> Stages:
-    """Give the patterns of a chain nodes and an order at random."""
+    """Assign random nodes of the right kinds to the patterns of a chain, in random order."""
     waiting: list[list[int]] = [[] for _ in problem.kinds]
     for node, kind in enumerate(problem.kind_of):
         waiting[kind].append(node)
@@ -186,61 +205,63 @@ def anneal(
     offer: Callable[[dict[int, tuple[int, int]]], float],
     stop: Callable[[], bool],
 ) -> tuple[Stages, bool]:
-    """Look for stages that carry the target.
+    """Search for stages that carry the target.
 
     Parameters
     ----------
     costs
-        Says what is lacking.
+        Cost of a list of stages.
     start
-        Stages to begin with; nodes that are in none are idle.
+        Initial stages; nodes in none of them are idle.
     iterations
-        Moves to try; it ends early once the target is reached.
+        Number of moves; the search ends early when the target is reached.
     rng
-        All randomness.
+        Source of random numbers.
     offer
-        Given a placement that may carry the target, says what it carries.
+        Called with the ranges of a placement that may carry the target; returns its maximum flow
+        in tokens per second.
     stop
-        Asked often.
+        Called regularly; true ends the search.
 
     Returns
     -------
     tuple
-        The best stages seen, and whether they carry the target.
+        The best stages found, and whether they carry the target.
     """
-    judge = _Judge(costs, offer)
+    budget = costs.budget
+    exact_costs = _ExactCosts(costs, offer)
     stages = list(start)
     busy = {node for nodes in start for node in nodes}
     idle = [node for node in range(len(costs.problem)) if node not in busy]
-    cost = judge.cost(stages)
+    cost = exact_costs.cost(stages)
     best, best_cost = start, cost
-    cooling = (_COLD / _HOT) ** (1 / max(1, iterations))
-    heat = _HOT
+    cooling = (budget.anneal_cold / budget.anneal_hot) ** (1 / max(1, iterations))
+    temperature = budget.anneal_hot
     for step in range(iterations):
-        if judge.reached is not None:
-            return judge.reached, True
-        if step % _CHECK_STOP_EVERY == 0 and stop():
+        if exact_costs.reached is not None:
+            return exact_costs.reached, True
+        if step % budget.anneal_check_every == 0 and stop():
             break
-        heat *= cooling
+        temperature *= cooling
         changed = random_move(stages, idle, costs.problem.kind_of, rng)
         if changed is None:
             continue
-        new_cost = judge.cost(changed[0])
-        if new_cost > cost and rng.random() >= math.exp((cost - new_cost) / heat):
+        new_cost = exact_costs.cost(changed[0])
+        if new_cost > cost and rng.random() >= math.exp((cost - new_cost) / temperature):
             continue
         (stages, idle), cost = changed, new_cost
         if cost < best_cost:
             best, best_cost = tuple(stages), cost
-    if best_cost < _LAYER_COST:
+    if best_cost < budget.anneal_layer_cost:  # no layer is missing
         offer(costs.ranges(best))
     return best, False
 
 
-class _Judge:
-    """Asks for the true flow of states that seem to carry the target, once for each.
+class _ExactCosts:
+    """Adds the exact lack of flow to the cost of states that seem to carry the target.
 
-    Links may carry the target from each stage to the next and still not through all of them, if
-    it arrives at nodes that it cannot leave. What is then lacking costs as well.
+    The links may carry the target from each stage to the next but not through all stages, if flow
+    arrives at nodes whose outgoing links are too slow. Every state is evaluated once.
     """
 
     def __init__(
@@ -253,7 +274,7 @@ class _Judge:
 
     def cost(self, stages: list[tuple[int, ...]]) -> float:
         cost = self.costs.cost(stages)
-        if cost > _CLOSE:
+        if cost > self.costs.budget.anneal_close:
             return cost
         key = tuple(stages)
         if key not in self._lacking:

@@ -1,24 +1,21 @@
-"""The value of a placement's maximum flow, fast: planners ask for it thousands of times.
+"""The value of a placement's maximum flow, by Dinic's algorithm, in O(V^2 E).
 
-It is the value of the flow graph of :mod:`helixsim.placement.flow`, whose splits matter to
-schedulers and are found by other means. Here a machine's two interfaces and its compute are one
-edge, and where links never bind all machines with the same layers are one edge too. Dinic's
-algorithm.
+The value is that of the flow graph in :mod:`helixsim.placement.flow`. Planners need only the
+value, thousands of times; schedulers need the flow over each link, which that module finds. Here
+a node's two network interfaces and its compute are one edge. Where links never bind, all nodes
+with the same layers are one edge too.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from helixsim.planner.problem import PlanningProblem, Ranges
+from helixsim.planner.problem import PlanningProblem, Ranges
 
 _NOTHING = 1e-12
-"""Share of the largest capacity that counts as used up."""
+"""Share of the largest capacity below which a residual capacity counts as zero."""
 
 
 class FlowNetwork:
-    """Vertices 0 to n - 1 and edges with capacities; the maximum flow from one to another."""
+    """A directed graph with vertices 0 to n - 1 and edge capacities."""
 
     def __init__(self, num_vertices: int) -> None:
         self.edges_of: list[list[int]] = [[] for _ in range(num_vertices)]
@@ -26,14 +23,14 @@ class FlowNetwork:
         self.left: list[float] = []
 
     def add(self, tail: int, head: int, capacity: float) -> None:
-        """Add an edge; number 2 i and its reverse 2 i + 1."""
+        """Add an edge: the i-th one gets the number 2 i, its reverse 2 i + 1."""
         for a, b, room in ((tail, head, capacity), (head, tail, 0.0)):
             self.edges_of[a].append(len(self.head))
             self.head.append(b)
             self.left.append(room)
 
     def max_flow(self, source: int, sink: int) -> float:
-        """Push as much as goes through; the capacities that are left stay in `left`."""
+        """Find the value of the maximum flow; the residual capacities remain in `left`."""
         least = _NOTHING * max(self.left, default=0.0)
         total = 0.0
         while (level := self._levels(source, sink, least))[sink] >= 0:
@@ -41,7 +38,7 @@ class FlowNetwork:
         return total
 
     def _levels(self, source: int, sink: int, least: float) -> list[int]:
-        """Distance of every vertex from the source; -1 beyond the sink or out of reach."""
+        """Distance of every vertex from the source in edges; -1 if not found before the sink."""
         level = [-1] * len(self.edges_of)
         level[source] = 0
         queue = [source]
@@ -56,7 +53,7 @@ class FlowNetwork:
         return level
 
     def _blocking_flow(self, source: int, sink: int, level: list[int], least: float) -> float:
-        """Fill shortest paths until each has an edge that is used up."""
+        """Saturate an edge on every shortest path; the value that this adds to the flow."""
         edges_of, head, left = self.edges_of, self.head, self.left
         next_edge = [0] * len(edges_of)
         path: list[int] = []
@@ -92,9 +89,9 @@ class FlowNetwork:
 
 
 def flow_value(problem: PlanningProblem, ranges: Ranges) -> float:
-    """Maximum flow of a placement in tokens per second; 0.0 if there is no route.
+    """Value of a placement's maximum flow in tokens per second; 0.0 if there is no route.
 
-    Equal to that of :meth:`.PlanningProblem.flow` but for rounding.
+    Equal to the value of :meth:`.PlanningProblem.flow` up to rounding.
     """
     if problem.links_never_bind:
         return _over_layers(problem, ranges)
@@ -102,7 +99,7 @@ def flow_value(problem: PlanningProblem, ranges: Ranges) -> float:
 
 
 def _over_layers(problem: PlanningProblem, ranges: Ranges) -> float:
-    """Machines lead from layer to layer; links carry whatever comes."""
+    """The value where links never bind: layers are vertices, nodes lead from layer to layer."""
     num_layers = problem.num_layers
     totals: dict[tuple[int, int], float] = {}
     for node in sorted(ranges):
@@ -122,16 +119,16 @@ def _over_layers(problem: PlanningProblem, ranges: Ranges) -> float:
 
 
 def _over_links(problem: PlanningProblem, ranges: Ranges) -> float:
-    """Machines and links as they are."""
-    home, links = len(problem), problem.link_tokens_per_s
+    """The value where links may bind: a node is one edge, and so is each link."""
+    coordinator, links = len(problem), problem.link_tokens_per_s
     pairs = problem.link_pairs(ranges)
-    from_others = {b for a, b in pairs if a != home}
-    to_others = {a for a, b in pairs if b != home}
+    from_others = {b for a, b in pairs if a != coordinator}
+    to_others = {a for a, b in pairs if b != coordinator}
     number = {node: index for index, node in enumerate(sorted(ranges))}
     source, sink = 2 * len(number), 2 * len(number) + 1
     network = FlowNetwork(2 * len(number) + 4)
-    network.add(source, sink + 1, float(problem.token_outbound_tokens_per_s[home]))
-    network.add(sink + 2, sink, float(problem.token_inbound_tokens_per_s[home]))
+    network.add(source, sink + 1, float(problem.token_outbound_tokens_per_s[coordinator]))
+    network.add(sink + 2, sink, float(problem.token_inbound_tokens_per_s[coordinator]))
     for node, index in number.items():
         start, end = ranges[node]
         into = problem.inbound_tokens_per_s if node in from_others else None
@@ -143,14 +140,14 @@ def _over_links(problem: PlanningProblem, ranges: Ranges) -> float:
         )
         network.add(2 * index, 2 * index + 1, carries)
     for a, b in pairs:
-        tail = sink + 1 if a == home else 2 * number[a] + 1
-        head = sink + 2 if b == home else 2 * number[b]
+        tail = sink + 1 if a == coordinator else 2 * number[a] + 1
+        head = sink + 2 if b == coordinator else 2 * number[b]
         network.add(tail, head, float(links[a, b]))
     return network.max_flow(source, sink)
 
 
 def longest_route(problem: PlanningProblem, ranges: Ranges) -> int:
-    """Most stages of any route that the layers allow, over links or not; 0 if there is none."""
+    """Most stages of any route that the layers allow, whether linked or not; 0 without a route."""
     most = [0] + [-problem.num_layers] * problem.num_layers
     for start, end in sorted(set(ranges.values())):
         entries = most[start:end] if problem.partial_inference else most[start : start + 1]

@@ -1,8 +1,8 @@
-"""Large clusters with slow links: one segment of the chain, or a chain of its own, per region.
+"""Large clusters with slow links: per region, a separate chain or one segment of a common chain.
 
-A region is a group of nodes joined by links that never bind. Within regions, blocks can be put
-together freely; links bind only where a chain leaves one region for the next, and it does so
-once per region, from and to as many nodes as can be.
+A region is a group of nodes whose links to each other never bind. Within a region, blocks combine
+freely. The links between regions bind, so a common chain passes from one region to the next only
+once, from and to as many nodes as possible.
 """
 
 from __future__ import annotations
@@ -12,23 +12,22 @@ from dataclasses import replace
 
 import numpy as np
 
-from helixsim.planner.max_flow.block_chains import assign
-from helixsim.planner.max_flow.column_generation import Block, choose_blocks, worthwhile_blocks
+from helixsim.planner.max_flow.column_generation import (
+    Block,
+    assign,
+    choose_blocks,
+    generate_blocks,
+)
 from helixsim.planner.problem import PlanningProblem
-from helixsim.planner.search import Search
-
-_LONGEST_BLOCK = 24
-_PRECISION = 2e-3
-_MAX_GROUP = 50
-"""Nodes of a group without fast links, at most: more take too long to anneal."""
-_AMPLE = 2.5
-"""A group that could hold the LLM so many times is large enough for itself."""
+from helixsim.planner.search import FlowSearch
+from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
 
 
 def regions(problem: PlanningProblem) -> list[list[int]]:
-    """Groups of nodes that are joined by links as fast as any node computes, both ways.
+    """Groups of nodes with links between all pairs, in both directions, that never bind.
 
-    Every node goes to the first group that it has such links with all nodes of.
+    A link never binds if it carries the highest throughput of any node. Every node joins the
+    first group to all of whose nodes it has such links.
     """
     most = max(max(kind.tokens_per_s) for kind in problem.kinds)
     links = problem.link_tokens_per_s
@@ -44,8 +43,10 @@ def regions(problem: PlanningProblem) -> list[list[int]]:
     return groups
 
 
-def self_sufficient_groups(problem: PlanningProblem) -> list[list[int]]:
-    """Merge regions that cannot hold the LLM with those that they have the fastest links to."""
+def self_sufficient_groups(
+    problem: PlanningProblem, budget: SearchBudget = DEFAULT_BUDGET
+) -> list[list[int]]:
+    """Merge every region that cannot hold the LLM with the one that it has the fastest links to."""
     groups = regions(problem)
     links = problem.link_tokens_per_s
 
@@ -60,8 +61,8 @@ def self_sufficient_groups(problem: PlanningProblem) -> list[list[int]]:
         smallest = min(range(len(groups)), key=lambda at: room(groups[at]))
         group = groups[smallest]
         rest = [other for at, other in enumerate(groups) if at != smallest]
-        small = [other for other in rest if len(other) + len(group) <= _MAX_GROUP]
-        if room(group) >= _AMPLE or (room(group) >= 1 and not small):
+        small = [other for other in rest if len(other) + len(group) <= budget.region_group_nodes]
+        if room(group) >= budget.region_ample or (room(group) >= 1 and not small):
             break
         partners = small or rest
         partner = max(range(len(partners)), key=lambda at: between(group, partners[at]))
@@ -70,18 +71,18 @@ def self_sufficient_groups(problem: PlanningProblem) -> list[list[int]]:
     return sorted(groups)
 
 
-def separate_chains(search: Search, optimise: Callable[[Search], None]) -> None:
-    """Optimise every self-sufficient group for itself; all groups together are one placement.
+def separate_chains(search: FlowSearch, optimise: Callable[[FlowSearch], None]) -> None:
+    """Optimise every self-sufficient group separately, and report all of them as one placement.
 
     Parameters
     ----------
     search
-        Where to report to.
+        Options, and where to report.
     optimise
-        What to do for a group.
+        The method that plans one group.
     """
     problem = search.problem
-    groups = self_sufficient_groups(problem)
+    groups = self_sufficient_groups(problem, search.budget)
     if len(groups) < 2:
         return
     together: dict[int, tuple[int, int]] = {}
@@ -105,16 +106,16 @@ def separate_chains(search: Search, optimise: Callable[[Search], None]) -> None:
         search.offer(together)
 
 
-def one_chain(search: Search) -> None:
-    """Look for a chain with one segment per region, by bisection over its flow.
+def one_chain(search: FlowSearch) -> None:
+    """Search for a chain with one segment per region, by bisection over its flow.
 
-    Segments are blocks, whose routes may have any length, so this is of no use where stages are
-    capped.
+    Segments are blocks, which put no limit on the length of routes, so this does not apply where
+    stages are limited.
     """
     groups = sorted(regions(search.problem), key=lambda group: (-len(group), group))
     parts = [search.problem.restricted(group) for group in groups]
-    low, high = search.bound / 8, search.bound
-    while high > low * (1 + _PRECISION) and not search.out_of_time:
+    low, high = search.bound * search.budget.region_floor, search.bound
+    while high > low * (1 + search.budget.region_precision) and not search.out_of_time:
         target = (low + high) / 2
         segments = [_segment(search, part, target) for part in parts]
         if sum(b.num_layers for blocks in segments for b in blocks) < search.problem.num_layers:
@@ -130,26 +131,32 @@ def one_chain(search: Search) -> None:
         low = target
 
 
-def _segment(search: Search, part: PlanningProblem, target: float) -> list[Block]:
-    """The most layers that a region can carry a target through."""
-    longest = min(_LONGEST_BLOCK, search.problem.num_layers)
-    blocks = worthwhile_blocks(
+def _segment(search: FlowSearch, part: PlanningProblem, target: float) -> list[Block]:
+    """The blocks with the most layers through which a region carries a target."""
+    longest = min(search.budget.region_longest_block, search.problem.num_layers)
+    blocks = generate_blocks(
         part.kinds,
         target,
         1,
         longest=longest,
         solver=search.solver,
+        budget=search.budget,
         stop=lambda: search.out_of_time,
     )
     if not blocks or search.out_of_time:
         return []
     return choose_blocks(
-        part.kinds, blocks, solver=search.solver, seed=search.seed, max_seconds=search.left_s
+        part.kinds,
+        blocks,
+        solver=search.solver,
+        seed=search.seed,
+        max_seconds=search.left_s,
+        budget=search.budget,
     )
 
 
 def _wide_at_the_ends(blocks: Sequence[Block]) -> list[Block]:
-    """Order blocks so that many nodes stand at the first layer and at the last."""
+    """Order blocks so that many nodes hold the first layer of the segment, and many its last."""
     left = sorted(blocks, key=lambda block: (len(block.pieces), block.pieces))
     if len(left) < 2:
         return left

@@ -1,8 +1,8 @@
-"""Small random changes to an ordered list of stages, for annealing.
+"""Small random changes of an ordered list of stages, for annealing.
 
-A state is a list of stages, each the numbers of its nodes in ascending order, and the list of
-idle nodes. A move gives a new state and leaves the old one alone, or gives None where it does
-not apply.
+A state is a list of stages, each with the numbers of its nodes in ascending order, and the list
+of idle nodes. A move returns a new state without changing the old one, or None where it does not
+apply.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 MAX_STAGE_SIZE = 7
-"""Nodes of a stage, at most: cuts are minimised over all subsets of them."""
+"""Most nodes of a stage: cuts are minimised over all subsets of its nodes."""
 
 Nodes = tuple[int, ...]
 State = tuple[list[Nodes], list[int]]
@@ -20,8 +20,8 @@ State = tuple[list[Nodes], list[int]]
 def random_move(
     stages: list[Nodes], idle: list[int], kind_of: Sequence[int], rng: Random
 ) -> State | None:
-    """Try one move; half of them leave alone which kinds of nodes stand together."""
-    # Several times as fast as rng.choices, and there are a million moves.
+    """Try one random move; half of the moves keep the kinds of nodes in every stage."""
+    # Several times as fast as rng.choices, which matters for a million moves.
     choice = int(rng.random() * 2 * len(_MOVES))
     if choice >= len(_MOVES):
         return _swap_alike(stages, idle, kind_of, rng)
@@ -39,7 +39,7 @@ def _exchange(nodes: Nodes, old: int, new: int) -> Nodes:
 def _swap_alike(
     stages: list[Nodes], idle: list[int], kind_of: Sequence[int], rng: Random
 ) -> State | None:
-    """A node changes places with one of its kind in another stage, or with an idle one."""
+    """Swap a node with one of its kind that is in another stage or idle."""
     a, b = _index(len(stages), rng), _index(len(stages) + bool(idle), rng)
     x = stages[a][_index(len(stages[a]), rng)]
     others = stages[b] if b < len(stages) else idle
@@ -57,7 +57,7 @@ def _swap_alike(
 
 
 def _swap(stages: list[Nodes], idle: list[int], rng: Random) -> State | None:
-    """Two nodes of different stages change places."""
+    """Swap two nodes of different stages."""
     a, b = _index(len(stages), rng), _index(len(stages), rng)
     if a == b:
         return None
@@ -68,7 +68,7 @@ def _swap(stages: list[Nodes], idle: list[int], rng: Random) -> State | None:
 
 
 def _swap_idle(stages: list[Nodes], idle: list[int], rng: Random) -> State | None:
-    """An idle node takes the place of another."""
+    """Replace a node by an idle one."""
     if not idle:
         return None
     a, i = _index(len(stages), rng), _index(len(idle), rng)
@@ -79,7 +79,7 @@ def _swap_idle(stages: list[Nodes], idle: list[int], rng: Random) -> State | Non
 
 
 def _shift(stages: list[Nodes], idle: list[int], rng: Random) -> State | None:
-    """A node goes over to another stage."""
+    """Move a node to another stage."""
     a, b = _index(len(stages), rng), _index(len(stages), rng)
     if a == b or len(stages[b]) >= MAX_STAGE_SIZE:
         return None
@@ -91,7 +91,7 @@ def _shift(stages: list[Nodes], idle: list[int], rng: Random) -> State | None:
 
 
 def _move_stage(stages: list[Nodes], idle: list[int], rng: Random) -> State | None:
-    """A stage goes elsewhere."""
+    """Move a stage to another position."""
     if len(stages) < 3:
         return None
     stages = stages.copy()
@@ -101,7 +101,7 @@ def _move_stage(stages: list[Nodes], idle: list[int], rng: Random) -> State | No
 
 
 def _reverse(stages: list[Nodes], idle: list[int], rng: Random) -> State | None:
-    """Stages that follow each other turn round."""
+    """Reverse the order of consecutive stages."""
     a, b = sorted((_index(len(stages) + 1, rng), _index(len(stages) + 1, rng)))
     if b - a < 2:
         return None
@@ -109,7 +109,7 @@ def _reverse(stages: list[Nodes], idle: list[int], rng: Random) -> State | None:
 
 
 def _join(stages: list[Nodes], idle: list[int], rng: Random) -> State | None:
-    """A stage merges into any other."""
+    """Merge a stage into another one."""
     a, b = _index(len(stages), rng), _index(len(stages), rng)
     if a == b or len(stages[a]) + len(stages[b]) > MAX_STAGE_SIZE:
         return None
@@ -120,7 +120,7 @@ def _join(stages: list[Nodes], idle: list[int], rng: Random) -> State | None:
 
 
 def _split(stages: list[Nodes], idle: list[int], rng: Random) -> State | None:
-    """A stage becomes two, the second of which goes anywhere."""
+    """Split a stage in two, the second part at a random position."""
     a = _index(len(stages), rng)
     if len(stages[a]) < 2:
         return None
@@ -135,7 +135,7 @@ def _split(stages: list[Nodes], idle: list[int], rng: Random) -> State | None:
 
 
 def _retire(stages: list[Nodes], idle: list[int], rng: Random) -> State | None:
-    """A node becomes idle."""
+    """Make a node idle."""
     a = _index(len(stages), rng)
     x = stages[a][_index(len(stages[a]), rng)]
     left = tuple(node for node in stages[a] if node != x)
@@ -145,7 +145,7 @@ def _retire(stages: list[Nodes], idle: list[int], rng: Random) -> State | None:
 
 
 def _recruit(stages: list[Nodes], idle: list[int], rng: Random) -> State | None:
-    """An idle node joins a stage, or is one."""
+    """Add an idle node to a stage, or as a stage of its own."""
     if not idle:
         return None
     idle = idle.copy()
@@ -165,4 +165,4 @@ _MOVES: list[Callable[[list[Nodes], list[int], Random], State | None]] = [
     *(_swap, _swap, _move_stage, _move_stage, _move_stage, _reverse, _reverse, _reverse),
     *(_shift, _swap_idle, _swap_idle, _join, _split, _retire, _recruit, _recruit),
 ]
-"""Every move as often as it is to be tried."""
+"""Moves that change the kinds in a stage or the order; repeated ones are tried more often."""

@@ -1,10 +1,10 @@
-"""Chains of stages where links do not bind: which kinds of nodes to put together.
+"""Chains of stages for links that never bind: which kinds of nodes form a stage.
 
-A stage is a few nodes that hold the same layers side by side. For a target of F tokens per
-second, a *pattern* is a multiset of kinds whose throughputs with k layers sum to F, k as large
-as can be. Where links carry what nodes compute, the order of stages does not matter, so a chain
-is a number of times each pattern, and the most layers that a cluster can serve at F is a small
-integer program. Several chains side by side carry several times F, in large clusters.
+A stage is a set of nodes that hold the same layers in parallel. For a target of F tokens per
+second, a *pattern* is a multiset of kinds whose throughputs with k layers sum to F or more, with
+k as large as possible. Where links carry whatever the nodes compute, the order of stages does not
+matter: a chain is a multiset of patterns, and the most layers that a cluster can hold at F is the
+optimum of a small integer program.
 """
 
 from __future__ import annotations
@@ -14,19 +14,26 @@ from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
 from helixsim.planner.problem import NodeKind
+from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
 from helixsim.planner.solver import MAXIMIZE, new_model
 
 MAX_PATTERN_SIZE = 5
-"""Nodes of a stage, at most: larger stages hardly ever help, and there are too many."""
-_HOPELESS = 1e-4
-"""Share of the upper bound below which no chain is looked for."""
-_MAX_SECONDS = 5.0
-"""Of one integer program; they take milliseconds."""
+"""Most nodes of a pattern: their number grows exponentially, and larger ones rarely help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """Nodes that hold the same `num_layers` layers: so many of each kind, in all `tokens_per_s`."""
+    """Nodes that hold the same layers.
+
+    Attributes
+    ----------
+    counts
+        Number of nodes of each kind.
+    num_layers
+        Layers that each of them holds.
+    tokens_per_s
+        Their total throughput.
+    """
 
     counts: tuple[int, ...]
     num_layers: int
@@ -35,22 +42,33 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Patterns, each as often as it is used; together at least `tokens_per_s` and all layers."""
+    """Patterns, each as often as it is used, that carry `tokens_per_s` through all layers."""
 
     patterns: tuple[Pattern, ...]
     tokens_per_s: float
 
     @property
     def num_layers(self) -> int:
-        """Layers of all stages; may be more than the LLM has."""
+        """Layers of all stages together; may be more than the LLM has."""
         return sum(pattern.num_layers for pattern in self.patterns)
 
 
 def common_layers(kinds: Sequence[NodeKind], target: float) -> tuple[int, float]:
-    """The most layers that nodes can hold side by side to carry `target`, and what they carry.
+    """The most layers with which nodes in parallel carry a target, and their throughput then.
 
-    Nodes that could hold more hold as many as the others. 0 and 0.0 if they fall short even with
-    one layer each.
+    All nodes hold the same number of layers.
+
+    Parameters
+    ----------
+    kinds
+        The kind of each node.
+    target
+        Tokens per second that they must carry together.
+
+    Returns
+    -------
+    tuple
+        Number of layers and tokens per second; 0 and 0.0 if even one layer is too many.
     """
     for k in range(min(kind.max_layers for kind in kinds), 0, -1):
         total = sum(kind.tokens_per_s[k] for kind in kinds)
@@ -60,7 +78,7 @@ def common_layers(kinds: Sequence[NodeKind], target: float) -> tuple[int, float]
 
 
 def patterns_for(kinds: Sequence[NodeKind], target: float) -> list[Pattern]:
-    """All patterns that carry a target and that no smaller one replaces."""
+    """All patterns that carry a target and that no pattern with one node less replaces."""
     found: dict[tuple[int, ...], Pattern] = {}
     for size in range(1, MAX_PATTERN_SIZE + 1):
         for members in combinations_with_replacement(range(len(kinds)), size):
@@ -76,7 +94,7 @@ def patterns_for(kinds: Sequence[NodeKind], target: float) -> list[Pattern]:
 def _is_dominated(
     counts: tuple[int, ...], num_layers: int, found: dict[tuple[int, ...], Pattern]
 ) -> bool:
-    """Whether the same nodes but one hold as many layers."""
+    """Whether a known pattern with one node less holds as many layers."""
     for kind, n in enumerate(counts):
         fewer = (*counts[:kind], n - 1, *counts[kind + 1 :])
         if n and fewer in found and found[fewer].num_layers >= num_layers:
@@ -92,8 +110,9 @@ def longest_chain(
     max_stages: int | None = None,
     solver: str = "CBC",
     seed: int = 0,
+    budget: SearchBudget = DEFAULT_BUDGET,
 ) -> Chain | None:
-    """Find stages that carry a target and together hold `num_layers`, or None if there are none.
+    """Find stages that all carry a target and together hold `num_layers`.
 
     Exact for stages of up to `MAX_PATTERN_SIZE` nodes, unless the solver runs out of time.
 
@@ -105,6 +124,11 @@ def longest_chain(
         Most stages.
     solver, seed
         See :func:`~helixsim.planner.solver.new_model`.
+
+    Returns
+    -------
+    Chain or None
+        None if there is no such chain.
 
     Raises
     ------
@@ -123,7 +147,7 @@ def longest_chain(
             model += sum(terms[1:], start=terms[0]) <= kind.count
     if max_stages is not None:
         model += sum(used[1:], start=1 * used[0]) <= max_stages
-    model.optimize(max_seconds=_MAX_SECONDS)
+    model.optimize(max_seconds=budget.chain_solver_s)
     if not model.num_solutions or model.objective_value < num_layers - 0.5:
         return None
     chosen = [
@@ -140,19 +164,19 @@ def best_chains(
     max_stages: int | None = None,
     solver: str = "CBC",
     seed: int = 0,
-    precision: float = 1e-4,
+    budget: SearchBudget = DEFAULT_BUDGET,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Chain]:
-    """Find chains of greater and greater flow, by bisection; the last is the best.
+    """Find chains of increasing flow by bisection; the last one is the best.
 
     Parameters
     ----------
     highest
         An upper bound on the flow, in tokens per second.
-    precision
-        Relative width at which the bisection ends.
+    budget
+        When the bisection ends.
     stop
-        Asked before every integer program.
+        Called before every integer program; true ends the bisection.
 
     Raises
     ------
@@ -160,10 +184,18 @@ def best_chains(
         If the solver is not installed.
     """
     low, high = 0.0, highest
-    while high > max(low * (1 + precision), highest * _HOPELESS) and not stop():
+    while (
+        high > max(low * (1 + budget.chain_precision), highest * budget.chain_floor) and not stop()
+    ):
         target = (low + high) / 2
         chain = longest_chain(
-            kinds, target, num_layers, max_stages=max_stages, solver=solver, seed=seed
+            kinds,
+            target,
+            num_layers,
+            max_stages=max_stages,
+            solver=solver,
+            seed=seed,
+            budget=budget,
         )
         if chain is None:
             high = target

@@ -1,9 +1,9 @@
-"""The published method: a mixed-integer linear program, with python-mip.
+"""The published method: a mixed-integer linear program, solved through python-mip.
 
-For comparison: from ten machines on, CBC seldom improves on its start within a minute.
+It serves for comparison: with ten nodes or more, CBC seldom improves on its start within a minute.
 """
 
-from helixsim.planner.milp.solution_file import recover
+from helixsim.planner.milp.solutions import recover
 from helixsim.planner.milp.solve import milp
 
 __all__ = ["milp", "recover"]

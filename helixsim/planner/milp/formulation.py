@@ -1,4 +1,4 @@
-r"""The published mixed-integer program for placements, one function per family of constraints.
+r"""The published mixed-integer program for placements: one function per family of constraints.
 
 With layers :math:`L`, nodes :math:`i, j`, coordinator :math:`c`, and :math:`T_i(k)` the tokens
 per second of node :math:`i` with :math:`k` layers, the variables are
@@ -10,9 +10,13 @@ per second of node :math:`i` with :math:`k` layers, the variables are
 ``link_i_j``           binary    :math:`d_{ij}`, requests may take the link
 =====================  ========  =============================================================
 
-with ``source`` and ``sink`` for the coordinator in names, and the end of node i is
-:math:`e_i = s_i + \sum_k k\, b_i^k`. Nodes have their numbers in the cluster's order. To be
-maximised is what leaves the coordinator, :math:`\sum_i f_{ci}`.
+In variable names the coordinator is ``source`` or ``sink``. Node i ends at layer
+:math:`e_i = s_i + \sum_k k\, b_i^k`. Nodes are numbered in the cluster's order. The objective is
+to maximise the flow out of the coordinator, :math:`\sum_i f_{ci}`, in tokens per second.
+
+Not in the published program are a limit on the stages of routes (:func:`_add_stage_limit`) and
+constraints that tighten the relaxation without cutting off every optimum
+(:func:`_add_strengthening`).
 
 Source: the Helix paper (arXiv 2406.01566), section 4, and the flow graph of
 :mod:`helixsim.placement.flow`.
@@ -21,12 +25,11 @@ Source: the Helix paper (arXiv 2406.01566), section 4, and the flow graph of
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import inf
 from typing import TYPE_CHECKING
 
 from helixsim.planner.milp.inputs import MilpInputs
-from helixsim.planner.milp.stages import add_stage_limit
-from helixsim.planner.milp.strengthening import add_strengthening
 from helixsim.planner.solver import MAXIMIZE, new_model
 
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Formulation:
-    """A model and its variables by what they mean.
+    """A model, with its variables by their role.
 
     Attributes
     ----------
@@ -46,8 +49,8 @@ class Formulation:
     end
         Node -> :math:`e_i`, an expression.
     flow, link
-        (source, target), the coordinator being the number of nodes -> :math:`f_{ij}` and
-        :math:`d_{ij}`; only for links that exist.
+        (source, target) -> :math:`f_{ij}` and :math:`d_{ij}`, for the links that exist. The
+        coordinator's number is the number of nodes.
     """
 
     model: mip.Model
@@ -60,21 +63,21 @@ class Formulation:
 
     @property
     def links_between_nodes(self) -> list[tuple[int, int]]:
-        """The links that do not touch the coordinator."""
-        home = self.inputs.num_nodes
-        return [pair for pair in self.link if home not in pair]
+        """The links from a node to a node."""
+        coordinator = self.inputs.num_nodes
+        return [pair for pair in self.link if coordinator not in pair]
 
     def inflow(self, node: int) -> mip.LinExpr:
-        """What enters a machine."""
+        """The flow into a node or the coordinator."""
         return _total(flow for (_, target), flow in self.flow.items() if target == node)
 
     def outflow(self, node: int) -> mip.LinExpr:
-        """What leaves a machine."""
+        """The flow out of a node or the coordinator."""
         return _total(flow for (source, _), flow in self.flow.items() if source == node)
 
 
 def build(inputs: MilpInputs, solver: str = "CBC", seed: int = 0) -> Formulation:
-    """State the program.
+    """Build the program.
 
     Raises
     ------
@@ -94,20 +97,20 @@ def build(inputs: MilpInputs, solver: str = "CBC", seed: int = 0) -> Formulation
         _add_interface_capacity(program, node)
     _add_coordinator_capacity(program)
     if inputs.max_stages is not None:
-        add_stage_limit(program, inputs.max_stages)
+        _add_stage_limit(program, inputs.max_stages)
     if inputs.strengthen:
-        add_strengthening(program)
+        _add_strengthening(program)
     program.model.objective = program.outflow(inputs.num_nodes)
     return program
 
 
 def machine_name(inputs: MilpInputs, machine: int, at_coordinator: str) -> str:
-    """How names of variables call a machine."""
+    """The part of a variable's name that stands for a node or the coordinator."""
     return at_coordinator if machine == inputs.num_nodes else str(machine)
 
 
 def existing_links(inputs: MilpInputs) -> list[tuple[int, int]]:
-    """Pairs of machines that a link joins, row by row."""
+    """(source, target) of every link with capacity, in row-major order."""
     return [
         (source, target)
         for source, row in enumerate(inputs.links)
@@ -117,7 +120,7 @@ def existing_links(inputs: MilpInputs) -> list[tuple[int, int]]:
 
 
 def pair_name(inputs: MilpInputs, prefix: str, source: int, target: int) -> str:
-    """The name of a variable that belongs to a link."""
+    """Name of a variable or constraint that belongs to a link."""
     names = machine_name(inputs, source, "source"), machine_name(inputs, target, "sink")
     return "_".join((prefix, *names))
 
@@ -129,9 +132,9 @@ def _total(terms: object) -> mip.LinExpr:
 
 
 def _add_layers(program: Formulation, node: int) -> None:
-    r"""State what a node holds: :math:`\sum_k b_i^k = 1` and :math:`e_i \le L`.
+    r"""Give a node its layers: :math:`\sum_k b_i^k = 1` and :math:`e_i \le L`.
 
-    So every node holds a layer at least; one that is not needed carries no flow.
+    Every node holds at least one layer; a node that is not needed carries no flow.
     """
     inputs, model = program.inputs, program.model
     start = model.add_var(f"start_{node}", lb=0, ub=inputs.num_layers - 1, var_type="I")
@@ -146,10 +149,10 @@ def _add_layers(program: Formulation, node: int) -> None:
 
 
 def _add_link(program: Formulation, source: int, target: int) -> None:
-    r"""Open a link by its switch: :math:`f_{ij} \le C_{ij} d_{ij}`.
+    r"""Allow flow over a link only if it is switched on: :math:`f_{ij} \le C_{ij} d_{ij}`.
 
-    :math:`C_{ij}` is what the link carries, or less where no machine at its ends, or no
-    placement at all, can do as much.
+    :math:`C_{ij}` is the least of the link's capacity, the highest throughput of the nodes at its
+    ends, and the known bound on the flow.
     """
     inputs, model = program.inputs, program.model
     capacity = min(
@@ -165,7 +168,7 @@ def _add_link(program: Formulation, source: int, target: int) -> None:
 
 
 def _add_link_validity(program: Formulation, source: int, target: int) -> None:
-    r"""Let requests take a link only if they find the next layer behind it.
+    r"""Switch a link on only if its target holds the layer that follows the source's last one.
 
     From the coordinator, :math:`s_j \le L (1 - d_{cj})`; to it, :math:`e_i \ge L d_{ic}`.
     Between nodes :math:`s_j \le e_i + L (1 - d_{ij})` and, where layers are aligned,
@@ -173,13 +176,13 @@ def _add_link_validity(program: Formulation, source: int, target: int) -> None:
     :math:`e_i + 1 \le e_j + L (1 - d_{ij})`.
     """
     inputs, model = program.inputs, program.model
-    most, home, link = inputs.num_layers, inputs.num_nodes, program.link[source, target]
+    most, coordinator, link = inputs.num_layers, inputs.num_nodes, program.link[source, target]
     name = pair_name(inputs, "valid", source, target)
-    if source == home:
+    if source == coordinator:
         model.add_constr(program.start[target] + most * link <= most, name=name)
         return
     end = program.end[source]
-    if target == home:
+    if target == coordinator:
         model.add_constr(end - most * link >= 0, name=name)
         return
     start = program.start[target]
@@ -191,33 +194,34 @@ def _add_link_validity(program: Formulation, source: int, target: int) -> None:
 
 
 def _add_conservation(program: Formulation, node: int) -> None:
-    r"""What enters a node leaves it: :math:`\sum_j f_{ji} = \sum_j f_{ij}`."""
+    r"""Conserve the flow at a node: :math:`\sum_j f_{ji} = \sum_j f_{ij}`."""
     balance = program.inflow(node) - program.outflow(node)
     program.model.add_constr(balance == 0, name=f"conserve_{node}")
 
 
 def _add_compute_capacity(program: Formulation, node: int) -> None:
-    r"""A node computes no more than with its layers: :math:`\sum_j f_{ji} \le \sum_k b_i^k T_i(k)`.
+    r"""Bound the flow by the node's throughput: :math:`\sum_j f_{ji} \le \sum_k b_i^k T_i(k)`.
 
-    A throughput above the known bound on the flow counts as that bound.
+    Throughputs are capped at the known bound on the flow.
     """
     rates = program.inputs.tokens_per_s[node][1:]
-    can = _total(
+    capacity = _total(
         min(rate, program.inputs.bound) * var
         for rate, var in zip(rates, program.hold[node], strict=True)
     )
-    program.model.add_constr(program.inflow(node) - can <= 0, name=f"compute_{node}")
+    program.model.add_constr(program.inflow(node) - capacity <= 0, name=f"compute_{node}")
 
 
 def _add_interface_capacity(program: Formulation, node: int) -> None:
-    r"""What passes a network interface fits it, both ways.
+    r"""Bound the flow by the node's network interface, in each direction.
 
     With :math:`N_i` tokens per second between nodes and :math:`n_i` where only token ids pass,
-    :math:`\sum_{j \ne c} f_{ji} / N_i + f_{ci} / n_i \le 1`. Where layers are aligned only one
-    of the two can be above zero, so this is the flow graph's capacity; with partial inference
-    the graph counts all tokens as heavy on an interface that both pass, and this is weaker.
+    :math:`\sum_{j \ne c} f_{ji} / N_i + f_{ci} / n_i \le 1`. Where layers are aligned, only one
+    of the two terms can be above zero, so this equals the capacity in the flow graph. With
+    partial inference, the graph counts every token with its activations on an interface that
+    both kinds of traffic pass, so this constraint is weaker than the graph.
     """
-    inputs, home = program.inputs, program.inputs.num_nodes
+    inputs, coordinator = program.inputs, program.inputs.num_nodes
     sides = (
         ("nic_in", inputs.inbound[node], inputs.token_inbound[node], 1),
         ("nic_out", inputs.outbound[node], inputs.token_outbound[node], 0),
@@ -226,21 +230,109 @@ def _add_interface_capacity(program: Formulation, node: int) -> None:
         flows = {p: flow for p, flow in program.flow.items() if p[end] == node}
         if sum(flow.ub for flow in flows.values()) <= min(between, tokens):
             continue
-        # Scaled by the slower of the two, so that all coefficients are around one.
+        # Scaled by the smaller capacity, so that all coefficients are near one.
         use = _total(
-            min(between, tokens) / (tokens if home in pair else between) * flow
+            min(between, tokens) / (tokens if coordinator in pair else between) * flow
             for pair, flow in flows.items()
         )
         program.model.add_constr(use <= min(between, tokens), name=f"{name}_{node}")
 
 
 def _add_coordinator_capacity(program: Formulation) -> None:
-    r"""All flow passes the coordinator's interface: :math:`\sum_i f_{ci} \le n_c`, both ways."""
-    inputs, home = program.inputs, program.inputs.num_nodes
+    r"""Bound all flow by the coordinator's interface, in each direction.
+
+    :math:`\sum_i f_{ci} \le n_c`, and the same for the flow back to it.
+    """
+    inputs, coordinator = program.inputs, program.inputs.num_nodes
     for name, flow, most in (
-        ("source", program.outflow(home), inputs.token_outbound[home]),
-        ("sink", program.inflow(home), inputs.token_inbound[home]),
+        ("source", program.outflow(coordinator), inputs.token_outbound[coordinator]),
+        ("sink", program.inflow(coordinator), inputs.token_inbound[coordinator]),
     ):
         program.model.add_constr(flow <= most, name=f"nic_{name}")
     if inputs.bound < inf:
-        program.model.add_constr(program.outflow(home) <= inputs.bound, name="bound")
+        program.model.add_constr(program.outflow(coordinator) <= inputs.bound, name="bound")
+
+
+# -- not in the published program --------------------------------------------------------------
+
+
+def _add_stage_limit(program: Formulation, max_stages: int) -> None:
+    r"""Limit routes to S = `max_stages` nodes.
+
+    The real variable ``stage_i`` :math:`u_i`, in [1, S], counts the nodes of the longest route up
+    to and including node i: :math:`u_j \ge u_i + 1 - S (1 - d_{ij})`. A placement uses every link
+    that fits its layers, so a link must be switched on wherever the layers fit. For every link
+    between nodes, the binary ``apart_i_j`` :math:`w_{ij}` chooses on which side the layers fail to
+    fit, if they do:
+
+    .. math::
+
+        e_i + 1 \le s_j + (L + 1) (d_{ij} + w_{ij}), \qquad
+        s_j + 1 \le e_i + L (d_{ij} + 1 - w_{ij})
+
+    and with partial inference :math:`e_j \le e_i + L (d_{ij} + 1 - w_{ij})` as the second.
+    """
+    inputs, model = program.inputs, program.model
+    most = inputs.num_layers
+    stage = [
+        model.add_var(f"stage_{node}", lb=1, ub=max_stages) for node in range(inputs.num_nodes)
+    ]
+    for i, j in program.links_between_nodes:
+        link, start, end = program.link[i, j], program.start[j], program.end[i]
+        model.add_constr(
+            stage[i] - stage[j] + max_stages * link <= max_stages - 1, name=f"later_{i}_{j}"
+        )
+        apart = model.add_var(f"apart_{i}_{j}", var_type="B")
+        model.add_constr(
+            end - start - (most + 1) * link - (most + 1) * apart <= -1, name=f"before_{i}_{j}"
+        )
+        if inputs.partial_inference:
+            beyond = program.end[j] - end - most * link + most * apart <= most
+        else:
+            beyond = start - end - most * link + most * apart <= most - 1
+        model.add_constr(beyond, name=f"beyond_{i}_{j}")
+
+
+def _add_strengthening(program: Formulation) -> None:
+    """Add constraints that each keep at least one optimal placement.
+
+    The optimum stays the same, and the solver needs less work: the relaxation of the published
+    program lets every node hold one layer and compute at its highest throughput.
+    """
+    _add_work(program)
+    _add_one_direction(program)
+    _add_order(program)
+
+
+def _add_work(program: Formulation) -> None:
+    r"""Every token needs every layer: :math:`L \sum_i f_{ci} \le \sum_{ik} k T_i(k) b_i^k`.
+
+    A node computes at most k layers for each of its :math:`T_i(k)` tokens per second, with
+    partial inference too. Throughputs are capped at the known bound on the flow.
+    """
+    inputs = program.inputs
+    work = _total(
+        k * min(inputs.tokens_per_s[node][k], inputs.bound) / inputs.num_layers * var
+        for node, hold in enumerate(program.hold)
+        for k, var in enumerate(hold, start=1)
+    )
+    program.model.add_constr(program.outflow(inputs.num_nodes) - work <= 0, name="work")
+
+
+def _add_one_direction(program: Formulation) -> None:
+    r"""At most one direction of a pair is on: :math:`d_{ij} + d_{ji} \le 1`.
+
+    The end layer rises along every link of a route.
+    """
+    for source, target in program.links_between_nodes:
+        if source < target and (target, source) in program.link:
+            both = program.link[source, target] + program.link[target, source]
+            program.model.add_constr(both <= 1, name=f"one_way_{source}_{target}")
+
+
+def _add_order(program: Formulation) -> None:
+    r"""Break the symmetry of interchangeable nodes: :math:`s_i \le s_j` for i < j."""
+    for group in program.inputs.interchangeable:
+        for one, other in pairwise(group):
+            order = program.start[one] - program.start[other]
+            program.model.add_constr(order <= 0, name=f"order_{one}_{other}")

@@ -1,4 +1,4 @@
-"""The numbers of the mixed-integer program, plain enough to be handed to another process."""
+"""The inputs of the mixed-integer program, as plain numbers that another process can be given."""
 
 from __future__ import annotations
 
@@ -13,30 +13,32 @@ from helixsim.planner.problem import PlanningProblem
 
 @dataclass(frozen=True, slots=True)
 class MilpInputs:
-    """A planning problem, in tokens per second, and what is asked of the program.
+    """A planning problem, with all rates in tokens per second, and the options of the program.
 
     Attributes
     ----------
     num_layers
         Layers of the LLM.
     tokens_per_s
-        For every node, its throughput with k layers, for k = 0 to the most that it may hold.
+        Per node, its throughput with k layers, for k = 0 to the most that it may hold.
     links
-        From row to column, the coordinator last, what a link carries; 0 where there is none.
+        Capacity of the link from the row's to the column's machine, the coordinator last; 0 where
+        there is no link.
     inbound, outbound
-        For every node, what its network interface carries from and to other nodes.
+        Per node, the capacity of its network interface from and to other nodes.
     token_inbound, token_outbound
-        For every machine, the coordinator last, the same where only token ids pass.
+        Per machine, the coordinator last, the same capacity where only token ids pass.
     partial_inference
-        Whether a request may enter a node's layers in their midst.
+        Whether a request may enter a node at any of its layers.
     max_stages
-        The most nodes on any route that the layers allow; None for no limit.
+        Most nodes of any route that the layers allow; None for no limit.
     strengthen
-        Add what is not in the published program, see :mod:`.strengthening`.
+        Whether to add constraints that the published program does not have, see
+        :func:`.formulation.build`.
     bound
-        A flow that no placement exceeds; infinite if none is known.
-    alike
-        Groups of two or more nodes that may swap their layers without changing anything.
+        A proved upper bound on the flow of any placement; infinite if none is known.
+    interchangeable
+        Groups of two or more interchangeable nodes: swapping their layers changes no flow.
     """
 
     num_layers: int
@@ -50,22 +52,16 @@ class MilpInputs:
     max_stages: int | None = None
     strengthen: bool = True
     bound: float = inf
-    alike: tuple[tuple[int, ...], ...] = ()
+    interchangeable: tuple[tuple[int, ...], ...] = ()
 
     @property
     def num_nodes(self) -> int:
-        """How many nodes there are; also the number of the coordinator."""
+        """Number of nodes; also the coordinator's index."""
         return len(self.tokens_per_s)
 
     def max_layers(self, node: int) -> int:
         """The most layers that a node may hold."""
         return len(self.tokens_per_s[node]) - 1
-
-    def fits(self, source: tuple[int, int], target: tuple[int, int]) -> bool:
-        """Whether a request that leaves the layers `source` may go on in the layers `target`."""
-        if self.partial_inference:
-            return target[0] <= source[1] < target[1]
-        return source[1] == target[0]
 
 
 def milp_inputs(
@@ -75,7 +71,7 @@ def milp_inputs(
     strengthen: bool = True,
     bound: float = inf,
 ) -> MilpInputs:
-    """Take from a problem what the program needs; parameters as the attributes."""
+    """The inputs of the program for a problem; the parameters are attributes of the result."""
     return MilpInputs(
         num_layers=problem.num_layers,
         tokens_per_s=tuple(problem.kind(node).tokens_per_s for node in range(len(problem))),
@@ -88,20 +84,20 @@ def milp_inputs(
         max_stages=max_stages,
         strengthen=strengthen,
         bound=bound,
-        alike=alike_nodes(problem),
+        interchangeable=interchangeable_nodes(problem),
     )
 
 
-def alike_nodes(problem: PlanningProblem) -> tuple[tuple[int, ...], ...]:
-    """Groups of nodes of one kind, with equal network interfaces and equal links.
+def interchangeable_nodes(problem: PlanningProblem) -> tuple[tuple[int, ...], ...]:
+    """Groups of interchangeable nodes: of one kind, with equal network interfaces and links.
 
-    Two nodes may swap if the capacities of all links stay as they are when they do; then this
-    holds for all pairs of a group.
+    Two nodes are interchangeable if swapping them leaves the capacities of all links unchanged.
+    The relation is transitive, so comparing with one node of a group is enough.
     """
     groups: list[list[int]] = []
     for node in range(len(problem)):
         for group in groups:
-            if _may_swap(problem, group[0], node):
+            if _are_interchangeable(problem, group[0], node):
                 group.append(node)
                 break
         else:
@@ -109,7 +105,7 @@ def alike_nodes(problem: PlanningProblem) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(group) for group in groups if len(group) > 1)
 
 
-def _may_swap(problem: PlanningProblem, one: int, other: int) -> bool:
+def _are_interchangeable(problem: PlanningProblem, one: int, other: int) -> bool:
     if problem.kind_of[one] != problem.kind_of[other]:
         return False
     interfaces = (

@@ -1,6 +1,6 @@
-"""The program as a file that solvers read: LP or MPS, by the file's suffix.
+"""The program as an LP or MPS file, by the file's suffix.
 
-Written here and not by the solver: CBC writes six digits, as minimisation.
+It is written here because CBC writes numbers with six digits only, and as a minimisation.
 """
 
 from __future__ import annotations
@@ -15,23 +15,25 @@ if TYPE_CHECKING:
     import mip
 
 _LINE = 200
-"""Characters after which an LP line is broken; readers may refuse more than 500."""
+"""Characters after which an LP line is broken; some readers refuse lines above 500."""
 
 
 def check_suffix(file: Path) -> None:
-    """See that the suffix names a format.
+    """Check that the suffix names a format.
 
     Raises
     ------
     InputError
-        If not.
+        If it is neither ``.lp`` nor ``.mps``.
     """
     if file.suffix not in (".lp", ".mps"):
-        raise InputError(f"'{file.suffix}' is no suffix of a model; name it .lp or .mps", file=file)
+        raise InputError(
+            f"'{file.suffix}' is not a model format; name the file .lp or .mps", file=file
+        )
 
 
 def model_text(model: mip.Model, file: Path) -> str:
-    """The whole file, all numbers exact.
+    """The text of a model file, with exact numbers.
 
     Raises
     ------
@@ -44,7 +46,7 @@ def model_text(model: mip.Model, file: Path) -> str:
 
 
 def _terms(expression: mip.LinExpr) -> list[tuple[str, float]]:
-    """Name and coefficient of every variable, in the model's order of variables."""
+    """(name, coefficient) of every variable of an expression, in the model's order."""
     found = [(var.idx, var.name, float(c)) for var, c in expression.expr.items() if c]
     return [(name, coefficient) for _, name, coefficient in sorted(found)]
 
@@ -82,7 +84,7 @@ def _lp_sum(terms: Iterable[tuple[str, float]]) -> str:
 def _wrapped(line: str) -> Iterator[str]:
     while len(line) > _LINE:
         cut = line.rfind(" ", 0, _LINE)
-        # A number stays with the variable behind it, and a sign with its number.
+        # Break before a sign, so that sign, coefficient and variable stay together.
         cut = max(line.rfind(" + ", 0, cut), line.rfind(" - ", 0, cut))
         yield line[:cut]
         line = " " + line[cut:]
@@ -125,7 +127,7 @@ _INFINITE = 1e30
 
 
 def _number(value: float) -> str:
-    """A number with all its digits, whole ones without a point."""
+    """A number with all its digits; whole numbers without a decimal point."""
     if abs(value) >= _INFINITE:
         return "inf" if value > 0 else "-inf"
     return str(int(value)) if value == int(value) else repr(float(value))

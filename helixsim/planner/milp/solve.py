@@ -1,4 +1,4 @@
-"""Solve the program in slices of time, and keep the best of them."""
+"""Solve the program in time slices of growing length and keep the best placement."""
 
 from __future__ import annotations
 
@@ -16,30 +16,36 @@ from helixsim.planner.max_flow.upper_bound import CoverProgram, node_classes, up
 from helixsim.planner.milp.formulation import build
 from helixsim.planner.milp.inputs import MilpInputs, milp_inputs
 from helixsim.planner.milp.model_file import check_suffix, model_text
-from helixsim.planner.milp.process import SolverProcess
-from helixsim.planner.milp.solution_file import solution_text
-from helixsim.planner.milp.values import ranges_of, route_depths, start_values, used_nodes
+from helixsim.planner.milp.solutions import (
+    ranges_of,
+    route_depths,
+    solution_text,
+    start_values,
+    used_nodes,
+)
+from helixsim.planner.milp.solver_process import SolverProcess
 from helixsim.planner.problem import PlanningProblem, Ranges, check_stages
-from helixsim.planner.search import NEGLIGIBLE, Search
+from helixsim.planner.search import NEGLIGIBLE, FlowSearch
 from helixsim.planner.solver import MAXIMIZE, new_model
 
 FIRST_SLICE_S = 10.0
-"""Seconds of the first attempt. Every next one, from the best found, takes twice as long: no
-incumbent can be had from a solver while it works, so none is older than half of the time."""
+"""Seconds of the first attempt. Each further attempt starts from the best placement so far and
+takes twice as long: a solver reports no incumbent while it runs, so after an interruption at most
+about half of the time is lost."""
 SHORTEST_SLICE_S = 0.5
-"""Seconds that are not worth an attempt."""
+"""Least time left, in seconds, for a further attempt: building the model takes about as long."""
 SHARE_OF_REST = 0.9
-"""How much of the time that is left a solver is given: it looks at its clock only now and then."""
+"""Share of the remaining time that a solver is given, because it checks its clock only at times."""
 OVERTIME_S = 2.0
-"""How much longer than the time limit the solver may take to stop by itself."""
+"""Seconds beyond the time limit that the solver may take to stop before its process is killed."""
 SOLVER_TOLERANCE = 1e-6
-"""Relative; a solver's bound this near to a placement's exact flow says that it is optimal.
+"""Relative distance of a solver's bound to a placement's exact flow that counts as none.
 
-Solvers take a switch of 1e-6 for off, and let some flow pass it."""
+Solvers take a switch of 1e-6 for off but still allow flow over it."""
 
 
 def milp(
-    search: Search,
+    search: FlowSearch,
     *,
     model_file: Path | None = None,
     solution_file: Path | None = None,
@@ -49,42 +55,42 @@ def milp(
 ) -> None:
     """Search with the published mixed-integer program.
 
-    It starts from a placement that is known (`start`, what the search has, or the best of the
-    heuristics) and ends when that of the solver is proved optimal, or time is up. Ctrl-C ends
-    it at once; the search keeps what was found, and a solution file is written.
+    It starts from the best of `start`, the search's incumbent and the heuristics. It ends when
+    the solver's placement is proved optimal or the time is up. Ctrl-C ends it at once: the search
+    keeps its incumbent, and the solution file is written.
 
     With `search.max_stages`, no route that the layers allow passes more nodes.
 
     Parameters
     ----------
     model_file
-        Write the program there, as .lp or .mps.
+        Where to write the program, as .lp or .mps.
     solution_file
-        Write the best solution there, name and value a line; :func:`.recover` reads it. Values
-        of flows are left out if the start was best.
+        Where to write the best solution, one name and value per line; :func:`.recover` reads it.
+        It has no values of flows if no attempt improved on the start.
     start
         A placement to start from.
     strengthen
-        Add constraints that the published program does not have but that cut off no optimum,
-        and start from the bound of :mod:`~helixsim.planner.max_flow.upper_bound`. Without, the
+        Whether to add constraints that the published program does not have but that keep its
+        optimum, and the bound of :mod:`~helixsim.planner.max_flow.upper_bound`. If false, the
         program is the published one.
     overwrite
-        Write over files that exist.
+        Whether to replace existing files.
 
     Raises
     ------
     InputError, OutputError
-        If a file cannot be written where it should be, before the work begins.
+        If a file cannot be written; checked before the search begins.
     PlacementError
-        If no placement lets a request pass, within the limit on stages if there is one.
+        If no placement lets a request pass within the limit on stages.
     ScenarioError
         If the solver is not installed.
     SimulationError
-        If the solver ends by accident, for want of memory perhaps.
+        If the solver's process ends unexpectedly, for example because memory ran out.
     """
     _check_files(model_file, solution_file, overwrite)
     check_stages(search.problem, search.max_stages)
-    new_model(MAXIMIZE, search.solver)  # to say here and now that it is not installed
+    new_model(MAXIMIZE, search.solver)  # fail at once if it is not installed
     problem = search.problem
     plain = milp_inputs(problem, max_stages=search.max_stages, strengthen=strengthen)
     best = _Best(search, plain)
@@ -92,7 +98,7 @@ def milp(
     best.offer_heuristics()
     if strengthen:
         _prove_by_covers(search)
-    # A little more than was proved: what is cut off must be above all placements.
+    # Slightly above the proved bound, so that rounding cuts off no placement.
     bound = search.bound * (1 + SOLVER_TOLERANCE) if strengthen else inf
     inputs = replace(plain, bound=bound)
     if model_file is not None:
@@ -114,8 +120,8 @@ def _check_files(model_file: Path | None, solution_file: Path | None, overwrite:
         check_suffix(model_file)
 
 
-def _prove_by_covers(search: Search) -> None:
-    """Prove a bound without the program, and whether the placement at hand meets it."""
+def _prove_by_covers(search: FlowSearch) -> None:
+    """Prove a bound without the program, and try to prove that the incumbent is optimal."""
     problem = search.problem
 
     def stop() -> bool:
@@ -126,19 +132,24 @@ def _prove_by_covers(search: Search) -> None:
         max_stages=search.max_stages,
         solver=search.solver,
         at_least=search.value,
+        budget=search.budget,
         stop=stop,
     )
     search.prove(max(bound.tokens_per_s, search.value))
     if search.value and not search.optimal and not stop():
         covers = CoverProgram(
-            node_classes(problem), problem.num_layers, search.max_stages, search.solver
+            node_classes(problem, search.budget),
+            problem.num_layers,
+            search.max_stages,
+            search.solver,
+            search.budget,
         )
         least = search.value * (1 + NEGLIGIBLE / 2)
         if not covers.is_possible(least, stop) and not stop():
             search.prove(least)
 
 
-def _solve_in_slices(search: Search, inputs: MilpInputs, best: _Best) -> None:
+def _solve_in_slices(search: FlowSearch, inputs: MilpInputs, best: _Best) -> None:
     slice_s = FIRST_SLICE_S
     if search.optimal:
         return
@@ -154,9 +165,9 @@ def _solve_in_slices(search: Search, inputs: MilpInputs, best: _Best) -> None:
 
 
 class _Best:
-    """The best solution so far, as a placement and as values of variables."""
+    """The best solution so far, as a placement of the search and as values of variables."""
 
-    def __init__(self, search: Search, inputs: MilpInputs) -> None:
+    def __init__(self, search: FlowSearch, inputs: MilpInputs) -> None:
         self.search = search
         self.inputs = inputs
         self.values: dict[str, float] | None = None
@@ -164,7 +175,13 @@ class _Best:
             self.values = start_values(inputs, search.ranges)
 
     def offer(self, ranges: Ranges) -> bool:
-        """Report a placement, if the program allows it and no route is too long."""
+        """Report a placement whose routes are within the limit on stages.
+
+        Returns
+        -------
+        bool
+            Whether it is the new incumbent.
+        """
         most, search = self.search.max_stages, self.search
         if not ranges or (
             most is not None and max(route_depths(self.inputs, ranges).values()) > most
@@ -176,7 +193,7 @@ class _Best:
         return True
 
     def offer_heuristics(self) -> None:
-        """Report what the heuristics find."""
+        """Report the placements of the heuristics."""
         problem, seed = self.search.problem, self.search.seed
         rules: tuple[Callable[[PlanningProblem], Ranges], ...] = (
             lambda problem: separate_ranges(problem, mixed=True),
@@ -187,15 +204,20 @@ class _Best:
             try:
                 self.offer(rule(problem))
             except PlacementError:
-                continue  # a rule that does not work here
+                continue  # this rule finds no placement here
 
     def take(self, answer: Mapping[str, Any]) -> bool:
-        """Report what the solver found and proved; say whether it is at its end.
+        """Report the placement and the bound of an answer.
+
+        Returns
+        -------
+        bool
+            Whether the solver has finished.
 
         Raises
         ------
         PlacementError
-            If there is no placement.
+            If the program is infeasible or its optimum has no flow.
         """
         search, values = self.search, answer["values"]
         if values:
@@ -209,7 +231,7 @@ class _Best:
         return is_done
 
     def _prove(self, bound: float | None) -> None:
-        """Report what the solver proved; not what a placement at hand contradicts."""
+        """Report the solver's bound, unless the incumbent contradicts it."""
         search = self.search
         if bound is None or bound < search.value * (1 - SOLVER_TOLERANCE):
             return
@@ -217,7 +239,7 @@ class _Best:
         search.prove(search.value if is_near else bound)
 
     def _take_values(self, values: dict[str, float]) -> None:
-        """Report the nodes that carry flow; all of them, if together they carry more."""
+        """Report the nodes that carry flow, and then all nodes, which may carry more."""
         ranges = ranges_of(self.inputs, values)
         used = used_nodes(self.inputs, values)
         for nodes in (used, set(ranges)):

@@ -1,1 +1,1 @@
-"""The placement that serves the most in simulations."""
+"""Search for placements by simulation, guided by a surrogate."""

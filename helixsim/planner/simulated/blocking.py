@@ -1,6 +1,8 @@
-"""Prompts and decodes on their way: how long each takes, and who holds up whom.
+"""Head-of-line blocking: how long prompts and decodes take through a placement, in the mean.
 
-The model of :mod:`helixsim.planner.simulated.surrogate`, on nodes and links as they are passed.
+This is the queueing model of :mod:`helixsim.planner.simulated.surrogate`. Requests pass nodes and
+links in order, so a decode behind a prompt waits until the prompt is done, on every node and link
+that both take.
 """
 
 from __future__ import annotations
@@ -10,29 +12,30 @@ from dataclasses import dataclass
 from math import exp, inf
 
 _BATCH_ROUNDS, _FIRST_BATCH = 3, 10
-"""A batch is as large as what comes while it runs: so many rounds from a first guess."""
+"""Rounds of the fixed-point iteration for the size of a batch of decodes, and its first guess."""
 _NEARLY_FULL = 0.97
-"""Share of its time that a machine or link may be busy with prompts."""
+"""Largest share of its time that a node or link is busy with prompts: at 1, waiting diverges."""
 _FAST_LINK_S = 2e-3
-"""A link that takes no longer than this for a prompt holds nobody up."""
+"""Time of a prompt on a link, in seconds, up to which blocking there is neglected: it is small
+against the time of a decode on a node."""
 
 
 @dataclass(slots=True)
-class Hop:
-    """A link.
+class LinkModel:
+    """A link that requests take.
 
     Attributes
     ----------
     target
-        Number of the machine it leads to.
+        Number of the machine that it leads to.
     share
-        Of all requests, those that take it.
+        Share of all requests that take it.
     out_share
-        The same of the requests at its source.
+        Share of the requests at its source that take it.
     latency_s
-        Propagation time.
+        Propagation time in seconds.
     prompt_s, decode_s
-        Time that it transmits a mean prompt, or one token.
+        Transmission time in seconds of a mean prompt, and of one token.
     """
 
     target: int
@@ -44,21 +47,23 @@ class Hop:
 
 
 @dataclass(slots=True)
-class PassedNode:
-    """A node.
+class NodeModel:
+    """A node that requests pass.
 
     Attributes
     ----------
     node
         Its number.
     share
-        Of all requests, those that see it.
+        Share of all requests that pass it.
     prompt_s
-        Time that it computes on a mean prompt.
-    num_layers, layer_decode_s
-        How many layers it holds, and the time of one for a batch of so many decodes.
-    hops
-        The links that leave it.
+        Time in seconds that it computes on a mean prompt.
+    num_layers
+        Number of layers that it holds.
+    layer_decode_s
+        Time in seconds of one layer for a batch of n decodes, for n = 0 to the most.
+    links
+        Its outgoing links.
     """
 
     node: int
@@ -66,53 +71,53 @@ class PassedNode:
     prompt_s: float
     num_layers: int
     layer_decode_s: list[float]
-    hops: list[Hop]
+    links: list[LinkModel]
 
 
-class Convoys:
-    """How long a prompt and a decode take through one placement, at a rate of requests.
+class BlockingModel:
+    """Mean latencies of prompts and decodes through one placement, by the rate of requests.
 
     Parameters
     ----------
     nodes
-        The nodes that requests see, in order of their layers.
-    home_hops
+        The nodes that requests pass, in the order of their layers.
+    first_links
         The links from the coordinator.
     output_tokens
-        Decodes of a request.
+        Mean number of decodes of a request.
     num_machines
-        Machines are numbered below this, the coordinator included.
+        Number of machines, the coordinator included.
     """
 
     def __init__(
         self,
-        nodes: Sequence[PassedNode],
-        home_hops: list[Hop],
+        nodes: Sequence[NodeModel],
+        first_links: list[LinkModel],
         output_tokens: float,
         num_machines: int,
     ) -> None:
         self._nodes = nodes
-        self._home_hops = home_hops
+        self._first_links = first_links
         self._output_tokens = output_tokens
         self._num_machines = num_machines
 
     def most_requests_per_s(self) -> float:
-        """Requests per second at which some node or link has time for nothing but prompts."""
+        """Requests per second at which prompts alone keep some node or link busy."""
         most = min(_NEARLY_FULL / (node.share * node.prompt_s) for node in self._nodes)
-        for hops in (self._home_hops, *(node.hops for node in self._nodes)):
-            for hop in hops:
-                if hop.share > 0 and hop.prompt_s > 0:
-                    busy_s = hop.prompt_s + self._output_tokens * hop.decode_s
-                    most = min(most, _NEARLY_FULL / (hop.share * busy_s))
+        for links in (self._first_links, *(node.links for node in self._nodes)):
+            for link in links:
+                if link.share > 0 and link.prompt_s > 0:
+                    busy_s = link.prompt_s + self._output_tokens * link.decode_s
+                    most = min(most, _NEARLY_FULL / (link.share * busy_s))
         return most
 
     def latencies(self, rate: float) -> tuple[float, float] | None:
-        """Mean prompt and decode latency at that many requests per second.
+        """Mean prompt and decode latency in seconds at a rate of requests per second.
 
-        None if a node cannot keep up.
+        None if a node cannot process that many.
         """
-        behind = [0.0] * self._num_machines  # share x chance to arrive there behind a prompt
-        prompt_sum, decode_sum = self._pass_links(self._home_hops, 0.0, rate, behind)
+        behind = [0.0] * self._num_machines  # share x probability to arrive behind a prompt
+        prompt_sum, decode_sum = self._pass_links(self._first_links, 0.0, rate, behind)
         for node in self._nodes:
             found = self._pass_node(node, rate, behind[node.node] / node.share)
             if found is None:
@@ -120,17 +125,28 @@ class Convoys:
             prompt_s, decode_s, chance = found
             prompt_sum += node.share * prompt_s
             decode_sum += node.share * decode_s
-            prompt_s, decode_s = self._pass_links(node.hops, chance, rate, behind)
+            prompt_s, decode_s = self._pass_links(node.links, chance, rate, behind)
             prompt_sum += prompt_s
             decode_sum += decode_s
         return prompt_sum, decode_sum
 
     def _pass_node(
-        self, node: PassedNode, rate: float, held: float
+        self, node: NodeModel, rate: float, held: float
     ) -> tuple[float, float, float] | None:
-        """Time of a prompt and of a decode at a node; chance that the decode leaves behind one.
+        """Time of a prompt and of a decode at a node, and how a decode leaves it.
 
-        `held` is the chance that it has come behind one.
+        Parameters
+        ----------
+        node, rate
+            The node, and requests per second.
+        held
+            Probability that a decode arrives behind a prompt.
+
+        Returns
+        -------
+        tuple or None
+            Seconds of a prompt, seconds of a decode, probability that a decode leaves behind a
+            prompt; None if the node cannot process that many requests.
         """
         prompts = rate * node.share
         decodes = prompts * self._output_tokens
@@ -140,7 +156,7 @@ class Convoys:
         if batch == inf:
             return None
         waiting_s = decode_s / 2 * min(1.0, decodes / batch * decode_s)
-        # The mean rest of a prompt that others find (M/D/1), and the chance to find one.
+        # Mean residual time of the prompt in service (M/D/1), and the probability to find one.
         rest_s = node.prompt_s / 2 / free
         caught = (1 - held) * (1 - exp(-busy))
         return (
@@ -149,8 +165,8 @@ class Convoys:
             min(1.0, held + caught),
         )
 
-    def _batch(self, node: PassedNode, decodes_per_s: float) -> tuple[float, float]:
-        """Decodes that come together while a batch runs, and the time of such a batch."""
+    def _batch(self, node: NodeModel, decodes_per_s: float) -> tuple[float, float]:
+        """Decodes that arrive while a batch runs, and the time in seconds of a batch of these."""
         table = node.layer_decode_s
         most = len(table) - 1
         batch, decode_s = 1.0, node.num_layers * table[min(_FIRST_BATCH, most)]
@@ -162,26 +178,33 @@ class Convoys:
         return batch, decode_s
 
     def _pass_links(
-        self, hops: list[Hop], chance: float, rate: float, behind: list[float]
+        self, links: list[LinkModel], chance: float, rate: float, behind: list[float]
     ) -> tuple[float, float]:
-        """Time of a prompt and of a decode on the links that leave a machine, shares considered.
+        """Time of a prompt and of a decode on the outgoing links of a machine, weighted by share.
 
-        `chance` is that of a decode to leave right behind a prompt; `behind` is added to.
+        Parameters
+        ----------
+        links, rate
+            The links, and requests per second.
+        chance
+            Probability that a decode leaves the machine directly behind a prompt.
+        behind
+            Per machine, share x probability to arrive behind a prompt; the targets are added to.
         """
         prompt_sum = decode_sum = 0.0
-        for hop in hops:
-            prompt_s, share = hop.prompt_s, hop.share
-            same_way = chance * hop.out_share
+        for link in links:
+            prompt_s, share = link.prompt_s, link.share
+            same_link = chance * link.out_share
             if prompt_s <= _FAST_LINK_S:
-                prompt_sum += share * (hop.latency_s + prompt_s)
-                decode_sum += share * (hop.latency_s + hop.decode_s)
-                behind[hop.target] += share * same_way
+                prompt_sum += share * (link.latency_s + prompt_s)
+                decode_sum += share * (link.latency_s + link.decode_s)
+                behind[link.target] += share * same_link
                 continue
             prompts = rate * share
-            rest_s = prompt_s / 2 / (1 - prompts * (prompt_s + self._output_tokens * hop.decode_s))
-            caught = (1 - same_way) * (1 - exp(-prompts * prompt_s))
-            prompt_sum += share * (hop.latency_s + prompt_s + prompts * prompt_s * rest_s)
-            held_s = same_way * prompt_s + caught * rest_s
-            decode_sum += share * (hop.latency_s + hop.decode_s + held_s)
-            behind[hop.target] += share * (same_way + caught)
+            rest_s = prompt_s / 2 / (1 - prompts * (prompt_s + self._output_tokens * link.decode_s))
+            caught = (1 - same_link) * (1 - exp(-prompts * prompt_s))
+            prompt_sum += share * (link.latency_s + prompt_s + prompts * prompt_s * rest_s)
+            held_s = same_link * prompt_s + caught * rest_s
+            decode_sum += share * (link.latency_s + link.decode_s + held_s)
+            behind[link.target] += share * (same_link + caught)
         return prompt_sum, decode_sum

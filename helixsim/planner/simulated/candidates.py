@@ -1,4 +1,4 @@
-"""Placements that are compared by simulation, and what the simulations said."""
+"""Placements that are compared by simulation, with the figures of their runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from helixsim.placement.placement import Placement
 from helixsim.placement.topology import Topology
-from helixsim.planner.objective import Figures, Goal, mean_figures
+from helixsim.planner.objective import Figures, Objective, mean_figures
 
 LATENCY = "decode_latency_s.mean"
 THROUGHPUT = "decode_tokens_per_s"
@@ -15,18 +15,18 @@ THROUGHPUT = "decode_tokens_per_s"
 
 @dataclass(eq=False)
 class Candidate:
-    """A placement and its trials.
+    """A placement and the figures of its simulations.
 
     Attributes
     ----------
     label
-        Where it comes from.
+        Its origin: ``own``, the name of a method, ``proposal`` or ``trial`` with a number.
     ranges, placement
-        What it is.
-    brief, full
-        Figures of the brief trial, and of runs of the scenario's length, seed by seed.
+        The placement, by node number and by node name.
     max_flow_tokens_per_s, stages
-        Its maximum flow, and the most nodes on a route.
+        Its maximum flow, and the most nodes of a route.
+    brief, full
+        Figures of the brief run, and of runs of the scenario's length, one per seed.
     """
 
     label: str
@@ -39,55 +39,55 @@ class Candidate:
 
     @property
     def key(self) -> object:
-        """Equal for equal placements."""
+        """A hashable key, equal for equal placements."""
         return tuple(sorted(self.ranges.items())), self.placement.links
 
     @property
     def figures(self) -> dict[str, float]:
-        """Means over seeds, of the full trials if there are any."""
+        """Means over seeds, of the full runs if there are any, otherwise of the brief run."""
         return mean_figures(self.full or self.brief)
 
-    def score(self, goal: Goal) -> float:
-        """Score of the first trial of full length; 0 without one."""
-        return goal.score(self.full[0]) if self.full else 0.0
+    def score(self, objective: Objective) -> float:
+        """Score of the first full run; 0 without one."""
+        return objective.score(self.full[0]) if self.full else 0.0
 
-    def brief_score(self, goal: Goal) -> float:
-        """Score of the brief trial; 0 without one."""
-        return goal.score(self.brief[0]) if self.brief else 0.0
+    def brief_score(self, objective: Objective) -> float:
+        """Score of the brief run; 0 without one."""
+        return objective.score(self.brief[0]) if self.brief else 0.0
 
 
-class Pool:
-    """All candidates of a search, each placement once."""
+class CandidatePool:
+    """All candidates of a search; each placement is in it once."""
 
     def __init__(self) -> None:
         self._by_key: dict[object, Candidate] = {}
 
     def __iter__(self) -> Iterator[Candidate]:
-        """Iterate in order of their coming."""
+        """Iterate in the order in which candidates were added."""
         return iter(self._by_key.values())
 
     def __len__(self) -> int:
-        """Count them."""
+        """Count the candidates."""
         return len(self._by_key)
 
     def add(self, candidate: Candidate) -> bool:
-        """Add one; False if the same placement is there already."""
+        """Add a candidate; False if the pool has the same placement already."""
         if candidate.key in self._by_key:
             return False
         self._by_key[candidate.key] = candidate
         return True
 
-    def best(self, goal: Goal, count: int) -> list[Candidate]:
-        """The best: by runs of full length, and after these by brief ones."""
+    def best(self, objective: Objective, count: int) -> list[Candidate]:
+        """The best candidates: by full runs first, candidates without one by their brief run."""
         tried = [candidate for candidate in self if candidate.brief]
         return sorted(
             tried,
-            key=lambda each: (not each.full, -each.score(goal), -each.brief_score(goal)),
+            key=lambda each: (not each.full, -each.score(objective), -each.brief_score(objective)),
         )[:count]
 
 
 def most_stages(topology: Topology) -> int:
-    """The most nodes on a route; unlike from ranges alone, also where requests enter midway."""
+    """The most nodes of a route, also where requests enter a node at a later layer."""
     most = [0] * len(topology.nodes)
     for node in sorted(topology.nodes, key=lambda node: node.end_layer):
         for link in topology.incoming[node.index]:
@@ -98,7 +98,7 @@ def most_stages(topology: Topology) -> int:
 
 
 def front(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Those that no other beats in both throughput and decode latency, fastest answers first."""
+    """The Pareto front of throughput and decode latency, lowest latency first."""
     measured = [each for each in candidates if LATENCY in each.figures]
     ordered = sorted(measured, key=lambda each: (each.figures[LATENCY], -each.figures[THROUGHPUT]))
     found: list[Candidate] = []
@@ -109,7 +109,7 @@ def front(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 
 def spread(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-    """Some of a front, evenly from one end to the other."""
+    """At most `count` of the candidates, evenly spaced in their order."""
     if len(candidates) <= count:
         return list(candidates)
     last = len(candidates) - 1

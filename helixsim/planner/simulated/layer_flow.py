@@ -1,56 +1,58 @@
-"""How requests spread over the nodes of an aligned placement whose links do not bind.
+"""How requests spread over the nodes of an aligned placement whose links never bind.
 
-Nodes begin and end at a few layers; with these as points and the nodes between them as edges, a
-placement is a small graph, and its maximum flow takes no time.
+The nodes start and end at a few layers. With these as vertices and the nodes as edges, a placement
+is a small graph, whose maximum flow is found quickly.
 """
 
 from __future__ import annotations
 
 from helixsim.planner.problem import PlanningProblem, Ranges
 
-_DUST = 1e-9
+_NEGLIGIBLE = 1e-9
+"""Share of the flow that counts as none."""
 
 
-def visits(problem: PlanningProblem, ranges: Ranges) -> dict[int, float]:
-    """Share of all requests that each node sees.
+def node_shares(problem: PlanningProblem, ranges: Ranges) -> dict[int, float]:
+    """Share of all requests that pass each node.
 
     Parameters
     ----------
     problem, ranges
-        The placement. Links are taken to carry whatever they are asked to.
+        The placement; its links are assumed never to bind.
 
     Returns
     -------
     dict
-        Number of a node -> share, 0 to 1, for nodes that see any; empty if there is no way
-        through all layers. Nodes with the same layers share in proportion to their throughput.
+        Number of a node -> share, 0 to 1, for the nodes that any requests pass; empty without a
+        route through all layers. Nodes with the same layers share in proportion to their
+        throughput.
     """
     capacity: dict[tuple[int, int], float] = {}
     for node, span in ranges.items():
         rate = problem.tokens_per_s(node, span[1] - span[0])
         capacity[span] = capacity.get(span, 0.0) + rate
-    flow = _point_flow(capacity, problem.num_layers)
+    flow = _layer_flow(capacity, problem.num_layers)
     total = sum(value for (start, _), value in flow.items() if start == 0)
     if total <= 0:
         return {}
     return {
         node: flow[span] / total * (problem.tokens_per_s(node, span[1] - span[0]) / capacity[span])
         for node, span in ranges.items()
-        if flow[span] > _DUST * total
+        if flow[span] > _NEGLIGIBLE * total
     }
 
 
-def _point_flow(
+def _layer_flow(
     capacity: dict[tuple[int, int], float], num_layers: int
 ) -> dict[tuple[int, int], float]:
-    """Maximum flow from layer 0 to the last, over spans of layers.
+    """Maximum flow from layer 0 to the last layer, by span ``(start, end)`` of layers.
 
-    Paths are augmented widest first, which spreads the flow and needs few rounds.
+    The widest augmenting path comes first, which spreads the flow and needs few rounds.
     """
     spans = sorted(capacity)
     left = {span: capacity[span] for span in spans}
     flow = dict.fromkeys(spans, 0.0)
-    smallest = _DUST * max(capacity.values(), default=0.0)
+    smallest = _NEGLIGIBLE * max(capacity.values(), default=0.0)
     while True:
         path = _widest_path(spans, left, flow, num_layers)
         if path is None:
@@ -70,9 +72,9 @@ def _widest_path(
     flow: dict[tuple[int, int], float],
     num_layers: int,
 ) -> list[tuple[tuple[int, int], bool]] | None:
-    """The way through with the greatest least capacity; spans with flow can be undone."""
+    """The augmenting path of greatest width as (span, forward); None without one."""
     width: dict[int, float] = {0: float("inf")}
-    came: dict[int, tuple[tuple[int, int], bool]] = {}
+    reached_by: dict[int, tuple[tuple[int, int], bool]] = {}
     changed = True
     while changed:
         changed = False
@@ -80,16 +82,16 @@ def _widest_path(
             start, end = span
             here = width.get(start, 0.0)
             if (wide := min(here, left[span])) > width.get(end, 0.0):
-                width[end], came[end], changed = wide, (span, True), True
+                width[end], reached_by[end], changed = wide, (span, True), True
             here = width.get(end, 0.0)
             if (wide := min(here, flow[span])) > width.get(start, 0.0):
-                width[start], came[start], changed = wide, (span, False), True
-    if num_layers not in came:
+                width[start], reached_by[start], changed = wide, (span, False), True
+    if num_layers not in reached_by:
         return None
     path = []
     point = num_layers
     while point != 0:
-        span, forward = came[point]
+        span, forward = reached_by[point]
         path.append((span, forward))
         point = span[0] if forward else span[1]
     return path

@@ -1,7 +1,7 @@
-"""Small changes of a placement: what a search by trial tries next.
+"""Random small changes of a placement, for annealing and for the search by trial.
 
-A placement is kept aligned: its nodes begin and end at a few layers, and changes move these
-points, or nodes between them.
+Placements are aligned: the nodes start and end at a few layers, the *points*. Changes move points,
+or nodes between points.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from random import Random
 
 from helixsim.planner.max_flow.dinic import longest_route
 from helixsim.planner.problem import PlanningProblem, Ranges
+from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
 
 _Change = Callable[["Neighbours", dict[int, tuple[int, int]], Random], None]
-
-_TRIES = 60
-_MOST_CHANGES = 3
 
 
 class Neighbours:
@@ -24,30 +22,38 @@ class Neighbours:
     Parameters
     ----------
     problem
-        What is planned.
+        The planning problem.
     max_stages
-        The most nodes that a request may pass; None for any number.
+        Most nodes of a route; None for any number.
+    budget
+        How many changes a neighbour has, and how often drawing is attempted.
     """
 
-    def __init__(self, problem: PlanningProblem, max_stages: int | None = None) -> None:
+    def __init__(
+        self,
+        problem: PlanningProblem,
+        max_stages: int | None = None,
+        budget: SearchBudget = DEFAULT_BUDGET,
+    ) -> None:
         self.problem = problem
+        self._budget = budget
         self._max_stages = max_stages
         self._num_layers = problem.num_layers
         self._num_nodes = len(problem)
         self._room = [problem.max_layers(node) for node in range(len(problem))]
 
     def draw(self, ranges: Ranges, rng: Random) -> dict[int, tuple[int, int]]:
-        """A placement that differs in one to three changes and leads through all layers.
+        """Draw a placement that differs by a few changes and has a route through all layers.
 
-        Nodes that lie on no way through are left out of it. If no change is found, the
-        placement itself is returned.
+        Nodes on no route are left out. If no valid neighbour is found, the placement itself is
+        returned.
         """
-        for _ in range(_TRIES):
+        for _ in range(self._budget.draw_tries):
             changed = dict(ranges)
-            for _ in range(rng.choice((1, 1, 1, 2, 2, _MOST_CHANGES))):
+            for _ in range(rng.choice(self._budget.draw_changes)):
                 rng.choice(_CHANGES)(self, changed, rng)
             if changed != ranges and self._fits(changed):
-                cleaned = on_a_way(changed, self._num_layers)
+                cleaned = on_a_route(changed, self._num_layers)
                 if cleaned and cleaned != ranges and self._short_enough(cleaned):
                     return cleaned
         return dict(ranges)
@@ -65,7 +71,7 @@ class Neighbours:
     # -- changes -----------------------------------------------------------------------------
 
     def _swap(self, ranges: dict[int, tuple[int, int]], rng: Random) -> None:
-        """Two nodes take each other's layers; one of them may hold none."""
+        """Exchange the layers of two nodes, the second of which may hold none."""
         a, b = rng.choice(sorted(ranges)), rng.randrange(self._num_nodes)
         theirs = ranges.pop(b, None)
         if a == b:
@@ -75,15 +81,15 @@ class Neighbours:
         if theirs is not None:
             ranges[a] = theirs
 
-    def _follow(self, ranges: dict[int, tuple[int, int]], rng: Random) -> None:
-        """A node takes the same layers as another."""
+    def _copy(self, ranges: dict[int, tuple[int, int]], rng: Random) -> None:
+        """Give a node the same layers as another one."""
         ranges[rng.randrange(self._num_nodes)] = ranges[rng.choice(sorted(ranges))]
 
     def _span(self, ranges: dict[int, tuple[int, int]], rng: Random) -> None:
-        """A node takes what lies between two points."""
+        """Give a node the layers between two points."""
         node = rng.randrange(self._num_nodes)
         points = _points(ranges)
-        if len(points) < 2:  # a shift before this one has left nothing between two points
+        if len(points) < 2:  # an earlier shift of this draw has joined all points
             return
         start = rng.choice(points[:-1])
         ends = [point for point in points if start < point <= start + self._room[node]]
@@ -91,7 +97,7 @@ class Neighbours:
             ranges[node] = (start, rng.choice(ends))
 
     def _shift(self, ranges: dict[int, tuple[int, int]], rng: Random) -> None:
-        """A point, or all points of a stretch, move by a layer: a layer changes hands."""
+        """Move a point, or several consecutive points, by one layer."""
         points = _points(ranges)[1:-1]
         if not points:
             return
@@ -103,7 +109,7 @@ class Neighbours:
             ranges[node] = (start + by * (start in moved), end + by * (end in moved))
 
     def _split(self, ranges: dict[int, tuple[int, int]], rng: Random) -> None:
-        """Nodes that hold the same layers divide these among them."""
+        """Split the layers of nodes that hold the same ones, at a random layer."""
         start, end = ranges[rng.choice(sorted(ranges))]
         alike = [node for node in sorted(ranges) if ranges[node] == (start, end)]
         if len(alike) < 2 or end - start < 2:
@@ -113,7 +119,7 @@ class Neighbours:
             ranges[node] = (start, middle) if rng.random() < 0.5 else (middle, end)
 
     def _join(self, ranges: dict[int, tuple[int, int]], rng: Random) -> None:
-        """Nodes that follow each other hold the layers of both, side by side."""
+        """Give two consecutive groups of nodes the layers of both, in parallel."""
         start, middle = ranges[rng.choice(sorted(ranges))]
         after = sorted({span for span in ranges.values() if span[0] == middle})
         if not after:
@@ -124,7 +130,7 @@ class Neighbours:
                 ranges[node] = (start, last[1])
 
     def _reorder(self, ranges: dict[int, tuple[int, int]], rng: Random) -> None:
-        """Two stretches between points that all ways pass change places."""
+        """Exchange two consecutive parts of the layers, cut at points that all routes pass."""
         cuts = _cuts(ranges, self._num_layers)
         if len(cuts) < 3:
             return
@@ -136,8 +142,8 @@ class Neighbours:
             elif b <= start and end <= c:
                 ranges[node] = (start - (b - a), end - (b - a))
 
-    def _rest(self, ranges: dict[int, tuple[int, int]], rng: Random) -> None:
-        """A node holds nothing."""
+    def _remove(self, ranges: dict[int, tuple[int, int]], rng: Random) -> None:
+        """Remove a node from the placement."""
         if len(ranges) > 1:
             ranges.pop(rng.choice(sorted(ranges)))
 
@@ -145,7 +151,7 @@ class Neighbours:
 _CHANGES: tuple[_Change, ...] = (
     Neighbours._swap,
     Neighbours._swap,
-    Neighbours._follow,
+    Neighbours._copy,
     Neighbours._span,
     Neighbours._shift,
     Neighbours._shift,
@@ -153,9 +159,9 @@ _CHANGES: tuple[_Change, ...] = (
     Neighbours._split,
     Neighbours._join,
     Neighbours._reorder,
-    Neighbours._rest,
+    Neighbours._remove,
 )
-"""Every kind of change, as often as it is drawn."""
+"""The changes; repeated entries are drawn more often."""
 
 
 def _points(ranges: Ranges) -> list[int]:
@@ -163,7 +169,7 @@ def _points(ranges: Ranges) -> list[int]:
 
 
 def _cuts(ranges: Ranges, num_layers: int) -> list[int]:
-    """Points that no node's layers reach across."""
+    """Points that no node's layers extend across."""
     crossed = [0] * (num_layers + 1)
     for start, end in ranges.values():
         for layer in range(start + 1, end):
@@ -171,8 +177,8 @@ def _cuts(ranges: Ranges, num_layers: int) -> list[int]:
     return [point for point in _points(ranges) if not crossed[point]]
 
 
-def on_a_way(ranges: Ranges, num_layers: int) -> dict[int, tuple[int, int]]:
-    """The nodes on some way from layer 0 through the last; empty if there is no way."""
+def on_a_route(ranges: Ranges, num_layers: int) -> dict[int, tuple[int, int]]:
+    """The ranges of the nodes on some route through all layers; empty without a route."""
     spans = sorted(set(ranges.values()))
     reached = {0}
     for start, end in spans:

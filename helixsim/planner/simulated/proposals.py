@@ -1,4 +1,4 @@
-"""Placements worth a simulation: annealing on the estimate of what is served."""
+"""Proposals for simulation: annealing on the surrogate's score."""
 
 from __future__ import annotations
 
@@ -10,96 +10,107 @@ from random import Random
 from helixsim.control.control_plane import followed_flow
 from helixsim.errors import HelixError
 from helixsim.placement.placement import Placement
-from helixsim.planner.objective import GOALS, Figures, Goal, estimated_family
+from helixsim.planner.objective import OBJECTIVE_FIGURES, Figures, Objective, estimated_family
 from helixsim.planner.problem import PlanningProblem, Ranges
+from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
 from helixsim.planner.simulated.neighbourhood import Neighbours
 from helixsim.planner.simulated.surrogate import Estimate, Surrogate
 from helixsim.scenario.resolved import Scenario
 
-_HOT, _COLD = 0.008, 0.0005
-"""Relative loss in score that is accepted now and then, at the start and at the end."""
-_LENIENCE = 1.08
-"""A neighbour may be split more evenly by so much."""
-_LEAST_SHARE = 0.01
-"""Losses beyond 4.6 times the heat are never accepted."""
-
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """What simulations said over what the estimate had said, by figure; 1 where unknown."""
+    """Ratios of simulated to estimated figures.
+
+    Attributes
+    ----------
+    ratios
+        Figure -> ratio; a missing one counts as 1.
+    """
 
     ratios: Mapping[str, float]
 
     def figures(self, estimate: Estimate, output_tokens: float) -> dict[str, float]:
-        """The figures to expect of a simulation."""
+        """The expected figures of a simulation, from an estimate."""
         base = {
             "decode_tokens_per_s": estimate.decode_tokens_per_s,
             "decode_latency_s.mean": estimate.decode_latency_s,
             "prompt_latency_s.mean": estimate.prompt_latency_s,
             "e2e_s.mean": estimate.prompt_latency_s + output_tokens * estimate.decode_latency_s,
         }
-        return {name: base[estimated_family(name)] * self.ratios.get(name, 1.0) for name in GOALS}
+        return {
+            name: base[estimated_family(name)] * self.ratios.get(name, 1.0)
+            for name in OBJECTIVE_FIGURES
+        }
 
 
 class Proposer:
-    """Judges and improves placements without simulating them.
+    """Scores and improves placements by the surrogate.
 
     Parameters
     ----------
     scenario, problem
-        What is planned.
-    goal
-        What to aim at.
+        The scenario and its planning problem.
+    objective
+        The objective of the score.
+    max_stages
+        Most nodes of a route; None for any number.
+    mean_prompt_tokens, mean_output_tokens
+        As of :class:`.Surrogate`.
+    budget
+        Temperatures, and what neighbours are drawn.
     """
 
     def __init__(
         self,
         scenario: Scenario,
         problem: PlanningProblem,
-        goal: Goal,
+        objective: Objective,
         *,
         max_stages: int | None = None,
         mean_prompt_tokens: float | None = None,
         mean_output_tokens: float | None = None,
+        budget: SearchBudget = DEFAULT_BUDGET,
     ) -> None:
+        self.budget = budget
         self.scenario = scenario
         self.problem = problem
-        self.goal = goal
-        self.estimator = Surrogate(
+        self.objective = objective
+        self.surrogate = Surrogate(
             scenario,
             problem,
             mean_prompt_tokens=mean_prompt_tokens,
             mean_output_tokens=mean_output_tokens,
         )
-        self.neighbours = Neighbours(problem, max_stages)
+        self.neighbours = Neighbours(problem, max_stages, budget)
         scheduler = scenario.scheduler
         self._spreads_evenly = scheduler.policy != "maxflow" or scheduler.flow_split == "balanced"
         self.correction = Correction({})
 
     def estimate(self, ranges: Ranges) -> Estimate:
-        """What a placement would serve, routed as the scenario's scheduler does."""
+        """Estimate a placement with all links that fit, routed by the scenario's scheduler."""
         return self.estimate_placement(self.problem.placement(ranges))
 
     def estimate_placement(self, placement: Placement) -> Estimate:
-        """The same of a placement with links of its own."""
+        """Estimate a placement with its own links, routed by the scenario's scheduler."""
         topology = self.problem.topology(placement)
         flow = followed_flow(self.scenario, topology)
-        return self.estimator.of_flow(topology, flow, self.scenario.scheduler.min_flow_share)
+        return self.surrogate.of_flow(topology, flow, self.scenario.scheduler.min_flow_share)
 
     def expected(self, estimate: Estimate) -> dict[str, float]:
-        """The figures to expect of a simulation."""
-        return self.correction.figures(estimate, self.estimator.output_tokens)
+        """The expected figures of a simulation, corrected by earlier ones."""
+        return self.correction.figures(estimate, self.surrogate.output_tokens)
 
     def quick_score(self, ranges: Ranges) -> float:
-        """Score if requests spread evenly, which is more than they may reach."""
-        return self.goal.score(self.expected(self.estimator.of_ranges(ranges)))
+        """Score if requests spread by throughput: an optimistic estimate, quick to compute."""
+        return self.objective.score(self.expected(self.surrogate.of_ranges(ranges)))
 
     def score(self, ranges: Ranges) -> float:
-        """Score as requests will be routed: evenly, or as the published split has it."""
+        """Score for the split that the scenario's scheduler follows."""
         if self._spreads_evenly:
             return self.quick_score(ranges)
         try:
-            return self.goal.score(self.expected(self.estimate(ranges)))
+            return self.objective.score(self.expected(self.estimate(ranges)))
         except HelixError:
             return 0.0
 
@@ -110,18 +121,18 @@ class Proposer:
         iterations: int,
         out_of_time: Callable[[], bool] = lambda: False,
     ) -> tuple[dict[int, tuple[int, int]], float]:
-        """Improve a placement by small changes.
+        """Improve a placement by simulated annealing.
 
         Parameters
         ----------
         start
-            Where to begin.
+            Initial placement.
         rng
-            The randomness.
+            Source of random numbers.
         iterations
-            How many changes to try.
+            Number of neighbours to try.
         out_of_time
-            Asked now and then whether to stop.
+            Called in every iteration; true ends the annealing.
 
         Returns
         -------
@@ -131,12 +142,13 @@ class Proposer:
         current, score = dict(start), self.score(start)
         kept = self._kept_share(score, self.quick_score(start))
         best, best_score = current, score
+        hot, cold = self.budget.proposal_hot, self.budget.proposal_cold
         for iteration in range(iterations):
             if out_of_time():
                 break
-            heat = _HOT * (1 - iteration / iterations) ** 2 + _COLD
+            temperature = hot * (1 - iteration / iterations) ** 2 + cold
             changed = self.neighbours.draw(current, rng)
-            least = score * (1 + heat * _log(rng))
+            least = score * (1 + temperature * self._log_share(rng))
             quick = found = self.quick_score(changed)
             if found * kept <= least:
                 continue
@@ -151,26 +163,32 @@ class Proposer:
         return best, best_score
 
     def _kept_share(self, score: float, quick_score: float) -> float:
-        """What of the quick score a neighbour may keep when requests are routed as they will be.
+        """Highest share of the quick score that a neighbour is expected to keep in the exact score.
 
-        Neighbours mostly lose as much by an uneven split as the placement itself; working out
-        their exact flow is worth it only if that would do.
+        An uneven split costs neighbours about as much as the current placement. The exact flow is
+        computed only for neighbours that could be accepted on this assumption.
         """
         if self._spreads_evenly or quick_score <= 0:
             return 1.0
-        return min(1.0, _LENIENCE * score / quick_score)
+        return min(1.0, self.budget.proposal_lenience * score / quick_score)
 
-    def likely(self, ranges: Ranges, rng: Random, tries: int) -> dict[int, tuple[int, int]]:
-        """The most promising of several neighbours."""
+    def _log_share(self, rng: Random) -> float:
+        """Log of a random share; losses up to -temperature times it are accepted."""
+        return log(max(rng.random(), self.budget.proposal_least_share))
+
+    def choose_neighbour(
+        self, ranges: Ranges, rng: Random, tries: int
+    ) -> dict[int, tuple[int, int]]:
+        """The neighbour with the best score out of `tries`."""
         drawn = [self.neighbours.draw(ranges, rng) for _ in range(tries)]
         quick = sorted(drawn, key=self.quick_score, reverse=True)
-        return max(quick[: max(1, tries // 4)], key=self.score)
+        return max(quick[: max(1, int(tries * self.budget.neighbours_scored))], key=self.score)
 
 
 def corrected(pairs: Sequence[tuple[Figures, Figures]]) -> Correction:
-    """Learn from pairs of what was expected, uncorrected, and what a simulation said."""
+    """The median ratios over pairs of (uncorrected estimated figures, simulated figures)."""
     ratios = {}
-    for name in GOALS:
+    for name in OBJECTIVE_FIGURES:
         found = sorted(
             actual[name] / expected[name]
             for expected, actual in pairs
@@ -179,8 +197,3 @@ def corrected(pairs: Sequence[tuple[Figures, Figures]]) -> Correction:
         if found:
             ratios[name] = found[len(found) // 2]
     return Correction(ratios)
-
-
-def _log(rng: Random) -> float:
-    """Logarithm of a random share: a change is accepted if it loses no more than heat times it."""
-    return log(max(rng.random(), _LEAST_SHARE))

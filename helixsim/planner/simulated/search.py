@@ -1,18 +1,19 @@
-"""The placement that serves the most: proposals by the estimate, choice by simulation.
+"""Search by simulation: the surrogate proposes placements, simulations choose among them.
 
-1. Starts (the scenario's own placement, heuristics, the best flows under several stage caps) are
-   simulated briefly. They teach how far the estimate is off.
-2. The estimate is annealed from the best of them, under the goal and under tighter latencies so
-   that the whole front is seen, and the results are simulated briefly; then once more from these.
-3. The best are improved by trial: of many neighbours the estimate picks the most promising, a
-   brief simulation judges, and one of full length confirms.
-4. The best few, and the front, are simulated with all seeds; the best of these is the plan.
+1. Brief simulations of the starts (the scenario's own placement, heuristics, the placements of
+   greatest flow under several limits on the stages) measure the surrogate's error.
+2. The surrogate is annealed from the best starts, for the objective and for tighter latencies, so
+   that the candidates cover the whole front. The results are simulated briefly. This is done
+   twice.
+3. The best candidates are improved by trial: the surrogate chooses among many neighbours, a brief
+   simulation of the chosen one decides whether a full one follows.
+4. The best candidates and the front are simulated with all seeds. The best of these is the plan.
 
-Brief runs flatter: until the first requests have ended, few prompts hold up the decodes. They
+Brief runs are optimistic: until the first requests have ended, few prompts delay the decodes. They
 are compared with brief runs only.
 
-Budgets count annealing steps and simulations, so that a seed gives the same plan on any machine,
-as long as no time limit cuts it short.
+Budgets count annealing steps and simulations, so that a seed repeats its plan on any machine,
+unless a time limit ends the search earlier.
 """
 
 from __future__ import annotations
@@ -23,135 +24,128 @@ from math import inf
 
 from helixsim.errors import HelixError, NoRouteError
 from helixsim.placement.placement import Placement
-from helixsim.planner.objective import Figures, Goal, Limit
+from helixsim.planner.objective import Figures, Limit, Objective
 from helixsim.planner.problem import PlanningProblem, Ranges
+from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
 from helixsim.planner.simulated.candidates import (
     LATENCY,
     Candidate,
-    Pool,
+    CandidatePool,
     front,
     most_stages,
     spread,
 )
-from helixsim.planner.simulated.neighbourhood import on_a_way
+from helixsim.planner.simulated.neighbourhood import on_a_route
 from helixsim.planner.simulated.proposals import Correction, corrected
-from helixsim.planner.simulated.trial_pool import Annealing, NeighbourBatch, Trial, TrialPool
+from helixsim.planner.simulated.trial_pool import AnnealingTask, NeighbourBatch, Trial, TrialPool
 from helixsim.scenario.resolved import Scenario
-
-_BRIEF_S, _BRIEF_WARMUP_S = 180.0, 60.0
-_ANNEALINGS = 8
-_ANNEALING_STEPS, _LEAST_STEPS = 1000, 60
-_ANNEALING_WORK = 24_000
-"""Steps of one annealing times nodes of the cluster, at most."""
-_ELITES = 4
-_CHILDREN = 2
-_TRIES = 24
-_ROUNDS = 24
-_PATIENCE = 7
-"""Rounds without gain before the search by trial ends."""
-_PROMISING = 0.985
-"""A child is confirmed if its first trial reaches this share of its parent's."""
-_FINALISTS = 4
-_FRONT = 6
-_TIGHTER = (0.85, 0.7, 0.55)
-"""Decode latencies that are asked of some proposals, over that of the best start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much to try.
+    """How much a simulated search tries, as a user chooses it.
 
     Attributes
     ----------
     num_seeds
-        Runs of full length that each finalist gets.
+        Full runs of each finalist.
     rounds
-        Rounds of the search by trial.
+        Most rounds of the search by trial.
     annealings
-        Proposals asked of the estimate, twice.
+        Annealings of the surrogate per generation.
     """
 
     num_seeds: int = 3
-    rounds: int = _ROUNDS
-    annealings: int = _ANNEALINGS
+    rounds: int = 24
+    annealings: int = 8
 
 
 EFFORTS: Mapping[str, Effort] = {
     "quick": Effort(rounds=4, annealings=3),
     "normal": Effort(),
-    "thorough": Effort(rounds=100, annealings=2 * _ANNEALINGS),
+    "thorough": Effort(rounds=100, annealings=16),
 }
-"""How much to try, by name."""
+"""Efforts by the names that ``helixsim plan --effort`` accepts."""
 
 
 class SimulatedSearch:
-    """One search for the placement that serves the most.
+    """One search for the placement with the best simulated objective.
 
     Parameters
     ----------
-    scenario, problem, goal
-        What is asked.
-    workshop
-        Who simulates and anneals.
+    scenario, problem, objective
+        The scenario, its planning problem and the objective.
+    trial_pool
+        Runs simulations and annealings.
     effort
-        How much to try.
+        How much to try, as the user chooses it.
+    budget
+        All other limits of the search.
     left_s, elapsed_s
-        Clocks: time that is left (may be infinite) and that has passed.
+        Clocks: seconds left (infinite without a limit) and seconds since the start.
     on_step
-        Told what goes on: a text, and the best figures so far, if any.
+        Called with the current step and the best figures so far, if any.
     """
 
     def __init__(
         self,
         scenario: Scenario,
         problem: PlanningProblem,
-        goal: Goal,
-        workshop: TrialPool,
+        objective: Objective,
+        trial_pool: TrialPool,
         *,
         effort: Effort | None = None,
+        budget: SearchBudget = DEFAULT_BUDGET,
         left_s: Callable[[], float] = lambda: inf,
         elapsed_s: Callable[[], float] = lambda: 0.0,
         on_step: Callable[[str, Figures | None], None] = lambda text, figures: None,
     ) -> None:
         self.scenario = scenario
         self.problem = problem
-        self.goal = goal
-        self.pool = Pool()
-        self._workshop = workshop
+        self.objective = objective
+        self.pool = CandidatePool()
+        self._trial_pool = trial_pool
         self._effort = effort or Effort()
+        self._budget = budget
         self._left_s = left_s
         self._elapsed_s = elapsed_s
         self._on_step = on_step
         run = scenario.run
-        self._is_short = run.duration_s <= _BRIEF_S * 1.5  # then there is nothing to shorten
-        self.brief_s = run.duration_s if self._is_short else _BRIEF_S
-        self._brief_warmup_s = run.warmup_s if self._is_short else _BRIEF_WARMUP_S
-        self._trial_s = inf  # what a brief trial costs; the first ones pay for start-up too
+        self._is_short = run.duration_s <= budget.brief_s * budget.shorten_above
+        self.brief_s = run.duration_s if self._is_short else budget.brief_s
+        self._brief_warmup_s = run.warmup_s if self._is_short else budget.brief_warmup_s
+        self._trial_s = inf  # of a brief run; its minimum, as the first ones include start-up
 
     # -- the search --------------------------------------------------------------------------
 
     def run(self, starts: Sequence[tuple[str, Placement]]) -> Candidate:
-        """Search from some placements; whatever stops it, :meth:`chosen` knows the best so far.
+        """Search, starting from some placements; :meth:`chosen` has the best one at any time.
 
         Raises
         ------
         NoRouteError
-            If none of the starts lets any request through.
+            If no request can pass any of the starts.
         """
         for label, placement in starts:
             self._add(label, placement)
         self._try_briefly(list(self.pool))
         if not any(each.brief for each in self.pool):
-            raise NoRouteError("no request gets through any of the placements that were tried")
+            raise NoRouteError("no request can pass any of the placements that were simulated")
         self._confirm([*list(self.pool)[:1], *self._most_promising(list(self.pool))])
-        for generation in range(2):
+        for generation in range(self._budget.proposal_generations):
             self._propose(generation)
         self._improve()
         self._finish()
         return self.chosen()
 
     def chosen(self) -> Candidate:
-        """The best: among those simulated at full length if there are any."""
+        """The best candidate, among those with the most full runs if there are any.
+
+        Raises
+        ------
+        NoRouteError
+            If nothing has been simulated.
+        """
         tried = [each for each in self.pool if each.full] or [
             each for each in self.pool if each.brief
         ]
@@ -159,28 +153,29 @@ class SimulatedSearch:
             raise NoRouteError("stopped before any placement was simulated")
         most = max(len(each.full or each.brief) for each in tried)
         compared = [each for each in tried if len(each.full or each.brief) == most]
-        return max(compared, key=lambda each: self.goal.rank(each.figures))
+        return max(compared, key=lambda each: self.objective.rank(each.figures))
 
     def _propose(self, generation: int) -> None:
-        parents = self._parents(3)
-        count = self._effort.annealings
+        budget, count = self._budget, self._effort.annealings
+        parents = self._parents(budget.proposal_parents)
         if not parents or self._must_finish():
             return
         correction = self._learn()
-        steps = min(_ANNEALING_STEPS, max(_LEAST_STEPS, _ANNEALING_WORK // len(self.problem)))
-        goals = self._goals(parents[0].figures)
+        steps = budget.proposal_work // len(self.problem)
+        steps = min(budget.proposal_steps, max(budget.proposal_least_steps, steps))
+        objectives = self._objectives(parents[0].figures)
         tasks = [
-            Annealing(
+            AnnealingTask(
                 tuple(sorted(parents[number % len(parents)].ranges.items())),
-                goals[number % len(goals)],
+                objectives[number % len(objectives)],
                 ("anneal", generation, number),
                 steps,
                 correction,
             )
             for number in range(count)
         ]
-        self._say(f"proposals {generation + 1} of 2")
-        found = self._workshop.anneal(tasks)
+        self._report(f"proposals, generation {generation + 1} of {budget.proposal_generations}")
+        found = self._trial_pool.anneal(tasks)
         fresh = []
         for number, items in enumerate(found):
             added = self._add(f"proposal {generation + 1}.{number + 1}", dict(items))
@@ -190,26 +185,33 @@ class SimulatedSearch:
         self._confirm(self._most_promising(fresh))
 
     def _most_promising(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """The best by brief runs, and their front."""
+        """The best candidates by their brief runs, and some of the front of brief runs."""
         tried = [each for each in candidates if each.brief]
-        tried.sort(key=lambda each: -each.brief_score(self.goal))
-        chosen = [*tried[:_ELITES], *spread(front(tried), _ELITES // 2)]
+        tried.sort(key=lambda each: -each.brief_score(self.objective))
+        elites = self._budget.elites
+        chosen = [*tried[:elites], *spread(front(tried), elites // 2)]
         return list(dict.fromkeys(chosen))
 
-    def _goals(self, figures: Figures) -> list[Goal]:
-        """The goal itself, twice as often as with each tighter latency."""
+    def _objectives(self, figures: Figures) -> list[Objective]:
+        """The objective as given, and with each tighter limit on the latency, alternating."""
         latency = figures.get(LATENCY)
         if latency is None:
-            return [self.goal]
+            return [self.objective]
         tighter = [
-            replace(self.goal, limits=(*self.goal.limits, Limit(LATENCY, True, latency * share)))
-            for share in _TIGHTER
+            replace(
+                self.objective,
+                limits=(*self.objective.limits, Limit(LATENCY, True, latency * share)),
+            )
+            for share in self._budget.proposal_tighter
         ]
-        return [self.goal, self.goal, tighter[0], self.goal, tighter[1], self.goal, tighter[2]]
+        found = [self.objective]
+        for each in tighter:
+            found += [self.objective, each]
+        return found
 
     def _parents(self, count: int) -> list[Candidate]:
-        """The best that can be judged and changed: not those with overcommitted nodes."""
-        best = self.pool.best(self.goal, len(self.pool))
+        """The best candidates without overcommitted nodes, which the surrogate cannot estimate."""
+        best = self.pool.best(self.objective, len(self.pool))
         return [each for each in best if self._is_within_room(each.ranges)][:count]
 
     def _is_within_room(self, ranges: Ranges) -> bool:
@@ -217,86 +219,90 @@ class SimulatedSearch:
         return all(end - start <= problem.max_layers(n) for n, (start, end) in ranges.items())
 
     def _learn(self) -> Correction:
-        """Compare what the estimate expected with what the best trials said."""
-        proposer = self._workshop.proposer
+        """Compare the surrogate's estimates of the best candidates with their full runs."""
+        proposer = self._trial_pool.proposer
         plain = Correction({})
         pairs = []
-        for candidate in self._parents(12):
+        for candidate in self._parents(self._budget.corrected_by):
             if not candidate.full:
                 continue
             estimate = proposer.estimate_placement(candidate.placement)
-            expected = plain.figures(estimate, proposer.estimator.output_tokens)
+            expected = plain.figures(estimate, proposer.surrogate.output_tokens)
             pairs.append((expected, candidate.full[0]))
         return corrected(pairs)
 
     def _improve(self) -> None:
-        idle = 0
+        rounds_without_gain = 0
         for number in range(self._effort.rounds):
-            if self._must_finish() or idle >= _PATIENCE:
+            if self._must_finish() or rounds_without_gain >= self._budget.patience:
                 return
-            self._say(f"trials, round {number + 1} of at most {self._effort.rounds}")
-            elites = self._parents(_ELITES)
+            self._report(f"trials, round {number + 1} of at most {self._effort.rounds}")
+            elites = self._parents(self._budget.elites)
             if not elites:
                 return
-            best = elites[0].score(self.goal)
+            best = elites[0].score(self.objective)
             children = self._children(elites, number)
             self._try_briefly([child for _, child in children])
             self._confirm(
                 [
                     child
                     for parent, child in children
-                    if child.brief_score(self.goal) >= _PROMISING * parent.brief_score(self.goal)
+                    if child.brief_score(self.objective)
+                    >= self._budget.promising * parent.brief_score(self.objective)
                 ]
             )
-            gained = self.pool.best(self.goal, 1)[0].score(self.goal) > best * 1.001
-            idle = 0 if gained else idle + 1
+            now_best = self.pool.best(self.objective, 1)[0].score(self.objective)
+            has_gained = now_best > best * (1 + self._budget.least_gain)
+            rounds_without_gain = 0 if has_gained else rounds_without_gain + 1
 
     def _children(
         self, elites: Sequence[Candidate], number: int
     ) -> list[tuple[Candidate, Candidate]]:
-        """New candidates, with the parents that they come from."""
+        """(parent, child) of every new candidate."""
         correction = self._learn()
-        parents = [parent for parent in elites for _ in range(_CHILDREN)]
-        litters = [
+        parents = [parent for parent in elites for _ in range(self._budget.children)]
+        batches = [
             NeighbourBatch(
                 tuple(sorted(parent.ranges.items())),
                 ("improve", number, place),
-                _TRIES,
-                self.goal,
+                self._budget.neighbours,
+                self.objective,
                 correction,
             )
             for place, parent in enumerate(parents)
         ]
         found = []
-        for parent, items in zip(parents, self._workshop.choose(litters), strict=True):
+        for parent, items in zip(parents, self._trial_pool.choose(batches), strict=True):
             child = self._add(f"trial {number + 1}", dict(items))
             if child is not None:
                 found.append((parent, child))
         return found
 
     def _finish(self) -> None:
-        """Simulate the best, and the front, with all seeds."""
+        """Simulate the best candidates and the front with all seeds."""
         finalists = list(
             dict.fromkeys(
                 [
-                    *self.pool.best(self.goal, _FINALISTS),
+                    *self.pool.best(self.objective, self._budget.finalists),
                     *[each for each in list(self.pool)[:1] if each.brief],
-                    *spread(front(each for each in self.pool if each.full), _FRONT),
+                    *spread(
+                        front(each for each in self.pool if each.full), self._budget.final_front
+                    ),
                 ]
             )
         )
         for number in range(self._effort.num_seeds):
-            self._say(f"all seeds, {number + 1} of {self._effort.num_seeds}")
+            self._report(f"all seeds, {number + 1} of {self._effort.num_seeds}")
             self._run_fully([each for each in finalists if len(each.full) == number], number)
 
-    # -- trials ------------------------------------------------------------------------------
+    # -- simulations -------------------------------------------------------------------------
 
     def _add(self, label: str, source: Placement | Ranges) -> Candidate | None:
-        """A new candidate, unless it is known or lets nothing through."""
+        """Add a placement to the pool; None if it is known or no request can pass it."""
         if isinstance(source, Placement):
             placement, ranges = source, self.problem.ranges(source)
         else:
-            ranges = on_a_way(source, self.problem.num_layers)
+            ranges = on_a_route(source, self.problem.num_layers)
             placement = self.problem.placement(ranges)
         try:
             value = self.problem.flow(placement).tokens_per_s
@@ -309,14 +315,14 @@ class SimulatedSearch:
         return candidate if self.pool.add(candidate) else None
 
     def _try_briefly(self, candidates: Sequence[Candidate]) -> None:
-        """Give each candidate a brief run."""
+        """Simulate each candidate briefly."""
         if not candidates or self._left_s() <= 0:
             return
         began, seed = self._elapsed_s(), self.scenario.run.seed
         trials = [
             Trial(each.placement, seed, self.brief_s, self._brief_warmup_s) for each in candidates
         ]
-        for candidate, figures in zip(candidates, self._workshop.simulate(trials), strict=True):
+        for candidate, figures in zip(candidates, self._trial_pool.simulate(trials), strict=True):
             if figures is not None:
                 candidate.brief.append(figures)
                 if self._is_short:
@@ -324,7 +330,7 @@ class SimulatedSearch:
         self._trial_s = min(self._trial_s, (self._elapsed_s() - began) / len(candidates))
 
     def _confirm(self, candidates: Sequence[Candidate]) -> None:
-        """Give candidates that were tried briefly a run of full length."""
+        """Run the candidates fully that have had a brief run only."""
         self._run_fully([each for each in candidates if each.brief and not each.full], 0)
 
     def _run_fully(self, candidates: Sequence[Candidate], number: int) -> None:
@@ -335,21 +341,21 @@ class SimulatedSearch:
             Trial(each.placement, run.seed + number, run.duration_s, run.warmup_s)
             for each in candidates
         ]
-        results = self._workshop.simulate(trials)
+        results = self._trial_pool.simulate(trials)
         for candidate, figures in zip(candidates, results, strict=True):
             if figures is not None:
                 candidate.full.append(figures)
 
     def _must_finish(self) -> bool:
-        """Whether what is left is needed for the last runs of full length."""
+        """Whether the remaining time is needed for the full runs of the finalists."""
         left_s = self._left_s()
-        if left_s == inf or len(self.pool) < _FINALISTS:
+        if left_s == inf or len(self.pool) < self._budget.finalists:
             return left_s <= 0
         longer = self.scenario.run.duration_s / self.brief_s
-        # Finalists are mostly on the front too, and have had their first run.
-        runs = _FRONT * (self._effort.num_seeds - 1) + 1
+        # Most finalists are on the front too, and have had their first full run.
+        runs = self._budget.final_front * (self._effort.num_seeds - 1) + 1
         return left_s <= runs * longer * self._trial_s
 
-    def _say(self, text: str) -> None:
-        best = self.pool.best(self.goal, 1)
+    def _report(self, text: str) -> None:
+        best = self.pool.best(self.objective, 1)
         self._on_step(text, best[0].figures if best else None)

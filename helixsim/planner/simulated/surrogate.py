@@ -1,21 +1,21 @@
-"""What a placement serves, by a formula: quick enough to judge thousands of placements.
+"""A surrogate of the simulation: the throughput and latencies of a placement, by a formula.
 
-The maximum flow says what machines can do with full batches. What they do serve follows from
-how many requests are in flight and how long a token takes:
+It is quick enough to evaluate thousands of placements. The maximum flow says what machines can do
+with full batches. The achieved throughput depends on the requests in flight and on the latency:
 
-- The KV cache of the tightest layer bounds the requests in flight. By Little's law, requests in
-  flight = requests per second x (prompt latency + output tokens x decode latency).
-- A decode mostly waits for prompts. A prompt takes a machine, or a slow link, many times as long
-  as a decode does, and nobody overtakes: a decode that has come up behind a prompt stays behind
-  it for as long as both go the same way. Where routes part, it may get free. So decodes travel
-  in convoys, at the speed of the prompts, and what makes a cluster fast is quick prompts on the
-  whole route and several ways past each slow machine.
+- The KV cache of the layer with the least room bounds the requests in flight. By Little's law,
+  requests in flight = requests per second x (prompt latency + output tokens x decode latency).
+- A decode mostly waits for prompts (head-of-line blocking). A prompt occupies a machine, or a slow
+  link, many times as long as a decode does, and requests do not overtake: a decode behind a prompt
+  stays behind it for as long as both take the same route. So decodes move at the speed of prompts,
+  and a cluster is fast if prompts are quick on the whole route and several routes pass each slow
+  machine.
 
-The estimate follows one prompt and one decode along all routes at once, node by node in the
-order of layers, with the chance that the decode is behind a prompt as its only memory. It sees
-no distribution, only means. Compared with simulations of the published clusters it is some 5 to
-25 % too high in throughput, and it orders placements mostly as the simulation does, which the
-benchmark ``tests/bench/plan.py estimate`` shows.
+The estimate follows one prompt and one decode along all routes at once, node by node in the order
+of layers. Its only state is the probability that the decode is behind a prompt. It computes means,
+not distributions. Compared with simulations of the published clusters, its throughput is 5 to 25 %
+too high, and it mostly ranks placements as the simulation does (see the benchmark
+``tests/bench/serve.py``).
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ from dataclasses import dataclass
 from math import inf
 
 from helixsim.cluster import COORDINATOR
+from helixsim.physics import PHYSICS_PROFILES
+from helixsim.physics.paper import COPY_S_PER_BYTE
 from helixsim.placement.check import node_capacity
-from helixsim.placement.flow import Flow
+from helixsim.placement.flow import Flow, used_links
 from helixsim.placement.topology import Topology
 from helixsim.planner.problem import PlanningProblem, Ranges
-from helixsim.planner.simulated.blocking import Convoys, Hop, PassedNode
-from helixsim.planner.simulated.layer_flow import visits
+from helixsim.planner.simulated.blocking import BlockingModel, LinkModel, NodeModel
+from helixsim.planner.simulated.layer_flow import node_shares
 from helixsim.scenario.resolved import Scenario
 
-_ROUNDS = 14
-"""Bisections of the request rate: to within 1/16,000 of its range."""
-_COPY_S_PER_BYTE = 1 / 4e9 + 1 / 5e9
-"""What the host spends on a byte that comes in; see :mod:`helixsim.physics.paper`."""
+_RATE_BISECTIONS = 14
+"""Bisections of the request rate: to 1/16,000 of its range, finer than the model's error."""
 _OVERFLOW = 1.25
-"""A node that is full passes requests on to its neighbours: so much more than its share of the
-flow is in flight before a node binds."""
+"""Requests in flight at which the KV cache of a single node binds, over its share of the flow: a
+node whose cache is full is passed over in favour of its neighbours."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a placement would serve.
+    """Expected performance of a placement.
 
     Attributes
     ----------
     decode_tokens_per_s
-        Output tokens per second; 0 if nothing gets through.
+        Output tokens per second; 0 if no request can pass.
     decode_latency_s, prompt_latency_s
-        Means; infinite if nothing gets through.
+        Means in seconds; infinite if no request can pass.
     requests_in_flight
-        How many there are at a time.
+        Mean number of requests in flight.
     """
 
     decode_tokens_per_s: float
@@ -63,20 +63,20 @@ class Estimate:
 
 
 NOTHING = Estimate(0.0, inf, inf, 0.0)
+"""The estimate for a placement that no request can pass."""
 
 
 class Surrogate:
-    """Estimates what placements of one problem serve under one scenario's workload.
+    """Estimates the performance of placements under the workload of one scenario.
 
     Parameters
     ----------
     scenario
-        Its workload's mean lengths, offered load and KV settings count.
+        Gives the mean request, the offered load, the KV settings and the physics.
     problem
-        What is planned.
+        The planning problem.
     mean_prompt_tokens, mean_output_tokens
-        Lengths of the mean request that is really sent; from the workload's settings if not
-        given.
+        Lengths of the mean request if they differ from the workload's settings.
     """
 
     def __init__(
@@ -117,38 +117,51 @@ class Surrogate:
                 [0.0, *(row.kv_token_layers / k for k, row in enumerate(rows, start=1))]
             )
         self._links = _LinkTable(problem)
+        self._uses_small_shares_alone = PHYSICS_PROFILES[scenario.physics].requests_wait
+        # None under paper physics, which charges every token that a node receives.
+        self._engine_copy_s_per_byte = (
+            None if scenario.physics == "paper" else 1 / scenario.engine.copy_bytes_per_s
+        )
 
-    # -- two ways in -------------------------------------------------------------------------
+    # -- estimates ---------------------------------------------------------------------------
 
     def of_ranges(self, ranges: Ranges) -> Estimate:
-        """Estimate a placement of which only the ranges are known.
+        """Estimate a placement from its ranges alone.
 
-        Requests are taken to spread over the nodes as their throughput allows, and from each
-        over all that come next.
+        Requests are assumed to spread over the nodes by throughput (:func:`.node_shares`), and
+        from each node over all nodes that hold the next layer.
         """
-        share = visits(self.problem, ranges)
+        share = node_shares(self.problem, ranges)
         if not share:
             return NOTHING
-        home = len(self.problem)
+        coordinator = len(self.problem)
         starts: dict[int, list[int]] = {}
         for node in share:
             starts.setdefault(ranges[node][0], []).append(node)
         into = {layer: sum(share[node] for node in nodes) for layer, nodes in starts.items()}
         outgoing: dict[int, list[tuple[int, float]]] = {
-            home: [(node, share[node]) for node in starts[0]]
+            coordinator: [(node, share[node]) for node in starts[0]]
         }
         for node in share:
             end = ranges[node][1]
             after = starts.get(end)
             outgoing[node] = (
-                [(home, 1.0)]
+                [(coordinator, 1.0)]
                 if after is None
                 else [(other, share[other] / into[end]) for other in after]
             )
         return self._estimate(ranges, share, outgoing, None)
 
     def of_flow(self, topology: Topology, flow: Flow, min_flow_share: float = 0.05) -> Estimate:
-        """Estimate a placement whose requests follow a maximum flow, as they will be routed."""
+        """Estimate a placement whose requests follow a maximum flow, as the scheduler routes them.
+
+        Parameters
+        ----------
+        topology, flow
+            The placement on its cluster, and the flow over its links.
+        min_flow_share
+            See :func:`~helixsim.placement.flow.used_links`.
+        """
         carried = flow.link_tokens_per_s
         numbers = self.problem.numbers
         number = [*(numbers[node.name] for node in topology.nodes), len(self.problem)]
@@ -157,12 +170,9 @@ class Surrogate:
         outflow = [sum(carried[link.index] for link in out) for out in topology.outgoing]
         inflow = [sum(carried[link.index] for link in into) for into in topology.incoming]
         for machine, links in enumerate(topology.outgoing):
-            used = [
-                link
-                for link in links
-                if carried[link.index] > 0
-                and carried[link.index] >= min_flow_share * outflow[machine]
-            ]
+            used = used_links(
+                links, carried, min_flow_share, all_if_none=self._uses_small_shares_alone
+            )
             total = sum(carried[link.index] for link in used)
             outgoing[number[machine]] = [
                 (number[link.target], carried[link.index] / total) for link in used
@@ -175,13 +185,13 @@ class Surrogate:
                     topology.nic(link.target).inbound_bytes_per_s
                     * (carried[link.index] / inflow[link.target]),
                 )
-        home = number[-1]
+        coordinator = number[-1]
         ranges = {number[n.index]: (n.start_layer, n.end_layer) for n in topology.nodes}
         share = dict.fromkeys(ranges, 0.0)
-        for machine in (home, *sorted(ranges, key=lambda n: ranges[n][1])):
-            here = 1.0 if machine == home else share[machine]
+        for machine in (coordinator, *sorted(ranges, key=lambda n: ranges[n][1])):
+            here = 1.0 if machine == coordinator else share[machine]
             for target, part in outgoing.get(machine, ()):
-                if target != home:
+                if target != coordinator:
                     share[target] += here * part
         share = {node: value for node, value in share.items() if value > 0}
         if not share:
@@ -197,26 +207,26 @@ class Surrogate:
         outgoing: Mapping[int, Sequence[tuple[int, float]]],
         bandwidth: Mapping[tuple[int, int], float] | None,
     ) -> Estimate:
-        hops = self._hops(share, outgoing, bandwidth)
-        if not hops:
+        link_models = self._link_models(share, outgoing, bandwidth)
+        if not link_models:
             return NOTHING
-        passing = Convoys(
-            self._passed_nodes(ranges, share, hops),
-            hops[len(self.problem)],
+        model = BlockingModel(
+            self._node_models(ranges, share, link_models),
+            link_models[len(self.problem)],
             self.output_tokens,
             len(self.problem) + 1,
         )
         in_flight = self._most_in_flight(ranges, share)
-        low, high = 0.0, min(self._offered, passing.most_requests_per_s())
+        low, high = 0.0, min(self._offered, model.most_requests_per_s())
         if high <= 0:
             return NOTHING
-        best = passing.latencies(high)
+        best = model.latencies(high)
         rate = high
         if best is None or high * (best[0] + self.output_tokens * best[1]) > in_flight:
             best = None
-            for _ in range(_ROUNDS):
+            for _ in range(_RATE_BISECTIONS):
                 rate = (low + high) / 2
-                found = passing.latencies(rate)
+                found = model.latencies(rate)
                 if found is None or rate * (found[0] + self.output_tokens * found[1]) > in_flight:
                     high = rate
                 else:
@@ -232,40 +242,52 @@ class Surrogate:
             rate * (prompt_s + self.output_tokens * decode_s),
         )
 
-    def _passed_nodes(
-        self, ranges: Ranges, share: Mapping[int, float], hops: Mapping[int, list[Hop]]
-    ) -> list[PassedNode]:
-        copied_s = self.prompt_tokens * self._activation_bytes * _COPY_S_PER_BYTE
+    def prompt_copy_s(self, start: int, end: int) -> float:
+        """Time in seconds that a node with layers ``[start, end)`` spends on copying a mean prompt.
+
+        ``paper``: the activations of all tokens that the node receives pass the host's memory.
+        ``calibrated``: the activations are copied into the GPU on all nodes but the first of a
+        route, and out of it on all but the last.
+        """
+        num_bytes = self.prompt_tokens * self._activation_bytes
+        if self._engine_copy_s_per_byte is None:
+            return num_bytes * COPY_S_PER_BYTE
+        copies = (start > 0) + (end < self.problem.num_layers)
+        return num_bytes * copies * self._engine_copy_s_per_byte
+
+    def _node_models(
+        self, ranges: Ranges, share: Mapping[int, float], link_models: Mapping[int, list[LinkModel]]
+    ) -> list[NodeModel]:
         found = []
         for node in sorted(share, key=lambda node: (ranges[node][1], node)):
             start, end = ranges[node]
             kind = self.problem.kind_of[node]
-            prompt_s = (end - start) * self._prefill_s[kind] + copied_s
+            prompt_s = (end - start) * self._prefill_s[kind] + self.prompt_copy_s(start, end)
             found.append(
-                PassedNode(
+                NodeModel(
                     node,
                     share[node],
                     prompt_s,
                     end - start,
                     self._decode_s[kind],
-                    hops.get(node, []),
+                    link_models.get(node, []),
                 )
             )
         return found
 
-    def _hops(
+    def _link_models(
         self,
         share: Mapping[int, float],
         outgoing: Mapping[int, Sequence[tuple[int, float]]],
         bandwidth: Mapping[tuple[int, int], float] | None,
-    ) -> dict[int, list[Hop]]:
-        links, home = self._links, len(self.problem)
-        hops: dict[int, list[Hop]] = {}
+    ) -> dict[int, list[LinkModel]]:
+        links, coordinator = self._links, len(self.problem)
+        link_models: dict[int, list[LinkModel]] = {}
         for source, targets in outgoing.items():
-            here = 1.0 if source == home else share.get(source, 0.0)
+            here = 1.0 if source == coordinator else share.get(source, 0.0)
             if here <= 0:
                 continue
-            hops[source] = []
+            link_models[source] = []
             joined = [(target, part, *links.link(source, target)) for target, part in targets]
             whole = sum(part for _, part, own_bandwidth, _ in joined if own_bandwidth > 0)
             if whole <= 0:
@@ -276,10 +298,10 @@ class Surrogate:
                 part = part_of_all / whole
                 at = own_bandwidth if bandwidth is None else bandwidth[source, target]
                 weight = self.problem.llm.token_bytes
-                if home not in (source, target):
+                if coordinator not in (source, target):
                     weight += self._activation_bytes
-                hops[source].append(
-                    Hop(
+                link_models[source].append(
+                    LinkModel(
                         target,
                         here * part,
                         part,
@@ -288,10 +310,10 @@ class Surrogate:
                         weight / at,
                     )
                 )
-        return hops
+        return link_models
 
     def _most_in_flight(self, ranges: Ranges, share: Mapping[int, float]) -> float:
-        """Requests that the KV caches take: as a whole per layer, and on each node by its share."""
+        """Most requests that the KV caches hold, limited by layers and by single nodes."""
         problem = self.problem
         room = [0.0] * problem.num_layers
         least = inf
@@ -305,7 +327,7 @@ class Surrogate:
 
 
 class _LinkTable:
-    """Bandwidth and latency of links, looked up once."""
+    """Bandwidth and latency of links, each looked up once."""
 
     def __init__(self, problem: PlanningProblem) -> None:
         self._network = problem.cluster.network
@@ -315,7 +337,7 @@ class _LinkTable:
         self._known: dict[tuple[int, int], tuple[float, float]] = {}
 
     def link(self, source: int, target: int) -> tuple[float, float]:
-        """Bandwidth, 0 where there is no link, and latency."""
+        """Bandwidth in bytes/s, 0 where there is no link, and latency in seconds."""
         found = self._known.get((source, target))
         if found is None:
             link = self._network.link(self._names[source], self._names[target])

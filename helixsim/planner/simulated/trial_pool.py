@@ -1,7 +1,7 @@
-"""Simulations of candidate placements, side by side in processes of their own.
+"""Simulations and annealings of candidate placements, in parallel processes.
 
-What a trial gives depends on its placement, seed and length alone, so results are the same with
-any number of processes.
+The result of a task depends on its inputs only, so results are the same with any number of
+processes.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ from helixsim.errors import HelixError, SimulationError
 from helixsim.metrics.summary import figures_of
 from helixsim.models.simulation import simulate
 from helixsim.placement.placement import Placement
-from helixsim.planner.objective import GOALS, Figures, Goal
+from helixsim.planner.objective import OBJECTIVE_FIGURES, Figures, Objective
 from helixsim.planner.problem import PlanningProblem, planning_problem
 from helixsim.planner.search import random_stream
+from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
 from helixsim.planner.simulated.proposals import Correction, Proposer
 from helixsim.processes import held_interrupts, leave_with
 from helixsim.scenario.resolved import Faults, Scenario
 
-_LOOK_S = 0.5
+_POLL_S = 0.5
+"""Seconds of one wait for results, between which Ctrl-C is noticed."""
 
 RangesItems = tuple[tuple[int, tuple[int, int]], ...]
 
@@ -42,11 +44,11 @@ class Trial:
     Attributes
     ----------
     placement
-        What to simulate.
+        Placement to simulate.
     seed
-        Of the run.
+        Seed of the run.
     duration_s, warmup_s
-        How long to feed it, warm-up included, and what of it to leave out.
+        Length of the run in seconds, warm-up included, and of the warm-up.
     """
 
     placement: Placement
@@ -56,25 +58,25 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Annealing:
-    """One search for a proposal.
+class AnnealingTask:
+    """One annealing of the surrogate.
 
     Attributes
     ----------
     start
-        Where it begins, as items of ranges.
+        Initial placement, as items of ranges.
+    objective
+        Objective of the score.
     stream
-        Names its random numbers.
+        Name of its stream of random numbers.
     iterations
-        How many changes it tries.
-    goal
-        What it aims at.
+        Number of neighbours to try.
     correction
-        What simulations have taught by then.
+        Correction of the surrogate by the simulations so far.
     """
 
     start: RangesItems
-    goal: Goal
+    objective: Objective
     stream: tuple[object, ...]
     iterations: int
     correction: Correction
@@ -82,106 +84,111 @@ class Annealing:
 
 @dataclass(frozen=True, slots=True)
 class NeighbourBatch:
-    """Neighbours to draw of one placement, of which the most promising is wanted.
+    """Neighbours of one placement, of which the one with the best score is chosen.
 
     Attributes
     ----------
     parent
         The placement, as items of ranges.
     stream
-        Names its random numbers.
+        Name of its stream of random numbers.
     tries
-        How many to draw.
-    goal, correction
-        As of :class:`Annealing`.
+        Number of neighbours to draw.
+    objective, correction
+        As of :class:`AnnealingTask`.
     """
 
     parent: RangesItems
     stream: tuple[object, ...]
     tries: int
-    goal: Goal
+    objective: Objective
     correction: Correction
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What all tasks of a search have in common.
+    """What all tasks of a search have in common; sent to every process once.
 
     Attributes
     ----------
     deadline
-        When annealing ends early and simulations begin no more, on the clock of
-        :func:`time.monotonic`; None for never.
+        Time of :func:`time.monotonic` at which annealings end early and no simulation starts
+        any more; None for no limit.
+    budget
+        How much an annealing tries.
     """
 
     scenario: Scenario
-    goal: Goal
+    objective: Objective
     seed: int
     partial_inference: bool
     keep_links: int | None
     max_stages: int | None
     deadline: float | None
+    budget: SearchBudget = DEFAULT_BUDGET
 
 
 class TrialPool:
-    """Carries out trials and annealings.
+    """Runs simulations and annealings.
 
     Parameters
     ----------
     setting
-        What they have in common.
+        What all tasks have in common.
+    problem
+        The planning problem of the setting's scenario.
     jobs
-        How many processes; 1 works in this one.
+        Number of processes; 1 runs all tasks in this one.
     """
 
     def __init__(self, setting: Setting, problem: PlanningProblem, jobs: int) -> None:
         self.setting = setting
-        self._bench = _WorkerState(setting, problem)
+        self._worker = _WorkerState(setting, problem)
         self._pool: ProcessPoolExecutor | None = None
         self._folder: TemporaryDirectory[str] | None = None
         if jobs > 1:
-            # Through a file: a process that dies as it starts would never read a long message
-            # from its pipe, and this one would wait for it for ever.
+            # Through a file: if a process died while it starts, writing a long message to its
+            # pipe would block for ever.
             self._folder = TemporaryDirectory(prefix="helixsim-plan-")
-            handed = Path(self._folder.name) / "setting"
-            handed.write_bytes(pickle.dumps(setting))
+            setting_file = Path(self._folder.name) / "setting"
+            setting_file.write_bytes(pickle.dumps(setting))
             self._pool = ProcessPoolExecutor(
                 jobs,
                 mp_context=multiprocessing.get_context("spawn"),
                 initializer=_set_up,
-                initargs=(str(handed), os.getpid()),
+                initargs=(str(setting_file), os.getpid()),
             )
 
     @property
     def proposer(self) -> Proposer:
-        """The one of this process."""
-        return self._bench.proposer
+        """The proposer of this process."""
+        return self._worker.proposer
 
     def close(self) -> None:
-        """Stop whatever is still going on."""
+        """Stop all tasks and processes."""
         if self._pool is None:
             return
-        # Its own processes only: who calls plan() may have others. (A public way to do so,
-        # terminate_workers, comes with Python 3.14.)
+        # Only the processes of this pool: the caller of plan() may have others. (Python 3.14 has
+        # the public method terminate_workers.)
         for child in list((self._pool._processes or {}).values()):
             child.terminate()
-        # Waiting takes no time then; without it, the pool's thread and the end of Python close
-        # the same pipe, and one of them complains.
+        # Without waiting, the pool's thread and the interpreter's exit would both close the same
+        # pipe, and one of them would report an error.
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._folder is not None:
             self._folder.cleanup()
 
     def simulate(self, trials: Sequence[Trial]) -> list[Figures | None]:
-        """Run simulations; None for those that cannot be run, or not before the deadline."""
-        return self._map(_simulate, trials, self._bench.simulate)
+        """Run simulations; None for a trial that fails or would start after the deadline."""
+        return self._map(_simulate, trials, self._worker.simulate)
 
-    def anneal(self, tasks: Sequence[Annealing]) -> list[RangesItems]:
-        """Run annealings."""
-        return self._map(_anneal, tasks, self._bench.anneal)
+    def anneal(self, tasks: Sequence[AnnealingTask]) -> list[RangesItems]:
+        """Run annealings; the best placement of each, as items of ranges."""
+        return self._map(_anneal, tasks, self._worker.anneal)
 
-    def choose(self, litters: Sequence[NeighbourBatch]) -> list[RangesItems]:
-        """Draw neighbours and pick the most promising of each litter."""
-        return self._map(_choose, litters, self._bench.choose)
+    def choose(self, batches: Sequence[NeighbourBatch]) -> list[RangesItems]:
+        """Draw neighbours and choose the one with the best score of each batch."""
+        return self._map(_choose, batches, self._worker.choose)
 
     def _map(
         self, remote: Callable[[Any], Any], tasks: Sequence[Any], local: Callable[[Any], Any]
@@ -191,15 +198,15 @@ class TrialPool:
         try:
             with held_interrupts():  # the first task starts the processes
                 futures: list[Future[Any]] = [self._pool.submit(remote, task) for task in tasks]
-            # CBC puts the handler of Ctrl-C back so that it ends no wait (SA_RESTART); it is
-            # noticed between two short ones.
-            while wait(futures, timeout=_LOOK_S).not_done:
+            # CBC restores the handler of Ctrl-C such that it does not interrupt a wait
+            # (SA_RESTART); it is noticed between two short waits.
+            while wait(futures, timeout=_POLL_S).not_done:
                 pass
             return [future.result() for future in futures]
         except BrokenProcessPool as error:
             raise SimulationError(
-                "a process that simulates placements has died; in a script, call plan() under "
-                "'if __name__ == \"__main__\":', or use jobs=1"
+                "a process that simulates placements ended unexpectedly; in a script, call plan() "
+                "under 'if __name__ == \"__main__\":', or use jobs=1"
             ) from error
 
 
@@ -214,7 +221,11 @@ class _WorkerState:
             keep_links=setting.keep_links,
         )
         self.proposer = Proposer(
-            setting.scenario, self.problem, setting.goal, max_stages=setting.max_stages
+            setting.scenario,
+            self.problem,
+            setting.objective,
+            max_stages=setting.max_stages,
+            budget=setting.budget,
         )
 
     def simulate(self, trial: Trial) -> Figures | None:
@@ -231,11 +242,11 @@ class _WorkerState:
             return None
         if result.summary["partial"]:
             raise KeyboardInterrupt
-        return figures_of(result.summary, GOALS)
+        return figures_of(result.summary, OBJECTIVE_FIGURES)
 
-    def anneal(self, task: Annealing) -> RangesItems:
+    def anneal(self, task: AnnealingTask) -> RangesItems:
         deadline = self.setting.deadline
-        self.proposer.goal, self.proposer.correction = task.goal, task.correction
+        self.proposer.objective, self.proposer.correction = task.objective, task.correction
         best, _ = self.proposer.anneal(
             dict(task.start),
             random_stream(self.setting.seed, *task.stream),
@@ -244,33 +255,33 @@ class _WorkerState:
         )
         return tuple(sorted(best.items()))
 
-    def choose(self, litter: NeighbourBatch) -> RangesItems:
-        self.proposer.goal, self.proposer.correction = litter.goal, litter.correction
-        rng = random_stream(self.setting.seed, *litter.stream)
-        drawn = self.proposer.likely(dict(litter.parent), rng, litter.tries)
+    def choose(self, batch: NeighbourBatch) -> RangesItems:
+        self.proposer.objective, self.proposer.correction = batch.objective, batch.correction
+        rng = random_stream(self.setting.seed, *batch.stream)
+        drawn = self.proposer.choose_neighbour(dict(batch.parent), rng, batch.tries)
         return tuple(sorted(drawn.items()))
 
 
-_bench: _WorkerState | None = None
+_worker: _WorkerState | None = None
 
 
-def _set_up(handed: str, parent: int) -> None:
-    global _bench  # noqa: PLW0603  (a process of the pool has no other place to keep things)
+def _set_up(setting_file: str, parent: int) -> None:
+    global _worker  # noqa: PLW0603  (the initializer of a process has no other place)
     leave_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides when to stop
-    _bench = _WorkerState(pickle.loads(Path(handed).read_bytes()))  # noqa: S301  (written by us)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
+    _worker = _WorkerState(pickle.loads(Path(setting_file).read_bytes()))  # noqa: S301  (our own file)
 
 
 def _simulate(trial: Trial) -> Figures | None:
-    assert _bench is not None
-    return _bench.simulate(trial)
+    assert _worker is not None
+    return _worker.simulate(trial)
 
 
-def _anneal(task: Annealing) -> RangesItems:
-    assert _bench is not None
-    return _bench.anneal(task)
+def _anneal(task: AnnealingTask) -> RangesItems:
+    assert _worker is not None
+    return _worker.anneal(task)
 
 
-def _choose(litter: NeighbourBatch) -> RangesItems:
-    assert _bench is not None
-    return _bench.choose(litter)
+def _choose(batch: NeighbourBatch) -> RangesItems:
+    assert _worker is not None
+    return _worker.choose(batch)

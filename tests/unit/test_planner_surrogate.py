@@ -1,4 +1,4 @@
-"""What a placement serves, by the estimate: cases that can be worked out by hand."""
+"""The surrogate: cases that can be calculated by hand."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from builders import HOST, capacity, make_scenario, make_topology, offline
 
 from helixsim.control.control_plane import followed_flow
+from helixsim.physics.engine import EngineCosts
 from helixsim.planner.problem import planning_problem
 from helixsim.planner.simulated.surrogate import NOTHING, Surrogate
 from helixsim.profiles.machine import LatencyProfile
@@ -20,14 +21,14 @@ from helixsim.traces.values import Trace
 
 PROMPT, OUTPUT = 10, 4
 COPIED_S = PROMPT * 8.0 * (1 / 4e9 + 1 / 5e9)
-"""Activations of a prompt, 8 bytes a token, in and out of a GPU."""
+"""Seconds of copying the activations of a prompt, 8 bytes per token, under paper physics."""
 ONE = {"a": (0, 2)}
 CHAIN = {"a": (0, 1), "b": (1, 2)}
 TWINS = {"a": (0, 1), "b": (1, 2), "c": (1, 2), "d": (0, 1)}
 
 
 def scenario_of(layers, *, kv=10_000, **options):
-    """10 ms a prompt token and layer, 20 ms a decode and layer."""
+    """10 ms per prompt token and layer, 20 ms per decode and layer."""
     settings = {
         "workload": offline([(PROMPT, OUTPUT)]),
         "room": capacity(kv_token_layers=kv),
@@ -40,7 +41,7 @@ def scenario_of(layers, *, kv=10_000, **options):
 
 
 def estimated(layers, **options):
-    """By ranges."""
+    """The estimate from ranges."""
     scenario = scenario_of(layers, **options)
     problem = planning_problem(scenario)
     return Surrogate(scenario, problem).of_ranges(problem.ranges(scenario.placement))
@@ -83,7 +84,7 @@ def test_a_node_by_hand(kv):
     prompt_s, decode_s = by_hand(rate)
     assert estimate.prompt_latency_s == pytest.approx(prompt_s, rel=1e-9)
     assert estimate.decode_latency_s == pytest.approx(decode_s, rel=1e-9)
-    # A request of 10 + 4 tokens on two layers takes 28 token-layers; 80 % may be fed.
+    # A request of 10 + 4 tokens on two layers takes 28 token-layers; the load generator fills 80 %.
     most = 0.8 * kv / 28
     assert estimate.requests_in_flight == pytest.approx(
         rate * (prompt_s + OUTPUT * decode_s), rel=1e-9
@@ -125,7 +126,7 @@ def test_the_scheduler_settings_count():
     assert estimate.requests_in_flight == pytest.approx(0.5 * 12 * 14 / 24, rel=2e-3)
 
 
-def test_lengths_that_are_really_sent_take_the_place_of_the_mean():
+def test_given_lengths_replace_the_workloads_means():
     scenario = scenario_of(ONE)
     problem = planning_problem(scenario)
     ranges = problem.ranges(scenario.placement)
@@ -140,6 +141,37 @@ def test_lengths_that_are_really_sent_take_the_place_of_the_mean():
     assert same == usual
 
 
+# -- copying between host and GPU
+
+
+def copy_times(scenario):
+    """Seconds of copying on a first, a middle and a last node, and on one that holds all layers."""
+    surrogate = Surrogate(scenario, planning_problem(scenario))
+    return [surrogate.prompt_copy_s(*span) for span in ((0, 1), (1, 2), (2, 3), (0, 3))]
+
+
+LINE = {"a": (0, 1), "b": (1, 2), "c": (2, 3)}
+
+
+def test_copies_under_paper_physics_by_hand():
+    """10 tokens x 8 bytes at 4 GB/s and 5 GB/s: 20 ns + 16 ns, on every node."""
+    assert copy_times(scenario_of(LINE)) == [pytest.approx(36e-9, rel=1e-12)] * 4
+
+
+def test_copies_under_calibrated_physics_by_hand():
+    """10 tokens x 8 bytes at 800 B/s: 0.1 s into the GPU, and 0.1 s out of it."""
+    scenario = replace(
+        scenario_of(LINE, kv=10**7),
+        physics="calibrated",
+        engine=EngineCosts(copy_bytes_per_s=800.0),
+    )
+    assert copy_times(scenario) == pytest.approx([0.1, 0.2, 0.1, 0.0])
+    # The middle node computes 0.1 s on a prompt and copies for 0.2 s.
+    problem = planning_problem(scenario)
+    estimate = Surrogate(scenario, problem).of_ranges(problem.ranges(scenario.placement))
+    assert estimate.decode_tokens_per_s == pytest.approx(OUTPUT * 0.97 / 0.3)
+
+
 # -- the offered load
 
 
@@ -147,13 +179,13 @@ def online(**settings):
     return Workload(mode="online", mean_prompt_tokens=PROMPT, mean_output_tokens=OUTPUT, **settings)
 
 
-def test_no_more_is_served_than_is_asked_for():
+def test_throughput_does_not_exceed_the_offered_load():
     estimate = estimated(ONE, workload=online(mean_tokens_per_s=7.0))
     assert estimate.decode_tokens_per_s == pytest.approx(0.5 * OUTPUT)  # 7 / 14 requests a second
     assert (estimate.prompt_latency_s, estimate.decode_latency_s) == pytest.approx(by_hand(0.5))
 
 
-def test_a_trace_says_how_much_is_asked_for():
+def test_a_trace_gives_the_offered_load():
     trace = Trace(tuple(TraceRequest(4.0 * n, PROMPT, OUTPUT) for n in range(101)))
     usual = estimated(ONE, workload=online(trace=trace))
     assert usual.decode_tokens_per_s == pytest.approx(trace.rate_per_s * OUTPUT)
@@ -161,13 +193,13 @@ def test_a_trace_says_how_much_is_asked_for():
     assert doubled.decode_tokens_per_s == pytest.approx(2 * usual.decode_tokens_per_s)
 
 
-def test_more_is_asked_for_than_can_be_served():
+def test_an_offered_load_beyond_the_capacity():
     flooded = estimated(ONE, workload=online(mean_tokens_per_s=1e6), kv=28 * 12)
-    # Online, the feed's own mark does not count: 85 % instead of 80 %.
+    # Online, the load generator's high-water mark does not apply: 85 % instead of 80 %.
     assert flooded.requests_in_flight == pytest.approx(0.85 * 12, rel=2e-3)
 
 
-# -- what must rise and fall
+# -- monotonicity
 
 
 def test_more_kv_is_never_worse():
@@ -179,7 +211,7 @@ def test_more_kv_is_never_worse():
 
 
 @pytest.mark.parametrize("layers", [CHAIN, TWINS])
-def test_a_longer_way_takes_longer(layers):
+def test_a_higher_latency_takes_longer(layers):
     found = [estimated(layers, kv=200, link=(1e6, latency)) for latency in (0, 0.01, 0.1, 1.0)]
     for quick, slow in itertools.pairwise(found):
         assert seconds_per_request(slow) > seconds_per_request(quick)
@@ -188,7 +220,7 @@ def test_a_longer_way_takes_longer(layers):
 
 @pytest.mark.parametrize("pair", [(HOST, "a"), ("a", "b"), ("b", HOST)])
 def test_a_slower_link_takes_longer_and_bounds_the_rate(pair):
-    """The links with the coordinator too, where only token ids pass."""
+    """Also the links with the coordinator, where only token ids pass."""
     usual = dict.fromkeys([(HOST, "a"), ("a", "b"), ("b", HOST)], (1e6, 0.003))
     token_bytes = 2.0 if HOST in pair else 10.0
     found = []
@@ -203,12 +235,12 @@ def test_a_slower_link_takes_longer_and_bounds_the_rate(pair):
     assert found[-1].prompt_latency_s > found[0].prompt_latency_s
 
 
-# -- two ways in
+# -- estimates from ranges and from a flow
 
 
 @pytest.mark.parametrize("layers", [ONE, CHAIN])
 @pytest.mark.parametrize("kv", [100, 10**6])
-def test_both_ways_agree_where_there_is_one_route(layers, kv):
+def test_both_estimates_agree_where_there_is_one_route(layers, kv):
     scenario = scenario_of(layers, kv=kv)
     by_flow, by_ranges = estimated_by_flow(scenario), estimated(layers, kv=kv)
     for name in ("decode_tokens_per_s", "decode_latency_s", "prompt_latency_s"):
@@ -216,7 +248,7 @@ def test_both_ways_agree_where_there_is_one_route(layers, kv):
 
 
 @pytest.mark.parametrize("kv", [100, 10**6])
-def test_both_ways_agree_where_the_flow_is_split_evenly(kv):
+def test_both_estimates_agree_where_the_flow_is_split_evenly(kv):
     scenario = scenario_of(TWINS, kv=kv)
     scheduler = replace(scenario.scheduler, flow_split="balanced")
     by_flow = estimated_by_flow(replace(scenario, scheduler=scheduler))
@@ -225,7 +257,7 @@ def test_both_ways_agree_where_the_flow_is_split_evenly(kv):
         assert getattr(by_flow, name) == pytest.approx(getattr(by_ranges, name), rel=0.02), name
 
 
-def test_both_ways_agree_on_a_published_cluster():
+def test_both_estimates_agree_on_a_published_cluster():
     scenario = load_scenario("single24-llama2-70b-helix-offline", ["scheduler.flow_split=balanced"])
     problem = planning_problem(scenario)
     ranges = problem.ranges(scenario.placement)
@@ -235,8 +267,8 @@ def test_both_ways_agree_on_a_published_cluster():
     assert by_flow.decode_latency_s == pytest.approx(by_ranges.decode_latency_s, rel=0.15)
 
 
-def test_flow_that_is_too_little_is_not_followed():
-    """As the scheduler passes such successors over."""
+def test_links_with_small_shares_of_the_flow_are_not_used():
+    """The scheduler does not use such links either."""
     layers = {"a": (0, 1), "b": (1, 2), "c": (1, 2)}
     links = {
         (HOST, "a"): (1e6, 0.003),
@@ -254,10 +286,10 @@ def test_flow_that_is_too_little_is_not_followed():
     )
 
 
-# -- nothing gets through
+# -- placements that no request can pass
 
 
-def test_nothing_gets_through_a_gap():
+def test_no_request_passes_a_gap():
     scenario = scenario_of(CHAIN)
     estimator = Surrogate(scenario, planning_problem(scenario))
     for ranges in ({}, {0: (0, 1)}, {1: (1, 2)}, {0: (0, 1), 1: (0, 1)}):
@@ -266,7 +298,7 @@ def test_nothing_gets_through_a_gap():
     assert (NOTHING.decode_latency_s, NOTHING.prompt_latency_s) == (inf, inf)
 
 
-def test_nothing_gets_through_where_links_are_missing():
+def test_no_request_passes_where_links_are_missing():
     layers = {"a": (0, 1), "b": (1, 2), "c": (0, 2)}
     links = dict.fromkeys([(HOST, "c"), ("c", HOST), (HOST, "a"), ("b", HOST)], (1e6, 0.0))
     scenario = scenario_of(layers, links=links)
@@ -275,6 +307,6 @@ def test_nothing_gets_through_where_links_are_missing():
     assert isfinite(estimator.of_ranges({2: (0, 2)}).decode_latency_s)
 
 
-def test_a_cache_that_holds_no_request_serves_little():
+def test_a_cache_smaller_than_a_request():
     estimate = estimated(ONE, kv=20)  # a request takes 28
     assert 0 < estimate.requests_in_flight <= 0.8 * 20 / 28

@@ -1,4 +1,4 @@
-"""Small changes of placements, the ways through them, and how requests spread over them."""
+"""Small changes of placements, the routes through them, and how requests spread over them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 from planner_problems import published, toy_problem
 
 from helixsim.planner.heuristics import swarm_ranges
-from helixsim.planner.max_flow.dinic import longest_route
+from helixsim.planner.max_flow.dinic import flow_value, longest_route
 from helixsim.planner.simulated import neighbourhood as module
-from helixsim.planner.simulated.layer_flow import visits
-from helixsim.planner.simulated.neighbourhood import Neighbours, on_a_way
+from helixsim.planner.simulated.layer_flow import node_shares
+from helixsim.planner.simulated.neighbourhood import Neighbours, on_a_route
 
 ROOM = {"a": 3, "b": 3, "c": 2, "d": 2, "e": 1}
 START = {0: (0, 3), 1: (0, 3), 2: (3, 5), 3: (3, 5), 4: (5, 6)}
@@ -22,8 +22,8 @@ def problem():
     return toy_problem(ROOM, 6)
 
 
-def all_ways(ranges, num_layers):
-    """Every way from layer 0 through the last, as tuples of nodes."""
+def all_routes(ranges, num_layers):
+    """Every route through all layers, as tuples of nodes."""
 
     def beyond(layer):
         if layer == num_layers:
@@ -36,7 +36,7 @@ def all_ways(ranges, num_layers):
 
 
 def drawn(rng, num_layers=6):
-    """Ranges drawn at random, most of which lead nowhere."""
+    """Random ranges, most of which are on no route."""
     found = {}
     for node in range(rng.randint(1, 7)):
         start = rng.randrange(num_layers)
@@ -50,28 +50,28 @@ def check_valid(problem, ranges, max_stages=None):
         assert 0 <= node < len(problem)
         assert 0 <= start < end <= problem.num_layers
         assert end - start <= problem.max_layers(node)
-    ways = all_ways(ranges, problem.num_layers)
-    assert {node for way in ways for node in way} == set(ranges)
-    assert problem.value(ranges) > 0
+    routes = all_routes(ranges, problem.num_layers)
+    assert {node for route in routes for node in route} == set(ranges)
+    assert flow_value(problem, ranges) > 0
     if max_stages is not None:
-        assert max(map(len, ways)) <= max_stages
+        assert max(map(len, routes)) <= max_stages
 
 
-# -- ways
+# -- routes
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_ways_by_brute_force(seed):
+def test_routes_by_brute_force(seed):
     ranges = drawn(Random(seed))
-    ways = all_ways(ranges, 6)
-    used = {node for way in ways for node in way}
-    assert on_a_way(ranges, 6) == {node: span for node, span in ranges.items() if node in used}
-    assert longest_route(problem(), ranges) == max(map(len, ways), default=0)
+    routes = all_routes(ranges, 6)
+    used = {node for route in routes for node in route}
+    assert on_a_route(ranges, 6) == {node: span for node, span in ranges.items() if node in used}
+    assert longest_route(problem(), ranges) == max(map(len, routes), default=0)
 
 
-def test_no_way():
-    assert on_a_way({}, 6) == {}
-    assert on_a_way({0: (0, 3), 1: (4, 6)}, 6) == {}
+def test_no_route():
+    assert on_a_route({}, 6) == {}
+    assert on_a_route({0: (0, 3), 1: (4, 6)}, 6) == {}
     assert longest_route(problem(), {0: (0, 3), 1: (4, 6)}) == 0
     assert longest_route(problem(), {}) == 0
 
@@ -131,7 +131,7 @@ def test_the_order_of_nodes_does_not_matter():
 
 
 def test_all_placements_of_a_toy_are_reached():
-    """The changes are enough to come from any placement to any other."""
+    """The changes connect all placements with each other."""
     toy = toy_problem({"a": 2, "b": 2, "c": 1}, 3)
     spans = [None, *((s, e) for s in range(3) for e in range(s + 1, 4))]
     every = set()
@@ -142,7 +142,7 @@ def test_all_placements_of_a_toy_are_reached():
                 ranges = {n: span for n, span in chosen.items() if span is not None}
                 sizes = {n: end - start for n, (start, end) in ranges.items()}
                 if all(size <= toy.max_layers(n) for n, size in sizes.items()):
-                    cleaned = on_a_way(ranges, 3)
+                    cleaned = on_a_route(ranges, 3)
                     if cleaned == ranges and ranges:
                         every.add(tuple(sorted(ranges.items())))
     draws, rng = Neighbours(toy), Random(0)
@@ -177,8 +177,8 @@ def test_every_kind_of_change_changes_something(change):
     assert outcomes
 
 
-def test_stretches_change_places():
-    """A reordering keeps the lengths, and what lies side by side."""
+def test_a_reordering_exchanges_two_parts():
+    """It keeps the lengths of ranges, and the nodes that hold the same layers."""
     draws = Neighbours(problem())
     ranges = {0: (0, 3), 1: (0, 3), 4: (3, 4), 2: (4, 6)}
     for seed in range(10):
@@ -190,7 +190,7 @@ def test_stretches_change_places():
             end - start == ranges[node][1] - ranges[node][0]
             for node, (start, end) in changed.items()
         )
-        assert all_ways(changed, 6)
+        assert all_routes(changed, 6)
 
 
 # -- how requests spread
@@ -215,11 +215,11 @@ def test_requests_spread_as_a_maximum_flow(seed):
 
 def check_spread(toy, ranges):
     value = nx.maximum_flow_value(point_graph(toy, ranges), 0, toy.num_layers)
-    share = visits(toy, ranges)
+    share = node_shares(toy, ranges)
     if value == 0:
         assert share == {}
         return
-    assert set(share) <= set(on_a_way(ranges, toy.num_layers))
+    assert set(share) <= set(on_a_route(ranges, toy.num_layers))
     for node, part in share.items():
         start, end = ranges[node]
         assert 0 < part <= 1 + 1e-9
@@ -236,15 +236,15 @@ def check_spread(toy, ranges):
 
 
 def test_the_spread_carries_the_whole_maximum():
-    """Some node is full: with all shares scaled to the maximum, none is beyond its throughput."""
+    """With all shares scaled to the maximum flow, the busiest node is exactly full."""
     toy = problem()
     value = nx.maximum_flow_value(point_graph(toy, START), 0, 6)
-    share = visits(toy, START)
+    share = node_shares(toy, START)
     use = {n: share[n] * value / toy.tokens_per_s(n, e - s) for n, (s, e) in START.items()}
     assert max(use.values()) == pytest.approx(1.0)
 
 
 def test_nodes_with_the_same_layers_share_by_their_throughput():
     toy = toy_problem({"a": 4, "b": 4, "c": 4}, 4)
-    share = visits(toy, {0: (0, 2), 1: (0, 2), 2: (2, 4)})
+    share = node_shares(toy, {0: (0, 2), 1: (0, 2), 2: (2, 4)})
     assert share == {0: pytest.approx(0.5), 1: pytest.approx(0.5), 2: pytest.approx(1.0)}

@@ -1,4 +1,4 @@
-"""Neighbours of placements: what holds for any cluster, placement and seed."""
+"""Neighbours of placements: properties for any cluster, placement and seed."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from planner_problems import toy_problem
 
 from helixsim.planner.max_flow.dinic import longest_route
-from helixsim.planner.simulated.layer_flow import visits
-from helixsim.planner.simulated.neighbourhood import Neighbours, on_a_way
+from helixsim.planner.simulated.layer_flow import node_shares
+from helixsim.planner.simulated.neighbourhood import Neighbours, on_a_route
 
 MOST_LAYERS = 8
 
 
 @st.composite
 def placed(draw):
-    """A problem, and a placement of it that leads through all layers."""
+    """A problem, and a placement of it that has a route through all layers."""
     num_layers = draw(st.integers(1, MOST_LAYERS))
     rooms = draw(st.lists(st.integers(1, num_layers), min_size=1, max_size=6))
     ranges = {}
@@ -40,7 +40,7 @@ def placed(draw):
     return toy_problem(sizes, num_layers), ranges
 
 
-def longest_way(ranges, num_layers):
+def longest_route_of(ranges, num_layers):
     graph = nx.DiGraph(list(ranges.values()))
     length = {num_layers: 0}
     for point in reversed(list(nx.topological_sort(graph))):
@@ -62,8 +62,8 @@ def test_neighbours_are_placements(case, seed, capped):
         assert 0 <= start < end <= problem.num_layers
         assert end - start <= problem.max_layers(node)
     if changed != ranges:
-        assert on_a_way(changed, problem.num_layers) == changed
-    length = longest_way(changed, problem.num_layers)
+        assert on_a_route(changed, problem.num_layers) == changed
+    length = longest_route_of(changed, problem.num_layers)
     assert length == longest_route(problem, changed) > 0
     if cap is not None:
         assert length <= cap
@@ -79,7 +79,7 @@ def test_the_spread_is_a_maximum_flow(case):
         rate = problem.tokens_per_s(node, end - start)
         graph.add_edge(start, end, capacity=before + rate)
     value = nx.maximum_flow_value(graph, 0, problem.num_layers)
-    share = visits(problem, ranges)
+    share = node_shares(problem, ranges)
     for node, part in share.items():
         start, end = ranges[node]
         assert part * value <= problem.tokens_per_s(node, end - start) * (1 + 1e-6)

@@ -1,4 +1,4 @@
-"""Goals and limits: how they are read, and which figures are better."""
+"""Objectives and limits: how they are read, and which figures rank higher."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from helixsim.errors import InputError
 from helixsim.metrics.summary import figures_of
 from helixsim.models.simulation import simulate
 from helixsim.planner.objective import (
-    GOALS,
-    Goal,
+    OBJECTIVE_FIGURES,
     Limit,
+    Objective,
     estimated_family,
     mean_figures,
-    parse_goal,
+    parse_objective,
 )
 from helixsim.scenario.load import load_scenario
 
@@ -25,9 +25,9 @@ RATE, LATENCY = "decode_tokens_per_s", "decode_latency_s.mean"
 # -- reading
 
 
-def test_the_default_goal():
-    assert parse_goal() == Goal(RATE, ())
-    assert parse_goal().is_rate
+def test_the_default_objective():
+    assert parse_objective() == Objective(RATE, ())
+    assert parse_objective().is_rate
 
 
 @pytest.mark.parametrize(
@@ -41,14 +41,14 @@ def test_the_default_goal():
     ],
 )
 def test_limits(text, limit):
-    goal = parse_goal("requests_per_s", [text])
-    assert goal.limits == (limit,)
-    assert parse_goal("requests_per_s", [str(limit)]) == goal
+    objective = parse_objective("requests_per_s", [text])
+    assert objective.limits == (limit,)
+    assert parse_objective("requests_per_s", [str(limit)]) == objective
 
 
-@pytest.mark.parametrize("figure", GOALS)
-def test_every_figure_may_be_a_goal_and_have_a_limit(figure):
-    assert parse_goal(figure, [f"{figure}<=3"]).limits[0].figure == figure
+@pytest.mark.parametrize("figure", OBJECTIVE_FIGURES)
+def test_every_figure_may_be_optimised_and_have_a_limit(figure):
+    assert parse_objective(figure, [f"{figure}<=3"]).limits[0].figure == figure
 
 
 @pytest.mark.parametrize(
@@ -70,45 +70,44 @@ def test_every_figure_may_be_a_goal_and_have_a_limit(figure):
         "decode_latency_s.mean<=1 ttft_s.mean<=1",
     ],
 )
-def test_what_is_no_limit(text):
+def test_malformed_limits_are_refused(text):
     with pytest.raises(InputError) as caught:
-        parse_goal(RATE, [text])
+        parse_objective(RATE, [text])
     assert str(caught.value) == (
-        f"--subject-to: '{text}' is no limit; write a figure, <= or >=, and a number above 0, "
+        f"--subject-to: '{text}' is not a limit; write a figure, <= or >=, and a number above 0, "
         "such as decode_latency_s.mean<=1.5"
     )
 
 
-def test_unknown_figures_are_named_with_their_place_and_what_there_is():
+def test_errors_on_unknown_figures_name_the_option_and_list_the_figures():
     with pytest.raises(InputError) as caught:
-        parse_goal("decode_tokens_per_sec")
+        parse_objective("decode_tokens_per_sec")
     assert str(caught.value).startswith(
-        "--goal: no figure 'decode_tokens_per_sec' that can be aimed at; "
-        "there are decode_tokens_per_s, "
+        "--goal: unknown figure 'decode_tokens_per_sec'; choose one of decode_tokens_per_s, "
     )
     with pytest.raises(InputError) as caught:
-        parse_goal(RATE, ["decode_latency_s.men<=1.5"])
-    assert str(caught.value).startswith("--subject-to: no figure 'decode_latency_s.men'")
+        parse_objective(RATE, ["decode_latency_s.men<=1.5"])
+    assert str(caught.value).startswith("--subject-to: unknown figure 'decode_latency_s.men'")
     assert "decode_latency_s.mean" in str(caught.value)
-    # A latency has several statistics; which one is meant must be said.
-    with pytest.raises(InputError, match=r"--goal: no figure 'ttft_s'"):
-        parse_goal("ttft_s")
+    # A latency has several statistics, so one of them must be given.
+    with pytest.raises(InputError, match=r"--goal: unknown figure 'ttft_s'"):
+        parse_objective("ttft_s")
 
 
-# -- judging
+# -- ranking
 
 
-def test_rates_are_to_be_high_and_latencies_low():
-    assert Goal(RATE).merit({RATE: 5.0}) == 5.0
-    assert Goal(LATENCY).merit({LATENCY: 0.5}) == 2.0
-    assert not Goal(LATENCY).is_rate
+def test_rates_are_maximised_and_latencies_minimised():
+    assert Objective(RATE).merit({RATE: 5.0}) == 5.0
+    assert Objective(LATENCY).merit({LATENCY: 0.5}) == 2.0
+    assert not Objective(LATENCY).is_rate
 
 
 @pytest.mark.parametrize("figures", [{}, {RATE: 0.0}, {RATE: -1.0}, {RATE: nan}, {RATE: inf}])
 @pytest.mark.parametrize("limits", [(), (Limit(LATENCY, True, 1.0),)])
-def test_nothing_has_no_merit(figures, limits):
-    goal = Goal(RATE, limits)
-    assert (goal.merit(figures), goal.score(figures)) == (0.0, 0.0)
+def test_missing_figures_have_no_merit(figures, limits):
+    objective = Objective(RATE, limits)
+    assert (objective.merit(figures), objective.score(figures)) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -130,23 +129,23 @@ def test_nothing_has_no_merit(figures, limits):
 def test_how_far_a_limit_is_kept(limit, actual, share):
     figures = {} if actual is None else {limit.figure: actual}
     assert limit.kept_share(figures) == share
-    assert Goal(RATE, (limit,)).kept(figures) == (share == 1.0)
+    assert Objective(RATE, (limit,)).kept(figures) == (share == 1.0)
 
 
 def test_the_score_falls_smoothly_beyond_a_limit():
-    goal = Goal(RATE, (Limit(LATENCY, True, 1.0),))
-    scores = [goal.score({RATE: 10.0, LATENCY: s}) for s in (0.5, 1.0, 1.01, 2.0, 4.0)]
+    objective = Objective(RATE, (Limit(LATENCY, True, 1.0),))
+    scores = [objective.score({RATE: 10.0, LATENCY: s}) for s in (0.5, 1.0, 1.01, 2.0, 4.0)]
     assert scores == pytest.approx([10.0, 10.0, 10 / 1.01**2, 2.5, 10 / 16])
 
 
-def test_what_keeps_the_limits_goes_first():
-    goal = Goal(RATE, (Limit(LATENCY, True, 1.0),))
+def test_figures_within_the_limits_rank_first():
+    objective = Objective(RATE, (Limit(LATENCY, True, 1.0),))
     slow = {RATE: 100.0, LATENCY: 1.2}
     slower = {RATE: 100.0, LATENCY: 2.0}
     keeps = {RATE: 10.0, LATENCY: 1.0}
     less = {RATE: 9.0, LATENCY: 0.1}
     unknown = {RATE: 1e9}
-    ranked = sorted([slow, less, unknown, keeps, slower], key=goal.rank, reverse=True)
+    ranked = sorted([slow, less, unknown, keeps, slower], key=objective.rank, reverse=True)
     assert ranked == [keeps, less, slow, slower, unknown]
 
 
@@ -162,10 +161,13 @@ def test_figures_of_a_summary():
         "requests": {"completed": 3},
         "requests_per_s": None,
     }
-    assert figures_of(summary, GOALS) == {"decode_tokens_per_s": 5.0, "ttft_s.mean": 1.5}
+    assert figures_of(summary, OBJECTIVE_FIGURES) == {
+        "decode_tokens_per_s": 5.0,
+        "ttft_s.mean": 1.5,
+    }
 
 
-def test_every_goal_is_a_figure_of_a_real_run():
+def test_every_objective_is_a_figure_of_a_simulated_run():
     scenario = load_scenario(
         "quickstart",
         [
@@ -175,7 +177,7 @@ def test_every_goal_is_a_figure_of_a_real_run():
             "workload.lengths=alpaca",
         ],
     )
-    assert set(figures_of(simulate(scenario).summary, GOALS)) == set(GOALS)
+    assert set(figures_of(simulate(scenario).summary, OBJECTIVE_FIGURES)) == set(OBJECTIVE_FIGURES)
 
 
 def test_means_are_of_figures_that_all_runs_have():
@@ -185,7 +187,7 @@ def test_means_are_of_figures_that_all_runs_have():
 
 
 def test_every_figure_has_an_estimate():
-    families = {estimated_family(name) for name in GOALS}
+    families = {estimated_family(name) for name in OBJECTIVE_FIGURES}
     assert families == {RATE, LATENCY, "prompt_latency_s.mean", "e2e_s.mean"}
     assert estimated_family("ttft_s.p99") == "prompt_latency_s.mean"
     assert estimated_family("tpot_s.mean") == estimated_family("itl_s.p95") == LATENCY

@@ -1,4 +1,4 @@
-"""Plans by what is served, from end to end, on a toy of four nodes."""
+"""Plans by simulation, end to end, on a toy cluster of four nodes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from builders import HOST, capacity, make_machine_type, make_scenario, offline
 from helixsim.errors import InputError, PlacementError
 from helixsim.models.simulation import simulate
 from helixsim.placement.placement import Placement
-from helixsim.planner import plan_run as session
+from helixsim.planner import plan_run
 from helixsim.planner.max_flow.dinic import longest_route
 from helixsim.planner.plan import plan
 from helixsim.planner.problem import planning_problem
-from helixsim.planner.simulated import search as served_module
+from helixsim.planner.search_budget import SearchBudget
 from helixsim.planner.simulated.candidates import Candidate, front, spread
 from helixsim.planner.simulated.search import Effort
 from helixsim.profiles.machine import LatencyProfile
@@ -25,6 +25,7 @@ from helixsim.profiles.machine import LatencyProfile
 OWN = {"a": (0, 2), "b": (2, 4), "c": (0, 2), "d": (2, 4)}
 RATE, LATENCY = "decode_tokens_per_s", "decode_latency_s.mean"
 TINY = Effort(num_seeds=1, rounds=1, annealings=2)
+BRIEF = SearchBudget(proposal_steps=60)  # enough for a toy
 
 
 def toy(layers=None):
@@ -58,7 +59,7 @@ def toy(layers=None):
 
 
 def planned(scenario=None, **options):
-    return plan(scenario or toy(), **({"effort": TINY} | options))
+    return plan(scenario or toy(), **({"effort": TINY, "budget": BRIEF} | options))
 
 
 def essence(result):
@@ -70,16 +71,8 @@ def essence(result):
     )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def brief_annealing():
-    """A toy needs no thousand steps."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(served_module, "_ANNEALING_STEPS", 60)
-        yield
-
-
 @pytest.fixture(scope="module")
-def usual(brief_annealing):
+def usual():
     return planned()
 
 
@@ -108,7 +101,7 @@ def test_its_flow_is_within_the_bound(usual):
     assert usual.stages == longest_route(problem, ranges)
 
 
-def test_the_placement_there_was_is_never_better(usual):
+def test_the_own_placement_is_never_better(usual):
     own = next(each for each in usual.candidates if each.label == "own")
     assert own.placement == toy().placement
     assert usual.simulated[RATE] >= own.figures[RATE]
@@ -160,15 +153,15 @@ def test_a_limit_that_can_be_kept_is_kept(usual):
     assert result.notes == ()
 
 
-def test_a_limit_that_cannot_be_kept_is_told():
+def test_a_limit_that_cannot_be_kept_is_noted():
     result = planned(subject_to=[f"{LATENCY}<=1e-6"], effort=Effort(1, 0, 0))
     assert result.notes == (
         f"no placement was found that keeps {LATENCY}<=1e-06 "
-        f"(it is {result.simulated[LATENCY]:.4g})",
+        f"(actual value {result.simulated[LATENCY]:.4g})",
     )
 
 
-def test_another_goal():
+def test_another_objective():
     result = planned(goal=LATENCY, effort=Effort(1, 0, 0))
     assert result.goal == LATENCY
     assert result.simulated[LATENCY] == min(each.figures[LATENCY] for each in result.candidates)
@@ -184,15 +177,17 @@ def test_few_stages():
 
 @pytest.mark.parametrize("objective", ["simulated", "flow"])
 def test_too_few_stages_are_refused_at_once(objective):
-    with pytest.raises(PlacementError, match=r"1 stages or less: .* 3 of 4 layers .* 1 are miss"):
+    with pytest.raises(
+        PlacementError, match=r"1 stages or less: 1 nodes hold at most 3 of 4 .* 1 are miss"
+    ):
         planned(max_stages=1, objective=objective)
 
 
-# -- placements that the planner itself would not make
+# -- placements that the planner does not propose
 
 
 def test_a_placement_whose_nodes_overlap_counts_its_stages():
-    # a -> b enters b's layers midway; c -> d -> b is the longest way.
+    # a -> b enters b at a later layer; c -> d -> b is the longest route.
     overlapping = toy({"a": (0, 3), "b": (1, 4), "c": (0, 2), "d": (1, 3)})
     result = planned(overlapping, effort=Effort(1, 0, 0))
     own = next(each for each in result.candidates if each.label == "own")
@@ -214,14 +209,14 @@ def test_a_placement_that_overcommits_nodes_is_compared():
     assert own.figures[RATE] <= result.simulated[RATE]
     if own.chosen:
         assert not result.optimal
-        assert "the bound is of placements without such nodes" in result.notes[0]
+        assert "the bound covers only placements without such nodes" in result.notes[0]
 
 
 # -- stopping
 
 
 class Stop:
-    """Ctrl-C at some report of progress."""
+    """Raises KeyboardInterrupt at the n-th report of progress."""
 
     def __init__(self, at):
         self.at = at
@@ -240,7 +235,7 @@ def test_an_interrupted_search_keeps_the_best(at):
     problem = planning_problem(toy())
     assert problem.flow(result.placement).tokens_per_s == pytest.approx(result.value) != 0
     if result.simulated is None:
-        assert "best by flow" in result.notes[0]
+        assert "best placement by flow" in result.notes[0]
 
 
 def test_after_the_first_simulations_an_interrupted_search_has_figures():
@@ -260,11 +255,11 @@ def test_an_interrupted_search_by_flow_keeps_the_best(method):
 
 
 def test_time_runs_out(monkeypatch):
-    """By a clock that ticks a millisecond each time it is asked."""
+    """With a clock that advances by a millisecond each time it is read."""
 
     def outcome(limit_s):
         ticks = count()
-        monkeypatch.setattr(session, "monotonic", lambda: next(ticks) * 1e-3)
+        monkeypatch.setattr(plan_run, "monotonic", lambda: next(ticks) * 1e-3)
         return planned(time_limit_s=limit_s)
 
     hurried, leisurely = outcome(0.05), outcome(1e6)
@@ -272,10 +267,10 @@ def test_time_runs_out(monkeypatch):
     assert hurried.seconds < leisurely.seconds
     assert len(hurried.candidates) < len(leisurely.candidates)
     if hurried.simulated is None:
-        assert "best by flow" in hurried.notes[0]
+        assert "best placement by flow" in hurried.notes[0]
 
 
-def test_processes_of_others_are_left_alone():
+def test_other_child_processes_are_left_alone():
     context = multiprocessing.get_context("spawn")
     other = context.Process(target=time.sleep, args=(60,))
     other.start()
@@ -287,29 +282,64 @@ def test_processes_of_others_are_left_alone():
         other.join()
 
 
-# -- mistakes
+# -- invalid arguments
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "magic"}, "--method: 'magic' is none of optimise, milp"),
-        ({"objective": "profit"}, "--objective: 'profit' is none of simulated, flow"),
-        ({"max_stages": 0}, "--max-stages: 0 is too few"),
-        ({"jobs": 0}, "--jobs: 0 is too few"),
-        ({"keep_links": 0}, "--keep-links: 0 is too few"),
-        ({"time_limit_s": 0}, "--time-limit: 0 s is no time"),
-        ({"goal": "speed"}, "--goal: no figure 'speed'"),
-        ({"subject_to": ["x"]}, "--subject-to: 'x' is no limit"),
+        ({"method": "magic"}, "--method: unknown method 'magic'; choose one of optimise, milp"),
+        (
+            {"objective": "profit"},
+            "--objective: unknown objective 'profit'; choose one of simulated, flow",
+        ),
+        ({"max_stages": 0}, "--max-stages: must be at least 1, not 0"),
+        ({"jobs": 0}, "--jobs: must be at least 1, not 0"),
+        ({"keep_links": 0}, "--keep-links: must be at least 1, not 0"),
+        ({"time_limit_s": 0}, "--time-limit: must be above 0 s, not 0 s"),
+        ({"goal": "speed"}, "--goal: unknown figure 'speed'"),
+        ({"subject_to": ["x"]}, "--subject-to: 'x' is not a limit"),
     ],
 )
-def test_what_makes_no_sense_is_refused(options, message):
+def test_invalid_arguments_are_refused(options, message):
     with pytest.raises(InputError) as caught:
         planned(**options)
     assert str(caught.value).startswith(message)
 
 
-# -- the parts
+# -- the budget, the result, and fronts
+
+
+def test_a_budget_bounds_the_search(usual):
+    less = planned(budget=replace(BRIEF, children=0))
+    assert any(each.label.startswith("trial") for each in usual.candidates)
+    assert not any(each.label.startswith("trial") for each in less.candidates)
+    assert len(less.candidates) < len(usual.candidates)
+
+
+def test_a_result_is_one_short_line(usual):
+    line = repr(usual)
+    used = len(usual.placement.layers)
+    assert line == (
+        f"PlanResult(method='optimise', max_flow={usual.value:,.1f} tokens/s, "
+        f"simulated={usual.simulated[RATE]:,.1f} decode tokens/s, nodes={used} of 4)"
+    )
+    by_flow = plan(toy(), method="swarm", objective="flow")
+    assert "simulated" not in repr(by_flow)
+
+
+def test_a_result_is_a_table_of_stages_in_notebooks():
+    result = plan(toy({"a": (0, 2), "b": (2, 4)}), method="swarm", objective="flow")
+    table = result._repr_html_()
+    assert [tuple(sorted(names)) for names in result.stage_nodes().values()] == [
+        tuple(sorted(n for n, held in result.placement.layers.items() if held == span))
+        for span in result.stage_nodes()
+    ]
+    for (start, end), names in result.stage_nodes().items():
+        assert f"<tr><td>[{start}, {end})</td><td>{', '.join(names)}</td></tr>" in table
+    assert table.startswith("<table><caption>Plan by swarm: max flow ")
+    named = replace(result, placement=Placement({"<a>": (0, 4)}))
+    assert "&lt;a&gt;" in named._repr_html_()
 
 
 def candidate(rate, latency, name="n"):

@@ -1,0 +1,47 @@
+"""Which outgoing links of a machine requests follow."""
+
+from __future__ import annotations
+
+import pytest
+from builders import HOST, make_scenario, make_topology, offline
+
+from helixsim.placement.flow import used_links
+
+
+@pytest.fixture
+def topology():
+    """The coordinator has links to three nodes that hold all layers."""
+    layers = {"a": (0, 1), "b": (0, 1), "c": (0, 1)}
+    links = {pair: (1e6, 0.0) for name in layers for pair in ((HOST, name), (name, HOST))}
+    return make_topology(make_scenario(layers, links=links, workload=offline([(10, 4)])))
+
+
+def used(topology, flows, min_share, *, all_if_none=False):
+    """Numbers of the used links out of the coordinator, in the order of `flows`."""
+    links = topology.outgoing[topology.coordinator]
+    by_link = [0.0] * len(topology.links)
+    for link, flow in zip(links, flows, strict=True):
+        by_link[link.index] = flow
+    found = used_links(links, by_link, min_share, all_if_none=all_if_none)
+    return [links.index(link) for link in found]
+
+
+@pytest.mark.parametrize(
+    ("flows", "min_share", "expected"),
+    [
+        ((5.0, 4.0, 1.0), 0.05, [0, 1, 2]),
+        ((5.0, 4.0, 1.0), 0.1, [0, 1, 2]),  # a share equal to the least one is enough
+        ((5.0, 4.0, 1.0), 0.2, [0, 1]),
+        ((5.0, 0.0, 5.0), 0.0, [0, 2]),  # a link without flow is never used
+        ((0.0, 0.0, 0.0), 0.0, []),
+    ],
+)
+def test_links_need_flow_and_a_share(topology, flows, min_share, expected):
+    assert used(topology, flows, min_share) == expected
+    assert used(topology, flows, min_share, all_if_none=True) == expected
+
+
+def test_where_all_shares_are_small(topology):
+    flows = (4.0, 0.0, 4.0)
+    assert used(topology, flows, 0.6) == []
+    assert used(topology, flows, 0.6, all_if_none=True) == [0, 2]
