@@ -47,7 +47,7 @@ class Parameters:
     start
         The engine that the fit begins with.
     machine_types
-        Those that took part in the runs, and have parameters of their own.
+        Types of the recorded runs; each has parameters of its own.
     """
 
     start: EngineCosts

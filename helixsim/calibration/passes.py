@@ -102,7 +102,7 @@ def cut(run: RecordedRun, scenario: Scenario, slice_s: float, lead_s: float) -> 
 
 
 def latencies(part: Slice, engine: EngineCosts, seed: int) -> np.ndarray:
-    """How long each pass takes with an engine, seconds; infinite for those that get stuck."""
+    """How long each pass takes with an engine, seconds; infinite for passes that never return."""
     coordinator = _PassSender(part)
     environment = ExactEnvironment()
     parts = Parts(

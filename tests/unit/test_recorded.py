@@ -12,7 +12,7 @@ import pytest
 from builders import make_scenario, offline
 from typer.testing import CliRunner
 
-from helixsim.calibration import CalibrationSettings, fit_engine
+from helixsim.calibration import CalibrationSettings, calibrate, fit_engine
 from helixsim.calibration.document import engine_document
 from helixsim.calibration.fit import Recording
 from helixsim.calibration.parameters import Parameters
@@ -440,6 +440,33 @@ def test_inspect_command(tmp_path, quickstart_run):
     assert names == {"inspection.json", "inspection.png", "nodes.csv", "routes.csv", "series.csv"}
     assert invoke("inspect", quickstart_run, "-o", tmp_path / "look").exit_code == 2
     assert invoke("inspect", quickstart_run, "--warmup", "999 s").exit_code == 2
+
+
+def test_replay_by_names(quickstart_run):
+    result = replay(quickstart_run, "quickstart", warmup_s=5.0, seeds=2)
+    assert result.settings == ReplaySettings(warmup_s=5.0, seeds=(0, 1))
+    same = replay(load_recorded_run(quickstart_run), load_scenario("quickstart"), result.settings)
+    assert same.as_dict() == result.as_dict()
+    assert repr(result).startswith("<ReplayResult run in quickstart, paper physics: decode")
+    assert len(repr(result)) < 200
+    assert "decode_latency_s.p95" in result._repr_html_()
+    assert len(result.plot().axes) == 4
+
+
+def test_calibrate_by_names(tmp_path, quickstart_run):
+    options = {"evaluations": 2, "slice_s": 5.0, "warmup_s": 5.0, "seeds": 1, "jobs": 1}
+    told = []
+    found = calibrate(
+        quickstart_run, "quickstart", on_progress=lambda *args: told.append(args), **options
+    )
+    assert told[0][:2] == ("fitting", 1)
+    assert repr(found).startswith("<CalibrationResult fitted, from helix-prototype: loss ")
+    found.write(tmp_path / "mine.yaml")
+    changed = load_scenario("quickstart").with_(engine=tmp_path / "mine.yaml")
+    assert changed.engine.name == "fitted"
+    assert "fitted to run; from helix-prototype" in (tmp_path / "mine.yaml").read_text("utf-8")
+    with pytest.raises(InputError, match="1 recorded runs"):
+        calibrate([quickstart_run], ["quickstart", "quickstart"], **options)
 
 
 def test_calibrate_command(tmp_path, quickstart_run):
