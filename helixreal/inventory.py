@@ -7,12 +7,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from helixreal.engines import EMULATED, ENGINES
 from helixsim.errors import ScenarioError
+from helixsim.registry import UnknownNameError
 from helixsim.yaml_files import Bytes, FileModel, did_you_mean, read_yaml, validate
 
-EngineName = Literal["emulated", "torch", "vllm"]
+
+def _known_engine(name: str) -> str:
+    try:
+        ENGINES.check(name)
+    except UnknownNameError as error:
+        raise ValueError(error.message) from error
+    return name
+
+
+EngineName = Annotated[str, AfterValidator(_known_engine)]
 HostPort = Annotated[
     str,
     Field(
@@ -62,7 +73,7 @@ class NodeEntry:
     """
 
     address: str = "tcp://127.0.0.1:0"
-    engine: str = "emulated"
+    engine: str = EMULATED
     model: str | None = None
     device: str = "cpu"
     dtype: str = "float32"
@@ -134,7 +145,7 @@ def _entry(defaults: EngineFields, node: NodeFields, folder: Path) -> NodeEntry:
     kv_memory = chosen("kv_memory", None)
     return NodeEntry(
         address=tcp_address(node.address, 0),
-        engine=chosen("engine", "emulated"),
+        engine=chosen("engine", EMULATED),
         model=chosen("model", None),
         device=chosen("device", "cpu"),
         dtype=chosen("dtype", "float32"),

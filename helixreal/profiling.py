@@ -17,6 +17,7 @@ from typing import Any
 
 from helixreal.engines.engine import Engine, EngineSpec, Payload, Row
 from helixreal.engines.llama_config import VALUE_BYTES, LlamaConfig
+from helixsim.control.kv_cache import reserve
 from helixsim.errors import InputError
 from helixsim.profiles.spec import LLMSpec, MachineSpec
 from helixsim.yaml_files import parse_yaml, validate, yaml_text
@@ -220,13 +221,13 @@ class _Timer:
             watch(step, done, len(counts))
             spans = shape(count)
             fits = all(
-                self._engine.reserve(request, position + num_tokens)
+                reserve(self._engine.kv, request, position + num_tokens)
                 for request, (position, num_tokens) in enumerate(spans)
             )
             if fits:
                 seconds[count] = self._layer_s(spans)
             for request in range(len(spans)):
-                self._engine.release(request)
+                self._engine.kv.release(request)
             if not fits:
                 break
         if not seconds:

@@ -175,7 +175,7 @@ class Request:
         self.context_tokens += self.step_tokens
         self.step_tokens = min(self.chunk_tokens, self.prefill_tokens - self.context_tokens)
 
-    def begun_again(self, chunk_tokens: int | None) -> Request:
+    def restarted(self, chunk_tokens: int | None) -> Request:
         """A new attempt, which starts with a prefill of all tokens known so far."""
         new = Request(
             self.index,
@@ -193,6 +193,6 @@ class Request:
         new.first_token_s = self.first_token_s
         return new
 
-    def give_up(self) -> None:
-        """Let this attempt be over: what comes back of it counts as a last pass."""
+    def abandon(self) -> None:
+        """End this attempt: a pass of it that still returns counts as its last."""
         self.last_iteration = self.iteration

@@ -16,7 +16,14 @@ from types import UnionType
 from typing import Annotated, TypeGuard, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from helixsim.errors import InputError, ScenarioError
@@ -30,6 +37,9 @@ MAX_ERRORS_SHOWN = 8
 MAX_NAMES_SHOWN = 20
 
 Model = TypeVar("Model", bound=BaseModel)
+
+_FROM_FILE = {"from": "file"}
+"""Context of validation where quantities need their units."""
 
 _MERGE = "tag:yaml.org,2002:merge"
 
@@ -275,7 +285,7 @@ def validate(model_type: type[Model], data: object, file: str | Path | None) -> 
         kind = "is empty" if data is None else f"holds {_shown(data)}"
         raise ScenarioError(f"this file {kind}; it should hold keys and values", file=file)
     try:
-        return model_type.model_validate(data)
+        return model_type.model_validate(data, context=_FROM_FILE)
     except ValidationError as error:
         raise scenario_error(error, model_type, data, file) from error
 
@@ -417,9 +427,11 @@ def _inside(annotation: object, step: str | int) -> object:
 # -- quantities ------------------------------------------------------------------------------
 
 
-def _quantity_parser(dimension: Dimension) -> Callable[[object], float]:
-    def parse(value: object) -> float:
+def _quantity_parser(dimension: Dimension) -> Callable[[object, ValidationInfo], object]:
+    def parse(value: object, info: ValidationInfo) -> object:
         if not isinstance(value, str):
+            if info.context != _FROM_FILE:
+                return value  # given in Python, in SI units
             raise PydanticCustomError(
                 "quantity",
                 "{message}",

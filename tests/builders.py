@@ -8,9 +8,8 @@ from random import Random
 
 from helixsim.cluster import COORDINATOR, Cluster, Link, LinkList, Nic, Node
 from helixsim.control.routing import PolicyInputs
-from helixsim.physics.calibrated import PassTimes
-from helixsim.physics.engine import IDEAL_ENGINE
-from helixsim.physics.paper import PaperStepTimer
+from helixsim.physics.engine import IDEAL_ENGINE, EngineCosts
+from helixsim.physics.performance_model import PERFORMANCE_MODELS, ModelInputs
 from helixsim.placement.flow import Flow
 from helixsim.placement.placement import Placement
 from helixsim.placement.topology import Topology, build_topology
@@ -30,6 +29,7 @@ from helixsim.scenario.resolved import (
     SchedulerSettings,
     Workload,
 )
+from helixsim.steps import Batch, Step
 from helixsim.traces.values import Lengths, Trace
 
 HOST = COORDINATOR
@@ -214,30 +214,20 @@ def make_inputs(
     )
 
 
-class EngineTimer:
-    """A step of the calibrated physics, as the paper's timer gives it: prefills, then decodes."""
-
-    def __init__(self, llm, node, engine=IDEAL_ENGINE):
-        self._times = PassTimes(llm, node, engine)
-
-    def finish(self, now, batch, num_layers, received_tokens):
-        times = self._times
-        decodes = [request for request in batch.requests if not request.is_prefill]
-        layer_s = 0.0
-        if batch.num_prompts:
-            layer_s += times.prefill_layer_s(batch.num_prompts, batch.prompt_tokens)
-        if decodes:
-            context = sum(request.context_tokens for request in decodes)
-            layer_s += times.decode_layer_s(len(decodes), context)
-        start = now + times.copy_s(received_tokens)
-        return start + num_layers * layer_s, start + (num_layers - 1) * layer_s
+def make_timer(
+    scenario: Scenario,
+    node: int = 0,
+    physics: str = "paper",
+    engine: EngineCosts = IDEAL_ENGINE,
+):
+    """What times the steps of a node."""
+    model = PERFORMANCE_MODELS.get(physics)(ModelInputs(llm=scenario.llm, engine=engine))
+    return model.step_timer(make_topology(scenario).nodes[node])
 
 
-TIMERS = {"paper": PaperStepTimer, "calibrated": EngineTimer}
-
-
-def make_timer(scenario: Scenario, node: int = 0, physics: str = "paper"):
-    return TIMERS[physics](scenario.llm, make_topology(scenario).nodes[node])
+def one_pass(batch: Batch, num_layers: int, received_tokens: int = 0) -> Step:
+    """A step of one pass."""
+    return Step([batch], (0, num_layers), received_tokens=received_tokens)
 
 
 def prompt(tokens: int, index: int = 0, *, output: int = 1) -> Request:

@@ -1,25 +1,29 @@
-"""One node with arrivals made by hand: what runs when, in batches of whom; in every body.
+"""One node with arrivals made by hand: what runs when, in which batches; in every executor.
 
-A token takes a second on a layer and a decode takes one too, but two if it is alone. Requests
-come over links that take no time.
+With the paper's performance model a token takes a second on a layer and a decode takes one too,
+but two if it is alone. Requests come over links that take no time.
 """
 
 from __future__ import annotations
 
+from itertools import count
 from math import inf
 
 from builders import capacity, make_scenario, make_timer, make_topology
 
 from helixreal.engines.emulated import EmulatedEngine
-from helixreal.net.messages import Place
-from helixreal.worker.node_executor import Guest, Outbox, Station, Visit
+from helixreal.net.messages import Stage
+from helixreal.worker.node_executor import ArrivingPass, NodeExecutor, SequenceState
 from helixreal.worker.runner import TimedRunner
-from helixsim.control.batching import Batch
-from helixsim.control.coordinator import ContextBound
+from helixsim.control.kv_cache import KvCache
+from helixsim.control.node_schedulers import NODE_SCHEDULERS, NodeSchedulerInputs
+from helixsim.models.engine_node import EngineNode
 from helixsim.models.event_loop import ExactEnvironment, ReusableEvent
 from helixsim.models.links import DeliveryQueue, Link
 from helixsim.models.paper_node import PaperNode
+from helixsim.physics.engine import IDEAL_ENGINE
 from helixsim.placement.topology import PlacedLink
+from helixsim.steps import Batch
 
 MANY = 10**6
 
@@ -33,26 +37,72 @@ def node_scenario(layers, activation_bytes, limits):
     )
 
 
-class SimulatedNode:
+class NodeUnderTest:
+    """What the nodes of all executors have in common: a scheduler, a log, a script.
+
+    Attributes
+    ----------
+    log
+        (time, indices) of every batch that leaves, and (time, "preempted" or "failed", index).
+    when_departed
+        Called with (time, indices) of a batch that leaves; may let more requests come.
+    """
+
+    def __init__(
+        self,
+        layers=(0, 1),
+        entries=(),
+        activation_bytes=0.0,
+        scheduler="paper",
+        engine=IDEAL_ENGINE,
+        **limits,
+    ):
+        self.layers, self.entries = layers, entries
+        self.scenario = node_scenario(layers, activation_bytes, limits)
+        self.placed = make_topology(self.scenario).nodes[0]
+        self.physics = "paper" if scheduler == "paper" else "calibrated"
+        self.engine_costs = engine
+        self.log = []
+        self.when_departed = lambda now, indices: None
+        factory = NODE_SCHEDULERS.get(scheduler)
+        self.scheduler = factory(
+            NodeSchedulerInputs(
+                name="node",
+                start_layer=layers[0],
+                end_layer=layers[1],
+                entry_layers=entries,
+                limits=self.placed.capacity,
+                kv=self.make_kv(factory),
+                engine=engine,
+            )
+        )
+
+    def make_kv(self, factory):
+        """The blocks that the scheduler counts, if it does."""
+        if not factory.counts_kv:
+            return None
+        return KvCache.by_layer(self.placed.capacity.kv_token_layers, self.layers[1])
+
+    def make_timer(self):
+        """What times the node's steps."""
+        return make_timer(self.scenario, physics=self.physics, engine=self.engine_costs)
+
+    def note_departure(self, now, indices):
+        self.scheduler.validate()
+        self.log.append((now, indices))
+        self.when_departed(now, indices)
+
+
+class SimulatedNode(NodeUnderTest):
     """The simulator's node: requests go in at times of our choice, departures are noted."""
 
-    def __init__(self, layers=(0, 1), entries=(), activation_bytes=0.0, **limits):
-        start = layers[0]
-        scenario = node_scenario(layers, activation_bytes, limits)
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
         self.environment = ExactEnvironment()
         self.inbox = DeliveryQueue()
-        self.contexts = ContextBound()
-        self.contexts.longest = 1000
-        self.gpu = PaperNode(
-            self.environment,
-            make_topology(scenario).nodes[0],
-            set(entries),
-            make_timer(scenario),
-            self.inbox,
-            self.contexts,
-        )
-        self.gpu.connect(self, num_sources=1)
-        self.log = []
+        parts = (self.environment, self.placed, self.scheduler, self.make_timer(), self.inbox)
+        self.node = PaperNode(*parts) if self.physics == "paper" else EngineNode(*parts, self)
+        self.node.connect(self, num_sources=1)
         self._links = {
             layer: Link(
                 PlacedLink(0, 1, 0, inf, 0.0, layer, 2.0),
@@ -60,80 +110,127 @@ class SimulatedNode:
                 self.inbox,
                 self.environment.next_number,
             )
-            for layer in (start, *entries)
+            for layer in (self.layers[0], *self.entries)
         }
 
+    # egress
     def depart(self, batch, now):
-        self.log.append((now, [request.index for request in batch.requests]))
+        self.note_departure(now, [request.index for request in batch.requests])
+
+    def drop_unless(self, is_wanted):
+        pass
+
+    # reports
+    def report_step(self, step):
+        now = self.environment.now
+        for kind, requests in (
+            ("preempted", step.preempted),
+            ("failed", [request for request, _ in step.failed]),
+        ):
+            for request in requests:
+                self.log.append((now, kind, request.index))
+                self.node.drop_unless(lambda other, gone=request: other is not gone)
 
     def come(self, at, *requests, layer=None):
         """Let requests come in at a time, at the node's first layer or at another."""
         link = self._links[min(self._links) if layer is None else layer]
-        event = ReusableEvent(self.environment, lambda: link.send(Batch.of(list(requests)), at))
-        event.set(at, 0.0)
+        batch = Batch.of(list(requests))
+        ReusableEvent(self.environment, lambda: link.send(batch, at)).schedule(at, 0.0)
+
+    def drop(self, at, *requests):
+        """Drop requests at a time, as the coordinator has it when another node is lost."""
+        gone = set(requests)
+        event = ReusableEvent(
+            self.environment,
+            lambda: self.node.drop_unless(lambda request: request not in gone),
+        )
+        event.schedule(at, 0.0)
 
     def run(self, until=1000.0):
         self.environment.run_through(until)
         return self.log
 
 
-class WorkerNode(Outbox):
-    """The same with a worker's station, whose clock is moved from event to event."""
+class WorkerNode(NodeUnderTest):
+    """The same with a worker's executor, whose clock is moved from event to event."""
 
-    def __init__(self, layers=(0, 1), entries=(), activation_bytes=0.0, **limits):
-        scenario = node_scenario(layers, activation_bytes, limits)
-        self.node = make_topology(scenario).nodes[0]
-        self.engine = self.make_engine(layers, entries)
-        runner = TimedRunner(self.engine, make_timer(scenario))
+    def __init__(self, *args, **settings):
+        self.engine = None
+        super().__init__(*args, **settings)
+        if self.engine is None:
+            self.engine = self.make_engine()
+        runner = TimedRunner(self.engine, self.make_timer())
         runner.slack_s = inf  # the clock below is never late
-        self.station = Station(*layers, entries, self.node.capacity, runner, self)
-        self.log = []
-        self._layers = layers
-        self._coming = []
-        self._keys = {}
+        self.executor = NodeExecutor(self.scheduler, runner, self)
+        self._actions = []
+        self._numbers = count()
+        self._sequences = {}
+        self._now = 0.0
 
-    def make_engine(self, layers, entries):
+    def make_engine(self):
         """An engine with room for all."""
-        return EmulatedEngine(MANY, layers[1] - layers[0], layers[1] + 1, 8.0)
+        return EmulatedEngine(MANY, self.layers[1], self.layers[1] + 1, 8.0)
 
     def payload(self, layer, num_tokens):
         """What a request brings along."""
         return [1] * num_tokens if layer == 0 else num_tokens
 
     def come(self, at, *requests, layer=None):
-        self._coming.append((at, requests, self._layers[0] if layer is None else layer))
+        entry = self.layers[0] if layer is None else layer
+        self._actions.append((at, next(self._numbers), lambda: self._expect(at, requests, entry)))
 
-    def run(self):
-        key = 0
-        for at, requests, layer in sorted(self._coming, key=lambda each: each[0]):
-            for request in requests:
-                key += 1
-                self._keys[key] = request.index
-                place = Place(1, self._layers[1], self._layers[1] + 1)
-                guest = self.station.guests[key] = Guest(layer, self._layers[1], [place])
-                visit = Visit(
-                    key,
-                    request.context_tokens,
-                    request.step_tokens,
-                    guest,
-                    self.payload(layer, request.step_tokens),
-                    is_prefill=request.is_prefill,
-                    wants_token=True,
-                )
-                assert self.engine.reserve(key, request.context_tokens + 1)
-                self.station.expect(visit, at)
-        while (at := self.station.next_event_s()) is not None:
-            self.station.advance(at)
-        return self.log
+    def drop(self, at, *requests):
+        def drop():
+            keys = [key for key, s in self._sequences.items() if s[1] in requests]
+            self.executor.drop(keys)
 
-    def depart(self, target, visits, now):
-        self.log.append((now, [self._keys[visit.key] for visit in visits]))
+        self._actions.append((at, next(self._numbers), drop))
 
-    def no_room(self, keys):
-        raise AssertionError("there is room")
+    def _expect(self, at, requests, layer):
+        for request in requests:
+            key = request.index + 1
+            sequence = self.executor.sequences.get(key)
+            if sequence is None:
+                end = self.layers[1]
+                sequence = SequenceState(key, layer, end, [Stage(1, end, end + 1)])
+                self.executor.sequences[key] = sequence
+            self._sequences[key] = (sequence, request)
+            arriving = ArrivingPass(
+                position=request.context_tokens,
+                num_tokens=request.step_tokens,
+                payload=self.payload(layer, request.step_tokens),
+                is_prefill=request.is_prefill,
+                wants_token=True,
+            )
+            self.executor.expect(sequence, arriving, at)
 
-    def trouble(self, keys, reason):
-        raise AssertionError(reason)
+    def run(self, until=1000.0):
+        while True:
+            self._actions.sort(key=lambda action: action[:2])
+            due = self.executor.next_event_s()
+            if self._actions and (due is None or self._actions[0][0] <= max(due, self._now)):
+                at, _, act = self._actions.pop(0)
+                self._now = max(self._now, at)
+                act()
+                if not (self._actions and self._actions[0][0] == at):
+                    self.executor.advance(self._now)
+            elif due is None or due > until:
+                return self.log
+            else:
+                self._now = max(self._now, due)
+                self.executor.advance(self._now)
+
+    # outbox
+    def depart(self, target, sequences, now):
+        self.note_departure(now, [sequence.key - 1 for sequence in sequences])
+
+    def out_of_blocks(self, keys):
+        for key in keys:
+            self.log.append((self._now, "preempted", key - 1))
+
+    def failed(self, keys, reason):
+        for key in keys:
+            self.log.append((self._now, "failed", key - 1))
 
 
 class TorchNode(WorkerNode):
@@ -141,22 +238,23 @@ class TorchNode(WorkerNode):
 
     model = None
 
-    def make_engine(self, layers, entries):
+    def make_kv(self, factory):
         from helixreal.engines import make_engine
         from helixreal.engines.engine import EngineSpec
 
-        return make_engine(
+        self.engine = make_engine(
             "torch",
             EngineSpec(
-                start_layer=layers[0],
-                end_layer=layers[1],
+                start_layer=self.layers[0],
+                end_layer=self.layers[1],
                 num_layers=8,
-                entry_layers=(layers[0], *entries),
+                entry_layers=(self.layers[0], *self.entries),
                 model=str(self.model),
                 kv_memory_bytes=8 << 20,
                 max_context_tokens=256,
             ),
         )
+        return self.engine.kv
 
     def payload(self, layer, num_tokens):
         if layer == 0:

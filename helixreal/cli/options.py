@@ -5,13 +5,26 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-EngineName = Literal["emulated", "torch", "vllm"]
 
-EngineOption = Annotated[EngineName, typer.Option("--engine", help="What runs the layers.")]
+def _known_engine(name: str) -> str:
+    from helixreal.engines import ENGINES
+
+    ENGINES.check(name)
+    return name
+
+
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        callback=_known_engine,
+        help="What runs the layers: emulated, torch, vllm, or one of your own.",
+    ),
+]
 ModelOption = Annotated[
     Path | None,
     typer.Option("--model", metavar="DIR", help="Model folder (Hugging Face format)."),

@@ -126,7 +126,7 @@ def down(
 ) -> None:
     """End a cluster: the coordinator and, through it, all workers."""
     from helixreal.inventory import load_inventory, tcp_address
-    from helixreal.net import messages as wire
+    from helixreal.net import messages
     from helixreal.net.transport import Keys, Transport
     from helixsim.cluster import COORDINATOR
     from helixsim.errors import InputError
@@ -148,7 +148,7 @@ def down(
     with Transport("tcp://127.0.0.1:0", own_keys) as transport:
         for name, where in targets:
             transport.connect(name, where)
-            transport.send(name, wire.Stop())
+            transport.send(name, messages.Stop())
         transport.flush(timeout_s=3.0)
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from random import Random
 
 from helixreal.engines.engine import GREEDY, Sampling
-from helixreal.net import messages as wire
+from helixreal.net import messages
 from helixreal.serving.frontend import Listener
 from helixsim.requests import Request
 
 
 @dataclass(slots=True)
-class Conversation:
+class Generation:
     """The tokens of a request, from its first attempt to its last.
 
     Attributes
@@ -50,44 +50,46 @@ class Attempt:
         As the coordinator decides about it.
     key
         Under which workers keep its caches.
-    conversation
+    generation
         Its tokens.
     route
         Its stages.
     """
 
-    __slots__ = ("conversation", "key", "request", "route")
+    __slots__ = ("generation", "key", "request", "route")
 
-    def __init__(self, request: Request, key: int, conversation: Conversation) -> None:
+    def __init__(self, request: Request, key: int, generation: Generation) -> None:
         self.request = request
         self.key = key
-        self.conversation = conversation
-        self.route: list[wire.Place] = []
+        self.generation = generation
+        self.route: list[messages.Stage] = []
 
     @property
     def first(self) -> int:
         """The node that its passes enter."""
         return self.route[0].node
 
-    def next_pass(self) -> tuple[wire.Pass, Sequence[int]]:
+    def next_pass(self) -> tuple[messages.Pass, Sequence[int]]:
         """The pass that is to be sent now, and its token ids."""
-        request, conversation = self.request, self.conversation
+        request, generation = self.request, self.generation
         start, num_tokens = request.context_tokens, request.step_tokens
         prefill = request.is_prefill
-        choice = None
-        sampling = conversation.sampling
+        sampling_params = None
+        sampling = generation.sampling
         if prefill and sampling is not GREEDY:
-            choice = wire.Choice(sampling.temperature, sampling.top_p, sampling.seed)
-        sent = wire.Pass(
+            sampling_params = messages.SamplingParams(
+                sampling.temperature, sampling.top_p, sampling.seed
+            )
+        sent = messages.Pass(
             self.key,
             start,
             num_tokens,
             prefill,
             not prefill or start + num_tokens == request.prefill_tokens,
             self.route if prefill else None,
-            choice,
+            sampling_params,
         )
-        return sent, conversation.tokens[start : start + num_tokens]
+        return sent, generation.tokens[start : start + num_tokens]
 
 
 PromptMaker = Callable[[int, int], "array[int]"]

@@ -9,16 +9,28 @@ from heapq import heappop, heappush
 from itertools import count
 from math import inf
 
-from helixreal.coordinator.attempts import Attempt, Conversation, PromptMaker
+from helixreal.coordinator.attempts import Attempt, Generation, PromptMaker
 from helixreal.coordinator.events import EventLog
-from helixreal.coordinator.membership import Roster
+from helixreal.coordinator.membership import Membership
 from helixreal.coordinator.routing import complete_route
-from helixreal.net import messages as wire
+from helixreal.net import messages
 from helixreal.net.outgoing_link import OutgoingLink
 from helixreal.net.transport import Transport
 from helixreal.serving.frontend import Failed, Finished, Refused, Token
+from helixsim.control.actions import (
+    Actions,
+    AnswerStopped,
+    Event,
+    NodeLost,
+    NodeRecovered,
+    PassesReturned,
+    RequestArrived,
+    RequestCancelled,
+    RequestFailed,
+    RequestPreempted,
+    RunStarted,
+)
 from helixsim.control.control_plane import ControlPlane
-from helixsim.control.coordinator import Disruption
 from helixsim.control.routing.policy import Rejection
 from helixsim.metrics.recorder import RunRecorder
 from helixsim.requests import Request
@@ -75,13 +87,15 @@ def _ignore(request: Request, how: object) -> None:
     """Nobody waits."""
 
 
-class Traffic:
+class Dispatcher:
     """Sends requests' passes, takes them back, and keeps their tokens.
 
     Parameters
     ----------
     control_plane
-        What decides; its recorder is a :class:`LiveRecorder`.
+        What decides.
+    recorder
+        What it records in.
     transport, roster
         The coordinator's sockets, and who is at their other ends.
     links
@@ -102,8 +116,9 @@ class Traffic:
     def __init__(
         self,
         control_plane: ControlPlane,
+        recorder: LiveRecorder,
         transport: Transport,
-        roster: Roster,
+        membership: Membership,
         links: dict[int, OutgoingLink],
         events: EventLog,
         prompts: PromptMaker,
@@ -113,74 +128,68 @@ class Traffic:
         self._policy = control_plane.policy
         self._coordinator = control_plane.coordinator
         self._transport = transport
-        self._roster = roster
+        self._membership = membership
         self._links = links
         self._events = events
         self._prompts = prompts
         self._slack_s = slack_s
         self._numbers = count()
-        self._pending_arrivals: list[tuple[float, int, Request]] = []
+        self._pending_arrivals: list[tuple[float, float, int, Request]] = []
         self._returning: list[tuple[float, int, int, int]] = []
-        self._later = iter(self._coordinator.later())
-        self._followed: Request | None = None
         self._keys = count(1)
         self._attempts: dict[int, Attempt] = {}
         self._attempt_of: dict[Request, Attempt] = {}
-        self._conversations: dict[int, Conversation] = {}
+        self._generations: dict[int, Generation] = {}
         self._to_drop: dict[int, list[int]] = {}
         self._last_s = 0.0
         self.lag_s = 0.0
         self.num_output_tokens = 0
-        assert isinstance(control_plane.recorder, LiveRecorder)
-        control_plane.recorder.on_end = self._on_end
-        for request in self._coordinator.opening():
-            self._add_arrival(request)
-        self._follow_on()
+        recorder.on_end = self._on_end
+        self._report(RunStarted(), 0.0)
+
+    def _report(self, event: Event, now: float) -> None:
+        """Let the coordinator decide about an event, and carry out what it wants done."""
+        self._carry_out(self._coordinator.handle(event, now))
+
+    def _carry_out(self, actions: Actions) -> None:
+        for request in (*actions.dropped, *actions.ended):
+            if (attempt := self._attempt_of.get(request)) is not None:
+                self._forget(attempt)
+        if actions.dropped:
+            self.send_drops()  # before other attempts take the room
+        for request, created_s in actions.arrivals:
+            heappush(
+                self._pending_arrivals,
+                (request.arrival_s, created_s, next(self._numbers), request),
+            )
+        for request in actions.admitted:
+            self._begin(request)
+        self._send(actions.send, actions.ready_s)
 
     # -- arrivals ----------------------------------------------------------------------------
 
-    def converse(self, request: Request, conversation: Conversation, now: float) -> None:
+    def submit(self, request: Request, generation: Generation, now: float) -> None:
         """Let a request with tokens of its own arrive now."""
-        self._conversations[request.index] = conversation
-        self._arrive(request, now)
+        self._generations[request.index] = generation
+        self._report(RequestArrived(request), now)
 
     def cancel(self, index: int, now: float) -> None:
-        """Nobody wants the answer to that request any more."""
-        conversation = self._conversations.get(index)
-        if conversation is None:
+        """End a request whose user does not want the answer any more."""
+        generation = self._generations.get(index)
+        if generation is None:
             return
-        conversation.listener = None
+        generation.listener = None
         for request in (*self._coordinator.active, *self._coordinator.waiting):
             if request.index == index:
-                self._send(self._coordinator.cancel(request, now), now)
-                self._take_created()
+                self._report(RequestCancelled(request), now)
                 return
 
     def fail_all(self, reason: str) -> None:
         """Tell everybody who still listens that no answer will come."""
-        for conversation in self._conversations.values():
-            if conversation.listener is not None:
-                conversation.listener(Failed(reason))
-        self._conversations.clear()
-
-    def _add_arrival(self, request: Request) -> None:
-        heappush(self._pending_arrivals, (request.arrival_s, next(self._numbers), request))
-
-    def _follow_on(self) -> None:
-        """Put the next of those on the agenda that come at times of their own."""
-        self._followed = next(self._later, None)
-        if self._followed is not None:
-            self._add_arrival(self._followed)
-
-    def _take_created(self) -> None:
-        for request, _ in self._coordinator.created:
-            self._add_arrival(request)
-        self._coordinator.created.clear()
-
-    def _arrive(self, request: Request, now: float) -> None:
-        if self._coordinator.arrive(request, now):
-            self._send([request], now)
-        self._take_created()
+        for generation in self._generations.values():
+            if generation.listener is not None:
+                generation.listener(Failed(reason))
+        self._generations.clear()
 
     # -- time --------------------------------------------------------------------------------
 
@@ -200,16 +209,13 @@ class Traffic:
             self.lag_s = max(self.lag_s, now - due)
             at = self._last_s = max(due, now - self._slack_s, self._last_s)
             if self._pending_arrivals and self._pending_arrivals[0][0] <= due:
-                request = heappop(self._pending_arrivals)[2]
-                if request is self._followed:
-                    self._follow_on()
-                self._arrive(request, at)
+                self._report(RequestArrived(heappop(self._pending_arrivals)[3]), at)
             else:
                 next_arrival_s = self._pending_arrivals[0][0] if self._pending_arrivals else now
                 self._take_back(min(now, next_arrival_s), at)
         self.send_drops()
 
-    def back(self, done: wire.Done, now: float) -> None:
+    def back(self, done: messages.Done, now: float) -> None:
         """Take note of passes that are through the last layer."""
         for place, (key, token) in enumerate(zip(done.keys, done.tokens, strict=True)):
             due = done.due_s[place] if done.due_s else now
@@ -228,72 +234,61 @@ class Traffic:
             request = attempt.request
             self._events.back(request, floor)
             if not request.is_prefill or request.is_last_chunk:
-                self._hear(attempt, token)
+                self._hear(attempt, token, floor)
             requests.append(request)
             times.append(floor)
         if requests:
-            again, ready = self._coordinator.returned(requests, times)
-            self._send(again, ready)
-            self._take_created()
+            self._report(PassesReturned(requests, times), times[-1])
 
-    def _hear(self, attempt: Attempt, token: int) -> None:
+    def _hear(self, attempt: Attempt, token: int, now: float) -> None:
         """Take the next token of an answer; a stop token ends it."""
-        conversation = attempt.conversation
-        if token in conversation.stop_tokens:
-            conversation.stopped = True
-            attempt.request.last_iteration = attempt.request.iteration
+        generation = attempt.generation
+        if token in generation.stop_tokens:
+            generation.stopped = True
+            self._report(AnswerStopped(attempt.request), now)
             return
-        conversation.tokens.append(max(token, 0))
+        generation.tokens.append(max(token, 0))
         self.num_output_tokens += 1
-        if conversation.listener is not None:
-            conversation.listener(Token(token))
+        if generation.listener is not None:
+            generation.listener(Token(token))
 
     def _on_end(self, request: Request, how: Finished | Failed | Refused | None) -> None:
         """A request has come to its end, whichever."""
-        conversation = self._conversations.pop(request.index, None)
-        attempt = self._attempt_of.get(request)
-        if attempt is not None:
-            self._forget(attempt)
-        if conversation is None or conversation.listener is None or how is None:
+        generation = self._generations.pop(request.index, None)
+        if generation is None or generation.listener is None or how is None:
             return
-        if isinstance(how, Finished) and conversation.stopped:
+        if isinstance(how, Finished) and generation.stopped:
             how = Finished("stop")
-        conversation.listener(how)
+        generation.listener(how)
 
     # -- sending -----------------------------------------------------------------------------
 
-    def _send(self, requests: Sequence[Request], ready: float | Sequence[float]) -> None:
+    def _send(self, requests: Sequence[Request], ready_s: Sequence[float]) -> None:
         """Send each on its next pass; one message for each node that they enter."""
-        self._coordinator.admitted.clear()  # whoever has no attempt yet is readied below
         groups: dict[int, list[tuple[Attempt, float]]] = {}
-        for place, request in enumerate(requests):
-            attempt = self._attempt_of.get(request) or self._begin(request)
-            at = ready if isinstance(ready, float) else ready[place]
+        for request, at in zip(requests, ready_s, strict=True):
+            attempt = self._attempt_of[request]
             self._events.out(request, at)
             groups.setdefault(attempt.first, []).append((attempt, at))
         for first, group in groups.items():
             self._send_to(first, group)
 
-    def _begin(self, request: Request) -> Attempt:
+    def _begin(self, request: Request) -> None:
         """Ready a request that was admitted: its route, its key, its prompt."""
-        conversation = self._conversations.get(request.index)
-        if conversation is None:
+        generation = self._generations.get(request.index)
+        if generation is None:
             prompt = self._prompts(request.index, request.prompt_tokens)
-            conversation = self._conversations[request.index] = Conversation(prompt, len(prompt))
-        attempt = Attempt(request, next(self._keys), conversation)
-        members = self._roster.members
-        route = complete_route(
-            self._policy, self._topology, request, lambda node: members[node].num_waiting
-        )
+            generation = self._generations[request.index] = Generation(prompt, len(prompt))
+        attempt = Attempt(request, next(self._keys), generation)
+        route = complete_route(self._policy, self._topology, request)
         attempt.route = [
-            wire.Place(stage.node, stage.start_layer, stage.end_layer) for stage in route.stages
+            messages.Stage(stage.node, stage.start_layer, stage.end_layer) for stage in route.stages
         ]
         self._attempts[attempt.key] = self._attempt_of[request] = attempt
         self._events.took(request)
-        return attempt
 
     def _send_to(self, first: int, group: list[tuple[Attempt, float]]) -> None:
-        passes: list[wire.Pass] = []
+        passes: list[messages.Pass] = []
         token_ids: list[int] = []
         due_s: list[float] = []
         link = self._links[first]
@@ -303,40 +298,30 @@ class Traffic:
             token_ids += tokens
             due_s += link.carry(at, [sent.num_tokens])
         frame = struct.pack(f"<{len(token_ids)}i", *token_ids)
-        work = wire.Work(self._topology.coordinator, 0, group[0][1], passes, due_s, 1)
-        self._transport.send(self._roster.members[first].name, work, [frame])
+        work = messages.Work(self._topology.coordinator, 0, group[0][1], passes, due_s, 1)
+        self._transport.send(self._membership.workers[first].name, work, [frame])
 
     # -- what goes wrong ---------------------------------------------------------------------
 
     def lost(self, node: int, now: float) -> None:
-        """A node is gone: begin all again that need it."""
-        self._disrupt(self._coordinator.node_lost(node, now), now)
+        """A node is lost: the coordinator restarts the requests that need it."""
+        self._report(NodeLost(node), now)
 
     def found(self, node: int, now: float) -> None:
-        """A node is back."""
-        self._send(self._coordinator.node_back(node, now), now)
-        self._take_created()
+        """A node works again."""
+        self._report(NodeRecovered(node), now)
 
-    def no_room(self, keys: Iterable[int], now: float) -> None:
-        """A worker has no KV blocks left for these: they begin again when there is room."""
+    def out_of_blocks(self, keys: Iterable[int], now: float) -> None:
+        """A worker's scheduler preempted requests: they begin again when there is room."""
         for key in keys:
             if (attempt := self._attempts.get(key)) is not None:
-                self._disrupt(self._coordinator.preempt(attempt.request, now), now)
+                self._report(RequestPreempted(attempt.request), now)
 
     def fail(self, keys: Iterable[int], reason: str, now: float) -> None:
-        """A worker cannot go on with these."""
+        """A worker cannot go on with these requests."""
         for key in keys:
             if (attempt := self._attempts.get(key)) is not None:
-                self._send(self._coordinator.fail(attempt.request, reason, now), now)
-                self._take_created()
-
-    def _disrupt(self, disruption: Disruption, now: float) -> None:
-        for request in disruption.abandoned:
-            if (attempt := self._attempt_of.get(request)) is not None:
-                self._forget(attempt)
-        self.send_drops()  # before their next attempts take the room
-        self._send(disruption.restarted, now)
-        self._take_created()
+                self._report(RequestFailed(attempt.request, reason), now)
 
     def _forget(self, attempt: Attempt) -> None:
         del self._attempts[attempt.key], self._attempt_of[attempt.request]
@@ -346,5 +331,5 @@ class Traffic:
     def send_drops(self) -> None:
         """Tell workers which requests they can forget."""
         for node, keys in self._to_drop.items():
-            self._transport.send(self._roster.members[node].name, wire.Drop(keys))
+            self._transport.send(self._membership.workers[node].name, messages.Drop(keys))
         self._to_drop.clear()

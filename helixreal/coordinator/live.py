@@ -10,10 +10,17 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
 
-from helixreal.coordinator.attempts import Conversation
+from helixreal.coordinator.attempts import Generation
 from helixreal.coordinator.server import Cluster
 from helixreal.coordinator.worker_handle import State
-from helixreal.serving.frontend import Generation, Happening, Listener, Load, Refused, Token
+from helixreal.serving.frontend import (
+    GenerationRequest,
+    Listener,
+    Load,
+    Refused,
+    StreamEvent,
+    Token,
+)
 from helixsim.control.load import Arrival
 
 logger = logging.getLogger(__name__)
@@ -92,9 +99,9 @@ class LiveCluster:
             logger.exception("the cluster has stopped")
         finally:
             self._cluster.stopping = True
-            traffic = self._cluster.traffic
-            assert traffic is not None
-            traffic.fail_all("the cluster has stopped")
+            dispatcher = self._cluster.dispatcher
+            assert dispatcher is not None
+            dispatcher.fail_all("the cluster has stopped")
             self._has_ended.set()
 
     def _wake(self) -> None:
@@ -111,7 +118,7 @@ class LiveCluster:
 
     # -- the front end's side ------------------------------------------------------------------
 
-    def submit(self, generation: Generation, listener: Listener) -> int:
+    def submit(self, generation: GenerationRequest, listener: Listener) -> int:
         """Ask for an answer; the listener hears of every token, and of exactly one end."""
         number = next(self._numbers)
         if self._cluster.stopping:
@@ -121,7 +128,7 @@ class LiveCluster:
         self._wake()
         return number
 
-    def _take(self, number: int, generation: Generation, listener: Listener) -> None:
+    def _take(self, number: int, generation: GenerationRequest, listener: Listener) -> None:
         cluster = self._cluster
         prompt = array("i", generation.prompt)
         if len(prompt) + generation.max_tokens > self.max_context_tokens:
@@ -133,19 +140,19 @@ class LiveCluster:
                 )
             )
             return
-        assert cluster.traffic is not None
+        assert cluster.dispatcher is not None
         now = cluster.now
         request = cluster.coordinator.create(Arrival(now, len(prompt), generation.max_tokens))
         self._index_of[number] = request.index
 
-        def heard(happening: Happening) -> None:
+        def heard(happening: StreamEvent) -> None:
             if not isinstance(happening, Token):
                 self._index_of.pop(number, None)
             listener(happening)
 
-        cluster.traffic.converse(
+        cluster.dispatcher.submit(
             request,
-            Conversation(
+            Generation(
                 prompt,
                 len(prompt),
                 generation.stop_tokens,
@@ -161,8 +168,8 @@ class LiveCluster:
         def act() -> None:
             index = self._index_of.pop(request, None)
             if index is not None:
-                assert self._cluster.traffic is not None
-                self._cluster.traffic.cancel(index, self._cluster.now)
+                assert self._cluster.dispatcher is not None
+                self._cluster.dispatcher.cancel(index, self._cluster.now)
 
         self._tasks.put(act)
         self._wake()
@@ -176,10 +183,12 @@ class LiveCluster:
             waiting=len(coordinator.waiting),
             kv_share=cluster.policy.bottleneck_share() or 0.0,
             nodes_up={
-                member.name: member.state is State.READY for member in cluster.roster.members
+                worker.name: worker.state is State.READY for worker in cluster.membership.workers
             },
             prompt_tokens=recorder.num_prompt_tokens,
-            output_tokens=cluster.traffic.num_output_tokens if cluster.traffic is not None else 0,
+            output_tokens=cluster.dispatcher.num_output_tokens
+            if cluster.dispatcher is not None
+            else 0,
             completed=recorder.num_completed,
             failed=recorder.num_failed,
             refused=recorder.num_rejected,

@@ -6,20 +6,23 @@ import logging
 import time
 from dataclasses import dataclass
 
-from helixreal.coordinator.worker_handle import Member, State
-from helixreal.net import messages as wire
+from helixreal.coordinator.worker_handle import State, WorkerHandle
+from helixreal.net import messages
 from helixreal.net.clock import Clock, this_host
 from helixreal.net.transport import Transport
-from helixreal.worker.emulation import curve_of, limits_of
+from helixreal.worker.emulation import curve_of, engine_json, limits_of
+from helixsim.control.control_plane import performance_model
 from helixsim.control.routing import Policy
 from helixsim.errors import HelixError, InputError
-from helixsim.placement.topology import Topology
+from helixsim.physics.performance_model import PerformanceModel
+from helixsim.placement.topology import PlacedLink, Topology
+from helixsim.scenario.resolved import Scenario
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RosterSettings:
+class MembershipSettings:
     """How nodes are looked after; all times by the clock.
 
     Attributes
@@ -35,13 +38,25 @@ class RosterSettings:
     stuck_s: float = 60.0
 
 
-class Roster:
+def used_bandwidth(performance: PerformanceModel, policy: Policy, link: PlacedLink) -> float:
+    """What emulated transfers may use of a link, in bytes per second.
+
+    Messages use all of it; links of the published simulator what the policy allows.
+    """
+    if performance.sending is not None:
+        return link.bandwidth_bytes_per_s
+    return float(policy.link_bandwidth(link))
+
+
+class Membership:
     """The nodes of a placement, and the workers that stand for them.
 
     Parameters
     ----------
+    scenario
+        What is run.
     topology
-        Nodes and links of the scenario.
+        Nodes and links of its placement.
     transport
         The coordinator's sockets.
     clock
@@ -53,7 +68,7 @@ class Roster:
 
     Attributes
     ----------
-    members
+    workers
         For every node, in order.
     lost, back
         Numbers of nodes that were lost, and of such that work again, since somebody last looked.
@@ -61,14 +76,17 @@ class Roster:
 
     def __init__(
         self,
+        scenario: Scenario,
         topology: Topology,
         transport: Transport,
         clock: Clock,
-        settings: RosterSettings,
+        settings: MembershipSettings,
         max_context_tokens: int,
         *,
         reports_transits: bool,
     ) -> None:
+        self._scenario = scenario
+        self._performance = performance_model(scenario)
         self._topology = topology
         self._transport = transport
         self._clock = clock
@@ -78,14 +96,14 @@ class Roster:
         self._policy: Policy | None = None
         self._by_name = {node.name: node.index for node in topology.nodes}
         self._next_alive_s = 0.0
-        self.members = [Member(node) for node in topology.nodes]
+        self.workers = [WorkerHandle(node) for node in topology.nodes]
         self.lost: list[int] = []
         self.back: list[int] = []
 
     @property
     def absent(self) -> list[str]:
         """Names of the nodes that do not work."""
-        return [member.name for member in self.members if member.state is not State.READY]
+        return [worker.name for worker in self.workers if worker.state is not State.READY]
 
     def name_of(self, node: int) -> str:
         """The name of a node, by its number.
@@ -95,13 +113,13 @@ class Roster:
         ValueError
             If there is no such node.
         """
-        if node >= len(self.members):
+        if node >= len(self.workers):
             raise ValueError(f"there is no node {node}")
-        return self.members[node].name
+        return self.workers[node].name
 
     # -- joining -----------------------------------------------------------------------------
 
-    def on_hello(self, hello: wire.Hello) -> None:
+    def on_hello(self, hello: messages.Hello) -> None:
         """Welcome a worker.
 
         Raises
@@ -112,25 +130,26 @@ class Roster:
         index = self._by_name.get(hello.node)
         if index is None:
             raise ValueError(f"node '{hello.node}' holds no layers in this placement")
-        member = self.members[index]
-        if member.state in (State.READY, State.LOADING):
+        worker = self.workers[index]
+        if worker.state in (State.READY, State.LOADING):
             # Its own, until it hears from us; or another worker's, for which there is no place
             # until this one has gone silent.
             return
-        member.begin(hello)
+        worker.begin(hello)
         try:
-            self._transport.connect(member.name, member.address)
+            self._transport.connect(worker.name, worker.address)
         except InputError as error:
             raise ValueError(str(error)) from error
-        self._transport.send(member.name, self._welcome(member, hello))
+        self._transport.send(worker.name, self._assignment(worker, hello))
 
-    def _welcome(self, member: Member, hello: wire.Hello) -> wire.Welcome:
-        topology, placed = self._topology, member.placed
+    def _assignment(self, worker: WorkerHandle, hello: messages.Hello) -> messages.Assignment:
+        topology, placed = self._topology, worker.placed
         entries = {link.entry_layer for link in topology.incoming[placed.index]}
         emulated = hello.engine == "emulated"
-        return wire.Welcome(
+        return messages.Assignment(
             node=placed.index,
-            home=topology.coordinator,
+            coordinator=topology.coordinator,
+            machine_type=placed.machine_type,
             llm=topology.llm.name,
             start_layer=placed.start_layer,
             end_layer=placed.end_layer,
@@ -140,6 +159,11 @@ class Roster:
             prefill=curve_of(placed.profile.prefill),
             decode=curve_of(placed.profile.decode),
             activation_bytes_per_token=topology.llm.activation_bytes_per_token,
+            kv_bytes_per_token_layer=topology.llm.kv_bytes_per_token_layer,
+            nic_bytes_per_s=placed.nic.outbound_bytes_per_s,
+            physics=self._scenario.physics,
+            node_scheduler=self._scenario.scheduler.node or self._performance.node_scheduler,
+            engine_costs=engine_json(self._scenario.engine),
             max_context_tokens=self._max_context_tokens,
             heartbeat_s=self._settings.heartbeat_s,
             missing_s=self._settings.missing_s,
@@ -151,46 +175,46 @@ class Roster:
             report_transits=self._reports_transits,
         )
 
-    def on_ready(self, ready: wire.Ready) -> None:
+    def on_ready(self, ready: messages.Ready) -> None:
         """Take note that a worker has loaded its layers."""
-        member = self._member(ready.node, ready.incarnation)
-        if member is None or member.state is not State.LOADING:
+        worker = self._worker(ready.node, ready.incarnation)
+        if worker is None or worker.state is not State.LOADING:
             return
-        member.state = State.READY
-        member.heard_s = time.monotonic()
-        member.kv_blocks, member.block_tokens = ready.kv_blocks, ready.block_tokens
+        worker.state = State.READY
+        worker.heard_s = time.monotonic()
+        worker.kv_blocks, worker.block_tokens = ready.kv_blocks, ready.block_tokens
         if self._policy is not None:
-            self._introduce(member, self._policy)
-            self.back.append(member.placed.index)
+            self._introduce(worker, self._policy)
+            self.back.append(worker.placed.index)
 
     def introduce_all(self, policy: Policy) -> None:
         """Tell all workers where the others are; from now on whoever joins is told, too."""
         self._policy = policy
-        for member in self.members:
-            self._transport.send(member.name, self._peers(member, policy))
+        for worker in self.workers:
+            self._transport.send(worker.name, self._peers(worker, policy))
 
-    def _introduce(self, member: Member, policy: Policy) -> None:
+    def _introduce(self, worker: WorkerHandle, policy: Policy) -> None:
         """Tell a worker that has come back where the others are, and them where it is."""
-        self._transport.send(member.name, self._peers(member, policy))
-        peer = wire.Peer(member.placed.index, member.name, member.address)
-        for link in self._topology.incoming[member.placed.index]:
+        self._transport.send(worker.name, self._peers(worker, policy))
+        peer = messages.Peer(worker.placed.index, worker.name, worker.address)
+        for link in self._topology.incoming[worker.placed.index]:
             if link.source != self._topology.coordinator:
-                self._transport.send(self.members[link.source].name, wire.Peers([peer], []))
+                self._transport.send(self.workers[link.source].name, messages.Peers([peer], []))
 
-    def _peers(self, member: Member, policy: Policy) -> wire.Peers:
+    def _peers(self, worker: WorkerHandle, policy: Policy) -> messages.Peers:
         topology = self._topology
-        outgoing = topology.outgoing[member.placed.index]
-        others = [self.members[link.target] for link in outgoing if link.target < len(self.members)]
-        return wire.Peers(
+        outgoing = topology.outgoing[worker.placed.index]
+        others = [self.workers[link.target] for link in outgoing if link.target < len(self.workers)]
+        return messages.Peers(
             [
-                wire.Peer(other.placed.index, other.name, other.address)
+                messages.Peer(other.placed.index, other.name, other.address)
                 for other in others
                 if other.state is State.READY
             ],
             [
-                wire.OutLink(
+                messages.OutLink(
                     link.target,
-                    float(policy.link_bandwidth(link)),
+                    used_bandwidth(self._performance, policy, link),
                     link.latency_s,
                     link.bytes_per_token,
                 )
@@ -200,45 +224,45 @@ class Roster:
 
     # -- being there -------------------------------------------------------------------------
 
-    def on_beat(self, beat: wire.Beat) -> Member | None:
+    def on_heartbeat(self, heartbeat: messages.Heartbeat) -> WorkerHandle | None:
         """Take what a worker reports; None if it is not one of ours any more."""
-        member = self._member(beat.node, beat.incarnation)
-        if member is None:
+        worker = self._worker(heartbeat.node, heartbeat.incarnation)
+        if worker is None:
             return None
-        member.take(beat)
-        return member
+        worker.take(heartbeat)
+        return worker
 
-    def _member(self, node: int, incarnation: str) -> Member | None:
-        if node >= len(self.members):
+    def _worker(self, node: int, incarnation: str) -> WorkerHandle | None:
+        if node >= len(self.workers):
             raise ValueError(f"there is no node {node}")
-        member = self.members[node]
-        return member if member.incarnation == incarnation else None
+        worker = self.workers[node]
+        return worker if worker.incarnation == incarnation else None
 
     def look(self, clock_s: float) -> None:
         """See who is missing, and say that the coordinator is there."""
-        for member in self.members:
-            if member.state not in (State.READY, State.LOADING):
+        for worker in self.workers:
+            if worker.state not in (State.READY, State.LOADING):
                 continue
-            silent_s = clock_s - member.heard_s
+            silent_s = clock_s - worker.heard_s
             if silent_s > self._settings.missing_s:
-                logger.warning("%s has been silent for %.1f s", member.name, silent_s)
-                self._lose(member)
-            elif member.state is State.READY and member.stuck_s > self._settings.stuck_s:
-                logger.warning("%s has been at one batch for %.1f s", member.name, member.stuck_s)
-                self._transport.send(member.name, wire.Farewell("it was stuck"))
-                self._lose(member)
+                logger.warning("%s has been silent for %.1f s", worker.name, silent_s)
+                self._lose(worker)
+            elif worker.state is State.READY and worker.stuck_s > self._settings.stuck_s:
+                logger.warning("%s has been at one batch for %.1f s", worker.name, worker.stuck_s)
+                self._transport.send(worker.name, messages.Shutdown("it was stuck"))
+                self._lose(worker)
         if clock_s >= self._next_alive_s:
             self._next_alive_s = clock_s + self._settings.heartbeat_s
-            for member in self.members:
-                if member.state in (State.READY, State.LOADING):
-                    self._transport.send(member.name, wire.Alive())
+            for worker in self.workers:
+                if worker.state in (State.READY, State.LOADING):
+                    self._transport.send(worker.name, messages.Alive())
 
-    def _lose(self, member: Member) -> None:
-        if member.state is State.READY:
-            self.lost.append(member.placed.index)
-        member.lose()
+    def _lose(self, worker: WorkerHandle) -> None:
+        if worker.state is State.READY:
+            self.lost.append(worker.placed.index)
+        worker.lose()
 
-    def on_trouble(self, trouble: wire.Trouble) -> None:
+    def on_failure(self, failed: messages.Failure) -> None:
         """Hear that an engine cannot be loaded.
 
         Raises
@@ -246,18 +270,18 @@ class Roster:
         HelixError
             If the cluster does not run yet: it cannot begin without that node.
         """
-        if trouble.sender >= len(self.members):
-            raise ValueError(f"there is no node {trouble.sender}")
-        member = self.members[trouble.sender]
-        if member.state is not State.LOADING:
+        if failed.sender >= len(self.workers):
+            raise ValueError(f"there is no node {failed.sender}")
+        worker = self.workers[failed.sender]
+        if worker.state is not State.LOADING:
             return
-        member.lose()
+        worker.lose()
         if self._policy is None:
-            raise HelixError(f"{member.name}: {trouble.reason}")
-        logger.error("%s: %s", member.name, trouble.reason)
+            raise HelixError(f"{worker.name}: {failed.reason}")
+        logger.error("%s: %s", worker.name, failed.reason)
 
-    def say_farewell(self, reason: str) -> None:
+    def shut_down_all(self, reason: str) -> None:
         """End all workers."""
-        for member in self.members:
-            if member.state is not State.ABSENT:
-                self._transport.send(member.name, wire.Farewell(reason))
+        for worker in self.workers:
+            if worker.state is not State.ABSENT:
+                self._transport.send(worker.name, messages.Shutdown(reason))

@@ -7,7 +7,6 @@ workers report how long passes took and how many wait.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 from helixsim.control.routing import Policy
@@ -16,23 +15,15 @@ from helixsim.placement.topology import PlacedLink, Topology
 from helixsim.requests import Request, Route, Stage
 
 
-def complete_route(
-    policy: Policy, topology: Topology, request: Request, waiting: Callable[[int], int]
-) -> Route:
-    """The route of an admitted request, set if its policy has not set it.
-
-    Parameters
-    ----------
-    waiting
-        Number of a node -> requests that wait there.
-    """
+def complete_route(policy: Policy, topology: Topology, request: Request) -> Route:
+    """The route of an admitted request, set if its policy has not set it."""
     route = request.route
     assert route is not None
     if policy.routing_point is RoutingPoint.ADMISSION or route.stages:
         return route
     machine = topology.coordinator
     while True:
-        link = _next(policy, topology, machine, request, waiting)
+        link = _next(policy, topology, machine, request)
         machine = link.target
         if machine == topology.coordinator:
             return route
@@ -44,11 +35,10 @@ def _next(
     topology: Topology,
     machine: int,
     request: Request,
-    waiting: Callable[[int], int],
 ) -> PlacedLink:
     if policy.routing_point is RoutingPoint.HOP:
         return cast(HopPolicy, policy).choose(machine, request)
-    choose = cast(LinkPolicy, policy).candidates(machine, topology.outgoing[machine], waiting)
+    choose = cast(LinkPolicy, policy).candidates(machine, topology.outgoing[machine])
     link = choose(request, ())
     assert link is not None, "with all links free there is one to take"
     return link

@@ -12,32 +12,36 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, inf
+from random import Random
 from typing import Any
 
 import zmq
 
 from helixreal.coordinator.attempts import PromptMaker, blank_prompts
-from helixreal.coordinator.dispatcher import LiveRecorder, Traffic
+from helixreal.coordinator.dispatcher import Dispatcher, LiveRecorder
 from helixreal.coordinator.events import EventLog
-from helixreal.coordinator.membership import Roster, RosterSettings
-from helixreal.coordinator.worker_handle import LinkMeter, Member
-from helixreal.net import messages as wire
+from helixreal.coordinator.membership import (
+    Membership,
+    MembershipSettings,
+    used_bandwidth,
+)
+from helixreal.coordinator.worker_handle import LinkMeter, WorkerHandle
+from helixreal.net import messages
 from helixreal.net.clock import Clock
-from helixreal.net.outgoing_link import OutgoingLink
+from helixreal.net.outgoing_link import EmulatedSender, OutgoingLink
 from helixreal.net.transport import Transport
 from helixsim.control.control_plane import ControlPlane, build_control_plane, placed_topology
 from helixsim.control.coordinator import Coordinator
+from helixsim.control.kv_cache import held_token_layers
 from helixsim.control.load import LoadGenerator
 from helixsim.control.routing import POLICIES, Policy
-from helixsim.control.routing.policy import HopPolicy, RoutingPoint
 from helixsim.errors import InputError
 from helixsim.metrics.recorder import RunRecorder
 from helixsim.metrics.result import RunResult
 from helixsim.metrics.timeline import Timeline
-from helixsim.physics import PHYSICS_PROFILES
 from helixsim.placement.flow import Flow
 from helixsim.placement.topology import Topology
-from helixsim.requests import Request
+from helixsim.scenario.load_generator import build_load_generator
 from helixsim.scenario.resolved import Scenario
 
 logger = logging.getLogger(__name__)
@@ -69,7 +73,7 @@ class ClusterSettings:
 
     is_emulated: bool = True
     time_scale: float = 1.0
-    roster: RosterSettings = field(default_factory=RosterSettings)
+    membership: MembershipSettings = field(default_factory=MembershipSettings)
     prompts: PromptMaker = blank_prompts
     max_context_tokens: int = 1_000_000
 
@@ -96,8 +100,8 @@ class Cluster:
         When feeding begins and ends.
     stopping
         Whether the run is to end now; may be set from anywhere.
-    traffic
-        The requests, once the cluster has begun.
+    dispatcher
+        Sends the requests, once the cluster has begun.
     """
 
     def __init__(
@@ -117,18 +121,19 @@ class Cluster:
         self._load_generator = load_generator
         self._planned = placed_topology(scenario)
         self._clock = Clock(settings.time_scale)
-        routing_point = POLICIES[scenario.scheduler.policy].routing_point
-        self.roster = Roster(
+        self.membership = Membership(
+            scenario,
             self._planned,
             transport,
             self._clock,
-            settings.roster,
+            settings.membership,
             settings.max_context_tokens,
-            reports_transits=routing_point is RoutingPoint.HOP,
+            reports_transits=POLICIES.get(scenario.scheduler.policy).needs_transits,
         )
         self.events = EventLog()
-        self.traffic: Traffic | None = None
-        self._brain: ControlPlane
+        self.dispatcher: Dispatcher | None = None
+        self._control_plane: ControlPlane
+        self._recorder: LiveRecorder
         self._timeline: Timeline
         self._links: dict[int, OutgoingLink] = {}
         self._meters: list[LinkMeter] = []
@@ -143,32 +148,32 @@ class Cluster:
     @property
     def topology(self) -> Topology:
         """Nodes and links, with the capacities that there really are."""
-        return self._brain.topology
+        return self._control_plane.topology
 
     @property
     def flow(self) -> Flow:
         """The maximum flow."""
-        return self._brain.flow
+        return self._control_plane.flow
 
     @property
     def policy(self) -> Policy:
         """What finds routes."""
-        return self._brain.policy
+        return self._control_plane.policy
 
     @property
     def coordinator(self) -> Coordinator:
         """What decides."""
-        return self._brain.coordinator
+        return self._control_plane.coordinator
 
     @property
     def recorder(self) -> RunRecorder:
         """What has been recorded."""
-        return self._brain.recorder
+        return self._recorder
 
     @property
-    def gpus(self) -> Sequence[Member]:
+    def nodes(self) -> Sequence[WorkerHandle]:
         """For every node, its gauges."""
-        return self.roster.members
+        return self.membership.workers
 
     @property
     def links(self) -> Sequence[LinkMeter]:
@@ -188,8 +193,8 @@ class Cluster:
     @property
     def lag_s(self) -> float:
         """The longest that anybody was late, by the clock."""
-        own = self.traffic.lag_s / self._clock.scale if self.traffic is not None else 0.0
-        return max(own, *(member.lag_s for member in self.roster.members))
+        own = self.dispatcher.lag_s / self._clock.scale if self.dispatcher is not None else 0.0
+        return max(own, *(worker.lag_s for worker in self.membership.workers))
 
     # -- from the beginning to the end ---------------------------------------------------------
 
@@ -206,7 +211,7 @@ class Cluster:
         HelixError
             If an engine cannot be loaded.
         """
-        while (missing := self.roster.absent) and not self.stopping:
+        while (missing := self.membership.absent) and not self.stopping:
             if look is not None:
                 look(missing)
             self.turn()
@@ -214,44 +219,57 @@ class Cluster:
     @property
     def has_begun(self) -> bool:
         """Whether requests may come."""
-        return self.traffic is not None
+        return self.dispatcher is not None
 
     def begin(self) -> None:
         """Build what decides, from what the workers really have, and let requests come."""
         settings, scenario = self._settings, self.scenario
-        beyond = 0
-        if settings.is_emulated and self._load_generator is None:
-            # To be compared with a simulation, it runs as many passes.
-            beyond = PHYSICS_PROFILES[scenario.physics].passes_beyond_answer
+        # To be compared with a simulation, an emulated workload runs as many passes.
+        runs_as_simulated = settings.is_emulated and self._load_generator is None
         self.start_s = self.events.start_s = self.now + _BEGIN_MARGIN_S
         self.end_s = self.start_s + scenario.run.duration_s
-        self._brain = build_control_plane(
-            scenario,
-            self._found_topology(),
-            seed=self.seed,
-            start_s=self.start_s,
-            passes_beyond_answer=beyond,
-            load_generator=self._load_generator,
-            make_recorder=LiveRecorder,
+        topology = self._found_topology()
+        rng = Random(self.seed)
+        self._recorder = LiveRecorder(
+            self.start_s + scenario.run.warmup_s,
+            self.end_s,
+            tuple(node.name for node in topology.nodes),
+            keep_iterations=False,
         )
-        topology, policy = self._brain.topology, self._brain.policy
+        self._control_plane = build_control_plane(
+            scenario,
+            topology,
+            load_generator=self._load_generator
+            or build_load_generator(scenario, rng, self.start_s),
+            recorder=self._recorder,
+            rng=rng,
+            passes_beyond_answer=None if runs_as_simulated else 0,
+        )
+        policy, performance = self._control_plane.policy, self._control_plane.performance
+        self._watch_nodes()
         self._meters = [
-            LinkMeter(link, float(policy.link_bandwidth(link))) for link in topology.links
+            LinkMeter(link, used_bandwidth(performance, policy, link)) for link in topology.links
         ]
+        sender = None
+        if settings.is_emulated and performance.sending is not None:
+            nic_bytes_per_s = topology.coordinator_nic.outbound_bytes_per_s
+            sender = EmulatedSender(performance.sending, nic_bytes_per_s, "coordinator")
         self._links = {
             link.target: OutgoingLink(
-                float(policy.link_bandwidth(link)),
+                used_bandwidth(performance, policy, link),
                 link.latency_s,
                 link.bytes_per_token,
                 is_emulated=settings.is_emulated,
+                sender=sender,
             )
             for link in topology.outgoing[topology.coordinator]
         }
-        self.roster.introduce_all(policy)
-        self.traffic = Traffic(
-            self._brain,
+        self.membership.introduce_all(policy)
+        self.dispatcher = Dispatcher(
+            self._control_plane,
+            self._recorder,
             self._transport,
-            self.roster,
+            self.membership,
             self._links,
             self.events,
             settings.prompts,
@@ -260,21 +278,32 @@ class Cluster:
         self._timeline = Timeline(self)
         self._next_sample_s = self.start_s
 
+    def _watch_nodes(self) -> None:
+        """Show policies the workers, as their heartbeats tell of them."""
+        workers, coordinator = self.membership.workers, self.coordinator
+
+        def held_kv_tokens(node: int) -> int:
+            return held_token_layers(coordinator.active, len(workers))[node]
+
+        for worker in workers:
+            worker.held_kv_tokens = held_kv_tokens
+        self._control_plane.view.nodes = workers
+
     def _found_topology(self) -> Topology:
         """The topology with the KV caches that the workers reported."""
         if self._settings.is_emulated:
             return self._planned
         nodes = tuple(
             replace(
-                member.placed,
+                worker.placed,
                 capacity=replace(
-                    member.placed.capacity,
-                    kv_token_layers=member.kv_blocks
-                    * member.block_tokens
-                    * member.placed.num_layers,
+                    worker.placed.capacity,
+                    kv_token_layers=worker.kv_blocks
+                    * worker.block_tokens
+                    * worker.placed.num_layers,
                 ),
             )
-            for member in self.roster.members
+            for worker in self.membership.workers
         )
         return replace(self._planned, nodes=nodes)
 
@@ -291,8 +320,8 @@ class Cluster:
     def is_idle(self) -> bool:
         """Whether nobody is being served, waits, or is still to come."""
         coordinator = self.coordinator
-        assert self.traffic is not None
-        return not (coordinator.active or coordinator.waiting or self.traffic.expects_arrivals)
+        assert self.dispatcher is not None
+        return not (coordinator.active or coordinator.waiting or self.dispatcher.expects_arrivals)
 
     def result(self) -> RunResult:
         """What the run has measured."""
@@ -313,22 +342,22 @@ class Cluster:
             "time_scale": self._clock.scale,
             "greatest_lag_s": self.lag_s,
             "messages_refused": self._transport.num_refused
-            + sum(member.num_refused for member in self.roster.members),
+            + sum(worker.num_refused for worker in self.membership.workers),
             "restarts": self.coordinator.num_restarts,
             "nodes": {
-                member.name: {
-                    "engine": member.engine,
-                    "address": member.address,
-                    "kv_blocks": member.kv_blocks,
-                    "block_tokens": member.block_tokens,
+                worker.name: {
+                    "engine": worker.engine,
+                    "address": worker.address,
+                    "kv_blocks": worker.kv_blocks,
+                    "block_tokens": worker.block_tokens,
                 }
-                for member in self.roster.members
+                for worker in self.membership.workers
             },
         }
 
     def close(self, reason: str = "the run has ended") -> None:
         """Send the workers home."""
-        self.roster.say_farewell(reason)
+        self.membership.shut_down_all(reason)
         self._transport.flush()
 
     # -- the loop ----------------------------------------------------------------------------
@@ -341,8 +370,8 @@ class Cluster:
     def turn(self) -> None:
         """Wait for what comes next, and do it."""
         due = self._next_sample_s
-        if self.traffic is not None:
-            due = min(due, self.traffic.next_due_s())
+        if self.dispatcher is not None:
+            due = min(due, self.dispatcher.next_due_s())
         wait_ms = min(max((due - self.now) / self._clock.scale * 1000, 0), _MAX_WAIT_MS)
         for file, _ in self._poller.poll(ceil(wait_ms)):
             if file == self._wake_file:
@@ -352,30 +381,30 @@ class Cluster:
         if self._on_wake is not None:
             self._on_wake()
         now = self.now
-        self.roster.look(time.monotonic())
-        if self.traffic is None:
+        self.membership.look(time.monotonic())
+        if self.dispatcher is None:
             return
-        self._on_changes(self.traffic, now)
-        self.traffic.process(now)
+        self._on_changes(self.dispatcher, now)
+        self.dispatcher.process(now)
         if now >= self._next_sample_s:
             self._next_sample_s += self.scenario.run.sample_interval_s
             self._sample()
 
-    def _on_changes(self, traffic: Traffic, now: float) -> None:
+    def _on_changes(self, dispatcher: Dispatcher, now: float) -> None:
         """Carry on without nodes that were lost, and with those that are back."""
-        roster = self.roster
-        while roster.lost:
-            traffic.lost(roster.lost.pop(0), now)
-        while roster.back:
-            node = roster.back.pop(0)
-            logger.warning("%s is back", roster.members[node].name)
-            traffic.found(node, now)
+        membership = self.membership
+        while membership.lost:
+            dispatcher.lost(membership.lost.pop(0), now)
+        while membership.back:
+            node = membership.back.pop(0)
+            logger.warning("%s is back", membership.workers[node].name)
+            dispatcher.found(node, now)
 
     def _sample(self) -> None:
         topology = self.topology
-        for member in self.roster.members:
-            outgoing = topology.outgoing[member.placed.index]
-            reported = zip(outgoing, member.sent_bytes, member.sent_requests, strict=False)
+        for worker in self.membership.workers:
+            outgoing = topology.outgoing[worker.placed.index]
+            reported = zip(outgoing, worker.sent_bytes, worker.sent_requests, strict=False)
             for link, num_bytes, num_requests in reported:
                 self._meters[link.index].num_bytes = num_bytes
                 self._meters[link.index].num_requests = num_requests
@@ -394,43 +423,37 @@ class Cluster:
             except (ValueError, InputError) as error:
                 self._transport.refuse(f"{type(message).__name__}: {error}")
 
-    def _handle(self, message: wire.AnyMessage) -> None:
-        traffic = self.traffic
+    def _handle(self, message: messages.AnyMessage) -> None:
+        dispatcher = self.dispatcher
         match message:
-            case wire.Done() if traffic is not None:
-                traffic.back(message, self.now)
-            case wire.Beat():
-                self._on_beat(message)
-            case wire.Hello():
-                self.roster.on_hello(message)
-            case wire.Ready():
-                self.roster.on_ready(message)
-            case wire.Trouble() if traffic is None or not message.keys:
-                self.roster.on_trouble(message)
-            case wire.Trouble():
-                assert traffic is not None
-                name = self.roster.name_of(message.sender)
-                traffic.fail(message.keys, f"{name}: {message.reason}", self.now)
-            case wire.NoRoom() if traffic is not None:
-                traffic.no_room(message.keys, self.now)
-            case wire.Stop():
+            case messages.Done() if dispatcher is not None:
+                dispatcher.back(message, self.now)
+            case messages.Heartbeat():
+                self._on_heartbeat(message)
+            case messages.Hello():
+                self.membership.on_hello(message)
+            case messages.Ready():
+                self.membership.on_ready(message)
+            case messages.Failure() if dispatcher is None or not message.keys:
+                self.membership.on_failure(message)
+            case messages.Failure():
+                assert dispatcher is not None
+                name = self.membership.name_of(message.sender)
+                dispatcher.fail(message.keys, f"{name}: {message.reason}", self.now)
+            case messages.OutOfBlocks() if dispatcher is not None:
+                dispatcher.out_of_blocks(message.keys, self.now)
+            case messages.Stop():
                 logger.warning("asked to stop")
                 self.stopping = True
             case _:
                 raise ValueError("is not for the coordinator, or not yet")
 
-    def _on_beat(self, beat: wire.Beat) -> None:
-        member = self.roster.on_beat(beat)
-        if member is None or self.traffic is None or not beat.transits:
+    def _on_heartbeat(self, heartbeat: messages.Heartbeat) -> None:
+        worker = self.membership.on_heartbeat(heartbeat)
+        if worker is None or self.dispatcher is None or not heartbeat.transits:
             return
-        if self.policy.routing_point is not RoutingPoint.HOP:
-            return
-        policy: HopPolicy = self.policy  # type: ignore[assignment]
-        incoming = self.topology.incoming[member.placed.index]
+        incoming = self.topology.incoming[worker.placed.index]
         link_from = {link.source: link.index for link in incoming}
-        for transit in beat.transits:
+        for transit in heartbeat.transits:
             if transit.source in link_from:
-                learned = Request(0, 0.0, 1, 1, last_iteration=0)
-                learned.via_link = link_from[transit.source]
-                learned.sent_s = transit.at_s - transit.seconds
-                policy.transited([learned], transit.at_s)
+                self._control_plane.view.measured(link_from[transit.source], transit.seconds)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from helixreal.net import messages as wire
+from helixreal.net import messages
 
 if TYPE_CHECKING:
     from helixsim.placement.topology import PlacedLink, PlacedNode
@@ -25,7 +26,7 @@ class State(Enum):
     """It was there, and has gone silent or is stuck."""
 
 
-class Member:
+class WorkerHandle:
     """One node; its gauges are those that it last reported, and run on over its restarts.
 
     Attributes
@@ -60,15 +61,16 @@ class Member:
         self.num_waiting = 0
         self.sent_bytes: list[float] = []
         self.sent_requests: list[int] = []
-        self._now = wire.Beat(0, "x", 0.0, 0, 0, 0, 0, 0.0, 0.0, 0, [], [], [])
+        self._now = _silence(placed.index, "x")
         self._before = (0.0, 0, 0)
+        self.held_kv_tokens: Callable[[int], int] | None = None
 
     @property
     def name(self) -> str:
         """Of the node."""
         return self.placed.name
 
-    def begin(self, hello: wire.Hello) -> None:
+    def begin(self, hello: messages.Hello) -> None:
         """Take a worker for this node, perhaps after another one."""
         last = self._now
         self._before = (
@@ -76,9 +78,7 @@ class Member:
             self._before[1] + last.num_tokens,
             self._before[2] + last.num_batches,
         )
-        self._now = wire.Beat(
-            self.placed.index, hello.incarnation, 0.0, 0, 0, 0, 0, 0.0, 0.0, 0, [], [], []
-        )
+        self._now = _silence(self.placed.index, hello.incarnation)
         self.state = State.LOADING
         self.address, self.incarnation, self.engine = (
             hello.address,
@@ -87,20 +87,53 @@ class Member:
         )
         self.heard_s = time.monotonic()
 
-    def take(self, beat: wire.Beat) -> None:
+    def take(self, heartbeat: messages.Heartbeat) -> None:
         """Take what it reports."""
-        self._now = beat
+        self._now = heartbeat
         self.heard_s = time.monotonic()
-        self.stuck_s = beat.stuck_s
-        self.lag_s = max(self.lag_s, beat.lag_s)
-        self.num_refused = beat.refused
-        self.num_running, self.num_waiting = beat.num_running, beat.num_waiting
-        self.sent_bytes, self.sent_requests = beat.sent_bytes, beat.sent_requests
+        self.stuck_s = heartbeat.stuck_s
+        self.lag_s = max(self.lag_s, heartbeat.lag_s)
+        self.num_refused = heartbeat.refused
+        self.num_running, self.num_waiting = heartbeat.num_running, heartbeat.num_waiting
+        self.sent_bytes, self.sent_requests = heartbeat.sent_bytes, heartbeat.sent_requests
 
     def lose(self) -> None:
         """It has gone silent."""
         self.state = State.LOST
         self.num_running = self.num_waiting = 0
+
+    # -- what policies see -----------------------------------------------------------------------
+
+    @property
+    def queue_length(self) -> int:
+        """Requests that waited there by its last report."""
+        return self.num_waiting
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens that waited there by its last report."""
+        return self._now.waiting_tokens
+
+    @property
+    def free_kv_tokens(self) -> int:
+        """Tokens for which it had room by its last report."""
+        used = self._now.kv_used_token_layers
+        if used is None and self.held_kv_tokens is not None:
+            room = self.placed.capacity.kv_token_layers - self.held_kv_tokens(self.placed.index)
+            return max(room // self.placed.num_layers, 0)
+        return self._now.free_kv_tokens
+
+    @property
+    def step_s(self) -> float:
+        """Mean time of its steps so far, seconds; 0 before the first."""
+        return self.busy_s(0.0) / self.num_batches if self.num_batches else 0.0
+
+    # -- what metrics see ------------------------------------------------------------------------
+
+    @property
+    def kv_used_token_layers(self) -> int | None:
+        """What its KV blocks held by its last report; None if it keeps no account."""
+        return self._now.kv_used_token_layers
 
     @property
     def num_tokens(self) -> int:
@@ -115,6 +148,13 @@ class Member:
     def busy_s(self, now: float) -> float:
         """How long it has computed by its last report."""
         return self._before[0] + self._now.busy_s
+
+
+def _silence(node: int, incarnation: str) -> messages.Heartbeat:
+    """What a worker has reported before its first heartbeat."""
+    return messages.Heartbeat(
+        node, incarnation, 0.0, 0, 0, 0, 0, 0, 0, None, 0.0, 0.0, 0, [], [], []
+    )
 
 
 class LinkMeter:

@@ -8,9 +8,11 @@ its own payload.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from helixsim.control.kv_cache import KvCache
 
 Payload = Any
 """What a row takes along: token ids before the first layer, then a hidden state of the engine's
@@ -63,7 +65,7 @@ class Row:
         How that token is chosen.
     """
 
-    request: int
+    request: Hashable
     position: int
     num_tokens: int
     payload: Payload
@@ -128,6 +130,9 @@ class Engine(Protocol):
 
     Attributes
     ----------
+    kv
+        The account of its KV blocks. A request's blocks are allocated before a pass of it runs
+        (:mod:`helixsim.control.kv_cache`).
     kv_blocks
         Blocks of KV cache that there really are; each holds `block_tokens` tokens on all layers
         that the engine holds.
@@ -137,19 +142,13 @@ class Engine(Protocol):
         What one token's hidden state weighs in `pack`.
     """
 
+    kv: KvCache
     kv_blocks: int
     block_tokens: int
     wire_bytes_per_token: int
 
-    def reserve(self, request: int, num_tokens: int) -> bool:
-        """See that the cache of a request has room for that many tokens in all.
-
-        False, and nothing changed, if there are not blocks enough.
-        """
-        ...
-
     def run(self, rows: Sequence[Row], start_layer: int, end_layer: int) -> list[Payload]:
-        """Run the layers ``[start_layer, end_layer)`` on a batch; room has been reserved.
+        """Run the layers ``[start_layer, end_layer)`` on a batch; blocks have been allocated.
 
         Returns
         -------
@@ -157,10 +156,6 @@ class Engine(Protocol):
             For each row its hidden state; or, where `end_layer` is the last of the LLM, its
             token id, and None where none is wanted.
         """
-        ...
-
-    def release(self, request: int) -> None:
-        """Forget the KV cache of a request; unknown ones are no mistake."""
         ...
 
     def pack(self, payloads: Sequence[Payload]) -> list[Buffer]:

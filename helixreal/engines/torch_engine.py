@@ -12,11 +12,11 @@ import torch
 
 from helixreal.engines.checkpoint import Checkpoint, DummyWeights, Weights
 from helixreal.engines.engine import Buffer, EngineSpec, Payload, Row
-from helixreal.engines.kv_blocks import KvBlocks
 from helixreal.engines.llama import LlamaLayer, RmsNorm, rotary_table
 from helixreal.engines.llama_config import VALUE_BYTES, LlamaConfig, read_llama_config
 from helixreal.engines.paged_attention import Batch, Span
 from helixreal.engines.sampling import choose_tokens
+from helixsim.control.kv_cache import PagedKvCache
 from helixsim.errors import InputError
 
 _FREE_SHARE = 0.5
@@ -98,7 +98,7 @@ class TorchEngine:
                 f"{memory_bytes} bytes for KV caches hold no block: {spec.block_tokens} tokens on "
                 f"{spec.num_held} layers take {block_bytes}"
             )
-        self._blocks = KvBlocks(self.kv_blocks, spec.block_tokens)
+        self.kv = PagedKvCache(self.kv_blocks, spec.block_tokens, clear=self._clear_blocks)
         # Not set to zero here: memory of a CPU that is not touched is not taken.
         self._cache = torch.empty(
             (
@@ -113,32 +113,21 @@ class TorchEngine:
             device=self._device,
         )
 
-    def reserve(self, request: int, num_tokens: int) -> bool:
-        """See that the cache of a request has room for that many tokens in all.
+    def _clear_blocks(self, blocks: Sequence[int]) -> None:
+        """Set blocks to zero that are handed out.
 
-        False, and nothing changed, if there are not blocks enough, or if that is more than
-        `max_context_tokens`.
+        What is masked is multiplied by zero, which leaves infinities in old memory NaN.
         """
-        if num_tokens > self._spec.max_context_tokens:
-            return False
-        num_held = len(self._blocks.blocks(request))
-        if not self._blocks.reserve(request, num_tokens):
-            return False
-        if added := self._blocks.blocks(request)[num_held:]:
-            # What is masked is multiplied by zero, which leaves infinities in old memory NaN.
-            with torch.inference_mode():
-                self._cache[:, :, added] = 0
-        return True
+        with torch.inference_mode():
+            self._cache[:, :, list(blocks)] = 0
 
     def run(self, rows: Sequence[Row], start_layer: int, end_layer: int) -> list[Payload]:
-        """Run the layers ``[start_layer, end_layer)`` on a batch; room has been reserved."""
+        """Run the layers ``[start_layer, end_layer)`` on a batch; blocks have been allocated."""
         if not rows:
             return []
         with torch.inference_mode():
             hidden = self._entering(rows, start_layer)
-            spans = [
-                Span(row.position, row.num_tokens, self._blocks.blocks(row.request)) for row in rows
-            ]
+            spans = [Span(row.position, row.num_tokens, self.kv.table(row.request)) for row in rows]
             batch = Batch(spans, self.block_tokens, self._rotary)
             for index in range(start_layer, end_layer):
                 cache = self._cache[index - self._spec.start_layer]
@@ -179,10 +168,6 @@ class TorchEngine:
         for index, token in zip(wanting, chosen, strict=True):
             tokens[index] = token
         return tokens
-
-    def release(self, request: int) -> None:
-        """Forget the KV cache of a request; unknown ones are no mistake."""
-        self._blocks.release(request)
 
     def pack(self, payloads: Sequence[Payload]) -> list[Buffer]:
         """Hidden states of some rows as one buffer, row after row."""

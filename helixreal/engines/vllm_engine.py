@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helixreal.engines.engine import Buffer, EngineSpec, Payload, Row
-from helixreal.engines.kv_blocks import KvBlocks
+from helixsim.control.kv_cache import PagedKvCache
 from helixsim.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,27 +74,15 @@ class VllmEngine:
         self._stage = _start(spec, self._max_rows)
         self.block_tokens = self._stage.block_tokens
         self.kv_blocks = self._stage.num_blocks - 1
-        self._blocks = KvBlocks(self.kv_blocks, self.block_tokens, first_block=1)
+        self.kv = PagedKvCache(
+            self.kv_blocks, self.block_tokens, first_block=1, clear=self._stage.clear
+        )
         self._buffer_bytes_per_token = self._stage.hidden_size * _VALUE_BYTES[spec.dtype]
         self._num_buffers = 2 if self._wire == "both" else 1
         self.wire_bytes_per_token = self._num_buffers * self._buffer_bytes_per_token
 
-    def reserve(self, request: int, num_tokens: int) -> bool:
-        """See that the cache of a request has room for that many tokens in all.
-
-        False, and nothing changed, if there are not blocks enough, or if that is more than
-        `max_context_tokens`.
-        """
-        if num_tokens > self._spec.max_context_tokens:
-            return False
-        num_held = len(self._blocks.blocks(request))
-        if not self._blocks.reserve(request, num_tokens):
-            return False
-        self._stage.clear(self._blocks.blocks(request)[num_held:])
-        return True
-
     def run(self, rows: Sequence[Row], start_layer: int, end_layer: int) -> list[Payload]:
-        """Run the layers ``[start_layer, end_layer)`` on a batch; room has been reserved."""
+        """Run the layers ``[start_layer, end_layer)`` on a batch; blocks have been allocated."""
         import torch
 
         # Some of vLLM's attention back ends want decodes before longer rows.
@@ -111,9 +99,7 @@ class VllmEngine:
     def _run(self, rows: Sequence[Row], start_layer: int, end_layer: int) -> list[Payload]:
         from helixreal.engines.vllm_stage import Span
 
-        spans = [
-            Span(row.position, row.num_tokens, self._blocks.blocks(row.request)) for row in rows
-        ]
+        spans = [Span(row.position, row.num_tokens, self.kv.table(row.request)) for row in rows]
         batch = self._stage.describe(spans)
         hidden, residual = self._entering(rows, start_layer)
         hidden, residual = self._stage.run_layers(batch, hidden, residual, start_layer, end_layer)
@@ -161,10 +147,6 @@ class VllmEngine:
         for index, token in zip(wanting, chosen, strict=True):
             tokens[index] = token
         return tokens
-
-    def release(self, request: int) -> None:
-        """Forget the KV cache of a request; unknown ones are no mistake."""
-        self._blocks.release(request)
 
     def pack(self, payloads: Sequence[Payload]) -> list[Buffer]:
         """Hidden states of some rows: a buffer of outputs and one of residuals, or of sums."""

@@ -16,7 +16,7 @@ import msgspec
 
 from helixsim.errors import HelixError
 
-VERSION = 1
+VERSION = 2
 PREFIX = b"hx" + VERSION.to_bytes(2, "big")
 MAX_HEADER_BYTES = 8_000_000
 MAX_BODY_BYTES = 2_000_000_000
@@ -115,23 +115,30 @@ class Peer(Part):
     address: Address
 
 
-class Welcome(Message):
+class Assignment(Message):
     """What a worker is to do.
 
     Attributes
     ----------
-    node, home
+    node, coordinator
         Numbers of its node and of the coordinator.
-    llm
-        Name of the LLM.
+    machine_type, llm
+        Names of its machine type and of the LLM.
     start_layer, end_layer, num_layers, entry_layers
         Which layers it holds, of how many, and where requests enter.
     limits
         Of its batches.
     prefill, decode
         Its machine type's profile for the LLM.
-    activation_bytes_per_token
+    activation_bytes_per_token, kv_bytes_per_token_layer
         Of the LLM as the scenario has it.
+    nic_bytes_per_s
+        The node's network interface, outbound.
+    physics, node_scheduler
+        Names of the scenario's performance model, which emulated engines ask, and of the node
+        scheduler.
+    engine_costs
+        The scenario's serving engine, as JSON.
     max_context_tokens
         No request gets longer.
     heartbeat_s, missing_s
@@ -152,7 +159,8 @@ class Welcome(Message):
     """
 
     node: Index
-    home: Index
+    coordinator: Index
+    machine_type: Name
     llm: Name
     start_layer: Index
     end_layer: Index
@@ -162,6 +170,11 @@ class Welcome(Message):
     prefill: Curve
     decode: Curve
     activation_bytes_per_token: float
+    kv_bytes_per_token_layer: float
+    nic_bytes_per_s: float
+    physics: Name
+    node_scheduler: Name
+    engine_costs: Annotated[str, msgspec.Meta(max_length=1_000_000)]
     max_context_tokens: Tokens
     heartbeat_s: float
     missing_s: float
@@ -192,7 +205,7 @@ class Peers(Message):
 # -- work --------------------------------------------------------------------------------------
 
 
-class Place(Part):
+class Stage(Part):
     """One stage of a route: a node runs the layers ``[start_layer, end_layer)``."""
 
     node: Index
@@ -200,7 +213,7 @@ class Place(Part):
     end_layer: Index
 
 
-class Choice(Part):
+class SamplingParams(Part):
     """How tokens of a request are chosen, see :class:`helixreal.engines.engine.Sampling`."""
 
     temperature: float
@@ -225,7 +238,7 @@ class Pass(Part):
         Whether it ends with a token.
     route
         Of a prefill: the stages from the receiver on. Decodes go the way of their prefill.
-    choice
+    sampling_params
         Of a prefill: how tokens are chosen, where not greedily.
     """
 
@@ -234,8 +247,8 @@ class Pass(Part):
     num_tokens: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
     is_prefill: bool
     wants_token: bool
-    route: list[Place] | None = None
-    choice: Choice | None = None
+    route: list[Stage] | None = None
+    sampling_params: SamplingParams | None = None
 
 
 class Work(Message):
@@ -284,14 +297,14 @@ class Drop(Message):
     keys: list[Key]
 
 
-class NoRoom(Message):
+class OutOfBlocks(Message):
     """A worker has no KV blocks left for these requests."""
 
     sender: Index
     keys: list[Key]
 
 
-class Trouble(Message):
+class Failure(Message):
     """A worker cannot go on with these requests, for a reason that a user understands."""
 
     sender: Index
@@ -310,15 +323,21 @@ class Transit(Part):
     at_s: float
 
 
-class Beat(Message):
+class Heartbeat(Message):
     """A worker is there; gauges since its start.
 
     Attributes
     ----------
+    waiting_tokens
+        Tokens that wait for a step.
+    free_kv_tokens
+        Tokens for which all layers of the node still have room in the KV cache.
+    kv_used_token_layers
+        What its KV blocks hold, in tokens x layers; None if its scheduler keeps no account.
     stuck_s
         How long its engine has been busy with what it does now, by the clock.
     lag_s
-        The longest that it noticed something late since the last beat, by the clock.
+        The longest that it noticed something late since the last heartbeat, by the clock.
     refused
         Messages that it has refused.
     """
@@ -330,6 +349,9 @@ class Beat(Message):
     num_batches: int
     num_running: int
     num_waiting: int
+    waiting_tokens: int
+    free_kv_tokens: int
+    kv_used_token_layers: int | None
     stuck_s: float
     lag_s: float
     refused: int
@@ -342,7 +364,7 @@ class Alive(Message):
     """The coordinator is there."""
 
 
-class Farewell(Message):
+class Shutdown(Message):
     """The end: whoever hears it leaves."""
 
     reason: Text
@@ -354,17 +376,17 @@ class Stop(Message):
 
 AnyMessage = (
     Hello
-    | Welcome
+    | Assignment
     | Ready
     | Peers
     | Work
     | Done
     | Drop
-    | NoRoom
-    | Trouble
-    | Beat
+    | OutOfBlocks
+    | Failure
+    | Heartbeat
     | Alive
-    | Farewell
+    | Shutdown
     | Stop
 )
 
@@ -453,7 +475,7 @@ def _check(message: object) -> None:
         ):
             raise WireError("columns of different lengths")
         times = message.due_s
-    elif isinstance(message, Beat):
+    elif isinstance(message, Heartbeat):
         times = (message.busy_s, message.stuck_s, message.lag_s, *message.sent_bytes)
     if not all(0 <= each < MAX_TIME_S for each in times):
         raise WireError("a time or an amount that cannot be")

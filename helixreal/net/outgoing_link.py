@@ -3,6 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
+
+from helixsim.physics.performance_model import SendingCosts
+
+
+class EmulatedSender:
+    """A machine that hands messages to the network one after another, whichever link they take.
+
+    The same rule as the simulator's :class:`helixsim.models.messages.MessageEgress`.
+
+    Parameters
+    ----------
+    costs
+        What sending costs.
+    nic_bytes_per_s
+        The machine's network interface, outbound.
+    seed
+        Of the delivery delays.
+    """
+
+    def __init__(self, costs: SendingCosts, nic_bytes_per_s: float, seed: str) -> None:
+        self._message_s = costs.message_s
+        self._s_per_byte = 1 / min(costs.bytes_per_s, nic_bytes_per_s)
+        self._jitter_s = costs.delivery_jitter_s
+        self._random = Random(f"jitter {seed}")
+        self._free_s = 0.0
+
+    def hand_over(self, now: float, num_bytes: float) -> tuple[float, float]:
+        """Send a message that is ready now: when its handing over begins, and ends."""
+        started = max(now, self._free_s)
+        self._free_s = started + self._message_s + num_bytes * self._s_per_byte
+        return started, self._free_s
+
+    def delay_s(self) -> float:
+        """How long after its arrival the next message is noticed."""
+        return self._random.expovariate(1 / self._jitter_s) if self._jitter_s else 0.0
 
 
 class OutgoingLink:
@@ -14,6 +50,10 @@ class OutgoingLink:
         Of the link in the scenario.
     is_emulated
         Whether what goes over it is to take as long as there.
+    sender
+        Sends its messages, where sending costs a machine something.
+    to_coordinator
+        Whether it leads to the coordinator, to which a message carries one token.
 
     Attributes
     ----------
@@ -28,25 +68,37 @@ class OutgoingLink:
         bytes_per_token: float,
         *,
         is_emulated: bool,
+        sender: EmulatedSender | None = None,
+        to_coordinator: bool = False,
     ) -> None:
         self._bandwidth = bandwidth_bytes_per_s
         self._latency_s = latency_s
         self._bytes_per_token = bytes_per_token
         self._is_emulated = is_emulated
+        self._sender = sender
+        self._carries_one_token = sender is not None and to_coordinator
         self._free_s = 0.0
         self.num_bytes = 0.0
         self.num_requests = 0
 
     def carry(self, now: float, num_tokens: Sequence[int]) -> list[float]:
-        """When requests of so many tokens, sent now in that order, arrive; empty if that shows."""
-        self.num_bytes += sum(num_tokens) * self._bytes_per_token
-        self.num_requests += len(num_tokens)
-        if not self._is_emulated:
-            return []
-        arrivals = []
-        for tokens in num_tokens:
-            self._free_s = max(self._free_s, now)
-            if self._bandwidth > 0:
-                self._free_s += tokens * self._bytes_per_token / self._bandwidth
-            arrivals.append(self._free_s + self._latency_s)
-        return arrivals
+        """When requests of so many tokens, sent now in that order, arrive.
+
+        Empty where links are not emulated: then their arrival shows.
+        """
+        sizes = [
+            self._bytes_per_token * (1 if self._carries_one_token else tokens)
+            for tokens in num_tokens
+        ]
+        self.num_bytes += sum(sizes)
+        self.num_requests += len(sizes)
+        return [self._arrival_s(now, size) for size in sizes] if self._is_emulated else []
+
+    def _arrival_s(self, now: float, num_bytes: float) -> float:
+        transmission_s = num_bytes / self._bandwidth if self._bandwidth > 0 else 0.0
+        if self._sender is None:
+            self._free_s = max(self._free_s, now) + transmission_s
+            return self._free_s + self._latency_s
+        started, handed = self._sender.hand_over(now, num_bytes)
+        self._free_s = max(handed, max(started, self._free_s) + transmission_s)
+        return self._free_s + self._latency_s + self._sender.delay_s()

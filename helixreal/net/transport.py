@@ -19,7 +19,7 @@ import zmq
 import zmq.auth
 from zmq.auth.thread import ThreadAuthenticator
 
-from helixreal.net import messages as wire
+from helixreal.net import messages
 from helixreal.net.messages import AnyMessage, Frame, Message, WireError
 from helixsim.errors import InputError
 
@@ -167,7 +167,7 @@ class Transport:
             self._inbox.curve_server = True
         self._inbox.setsockopt(zmq.LINGER, 0)
         self._inbox.setsockopt(zmq.RCVHWM, _HIGH_WATER)
-        self._inbox.setsockopt(zmq.MAXMSGSIZE, wire.MAX_BODY_BYTES)
+        self._inbox.setsockopt(zmq.MAXMSGSIZE, messages.MAX_BODY_BYTES)
         self._inbox.setsockopt(zmq.IPV6, 1 if "[" in bind else 0)
         host, _, port = bind.removeprefix("tcp://").rpartition(":")
         try:
@@ -215,7 +215,7 @@ class Transport:
         if socket is None:
             self.num_lost += 1
             return False
-        parts = wire.encode(message, frames)
+        parts = messages.encode(message, frames)
         try:
             if len(parts) == 1:
                 socket.send(parts[0], zmq.NOBLOCK)
@@ -244,7 +244,7 @@ class Transport:
             while inbox.getsockopt(zmq.RCVMORE):
                 parts.append(inbox.recv(copy=False).buffer)
             try:
-                received = wire.decode(parts)
+                received = messages.decode(parts)
             except WireError as error:
                 self.refuse(str(error))
             else:

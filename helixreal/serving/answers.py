@@ -11,9 +11,9 @@ from helixreal.serving.frontend import (
     Failed,
     Finished,
     Frontend,
-    Generation,
-    Happening,
+    GenerationRequest,
     Refused,
+    StreamEvent,
     Token,
 )
 from helixreal.serving.metrics import Metrics
@@ -49,7 +49,7 @@ class Answer:
     def __init__(
         self,
         frontend: Frontend,
-        generation: Generation,
+        generation: GenerationRequest,
         tokenizer: Tokenizer | None,
         stops: list[str],
         metrics: Metrics,
@@ -71,9 +71,9 @@ class Answer:
             If there is none, or it cannot be finished.
         """
         loop = asyncio.get_running_loop()
-        heard: asyncio.Queue[Happening] = asyncio.Queue()
+        heard: asyncio.Queue[StreamEvent] = asyncio.Queue()
 
-        def listener(happening: Happening) -> None:
+        def listener(happening: StreamEvent) -> None:
             # The server may have gone by the time the cluster says something.
             if not loop.is_closed():
                 loop.call_soon_threadsafe(heard.put_nowait, happening)

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from helixreal.engines.engine import Sampling
 from helixreal.serving.answers import Answer, NoAnswerError, Piece
-from helixreal.serving.frontend import Frontend, Generation, Refused
+from helixreal.serving.frontend import Frontend, GenerationRequest, Refused
 from helixreal.serving.metrics import Metrics
 from helixreal.serving.requests import AnswerFields, ChatRequest, CompletionRequest
 from helixreal.serving.tokenizer import Tokenizer
@@ -212,7 +212,7 @@ class _Endpoint:
         ends = frozenset(body.stop_token_ids)
         if self._tokenizer is not None and not body.ignore_eos:
             ends |= self._tokenizer.end_tokens
-        generation = Generation(
+        generation = GenerationRequest(
             prompt=prompt,
             max_tokens=max_tokens or _DEFAULT_TOKENS,
             stop_tokens=ends,
@@ -236,7 +236,7 @@ class _Endpoint:
             events = _events(form, streams, firsts, usage if body.wants_usage else None)
             return StreamingResponse(events, media_type="text/event-stream")
         found = await _all_or_none(request, [_whole(answer) for answer in answers])
-        choices = [form.choice(index, piece) for index, piece in enumerate(found)]
+        choices = [form.sampling_params(index, piece) for index, piece in enumerate(found)]
         return JSONResponse(form.whole(choices) | {"usage": usage.as_dict()})
 
 
@@ -319,7 +319,7 @@ class _Form:
         """A part of a stream."""
         return self.whole(choices)
 
-    def choice(self, index: int, piece: Piece) -> dict[str, Any]:
+    def sampling_params(self, index: int, piece: Piece) -> dict[str, Any]:
         """One choice of an answer at once."""
         raise NotImplementedError
 
@@ -336,7 +336,7 @@ class _CompletionForm(_Form):
         super().__init__(model)
         self._shown = shown
 
-    def choice(self, index: int, piece: Piece) -> dict[str, Any]:
+    def sampling_params(self, index: int, piece: Piece) -> dict[str, Any]:
         return self.delta(index, piece, is_first=True)
 
     def delta(self, index: int, piece: Piece, *, is_first: bool) -> dict[str, Any]:
@@ -356,7 +356,7 @@ class _ChatForm(_Form):
     def part(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return self.whole(choices) | {"object": "chat.completion.chunk"}
 
-    def choice(self, index: int, piece: Piece) -> dict[str, Any]:
+    def sampling_params(self, index: int, piece: Piece) -> dict[str, Any]:
         return {
             "index": index,
             "message": {"role": "assistant", "content": piece.text},

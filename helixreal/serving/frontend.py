@@ -50,12 +50,12 @@ class Refused:
     retry_after_s: float | None
 
 
-Happening = Token | Finished | Failed | Refused
-Listener = Callable[[Happening], None]
+StreamEvent = Token | Finished | Failed | Refused
+Listener = Callable[[StreamEvent], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
+class GenerationRequest:
     """One answer that is wanted.
 
     Attributes
@@ -119,7 +119,7 @@ class Frontend(Protocol):
     model_name: str
     max_context_tokens: int
 
-    def submit(self, generation: Generation, listener: Listener) -> int:
+    def submit(self, generation: GenerationRequest, listener: Listener) -> int:
         """Ask for an answer; the listener hears of every token, and of exactly one end."""
         ...
 

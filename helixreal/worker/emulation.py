@@ -1,12 +1,18 @@
-"""What emulation makes of a welcome: the node as the physics of computing takes it."""
+"""What emulation makes of an assignment: the node as performance models take it."""
 
 from __future__ import annotations
 
 from helixreal.engines.emulated import EmulatedEngine
-from helixreal.net import messages as wire
+from helixreal.net import messages
+from helixreal.net.outgoing_link import EmulatedSender
 from helixreal.worker.runner import TimedRunner
 from helixsim.cluster import Nic
-from helixsim.physics.paper import PaperStepTimer
+from helixsim.physics.engine import EngineCosts
+from helixsim.physics.performance_model import (
+    PERFORMANCE_MODELS,
+    ModelInputs,
+    PerformanceModel,
+)
 from helixsim.placement.topology import PlacedNode
 from helixsim.profiles.machine import (
     LLM,
@@ -17,20 +23,45 @@ from helixsim.profiles.machine import (
 )
 
 
-def emulated_runner(name: str, welcome: wire.Welcome) -> TimedRunner:
-    """An emulated engine that takes as long as the node's profile says."""
-    node = _placed_node(name, welcome)
+def performance_model_of(assignment: messages.Assignment) -> PerformanceModel:
+    """The performance model that the scenario names, in this process."""
+    return PERFORMANCE_MODELS.get(assignment.physics)(
+        ModelInputs(llm=_llm(assignment), engine=engine_costs_of(assignment))
+    )
+
+
+def engine_costs_of(assignment: messages.Assignment) -> EngineCosts:
+    """The scenario's serving engine."""
+    return EngineCosts.model_validate_json(assignment.engine_costs)
+
+
+def engine_json(engine: EngineCosts) -> str:
+    """The way back."""
+    return engine.model_dump_json(include=set(EngineCosts.model_fields))
+
+
+def emulated_runner(name: str, assignment: messages.Assignment) -> TimedRunner:
+    """An emulated engine that takes as long as the performance model says."""
+    node = _placed_node(name, assignment)
     engine = EmulatedEngine(
         node.capacity.kv_token_layers,
-        node.num_layers,
-        welcome.num_layers,
-        welcome.activation_bytes_per_token,
+        node.end_layer,
+        assignment.num_layers,
+        assignment.activation_bytes_per_token,
     )
-    return TimedRunner(engine, PaperStepTimer(_llm(welcome), node))
+    return TimedRunner(engine, performance_model_of(assignment).step_timer(node))
 
 
-def capacity_of(limits: wire.Limits) -> Capacity:
-    """Limits as batching takes them."""
+def emulated_sender(assignment: messages.Assignment) -> EmulatedSender | None:
+    """What sends the messages of an emulated worker; None where sending costs nothing."""
+    costs = performance_model_of(assignment).sending
+    if costs is None or not assignment.emulate_links:
+        return None
+    return EmulatedSender(costs, assignment.nic_bytes_per_s, str(assignment.node))
+
+
+def capacity_of(limits: messages.Limits) -> Capacity:
+    """Limits as node schedulers take them."""
     return Capacity(
         kv_token_layers=limits.kv_token_layers,
         max_prompts=limits.max_prompts,
@@ -40,9 +71,9 @@ def capacity_of(limits: wire.Limits) -> Capacity:
     )
 
 
-def limits_of(capacity: Capacity) -> wire.Limits:
+def limits_of(capacity: Capacity) -> messages.Limits:
     """The way back."""
-    return wire.Limits(
+    return messages.Limits(
         capacity.kv_token_layers,
         capacity.max_prompts,
         capacity.max_prompt_tokens,
@@ -51,39 +82,39 @@ def limits_of(capacity: Capacity) -> wire.Limits:
     )
 
 
-def curve_of(profile: LatencyProfile) -> wire.Curve:
+def curve_of(profile: LatencyProfile) -> messages.Curve:
     """A latency profile as it is sent."""
-    return wire.Curve(list(profile.tokens), list(profile.seconds))
+    return messages.Curve(list(profile.tokens), list(profile.seconds))
 
 
-def _llm(welcome: wire.Welcome) -> LLM:
+def _llm(assignment: messages.Assignment) -> LLM:
     return LLM(
-        name=welcome.llm,
-        num_layers=welcome.num_layers,
-        activation_bytes_per_token=welcome.activation_bytes_per_token,
+        name=assignment.llm,
+        num_layers=assignment.num_layers,
+        activation_bytes_per_token=assignment.activation_bytes_per_token,
         token_bytes=0.0,
         layer_bytes=0.0,
-        kv_bytes_per_token_layer=0.0,
+        kv_bytes_per_token_layer=assignment.kv_bytes_per_token_layer,
     )
 
 
-def _placed_node(name: str, welcome: wire.Welcome) -> PlacedNode:
-    capacity = capacity_of(welcome.limits)
-    num_layers = welcome.end_layer - welcome.start_layer
+def _placed_node(name: str, assignment: messages.Assignment) -> PlacedNode:
+    capacity = capacity_of(assignment.limits)
+    num_layers = assignment.end_layer - assignment.start_layer
     return PlacedNode(
-        index=welcome.node,
+        index=assignment.node,
         name=name,
-        machine_type=name,
+        machine_type=assignment.machine_type,
         region="",
-        nic=Nic(0.0, 0.0),
+        nic=Nic(0.0, assignment.nic_bytes_per_s),
         disk_bytes_per_s=0.0,
-        start_layer=welcome.start_layer,
-        end_layer=welcome.end_layer,
+        start_layer=assignment.start_layer,
+        end_layer=assignment.end_layer,
         profile=MachineProfile(
-            machine_type=name,
-            llm=welcome.llm,
-            prefill=_profile(welcome.prefill),
-            decode=_profile(welcome.decode),
+            machine_type=assignment.machine_type,
+            llm=assignment.llm,
+            prefill=_profile(assignment.prefill),
+            decode=_profile(assignment.decode),
             capacities={num_layers: capacity},
             max_layers=num_layers,
             hints=PlannerHints(num_layers, num_layers, 1.0),
@@ -92,5 +123,5 @@ def _placed_node(name: str, welcome: wire.Welcome) -> PlacedNode:
     )
 
 
-def _profile(curve: wire.Curve) -> LatencyProfile:
+def _profile(curve: messages.Curve) -> LatencyProfile:
     return LatencyProfile(tuple(curve.tokens), tuple(curve.seconds))

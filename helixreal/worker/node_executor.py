@@ -1,7 +1,8 @@
-"""What a worker does with the passes that reach its node: no sockets here, and no clock.
+"""Carries out, on a worker, what its node scheduler composes: no sockets here, and no clock.
 
-It is told the time, and hands out what is to be sent. Queues, batches and their limits are
-those of the simulated node (:class:`helixsim.control.batching.NodeQueues`).
+It is told the time, and hands out what is to be sent. Which requests run next, and which are
+preempted, is decided by the same :class:`~helixsim.control.node_schedulers.NodeScheduler` as in
+the simulator.
 """
 
 from __future__ import annotations
@@ -10,97 +11,131 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
+from math import ceil
+from typing import Protocol
 
 from helixreal.engines.engine import GREEDY, Payload, Row, Sampling
-from helixreal.net.messages import Place
-from helixreal.worker.runner import Runner, Segment
-from helixsim.control.batching import Batch, NodeQueues
-from helixsim.profiles.machine import Capacity
+from helixreal.net.messages import Stage
+from helixreal.worker.runner import PassRows, Runner
+from helixsim.control.node_schedulers import NodeScheduler
 from helixsim.requests import Request
+from helixsim.steps import Batch, Step
 
-_ANY_CONTEXT = 2**62
-HOME = -1
+TO_COORDINATOR = -1
 """Where passes go from the last layer, in place of a node's number."""
 
 
-@dataclass(slots=True)
-class Guest:
-    """A request that has caches here.
+class SequenceState(Request):
+    """A request that has KV blocks on this node, and the pass that it is in.
 
     Attributes
     ----------
+    key
+        Of the attempt, in messages.
     entry_layer, end_layer
-        What it runs here.
-    onward
+        It runs ``[entry_layer, end_layer)`` here.
+    next_stages
         The stages behind this one.
     sampling
         How its tokens are chosen.
+    payload, wants_token, sender, sent_on_s
+        Of the pass: what it brings along, whether it ends with a token, which machine sent it and
+        when.
     """
 
-    entry_layer: int
-    end_layer: int
-    onward: Sequence[Place]
-    sampling: Sampling = GREEDY
-
-
-class Visit(Request):
-    """One pass of a request at a node, as batching sees it."""
-
-    __slots__ = ("guest", "key", "payload", "sender", "sent_on_s", "wants_token")
+    __slots__ = (
+        "end_layer",
+        "entry_layer",
+        "key",
+        "next_stages",
+        "payload",
+        "sampling",
+        "sender",
+        "sent_on_s",
+        "wants_token",
+    )
 
     def __init__(
         self,
         key: int,
-        position: int,
-        num_tokens: int,
-        guest: Guest,
-        payload: Payload,
-        *,
-        is_prefill: bool,
-        wants_token: bool,
+        entry_layer: int,
+        end_layer: int,
+        next_stages: Sequence[Stage],
+        sampling: Sampling = GREEDY,
     ) -> None:
-        super().__init__(key, 0.0, num_tokens, 1, last_iteration=0)
-        self.is_prefill = is_prefill
-        self.step_tokens = num_tokens
-        self.context_tokens = position
+        super().__init__(key, 0.0, 1, 1, last_iteration=0)
         self.key = key
-        self.guest = guest
-        self.payload = payload
-        self.wants_token = wants_token
-        self.sender = HOME
+        self.entry_layer = entry_layer
+        self.end_layer = end_layer
+        self.next_stages = next_stages
+        self.sampling = sampling
+        self.payload: Payload = None
+        self.wants_token = True
+        self.sender = TO_COORDINATOR
         self.sent_on_s = 0.0
 
+    def begin_pass(self, arrived: ArrivingPass) -> None:
+        """Stand before a pass that has arrived."""
+        self.is_prefill = arrived.is_prefill
+        self.context_tokens = arrived.position
+        self.step_tokens = arrived.num_tokens
+        self.payload = arrived.payload
+        self.wants_token = arrived.wants_token
+        self.sender = arrived.sender
+        self.sent_on_s = arrived.sent_on_s
+
     def row(self) -> Row:
-        """As the engine takes it."""
+        """The pass as the engine takes it."""
         return Row(
-            self.key,
+            self,
             self.context_tokens,
             self.step_tokens,
             self.payload,
             self.wants_token,
-            self.guest.sampling,
+            self.sampling,
         )
 
 
-class Outbox:
-    """Where a station puts what is to be sent."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrivingPass:
+    """A pass on its way to this node; see :class:`SequenceState`.
 
-    def depart(self, target: int, visits: list[Visit], now: float) -> None:
-        """Send passes to the next node, or :data:`HOME`."""
-        raise NotImplementedError
+    Attributes
+    ----------
+    position
+        Tokens that the KV cache holds before it.
+    num_tokens
+        Tokens of the pass.
+    """
 
-    def no_room(self, keys: list[int]) -> None:
-        """Report that there are no KV blocks for these."""
-        raise NotImplementedError
+    position: int
+    num_tokens: int
+    payload: Payload
+    is_prefill: bool
+    wants_token: bool
+    sender: int = TO_COORDINATOR
+    sent_on_s: float = 0.0
 
-    def trouble(self, keys: list[int], reason: str) -> None:
-        """Report that these cannot go on."""
-        raise NotImplementedError
+
+class Outbox(Protocol):
+    """Where an executor puts what is to be sent."""
+
+    def depart(self, target: int, sequences: list[SequenceState], now: float) -> None:
+        """Send passes to the next node, or :data:`TO_COORDINATOR`."""
+        ...
+
+    def out_of_blocks(self, keys: list[int]) -> None:
+        """Report requests that were preempted for want of KV blocks."""
+        ...
+
+    def failed(self, keys: list[int], reason: str) -> None:
+        """Report requests that cannot go on."""
+        ...
 
 
 @dataclass(slots=True)
 class Gauges:
-    """What a station has done so far; see :class:`helixsim.metrics.gauges.NodeGauges`."""
+    """What an executor has done so far; see :class:`helixsim.metrics.gauges.NodeGauges`."""
 
     busy_s: float = 0.0
     num_tokens: int = 0
@@ -109,13 +144,13 @@ class Gauges:
     num_waiting: int = 0
 
 
-class Station:
-    """Queues passes, lets the engine run batches of them, and sends them on.
+class NodeExecutor:
+    """Takes passes in, lets the engine run the steps of the scheduler, and sends passes on.
 
     Parameters
     ----------
-    start_layer, end_layer, entry_layers, limits
-        Of the node.
+    scheduler
+        Composes the node's steps.
     runner
         Lets the engine work.
     time_scale
@@ -123,8 +158,10 @@ class Station:
 
     Attributes
     ----------
-    guests
-        Requests that have caches here, by key.
+    scheduler
+        As given.
+    sequences
+        Requests that have KV blocks here, by key.
     gauges
         What has been done.
     lag_s
@@ -132,60 +169,60 @@ class Station:
     """
 
     def __init__(
-        self,
-        start_layer: int,
-        end_layer: int,
-        entry_layers: Sequence[int],
-        limits: Capacity,
-        runner: Runner,
-        outbox: Outbox,
-        time_scale: float = 1.0,
+        self, scheduler: NodeScheduler, runner: Runner, outbox: Outbox, time_scale: float = 1.0
     ) -> None:
-        self._queues = NodeQueues(start_layer, end_layer, entry_layers, limits)
-        self._last = len(self._queues.queues) - 1
+        self.scheduler = scheduler
         self._runner = runner
         self._outbox = outbox
         self._slack_s = runner.slack_s * time_scale
-        self._coming: list[tuple[float, int, int, Visit]] = []
+        self._coming: list[tuple[float, int, SequenceState, ArrivingPass]] = []
         self._numbers = count()
-        self._batch: Batch | None = None
-        self._segment = self._last
+        self._step: Step | None = None
+        self._passes: list[tuple[int, PassRows]] = []
         self._began_s = 0.0
-        self._received_tokens = 0
-        self._leaving: list[int] = []
-        self.guests: dict[int, Guest] = {}
+        self._looks_again = False
+        self.sequences: dict[int, SequenceState] = {}
         self.gauges = Gauges()
         self.lag_s = 0.0
 
-    # -- who comes and goes ------------------------------------------------------------------
+    # -- requests come and go ------------------------------------------------------------------
 
-    def expect(self, visit: Visit, due_s: float) -> None:
+    def expect(self, sequence: SequenceState, arriving: ArrivingPass, due_s: float) -> None:
         """Take a pass that arrives at that time."""
-        layer = visit.guest.entry_layer
-        heappush(self._coming, (due_s, next(self._numbers), layer, visit))
+        heappush(self._coming, (due_s, next(self._numbers), sequence, arriving))
 
     def drop(self, keys: Sequence[int]) -> None:
-        """Forget requests; what they have in a batch that runs is let through and not sent on."""
-        for key in keys:
-            if self.guests.pop(key, None) is not None:
-                self._leaving.append(key)
-        if self._batch is None:
-            self._release()
+        """Drop requests; what they have in a step that runs goes through and is not sent on.
 
-    def _release(self) -> None:
-        engine = self._runner.engine
-        assert engine is not None
-        for key in self._leaving:
-            engine.release(key)
-        self._leaving.clear()
+        Their blocks are free at once: no other request is given any while a step runs.
+        """
+        gone = {self.sequences.pop(key) for key in keys if key in self.sequences}
+        if not gone:
+            return
+        kv = self.scheduler.kv
+        num_free = 0 if kv is None else kv.num_free
+        self.scheduler.drop_unless(lambda request: request not in gone)
+        if kv is not None and kv.num_free > num_free:
+            # Requests that had waited for blocks may have them now.
+            self._looks_again = self._step is None and self.scheduler.num_waiting > 0
 
     # -- time --------------------------------------------------------------------------------
 
     def next_event_s(self) -> float | None:
         """When something is to be done, as far as that is known."""
-        if self._batch is not None:
+        if self._step is not None:
             return self._runner.end_s
-        return self._coming[0][0] if self._coming else None
+        if self._looks_again:
+            return self._began_s
+        return self._looks_at(self._coming[0][0]) if self._coming else None
+
+    def _looks_at(self, arrival_s: float) -> float:
+        """When an idle node notices an arrival: at the end of its round of polling."""
+        round_s = self._runner.poll_s
+        if not round_s:
+            return arrival_s
+        rounds = ceil((arrival_s - self._began_s) / round_s)
+        return self._began_s + max(rounds, 0) * round_s
 
     def advance(self, now: float) -> None:
         """Do everything that is due by now."""
@@ -193,103 +230,117 @@ class Station:
             due = self.next_event_s()
             if due is None or due > now:
                 break
-            self.lag_s = max(self.lag_s, now - due)
-            at = max(due, now - self._slack_s)
-            if self._batch is None:
+            looks_again, self._looks_again = self._looks_again, False
+            at = now if looks_again else max(due, now - self._slack_s)
+            if not looks_again:
+                self.lag_s = max(self.lag_s, now - due)
+            if self._step is None:
                 at = max(at, self._began_s)
-            self._take_in(at)  # who waits at a layer stands before who comes to it with a batch
-            if self._batch is not None:
-                self._end_batch(at)
-            self._start_next(at)
-        self.gauges.num_waiting = len(self._queues) + len(self._coming)
+            if len(self._passes) <= 1:
+                # Requests that wait at a layer stand before those that a pass brings there.
+                self._take_in(at)
+            if self._step is not None:
+                self._end_pass(at)
+            if self._step is None:
+                self._begin_step(at)
+        self.gauges.num_waiting = self.scheduler.num_waiting + len(self._coming)
 
     def _take_in(self, now: float) -> None:
-        by_layer: dict[int, list[Request]] = {}
+        """Hand the scheduler what has arrived by now, in order of arrival."""
+        layer, group = -1, list[Request]()
         while self._coming and self._coming[0][0] <= now:
-            _, _, layer, visit = heappop(self._coming)
-            if self.guests.get(visit.key) is not visit.guest:
+            _, _, sequence, arriving = heappop(self._coming)
+            if self.sequences.get(sequence.key) is not sequence:
                 continue  # dropped on its way
-            by_layer.setdefault(layer, []).append(visit)
-            self._received_tokens += visit.step_tokens
-        for layer, visits in by_layer.items():
-            self._queues.enter(layer, Batch.of(visits))
+            sequence.begin_pass(arriving)
+            if group and sequence.entry_layer != layer:
+                self.scheduler.enter(layer, Batch.of(group))
+                group = []
+            layer = sequence.entry_layer
+            group.append(sequence)
+        if group:
+            self.scheduler.enter(layer, Batch.of(group))
 
-    def _start_next(self, now: float) -> None:
-        while (segment := self._queues.following(self._segment)) >= 0:
-            self._segment = segment
-            batch = self._with_room(self._queues.queues[segment].take(_ANY_CONTEXT))
-            if batch is not None:
-                self._start(batch, segment, now)
-                return
-
-    def _with_room(self, batch: Batch) -> Batch | None:
-        """Those of a batch who are still here and have blocks for their pass."""
-        engine = self._runner.engine
-        assert engine is not None
-        staying: list[Request] = []
-        no_room: list[int] = []
-        for visit in batch.requests:
-            assert isinstance(visit, Visit)
-            if self.guests.get(visit.key) is not visit.guest:
-                continue
-            if engine.reserve(visit.key, visit.context_tokens + visit.step_tokens):
-                staying.append(visit)
-            else:
-                no_room.append(visit.key)
-        if no_room:
-            self.drop(no_room)
-            self._outbox.no_room(no_room)
-        if len(staying) == len(batch.requests):
-            return batch
-        return Batch.of(staying) if staying else None
-
-    def _start(self, batch: Batch, segment: int, now: float) -> None:
-        bounds = self._queues.bounds
-        received = 0
-        if segment == 0:
-            received, self._received_tokens = self._received_tokens, 0
-        rows = [visit.row() for visit in batch.requests if isinstance(visit, Visit)]
-        self._batch = batch
+    def _begin_step(self, now: float) -> None:
+        """Let the engine run what the scheduler composes, if anything."""
+        step = self.scheduler.schedule()
         self._began_s = now
-        self._runner.start(
-            now, batch, rows, Segment(bounds[segment], bounds[segment + 1], received)
-        )
+        if step is None:
+            return
+        self._report(step)
+        if not step.num_requests:
+            return
+        passes = [_rows(step, batch) for batch in step.passes]
+        self._step = step
+        numbers = self._runner.start(now, step, passes)
+        self._passes = [(number, passes[number]) for number in numbers]
         gauges = self.gauges
-        gauges.num_batches += 1
-        gauges.num_running = len(batch.requests)
-        if segment == self._last:
-            gauges.num_tokens += batch.num_tokens
+        gauges.num_batches += sum(bool(batch.requests) for batch in step.passes)
+        gauges.num_running = step.num_requests
+        if step.is_last:
+            gauges.num_tokens += sum(batch.num_tokens for batch in step.passes)
 
-    def _end_batch(self, now: float) -> None:
-        batch, self._batch = self._batch, None
-        assert batch is not None
+    def _report(self, step: Step) -> None:
+        """Report the requests that the scheduler took out, which are gone from here."""
+        if step.preempted:
+            self._outbox.out_of_blocks(self._forget(step.preempted))
+        for request, reason in step.failed:
+            self._outbox.failed(self._forget([request]), reason)
+
+    def _forget(self, requests: Sequence[Request]) -> list[int]:
+        keys = [request.key for request in requests if isinstance(request, SequenceState)]
+        for key in keys:
+            self.sequences.pop(key, None)
+        return keys
+
+    def _end_pass(self, now: float) -> None:
+        """Take the pass that is through, and send on what is through the node."""
+        step = self._step
+        assert step is not None
+        number, rows = self._passes.pop(0)
         outcome = self._runner.finish()
         self.gauges.busy_s += max(now - self._began_s, 0.0)
-        self.gauges.num_running = 0
         self._began_s = now
-        self._release()
-        visits = [visit for visit in batch.requests if isinstance(visit, Visit)]
+        if not self._passes or outcome.failure is not None:
+            self._step, self._passes = None, []
+            self.gauges.num_running = 0
         if outcome.failure is not None:
-            keys = [visit.key for visit in visits]
-            self.drop(keys)
-            self._outbox.trouble(keys, f"{type(outcome.failure).__name__}: {outcome.failure}")
+            batches = step.passes[number:]
+            keys = self._forget([r for batch in batches for r in batch.requests])
+            self.scheduler.drop_unless(
+                lambda request: isinstance(request, SequenceState) and request.key in self.sequences
+            )
+            for left in range(number, len(step.passes)):
+                self.scheduler.finish_pass(step, left)
+            self._outbox.failed(keys, f"{type(outcome.failure).__name__}: {outcome.failure}")
             return
-        staying: list[Visit] = []
-        for visit, payload in zip(visits, outcome.payloads, strict=True):
-            if self.guests.get(visit.key) is visit.guest:
-                visit.payload = payload
-                staying.append(visit)
-        if not staying:
-            return
-        if len(staying) < len(visits):
-            batch = Batch.of(list[Request](staying))
-        if self._queues.leave(self._segment, batch):
-            self._send_on(staying, now)
+        for sequence, row in rows.rows.items():
+            assert isinstance(sequence, SequenceState)
+            sequence.payload = row.payload
+        batch = self.scheduler.finish_pass(step, number)
+        if batch is not None:
+            self._send_on(batch, now)
 
-    def _send_on(self, visits: list[Visit], now: float) -> None:
-        groups: dict[int, list[Visit]] = {}
-        for visit in visits:
-            onward = visit.guest.onward
-            groups.setdefault(onward[0].node if onward else HOME, []).append(visit)
+    def _send_on(self, batch: Batch, now: float) -> None:
+        groups: dict[int, list[SequenceState]] = {}
+        for sequence in batch.requests:
+            assert isinstance(sequence, SequenceState)
+            following = sequence.next_stages
+            target = following[0].node if following else TO_COORDINATOR
+            groups.setdefault(target, []).append(sequence)
         for target, group in groups.items():
             self._outbox.depart(target, group, now)
+
+
+def _rows(step: Step, batch: Batch) -> PassRows:
+    """What the engine runs for a pass of a step."""
+    rows: dict[Request, Row] = {
+        request: request.row() for request in batch.requests if isinstance(request, SequenceState)
+    }
+    return PassRows(
+        rows,
+        [
+            (start, end, [rows[request] for request in inside.requests])
+            for start, end, inside in step.segments(batch)
+        ],
+    )

@@ -1,7 +1,7 @@
 """How a worker lets its engine work: for as long as it takes, or for as long as is emulated.
 
-Both take one batch at a time and say when it is through. A worker's loop goes on meanwhile: it
-hears of the coordinator's end, and says that it is there.
+Both take one step at a time and tell when each of its passes is through. A worker's loop goes on
+meanwhile: it takes messages and sends heartbeats.
 """
 
 from __future__ import annotations
@@ -14,32 +14,41 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Protocol
 
-from helixreal.engines.engine import Engine, Payload, Row
-from helixsim.control.batching import Batch
-from helixsim.physics import StepTimer
+from helixreal.engines.engine import Engine, Row
+from helixsim.physics.performance_model import StepTimer
+from helixsim.requests import Request
+from helixsim.steps import Step
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """Layers to run on a batch.
+class PassRows:
+    """What an engine runs for one pass of a step.
 
     Attributes
     ----------
-    received_tokens
-        Tokens that came to the node since it last began at its first layer; emulation bills
-        their coming to this batch.
+    rows
+        Request -> its row; the row's payload is the result once the pass is through.
+    segments
+        (start layer, end layer, rows inside there), in order: requests that enter in the middle
+        join there.
     """
 
-    start_layer: int
-    end_layer: int
-    received_tokens: int
+    rows: dict[Request, Row]
+    segments: list[tuple[int, int, list[Row]]]
+
+    def run(self, engine: Engine) -> None:
+        """Let an engine run it, one segment after another."""
+        for start_layer, end_layer, rows in self.segments:
+            if rows:
+                payloads = engine.run(rows, start_layer, end_layer)
+                for row, payload in zip(rows, payloads, strict=True):
+                    row.payload = payload
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a batch: payloads or, if the engine failed, why."""
+    """What became of a pass: why the engine failed, if it did."""
 
-    payloads: list[Payload]
     failure: BaseException | None = None
 
 
@@ -52,27 +61,30 @@ class Runner(Protocol):
         The engine, or None until it has been loaded.
     slack_s
         By so much, by the clock, may the worker be late without that being billed.
+    poll_s
+        An idle node notices arrivals once in so many seconds of the run; 0 for at once.
     """
 
     engine: Engine | None
     slack_s: float
+    poll_s: float
 
-    def start(self, now: float, batch: Batch, rows: Sequence[Row], segment: Segment) -> None:
-        """Begin a batch at this time of the run."""
+    def start(self, now: float, step: Step, passes: Sequence[PassRows]) -> list[int]:
+        """Begin a step at this time of the run; the numbers of the passes that will end."""
         ...
 
     @property
     def end_s(self) -> float | None:
-        """When the batch that runs is through, in time of the run; None if not known yet."""
+        """When the pass that runs is through, in time of the run; None if not known yet."""
         ...
 
     def finish(self) -> Outcome:
-        """Take the batch that is through."""
+        """Take the pass that is through."""
         ...
 
     @property
     def busy_for_s(self) -> float:
-        """How long the engine has been at what it does, by the clock."""
+        """How long the engine has been busy with the pass that runs, by the clock."""
         ...
 
     def fileno(self) -> int:
@@ -85,32 +97,35 @@ class Runner(Protocol):
 
 
 class TimedRunner:
-    """For the emulated engine: a batch is through when the latency profile says so."""
+    """For the emulated engine: a pass is through when the performance model says so."""
 
     slack_s = 0.02
 
     def __init__(self, engine: Engine, timer: StepTimer) -> None:
         self.engine: Engine | None = engine
+        self.poll_s = timer.poll_s
         self._timer = timer
-        self._payloads: list[Payload] = []
-        self._end_s: float | None = None
+        self._ends_s: list[float] = []
 
-    def start(self, now: float, batch: Batch, rows: Sequence[Row], segment: Segment) -> None:
-        """Begin a batch at this time of the run."""
+    def start(self, now: float, step: Step, passes: Sequence[PassRows]) -> list[int]:
+        """Begin a step at this time of the run."""
         assert self.engine is not None
-        num_layers = segment.end_layer - segment.start_layer
-        self._end_s, _ = self._timer.finish(now, batch, num_layers, segment.received_tokens)
-        self._payloads = self.engine.run(rows, segment.start_layer, segment.end_layer)
+        ends, _ = self._timer.time_step(step, now)
+        numbers = step.passes_that_end(ends)
+        self._ends_s = [ends[number] for number in numbers]
+        for number in numbers:
+            passes[number].run(self.engine)
+        return numbers
 
     @property
     def end_s(self) -> float | None:
-        """When the batch that runs is through."""
-        return self._end_s
+        """When the pass that runs is through."""
+        return self._ends_s[0] if self._ends_s else None
 
     def finish(self) -> Outcome:
-        """Take the batch that is through."""
-        self._end_s = None
-        return Outcome(self._payloads)
+        """Take the pass that is through."""
+        self._ends_s.pop(0)
+        return Outcome()
 
     @property
     def busy_for_s(self) -> float:
@@ -137,13 +152,15 @@ class ThreadRunner:
     """
 
     slack_s = 0.0
+    poll_s = 0.0
 
     def __init__(self, load: Callable[[], Engine], now: Callable[[], float]) -> None:
         self.engine: Engine | None = None
         self._now = now
-        self._tasks: SimpleQueue[tuple[Sequence[Row], Segment] | None] = SimpleQueue()
+        self._steps: SimpleQueue[list[PassRows] | None] = SimpleQueue()
         self._outcomes: SimpleQueue[tuple[float, Outcome]] = SimpleQueue()
         self._done: tuple[float, Outcome] | None = None
+        self._num_left = 0
         self._began_s: float | None = time.monotonic()
         self._readable, self._writable = os.pipe()
         self.load_failure: BaseException | None = None
@@ -161,33 +178,41 @@ class ThreadRunner:
         self.engine = engine
         self._began_s = None
         os.write(self._writable, b"x")
-        while (task := self._tasks.get()) is not None:
-            rows, segment = task
-            try:
-                outcome = Outcome(engine.run(rows, segment.start_layer, segment.end_layer))
-            except Exception as error:
-                outcome = Outcome([], error)
-            self._outcomes.put((self._now(), outcome))
-            os.write(self._writable, b"x")
+        while (passes := self._steps.get()) is not None:
+            for each in passes:
+                outcome = Outcome()
+                try:
+                    each.run(engine)
+                except Exception as error:
+                    outcome = Outcome(error)
+                self._outcomes.put((self._now(), outcome))
+                os.write(self._writable, b"x")
+                if outcome.failure is not None:
+                    break  # the step ends here
         engine.close()
 
-    def start(self, now: float, batch: Batch, rows: Sequence[Row], segment: Segment) -> None:
-        """Begin a batch."""
+    def start(self, now: float, step: Step, passes: Sequence[PassRows]) -> list[int]:
+        """Begin a step: its passes run one after another."""
         self._began_s = time.monotonic()
-        self._tasks.put((rows, segment))
+        numbers = [number for number, batch in enumerate(step.passes) if batch.requests]
+        self._num_left = len(numbers)
+        self._steps.put([passes[number] for number in numbers])
+        return numbers
 
     @property
     def end_s(self) -> float | None:
-        """When the batch was through; None if it is not."""
+        """When the pass was through; None if it is not."""
         if self._done is None and not self._outcomes.empty():
             self._done = self._outcomes.get()
         return None if self._done is None else self._done[0]
 
     def finish(self) -> Outcome:
-        """Take the batch that is through."""
+        """Take the pass that is through."""
         assert self._done is not None
         outcome = self._done[1]
-        self._done = self._began_s = None
+        self._done = None
+        self._num_left = 0 if outcome.failure is not None else self._num_left - 1
+        self._began_s = time.monotonic() if self._num_left else None
         return outcome
 
     @property
@@ -197,12 +222,12 @@ class ThreadRunner:
         return 0.0 if began_s is None else time.monotonic() - began_s
 
     def fileno(self) -> int:
-        """Readable when the engine is loaded, and when a batch is through."""
+        """Readable when the engine is loaded, and when a pass is through."""
         return self._readable
 
     def close(self) -> None:
-        """End the thread once its batch is through."""
-        self._tasks.put(None)
+        """End the thread once its step is through."""
+        self._steps.put(None)
         self._thread.join(timeout=5)
         if not self._thread.is_alive():
             os.close(self._readable)

@@ -15,17 +15,33 @@ from uuid import uuid4
 
 import zmq
 
-from helixreal.engines import make_engine
+from helixreal.engines import EMULATED, make_engine
 from helixreal.engines.engine import GREEDY, Engine, EngineSpec, Sampling
-from helixreal.net import messages as wire
+from helixreal.net import messages
 from helixreal.net.clock import Clock, this_host
 from helixreal.net.messages import Frame
-from helixreal.net.outgoing_link import OutgoingLink
+from helixreal.net.outgoing_link import EmulatedSender, OutgoingLink
 from helixreal.net.transport import Transport
-from helixreal.worker.emulation import capacity_of, emulated_runner
-from helixreal.worker.node_executor import HOME, Guest, Outbox, Station, Visit
+from helixreal.worker.emulation import (
+    capacity_of,
+    emulated_runner,
+    emulated_sender,
+    engine_costs_of,
+)
+from helixreal.worker.node_executor import (
+    TO_COORDINATOR,
+    ArrivingPass,
+    Gauges,
+    NodeExecutor,
+    SequenceState,
+)
 from helixreal.worker.runner import Runner, ThreadRunner
 from helixsim.cluster import COORDINATOR
+from helixsim.control.node_schedulers import (
+    NODE_SCHEDULERS,
+    NodeScheduler,
+    NodeSchedulerInputs,
+)
 from helixsim.errors import HelixError, InputError
 
 logger = logging.getLogger(__name__)
@@ -53,7 +69,7 @@ class WorkerSettings:
 
     node: str
     coordinator: str
-    engine: str = "emulated"
+    engine: str = EMULATED
     model: str | None = None
     device: str = "cpu"
     dtype: str = "float32"
@@ -62,7 +78,7 @@ class WorkerSettings:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-class Worker(Outbox):
+class Worker:
     """Says hello, is told what to hold, and works until somebody ends it.
 
     Parameters
@@ -79,16 +95,17 @@ class Worker(Outbox):
         self._incarnation = uuid4().hex
         self._poller = zmq.Poller()
         self._poller.register(transport.inbox, zmq.POLLIN)
-        self._welcome: wire.Welcome | None = None
+        self._assignment: messages.Assignment | None = None
         self._clock = Clock()
         self._runner: Runner | None = None
-        self._station: Station | None = None
+        self._sender: EmulatedSender | None = None
+        self._executor: NodeExecutor | None = None
         self._links: dict[int, OutgoingLink] = {}
         self._names: dict[int, str] = {}
-        self._transits: list[wire.Transit] = []
+        self._transits: list[messages.Transit] = []
         self._is_ready = False
         self._next_hello_s = 0.0
-        self._next_beat_s = 0.0
+        self._next_heartbeat_s = 0.0
         self._heard_s = 0.0
         self._lag_s = 0.0
         self.end_reason: str | None = None
@@ -108,8 +125,8 @@ class Worker(Outbox):
             while self.end_reason is None:
                 self._wait()
                 self._look_after_engine()
-                if self._station is not None:
-                    self._station.advance(self._clock.now())
+                if self._executor is not None:
+                    self._executor.advance(self._clock.now())
                 self._keep_in_touch()
         finally:
             self._transport.flush()
@@ -123,8 +140,8 @@ class Worker(Outbox):
 
     def _wait(self) -> None:
         wait_ms: float = _MAX_WAIT_MS
-        station = self._station
-        if station is not None and (at := station.next_event_s()) is not None:
+        executor = self._executor
+        if executor is not None and (at := executor.next_event_s()) is not None:
             wait_ms = min(wait_ms, (at - self._clock.now()) / self._clock.scale * 1000)
         for file, _ in self._poller.poll(max(ceil(wait_ms), 0)):
             if isinstance(file, int):
@@ -139,56 +156,62 @@ class Worker(Outbox):
             except (ValueError, InputError) as error:
                 self._transport.refuse(f"{type(message).__name__}: {error}")
 
-    def _handle(self, message: wire.AnyMessage, frames: list[Frame]) -> None:
+    def _handle(self, message: messages.AnyMessage, frames: list[Frame]) -> None:
         match message:
-            case wire.Work():
+            case messages.Work():
                 self._on_work(message, frames)
-            case wire.Drop():
-                if self._station is not None and self._is_ready:
-                    self._station.drop(message.keys)
-            case wire.Alive():
+            case messages.Drop():
+                if self._executor is not None and self._is_ready:
+                    self._executor.drop(message.keys)
+            case messages.Alive():
                 self._heard_s = time.monotonic()
-            case wire.Welcome():
-                self._on_welcome(message)
-            case wire.Peers():
+            case messages.Assignment():
+                self._on_assignment(message)
+            case messages.Peers():
                 self._on_peers(message)
-            case wire.Farewell():
+            case messages.Shutdown():
                 self.stop(message.reason)
-            case wire.Stop():
+            case messages.Stop():
                 self.stop("asked to stop")
             case _:
                 raise ValueError("is not for workers")
 
     # -- beginning ---------------------------------------------------------------------------
 
-    def _on_welcome(self, welcome: wire.Welcome) -> None:
-        if self._welcome is not None:
+    def _on_assignment(self, assignment: messages.Assignment) -> None:
+        if self._assignment is not None:
             return  # a second one, because our hello crossed the first
-        if not welcome.start_layer < welcome.end_layer <= welcome.num_layers:
+        if not assignment.start_layer < assignment.end_layer <= assignment.num_layers:
             raise ValueError("layers that cannot be")
-        self._welcome = welcome
+        self._assignment = assignment
         self._heard_s = time.monotonic()
-        self._clock = Clock.like(welcome.time_scale, welcome.now_s, welcome.clock_s, welcome.host)
-        self._runner = self._make_runner(welcome)
+        self._sender = emulated_sender(assignment)
+        self._clock = Clock.like(
+            assignment.time_scale, assignment.now_s, assignment.clock_s, assignment.host
+        )
+        self._runner = self._make_runner(assignment)
         if self._runner.fileno() >= 0:
             self._poller.register(self._runner.fileno(), zmq.POLLIN)
 
-    def _make_runner(self, welcome: wire.Welcome) -> Runner:
+    def _make_runner(self, assignment: messages.Assignment) -> Runner:
         settings = self._settings
-        if settings.engine == "emulated":
-            return emulated_runner(settings.node, welcome)
+        if settings.engine == EMULATED:
+            return emulated_runner(settings.node, assignment)
         spec = EngineSpec(
-            start_layer=welcome.start_layer,
-            end_layer=welcome.end_layer,
-            num_layers=welcome.num_layers,
-            entry_layers=tuple(welcome.entry_layers),
+            start_layer=assignment.start_layer,
+            end_layer=assignment.end_layer,
+            num_layers=assignment.num_layers,
+            entry_layers=tuple(assignment.entry_layers),
             model=settings.model,
             device=settings.device,
             dtype=settings.dtype,
             kv_memory_bytes=settings.kv_memory_bytes,
-            max_batch_tokens=welcome.limits.max_prompts * welcome.limits.max_prompt_tokens
-            + welcome.limits.max_decode_tokens,
-            max_context_tokens=welcome.max_context_tokens,
+            max_batch_tokens=max(
+                assignment.limits.max_prompts * assignment.limits.max_prompt_tokens,
+                engine_costs_of(assignment).max_batched_tokens,
+            )
+            + assignment.limits.max_decode_tokens,
+            max_context_tokens=assignment.max_context_tokens,
             dummy_weights=settings.dummy_weights,
             options=settings.options,
         )
@@ -200,13 +223,15 @@ class Worker(Outbox):
 
     def _look_after_engine(self) -> None:
         """Report once that it is loaded, or end if it cannot be."""
-        runner, welcome = self._runner, self._welcome
-        if self._is_ready or runner is None or welcome is None:
+        runner, assignment = self._runner, self._assignment
+        if self._is_ready or runner is None or assignment is None:
             return
         if isinstance(runner, ThreadRunner) and runner.load_failure is not None:
             failure = runner.load_failure
-            self._send_home(
-                wire.Trouble(welcome.node, [], f"{type(failure).__name__}: {failure}"[:20_000])
+            self._send_to_coordinator(
+                messages.Failure(
+                    assignment.node, [], f"{type(failure).__name__}: {failure}"[:20_000]
+                )
             )
             if isinstance(failure, HelixError):
                 raise failure
@@ -214,23 +239,36 @@ class Worker(Outbox):
         engine = runner.engine
         if engine is None:
             return
-        self._station = Station(
-            welcome.start_layer,
-            welcome.end_layer,
-            welcome.entry_layers,
-            capacity_of(welcome.limits),
-            runner,
-            self,
-            welcome.time_scale,
+        self._executor = NodeExecutor(
+            self._make_scheduler(assignment, engine), runner, self, assignment.time_scale
         )
         self._is_ready = True
-        self._send_home(
-            wire.Ready(welcome.node, self._incarnation, engine.kv_blocks, engine.block_tokens)
+        self._send_to_coordinator(
+            messages.Ready(
+                assignment.node, self._incarnation, engine.kv_blocks, engine.block_tokens
+            )
         )
 
-    def _on_peers(self, message: wire.Peers) -> None:
-        welcome = self._welcome
-        if welcome is None:
+    def _make_scheduler(self, assignment: messages.Assignment, engine: Engine) -> NodeScheduler:
+        """The node scheduler that the scenario has, over the KV blocks of the engine."""
+        factory = NODE_SCHEDULERS.get(assignment.node_scheduler)
+        is_emulated = self._settings.engine == EMULATED
+        return factory(
+            NodeSchedulerInputs(
+                name=self._settings.node,
+                start_layer=assignment.start_layer,
+                end_layer=assignment.end_layer,
+                entry_layers=assignment.entry_layers,
+                limits=capacity_of(assignment.limits),
+                # An engine writes into its blocks; an emulated one has what the simulator has.
+                kv=engine.kv if factory.counts_kv or not is_emulated else None,
+                engine=engine_costs_of(assignment),
+            )
+        )
+
+    def _on_peers(self, message: messages.Peers) -> None:
+        assignment = self._assignment
+        if assignment is None:
             return
         for link in message.links:
             if link.target not in self._links:
@@ -238,7 +276,9 @@ class Worker(Outbox):
                     link.bandwidth_bytes_per_s,
                     link.latency_s,
                     link.bytes_per_token,
-                    is_emulated=welcome.emulate_links,
+                    is_emulated=assignment.emulate_links,
+                    sender=self._sender,
+                    to_coordinator=link.target == assignment.coordinator,
                 )
         for peer in message.peers:
             self._names[peer.index] = peer.name
@@ -246,12 +286,12 @@ class Worker(Outbox):
 
     # -- work --------------------------------------------------------------------------------
 
-    def _on_work(self, work: wire.Work, frames: list[Frame]) -> None:
-        station, runner, welcome = self._station, self._runner, self._welcome
-        if station is None or runner is None or welcome is None:
+    def _on_work(self, work: messages.Work, frames: list[Frame]) -> None:
+        executor, runner, assignment = self._executor, self._runner, self._assignment
+        if executor is None or runner is None or assignment is None:
             return  # for an earlier worker at this address
         assert runner.engine is not None
-        if work.entry_layer not in welcome.entry_layers:
+        if work.entry_layer not in assignment.entry_layers:
             raise ValueError(f"nobody enters at layer {work.entry_layer} here")
         num_tokens = [each.num_tokens for each in work.passes]
         payloads: Sequence[Any]
@@ -261,107 +301,112 @@ class Worker(Outbox):
             payloads = runner.engine.unpack(frames, num_tokens)
         now = self._clock.now()
         for place, (each, payload) in enumerate(zip(work.passes, payloads, strict=True)):
-            guest = self._guest(each, work.entry_layer, welcome)
-            if guest is None:
+            sequence = self._sequence(each, work.entry_layer, assignment)
+            if sequence is None:
                 continue
-            visit = Visit(
-                each.key,
-                each.position,
-                each.num_tokens,
-                guest,
-                payload,
+            arriving = ArrivingPass(
+                position=each.position,
+                num_tokens=each.num_tokens,
+                payload=payload,
                 is_prefill=each.is_prefill,
                 wants_token=each.wants_token,
+                sender=work.sender,
+                sent_on_s=work.sent_s,
             )
-            visit.sender, visit.sent_on_s = work.sender, work.sent_s
-            station.expect(visit, work.due_s[place] if work.due_s else now)
+            executor.expect(sequence, arriving, work.due_s[place] if work.due_s else now)
 
-    def _guest(self, each: wire.Pass, entry_layer: int, welcome: wire.Welcome) -> Guest | None:
-        assert self._station is not None
-        guests = self._station.guests
-        if each.position + each.num_tokens > welcome.max_context_tokens:
-            raise ValueError(f"more than {welcome.max_context_tokens} tokens")
+    def _sequence(
+        self, each: messages.Pass, entry_layer: int, assignment: messages.Assignment
+    ) -> SequenceState | None:
+        """The sequence that a pass belongs to; None if it was dropped meanwhile."""
+        assert self._executor is not None
+        sequences = self._executor.sequences
+        if each.position + each.num_tokens > assignment.max_context_tokens:
+            raise ValueError(f"more than {assignment.max_context_tokens} tokens")
         if each.route is None:
-            return guests.get(each.key)  # None: it was dropped meanwhile
+            return sequences.get(each.key)
         here = each.route[0] if each.route else None
-        if here is None or (here.node, here.start_layer) != (welcome.node, entry_layer):
+        if here is None or (here.node, here.start_layer) != (assignment.node, entry_layer):
             raise ValueError("a route that does not begin here")
-        if here.end_layer != welcome.end_layer:
+        if here.end_layer != assignment.end_layer:
             raise ValueError("a route that leaves before the node's last layer")
-        if (len(each.route) == 1) != (here.end_layer == welcome.num_layers):
+        if (len(each.route) == 1) != (here.end_layer == assignment.num_layers):
             raise ValueError("a route that does not end at the last layer")
-        if each.key not in guests:
-            choice = each.choice
-            sampling = GREEDY
-            if choice is not None:
-                sampling = Sampling(
-                    temperature=choice.temperature, top_p=choice.top_p, seed=choice.seed
-                )
+        if each.key not in sequences:
             if each.route[1:] and each.route[1].node not in self._links:
                 raise ValueError("a route over a link that is not there")
-            guests[each.key] = Guest(entry_layer, here.end_layer, each.route[1:], sampling)
-        return guests[each.key]
+            params = each.sampling_params
+            sampling = GREEDY
+            if params is not None:
+                sampling = Sampling(
+                    temperature=params.temperature, top_p=params.top_p, seed=params.seed
+                )
+            sequences[each.key] = SequenceState(
+                each.key, entry_layer, here.end_layer, each.route[1:], sampling
+            )
+        return sequences[each.key]
 
     # -- what the station wants sent ---------------------------------------------------------
 
-    def depart(self, target: int, visits: list[Visit], now: float) -> None:
-        """Send passes to the next node, or tokens home."""
-        welcome = self._welcome
-        assert welcome is not None
-        if welcome.report_transits:
+    def depart(self, target: int, sequences: list[SequenceState], now: float) -> None:
+        """Send passes to the next node, or tokens to the coordinator."""
+        assignment = self._assignment
+        assert assignment is not None
+        if assignment.report_transits:
             self._transits += [
-                wire.Transit(visit.sender, now - visit.sent_on_s, now) for visit in visits
+                messages.Transit(sequence.sender, now - sequence.sent_on_s, now)
+                for sequence in sequences
             ]
-        link = self._links[welcome.home if target == HOME else target]
-        due_s = link.carry(now, [visit.step_tokens for visit in visits])
-        if target == HOME:
-            self._send_home(
-                wire.Done(
-                    welcome.node,
-                    [visit.key for visit in visits],
-                    [-1 if visit.payload is None else int(visit.payload) for visit in visits],
+        link = self._links[assignment.coordinator if target == TO_COORDINATOR else target]
+        due_s = link.carry(now, [sequence.step_tokens for sequence in sequences])
+        if target == TO_COORDINATOR:
+            self._send_to_coordinator(
+                messages.Done(
+                    assignment.node,
+                    [sequence.key for sequence in sequences],
+                    [-1 if each.payload is None else int(each.payload) for each in sequences],
                     due_s,
                 )
             )
             return
         assert self._runner is not None
         assert self._runner.engine is not None
-        frames = self._runner.engine.pack([visit.payload for visit in visits])
-        work = wire.Work(
-            welcome.node,
-            visits[0].guest.end_layer,
+        frames = self._runner.engine.pack([sequence.payload for sequence in sequences])
+        work = messages.Work(
+            assignment.node,
+            sequences[0].end_layer,
             now,
-            [_pass_of(visit) for visit in visits],
+            [_pass_of(sequence) for sequence in sequences],
             due_s,
             len(frames),
         )
         if not self._transport.send(self._names.get(target, ""), work, frames):
-            logger.warning("%d passes for node %d could not be sent", len(visits), target)
+            logger.warning("%d passes for node %d could not be sent", len(sequences), target)
 
-    def no_room(self, keys: list[int]) -> None:
+    def out_of_blocks(self, keys: list[int]) -> None:
         """Tell the coordinator, which starts them again when there is room."""
-        assert self._welcome is not None
-        self._send_home(wire.NoRoom(self._welcome.node, keys))
+        assert self._assignment is not None
+        self._send_to_coordinator(messages.OutOfBlocks(self._assignment.node, keys))
 
-    def trouble(self, keys: list[int], reason: str) -> None:
+    def failed(self, keys: list[int], reason: str) -> None:
         """Tell the coordinator, which ends them."""
-        assert self._welcome is not None
+        assert self._assignment is not None
         logger.error("a batch failed: %s", reason)
-        self._send_home(wire.Trouble(self._welcome.node, keys, reason[:20_000]))
+        self._send_to_coordinator(messages.Failure(self._assignment.node, keys, reason[:20_000]))
 
     # -- being there -------------------------------------------------------------------------
 
-    def _send_home(self, message: wire.Message) -> None:
+    def _send_to_coordinator(self, message: messages.Message) -> None:
         self._transport.send(COORDINATOR, message)
 
     def _keep_in_touch(self) -> None:
         clock_s = time.monotonic()
-        welcome = self._welcome
-        if welcome is None:
+        assignment = self._assignment
+        if assignment is None:
             if clock_s >= self._next_hello_s:
                 self._next_hello_s = clock_s + _HELLO_S
-                self._send_home(
-                    wire.Hello(
+                self._send_to_coordinator(
+                    messages.Hello(
                         self._settings.node,
                         self._transport.address,
                         this_host(),
@@ -370,27 +415,32 @@ class Worker(Outbox):
                     )
                 )
             return
-        if clock_s - self._heard_s > welcome.missing_s:
-            self.stop(f"the coordinator has been silent for {welcome.missing_s:g} s")
-        if clock_s >= self._next_beat_s:
-            self._next_beat_s = clock_s + welcome.heartbeat_s
-            self._send_home(self._beat(welcome))
+        if clock_s - self._heard_s > assignment.missing_s:
+            self.stop(f"the coordinator has been silent for {assignment.missing_s:g} s")
+        if clock_s >= self._next_heartbeat_s:
+            self._next_heartbeat_s = clock_s + assignment.heartbeat_s
+            self._send_to_coordinator(self._heartbeat(assignment))
 
-    def _beat(self, welcome: wire.Welcome) -> wire.Beat:
-        station, runner = self._station, self._runner
-        gauges = station.gauges if station is not None else None
-        lag_s = station.lag_s / welcome.time_scale if station is not None else 0.0
-        if station is not None:
-            station.lag_s = 0.0
+    def _heartbeat(self, assignment: messages.Assignment) -> messages.Heartbeat:
+        executor, runner = self._executor, self._runner
+        gauges = executor.gauges if executor is not None else Gauges()
+        lag_s, kv, waiting_tokens = 0.0, None, 0
+        if executor is not None:
+            lag_s, executor.lag_s = executor.lag_s / assignment.time_scale, 0.0
+            kv, waiting_tokens = executor.scheduler.kv, executor.scheduler.waiting_tokens
+        num_layers = assignment.end_layer - assignment.start_layer
         transits, self._transits = self._transits, []
-        return wire.Beat(
-            welcome.node,
+        return messages.Heartbeat(
+            assignment.node,
             self._incarnation,
-            gauges.busy_s if gauges else 0.0,
-            gauges.num_tokens if gauges else 0,
-            gauges.num_batches if gauges else 0,
-            gauges.num_running if gauges else 0,
-            gauges.num_waiting if gauges else 0,
+            gauges.busy_s,
+            gauges.num_tokens,
+            gauges.num_batches,
+            gauges.num_running,
+            gauges.num_waiting,
+            waiting_tokens,
+            0 if kv is None else kv.free_tokens(num_layers),
+            None if kv is None else kv.used_token_layers(num_layers),
             runner.busy_for_s if runner is not None and self._is_ready else 0.0,
             lag_s,
             self._transport.num_refused,
@@ -400,21 +450,23 @@ class Worker(Outbox):
         )
 
 
-def _pass_of(visit: Visit) -> wire.Pass:
+def _pass_of(sequence: SequenceState) -> messages.Pass:
     """A pass as it goes on from here; with its route while it is a prefill."""
-    prefill = visit.is_prefill
-    sampling = visit.guest.sampling
-    choice = None
+    prefill = sequence.is_prefill
+    sampling = sequence.sampling
+    sampling_params = None
     if prefill and sampling is not GREEDY:
-        choice = wire.Choice(sampling.temperature, sampling.top_p, sampling.seed)
-    return wire.Pass(
-        visit.key,
-        visit.context_tokens,
-        visit.step_tokens,
+        sampling_params = messages.SamplingParams(
+            sampling.temperature, sampling.top_p, sampling.seed
+        )
+    return messages.Pass(
+        sequence.key,
+        sequence.context_tokens,
+        sequence.step_tokens,
         prefill,
-        visit.wants_token,
-        list(visit.guest.onward) if prefill else None,
-        choice,
+        sequence.wants_token,
+        list(sequence.next_stages) if prefill else None,
+        sampling_params,
     )
 
 

@@ -13,7 +13,7 @@ from helixsim.calibration.fit import (
     fit_engine,
 )
 from helixsim.errors import InputError
-from helixsim.physics.engine_files import DEFAULT_ENGINE, load_engine
+from helixsim.physics.engine import DEFAULT_ENGINE, load_engine
 from helixsim.recorded.recording import RecordedRun, load_recorded_run
 from helixsim.scenario.load import load_scenario
 from helixsim.scenario.resolved import Scenario

@@ -184,10 +184,8 @@ def fit_engine(
         point, loss, start_loss, tried, interrupted = _search(
             workers, parameters, settings, on_progress
         )
-    engine = replace(
-        parameters.engine(point),
-        name=settings.name,
-        known=known_range(fitted),
+    engine = parameters.engine(point).model_copy(
+        update={"name": settings.name, "known": known_range(fitted)}
     )
     quality: list[Quality] = []
     with suppress(KeyboardInterrupt):

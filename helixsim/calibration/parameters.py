@@ -7,7 +7,7 @@ zero, and doubling one is as far as halving it. Zero is the engine to begin with
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import exp
 from typing import TypeVar
 
@@ -19,21 +19,21 @@ SCALE = 0.3
 """A step of 1 multiplies or divides a parameter by e to this power: by 1.35."""
 
 _COMMON = (
-    "further_request_s",
+    "per_sequence_overhead_s",
     "prompt_s",
     "copy_bytes_per_s",
     "send_bytes_per_s",
     "poll_layer_s",
     "delivery_jitter_s",
 )
-_OF_GPU = ("prefill_scale", "layer_pass_s", "several_decodes_s")
+_OF_GPU = ("prefill_scale", "layer_pass_s", "multi_sequence_overhead_s")
 _LEAST = {
-    "further_request_s": 2e-6,
+    "per_sequence_overhead_s": 2e-6,
     "prompt_s": 2e-5,
     "poll_layer_s": 5e-6,
     "delivery_jitter_s": 2e-5,
     "layer_pass_s": 2e-5,
-    "several_decodes_s": 2e-5,
+    "multi_sequence_overhead_s": 2e-5,
 }
 """What a cost of zero begins with: a factor on nothing would stay nothing."""
 
@@ -58,7 +58,7 @@ class Parameters:
         """All parameters that runs on these machine types tell something of."""
         types = tuple(sorted(set(machine_types)))
         gpus = dict(start.gpus) | {name: _begun(start.for_machine(name), _OF_GPU) for name in types}
-        return cls(replace(_begun(start, _COMMON), gpus=gpus), types)
+        return cls(_begun(start, _COMMON).model_copy(update={"gpus": gpus}), types)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -74,12 +74,11 @@ class Parameters:
         for name in self.machine_types:
             costs = self.start.for_machine(name)
             changed = {field: getattr(costs, field) * next(factors) for field in _OF_GPU}
-            gpus[name] = replace(costs, **changed)
-        return replace(self.start, gpus=gpus, **common)
+            gpus[name] = costs.model_copy(update=changed)
+        return self.start.model_copy(update={"gpus": gpus, **common})
 
 
 def _begun(costs: Costs, names: Iterable[str]) -> Costs:
-    return replace(
-        costs,
-        **{name: max(getattr(costs, name), _LEAST[name]) for name in names if name in _LEAST},
+    return costs.model_copy(
+        update={name: max(getattr(costs, name), _LEAST[name]) for name in names if name in _LEAST}
     )

@@ -7,22 +7,34 @@ recorded, an error in one does not spread to the next, and the cost of parts can
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
 
+from helixsim.control.actions import (
+    Actions,
+    Event,
+    PassesReturned,
+    RequestArrived,
+    RequestFailed,
+    RequestPreempted,
+    RunStarted,
+    ScheduledArrival,
+    no_actions,
+)
+from helixsim.control.cluster_view import ClusterView
 from helixsim.control.control_plane import placed_topology
-from helixsim.control.coordinator import Admission, ContextBound, Coordinator, Disruption
+from helixsim.control.node_schedulers.scheduler import ContextBound
 from helixsim.control.routing import Policy
 from helixsim.control.routing.maxflow import FlowRoute
 from helixsim.control.routing.policy import RoutingPoint
-from helixsim.models.calibrated import calibrated_models
+from helixsim.models.build import Parts, build_models
 from helixsim.models.event_loop import ExactEnvironment
-from helixsim.models.parts import Parts
+from helixsim.physics.calibrated import CalibratedModel
 from helixsim.physics.engine import EngineCosts
+from helixsim.physics.performance_model import ModelInputs
 from helixsim.placement.topology import Topology
 from helixsim.recorded.load import RouteMaker
 from helixsim.recorded.recording import RecordedRun
@@ -105,19 +117,23 @@ def latencies(part: Slice, engine: EngineCosts, seed: int) -> np.ndarray:
     """How long each pass takes with an engine, seconds; infinite for passes that never return."""
     coordinator = _PassSender(part)
     environment = ExactEnvironment()
-    parts = Parts(
-        replace(part.scenario, engine=engine),
-        environment,
-        part.topology,
-        cast(Policy, _Routed()),
-        cast(Coordinator, coordinator),
-        seed,
-    )
-    host = calibrated_models(parts).host
-    host.follow(coordinator.later())
+    scenario = replace(part.scenario, engine=engine)
+    coordinator_node = build_models(
+        Parts(
+            scenario,
+            environment,
+            part.topology,
+            cast(Policy, _Routed()),
+            coordinator,
+            CalibratedModel(ModelInputs(llm=scenario.llm, engine=engine)),
+            ClusterView(len(part.topology.links)),
+            seed,
+        )
+    ).coordinator_node
+    coordinator_node.start()
     end = part.start_s[-1] + _MARGIN_S
     environment.run_through(end)
-    host.catch_up(end)
+    coordinator_node.catch_up(end)
     taken: np.ndarray = coordinator.end_s - np.array(part.start_s)
     return taken
 
@@ -126,49 +142,51 @@ class _Routed:
     """Stands where a policy does: routes are known."""
 
     routing_point = RoutingPoint.ADMISSION
+    needs_transits = False
 
 
 class _PassSender:
     """Stands where a coordinator does: sends passes at their times and notes their return."""
 
     def __init__(self, part: Slice) -> None:
-        self._part = part
         self.end_s = np.full(len(part.start_s), np.inf)
-        self.created: list[tuple[Request, float]] = []
-        self.admitted: list[Request] = []
         self.active: dict[Request, None] = {}
-        self.waiting: deque[Request] = deque()
         self.contexts = ContextBound()
+        self._passes = _requests(part)
 
-    def later(self) -> Iterator[Request]:
-        """Passes, in order of time; each is a request of one pass."""
-        part = self._part
-        for index, (route, at, prompt, context) in enumerate(
-            zip(part.routes, part.start_s, part.prompt_tokens, part.context_tokens, strict=True)
-        ):
-            request = Request(index, at, max(prompt, 1), 1, last_iteration=0)
-            request.route = route
-            if not prompt:
-                request.is_prefill = False
-                request.context_tokens = context
-            yield request
+    def handle(self, event: Event, now: float) -> Actions:
+        """Send passes that are due; drop those that get stuck, which then never return."""
+        actions = no_actions()
+        match event:
+            case RunStarted():
+                self._schedule_next(actions)
+            case RequestArrived(request):
+                self._schedule_next(actions)
+                actions.send.append(request)
+                actions.ready_s.append(now)
+                actions.admitted.append(request)
+            case PassesReturned(requests, times_s):
+                for request, at in zip(requests, times_s, strict=True):
+                    self.end_s[request.index] = at
+                actions.ended.extend(requests)
+            case RequestPreempted(request) | RequestFailed(request):
+                actions.dropped.append(request)
+        return actions
 
-    def arrive(self, request: Request, now: float) -> Admission:
-        """Send it."""
-        return Admission.ADMITTED
+    def _schedule_next(self, actions: Actions) -> None:
+        request = next(self._passes, None)
+        if request is not None:
+            actions.arrivals.append(ScheduledArrival(request, 0.0))
 
-    def returned(
-        self, requests: list[Request], times: list[float]
-    ) -> tuple[list[Request], list[float]]:
-        """Note when passes came back; nothing follows."""
-        for request, now in zip(requests, times, strict=True):
-            self.end_s[request.index] = now
-        return [], []
 
-    def preempt(self, request: Request, now: float) -> Disruption:
-        """Drop it; it counts as stuck."""
-        return Disruption([request], [], [])
-
-    def fail(self, request: Request, reason: str, now: float) -> list[Request]:
-        """Drop it; it counts as stuck."""
-        return []
+def _requests(part: Slice) -> Iterator[Request]:
+    """Passes, in order of time; each is a request of one pass."""
+    for index, (route, at, prompt, context) in enumerate(
+        zip(part.routes, part.start_s, part.prompt_tokens, part.context_tokens, strict=True)
+    ):
+        request = Request(index, at, max(prompt, 1), 1, last_iteration=0)
+        request.route = route
+        if not prompt:
+            request.is_prefill = False
+            request.context_tokens = context
+        yield request

@@ -1,47 +1,63 @@
-"""The deciding parts of a run, put together from a scenario: for either body, simulated or real."""
+"""What decides in a run, put together from a scenario: for either executor, simulated or real."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from random import Random
 from sys import maxsize
+from typing import TYPE_CHECKING
 
-from helixsim.control.coordinator import Coordinator
+from helixsim.control.cluster_view import ClusterView
+from helixsim.control.coordinator import Coordinator, Recorder
 from helixsim.control.load import LoadGenerator
 from helixsim.control.routing import POLICIES, Policy, PolicyInputs
 from helixsim.errors import NoRouteError, ScenarioError
-from helixsim.metrics.recorder import RunRecorder
-from helixsim.physics import PHYSICS_PROFILES
+from helixsim.physics.performance_model import (
+    PERFORMANCE_MODELS,
+    ModelInputs,
+    PerformanceModel,
+)
 from helixsim.placement.balanced_flow import balanced_flow
 from helixsim.placement.flow import Flow, max_flow
 from helixsim.placement.topology import Topology, build_topology, without_nodes
 from helixsim.profiles.throughput import estimate_throughput
-from helixsim.scenario.load_generator import build_load_generator
-from helixsim.scenario.resolved import Scenario
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from helixsim.scenario.resolved import Scenario
 
 
 @dataclass(frozen=True, slots=True)
 class ControlPlane:
-    """What decides in a run, and what it keeps a record in.
+    """What decides in a run.
 
     Attributes
     ----------
     topology, flow
         Nodes and links, and the maximum flow over them.
+    performance
+        How long work takes.
+    view
+        The cluster as policies see it; the executor fills it.
     policy
         Finds routes.
     coordinator
         Decides what becomes of requests.
-    recorder
-        Is told what happens.
     """
 
     topology: Topology
     flow: Flow
+    performance: PerformanceModel
+    view: ClusterView
     policy: Policy
     coordinator: Coordinator
-    recorder: RunRecorder
+
+
+def performance_model(scenario: Scenario) -> PerformanceModel:
+    """The performance model that a scenario names as its ``physics``."""
+    factory = PERFORMANCE_MODELS.get(scenario.physics)
+    return factory(ModelInputs(llm=scenario.llm, engine=scenario.engine))
 
 
 def placed_topology(scenario: Scenario) -> Topology:
@@ -68,13 +84,11 @@ def build_control_plane(
     scenario: Scenario,
     topology: Topology,
     *,
-    seed: int,
-    start_s: float,
+    load_generator: LoadGenerator,
+    recorder: Recorder,
+    rng: Random,
     passes_beyond_answer: int | None = None,
-    keep_iterations: bool = False,
-    load_generator: LoadGenerator | None = None,
     make_policy: Callable[[PolicyInputs], Policy] | None = None,
-    make_recorder: type[RunRecorder] = RunRecorder,
 ) -> ControlPlane:
     """Make what decides in a run.
 
@@ -84,26 +98,22 @@ def build_control_plane(
         What is run.
     topology
         Of its placement; a real cluster puts the capacities that it found there in.
-    seed
-        Of the run's one random stream.
-    start_s
-        When feeding starts.
+    load_generator
+        Creates requests.
+    recorder
+        Keeps what happens.
+    rng
+        The run's one random stream.
     passes_beyond_answer
         See :class:`~helixsim.control.coordinator.Coordinator`; if not that of the physics.
-    keep_iterations
-        Whether to keep a row for every pass.
-    load_generator
-        Who sends requests, if not the scenario's workload.
     make_policy
         Makes what finds routes, if not the scenario's policy.
-    make_recorder
-        Makes the recorder.
     """
-    run, scheduler = scenario.run, scenario.scheduler
-    physics = PHYSICS_PROFILES[scenario.physics]
+    scheduler = scenario.scheduler
+    performance = performance_model(scenario)
     flow = followed_flow(scenario, topology)
-    rng = Random(seed)
-    policy = (make_policy or POLICIES[scheduler.policy])(
+    view = ClusterView(len(topology.links))
+    policy = (make_policy or POLICIES.get(scheduler.policy))(
         PolicyInputs(
             topology=topology,
             flow=flow,
@@ -111,43 +121,40 @@ def build_control_plane(
             expected_output_tokens=scenario.workload.mean_output_tokens
             * scheduler.kv.expected_output_ratio,
             min_flow_share=scheduler.min_flow_share,
-            uses_small_shares_alone=physics.requests_wait,
+            uses_small_shares_alone=performance.requests_wait,
             rng=rng,
+            view=view,
         )
     )
-    recorder = make_recorder(
-        start_s + run.warmup_s,
-        start_s + run.duration_s,
-        tuple(node.name for node in topology.nodes),
-        keep_iterations=keep_iterations,
-    )
-    if load_generator is None:
-        load_generator = build_load_generator(scenario, rng, start_s)
+    if passes_beyond_answer is None:
+        passes_beyond_answer = performance.passes_beyond_answer
     coordinator = Coordinator(
         policy,
         load_generator,
         recorder,
-        physics.passes_beyond_answer if passes_beyond_answer is None else passes_beyond_answer,
+        passes_beyond_answer,
         node_names=tuple(node.name for node in topology.nodes),
         reflow=lambda down: flow_without(scenario, topology, down) if down else flow,
-        prefill_chunk_tokens=_chunk_tokens(scenario, topology),
-        max_waiting=_max_waiting(scenario),
+        prefill_chunk_tokens=_chunk_tokens(scenario, topology, performance),
+        max_waiting=_max_waiting(scenario, performance),
     )
-    return ControlPlane(topology, flow, policy, coordinator, recorder)
+    return ControlPlane(topology, flow, performance, view, policy, coordinator)
 
 
-def _max_waiting(scenario: Scenario) -> int:
-    """How many may wait for room: as the scenario says, else all whose physics lets them."""
+def _max_waiting(scenario: Scenario, performance: PerformanceModel) -> int:
+    """How many requests may wait: as the scenario has it, else all where the physics lets them."""
     wanted = scenario.scheduler.max_waiting
     if wanted is not None:
         return wanted
-    return maxsize if PHYSICS_PROFILES[scenario.physics].requests_wait else 0
+    return maxsize if performance.requests_wait else 0
 
 
-def _chunk_tokens(scenario: Scenario, topology: Topology) -> int | None:
-    """The longest prefill that goes out at once: where requests wait, as long as all nodes take."""
+def _chunk_tokens(
+    scenario: Scenario, topology: Topology, performance: PerformanceModel
+) -> int | None:
+    """The longest prefill that leaves at once: where requests wait, as long as all nodes take."""
     wanted = scenario.scheduler.prefill_chunk_tokens
-    if wanted is not None or not PHYSICS_PROFILES[scenario.physics].requests_wait:
+    if wanted is not None or not performance.requests_wait:
         return wanted
     return min(node.capacity.max_prompt_tokens for node in topology.nodes)
 

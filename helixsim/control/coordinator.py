@@ -1,103 +1,88 @@
-"""The life of a request, as the coordinator decides it.
+"""The life of a request, as the coordinator decides it: events in, actions out.
 
-Events go in with their time; what is to be done comes out. No clock, no network: the simulator
-and the real cluster carry out the same instructions.
+One door: :meth:`Coordinator.handle` takes an event with its time and returns the actions that an
+executor carries out (:mod:`helixsim.control.actions`). No clock, no network: the simulator and a
+real cluster use the same object.
 
-A request is created by the feeder, arrives, and is admitted, has to wait, or is turned away. Its
-prefill leaves and comes back, in one or several chunks; then, one at a time, its decodes; then it
-has ended.
+A request is created by the load generator, arrives, and is admitted, waits, or is rejected. Its
+prefill leaves and returns, in one or several chunks; then its decodes, one at a time; then it has
+ended.
 
-When a node is lost, what it knew of requests is gone. Each of them is abandoned and a new attempt,
-another :class:`~helixsim.requests.Request` of the same index, takes its place: it prefills all
-tokens known so far and goes on from there. Whatever comes back of an abandoned attempt is ignored.
+When a node is lost, the KV caches that it held are gone. Each request that needs them is
+abandoned, and a new attempt takes its place: another :class:`~helixsim.requests.Request` of the
+same index, which prefills all tokens known so far and goes on from there. Passes of an abandoned
+attempt that still return are ignored.
+
+Invariants, checked by :meth:`Coordinator.validate`:
+
+``one-place``
+    Each request that was created is pending, active, waiting or has ended, and only one of these.
+``tokens-conserved``
+    Output tokens that returned = tokens of requests that ended + tokens of requests in the system.
+``kv-conserved``
+    The KV use that the policy expects is the sum over active requests.
+``progress``
+    Requests wait only while others are active: what is active ends and makes room.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from typing import Protocol
 
+from helixsim.control.actions import (
+    Actions,
+    AnswerStopped,
+    Event,
+    NodeLost,
+    NodeRecovered,
+    PassesReturned,
+    RequestArrived,
+    RequestCancelled,
+    RequestFailed,
+    RequestPreempted,
+    RunStarted,
+    ScheduledArrival,
+    no_actions,
+)
 from helixsim.control.load import Arrival, LoadGenerator
+from helixsim.control.node_schedulers.scheduler import ContextBound
 from helixsim.control.routing.policy import Policy, Rejection
 from helixsim.placement.flow import Flow
 from helixsim.requests import Request
 
 
 class Recorder(Protocol):
-    """Is told what has happened, for the results of the run."""
+    """Keeps what happens, for the results of the run."""
 
     def arrived(self, request: Request) -> None:
         """A request has reached the coordinator."""
         ...
 
     def rejected(self, request: Request, reason: Rejection) -> None:
-        """It has been turned away."""
+        """A request has been rejected."""
         ...
 
     def prompt_ended(self, request: Request, now: float) -> None:
-        """Its prefill has come back."""
+        """The prefill of a request has returned."""
         ...
 
     def decodes_ended(self, requests: Sequence[Request], times: Sequence[float]) -> None:
-        """Decodes have come back at these times; each `iteration` is still that pass."""
+        """Decodes have returned at these times; each request still stands in that pass."""
         ...
 
     def ended(self, request: Request, now: float) -> None:
-        """Its last pass has come back."""
+        """The last pass of a request has returned."""
         ...
 
     def failed(self, request: Request, reason: str, now: float) -> None:
-        """It had been admitted, but cannot be served to its end."""
+        """A request had been admitted, but cannot be served to its end."""
         ...
 
     def cancelled(self, request: Request, now: float) -> None:
-        """Its user does not want it any more."""
+        """The user of a request does not want its answer any more."""
         ...
-
-
-class Admission(Enum):
-    """What becomes of a request that arrives; true if it is to be sent."""
-
-    ADMITTED = "admitted"
-    WAITING = "waiting"
-    REJECTED = "rejected"
-
-    def __bool__(self) -> bool:
-        """Whether it has been admitted."""
-        return self is Admission.ADMITTED
-
-
-@dataclass(frozen=True, slots=True)
-class Disruption:
-    """What follows from the loss of a node, or of what a node knew of a request.
-
-    Attributes
-    ----------
-    abandoned
-        Attempts that are over: nodes may drop what they have of them.
-    restarted
-        Requests that are to be sent now, to be readied like those just admitted: new attempts,
-        and requests that have waited.
-    ended
-        Requests that have ended by it: new attempts that cannot be, and requests that have
-        waited and find no way any more.
-    """
-
-    abandoned: list[Request]
-    restarted: list[Request]
-    ended: list[Request]
-
-
-class ContextBound:
-    """The most tokens that any request admitted so far may come to hold."""
-
-    __slots__ = ("longest",)
-
-    def __init__(self) -> None:
-        self.longest = 0
 
 
 class Coordinator:
@@ -108,41 +93,35 @@ class Coordinator:
     policy
         Finds routes.
     load_generator
-        Sends requests.
+        Creates requests.
     recorder
-        Is told what happens.
+        Keeps what happens.
     passes_beyond_answer
         Decodes that a request runs beyond what its answer needs after the prefill's token. The
         published simulator runs one.
     node_names
-        For what is said of requests that fail.
+        For the reasons of requests that fail.
     reflow
         The flow without some nodes, None if no route is left. Without it, none ever is.
     prefill_chunk_tokens
-        The most tokens of a prefill that leave at once; the next leave when these are back. None
-        for whole prefills.
+        The most tokens of a prefill that leave at once; the next chunk leaves when this one has
+        returned. None for whole prefills.
     max_waiting
-        How many requests may wait for KV caches to have room, instead of being turned away.
+        How many requests may wait for room in the KV caches, instead of being rejected.
 
     Attributes
     ----------
-    created
-        Requests that have been created, whose time has yet to come, and when they were created;
-        whoever carries requests around takes them from here.
     active
         Requests that have been admitted and have not ended.
     waiting
-        Requests that wait for room in the KV caches, in order. Attempts that are to begin again
-        wait before all others, however many there are. Nobody waits where nobody is active.
-    admitted
-        Those among what :meth:`returned` has handed out that had waited: whoever carries requests
-        around readies them like those just admitted, and takes them from here.
+        Requests that wait for room in the KV caches, in order. New attempts wait before all other
+        requests, however many there are.
     down
         Nodes that are lost.
     num_restarts
         How many attempts after the first have been sent.
     contexts
-        Bound on how long contexts get.
+        Bound on the length of contexts.
     """
 
     def __init__(
@@ -165,14 +144,18 @@ class Coordinator:
         self._reflow = reflow
         self._chunk_tokens = prefill_chunk_tokens
         self._max_waiting = max_waiting
+        self._open_loop: Iterator[Arrival] = iter(())
+        self._next_of_open_loop: Request | None = None
         self._num_created = 0
+        self._num_arrived = 0
+        self._num_ended = 0
+        self._num_tokens_returned = 0
+        self._num_tokens_of_ended = 0
         self._has_route = True
         self._last_lost = ""
         self._num_owed = 0
-        self.created: list[tuple[Request, float]] = []
         self.active: dict[Request, None] = {}
         self.waiting: deque[Request] = deque()
-        self.admitted: list[Request] = []
         self.down: frozenset[int] = frozenset()
         self.num_restarts = 0
         self.contexts = ContextBound()
@@ -182,19 +165,8 @@ class Coordinator:
         """Whether some route leads through all layers now."""
         return self._has_route
 
-    # -- arrivals ------------------------------------------------------------------------------
-
-    def opening(self) -> list[Request]:
-        """Create the requests that are there when the run begins."""
-        return [self.create(arrival) for arrival in self._load_generator.opening()]
-
-    def later(self) -> Iterator[Request]:
-        """Create, one when the one before has arrived, those that come at times of their own."""
-        for arrival in self._load_generator.later():
-            yield self.create(arrival)
-
     def create(self, arrival: Arrival) -> Request:
-        """Create a request that is to arrive."""
+        """Create a request that is to arrive, for :class:`~.actions.RequestArrived`."""
         request = Request(
             self._num_created,
             arrival.at_s,
@@ -206,34 +178,77 @@ class Coordinator:
         self._num_created += 1
         return request
 
-    def arrive(self, request: Request, now: float) -> Admission:
-        """Admit a request, ready to be sent, let it wait, or turn it away."""
+    def handle(self, event: Event, now: float) -> Actions:
+        """Decide what follows from an event at time `now`, seconds of the run.
+
+        Times of successive calls do not decrease. Events about a request that has ended, or about
+        an attempt that is over, change nothing.
+        """
+        if event.__class__ is PassesReturned:  # nearly all are
+            return self._passes_returned(event.requests, event.times_s)
+        actions = no_actions()
+        match event:
+            case RequestArrived(request):
+                self._arrived(request, now, actions)
+            case RunStarted():
+                self._started(actions)
+            case AnswerStopped(request):
+                if request in self.active:
+                    request.last_iteration = request.iteration
+            case NodeLost(node):
+                self._node_lost(node, now, actions)
+            case NodeRecovered(node):
+                self._node_recovered(node, now, actions)
+            case RequestPreempted(request):
+                self._preempted(request, now, actions)
+            case RequestFailed(request, reason):
+                if self._take_out(request, actions):
+                    self._recorder.failed(request, reason, now)
+                    self._go_on_without(request, now, actions)
+            case RequestCancelled(request):
+                if self._take_out(request, actions):
+                    self._recorder.cancelled(request, now)
+                    self._go_on_without(request, now, actions)
+        return actions
+
+    # -- arrivals ------------------------------------------------------------------------------
+
+    def _started(self, actions: Actions) -> None:
+        for arrival in self._load_generator.opening():
+            actions.arrivals.append(ScheduledArrival(self.create(arrival), 0.0))
+        self._open_loop = self._load_generator.later()
+        self._schedule_next_of_open_loop(actions)
+
+    def _schedule_next_of_open_loop(self, actions: Actions) -> None:
+        """Create the next request of the open loop, when the one before it has arrived."""
+        arrival = next(self._open_loop, None)
+        self._next_of_open_loop = None
+        if arrival is not None:
+            self._next_of_open_loop = self.create(arrival)
+            # As if all of them had been announced before the run began.
+            actions.arrivals.append(ScheduledArrival(self._next_of_open_loop, 0.0))
+
+    def _arrived(self, request: Request, now: float, actions: Actions) -> None:
+        """Admit a request, let it wait, or reject it."""
+        self._num_arrived += 1
+        if request is self._next_of_open_loop:
+            self._schedule_next_of_open_loop(actions)
         self._recorder.arrived(request)
         if self.waiting and self._max_waiting:
-            reason: Rejection | None = Rejection.KV  # who came before goes first
+            reason: Rejection | None = Rejection.KV  # requests that wait already go first
         else:
             reason = self._admit(request, now)
         if reason is None:
-            return Admission.ADMITTED
-        if reason is Rejection.KV and self.active and self._num_new_waiting < self._max_waiting:
+            _send(actions, request, now, is_admitted=True)
+        elif reason is Rejection.KV and self.active and self._num_new_waiting < self._max_waiting:
             self.waiting.append(request)
-            return Admission.WAITING
-        self._reject(request, reason)
-        return Admission.REJECTED
+        else:
+            self._reject(request, reason)
 
     # -- passes --------------------------------------------------------------------------------
 
-    def returned(
-        self, requests: list[Request], times: list[float]
-    ) -> tuple[list[Request], list[float]]:
-        """Take passes back that returned at these times, in order.
-
-        Returns
-        -------
-        tuple of list
-            The requests that are to be sent at once, and when: the same again, with their next
-            chunk or pass, and those that had waited till one ended, see `admitted`.
-        """
+    def _passes_returned(self, requests: list[Request], times: list[float]) -> Actions:
+        """Take passes back that returned at these times, in order."""
         if all(
             request.iteration < request.last_iteration and not request.is_prefill
             for request in requests
@@ -244,31 +259,31 @@ class Coordinator:
                 request.context_tokens += 1
                 request.iteration += 1
                 request.dispatched_s = now
+            self._num_tokens_returned += len(requests)
             self._policy.decodes_dispatched(requests)
-            return requests, times
-        again: list[Request] = []
-        ready: list[float] = []
+            return Actions(requests, times, [], [], [], [])
+        actions = no_actions()
         for request, now in zip(requests, times, strict=True):
-            for one in self._returned_one(request, now):
-                again.append(one)
-                ready.append(now)
-        return again, ready
+            self._returned(request, now, actions)
+        return actions
 
-    def _returned_one(self, request: Request, now: float) -> Sequence[Request]:
-        """Take one pass back; what is to be sent now."""
+    def _returned(self, request: Request, now: float, actions: Actions) -> None:
         if request not in self.active:
-            return ()  # of an attempt that is over
+            return  # a pass of an attempt that is over
         if request.is_prefill and not request.is_last_chunk:
             request.next_chunk()
-            return (request,)
+            _send(actions, request, now)
+            return
         iteration = request.iteration
         if iteration:
             self._recorder.decodes_ended((request,), (now,))
         else:
             self._recorder.prompt_ended(request, now)
             request.first_token_s = now
+        self._num_tokens_returned += 1
         if iteration == request.last_iteration:
-            return self._end(request, now)
+            self._end(request, now, actions)
+            return
         request.context_tokens += request.step_tokens
         request.step_tokens = 1
         request.is_prefill = False
@@ -277,97 +292,79 @@ class Coordinator:
         self._policy.decodes_dispatched((request,))
         if not iteration:
             share = self._policy.bottleneck_share()
-            self._generate(self._load_generator.after_prompt(now, share, request.index), now)
-        return (request,)
+            self._generate(
+                self._load_generator.after_prompt(now, share, request.index), now, actions
+            )
+        _send(actions, request, now)
 
-    def _end(self, request: Request, now: float) -> list[Request]:
+    def _end(self, request: Request, now: float, actions: Actions) -> None:
         self._policy.finished(request)
         del self.active[request]
+        self._count_ended(request.iteration + 1)
         self._recorder.ended(request, now)
-        sent, _ = self._serve_waiting(now)
-        self.admitted += sent
-        self._generate_after_end(now, request.index)
-        return sent
+        actions.ended.append(request)
+        self._serve_waiting(now, actions)
+        self._generate_after_end(now, request.index, actions)
 
-    # -- what goes wrong -----------------------------------------------------------------------
+    # -- disruptions ---------------------------------------------------------------------------
 
-    def node_lost(self, node: int, now: float) -> Disruption:
-        """Do without a node: begin all requests again that need it, or let them fail."""
+    def _node_lost(self, node: int, now: float, actions: Actions) -> None:
+        """Restart all requests that need the node, or let them fail."""
         if node in self.down:
-            return Disruption([], [], [])
+            return
         self.down |= {node}
         self._last_lost = self._node_names[node]
-        self._follow()
+        self._reroute()
         abandoned = [request for request in self.active if self._is_cut_off(request)]
         # All give their room back before the first of them asks for some.
-        attempts = [self._abandon(request) for request in abandoned]
+        attempts = [self._abandon(request, actions) for request in abandoned]
         self.waiting.extendleft(reversed(attempts))
-        return Disruption(abandoned, *self._serve_waiting(now))
+        self._serve_waiting(now, actions)
 
-    def node_back(self, node: int, now: float) -> list[Request]:
-        """Use a node again, which remembers nothing; who had waited and is to be sent now."""
+    def _node_recovered(self, node: int, now: float, actions: Actions) -> None:
         if node not in self.down:
-            return []
+            return
         self.down -= {node}
-        self._follow()
-        sent, _ = self._serve_waiting(now)
+        self._reroute()
+        self._serve_waiting(now, actions)
         if self._has_route:
-            # A closed loop goes on with those that were turned away for want of a route.
+            # A closed loop replaces the requests that were rejected for want of a route.
             owed, self._num_owed = self._num_owed, 0
             for _ in range(owed):
-                self._generate_after_end(now, None)
-        return sent
+                self._generate_after_end(now, None, actions)
 
-    def preempt(self, request: Request, now: float) -> Disruption:
-        """Take a request out because a node has no room for it, to be begun again.
+    def _preempted(self, request: Request, now: float, actions: Actions) -> None:
+        """Restart a request for which a node had no KV blocks.
 
-        That there is room by expectation has just been shown to be wrong, so it waits, before
-        all others, until a request has ended; if none is active, it is sent at once.
+        The expected KV use has just been shown to be too low, so the request waits, before all
+        others, until a request has ended; if none is active, it is sent at once.
         """
         if request not in self.active:
-            return Disruption([], [], [])
-        self.waiting.appendleft(self._abandon(request))
-        if self.active:
-            return Disruption([request], [], [])
-        return Disruption([request], *self._serve_waiting(now))
+            return
+        self.waiting.appendleft(self._abandon(request, actions))
+        if not self.active:
+            self._serve_waiting(now, actions)
 
-    def cancel(self, request: Request, now: float) -> list[Request]:
-        """End a request whose user has left; who had waited and is to be sent now.
-
-        A request that has ended already, or an attempt that is over, is left as it is.
-        """
-        if not self._take_out(request):
-            return []
-        self._recorder.cancelled(request, now)
-        return self._go_on_without(request, now)
-
-    def fail(self, request: Request, reason: str, now: float) -> list[Request]:
-        """End a request that a node cannot go on with; who had waited and is to be sent now."""
-        if not self._take_out(request):
-            return []
-        self._recorder.failed(request, reason, now)
-        return self._go_on_without(request, now)
-
-    def _take_out(self, request: Request) -> bool:
+    def _take_out(self, request: Request, actions: Actions) -> bool:
         """Take a request out of wherever it is; False if it has ended already."""
         if request in self.active:
-            self._release(request)
+            self._release(request, actions)
         elif request in self.waiting:
             self.waiting.remove(request)
         else:
             return False
+        self._count_ended(request.iteration)
         return True
 
-    def _go_on_without(self, request: Request, now: float) -> list[Request]:
-        sent, _ = self._serve_waiting(now)
-        self._generate_after_end(now, request.index)
-        return sent
+    def _go_on_without(self, request: Request, now: float, actions: Actions) -> None:
+        self._serve_waiting(now, actions)
+        self._generate_after_end(now, request.index, actions)
 
-    def _follow(self) -> None:
+    def _reroute(self) -> None:
         flow = self._reflow(self.down)
         self._has_route = flow is not None
         if flow is not None:
-            self._policy.follow(flow, self.down)
+            self._policy.reroute(flow, self.down)
 
     def _is_cut_off(self, request: Request) -> bool:
         assert request.route is not None
@@ -377,21 +374,23 @@ class Coordinator:
             or self._policy.is_stranded(request)
         )
 
-    def _abandon(self, request: Request) -> Request:
-        """Let an attempt be over, and make the next."""
-        attempt = request.begun_again(self._chunk_tokens)
-        self._release(request)
+    def _abandon(self, request: Request, actions: Actions) -> Request:
+        """End an attempt, and make the next."""
+        attempt = request.restarted(self._chunk_tokens)
+        self._release(request, actions)
         return attempt
 
-    def _release(self, request: Request) -> None:
+    def _release(self, request: Request, actions: Actions) -> None:
         self._policy.finished(request)
         del self.active[request]
-        request.give_up()
+        request.abandon()
+        actions.dropped.append(request)
 
-    def _fail(self, request: Request, now: float) -> None:
+    def _fail(self, request: Request, now: float, actions: Actions) -> None:
         reason = f"{self._last_lost} was lost" if self.down else "no room to begin it again"
+        self._count_ended(request.iteration)
         self._recorder.failed(request, reason, now)
-        self._generate_after_end(now, request.index)
+        self._generate_after_end(now, request.index, actions)
 
     # -- admission -----------------------------------------------------------------------------
 
@@ -420,12 +419,11 @@ class Coordinator:
     def _reject(self, request: Request, reason: Rejection) -> None:
         if reason is Rejection.NODES:
             self._num_owed += 1
+        self._count_ended(0)
         self._recorder.rejected(request, reason)
 
-    def _serve_waiting(self, now: float) -> tuple[list[Request], list[Request]]:
-        """Admit those who wait, in order, while there is room; who is to be sent, who has ended."""
-        sent: list[Request] = []
-        ended: list[Request] = []
+    def _serve_waiting(self, now: float, actions: Actions) -> None:
+        """Admit requests that wait, in order, while there is room."""
         while self.waiting:
             request = self.waiting[0]
             reason = self._admit(request, now)
@@ -433,21 +431,60 @@ class Coordinator:
                 break
             self.waiting.popleft()
             if reason is None:
-                sent.append(request)
-                continue
-            ended.append(request)
-            if request.attempt:
-                self._fail(request, now)
+                _send(actions, request, now, is_admitted=True)
+            elif request.attempt:
+                self._fail(request, now, actions)
             else:
                 self._reject(request, reason)
-        return sent, ended
 
-    # -- feeding -------------------------------------------------------------------------------
+    # -- load ----------------------------------------------------------------------------------
 
-    def _generate_after_end(self, now: float, index: int | None) -> None:
+    def _generate_after_end(self, now: float, index: int | None, actions: Actions) -> None:
         share = self._policy.bottleneck_share()
-        self._generate(self._load_generator.after_end(now, share, index), now)
+        self._generate(self._load_generator.after_end(now, share, index), now, actions)
 
-    def _generate(self, arrival: Arrival | None, now: float) -> None:
+    def _generate(self, arrival: Arrival | None, now: float, actions: Actions) -> None:
         if arrival is not None:
-            self.created.append((self.create(arrival), now))
+            actions.arrivals.append(ScheduledArrival(self.create(arrival), now))
+
+    # -- invariants ----------------------------------------------------------------------------
+
+    def _count_ended(self, num_tokens: int) -> None:
+        self._num_ended += 1
+        self._num_tokens_of_ended += num_tokens
+
+    def validate(self) -> None:
+        """Check the invariants named at the head of this module.
+
+        Raises
+        ------
+        AssertionError
+            With the name of the invariant that does not hold.
+        """
+        inside = [*self.active, *self.waiting]
+        indices = {request.index for request in inside}
+        assert len(indices) == len(inside), "one-place: a request is active and waiting"
+        assert len(inside) + self._num_ended == self._num_arrived <= self._num_created, (
+            f"one-place: {self._num_created} created, {self._num_arrived} arrived, "
+            f"{len(inside)} inside, {self._num_ended} ended"
+        )
+        tokens = sum(request.iteration for request in inside)
+        assert self._num_tokens_returned == self._num_tokens_of_ended + tokens, (
+            f"tokens-conserved: {self._num_tokens_returned} returned, "
+            f"{self._num_tokens_of_ended} of ended requests, {tokens} inside"
+        )
+        for request in self.active:
+            known = request.prompt_tokens + request.iteration
+            position = request.context_tokens + request.step_tokens
+            assert position <= known, f"tokens-conserved: request {request.index} runs ahead"
+            if not request.is_prefill:
+                assert position == known, f"tokens-conserved: request {request.index} lacks tokens"
+        self._policy.validate(self.active)
+        assert self.active or not self.waiting, "progress: requests wait and none is active"
+
+
+def _send(actions: Actions, request: Request, now: float, *, is_admitted: bool = False) -> None:
+    actions.send.append(request)
+    actions.ready_s.append(now)
+    if is_admitted:
+        actions.admitted.append(request)

@@ -1,62 +1,198 @@
-"""The KV cache of a simulated node: blocks that requests hold."""
+"""The KV cache of a node: blocks that requests hold.
+
+One account serves the node scheduler, the metrics and the engines. Invariant ``kv-conserved``:
+blocks that are held and blocks that are free are all blocks, after every operation.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 from helixsim.profiles.spec import BLOCK_TOKENS
-from helixsim.requests import Request
+from helixsim.requests import Request, Route
 
 
 class KvCache:
     """Counts the blocks of a node's KV cache.
 
-    A block has room for :data:`BLOCK_TOKENS` tokens of one request on one layer.
-
     Parameters
     ----------
-    kv_token_layers
-        Room, in tokens x layers.
+    num_blocks
+        Blocks in all.
+    block_tokens
+        Tokens of one request that a block has room for.
     end_layer
-        Where the node's layers end: a request that enters at layer e runs ``[e, end_layer)``.
+        If given, a block holds one layer, and a request that enters at layer e needs blocks on
+        each of ``[e, end_layer)``. If not, a block spans all layers of the node.
 
     Attributes
     ----------
     num_free
-        Blocks that nobody holds.
+        Blocks that no request holds.
     """
 
-    __slots__ = ("_end_layer", "_held", "num_blocks", "num_free")
+    __slots__ = ("_end_layer", "_held", "block_tokens", "num_blocks", "num_free")
 
-    def __init__(self, kv_token_layers: int, end_layer: int) -> None:
-        self.num_blocks = kv_token_layers // BLOCK_TOKENS
-        self.num_free = self.num_blocks
+    def __init__(
+        self, num_blocks: int, block_tokens: int = BLOCK_TOKENS, end_layer: int | None = None
+    ) -> None:
+        self.num_blocks = self.num_free = num_blocks
+        self.block_tokens = block_tokens
         self._end_layer = end_layer
-        self._held: dict[Request, int] = {}
+        self._held: dict[Hashable, int] = {}
 
-    def missing(self, request: Request, entry_layer: int) -> int:
-        """Blocks that a request needs for the pass that it stands before, beyond those it holds."""
-        tokens = request.context_tokens + request.step_tokens
-        blocks = -(-tokens // BLOCK_TOKENS) * (self._end_layer - entry_layer)
-        return max(blocks - self._held.get(request, 0), 0)
+    @classmethod
+    def by_layer(cls, kv_token_layers: int, end_layer: int) -> KvCache:
+        """The KV cache of a simulated or emulated node, given its room in tokens x layers."""
+        return cls(kv_token_layers // BLOCK_TOKENS, BLOCK_TOKENS, end_layer)
 
-    def give(self, request: Request, num_blocks: int) -> None:
-        """Let a request hold more blocks, which must be free."""
-        assert num_blocks <= self.num_free
+    @property
+    def num_used(self) -> int:
+        """Blocks that requests hold."""
+        return self.num_blocks - self.num_free
+
+    def used_token_layers(self, num_layers: int) -> int:
+        """What held blocks have room for, in tokens x layers, on a node of so many layers."""
+        return self.num_used * self.block_tokens * self._layers_of_block(num_layers)
+
+    def free_tokens(self, num_layers: int) -> int:
+        """Tokens for which free blocks have room on all of so many layers."""
+        token_layers = self.num_free * self.block_tokens * self._layers_of_block(num_layers)
+        return token_layers // num_layers
+
+    def _layers_of_block(self, num_layers: int) -> int:
+        return num_layers if self._end_layer is None else 1
+
+    def held(self, key: Hashable) -> int:
+        """Blocks that a request holds."""
+        return self._held.get(key, 0)
+
+    def missing(self, key: Hashable, num_tokens: int, entry_layer: int = 0) -> int:
+        """Blocks that a request lacks to hold so many tokens in all."""
+        layers = 1 if self._end_layer is None else self._end_layer - entry_layer
+        blocks = -(-num_tokens // self.block_tokens) * layers
+        return max(blocks - self._held.get(key, 0), 0)
+
+    def allocate(self, key: Hashable, num_blocks: int) -> None:
+        """Give a request more blocks, which must be free."""
+        assert num_blocks <= self.num_free, "kv-conserved: blocks that are not free"
         self.num_free -= num_blocks
-        self._held[request] = self._held.get(request, 0) + num_blocks
+        self._held[key] = self._held.get(key, 0) + num_blocks
 
-    def release(self, request: Request) -> bool:
+    def release(self, key: Hashable) -> bool:
         """Take all blocks of a request back; whether it had any."""
-        held = self._held.pop(request, 0)
+        held = self._held.pop(key, 0)
         self.num_free += held
         return held > 0
 
-    def keep(self, wanted: Callable[[Request], bool]) -> None:
-        """Take the blocks of those back who are not wanted any more."""
-        for request in [request for request in self._held if not wanted(request)]:
-            self.release(request)
+    def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
+        """Take the blocks of requests back that are not wanted any more."""
+        for key in [key for key in self._held if isinstance(key, Request) and not is_wanted(key)]:
+            self.release(key)
 
-    def latest(self) -> Iterator[Request]:
-        """Those who hold blocks, the last to have come first."""
+    def clear(self) -> None:
+        """Take all blocks back."""
+        for key in list(self._held):
+            self.release(key)
+
+    def latest(self) -> Iterator[Hashable]:
+        """Requests that hold blocks, the last to have come first."""
         return reversed(self._held)
+
+    def validate(self) -> None:
+        """Check the invariant ``kv-conserved``.
+
+        Raises
+        ------
+        AssertionError
+            If blocks were lost or made.
+        """
+        held = sum(self._held.values())
+        assert 0 <= self.num_free == self.num_blocks - held, (
+            f"kv-conserved: {held} blocks held and {self.num_free} free of {self.num_blocks}"
+        )
+
+
+class PagedKvCache(KvCache):
+    """A KV cache that also says which blocks a request holds: the block tables of an engine.
+
+    Parameters
+    ----------
+    num_blocks, block_tokens
+        As :class:`KvCache`; every block spans all layers of the node.
+    first_block
+        Number of the first block.
+    clear
+        Called with blocks that are handed out, before anything is written to them.
+    """
+
+    __slots__ = ("_clear", "_free_ids", "_ids", "_tables")
+
+    def __init__(
+        self,
+        num_blocks: int,
+        block_tokens: int,
+        *,
+        first_block: int = 0,
+        clear: Callable[[Sequence[int]], None] | None = None,
+    ) -> None:
+        super().__init__(num_blocks, block_tokens)
+        self._free_ids = list(range(first_block + num_blocks - 1, first_block - 1, -1))
+        self._ids = range(first_block, first_block + num_blocks)
+        self._tables: dict[Hashable, list[int]] = {}
+        self._clear = clear
+
+    def table(self, key: Hashable) -> list[int]:
+        """The blocks of a request, in order of its tokens."""
+        return self._tables.get(key, [])
+
+    def allocate(self, key: Hashable, num_blocks: int) -> None:
+        """Give a request more blocks, which must be free."""
+        super().allocate(key, num_blocks)
+        added = [self._free_ids.pop() for _ in range(num_blocks)]
+        self._tables.setdefault(key, []).extend(added)
+        if self._clear is not None and added:
+            self._clear(added)
+
+    def release(self, key: Hashable) -> bool:
+        """Take all blocks of a request back; whether it had any."""
+        self._free_ids.extend(reversed(self._tables.pop(key, [])))
+        return super().release(key)
+
+    def validate(self) -> None:
+        """Check the invariant ``kv-conserved``, and that no block is in two tables."""
+        super().validate()
+        ids = [*self._free_ids, *(block for table in self._tables.values() for block in table)]
+        assert sorted(ids) == list(self._ids), "kv-conserved: a block is lost or twice"
+
+
+def reserve(kv: KvCache, key: Hashable, num_tokens: int) -> bool:
+    """Give a request blocks for so many tokens in all; False, and none given, if too few are free.
+
+    For callers that drive an engine directly, without a node scheduler.
+    """
+    missing = kv.missing(key, num_tokens)
+    if missing > kv.num_free:
+        return False
+    kv.allocate(key, missing)
+    return True
+
+
+def held_token_layers(requests: Iterable[Request], num_nodes: int) -> list[int]:
+    """KV use of every node, in tokens x layers, as requests have it wherever they are.
+
+    For nodes whose scheduler keeps no account of blocks: nothing in the paper's physics depends
+    on it. A request holds, on each layer of its route, its context and the tokens of the pass it
+    is in, from the moment that pass leaves the coordinator.
+    """
+    tokens: dict[Route, int] = {}
+    for request in requests:
+        route = request.route
+        if route is not None:
+            held = request.context_tokens + request.step_tokens
+            tokens[route] = tokens.get(route, 0) + held
+    use = [0] * num_nodes
+    for route, held in tokens.items():
+        for stage in route.stages:
+            use[stage.node] += held * stage.num_layers
+    return use

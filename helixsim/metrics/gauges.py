@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from helixsim.requests import Request, Route
+from helixsim.control.kv_cache import held_token_layers
 
 if TYPE_CHECKING:
     from helixsim.control.coordinator import Coordinator
@@ -37,6 +37,11 @@ class NodeGauges(Protocol):
     @property
     def num_waiting(self) -> int:
         """Requests waiting for a batch."""
+        ...
+
+    @property
+    def kv_used_token_layers(self) -> int | None:
+        """KV blocks held by its scheduler, in tokens x layers; None if it keeps no account."""
         ...
 
     def busy_s(self, now: float) -> float:
@@ -105,7 +110,7 @@ class MeasuredRun(Protocol):
         ...
 
     @property
-    def gpus(self) -> Sequence[NodeGauges]:
+    def nodes(self) -> Sequence[NodeGauges]:
         """The gauges of every node, in order."""
         ...
 
@@ -120,22 +125,12 @@ class MeasuredRun(Protocol):
         ...
 
 
-def kv_use(requests: Iterable[Request], num_nodes: int) -> list[int]:
-    """KV cache in use on every node, in tokens x layers.
+def kv_used_token_layers(run: MeasuredRun) -> list[int]:
+    """KV use of every node, in tokens x layers.
 
-    A request holds, on each layer of its route, its context and the tokens of the pass that is
-    under way, from when the pass leaves the coordinator. The paper's physics does not
-    depend on it (admission goes by expectation), so it is computed when it is sampled rather than
-    updated with every token.
+    The KV blocks of a node whose scheduler keeps an account of them; else the caches that the
+    requests in the system hold on the node (:func:`helixsim.control.kv_cache.held_token_layers`).
     """
-    tokens: dict[Route, int] = {}
-    for request in requests:
-        route = request.route
-        if route is not None:
-            held = request.context_tokens + request.step_tokens
-            tokens[route] = tokens.get(route, 0) + held
-    use = [0] * num_nodes
-    for route, held in tokens.items():
-        for stage in route.stages:
-            use[stage.node] += held * stage.num_layers
-    return use
+    held = held_token_layers(run.coordinator.active, len(run.nodes))
+    counted = [node.kv_used_token_layers for node in run.nodes]
+    return [own if own is not None else other for own, other in zip(counted, held, strict=True)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from helixsim.control.routing.policy import Rejection
-from helixsim.metrics.gauges import kv_use
+from helixsim.metrics.gauges import kv_used_token_layers
 from helixsim.metrics.sample import PERCENTILES
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def status_text(run: MeasuredRun) -> str:
     recorder, policy = run.recorder, run.policy
     nodes = run.topology.nodes
     now = run.now
-    used = kv_use(run.coordinator.active, len(nodes))
+    used = kv_used_token_layers(run)
     share = policy.bottleneck_share()
     rejected = {reason.value: count for reason, count in recorder.rejected_for.items()}
     lines = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from helixsim.metrics.gauges import kv_use
+from helixsim.metrics.gauges import kv_used_token_layers
 from helixsim.metrics.recorder import Columns
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Timeline:
         )
         self.kv_overflows = 0
         self._then = 0.0
-        self._node_then = [(0.0, 0, 0)] * len(run.gpus)
+        self._node_then = [(0.0, 0, 0)] * len(run.nodes)
         self._link_then = [(0.0, 0.0, 0)] * len(run.links)
         self._cluster_then = (0, 0)
 
@@ -88,9 +88,9 @@ class Timeline:
 
     def _sample_nodes(self, now: float, elapsed: float) -> None:
         run = self._run
-        used = kv_use(run.coordinator.active, len(run.gpus))
-        for node, gpu in zip(run.topology.nodes, run.gpus, strict=True):
-            reading = (gpu.busy_s(now), gpu.num_tokens, gpu.num_batches)
+        used = kv_used_token_layers(run)
+        for node, gauges in zip(run.topology.nodes, run.nodes, strict=True):
+            reading = (gauges.busy_s(now), gauges.num_tokens, gauges.num_batches)
             then = self._node_then[node.index]
             self._node_then[node.index] = reading
             capacity = node.capacity.kv_token_layers
@@ -102,8 +102,8 @@ class Timeline:
                 (reading[0] - then[0]) / elapsed,
                 (reading[1] - then[1]) / elapsed,
                 reading[2] - then[2],
-                gpu.num_running,
-                gpu.num_waiting,
+                gauges.num_running,
+                gauges.num_waiting,
                 used[node.index],
                 float("nan") if expected is None else expected,
                 capacity,

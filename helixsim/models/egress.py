@@ -1,16 +1,17 @@
-"""How requests leave a machine: one port a machine, one kind of port a moment of decision."""
+"""How requests leave a machine: one egress a machine, one kind for each routing point."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from helixsim.control.batching import Batch
+from helixsim.control.cluster_view import ClusterView
 from helixsim.control.routing.policy import Chooser, HopPolicy, LinkPolicy
 from helixsim.models.event_loop import ExactEnvironment, ReusableEvent
 from helixsim.models.links import Link
 from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Request, Stage
+from helixsim.steps import Batch
 
 LEAST_BANDWIDTH_BYTES_PER_S = 10.0
 """A link that could carry no more than this now is not used now."""
@@ -27,19 +28,33 @@ class Egress(Protocol):
         """Take requests that have become ready at times of their own, in that order."""
         ...
 
-    def keep(self, wanted: Callable[[Request], bool]) -> None:
-        """Drop those who wait here and are not wanted any more."""
+    def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
+        """Drop requests that wait here and are not wanted any more."""
         ...
+
+
+class SingleLinkEgress:
+    """For routes that are known, on a machine with one link: there is nothing to divide."""
+
+    def __init__(self, link: Link) -> None:
+        # The link's own methods: most batches leave by one, and a call more would cost.
+        self.depart: Callable[[Batch, float], object] = link.send
+        self.depart_each: Callable[[list[Request], list[float]], None] = link.send_each
+
+    def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
+        """No request waits here."""
+
+
+def routed_egress(machine: int, links: Sequence[Link]) -> Egress:
+    """The egress of a machine from which routes are known."""
+    return SingleLinkEgress(links[0]) if len(links) == 1 else RoutedEgress(machine)
 
 
 class RoutedEgress:
     """For routes that are known: every request goes where its route says."""
 
-    def __init__(self, machine: int, links: Sequence[Link]) -> None:
+    def __init__(self, machine: int) -> None:
         self._machine = machine
-        if len(links) == 1:  # nothing to divide: spare a call for every batch
-            self.depart = links[0].send  # type: ignore[method-assign]
-            self.depart_each = links[0].send_each  # type: ignore[method-assign]
 
     def depart(self, batch: Batch, now: float) -> object:
         """Send a group on, divided by link."""
@@ -67,12 +82,15 @@ class RoutedEgress:
         for link, (members, times) in groups.items():
             link.send_each(members, times)
 
-    def keep(self, wanted: Callable[[Request], bool]) -> None:
-        """Nobody waits here."""
+    def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
+        """No request waits here."""
 
 
 class HopEgress:
-    """For policies that choose when a prompt leaves, and learn from transit times."""
+    """For policies that choose when a prompt leaves.
+
+    With a `view`, transit times are kept in it: the machine is a node and the policy needs them.
+    """
 
     def __init__(
         self,
@@ -80,19 +98,19 @@ class HopEgress:
         links: Sequence[Link],
         policy: HopPolicy,
         end_layer: Callable[[int], int],
-        home: int,
+        view: ClusterView | None,
     ) -> None:
         self._machine = machine
         self._links = {link.index: link for link in links}
         self._policy = policy
         self._end_layer = end_layer
-        self._home = home
+        self._view = view
 
     def depart(self, batch: Batch, now: float) -> None:
-        """Learn from all requests, then choose for the prompts, then send link by link."""
+        """Note transit times, then choose for the prompts, then send link by link."""
         machine = self._machine
-        if machine != self._home:
-            self._policy.transited(batch.requests, now)
+        if self._view is not None:
+            self._view.passed(batch.requests, now)
         if batch.num_prompts:
             for request in batch.requests:
                 if request.is_prefill and machine not in request.onward:
@@ -116,8 +134,8 @@ class HopEgress:
         for request, ready in zip(requests, ready_s, strict=True):
             self.depart(Batch.of([request]), ready)
 
-    def keep(self, wanted: Callable[[Request], bool]) -> None:
-        """Nobody waits here."""
+    def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
+        """No request waits here."""
 
 
 def take_link(
@@ -170,7 +188,6 @@ class ContendedEgress:
         nics: Sequence[SharedNic],
         policy: LinkPolicy,
         end_layer: Callable[[int], int],
-        waiting: Callable[[int], int],
     ) -> None:
         self._environment = environment
         self._machine = machine
@@ -179,7 +196,6 @@ class ContendedEgress:
         self._nics = nics
         self._policy = policy
         self._end_layer = end_layer
-        self._waiting = waiting
         self._queue: list[Request] = []
         self._retry = ReusableEvent(environment, self.attempt)
 
@@ -194,9 +210,9 @@ class ContendedEgress:
             self._queue.append(request)
             self.attempt()
 
-    def keep(self, wanted: Callable[[Request], bool]) -> None:
-        """Drop those who wait for a link and are not wanted any more."""
-        self._queue = [request for request in self._queue if wanted(request)]
+    def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
+        """Drop requests that wait for a link and are not wanted any more."""
+        self._queue = [request for request in self._queue if is_wanted(request)]
 
     def attempt(self) -> None:
         """Send what the free links can take."""
@@ -206,7 +222,7 @@ class ContendedEgress:
         if not usable:
             return
         choose = self._policy.candidates(
-            self._machine, [self._links[index].placed for index in usable], self._waiting
+            self._machine, [self._links[index].placed for index in usable]
         )
         taken: dict[int, Request] = {}
         left: list[Request] = []
@@ -274,10 +290,10 @@ class ContendedEgress:
             sender.outbound_free += bandwidth
             receiver.inbound_free += bandwidth
             # Those who wait try again once all links that come free now have done so.
-            self._retry.set(environment.now, environment.now)
+            self._retry.schedule(environment.now, environment.now)
             for port in receiver.held_up:
                 if port is not self:
-                    port._retry.set(environment.now, environment.now)
+                    port._retry.schedule(environment.now, environment.now)
             receiver.held_up.clear()
 
-        ReusableEvent(environment, give_back).set(sent, now)
+        ReusableEvent(environment, give_back).schedule(sent, now)

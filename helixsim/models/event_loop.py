@@ -71,19 +71,19 @@ class ExactEnvironment(simpy.Environment):
 
     @property
     def is_waited_for(self) -> bool:
-        """Whether any alarm is set: whether anything can still happen in the model."""
+        """Whether any event is scheduled: whether anything can still happen in the model."""
         return any(entry[3].__class__ is ReusableEvent for entry in self._queue)
 
 
 class ReusableEvent(simpy.Event):
-    """An event that can be set off again and again, at exact times.
+    """An event that can be scheduled again and again, at exact times.
 
     It may stand in the queue several times at once; its handler is called for each.
 
     Attributes
     ----------
     handler
-        Called without arguments when the alarm goes off.
+        Called without arguments when the event happens.
     """
 
     __slots__ = ("_queue", "handler", "next_number")
@@ -94,10 +94,10 @@ class ReusableEvent(simpy.Event):
         self._queue = environment._queue
         self.next_number = environment.next_number
 
-    def set(self, at: float, created: float) -> None:
-        """Go off at time `at`; among events of that instant, in order of `created`."""
+    def schedule(self, at: float, created: float) -> None:
+        """Happen at time `at`; among events of that instant, in order of `created`."""
         heappush(self._queue, (at, created, self.next_number(), self))  # type: ignore[misc]
 
-    def set_for(self, at: float, created: float, number: int) -> None:
-        """Go off at time `at` for what has been numbered before; the number breaks ties."""
+    def schedule_numbered(self, at: float, created: float, number: int) -> None:
+        """Happen at time `at` for what has been numbered before; the number breaks ties."""
         heappush(self._queue, (at, created, number, self))  # type: ignore[misc]

@@ -14,9 +14,12 @@ from collections.abc import Callable, Iterable
 from itertools import chain, pairwise
 from math import inf
 
-from helixsim.control.batching import Batch
 from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Request
+from helixsim.steps import Batch
+
+MUTE = -inf
+"""A delivery queue announces nothing while its machine is busy or down."""
 
 Delivery = tuple[float, float, float, int, int, Request]
 """A request on its way, and what orders arrivals: (arrival, sent, started, train, place)."""
@@ -75,6 +78,43 @@ class Transfer(Batch):
         self.number = number
         self.last_arrival_s = sent_s[-1] + latency_s
 
+    @classmethod
+    def of_batch(
+        cls,
+        batch: Batch,
+        entry_layer: int,
+        latency_s: float,
+        sent_s: list[float],
+        first_started_s: float,
+        number: int,
+    ) -> Transfer:
+        """A batch on its way, each request sent when the one before had been.
+
+        A batch that is a transfer has arrived and belongs to its sender alone, so it goes on as it
+        is: most batches of decodes pass through a whole route as one object.
+        """
+        if batch.__class__ is not cls:
+            return cls(
+                batch.requests,
+                batch.num_prompts,
+                batch.prompt_tokens,
+                entry_layer,
+                latency_s,
+                sent_s,
+                first_started_s,
+                None,
+                number,
+            )
+        transfer: Transfer = batch
+        transfer.entry_layer = entry_layer
+        transfer.latency_s = latency_s
+        transfer.sent_s = sent_s
+        transfer.first_started_s = first_started_s
+        transfer.started_s = None
+        transfer.number = number
+        transfer.last_arrival_s = sent_s[-1] + latency_s
+        return transfer
+
     @property
     def first_arrival_s(self) -> float:
         """When the first of them arrives."""
@@ -114,9 +154,9 @@ class Transfer(Batch):
             self.first_started_s = arrived.sent_s[-1]
         return arrived
 
-    def keep(self, wanted: Callable[[Request], bool]) -> bool:
-        """Drop those who are not wanted any more; whether anybody is left."""
-        kept = [delivery for delivery in self.deliveries() if wanted(delivery[5])]
+    def drop_unless(self, is_wanted: Callable[[Request], bool]) -> bool:
+        """Drop requests that are not wanted any more; whether any request is left."""
+        kept = [delivery for delivery in self.deliveries() if is_wanted(delivery[5])]
         if 0 < len(kept) < len(self.requests):
             rest = Batch.of([delivery[5] for delivery in kept])
             self.requests, self.num_prompts = rest.requests, rest.num_prompts
@@ -150,11 +190,11 @@ class DeliveryQueue:
         Called with such a train.
     """
 
-    __slots__ = ("announce", "transfers", "wakes_at")
+    __slots__ = ("announce", "announce_before_s", "transfers")
 
     def __init__(self) -> None:
         self.transfers: list[Transfer] = []
-        self.wakes_at = inf
+        self.announce_before_s = inf
         self.announce: Callable[[Transfer], None]
 
     def next_arrival(self) -> Transfer | None:
@@ -193,9 +233,11 @@ class DeliveryQueue:
             arrived.sort(key=_first_arrival)
         return arrived
 
-    def keep(self, wanted: Callable[[Request], bool]) -> None:
-        """Drop those who are not wanted any more."""
-        self.transfers = [transfer for transfer in self.transfers if transfer.keep(wanted)]
+    def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
+        """Drop requests that are not wanted any more."""
+        self.transfers = [
+            transfer for transfer in self.transfers if transfer.drop_unless(is_wanted)
+        ]
 
 
 def _first_arrival(transfer: Transfer) -> tuple[float, float, float, int]:
@@ -295,27 +337,9 @@ class Link:
                 sent.append(free)
         else:
             sent = [free := free + decode_s - latency for _ in batch.requests]
-        if batch.__class__ is Transfer:
-            transfer = batch  # it has arrived, and is nobody else's: it can go on as it is
-            transfer.entry_layer = self._entry_layer
-            transfer.latency_s = latency
-            transfer.sent_s = sent
-            transfer.first_started_s = start
-            transfer.started_s = None
-            transfer.number = self._next_number()
-            transfer.last_arrival_s = free + latency
-        else:
-            transfer = Transfer(
-                batch.requests,
-                batch.num_prompts,
-                batch.prompt_tokens,
-                self._entry_layer,
-                latency,
-                sent,
-                start,
-                None,
-                self._next_number(),
-            )
+        transfer = Transfer.of_batch(
+            batch, self._entry_layer, latency, sent, start, self._next_number()
+        )
         self._depart(transfer)
         return chain((start,), sent)
 
@@ -364,7 +388,7 @@ class Link:
         self.num_tokens += transfer.prompt_tokens + num_requests - transfer.num_prompts
         inbox = self._inbox
         inbox.transfers.append(transfer)
-        if transfer.sent_s[0] + transfer.latency_s < inbox.wakes_at:
+        if transfer.sent_s[0] + transfer.latency_s < inbox.announce_before_s:
             inbox.announce(transfer)
 
     @property

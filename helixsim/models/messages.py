@@ -1,4 +1,4 @@
-"""Messages of the calibrated physics: one for each request and hop.
+"""Links that carry messages: one for each request and hop.
 
 A machine hands its messages to the network one after another, whichever link they take. A link
 and the receiver's network interface carry one after another too; bytes flow on while the rest is
@@ -13,13 +13,14 @@ from math import log
 from operator import itemgetter
 from typing import TYPE_CHECKING, cast
 
-from helixsim.control.batching import Batch
+from helixsim.control.cluster_view import ClusterView
 from helixsim.control.routing.policy import HopPolicy, LinkPolicy, Policy, RoutingPoint
 from helixsim.models.egress import take_link
 from helixsim.models.links import DeliveryQueue, Transfer
-from helixsim.physics.engine import EngineCosts
+from helixsim.physics.performance_model import SendingCosts
 from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Request
+from helixsim.steps import Batch
 
 if TYPE_CHECKING:
     from random import Random
@@ -75,7 +76,7 @@ class MessageLink:
         receiver: ReceivingNic,
         next_number: Callable[[], int],
         *,
-        leads_home: bool,
+        to_coordinator: bool,
     ) -> None:
         self.placed = placed
         self.index = placed.index
@@ -83,7 +84,7 @@ class MessageLink:
         self._inbox = inbox
         self._receiver = receiver
         self._bytes_per_token = placed.bytes_per_token
-        self._carries_steps = not leads_home
+        self._carries_steps = not to_coordinator
         self._s_per_byte = 1 / placed.bandwidth_bytes_per_s
         self._next_number = next_number
         self._busy_s = 0.0
@@ -130,7 +131,7 @@ class MessageLink:
         )
         inbox = self._inbox
         inbox.transfers.append(transfer)
-        if transfer.first_arrival_s < inbox.wakes_at:
+        if transfer.first_arrival_s < inbox.announce_before_s:
             inbox.announce(transfer)
 
     def use_bandwidth(self, bandwidth_bytes_per_s: float) -> None:
@@ -161,14 +162,14 @@ class MessageEgress:
         Chooses, unless it has done so at admission.
     end_layer
         Number of a node -> where its layers end.
-    waiting
-        Number of a node -> requests that wait there.
-    engine
+    sending
         What sending costs.
     nic_bytes_per_s
         Its network interface, outbound.
     jitter
         Random stream of delivery delays.
+    view
+        Where transit times are kept, if the machine is a node and the policy needs them.
     """
 
     def __init__(
@@ -177,31 +178,28 @@ class MessageEgress:
         links: Sequence[MessageLink],
         policy: Policy,
         end_layer: Callable[[int], int],
-        waiting: Callable[[int], int],
-        engine: EngineCosts,
+        sending: SendingCosts,
         nic_bytes_per_s: float,
         jitter: Random,
-        *,
-        is_home: bool,
+        view: ClusterView | None,
     ) -> None:
         self._machine = machine
         self._links: Mapping[int, MessageLink] = {link.index: link for link in links}
         self._placed = [link.placed for link in links]
         self._policy = policy
-        self._learns = policy.routing_point is RoutingPoint.HOP and not is_home
+        self._view = view
         self._chooses = policy.routing_point is not RoutingPoint.ADMISSION
         self._end_layer = end_layer
-        self._waiting = waiting
-        self._s_per_byte = 1 / min(engine.send_bytes_per_s, nic_bytes_per_s)
-        self._message_s = engine.message_s
-        self._jitter_s = tuple(engine.delivery_jitter_s * quantile for quantile in _JITTER)
+        self._s_per_byte = 1 / min(sending.bytes_per_s, nic_bytes_per_s)
+        self._message_s = sending.message_s
+        self._jitter_s = tuple(sending.delivery_jitter_s * quantile for quantile in _JITTER)
         self._random_bits = jitter.getrandbits
         self._free_s = 0.0
 
     def depart(self, batch: Batch, now: float) -> None:
         """Send a group that is ready now, in order."""
-        if self._learns:
-            cast(HopPolicy, self._policy).transited(batch.requests, now)
+        if self._view is not None:
+            self._view.passed(batch.requests, now)
         if self._chooses and batch.num_prompts:
             for request in batch.requests:
                 if request.is_prefill and self._machine not in request.onward:
@@ -216,15 +214,15 @@ class MessageEgress:
         else:
             self._send(requests, 0.0, ready_s)
 
-    def keep(self, wanted: Callable[[Request], bool]) -> None:
-        """Nobody waits here."""
+    def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
+        """No request waits here."""
 
     def _choose(self, request: Request) -> None:
         policy, machine = self._policy, self._machine
         if policy.routing_point is RoutingPoint.HOP:
             placed: PlacedLink | None = cast(HopPolicy, policy).choose(machine, request)
         else:
-            choose = cast(LinkPolicy, policy).candidates(machine, self._placed, self._waiting)
+            choose = cast(LinkPolicy, policy).candidates(machine, self._placed)
             placed = choose(request, _NO_TAKEN)
         assert placed is not None, "every link is free to take"
         take_link(request, placed, self._links, self._end_layer)  # type: ignore[arg-type]

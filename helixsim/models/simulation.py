@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
+from random import Random
 from types import FrameType
 from typing import Protocol
 
@@ -22,23 +23,16 @@ from helixsim.errors import ScenarioError, SimulationError
 from helixsim.metrics.recorder import RunRecorder
 from helixsim.metrics.result import RunResult
 from helixsim.metrics.timeline import Timeline
-from helixsim.models.calibrated import calibrated_models
+from helixsim.models.build import Parts, build_models
 from helixsim.models.event_loop import ExactEnvironment
 from helixsim.models.faults import FaultInjector
-from helixsim.models.paper import paper_models
-from helixsim.models.parts import Models, Parts
 from helixsim.models.tracing import Tracer
 from helixsim.placement.flow import Flow
 from helixsim.placement.topology import Topology
+from helixsim.scenario.load_generator import build_load_generator
 from helixsim.scenario.resolved import Scenario
 
 _LOADING_MARGIN_S = 1
-
-MODELS: Mapping[str, Callable[[Parts], Models]] = {
-    "paper": paper_models,
-    "calibrated": calibrated_models,
-}
-"""Physics -> what makes its models."""
 
 
 class Traffic(Protocol):
@@ -132,35 +126,46 @@ class Simulation:
         self.topology = placed_topology(scenario)
         self.start_s = float(_loading_s(self.topology) + _LOADING_MARGIN_S)
         self.end_s = self.start_s + scenario.run.duration_s
+        rng = Random(self.seed)
+        self.recorder = RunRecorder(
+            self.start_s + scenario.run.warmup_s,
+            self.end_s,
+            tuple(node.name for node in self.topology.nodes),
+            keep_iterations=record_iterations,
+        )
         control_plane = build_control_plane(
             scenario,
             self.topology,
-            seed=self.seed,
-            start_s=self.start_s,
-            keep_iterations=record_iterations,
-            load_generator=None if traffic is None else traffic.load_generator(self.start_s),
+            load_generator=build_load_generator(scenario, rng, self.start_s)
+            if traffic is None
+            else traffic.load_generator(self.start_s),
+            recorder=self.recorder,
+            rng=rng,
             make_policy=None if traffic is None else traffic.make_policy,
         )
         self.flow: Flow = control_plane.flow
         self.policy: Policy = control_plane.policy
-        self.recorder: RunRecorder = control_plane.recorder
         self.coordinator: Coordinator = control_plane.coordinator
         self.environment = ExactEnvironment()
         self.tracer = None
         if trace_span_s is not None:
             begin, end = trace_span_s
             self.tracer = Tracer(self.start_s + begin, self.start_s + end, self.start_s)
-        parts = Parts(
-            scenario,
-            self.environment,
-            self.topology,
-            self.policy,
-            self.coordinator,
-            self.seed,
-            self.tracer,
+        self._models = build_models(
+            Parts(
+                scenario,
+                self.environment,
+                self.topology,
+                self.policy,
+                self.coordinator,
+                control_plane.performance,
+                control_plane.view,
+                self.seed,
+                self.tracer,
+            )
         )
-        models = MODELS[scenario.physics](parts)
-        self.host, self.gpus, self.links = models.host, models.nodes, models.links
+        self.coordinator_node = self._models.coordinator_node
+        self.nodes, self.links = self._models.nodes, self._models.links
         self.timeline = Timeline(self)
 
     # -- time --------------------------------------------------------------------------------
@@ -168,9 +173,7 @@ class Simulation:
     def run(self, watchers: tuple[Watcher, ...] = ()) -> RunResult:
         """Let time pass until the run ends or is interrupted."""
         environment = self.environment
-        for request in self.coordinator.opening():
-            self.host.add_arrival(request, 0.0)
-        self.host.follow(self.coordinator.later())
+        self.coordinator_node.start()
         if self.scenario.faults.events:
             self._plan_faults()
         interval = self.scenario.run.sample_interval_s
@@ -179,7 +182,7 @@ class Simulation:
             environment.process(self._every(watcher.every_s, partial(watcher.look, self)))
         with _stopped_by_ctrl_c(environment):
             environment.run_through(self.end_s)
-            self.host.catch_up(environment.now)
+            self.coordinator_node.catch_up(environment.now)
             if self.scenario.run.drain:
                 environment.run_while(lambda: not self.is_idle)
         self.timeline.finish()
@@ -191,13 +194,11 @@ class Simulation:
         FaultInjector(
             self.environment,
             self.topology,
-            self.gpus,
-            self.links,
-            self.host,
+            self._models,
             self.coordinator,
             self.policy,
             faults.detection_s,
-        ).plan(faults, self.start_s)
+        ).plan(faults.events, self.start_s)
 
     def _every(
         self, interval_s: float, act: Callable[[], None]
@@ -206,7 +207,7 @@ class Simulation:
         environment = self.environment
         yield environment.timeout(self.start_s)
         while True:
-            self.host.catch_up(environment.now)
+            self.coordinator_node.catch_up(environment.now)
             act()
             if environment.now > self.end_s and not environment.is_waited_for:
                 raise SimulationError(
@@ -222,9 +223,9 @@ class Simulation:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody is being served and nobody is still to come."""
-        # Nobody waits where nobody is active.
-        return not self.coordinator.active and not self.host.expects_arrivals
+        """Whether no request is being served and none is still to arrive."""
+        # No request waits where none is active.
+        return not self.coordinator.active and not self.coordinator_node.expects_arrivals
 
 
 def _checked(seed: int) -> int:

@@ -12,12 +12,12 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from helixsim.control.batching import Batch
 from helixsim.models.engine_node import EngineNode
 from helixsim.models.links import Link, Transfer
 from helixsim.models.messages import MessageLink
 from helixsim.models.paper_node import PaperNode
 from helixsim.requests import Request
+from helixsim.steps import Batch
 
 if TYPE_CHECKING:
     from helixsim.metrics.result import RunResult
@@ -166,10 +166,14 @@ def traced_paper_node(tracer: Tracer) -> type[PaperNode]:
     """Nodes of the paper's physics that tell a tracer of their batches."""
 
     class TracedPaperNode(PaperNode):
-        def _start(self, segment: int, now: float) -> None:
-            super()._start(segment, now)
-            assert self._running is not None
-            tracer.worked(self.index, now, self._wakes_at, self._running.requests)
+        def _wake(self) -> None:
+            num_batches = self.num_batches
+            super()._wake()
+            if self.num_batches > num_batches:
+                step = self.scheduler.running
+                assert step is not None
+                now = self._environment.now
+                tracer.worked(self.index, now, self._wakes_at, step.passes[0].requests)
 
     return TracedPaperNode
 
@@ -178,12 +182,16 @@ def traced_engine_node(tracer: Tracer) -> type[EngineNode]:
     """Nodes of the calibrated physics that tell a tracer of their passes."""
 
     class TracedEngineNode(EngineNode):
-        def _step(self, now: float) -> None:
-            super()._step(now)
-            start = now
-            for end, requests in self._passes:
-                if requests:
-                    tracer.worked(self.index, start, end, requests)
+        def _begin_step(self, now: float) -> None:
+            num_batches = self.num_batches
+            super()._begin_step(now)
+            if self.num_batches == num_batches:
+                return
+            step, start = self._step, now
+            assert step is not None
+            for end, number in self._pass_ends:
+                if step.passes[number].requests:
+                    tracer.worked(self.index, start, end, step.passes[number].requests)
                 start = end
 
     return TracedEngineNode

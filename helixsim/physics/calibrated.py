@@ -1,11 +1,11 @@
-"""The calibrated physics of computing: how long the passes of an engine's step take.
+"""The calibrated performance model: how long the passes of an engine's step take.
 
 Time of one layer, with ``prefill`` and ``decode`` the machine's measured profile:
 
 - a pass of prefills: ``max(scale x prefill(tokens), decode(2)) + host + prompts x per prompt``.
   Even a short prompt has the layer's weights read, as two decodes have.
-- a pass of n decodes: ``decode(max(n, 2)) + host + (n - 1) x per request + context``, and
-  ``several decodes`` if n > 1. What the profile says of a single decode is an interpolation
+- a pass of n decodes: ``decode(max(n, 2)) + host + (n - 1) x per sequence + context``, and
+  ``multi-sequence overhead`` if n > 1. What the profile says of a single decode is an interpolation
   towards zero; the weights are read for one as for two.
 - a pass of both: the linear parts of the layer run once over all tokens, attention of the decodes
   comes on top: ``max(scale x prefill(tokens + n), decode(2)) + decode(n) - decode(2) + ...``.
@@ -16,13 +16,43 @@ cache; where there are fewer, decodes are faster, but never faster than two are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from helixsim.physics.engine import EngineCosts
+from helixsim.physics.performance_model import ModelInputs, SendingCosts, StepTimer
 from helixsim.placement.topology import PlacedNode
 from helixsim.profiles.machine import LLM
+from helixsim.steps import Batch, Step
+
+_LEAST_ROUND_S = 1e-6
+"""A round of polling takes no less: time passes while a worker idles."""
 
 
-class PassTimes:
-    """Times the passes of one node.
+class CalibratedModel:
+    """``physics: calibrated``; see :class:`helixsim.physics.performance_model.PerformanceModel`."""
+
+    node_scheduler = "prototype"
+    passes_beyond_answer = 0
+    requests_wait = True
+
+    def __init__(self, inputs: ModelInputs) -> None:
+        self._llm, self._engine = inputs.llm, inputs.engine
+        self.sending: SendingCosts | None = SendingCosts(
+            message_s=inputs.engine.message_s,
+            bytes_per_s=inputs.engine.send_bytes_per_s,
+            delivery_jitter_s=inputs.engine.delivery_jitter_s,
+        )
+
+    def step_timer(self, node: PlacedNode) -> StepTimer:
+        """What times the steps of a node."""
+        return EngineStepTimer(self._llm, node, self._engine)
+
+
+class EngineStepTimer:
+    """Times the steps of one node.
+
+    A step copies the hidden states that have arrived into the GPU, runs its passes, and copies
+    what leaves each of them out again. A pass without requests takes the time to find that.
 
     Parameters
     ----------
@@ -34,19 +64,61 @@ class PassTimes:
 
     def __init__(self, llm: LLM, node: PlacedNode, engine: EngineCosts) -> None:
         gpu = engine.for_machine(node.machine_type)
+        self._num_layers = node.num_layers
+        self._is_last = node.end_layer == llm.num_layers
         self._prefill, self._decode = node.profile.prefill, node.profile.decode
         self._least_s = self._decode(2)
         self._scale = gpu.prefill_scale
         self._host_s = gpu.layer_pass_s
-        self._several_s = gpu.several_decodes_s
-        self._further_s = engine.further_request_s
+        self._several_s = gpu.multi_sequence_overhead_s
+        self._further_s = engine.per_sequence_overhead_s
         self._prompt_s = engine.prompt_s
-        self._context_s = llm.kv_bytes_per_token_layer / gpu.kv_read_bytes_per_s
+        kv_bytes_per_s = gpu.kv_read_bytes_per_s
+        self._context_s = llm.kv_bytes_per_token_layer / kv_bytes_per_s if kv_bytes_per_s else 0.0
         self._profile_context = engine.profile_context_tokens
         self._copy_s_per_token = llm.activation_bytes_per_token / engine.copy_bytes_per_s
         self._prefill_s: dict[int, float] = {}
         self._decode_s: list[float] = [0.0]
-        self.poll_layer_s = engine.poll_layer_s
+        self._poll_layer_s = engine.poll_layer_s
+        self.poll_s = max(engine.poll_layer_s * node.num_layers, _LEAST_ROUND_S)
+
+    def time_step(self, step: Step, now: float) -> tuple[Sequence[float], float]:
+        """When each pass of a step is through all layers and copied out."""
+        end = now + self.copy_s(step.received_tokens)
+        ends = []
+        layer_s = 0.0
+        for batch in step.passes:
+            if not batch.requests:
+                end += self._num_layers * self._poll_layer_s
+                ends.append(end)
+                continue
+            end, layer_s = self._pass_end(step, batch, end)
+            if not self._is_last:
+                end += self.copy_s(batch.num_tokens)
+            ends.append(end)
+        return ends, end - layer_s
+
+    def _pass_end(self, step: Step, batch: Batch, start: float) -> tuple[float, float]:
+        """When a pass is through all layers, and how long its last layer took."""
+        if not step.entry_layers:
+            layer_s = self.layer_s(batch)
+            return start + self._num_layers * layer_s, layer_s
+        end, layer_s = start, 0.0
+        for start_layer, end_layer, inside in step.segments(batch):
+            layer_s = self.layer_s(inside) if inside.requests else self._poll_layer_s
+            end += (end_layer - start_layer) * layer_s
+        return end, layer_s
+
+    def layer_s(self, batch: Batch) -> float:
+        """How long a pass takes for one layer."""
+        num_decodes = len(batch.requests) - batch.num_prompts
+        if not batch.num_prompts:
+            return self.decode_layer_s(num_decodes, batch.context_tokens)
+        if not num_decodes:
+            return self.prefill_layer_s(batch.num_prompts, batch.prompt_tokens)
+        return self.mixed_layer_s(
+            batch.num_prompts, batch.prompt_tokens, num_decodes, batch.context_tokens
+        )
 
     def copy_s(self, num_tokens: int) -> float:
         """How long the hidden states of some tokens take into the GPU, or out of it."""

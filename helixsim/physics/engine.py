@@ -1,121 +1,177 @@
-"""What a serving engine costs beside its kernels: the parameters of the calibrated physics.
+"""What a serving engine costs beside its kernels, and the engine files that say so.
 
-A worker of an engine fetches what has arrived, runs one step (the prefills, then the decodes, or
-both in one pass), and sends what it is done with. Between the kernels, its host launches work,
-copies hidden states and handles messages; these few figures say how long that takes.
+One class is both the file and the value: :class:`EngineCosts` has the parameters of the
+``calibrated`` performance model, each with its key in an engine file; :class:`EngineFile` adds how
+the figures were found.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from math import inf
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from helixsim.errors import ScenarioError
+from helixsim.profiles.spec import Count, Name
+from helixsim.yaml_files import (
+    BytesPerSecond,
+    FileModel,
+    Seconds,
+    did_you_mean,
+    read_yaml,
+    validate,
+)
+
+DEFAULT_ENGINE = "helix-prototype"
+DATA = Path(__file__).parent / "data"
 
 Batching = Literal["separate", "mixed"]
+Cost = Annotated[Seconds, Field(ge=0, le=10)]
+Rate = Annotated[BytesPerSecond, Field(gt=0)]
+
+_OLD_KEYS = {
+    "per_further_request": "per_sequence_overhead",
+    "several_decodes": "multi_sequence_overhead",
+}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GpuCosts:
-    """What differs between machine types.
+def _with_new_keys(data: Any) -> Any:  # noqa: ANN401 - whatever stands in the file
+    """Accept the keys of before, for one version."""
+    if not isinstance(data, Mapping):
+        return data
+    for old, new in _OLD_KEYS.items():
+        if old in data and new not in data:
+            warnings.warn(
+                f"engine files: '{old}' is now called '{new}'; the old key goes in version 0.3",
+                FutureWarning,
+                stacklevel=2,
+            )
+            data = {new if key == old else key: value for key, value in data.items()}
+    return data
 
-    Attributes
-    ----------
-    prefill_scale
-        The time of a prefill in the engine over that of the machine's profile.
-    layer_pass_s
-        Host time for each layer of each pass, on top of the kernels.
-    several_decodes_s
-        Time per layer that a pass of two decodes or more takes beyond its profile. A single
-        decode does not take it.
-    kv_read_bytes_per_s
-        How fast attention reads the KV cache; infinite where context costs nothing.
+
+class _Costs(FileModel):
+    model_config = ConfigDict(populate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_old_keys(cls, data: Any) -> Any:  # noqa: ANN401
+        return _with_new_keys(data)
+
+
+class GpuCosts(_Costs):
+    """What differs between machine types."""
+
+    prefill_scale: Annotated[float, Field(ge=0.05, le=20)] = Field(
+        default=1.0, description="Time of a prefill over that of the machine's profile."
+    )
+    layer_pass_s: Cost = Field(
+        default=0.0,
+        alias="per_layer_and_pass",
+        description="Host time for each layer of each pass, besides the kernels.",
+    )
+    multi_sequence_overhead_s: Cost = Field(
+        default=0.0,
+        alias="multi_sequence_overhead",
+        description="Time per layer that a pass of two decodes or more takes beyond its profile; "
+        "a single decode does not take it.",
+    )
+    kv_read_bytes_per_s: Rate | None = Field(
+        default=None,
+        alias="kv_read_bandwidth",
+        description="With which attention reads the KV cache: the GPU's memory. If not given, "
+        "context costs nothing.",
+    )
+
+
+class KnownRange(FileModel):
+    """The range of what was recorded; beyond it the engine extrapolates."""
+
+    machine_types: Annotated[tuple[str, ...], Field(strict=False)]
+    llms: Annotated[tuple[str, ...], Field(strict=False)]
+    max_in_flight: Count = Field(description="The most requests in flight at once.")
+    max_prompt_tokens: Count
+    max_context_tokens: Count
+    max_decode_tokens_per_s: Annotated[float, Field(ge=0)] = Field(
+        description="The highest decode throughput over a minute."
+    )
+
+
+class RecordedFit(FileModel):
+    """How well the engine repeats one recorded run; errors as shares of what was recorded."""
+
+    run: str
+    scenario: str
+    held_out: bool = Field(default=False, description="Whether the fit did not see this run.")
+    decode_tokens_per_s: float | None
+    decode_latency_mean: float | None
+    decode_latency_p50: float | None
+    decode_latency_p95: float | None
+    prompt_latency_mean: float | None
+
+
+class EngineCosts(_Costs):
+    """A serving engine: how it makes up its steps, and what its host costs.
+
+    Costs are in seconds, rates in bytes per second. A worker fetches what has arrived, runs one
+    step, and sends the requests that are through. Between the kernels its host launches work,
+    copies hidden states and handles messages.
     """
 
-    prefill_scale: float = 1.0
-    layer_pass_s: float = 0.0
-    several_decodes_s: float = 0.0
-    kv_read_bytes_per_s: float = inf
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownRange:
-    """The range of what an engine was fitted to; beyond it, it extrapolates.
-
-    Attributes
-    ----------
-    machine_types, llms
-        Those that took part.
-    max_in_flight
-        The most requests that were on their way through the cluster at once.
-    max_prompt_tokens, max_context_tokens
-        Longest prompt and context.
-    max_decode_tokens_per_s
-        The highest decode throughput over a minute.
-    """
-
-    machine_types: tuple[str, ...]
-    llms: tuple[str, ...]
-    max_in_flight: int
-    max_prompt_tokens: int
-    max_context_tokens: int
-    max_decode_tokens_per_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineCosts:
-    """A serving engine.
-
-    Attributes
-    ----------
-    name
-        For titles.
-    batching
-        ``separate``: a step runs its prefills in one pass and its decodes in a second, as the
-        recorded prototype does. ``mixed``: one pass runs both.
-    max_batched_tokens
-        The most prompt tokens in one pass (``separate``), or prompt tokens and decodes together
-        (``mixed``). A longer prompt goes alone.
-    further_request_s
-        Host time per layer for each decode of a pass beyond the first.
-    prompt_s
-        Host time per layer for each prompt of a pass.
-    profile_context_tokens
-        Context of each request with which the machines' decode profiles were measured. Tokens
-        beyond it cost the time to read them from the KV cache, missing ones spare it.
-    copy_bytes_per_s
-        How fast hidden states come from the network's buffers into the GPU, and back.
-    send_bytes_per_s
-        How fast one machine hands messages to the network, all its links together.
-    message_s
-        Time that a machine spends to send one message.
-    poll_layer_s
-        Time per layer to find that nobody waits there. An idle worker looks again and again, one
-        round after another.
-    delivery_jitter_s
-        Mean of the exponential delay between a message's arrival and its being noticed.
-    gpus
-        Machine type -> what differs for it.
-    other_gpus
-        For machine types that are not in `gpus`.
-    known
-        Where it is known to hold.
-    """
-
-    name: str = "ideal"
-    batching: Batching = "separate"
-    max_batched_tokens: int = 4096
-    further_request_s: float = 0.0
-    prompt_s: float = 0.0
-    profile_context_tokens: int = 1000
-    copy_bytes_per_s: float = 1e12
-    send_bytes_per_s: float = 1e12
-    message_s: float = 0.0
-    poll_layer_s: float = 0.0
-    delivery_jitter_s: float = 0.0
-    gpus: Mapping[str, GpuCosts] = field(default_factory=dict)
-    other_gpus: GpuCosts = GpuCosts()
-    known: KnownRange | None = None
+    name: Name = "ideal"
+    batching: Batching = Field(
+        default="separate",
+        description="`separate`: a step runs its prefills in one pass, its decodes in a second. "
+        "`mixed`: one pass runs both, as engines with chunked prefill do.",
+    )
+    max_batched_tokens: Count = Field(
+        default=4096,
+        description="The most prompt tokens in a pass; with mixed batching, prompt tokens and "
+        "decodes. A longer prompt goes alone.",
+    )
+    per_sequence_overhead_s: Cost = Field(
+        default=0.0,
+        alias="per_sequence_overhead",
+        description="Host time per layer for each decode of a pass but the first.",
+    )
+    prompt_s: Cost = Field(
+        default=0.0,
+        alias="per_prompt",
+        description="Host time per layer for each prompt of a pass.",
+    )
+    profile_context_tokens: Count = Field(
+        default=1000, description="Context per request with which decode profiles were measured."
+    )
+    copy_bytes_per_s: Rate = Field(
+        default=1e12,
+        alias="copy_bandwidth",
+        description="Of hidden states into the GPU, and out of it.",
+    )
+    send_bytes_per_s: Rate = Field(
+        default=1e12,
+        alias="send_bandwidth",
+        description="With which a machine hands messages to the network.",
+    )
+    message_s: Cost = Field(
+        default=0.0, alias="per_message", description="Time to send one message."
+    )
+    poll_layer_s: Cost = Field(
+        default=0.0,
+        alias="poll_per_layer",
+        description="Time per layer to find that no request waits there. An idle worker looks "
+        "again and again, one round after another.",
+    )
+    delivery_jitter_s: Cost = Field(
+        default=0.0,
+        alias="delivery_jitter",
+        description="Mean of the exponential delay until a message is noticed.",
+    )
+    gpus: dict[Name, GpuCosts] = Field(default_factory=dict, alias="machine_types")
+    other_gpus: GpuCosts = Field(default=GpuCosts(), alias="other_machine_types")
+    known: KnownRange | None = Field(default=None, alias="valid_for")
 
     def for_machine(self, machine_type: str) -> GpuCosts:
         """What is particular to a machine type."""
@@ -124,3 +180,46 @@ class EngineCosts:
 
 IDEAL_ENGINE = EngineCosts()
 """An engine that costs nothing beside its kernels."""
+
+
+class EngineFile(EngineCosts):
+    """An engine file."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    kind: Literal["engine"]
+    name: Name
+    source: str = Field(default="", description="Where the figures come from.")
+    fit: Annotated[tuple[RecordedFit, ...], Field(strict=False)] = ()
+
+
+def shipped_engines() -> tuple[str, ...]:
+    """Names of the engines that ship with helixsim, sorted."""
+    return tuple(sorted(path.stem for path in DATA.glob("*.yaml")))
+
+
+def load_engine(name_or_path: str | Path, base_dir: str | Path = ".") -> EngineFile:
+    """Load an engine.
+
+    Parameters
+    ----------
+    name_or_path
+        The name of a shipped engine, or the path of a file (it ends in ``.yaml`` or ``.yml``).
+    base_dir
+        What a relative path is relative to.
+
+    Raises
+    ------
+    ScenarioError
+        If there is no such engine, or its file has mistakes.
+    """
+    if Path(name_or_path).suffix in (".yaml", ".yml"):
+        file = Path(base_dir) / name_or_path
+    elif str(name_or_path) in shipped_engines():
+        file = DATA / f"{name_or_path}.yaml"
+    else:
+        raise ScenarioError(
+            f"no engine '{name_or_path}' ships with helixsim; "
+            f"{did_you_mean(str(name_or_path), shipped_engines())} "
+            "(for a file of your own, give its path, ending in .yaml)"
+        )
+    return validate(EngineFile, read_yaml(file), file)

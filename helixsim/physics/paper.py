@@ -1,20 +1,19 @@
-"""The published simulator's physics of computing, oddities included.
+"""The published simulator's performance model, oddities included.
 
 A layer takes the prefill time of all prompt tokens in the batch plus the decode time of the
 number of decodes, as two passes would; a single decode counts double. At the first layer of a
 node the host pays for every token that reached the node since it last started a batch there,
-whoever it belongs to: once through memory at 4 GB/s and once at 5 GB/s.
+whichever request it belongs to: once through memory at 4 GB/s and once at 5 GB/s.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
+from helixsim.physics.performance_model import ModelInputs, SendingCosts, StepTimer
 from helixsim.placement.topology import PlacedNode
 from helixsim.profiles.machine import LLM
-
-if TYPE_CHECKING:
-    from helixsim.control.batching import Batch
+from helixsim.steps import Step
 
 _UNPACK_BYTES_PER_S = 4e9
 _PACK_BYTES_PER_S = 5e9
@@ -22,12 +21,33 @@ COPY_S_PER_BYTE = 1 / _UNPACK_BYTES_PER_S + 1 / _PACK_BYTES_PER_S
 """Time in seconds that the host spends on copying one byte of activations that a node receives."""
 
 
-class PaperStepTimer:
-    """Times the batches of one node; see :class:`helixsim.physics.StepTimer`."""
+class PaperModel:
+    """``physics: paper``; see :class:`helixsim.physics.performance_model.PerformanceModel`.
 
-    __slots__ = ("_activation_bytes", "_decode_s", "_prefill_s")
+    The published simulator runs as many decodes as the answer has tokens, though the prefill
+    yields the first of them, and rejects requests that find no room.
+    """
+
+    node_scheduler = "paper"
+    passes_beyond_answer = 1
+    requests_wait = False
+    sending: SendingCosts | None = None
+
+    def __init__(self, inputs: ModelInputs) -> None:
+        self._llm = inputs.llm
+
+    def step_timer(self, node: PlacedNode) -> StepTimer:
+        """What times the steps of a node."""
+        return PaperStepTimer(self._llm, node)
+
+
+class PaperStepTimer:
+    """Times the steps of one node."""
+
+    __slots__ = ("_activation_bytes", "_decode_s", "_prefill_s", "poll_s")
 
     def __init__(self, llm: LLM, node: PlacedNode) -> None:
+        self.poll_s = 0.0
         self._activation_bytes = llm.activation_bytes_per_token
         profile, capacity = node.profile, node.capacity
         # Dense tables: a batch is timed hundreds of thousands of times, and token counts repeat.
@@ -36,20 +56,35 @@ class PaperStepTimer:
         if len(self._decode_s) > 1:
             self._decode_s[1] *= 2
 
-    def finish(
-        self, now: float, batch: Batch, num_layers: int, received_tokens: int
-    ) -> tuple[float, float]:
-        """When a batch that starts now is through; times are added one by one, as published."""
+    def time_step(self, step: Step, now: float) -> tuple[Sequence[float], float]:
+        """When a step is through; times of layers are added one by one, as published."""
+        batch = step.passes[0]
+        if len(step.passes) > 1 or step.entry_layers:
+            return self._time_passes(step, now)
         layer_s = (
             self._prefill_s[batch.prompt_tokens]
             + self._decode_s[len(batch.requests) - batch.num_prompts]
         )
         first_s = layer_s
-        if received_tokens:
-            received = received_tokens * self._activation_bytes
+        if step.received_tokens:
+            received = step.received_tokens * self._activation_bytes
             first_s = layer_s + received / _UNPACK_BYTES_PER_S + received / _PACK_BYTES_PER_S
         start, end = now, now + first_s
-        for _ in range(num_layers - 1):
+        for _ in range(step.end_layer - step.start_layer - 1):
             start = end
             end += layer_s
-        return end, start
+        return (end,), start
+
+    def _time_passes(self, step: Step, now: float) -> tuple[Sequence[float], float]:
+        """The same for steps as other node schedulers compose them."""
+        received = step.received_tokens * self._activation_bytes
+        start = end = now + received / _UNPACK_BYTES_PER_S + received / _PACK_BYTES_PER_S
+        ends = []
+        for batch in step.passes:
+            for start_layer, end_layer, inside in step.segments(batch):
+                layer_s = self._prefill_s[inside.prompt_tokens] + self._decode_s[inside.num_decodes]
+                for _ in range(end_layer - start_layer):
+                    start = end
+                    end += layer_s
+            ends.append(end)
+        return ends, start

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from helixsim.control.load import Arrival
 from helixsim.control.routing import Policy
@@ -111,6 +111,7 @@ class RecordedRoutes:
     """
 
     routing_point = RoutingPoint.ADMISSION
+    needs_transits = False
 
     def __init__(
         self, run: RecordedRun, load_generator: RecordedLoad, topology: Topology, inner: Policy
@@ -124,7 +125,7 @@ class RecordedRoutes:
         """Bandwidth that the scenario's policy allows; all of a link that it does not use."""
         return self._inner.link_bandwidth(link) or max(int(link.bandwidth_bytes_per_s), 1)
 
-    def follow(self, flow: Flow, down: frozenset[int]) -> None:
+    def reroute(self, flow: Flow, down: frozenset[int]) -> None:
         """Recorded routes do not change."""
 
     def is_stranded(self, request: Request) -> bool:
@@ -149,6 +150,9 @@ class RecordedRoutes:
     def expected_tokens(self, node: int) -> int | None:
         """Not counted."""
         return None
+
+    def validate(self, active: Collection[Request]) -> None:
+        """Nothing is booked."""
 
 
 class RouteMaker:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from helixsim.control.control_plane import performance_model
 from helixsim.control.load import LoadGenerator
 from helixsim.control.routing import POLICIES, Policy, PolicyInputs
 from helixsim.display import short_text, table_html
 from helixsim.errors import InputError
 from helixsim.metrics.result import RunResult
 from helixsim.models.simulation import Simulation
-from helixsim.physics import PHYSICS_PROFILES
 from helixsim.recorded.figures import (
     COMPARED,
     ReplayFigures,
@@ -218,14 +218,14 @@ class RecordedTraffic:
         load_generator = RecordedLoad(
             self.run,
             start_s=start_s,
-            passes_beyond_answer=PHYSICS_PROFILES[self.scenario.physics].passes_beyond_answer,
+            passes_beyond_answer=performance_model(self.scenario).passes_beyond_answer,
             closed_loop=self.closed_loop,
         )
         self._load_generators.append(load_generator)
         return load_generator
 
     def _recorded_routes(self, inputs: PolicyInputs) -> Policy:
-        inner = POLICIES[self.scenario.scheduler.policy](inputs)
+        inner = POLICIES.get(self.scenario.scheduler.policy)(inputs)
         return RecordedRoutes(self.run, self._load_generators[-1], inputs.topology, inner)
 
 

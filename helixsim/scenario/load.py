@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from helixsim.cluster import Cluster
+from helixsim.control.node_schedulers import NODE_SCHEDULERS
+from helixsim.control.routing import POLICIES
 from helixsim.errors import ScenarioError
-from helixsim.physics.engine import EngineCosts
-from helixsim.physics.engine_files import load_engine, shipped_engines
+from helixsim.physics.engine import EngineCosts, load_engine, shipped_engines
+from helixsim.physics.performance_model import PERFORMANCE_MODELS
 from helixsim.placement.check import placement_mistakes
 from helixsim.placement.placement import Placement
 from helixsim.profiles.library import (
@@ -20,6 +22,7 @@ from helixsim.profiles.library import (
     shipped_machine_types,
 )
 from helixsim.profiles.machine import LLM, MachineType
+from helixsim.registry import Registry, UnknownNameError
 from helixsim.scenario.cluster_generator import generate_cluster
 from helixsim.scenario.cluster_spec import ClusterFile, ClusterSpec
 from helixsim.scenario.fault_spec import fault_mistakes
@@ -131,6 +134,7 @@ class _Loader:
 
     def load(self, document: Mapping[str, object]) -> Scenario:
         spec = self.spec
+        self._check_extensions()
         llm = self._llm()
         cluster, machine_types = self._cluster(llm)
         placement = self._placement(cluster, llm, machine_types)
@@ -159,6 +163,20 @@ class _Loader:
             dollars_per_hour=prices,
             file=self.file,
         )
+
+    def _check_extensions(self) -> None:
+        """See that whatever is named of what users can plug in is there."""
+        named: list[tuple[str, Registry[Any], str | None]] = [
+            ("physics", PERFORMANCE_MODELS, self.spec.physics),
+            ("scheduler.policy", POLICIES, self.spec.scheduler.policy),
+            ("scheduler.node", NODE_SCHEDULERS, self.spec.scheduler.node),
+        ]
+        for where, registry, name in named:
+            try:
+                if name is not None:
+                    registry.get(name)
+            except UnknownNameError as error:
+                raise ScenarioError(error.message, file=self.file, where=where) from error
 
     def _llm(self) -> LLM:
         name = self.spec.llm

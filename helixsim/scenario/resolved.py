@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast
 
 from helixsim.cluster import Cluster
 from helixsim.display import placement_image, placement_plot, short_text, table_html
@@ -23,12 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Mode = Literal["offline", "online"]
-SchedulingPolicy = Literal["maxflow", "swarm", "random", "shortest_queue"]
 FlowSplit = Literal["published", "balanced"]
-PhysicsProfile = Literal["paper", "calibrated"]
-
-SCHEDULING_POLICIES: tuple[str, ...] = get_args(SchedulingPolicy)
-PHYSICS_PROFILES: tuple[str, ...] = get_args(PhysicsProfile)
 
 IN_MEMORY = "<dict>"
 """Stands for the file of a scenario that was built from a dict."""
@@ -57,7 +52,10 @@ class SchedulerSettings:
     Attributes
     ----------
     policy
-        One of :data:`SCHEDULING_POLICIES`.
+        Name of the routing policy, see :data:`helixsim.control.routing.POLICIES`.
+    node
+        Name of the node scheduler, see :data:`helixsim.control.node_schedulers.NODE_SCHEDULERS`;
+        None for the one that goes with the physics.
     kv
         Expectations about the KV caches.
     feed_high_water_mark
@@ -76,6 +74,7 @@ class SchedulerSettings:
     """
 
     policy: str = "maxflow"
+    node: str | None = None
     kv: KvSettings = KvSettings()
     feed_high_water_mark: float = 0.8
     min_flow_share: float = 0.05
@@ -244,7 +243,8 @@ class Scenario:
     scheduler, workload, run
         Settings.
     physics
-        One of :data:`PHYSICS_PROFILES`.
+        Name of the performance model, see
+        :data:`helixsim.physics.performance_model.PERFORMANCE_MODELS`.
     faults
         Nodes that fail.
     engine

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from helixsim.errors import ScenarioError
-from helixsim.physics.engine_files import EngineFile
+from helixsim.physics.engine import EngineFile
 from helixsim.profiles.spec import LLMSpec, MachineSpec
 from helixsim.scenario.cluster_spec import ClusterFile
 from helixsim.scenario.generator_spec import GeneratorFile

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from helixsim.physics.engine_files import DEFAULT_ENGINE
+from helixsim.physics.engine import DEFAULT_ENGINE
 from helixsim.profiles.spec import Count, Name
 from helixsim.scenario.cluster_spec import ClusterSpec
 from helixsim.scenario.fault_spec import FaultsSpec
@@ -16,10 +16,8 @@ from helixsim.scenario.resolved import (
     FlowSplit,
     KvSettings,
     Mode,
-    PhysicsProfile,
     RunSettings,
     SchedulerSettings,
-    SchedulingPolicy,
 )
 from helixsim.scenario.slo_spec import Price, SloSpec
 from helixsim.traces.arrivals import SLOT_S
@@ -95,10 +93,23 @@ class KvSpec(FileModel):
     expected_output_ratio: Annotated[float, Field(gt=0, le=100)] = 1.0
 
 
+ExtensionName = Annotated[str, Field(min_length=1, max_length=200)]
+"""Name of an extension; the registries say whether there is one."""
+
+
 class SchedulerSpec(FileModel):
     """Settings of the scheduler."""
 
-    policy: SchedulingPolicy = "maxflow"
+    policy: ExtensionName = Field(
+        default="maxflow",
+        description="Routing policy: `maxflow`, `swarm`, `random`, `shortest_queue`, `least_kv`, "
+        "or one of your own ([recipes](recipes.md)); see [physics](physics.md#scheduling).",
+    )
+    node: ExtensionName | None = Field(
+        default=None,
+        description="Node scheduler, which composes the steps of a node: `paper`, `prototype`, or "
+        "one of your own ([recipes](recipes.md)). If not given, the one of the physics.",
+    )
     kv: KvSpec = KvSpec()
     feed_high_water_mark: Share = 0.8
     min_flow_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
@@ -124,6 +135,7 @@ class SchedulerSpec(FileModel):
         """Turn it into a value."""
         return SchedulerSettings(
             policy=self.policy,
+            node=self.node,
             kv=KvSettings(
                 high_water_mark=self.kv.high_water_mark,
                 expected_output_ratio=self.kv.expected_output_ratio,
@@ -295,7 +307,11 @@ class ScenarioSpec(FileModel):
     scheduler: SchedulerSpec = SchedulerSpec()
     workload: WorkloadSpec
     faults: FaultsSpec = FaultsSpec()
-    physics: PhysicsProfile = "paper"
+    physics: ExtensionName = Field(
+        default="paper",
+        description="Performance model: `paper`, `calibrated`, or one of your own "
+        "([recipes](recipes.md)).",
+    )
     engine: FileName = Field(
         default=DEFAULT_ENGINE,
         description="Costs of the serving engine, for the calibrated physics: the name of a "

@@ -18,10 +18,10 @@ from statistics import median
 
 import zmq
 
-from helixreal.coordinator.attempts import Conversation
+from helixreal.coordinator.attempts import Generation
 from helixreal.coordinator.live import NoLoad
 from helixreal.coordinator.server import Cluster, ClusterSettings
-from helixreal.net import messages as wire
+from helixreal.net import messages
 from helixreal.net.transport import Transport
 from helixsim import load_scenario
 from helixsim.control.load import Arrival
@@ -45,9 +45,9 @@ COMPARED = (
 # -- one hop -----------------------------------------------------------------------------------
 
 
-def activation() -> wire.Work:
+def activation() -> messages.Work:
     """One decode between two nodes, as a worker sends it."""
-    return wire.Work(3, 20, 12.5, [wire.Pass(17, 900, 1, False, True)], [], 1)
+    return messages.Work(3, 20, 12.5, [messages.Pass(17, 900, 1, False, True)], [], 1)
 
 
 class Loop:
@@ -58,12 +58,12 @@ class Loop:
         self._poller = zmq.Poller()
         self._poller.register(transport.inbox, zmq.POLLIN)
 
-    def turn(self) -> list[tuple[wire.AnyMessage, list[wire.Frame]]]:
+    def turn(self) -> list[tuple[messages.AnyMessage, list[messages.Frame]]]:
         """What has come."""
         self._poller.poll()
         return list(self._transport.received(500))
 
-    def one(self) -> tuple[wire.AnyMessage, list[wire.Frame]]:
+    def one(self) -> tuple[messages.AnyMessage, list[messages.Frame]]:
         """The next message, where only one can come."""
         while not (found := self.turn()):
             pass
@@ -75,12 +75,12 @@ def echo_ours(address: str) -> None:
     """Send every activation back."""
     with Transport("tcp://127.0.0.1:0") as transport:
         transport.connect("ping", address)
-        transport.send("ping", wire.Hello("echo", transport.address, "", "x", "emulated"))
+        transport.send("ping", messages.Hello("echo", transport.address, "", "x", "emulated"))
         payload = bytes(ACTIVATION_BYTES)
         loop = Loop(transport)
         while True:
             message, frames = loop.one()
-            if isinstance(message, wire.Farewell):
+            if isinstance(message, messages.Shutdown):
                 return
             assert len(frames[0]) == len(payload)
             transport.send("ping", activation(), [payload])
@@ -100,7 +100,7 @@ def echo_bare(address: str) -> None:
 
 def bare_bytes() -> int:
     """Header and activation together."""
-    return len(wire.encode(activation(), [bytes(ACTIVATION_BYTES)])[0])
+    return len(messages.encode(activation(), [bytes(ACTIVATION_BYTES)])[0])
 
 
 def hop() -> None:
@@ -118,7 +118,7 @@ def hop() -> None:
         ours.start()
         loop = Loop(transport)
         hello, _ = loop.one()
-        assert isinstance(hello, wire.Hello)
+        assert isinstance(hello, messages.Hello)
         transport.connect("echo", hello.address)
         payload, whole = bytes(ACTIVATION_BYTES), bytes(bare_bytes())
         for _ in range(REPEATS):
@@ -134,7 +134,7 @@ def hop() -> None:
             ours_s = (time.perf_counter() - began) / ROUNDS / 2
             ratios.append(ours_s / bare_s)
             times.append((ours_s, bare_s))
-        transport.send("echo", wire.Farewell("done"))
+        transport.send("echo", messages.Shutdown("done"))
         ours.join(5)
     push.send(b"x")
     bare.join(5)
@@ -154,7 +154,7 @@ def echo_nodes(address: str, names: list[str]) -> None:
     with Transport("tcp://127.0.0.1:0") as transport:
         transport.connect("coordinator", address)
         for name in names:
-            hello = wire.Hello(name, transport.address, "", name, "emulated")
+            hello = messages.Hello(name, transport.address, "", name, "emulated")
             transport.send("coordinator", hello)
         loop, beat_s, welcomed = Loop(transport), 0.0, []
         while True:
@@ -164,23 +164,23 @@ def echo_nodes(address: str, names: list[str]) -> None:
                     transport.send("coordinator", beat_of(node, name))
             for message, _ in loop.turn():
                 match message:
-                    case wire.Welcome():
+                    case messages.Assignment():
                         node = message.node
                         welcomed.append((node, names[node]))
-                        transport.send("coordinator", wire.Ready(node, names[node], 10**6, 16))
-                    case wire.Work():
+                        transport.send("coordinator", messages.Ready(node, names[node], 10**6, 16))
+                    case messages.Work():
                         keys = [each.key for each in message.passes]
                         for first in range(0, len(keys), KEYS_AT_ONCE):
                             some = keys[first : first + KEYS_AT_ONCE]
-                            done = wire.Done(message.sender - 1, some, [7] * len(some), [])
+                            done = messages.Done(message.sender - 1, some, [7] * len(some), [])
                             transport.send("coordinator", done)
-                    case wire.Farewell():
+                    case messages.Shutdown():
                         return
 
 
-def beat_of(node: int, name: str) -> wire.Beat:
+def beat_of(node: int, name: str) -> messages.Heartbeat:
     """A worker's heartbeat with nothing in it."""
-    return wire.Beat(node, name, 0.0, 0, 0, 0, 0, 0.0, 0.0, 0, [], [], [])
+    return messages.Heartbeat(node, name, 0.0, 0, 0, 0, 0, 0.0, 0.0, 0, [], [], [])
 
 
 def coordinator() -> None:
@@ -191,16 +191,16 @@ def coordinator() -> None:
             scenario, transport, ClusterSettings(is_emulated=False), load_generator=NoLoad()
         )
         spawn = multiprocessing.get_context("spawn")
-        names = [member.name for member in cluster.roster.members]
+        names = [worker.name for worker in cluster.membership.workers]
         nodes = spawn.Process(target=echo_nodes, args=(transport.address, names))
         nodes.start()
         cluster.gather()
         cluster.begin()
-        assert cluster.traffic is not None
+        assert cluster.dispatcher is not None
         for _ in range(ACTIVE_REQUESTS):
             request = cluster.coordinator.create(Arrival(cluster.now, 10, 10_000))
             tokens = array("i", range(10))
-            cluster.traffic.converse(request, Conversation(tokens, 10), cluster.now)
+            cluster.dispatcher.submit(request, Generation(tokens, 10), cluster.now)
         rates = []
         for _ in range(REPEATS // 5):
             count, began, cpu = (

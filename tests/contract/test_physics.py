@@ -8,10 +8,10 @@ from typing import get_args
 import pytest
 from builders import decode, make_scenario, make_timer, prompt
 
-from helixsim.control.batching import Batch
 from helixsim.physics import PHYSICS_PROFILES
 from helixsim.profiles.machine import LatencyProfile
 from helixsim.scenario import resolved
+from helixsim.steps import Batch
 
 PREFILL = LatencyProfile((0, 10, 100), (0.0, 0.02, 0.1))
 DECODE = LatencyProfile((0, 1, 10), (0.0, 0.015, 0.03))

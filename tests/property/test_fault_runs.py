@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy_scenarios import POLICIES, troubled
 
-from helixsim.metrics.gauges import kv_use
+from helixsim.control.kv_cache import held_token_layers
 from helixsim.models.simulation import Simulation, Watcher, simulate
 from helixsim.profiles.machine import LatencyProfile
 from helixsim.scenario.resolved import Fault, Faults
@@ -63,7 +63,7 @@ def test_a_drained_cluster_is_empty(scenario):
     counts = simulation.run().summary["requests"]
     assert counts["in_flight"] == counts["waiting"] == 0
     assert not simulation.coordinator.waiting
-    assert all(gpu.num_waiting == gpu.num_running == 0 for gpu in simulation.gpus)
+    assert all(gpu.num_waiting == gpu.num_running == 0 for gpu in simulation.nodes)
     expected = {simulation.policy.expected_tokens(node.index) for node in simulation.topology.nodes}
     assert expected == ({0} if scenario.scheduler.policy == "maxflow" else {None})
 
@@ -77,7 +77,7 @@ def test_what_is_served_is_always_accounted_for(scenario, often):
 
     def look(running):
         coordinator = running.coordinator
-        used = kv_use(coordinator.active, len(nodes))
+        used = held_token_layers(coordinator.active, len(nodes))
         looks.append(all(held >= 0 for held in used))
         assert coordinator.active or not coordinator.waiting
         assert not coordinator.created
@@ -85,7 +85,7 @@ def test_what_is_served_is_always_accounted_for(scenario, often):
         for request in coordinator.active:
             assert all(stage.node not in coordinator.down for stage in request.route.stages)
             assert request.context_tokens + request.step_tokens <= request.longest_context
-        for gpu in running.gpus:
+        for gpu in running.nodes:
             assert gpu.busy_s(running.now) >= 0
 
     watchers = (Watcher(0.07 if often else 0.3, look),)

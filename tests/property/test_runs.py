@@ -13,7 +13,7 @@ from builders import iterations
 from hypothesis import HealthCheck, given, settings
 from toy_scenarios import POLICIES, scenarios, troubled
 
-from helixsim.metrics.gauges import kv_use
+from helixsim.control.kv_cache import held_token_layers
 from helixsim.models.event_loop import ReusableEvent
 from helixsim.models.simulation import Simulation, Watcher, simulate
 
@@ -71,7 +71,7 @@ def test_a_drained_cluster_is_empty(scenario):
     result = simulation.run()
     assert result.summary["requests"]["in_flight"] == 0
     assert simulation.is_idle
-    assert all(gpu.num_waiting == gpu.num_running == 0 for gpu in simulation.gpus)
+    assert all(gpu.num_waiting == gpu.num_running == 0 for gpu in simulation.nodes)
     now = simulation.environment.now
     assert all(link.backlog_s(now) == 0 for link in simulation.links)
     expected = {simulation.policy.expected_tokens(node.index) for node in simulation.topology.nodes}
@@ -208,7 +208,7 @@ def test_kv_caches_hold_no_more_than_expected_of_answers_no_longer_than_expected
     looks = []
 
     def look(running):
-        used = kv_use(running.coordinator.active, len(nodes))
+        used = held_token_layers(running.coordinator.active, len(nodes))
         expected = [running.policy.expected_tokens(node.index) for node in nodes]
         looks.append(
             all(

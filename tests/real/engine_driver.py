@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from helixreal.engines.engine import GREEDY, Engine, EngineSpec, Row, Sampling
+from helixsim.control.kv_cache import reserve
 
 Hop = tuple[int, int, int]
 """Engine by its index, then the layers ``[start, end)`` that a request runs there."""
@@ -80,7 +81,7 @@ def serve(
                 jobs[key].tokens.append(row.payload)
             if jobs[key].is_done:
                 for engine in engines:
-                    engine.release(key)
+                    engine.kv.release(key)
     raise AssertionError("the jobs do not end")
 
 
@@ -101,7 +102,7 @@ def _run_hop(
         engine = engines[index]
         batch = [rows[key] for key in keys]
         for row in batch:
-            assert engine.reserve(row.request, row.position + row.num_tokens)
+            assert reserve(engine.kv, row.request, row.position + row.num_tokens)
         if start > 0:
             sent = [bytes(part) for part in engine.pack([row.payload for row in batch])]
             received = engine.unpack(sent, [row.num_tokens for row in batch])

@@ -8,7 +8,7 @@ from threading import Event
 
 from helixreal.coordinator.live import LiveCluster, NoLoad
 from helixreal.launch import Launch
-from helixreal.serving.frontend import Finished, Generation, Token
+from helixreal.serving.frontend import Finished, GenerationRequest, Token
 
 PATIENCE_S = 90
 
@@ -47,7 +47,7 @@ def running(scenario, entry, *, time_scale=1.0, overrides=()):
 
 def submit(live, answer, **settings):
     return live.submit(
-        Generation(prompt=answer.prompt, max_tokens=answer.max_tokens, **settings), answer
+        GenerationRequest(prompt=answer.prompt, max_tokens=answer.max_tokens, **settings), answer
     )
 
 

@@ -1,4 +1,4 @@
-"""What a node does, in the simulator and in a real worker: the same suite for all bodies."""
+"""What a node does, in the simulator and in a real worker: the same suite for all executors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from builders import decode, prompt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from node_bodies import SimulatedNode, TorchNode, WorkerNode
+
+from helixsim.physics.engine import EngineCosts
 
 
 @pytest.fixture(
@@ -130,38 +132,98 @@ def test_tokens_of_strangers_are_paid_for_too(node):
     assert it.run() == [(10.0, [0]), (first, [1]), (first + 4.0, [2])]
 
 
-# -- whatever comes ----------------------------------------------------------------------------
+# -- whatever comes: both executors carry out the same steps ---------------------------------------
 
 LAYERS, ENTRIES = (0, 4), (1, 3)
-arrivals = st.lists(
+jobs = st.lists(
     st.tuples(
-        st.integers(0, 30),
-        st.sampled_from((0, *ENTRIES)),
-        st.booleans(),
-        st.integers(1, 6),
+        st.integers(0, 30),  # when its first pass arrives
+        st.sampled_from((0, *ENTRIES)),  # where it enters
+        st.lists(st.integers(1, 6), min_size=1, max_size=3),  # its chunks; empty: a decode
+        st.integers(0, 4),  # decodes that follow
+        st.integers(1, 5),  # time between a pass that leaves and the next that arrives
     ),
     min_size=1,
-    max_size=12,
+    max_size=10,
 )
 
 
+def play(node, jobs, lost):
+    """Send jobs pass by pass; some are dropped at a time, as when another node is lost."""
+    requests, left = {}, {}
+    for index, (at, layer, chunks, num_decodes, gap) in enumerate(jobs):
+        request = requests[index] = prompt(sum(chunks), index)
+        request.step_tokens = chunks[0]
+        left[index] = (list(chunks[1:]), num_decodes, gap, layer)
+        node.come(float(at), request, layer=layer)
+
+    def go_on(now, indices):
+        for index in indices:
+            if lost is not None and index in lost[1] and now >= lost[0]:
+                continue
+            chunks, num_decodes, gap, layer = left[index]
+            request = requests[index]
+            if not chunks and not num_decodes:
+                continue
+            request.context_tokens += request.step_tokens
+            request.step_tokens = chunks.pop(0) if chunks else 1
+            if not chunks and request.context_tokens + request.step_tokens > request.prompt_tokens:
+                request.is_prefill = False
+                num_decodes -= 1
+            left[index] = (chunks, num_decodes, gap, layer)
+            node.come(now + gap, request, layer=layer)
+
+    node.when_departed = go_on
+    if lost is not None:
+        at, which = lost
+        node.drop(float(at), *(requests[index] for index in which if index in requests))
+    return node.run()
+
+
 @settings(max_examples=200, deadline=None)
-@given(arrivals, st.integers(1, 3), st.integers(6, 20), st.integers(1, 4))
-def test_a_worker_does_what_the_simulated_node_does(
-    coming, max_prompts, max_prompt_tokens, max_decode_tokens
+@given(
+    jobs,
+    st.integers(1, 3),
+    st.integers(6, 20),
+    st.integers(1, 4),
+    st.none() | st.tuples(st.integers(0, 60), st.sets(st.integers(0, 9), max_size=3)),
+)
+def test_steps_of_the_paper_scheduler(
+    jobs, max_prompts, max_prompt_tokens, max_decode_tokens, lost
 ):
     limits = {
         "max_prompts": max_prompts,
         "max_prompt_tokens": max_prompt_tokens,
         "max_decode_tokens": max_decode_tokens,
     }
-    logs = []
-    for kind in (SimulatedNode, WorkerNode):
-        it = kind(LAYERS, ENTRIES, activation_bytes=1e9, **limits)
-        for index, (at, layer, is_prompt, tokens) in enumerate(sorted(coming)):
-            request = prompt(tokens, index) if is_prompt else decode(tokens, index)
-            it.come(float(at), request, layer=layer)
-        logs.append(it.run())
+    logs = [
+        play(kind(LAYERS, ENTRIES, activation_bytes=1e9, **limits), jobs, lost)
+        for kind in (SimulatedNode, WorkerNode)
+    ]
     assert logs[0] == logs[1]
-    left = [index for _, batch in logs[1] for index in batch]
-    assert sorted(left) == list(range(len(coming)))
+    first = {index for _, batch in logs[0] for index in batch}
+    assert first >= set(range(len(jobs))) - (lost[1] if lost else set())
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    jobs,
+    st.integers(1, 12),  # blocks of 16 tokens on each layer
+    st.integers(6, 20),
+    st.integers(1, 4),
+    st.sampled_from(("separate", "mixed")),
+    st.sampled_from((0.0, 0.3)),
+    st.none() | st.tuples(st.integers(0, 60), st.sets(st.integers(0, 9), max_size=3)),
+)
+def test_steps_of_the_prototype_scheduler(
+    jobs, num_blocks, max_batched_tokens, max_decode_tokens, batching, poll_layer_s, lost
+):
+    engine = EngineCosts(
+        batching=batching, max_batched_tokens=max_batched_tokens, poll_layer_s=poll_layer_s
+    )
+    limits = {"max_decode_tokens": max_decode_tokens, "kv_token_layers": 16 * 4 * num_blocks}
+    logs = [
+        play(kind(LAYERS, ENTRIES, scheduler="prototype", engine=engine, **limits), jobs, lost)
+        for kind in (SimulatedNode, WorkerNode)
+    ]
+    assert logs[0] == logs[1]

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from helixreal.cli.profile import profile
 from helixsim import load_scenario, simulate
 from helixsim.cli.group import HelixGroup
+from helixsim.control.kv_cache import KvCache
 from helixsim.profiles.library import load_llm, load_machine_type
 
 pytestmark = pytest.mark.torch
@@ -101,22 +102,12 @@ def test_kv_capacity_is_asked_for_and_between_follows_from_the_weights():
             assert all(other.is_closed for other in made[:-1])
             free = memory - spec.num_held * LAYER_BYTES
             self.kv_blocks = free // (16 * KV_BYTES * spec.num_held)
-            self.held = {}
-
-        def reserve(self, request, num_tokens):
-            room = 16 * self.kv_blocks
-            if sum(self.held.values()) + num_tokens > room:
-                return False
-            self.held[request] = num_tokens
-            return True
+            self.kv = KvCache(self.kv_blocks, 16)
 
         def run(self, rows, start, end):
             assert start in self.spec.entry_layers
-            assert all(isinstance(row, Row) and row.request in self.held for row in rows)
+            assert all(isinstance(row, Row) and self.kv.held(row.request) for row in rows)
             return [b"" for _ in rows]
-
-        def release(self, request):
-            self.held.pop(request, None)
 
         def pack(self, payloads):
             return list(payloads)

@@ -99,17 +99,17 @@ def test_models(client):
 
 def test_a_completion_of_token_ids(client):
     found = client.completions.create(model=MODEL, prompt=[1, 2, 3], max_tokens=6)
-    (choice,) = found.choices
-    assert choice.token_ids == made_up(3, 6)
-    assert choice.text == " ".join(map(str, made_up(3, 6)))
-    assert choice.finish_reason == "length"
+    (sampling_params,) = found.choices
+    assert sampling_params.token_ids == made_up(3, 6)
+    assert sampling_params.text == " ".join(map(str, made_up(3, 6)))
+    assert sampling_params.finish_reason == "length"
     assert (found.usage.prompt_tokens, found.usage.completion_tokens) == (3, 6)
 
 
 def test_several_prompts_several_times(client):
     found = client.completions.create(model=MODEL, prompt=[[1], [1, 2]], n=2, max_tokens=2)
-    assert [choice.index for choice in found.choices] == [0, 1, 2, 3]
-    assert [choice.token_ids for choice in found.choices] == [
+    assert [sampling_params.index for sampling_params in found.choices] == [0, 1, 2, 3]
+    assert [sampling_params.token_ids for sampling_params in found.choices] == [
         *[made_up(1, 2)] * 2,
         *[made_up(2, 2)] * 2,
     ]

@@ -10,14 +10,14 @@ import zmq
 from typer.testing import CliRunner
 
 from helixreal.cli import app
-from helixreal.net import messages as wire
+from helixreal.net import messages
 from helixreal.net.transport import Keys, Transport, make_keys
 from helixsim.cluster import COORDINATOR
 from helixsim.errors import InputError
 
 PATIENCE_S = 20
 ANYWHERE = "0.0.0.0"  # noqa: S104  (refused without keys, which is the point)
-HELLO = wire.Hello("n0", "tcp://127.0.0.1:9", "host", "x", "emulated")
+HELLO = messages.Hello("n0", "tcp://127.0.0.1:9", "host", "x", "emulated")
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def expect_hello(transport):
     until = time.monotonic() + PATIENCE_S
     while not (found := messages_of(transport, 0.1)):
         assert time.monotonic() < until, "nothing came"
-    assert [type(message) for message, _ in found] == [wire.Hello]
+    assert [type(message) for message, _ in found] == [messages.Hello]
 
 
 def friend_is_heard(home, keys, name="n1"):
@@ -77,7 +77,7 @@ def test_strangers_are_turned_away(keys, tmp_path, kind):
             own = (Keys(keys, "n0").own()[0], zmq.curve_keypair()[1])
         with stranger(home.address, None if kind == "no key" else known, own) as socket:
             for part in range(20):
-                socket.send_multipart(wire.encode(HELLO), zmq.NOBLOCK)
+                socket.send_multipart(messages.encode(HELLO), zmq.NOBLOCK)
                 assert part < 20
             assert messages_of(home, 1.0) == []
             friend_is_heard(home, keys, "n0")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from builders import capacity, decode, prompt
 
-from helixsim.control.batching import Batch, BatchQueue
+from helixsim.control.node_schedulers.paper import BatchQueue
+from helixsim.steps import Batch
 
 LONGEST = 1000
 

@@ -151,14 +151,14 @@ def times():
         decode=LatencyProfile((0, 2, 10), (0.0, 0.1, 0.2)),
     )
     engine = EngineCosts(
-        further_request_s=0.001,
+        per_sequence_overhead_s=0.001,
         prompt_s=0.01,
         profile_context_tokens=50,
         gpus={
             "kind": GpuCosts(
                 prefill_scale=0.5,
                 layer_pass_s=0.02,
-                several_decodes_s=0.03,
+                multi_sequence_overhead_s=0.03,
                 kv_read_bytes_per_s=1000.0,
             )
         },
@@ -288,14 +288,14 @@ def test_a_run_beyond_what_was_recorded_says_so():
 
 
 COSTS = EngineCosts(
-    further_request_s=0.001,
+    per_sequence_overhead_s=0.001,
     prompt_s=0.002,
     copy_bytes_per_s=1e6,
     send_bytes_per_s=1e6,
     message_s=0.001,
     poll_layer_s=0.003,
     delivery_jitter_s=0.01,
-    other_gpus=GpuCosts(layer_pass_s=0.01, several_decodes_s=0.01, kv_read_bytes_per_s=1e4),
+    other_gpus=GpuCosts(layer_pass_s=0.01, multi_sequence_overhead_s=0.01, kv_read_bytes_per_s=1e4),
 )
 
 

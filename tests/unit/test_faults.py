@@ -22,8 +22,8 @@ from builders import (
     prompt,
 )
 
-from helixsim.control.batching import Batch, BatchQueue
 from helixsim.control.control_plane import flow_without, followed_flow
+from helixsim.control.node_schedulers.paper import BatchQueue
 from helixsim.control.routing.maxflow import MaxFlowPolicy
 from helixsim.control.routing.policy import Rejection
 from helixsim.control.routing.swarm import SwarmPolicy
@@ -33,6 +33,7 @@ from helixsim.placement.flow import Flow
 from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Stage
 from helixsim.scenario.resolved import Fault, Faults
+from helixsim.steps import Batch
 
 ROOT = Path(__file__).parents[2]
 TWO = {"a": (0, 1), "b": (0, 1)}
@@ -236,7 +237,7 @@ def test_max_flow_follows_another_flow():
     policy.decodes_dispatched([first])
     bandwidths = [policy.link_bandwidth(link) for link in topology.links]
     only_b = tuple(float(1 in (link.source, link.target)) for link in topology.links)
-    policy.follow(Flow(1.0, only_b, (1.0, 1.0)), frozenset({0}))
+    policy.reroute(Flow(1.0, only_b, (1.0, 1.0)), frozenset({0}))
     policy.decodes_dispatched([first])  # it is still on its way over a link without a flow
     for index in range(3):
         request = prompt(5, index)
@@ -246,7 +247,7 @@ def test_max_flow_follows_another_flow():
     assert [policy.link_bandwidth(link) for link in topology.links] == bandwidths
     policy.finished(first)
     assert policy.expected_tokens(0) == 0
-    policy.follow(inputs.flow, frozenset())
+    policy.reroute(inputs.flow, frozenset())
     again = prompt(5)
     policy.admit(again)
     assert again.route.stages[0].node == 0  # loads start from nothing
@@ -259,7 +260,7 @@ def test_a_small_share_is_used_where_it_is_all_there_is():
     inputs = make_inputs(scenario_of(layers, requests=[(0, 1, 1)]), min_flow_share=0.2)
     policy = MaxFlowPolicy(inputs)
     policy._min_share = 0.5
-    policy.follow(inputs.flow, frozenset())
+    policy.reroute(inputs.flow, frozenset())
     assert policy.admit(prompt(5)) is None
 
 
@@ -273,12 +274,12 @@ def test_hop_by_hop_policies_avoid_what_is_down_and_what_leads_only_there():
     for request in (at_home, at_a):
         policy.admit(request)
     at_a.route.stages.append(Stage(0, 0, 1))
-    policy.follow(inputs.flow, frozenset({2}))
+    policy.reroute(inputs.flow, frozenset({2}))
     assert (policy.is_stranded(at_home), policy.is_stranded(at_a)) == (False, True)
     assert {policy.choose(home, prompt(5)).target for _ in range(5)} == {1}
-    policy.follow(inputs.flow, frozenset({2, 3}))
+    policy.reroute(inputs.flow, frozenset({2, 3}))
     assert policy.admit(prompt(5)) is Rejection.LENGTH
-    policy.follow(inputs.flow, frozenset())
+    policy.reroute(inputs.flow, frozenset())
     assert not policy.is_stranded(at_a)
 
 

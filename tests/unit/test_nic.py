@@ -7,9 +7,9 @@ from itertools import count
 import pytest
 from builders import decode, prompt
 
-from helixsim.control.batching import Batch
 from helixsim.models.links import DeliveryQueue, Link, Transfer, interleaved, merge
 from helixsim.placement.topology import PlacedLink
+from helixsim.steps import Batch
 
 
 class NotingInbox(DeliveryQueue):

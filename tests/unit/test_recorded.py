@@ -20,8 +20,7 @@ from helixsim.cli import app
 from helixsim.errors import InputError
 from helixsim.metrics.output import EVENT_COLUMNS
 from helixsim.models.simulation import simulate
-from helixsim.physics.engine import EngineCosts, GpuCosts
-from helixsim.physics.engine_files import EngineFile, load_engine_file, shipped_engines
+from helixsim.physics.engine import EngineCosts, EngineFile, GpuCosts, load_engine, shipped_engines
 from helixsim.profiles.machine import LatencyProfile
 from helixsim.recorded.figures import errors, recorded_figures
 from helixsim.recorded.inspection import inspect_run, series
@@ -35,13 +34,13 @@ PREFILL = LatencyProfile((0, 10, 100), (0.0, 0.02, 0.1))
 DECODE = LatencyProfile((0, 2, 10), (0.0, 0.015, 0.03))
 ENGINE = EngineCosts(
     name="true",
-    further_request_s=0.0002,
+    per_sequence_overhead_s=0.0002,
     prompt_s=0.0005,
     poll_layer_s=0.0001,
     delivery_jitter_s=0.0002,
     copy_bytes_per_s=1e9,
     send_bytes_per_s=1e9,
-    other_gpus=GpuCosts(prefill_scale=1.2, layer_pass_s=0.004, several_decodes_s=0.001),
+    other_gpus=GpuCosts(prefill_scale=1.2, layer_pass_s=0.004, multi_sequence_overhead_s=0.001),
 )
 REQUESTS = [(0.15 * i, 10 + 7 * (i % 5), 4 + i % 6) for i in range(60)]
 
@@ -224,7 +223,7 @@ def test_a_closed_loop_replays_as_one(tmp_path):
     record(tmp_path / "run", scenario)
     run = load_recorded_run(tmp_path / "run")
     # Slower machines get fewer requests where requests follow completions, as many where not.
-    slower = cluster(engine=replace(ENGINE, other_gpus=GpuCosts(layer_pass_s=0.1)))
+    slower = cluster(engine=ENGINE.model_copy(update={"other_gpus": GpuCosts(layer_pass_s=0.1)}))
     found = {
         closed: replay(run, slower, ReplaySettings(warmup_s=1.0, closed_loop=closed))
         for closed in (True, False)
@@ -291,8 +290,11 @@ def recording(tmp_path_factory):
     return Recording(load_recorded_run(folder), scenario)
 
 
-START = replace(
-    ENGINE, name="start", other_gpus=GpuCosts(layer_pass_s=0.0025, several_decodes_s=0.0007)
+START = ENGINE.model_copy(
+    update={
+        "name": "start",
+        "other_gpus": GpuCosts(layer_pass_s=0.0025, multi_sequence_overhead_s=0.0007),
+    }
 )
 
 
@@ -311,7 +313,7 @@ def test_a_known_engine_is_found_again(recording):
 
     # What is written reads back as what was found.
     document = engine_document(found, "a test")
-    read = validate(EngineFile, parse_yaml(yaml_text(document), "x.yaml"), "x.yaml").to_costs()
+    read = validate(EngineFile, parse_yaml(yaml_text(document), "x.yaml"), "x.yaml")
     assert read.delivery_jitter_s == pytest.approx(found.engine.delivery_jitter_s, rel=1e-3)
     assert read.known.max_prompt_tokens == found.engine.known.max_prompt_tokens
 
@@ -345,7 +347,7 @@ def test_parameters_begin_at_the_start():
 
 @pytest.mark.parametrize("name", shipped_engines())
 def test_shipped_engines_load(name):
-    assert load_engine_file(name).name == name
+    assert load_engine(name).name == name
 
 
 def test_scenarios_name_engines(tmp_path):
@@ -475,7 +477,7 @@ def test_calibrate_command(tmp_path, quickstart_run):
     done = invoke("calibrate", quickstart_run, "quickstart", "-o", out, *common)
     assert done.exit_code == 0, done.output
     assert load_scenario("quickstart", [f"engine={out}"]).engine.name == "mine"
-    assert load_engine_file(out).fit[0].run == "run"
+    assert load_engine(out).fit[0].run == "run"
     assert invoke("calibrate", quickstart_run, "quickstart", "-o", out, *common).exit_code == 2
     done = invoke("calibrate", quickstart_run, "-o", tmp_path / "x.yaml", *common)
     assert "give one scenario for all runs" in done.output

@@ -1,36 +1,38 @@
-"""How requests find their way: one policy a module, named here.
+"""How requests find their way: one routing policy a module.
 
-To add a policy, write its module and name it in :data:`POLICIES`.
+Register your own with :func:`helixsim.register_policy`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Protocol
 
-from helixsim.control.routing.maxflow import MaxFlowPolicy
 from helixsim.control.routing.policy import Policy, PolicyInputs, RoutingPoint
-from helixsim.control.routing.random_choice import RandomPolicy
-from helixsim.control.routing.shortest_queue import ShortestQueuePolicy
-from helixsim.control.routing.swarm import SwarmPolicy
+from helixsim.registry import Registry
 
 
-class PolicyMaker(Protocol):
-    """Makes a policy; a policy's class is one."""
+class PolicyFactory(Protocol):
+    """Makes a routing policy; a policy's class is one."""
 
     routing_point: RoutingPoint
+    needs_transits: bool
 
     def __call__(self, inputs: PolicyInputs) -> Policy:
         """Make it."""
         ...
 
 
-POLICIES: Mapping[str, PolicyMaker] = {
-    "maxflow": MaxFlowPolicy,
-    "swarm": SwarmPolicy,
-    "random": RandomPolicy,
-    "shortest_queue": ShortestQueuePolicy,
-}
-"""Name in a scenario's ``scheduler.policy`` -> the policy."""
+POLICIES: Registry[PolicyFactory] = Registry(
+    "routing policy",
+    "helixsim.policies",
+    {
+        "maxflow": "helixsim.control.routing.maxflow:MaxFlowPolicy",
+        "swarm": "helixsim.control.routing.swarm:SwarmPolicy",
+        "random": "helixsim.control.routing.random_choice:RandomPolicy",
+        "shortest_queue": "helixsim.control.routing.shortest_queue:ShortestQueuePolicy",
+        "least_kv": "helixsim.control.routing.least_kv:LeastKvPolicy",
+    },
+)
+"""Routing policies by their name in a scenario's ``scheduler.policy``."""
 
-__all__ = ["POLICIES", "Policy", "PolicyInputs"]
+__all__ = ["POLICIES", "Policy", "PolicyFactory", "PolicyInputs"]

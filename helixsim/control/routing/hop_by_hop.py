@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from helixsim.control.routing.policy import PolicyInputs, Rejection, RouteFilter
 from helixsim.placement.flow import Flow
@@ -13,15 +13,18 @@ from helixsim.requests import Request, Route
 class HopByHopPolicy:
     """Admits every prompt that some route takes, and keeps no count of KV caches."""
 
+    needs_transits = False
+
     def __init__(self, inputs: PolicyInputs) -> None:
         self._topology = inputs.topology
+        self._view = inputs.view
         self._room = RouteFilter(inputs.topology)
 
     def link_bandwidth(self, link: PlacedLink) -> int:
         """All of the link's own bandwidth, as a whole number, at least 1."""
         return max(int(link.bandwidth_bytes_per_s), 1)
 
-    def follow(self, flow: Flow, down: frozenset[int]) -> None:
+    def reroute(self, flow: Flow, down: frozenset[int]) -> None:
         """Choose none of the nodes that are down; the flow does not matter."""
         self._room.close(down)
 
@@ -52,3 +55,7 @@ class HopByHopPolicy:
     def expected_tokens(self, node: int) -> int | None:
         """Not counted."""
         return None
+
+    def validate(self, active: Collection[Request]) -> None:
+        """Nothing is booked; every active request has a route, be it empty."""
+        assert all(request.route is not None for request in active), "kv-conserved: no route"

@@ -6,6 +6,7 @@ expected output from admission to its end, in tokens x layers on every node of i
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from math import lcm
 
 from helixsim.placement.topology import Topology
@@ -72,6 +73,22 @@ class KvExpectation:
             per_layer = amount * self._weight[stage.node]
             for layer in range(node.start_layer, node.end_layer):
                 self._layer_use[layer] += per_layer
+
+    def validate(self, active: Collection[Request]) -> None:
+        """Check the invariant ``kv-conserved``.
+
+        Raises
+        ------
+        AssertionError
+            If other requests than the active ones are booked, or the counts are not their sum.
+        """
+        assert self._booked.keys() == set(active), "kv-conserved: booked and active differ"
+        expected = [0] * len(self._nodes)
+        for request, tokens in self._booked.items():
+            assert request.route is not None
+            for stage in request.route.stages:
+                expected[stage.node] += tokens * stage.num_layers
+        assert expected == self.expected_tokens, "kv-conserved: counts are not the sum of bookings"
 
     def bottleneck_share(self) -> float:
         """Expected use of the fullest layer over all nodes that hold it, as a share."""

@@ -9,7 +9,7 @@ of KV cache. Source: the Helix paper (arXiv 2406.01566), section 5.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from helixsim.control.routing.kv_expectation import KvExpectation
 from helixsim.control.routing.policy import PolicyInputs, Rejection, RoutingPoint, can_run
@@ -47,6 +47,7 @@ class MaxFlowPolicy:
     """Routes by interleaved weighted round robin over the maximum flow."""
 
     routing_point = RoutingPoint.ADMISSION
+    needs_transits = False
 
     def __init__(self, inputs: PolicyInputs) -> None:
         topology, flow = inputs.topology, inputs.flow.link_tokens_per_s
@@ -71,7 +72,7 @@ class MaxFlowPolicy:
         """
         return self._bandwidth[link.index]
 
-    def follow(self, flow: Flow, down: frozenset[int]) -> None:
+    def reroute(self, flow: Flow, down: frozenset[int]) -> None:
         """Share requests out anew; nothing flows over the nodes that are down.
 
         Loads start from nothing. A link without any flow keeps its bandwidth, for those whose
@@ -134,6 +135,10 @@ class MaxFlowPolicy:
     def expected_tokens(self, node: int) -> int:
         """KV use that is expected of a node, in tokens x layers."""
         return self._kv.expected_tokens[node]
+
+    def validate(self, active: Collection[Request]) -> None:
+        """Check that exactly the active requests are booked, each on its own route."""
+        self._kv.validate(active)
 
     def _next(self, machine: int, request: Request, tokens: int) -> PlacedLink | None:
         home, nodes = self._topology.coordinator, self._topology.nodes

@@ -12,11 +12,12 @@ A policy says at one of three moments where a prompt goes next; decodes follow t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from helixsim.control.cluster_view import ClusterView
 from helixsim.placement.flow import Flow
 from helixsim.placement.topology import PlacedLink, PlacedNode, Topology
 from helixsim.requests import Request
@@ -64,6 +65,8 @@ class PolicyInputs:
         The run's random stream.
     uses_small_shares_alone
         Whether successors with less than that share are used where there are no others.
+    view
+        Queues, free KV blocks and measured times of the nodes, for policies that look.
     """
 
     topology: Topology
@@ -73,21 +76,31 @@ class PolicyInputs:
     min_flow_share: float
     rng: Random
     uses_small_shares_alone: bool = False
+    view: ClusterView = field(default_factory=lambda: ClusterView(0))
 
 
 class Policy(Protocol):
-    """Decides about routes."""
+    """Decides about routes.
+
+    Attributes
+    ----------
+    routing_point
+        When it decides.
+    needs_transits
+        Whether the executor keeps the transit times of the cluster view up to date for it.
+    """
 
     routing_point: RoutingPoint
+    needs_transits: bool
 
     def link_bandwidth(self, link: PlacedLink) -> int:
         """What a link may use by itself, in whole bytes per second.
 
-        It is the same until :meth:`follow` is called.
+        It is the same until :meth:`reroute` is called.
         """
         ...
 
-    def follow(self, flow: Flow, down: frozenset[int]) -> None:
+    def reroute(self, flow: Flow, down: frozenset[int]) -> None:
         """From now on, route by another flow, and over none of the nodes that are down."""
         ...
 
@@ -118,13 +131,19 @@ class Policy(Protocol):
         """KV use that is expected of a node, in tokens x layers; None if not counted."""
         ...
 
+    def validate(self, active: Collection[Request]) -> None:
+        """Check the invariant ``kv-conserved``: what is booked is what active requests hold.
+
+        Raises
+        ------
+        AssertionError
+            If it is not.
+        """
+        ...
+
 
 class HopPolicy(Policy, Protocol):
-    """A policy that decides when a prompt leaves a node, and learns from transit times."""
-
-    def transited(self, requests: Iterable[Request], now: float) -> None:
-        """Take note that requests are through with the node that they came to, in order."""
-        ...
+    """A policy that decides when a prompt leaves a machine."""
 
     def choose(self, machine: int, request: Request) -> PlacedLink:
         """The link that a prompt takes from here."""
@@ -134,9 +153,7 @@ class HopPolicy(Policy, Protocol):
 class LinkPolicy(Policy, Protocol):
     """A policy that decides when links are free."""
 
-    def candidates(
-        self, machine: int, usable: Sequence[PlacedLink], waiting: Callable[[int], int]
-    ) -> Chooser:
+    def candidates(self, machine: int, usable: Sequence[PlacedLink]) -> Chooser:
         """Begin one attempt to send from a machine.
 
         Parameters
@@ -145,8 +162,6 @@ class LinkPolicy(Policy, Protocol):
             Who sends.
         usable
             The links that could carry something now, in link order.
-        waiting
-            Number of a node -> requests that wait at its first layer.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
 
 from helixsim.control.routing.hop_by_hop import HopByHopPolicy
 from helixsim.control.routing.policy import Chooser, PolicyInputs, RoutingPoint
@@ -19,12 +19,7 @@ class RandomPolicy(HopByHopPolicy):
         super().__init__(inputs)
         self._rng = inputs.rng
 
-    def candidates(
-        self,
-        machine: int,
-        usable: Sequence[PlacedLink],
-        waiting: Callable[[int], int],
-    ) -> Chooser:
+    def candidates(self, machine: int, usable: Sequence[PlacedLink]) -> Chooser:
         """Begin an attempt to send; any usable link will do."""
 
         def choose(request: Request, taken: Container[int]) -> PlacedLink | None:

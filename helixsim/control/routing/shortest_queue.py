@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
 
 from helixsim.control.routing.policy import Chooser
 from helixsim.control.routing.random_choice import RandomPolicy
@@ -13,13 +13,11 @@ from helixsim.requests import Request
 class ShortestQueuePolicy(RandomPolicy):
     """Chooses at random among the free links whose node has the fewest waiting of all."""
 
-    def candidates(
-        self, machine: int, usable: Sequence[PlacedLink], waiting: Callable[[int], int]
-    ) -> Chooser:
+    def candidates(self, machine: int, usable: Sequence[PlacedLink]) -> Chooser:
         """Begin an attempt to send; the coordinator counts as the shortest queue."""
-        home = self._topology.coordinator
+        coordinator, nodes = self._topology.coordinator, self._view.nodes
         queued = {
-            link.index: -1 if link.target == home else waiting(link.target)
+            link.index: -1 if link.target == coordinator else nodes[link.target].queue_length
             for link in self._topology.outgoing[machine]
         }
         outgoing = self._topology.outgoing[machine]

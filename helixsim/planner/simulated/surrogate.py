@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from math import inf
 
 from helixsim.cluster import COORDINATOR
-from helixsim.physics import PHYSICS_PROFILES
-from helixsim.physics.paper import COPY_S_PER_BYTE
+from helixsim.control.control_plane import performance_model
+from helixsim.physics.paper import COPY_S_PER_BYTE, PaperModel
 from helixsim.placement.check import node_capacity
 from helixsim.placement.flow import Flow, used_links
 from helixsim.placement.topology import Topology
@@ -117,10 +117,11 @@ class Surrogate:
                 [0.0, *(row.kv_token_layers / k for k, row in enumerate(rows, start=1))]
             )
         self._links = _LinkTable(problem)
-        self._uses_small_shares_alone = PHYSICS_PROFILES[scenario.physics].requests_wait
+        performance = performance_model(scenario)
+        self._uses_small_shares_alone = performance.requests_wait
         # None under paper physics, which charges every token that a node receives.
         self._engine_copy_s_per_byte = (
-            None if scenario.physics == "paper" else 1 / scenario.engine.copy_bytes_per_s
+            None if isinstance(performance, PaperModel) else 1 / scenario.engine.copy_bytes_per_s
         )
 
     # -- estimates ---------------------------------------------------------------------------

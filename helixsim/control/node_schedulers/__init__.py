@@ -1,0 +1,40 @@
+"""What a node runs next: one node scheduler a module.
+
+Register your own with :func:`helixsim.register_node_scheduler`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from helixsim.control.node_schedulers.scheduler import NodeScheduler, NodeSchedulerInputs
+from helixsim.registry import Registry
+
+
+class NodeSchedulerFactory(Protocol):
+    """Makes a node scheduler; a class with this constructor is one.
+
+    Attributes
+    ----------
+    counts_kv
+        See :class:`.scheduler.NodeScheduler`.
+    """
+
+    counts_kv: bool
+
+    def __call__(self, inputs: NodeSchedulerInputs) -> NodeScheduler:
+        """Make it."""
+        ...
+
+
+NODE_SCHEDULERS: Registry[NodeSchedulerFactory] = Registry(
+    "node scheduler",
+    "helixsim.node_schedulers",
+    {
+        "paper": "helixsim.control.node_schedulers.paper:PaperScheduler",
+        "prototype": "helixsim.control.node_schedulers.prototype:PrototypeScheduler",
+    },
+)
+"""Node schedulers by their name in a scenario's ``scheduler.node``."""
+
+__all__ = ["NODE_SCHEDULERS", "NodeScheduler", "NodeSchedulerFactory", "NodeSchedulerInputs"]

@@ -1,0 +1,205 @@
+"""The node scheduler of the paper's prototype engine: steps of prefills and decodes.
+
+A step takes all decodes that have arrived and the prompts that fit: the prefills in one pass and
+the decodes in a second (``batching: separate``), or both in one pass (``mixed``). KV blocks are
+given when a request's tokens need them. Where there are too few, the request that came last is
+preempted: for a decode, and for a prompt of which chunks are through already. Other prompts wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from helixsim.control.node_schedulers.scheduler import NodeSchedulerInputs
+from helixsim.requests import Request
+from helixsim.steps import Batch, Step
+
+
+class PrototypeScheduler:
+    """Composes steps over all layers of the node; see :class:`.scheduler.NodeScheduler`."""
+
+    counts_kv = True
+
+    def __init__(self, inputs: NodeSchedulerInputs) -> None:
+        assert inputs.kv is not None
+        self._name = inputs.name
+        self._bounds = (*sorted({inputs.start_layer, *inputs.entry_layers}), inputs.end_layer)
+        self._is_mixed = inputs.engine.batching == "mixed"
+        self._max_tokens = inputs.engine.max_batched_tokens
+        self._max_decodes = inputs.limits.max_decode_tokens
+        self.kv = inputs.kv
+        self.running: Step | None = None
+        self._prompts: list[Request] = []
+        self._decodes: list[Request] = []
+        self._entry: dict[Request, int] = {}
+        self._received_tokens = 0
+
+    # -- requests come and go ------------------------------------------------------------------
+
+    def enter(self, layer: int, batch: Batch) -> None:
+        """Take requests that have arrived at the node."""
+        if layer:  # the coordinator, which sends to layer 0, sends token ids, not hidden states
+            self._received_tokens += batch.num_tokens
+        if not batch.num_prompts:
+            self._decodes += batch.requests
+            return
+        for request in batch.requests:
+            if request.is_prefill:
+                self._prompts.append(request)
+                self._entry[request] = layer
+            else:
+                self._decodes.append(request)
+
+    def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
+        """Drop requests that are not wanted any more, wherever they are on this node."""
+        self._prompts = [request for request in self._prompts if is_wanted(request)]
+        self._decodes = [request for request in self._decodes if is_wanted(request)]
+        self._entry = {
+            request: layer for request, layer in self._entry.items() if is_wanted(request)
+        }
+        if self.running is not None:
+            self.running.passes = [
+                Batch.of([request for request in batch.requests if is_wanted(request)])
+                for batch in self.running.passes
+            ]
+        self.kv.drop_unless(is_wanted)
+
+    def release(self, request: Request) -> bool:
+        """Take back the blocks of a request that has ended."""
+        self._entry.pop(request, None)
+        return self.kv.release(request)
+
+    def reset(self) -> None:
+        """Forget everything, as a node that has failed."""
+        self._prompts, self._decodes, self._entry = [], [], {}
+        self._received_tokens = 0
+        self.running = None
+        self.kv.clear()
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    def schedule(self) -> Step | None:
+        """All decodes, and the prompts that fit."""
+        step = Step([], self._bounds)
+        decodes = self._take_decodes(step)
+        prompts = self._take_prompts(step, decodes)
+        self.running = None
+        if not prompts and not decodes:
+            return step if step.preempted or step.failed else None
+        groups = [prompts + decodes] if self._is_mixed else [prompts, decodes]
+        step.passes = [Batch.of(requests) for requests in groups]
+        step.received_tokens, self._received_tokens = self._received_tokens, 0
+        if len(self._bounds) > 2:
+            first = self._bounds[0]
+            step.entry_layers = {
+                request: self._entry.get(request, first)
+                for requests in groups
+                for request in requests
+            }
+        self.running = step
+        return step
+
+    def finish_pass(self, step: Step, number: int) -> Batch | None:
+        """Every pass runs all layers: its requests are through the node."""
+        batch = step.passes[number]
+        step.passes[number] = Batch([], 0, 0)
+        return batch if batch.requests else None
+
+    def _take_decodes(self, step: Step) -> list[Request]:
+        """The decodes whose next token has a block, other requests being preempted if need be."""
+        kv, entry, first = self.kv, self._entry, self._bounds[0]
+        for request in self._decodes[: self._max_decodes]:
+            if request.context_tokens % kv.block_tokens == 0 and request in self._decodes:
+                missing = kv.missing(
+                    request,
+                    request.context_tokens + request.step_tokens,
+                    entry.get(request, first),
+                )
+                if self._make_room(step, request, missing, self._decodes):
+                    kv.allocate(request, missing)
+        taken = self._decodes[: self._max_decodes]
+        del self._decodes[: self._max_decodes]
+        return taken
+
+    def _take_prompts(self, step: Step, decodes: list[Request]) -> list[Request]:
+        """The first prompts, as far as a pass and the KV cache have room; others wait.
+
+        Prompts of which chunks are through go first, and do not wait: else two of them might wait
+        for each other, each holding the blocks that the other needs.
+        """
+        room = self._max_tokens - (len(decodes) if self._is_mixed else 0)
+        kv = self.kv
+        taken: list[Request] = []
+        self._prompts.sort(key=lambda request: not request.context_tokens)
+        while self._prompts:
+            request = self._prompts[0]
+            if taken and request.step_tokens > room:
+                break
+            missing = kv.missing(
+                request, request.context_tokens + request.step_tokens, self._entry[request]
+            )
+            if missing > kv.num_blocks:
+                step.failed.append((request, f"{self._name} has too little KV cache for it"))
+                self._take_out(request)
+                continue
+            if missing > kv.num_free:
+                if not request.context_tokens:
+                    break
+                if not self._make_room(step, request, missing, self._prompts, decodes, taken):
+                    continue  # it has been preempted itself
+            kv.allocate(request, missing)
+            room -= request.step_tokens
+            taken.append(self._prompts.pop(0))
+        return taken
+
+    def _make_room(
+        self, step: Step, request: Request, num_blocks: int, *groups: list[Request]
+    ) -> bool:
+        """Preempt the requests that came last until there is room, as engines do.
+
+        It may be the request itself that has to go; whether it stays. Victims leave `groups`, too.
+        """
+        while num_blocks > self.kv.num_free and request in groups[0]:
+            victim = next(self.kv.latest(), request)
+            assert isinstance(victim, Request)
+            step.preempted.append(victim)
+            self._take_out(victim)
+            for group in groups:
+                if victim in group:
+                    group.remove(victim)
+        return request in groups[0]
+
+    def _take_out(self, request: Request) -> None:
+        self.kv.release(request)
+        self._entry.pop(request, None)
+        for group in (self._prompts, self._decodes):
+            if request in group:
+                group.remove(request)
+
+    # -- gauges --------------------------------------------------------------------------------
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that have entered and wait for a step."""
+        return len(self._prompts) + len(self._decodes)
+
+    @property
+    def queue_length(self) -> int:
+        """Requests that wait for a step, wherever they enter."""
+        return self.num_waiting
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens that wait for a step."""
+        return sum(request.step_tokens for request in self._prompts) + len(self._decodes)
+
+    def validate(self) -> None:
+        """Check the invariants ``one-place`` and ``kv-conserved`` on this node."""
+        running = (
+            [r for batch in self.running.passes for r in batch.requests] if self.running else []
+        )
+        inside = [*self._prompts, *self._decodes, *running]
+        assert len(set(inside)) == len(inside), (
+            "one-place: a request waits and runs, or waits twice"
+        )
+        self.kv.validate()

@@ -1,0 +1,161 @@
+"""Names of what users can plug in: registered, from installed packages, or ``module:Class``.
+
+There is one registry for each kind of extension: routing policies, node schedulers, performance
+models, engines, trace formats. A name is looked for
+
+1. among those registered in this process (:meth:`Registry.register`),
+2. among those that ship with helixsim,
+3. among the entry points of installed packages,
+4. and, if it has a colon, as ``module:attribute`` on the import path.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import import_module, invalidate_caches
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+from helixsim.errors import InputError
+
+Factory = TypeVar("Factory")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+_registries: dict[str, Registry[Any]] = {}
+
+
+class UnknownNameError(InputError):
+    """No extension has that name, or what the name stands for cannot be imported."""
+
+
+class Registry(Generic[Factory]):
+    """The extensions of one kind by their names.
+
+    Parameters
+    ----------
+    kind
+        What it holds, for messages: ``routing policy``.
+    group
+        Entry-point group under which installed packages offer theirs.
+    shipped
+        Name -> ``module:attribute`` of those that ship, imported when they are first used.
+    """
+
+    def __init__(self, kind: str, group: str, shipped: Mapping[str, str]) -> None:
+        self.kind = kind
+        self.group = group
+        self._shipped = dict(shipped)
+        self._registered: dict[str, Factory] = {}
+        self._entry_points: dict[str, EntryPoint] | None = None
+        _registries[group] = self
+
+    def register(self, name: str, factory: Factory) -> None:
+        """Register an extension under a name, in this process.
+
+        Raises
+        ------
+        InputError
+            If the name is taken by one that ships, or is not made of letters, digits, ``.``, ``_``
+            and ``-``.
+        """
+        if not _NAME.fullmatch(name):
+            raise InputError(
+                f"'{name}' is no name for a {self.kind}: use letters, digits, '.', '_' and '-'"
+            )
+        if name in self._shipped:
+            raise InputError(f"the {self.kind} '{name}' ships with helixsim; take another name")
+        self._registered[name] = factory
+
+    def get(self, name: str) -> Factory:
+        """The extension of that name.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is none, with the names that there are and where they were looked for.
+        """
+        if name in self._registered:
+            return self._registered[name]
+        if name in self._shipped:
+            return self._imported(name, self._shipped[name])
+        if (entry := self._offered().get(name)) is not None:
+            return self._imported(name, entry.value)
+        if _PATH.fullmatch(name):
+            return self._imported(name, name)
+        raise UnknownNameError(
+            f"no {self.kind} '{name}'; there are {', '.join(self.names())} "
+            f"(looked for among those registered in this process, the shipped ones, and the entry "
+            f"points '{self.group}' of installed packages; one of your own can be named as "
+            "module:Class)"
+        )
+
+    def check(self, name: str) -> None:
+        """See that there is an extension of that name, without importing one that ships.
+
+        Raises
+        ------
+        UnknownNameError
+            As :meth:`get`.
+        """
+        if name not in self._shipped:
+            self.get(name)
+
+    def names(self) -> tuple[str, ...]:
+        """The names that can be used: shipped ones in their order, then others, sorted."""
+        others = sorted({*self._registered, *self._offered()} - set(self._shipped))
+        return (*self._shipped, *others)
+
+    def shipped_names(self) -> tuple[str, ...]:
+        """The names that ship."""
+        return tuple(self._shipped)
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names that can be used."""
+        return iter(self.names())
+
+    def _offered(self) -> dict[str, EntryPoint]:
+        if self._entry_points is None:
+            found = sorted(entry_points(group=self.group), key=lambda entry: entry.name)
+            self._entry_points = {entry.name: entry for entry in found}
+        return self._entry_points
+
+    def _imported(self, name: str, path: str) -> Factory:
+        module, _, attribute = path.partition(":")
+        here = str(Path.cwd())
+        if path == name and here not in sys.path:  # a file of the user's own, beside the scenario
+            sys.path.append(here)
+            invalidate_caches()
+        try:
+            return cast(Factory, getattr(import_module(module), attribute))
+        except ModuleNotFoundError as error:
+            if error.name is not None and not f"{module}.".startswith(f"{error.name}."):
+                raise  # the module is there, something that it needs is not
+            raise UnknownNameError(
+                f"the {self.kind} '{name}' cannot be imported: {error}"
+            ) from error
+        except AttributeError as error:
+            raise UnknownNameError(
+                f"the {self.kind} '{name}' cannot be imported: "
+                f"module '{module}' has no '{attribute}'"
+            ) from error
+
+
+def registered_here() -> dict[str, dict[str, Any]]:
+    """What was registered in this process, by entry-point group and name; for worker processes."""
+    return {
+        group: dict(registry._registered)
+        for group, registry in _registries.items()
+        if registry._registered
+    }
+
+
+def register_all(registered: Mapping[str, Mapping[str, Any]]) -> None:
+    """Register in this process what :func:`registered_here` told of another one."""
+    for group, factories in registered.items():
+        if group in _registries:
+            _registries[group]._registered.update(factories)
