@@ -1,7 +1,7 @@
-"""How values show themselves in a notebook: one line of text, a small HTML table, a picture.
+"""Display of values: one line of text, a small HTML table, a picture.
 
 Values of low modules (a placement, a scenario, a result) are drawn by `drawing` and `plots`, which
-stand above them. This module alone reaches up, within functions, so that nothing else has to.
+are above them in the order of imports. This module alone imports upwards, within functions.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_ROWS = 20
 
 
 def short_text(kind: str, text: str) -> str:
-    """One line for ``repr``: the type, and what tells a value from others."""
+    """One line for ``repr``: the type and a short description."""
     return f"<{kind} {shorten(text, MAX_TEXT, placeholder=' ...')}>"
 
 
@@ -44,13 +44,13 @@ def table_html(
     Parameters
     ----------
     title
-        Stands above the table.
+        Title above the table.
     rows
         Cells; at most :data:`MAX_ROWS` are shown.
     head
         Names of the columns.
     picture
-        HTML that follows.
+        HTML after the table.
     """
     all_rows = list(rows)
     parts = [f"<p><b>{escape(title)}</b></p><table>"]

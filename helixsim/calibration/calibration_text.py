@@ -1,4 +1,4 @@
-"""A calibration as text for people."""
+"""Text of a calibration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FIGURES = (
 
 
 def calibration_text(found: CalibrationResult) -> str:
-    """How well the engine repeats each run, and where it holds."""
+    """Errors of the engine on each run, and its range of validity."""
     known = found.engine.known
     lines = [
         f"engine {found.engine.name}: {found.evaluations} tried, loss {found.loss:.4f} "

@@ -32,8 +32,8 @@ group of decodes than it is here, which no cost explains."""
 
 _FIRST_STEP = 0.5
 _PRIOR = 0.001
-"""What a step of 1 away from the engine that the fit begins with must gain, summed squares: keeps
-parameters where they are that the runs say nothing of."""
+"""Penalty on the squared distance from the start: keeps parameters on which the runs have no
+influence at their start."""
 
 _STUCK_LOSS = 10.0
 
@@ -49,26 +49,26 @@ class Recording:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationSettings:
-    """How to calibrate.
+    """Settings of a calibration.
 
     Attributes
     ----------
     start
         The engine that the fit begins with.
     name
-        What the fitted one is called.
+        Name of the fitted engine.
     evaluations
-        How many engines are tried, at most.
+        The most engines to try.
     time_limit_s
-        When trying ends at the latest; what is found then depends on the machine's speed.
+        Time limit of the search; the result then depends on the machine's speed.
     slice_s
-        How much of each run is looked at, the last part of its sending.
+        Length of the part of each run that is fitted, the last seconds of its sending.
     warmup_s
-        What the replays at the end leave out.
+        Start of the replays at the end, left out of their figures.
     seeds
         Seeds of those replays.
     jobs
-        How many processes work.
+        Number of processes.
     """
 
     start: EngineCosts
@@ -83,7 +83,7 @@ class CalibrationSettings:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """How well an engine repeats a recording; `error` as of :mod:`helixsim.recorded.replay`."""
+    """Errors of an engine on a recording; `error` as in a ``ReplayResult``."""
 
     run: str
     scenario: str
@@ -100,11 +100,11 @@ class CalibrationResult:
     engine
         The best engine, with the range of what was recorded.
     loss, start_loss
-        Of the best engine and of the one to begin with.
+        Loss of the best engine and of the one at the start.
     evaluations
-        How many engines were tried.
+        Number of engines tried.
     quality
-        Of each recording, by replay.
+        Errors on each recording, by replay.
     interrupted
         Whether Ctrl-C ended it early.
     start
@@ -231,7 +231,7 @@ def known_range(recordings: Sequence[Recording]) -> KnownRange:
 
 
 def loss_of(part: Slice, engine: EngineCosts, seed: int = 0) -> float:
-    """How far an engine is from a part of a run; see :func:`calibrate`."""
+    """Distance of an engine from a part of a run; see :func:`fit_engine`."""
     simulated = latencies(part, engine, seed)
     judged = part.is_judged & np.isfinite(simulated)
     num_judged = int(part.is_judged.sum())

@@ -44,7 +44,7 @@ def show_progress(title: str, unit: str = "", total: float | None = None) -> Ite
     title
         Name of the task.
     unit
-        What is counted, such as ``runs`` or ``s``; no amounts are shown without it.
+        Unit of the amounts, such as ``runs`` or ``s``; without it no amounts are shown.
     total
         The total amount, where it is the same throughout.
     """

@@ -1,4 +1,4 @@
-"""What metrics read of a run, simulated or real: its nodes, its links, its KV caches."""
+"""Gauges that metrics read from a run, simulated or real: nodes, links, KV caches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class NodeGauges(Protocol):
-    """What is read off a node."""
+    """Gauges of a node."""
 
     @property
     def num_tokens(self) -> int:
@@ -50,7 +50,7 @@ class NodeGauges(Protocol):
 
 
 class LinkGauges(Protocol):
-    """What is read off a link."""
+    """Gauges of a link."""
 
     @property
     def placed(self) -> PlacedLink:

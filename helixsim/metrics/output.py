@@ -194,7 +194,7 @@ def build_manifest(
     Parameters
     ----------
     document, digest
-        Of the scenario, as :class:`~helixsim.scenario.resolved.Scenario` has them.
+        Those of a :class:`~helixsim.scenario.resolved.Scenario`.
     seed
         The seed used.
     partial

@@ -38,9 +38,9 @@ class RunResult:
     Attributes
     ----------
     summary
-        As in ``summary.json``; every key is documented in docs/results.md.
+        The content of ``summary.json``; every key is documented in docs/results.md.
     folder
-        Where the result was read from; None for a run of this process.
+        The folder that the result was read from; None for a run of this process.
     """
 
     def __init__(

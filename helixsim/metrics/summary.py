@@ -23,7 +23,7 @@ def figures_of(summary: Mapping[str, Any], names: Sequence[str] | None = None) -
     Parameters
     ----------
     summary
-        Of a run. True counts as 1 and false as 0; what was not measured (null) is left out.
+        Summary of a run. True counts as 1 and false as 0; null (not measured) is left out.
     names
         The figures that are wanted, in this order; all, in the order of the summary, if not given.
 

@@ -31,7 +31,7 @@ def comparison_text(found: Mapping[str, Any]) -> str:
 
 
 def inspection_text(found: Mapping[str, Any]) -> str:
-    """What a recorded run was."""
+    """Figures and routes of a recorded run."""
     start, end = found["window_s"]
     loop = "closed loop" if found["closed_loop"] else "open loop"
     lines = [

@@ -64,7 +64,7 @@ class Passes:
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """What let a closed loop send a request: another's prompt came back, or its last pass."""
+    """The completion after which a closed loop sent a request: a prompt's or a last pass."""
 
     request: int
     is_end: bool
@@ -85,7 +85,7 @@ class RecordedRequest:
     stages
         Its route; nodes are numbered as in the files, less one.
     trigger
-        What it was sent for, if anything came back at that very time.
+        The completion at the instant at which it was sent, if there was one.
     """
 
     query: int
@@ -102,11 +102,11 @@ class RecordedRun:
     Attributes
     ----------
     folder
-        Where it lies.
+        Its folder.
     requests
         In the order in which their prompts left.
     passes
-        Of all of them.
+        Passes of all requests.
     node_names
         Number of a node, as in stages -> its name.
     """
@@ -156,7 +156,7 @@ def load_recorded_run(folder: str | Path) -> RecordedRun:
     Parameters
     ----------
     folder
-        Where its files lie; each may be compressed by gzip (``.gz``) or not.
+        Folder of its files, each of which may be compressed by gzip (``.gz``).
 
     Raises
     ------

@@ -38,7 +38,7 @@ SERIES_STEP_S = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplaySettings:
-    """How to replay a run.
+    """Settings of a replay.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ class ReplayResult:
         `decode_latency_s`; figures of the simulation are means over seeds; errors are
         ``(simulated - recorded) / recorded``.
     results
-        Of the simulations, one for each seed, with a row for every pass.
+        Results of the simulations, one for each seed, with a row for every pass.
     """
 
     run: RecordedRun
@@ -255,7 +255,7 @@ def replay(
         The cluster that was recorded, its file, or the name of a shipped scenario; its workload is
         not used.
     settings
-        How to replay it.
+        Settings of the replay.
     warmup_s, until_s, seeds, reroute, closed_loop
         In place of the values in `settings`, see :class:`ReplaySettings`. A number of seeds
         stands for the seeds from 0 on.

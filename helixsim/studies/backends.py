@@ -33,7 +33,7 @@ def outcomes(
     Parameters
     ----------
     runs
-        What to simulate.
+        The runs to carry out.
     backend
         ``local`` for processes of this machine, ``ray`` for the tasks of a Ray cluster: that of
         the environment variable ``RAY_ADDRESS``, else one that runs here, else a new one.

@@ -212,7 +212,7 @@ class CapacitySearch:
     Attributes
     ----------
     name, path, objectives, seeds
-        As in :class:`CapacityResult`.
+        See :class:`CapacityResult`.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ class Cell:
     values
         Path in the scenario -> what it is set to, for the paths that differ between combinations.
     run
-        What to simulate.
+        The run to carry out.
     """
 
     combination: int
@@ -49,9 +49,9 @@ class Sweep:
     Attributes
     ----------
     name
-        Of the scenario.
+        Name of the scenario.
     paths
-        What differs between combinations.
+        Paths in the scenario that differ between combinations.
     cells
         The runs, by combination, then seed.
     """
@@ -89,7 +89,7 @@ def scenario_sweep(scenario: Scenario, settings: Mapping[str, object]) -> Sweep:
     Parameters
     ----------
     scenario
-        What is changed; names of files are relative to its folder.
+        The scenario to change; names of files are relative to its folder.
     settings
         The keys of a sweep file besides the scenario.
 

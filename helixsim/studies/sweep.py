@@ -101,7 +101,7 @@ def sweep(
         Folder that keeps every run as it ends, and the tables at the end. Runs that it holds
         already are not run again. Nothing is kept if not given.
     backend
-        Where to simulate: ``local`` or ``ray``. The results are the same.
+        Backend of the runs, ``local`` or ``ray``; the results are the same.
     jobs
         Number of runs at a time; one for each core if not given.
     table_format
