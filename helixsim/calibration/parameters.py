@@ -35,19 +35,19 @@ _LEAST = {
     "layer_pass_s": 2e-5,
     "multi_sequence_overhead_s": 2e-5,
 }
-"""What a cost of zero begins with: a factor on nothing would stay nothing."""
+"""Start of a cost of zero, which a factor would not change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Which parameters of an engine are fitted.
+    """The parameters of an engine that are fitted.
 
     Attributes
     ----------
     start
         The engine that the fit begins with.
     machine_types
-        Those that took part in the runs, and have parameters of their own.
+        Types of the recorded runs; each has parameters of its own.
     """
 
     start: EngineCosts
@@ -62,7 +62,7 @@ class Parameters:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What each place of the vector is."""
+        """Names of the elements of the vector."""
         of_gpus = (f"{name}.{field}" for name in self.machine_types for field in _OF_GPU)
         return (*_COMMON, *of_gpus)
 

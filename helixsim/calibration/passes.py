@@ -73,7 +73,7 @@ class Slice:
 
     @property
     def is_prompt(self) -> np.ndarray:
-        """Which passes are prefills."""
+        """Whether each pass is a prefill."""
         return np.array(self.prompt_tokens) > 0
 
 
@@ -83,11 +83,11 @@ def cut(run: RecordedRun, scenario: Scenario, slice_s: float, lead_s: float) -> 
     Parameters
     ----------
     run, scenario
-        What was recorded, and where.
+        The recorded run and its scenario.
     slice_s
-        How much of it is judged.
+        Length of the part that is judged, in seconds.
     lead_s
-        How much before that is sent, too, so that pipelines are as full as they were.
+        Time before it in which requests are sent too, so that pipelines are as full as recorded.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def cut(run: RecordedRun, scenario: Scenario, slice_s: float, lead_s: float) -> 
 
 
 def latencies(part: Slice, engine: EngineCosts, seed: int) -> np.ndarray:
-    """How long each pass takes with an engine, seconds; infinite for those that get stuck."""
+    """Latency of each pass with an engine, in seconds; infinite for passes that never return."""
     coordinator = _PassSender(part)
     environment = ExactEnvironment()
     scenario = replace(part.scenario, engine=engine)

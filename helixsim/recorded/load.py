@@ -1,4 +1,4 @@
-"""A recorded run sent again: its requests at their times, on their routes."""
+"""The load and the routes of a recorded run, for its replay."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from helixsim.requests import Request, Stage
 class RecordedLoad:
     """Sends the requests of a recorded run.
 
-    Open-loop, all of them come when they were recorded. Closed-loop, a request that left the
-    moment another came back follows that one here too, whenever it comes back.
+    In an open loop, requests arrive at their recorded times. In a closed loop, a request that left
+    at the instant at which another came back follows that one in the replay too.
 
     Parameters
     ----------
     run
-        What was recorded.
+        The recorded run.
     start_s
-        The time here that is zero there.
+        Simulated time of the start of the recording.
     passes_beyond_answer
-        Decodes that requests run here and did not run there; answers are shorter by as many.
+        Decodes that the simulation runs beyond the answer; answers are shortened by as many.
     closed_loop
-        Whether requests follow those that they followed.
+        Whether requests follow the completions that they followed in the recording.
 
     Attributes
     ----------
     sent
-        The requests in the order of their creation here.
+        The requests in the order of their creation in the replay.
     """
 
     def __init__(
@@ -59,22 +59,22 @@ class RecordedLoad:
         self.sent: list[RecordedRequest] = []
 
     def opening(self) -> Iterator[Arrival]:
-        """Nobody is there before their time."""
+        """No request arrives before its recorded time."""
         return iter(())
 
     def later(self) -> Iterator[Arrival]:
-        """Those that come at the time at which they were recorded."""
+        """Requests that arrive at their recorded times."""
         following = {request.query for request in self._following.values()}
         for request in self._run.requests:
             if request.query not in following:
                 yield self._arrival(request, self._start_s + request.dispatched_s)
 
     def after_prompt(self, now: float, share: float | None, index: int) -> Arrival | None:
-        """Who followed this prompt."""
+        """The request that followed the end of this prompt, if any."""
         return self._follow(now, index, is_end=False)
 
     def after_end(self, now: float, share: float | None, index: int | None) -> Arrival | None:
-        """Who followed this request's end."""
+        """The request that followed the end of this request, if any."""
         return None if index is None else self._follow(now, index, is_end=True)
 
     def _follow(self, now: float, index: int, *, is_end: bool) -> Arrival | None:
@@ -96,13 +96,13 @@ class RecordedRoutes:
     Parameters
     ----------
     run
-        What was recorded.
+        The recorded run.
     load_generator
-        Who sends its requests.
+        Sends its requests.
     topology
-        Where they are served.
+        Nodes and links of the replay.
     inner
-        The scenario's policy, which says how much of a link may be used.
+        The scenario's policy, which limits the bandwidth of links.
 
     Raises
     ------
@@ -122,14 +122,14 @@ class RecordedRoutes:
         self._routes = {request.query: maker.route(request) for request in run.requests}
 
     def link_bandwidth(self, link: PlacedLink) -> int:
-        """What the scenario's policy allows; all of a link that it does not use."""
+        """Bandwidth that the scenario's policy allows; all of a link that it does not use."""
         return self._inner.link_bandwidth(link) or max(int(link.bandwidth_bytes_per_s), 1)
 
     def reroute(self, flow: Flow, down: frozenset[int]) -> None:
-        """Routes stay as they are."""
+        """Recorded routes do not change."""
 
     def is_stranded(self, request: Request) -> bool:
-        """Never: the whole of its route is fixed."""
+        """Never: recorded routes are fixed."""
         return False
 
     def admit(self, request: Request) -> Rejection | None:
@@ -138,10 +138,10 @@ class RecordedRoutes:
         return None
 
     def decodes_dispatched(self, requests: Iterable[Request]) -> None:
-        """Nothing depends on it."""
+        """Recorded routes do not depend on it."""
 
     def finished(self, request: Request) -> None:
-        """Nothing depends on it."""
+        """Recorded routes do not depend on it."""
 
     def bottleneck_share(self) -> float | None:
         """Not counted."""
@@ -172,8 +172,8 @@ class RouteMaker:
         machines = [self._node(request, stage.node) for stage in request.stages]
         links: list[PlacedLink] = []
         layer = 0
-        home = topology.coordinator
-        for source, target in zip([home, *machines], [*machines, home], strict=True):
+        coordinator = topology.coordinator
+        for source, target in zip([coordinator, *machines], [*machines, coordinator], strict=True):
             link = self._links.get((source, target))
             if link is None:
                 raise self._mistake(

@@ -1,8 +1,9 @@
 """Read a recorded run: every pass as it left the coordinator and came back, and every route.
 
-A folder holds ``events.csv.gz`` with the columns :data:`EVENT_COLUMNS`, ``routes.jsonl.gz`` with
-one object a request, and, where ``helixreal`` wrote it, ``nodes.json`` with the names of the nodes.
-docs/replay.md has the format.
+A folder holds ``events.csv.gz`` with the columns
+:data:`~helixsim.metrics.output.EVENT_COLUMNS`, ``routes.jsonl.gz`` with one object a request, and,
+where ``helixreal`` wrote it, ``nodes.json`` with the names of the nodes. docs/replay.md has the
+format.
 """
 
 from __future__ import annotations
@@ -21,20 +22,13 @@ from typing import NamedTuple
 import numpy as np
 
 from helixsim.errors import InputError
+from helixsim.metrics.output import EVENT_COLUMNS
 from helixsim.requests import Stage
 
-EVENT_COLUMNS = (
-    "time_s",
-    "query",
-    "direction",
-    "phase",
-    "context_tokens",
-    "processed_tokens",
-)
 _MINUTE_S = 60.0
 _CLOSED_SHARE = 0.5
-"""A run in which at least this share of the prompts left the moment something came back was fed
-by a closed loop."""
+"""A run in which at least this share of the prompts left at the instant at which a pass came back
+had a closed loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +38,12 @@ class Passes:
     Attributes
     ----------
     request
-        Number of the request among those of the run.
+        Number of the request in the run.
     is_prompt
         Whether it is a prefill; the chunks of one count as one pass.
     start_s, end_s
-        When it left the coordinator and came back, seconds since feeding began; infinite if it
-        did not.
+        When it left the coordinator and came back, seconds since the start of sending; infinite
+        if it did not.
     context_tokens, num_tokens
         Tokens in the caches before it, and tokens that went through.
     """
@@ -70,7 +64,7 @@ class Passes:
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """What let a closed loop send a request: another's prompt came back, or its last pass."""
+    """The completion after which a closed loop sent a request: a prompt's or a last pass."""
 
     request: int
     is_end: bool
@@ -91,7 +85,7 @@ class RecordedRequest:
     stages
         Its route; nodes are numbered as in the files, less one.
     trigger
-        What it was sent for, if anything came back at that very time.
+        The completion at the instant at which it was sent, if there was one.
     """
 
     query: int
@@ -108,11 +102,11 @@ class RecordedRun:
     Attributes
     ----------
     folder
-        Where it lies.
+        Its folder.
     requests
         In the order in which their prompts left.
     passes
-        Of all of them.
+        Passes of all requests.
     node_names
         Number of a node, as in stages -> its name.
     """
@@ -144,7 +138,7 @@ class RecordedRun:
     def sending_ended_s(self) -> float:
         """When sending ended: the last prompt, rounded up to a minute, within the run.
 
-        Files do not say it, and feeders send for whole minutes.
+        Files do not say it, and load generators send for whole minutes.
         """
         last = self.requests[-1].dispatched_s
         return min(ceil(last / _MINUTE_S) * _MINUTE_S, self.length_s) or self.length_s
@@ -162,7 +156,7 @@ def load_recorded_run(folder: str | Path) -> RecordedRun:
     Parameters
     ----------
     folder
-        Where its files lie; each may be compressed by gzip (``.gz``) or not.
+        Folder of its files, each of which may be compressed by gzip (``.gz``).
 
     Raises
     ------
@@ -356,7 +350,7 @@ def _passes(
             events.append((row, _event(line, routes)))
         except ValueError as error:
             raise InputError(str(error), file=file, where=f"row {row}") from error
-    # Whoever stamps events at their source may write them down in another order.
+    # Events are stamped at their source and may be written in another order.
     events.sort(key=lambda event: event[1].at_s)
     table = _PassTable()
     for row, event in events:
@@ -383,7 +377,7 @@ def _event(line: str, routes: Mapping[int, _Route]) -> _Event:
 
 
 def _triggers(passes: Passes, num_requests: int) -> dict[int, Trigger]:
-    """For requests that left the moment others came back: for which of them."""
+    """For requests that left at the instant at which another came back: that other request."""
     last_row = {number: row for row, number in enumerate(passes.request.tolist())}
     came_back: dict[float, list[Trigger]] = {}
     for row, number in enumerate(passes.request.tolist()):

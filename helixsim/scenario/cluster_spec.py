@@ -1,4 +1,4 @@
-"""What stands in a cluster file or in the cluster section of a scenario, and what it becomes."""
+"""The keys of a cluster file or of the cluster section of a scenario, and their conversion."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ class RulesSpec(FileModel):
 
 
 class NetworkSpec(RulesSpec):
-    """Which machines are linked, and how; of several rules the most special one counts."""
+    """Links between machines; of several rules the most specific one applies."""
 
     links: Annotated[tuple[LinkSpec, ...], Field(strict=False)] = Field(
         default=(), description="Single links; from-to comes before between."

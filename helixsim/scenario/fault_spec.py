@@ -30,7 +30,7 @@ class FaultSpec(FileModel):
 
 
 class FaultsSpec(FileModel):
-    """Which nodes fail, and when that is noticed."""
+    """Nodes that fail, and the time until a failure is detected."""
 
     detection: Annotated[Seconds, Field(le=1e7)] = Field(
         default=3.0, description="How long after its death the coordinator learns of it."

@@ -20,13 +20,13 @@ _FILES: tuple[tuple[Step, ...], ...] = (
     ("workload", "trace"),
     ("workload", "arrivals", "slots", "file"),
 )
-"""Where a text is always the name of a file."""
+"""Places at which a text is always the name of a file."""
 
 _ORDERED: tuple[tuple[Step, ...], ...] = (
     ("cluster", "generate", "machines"),
     ("cluster", "generate", "regions"),
 )
-"""Where the order of keys counts: nodes are generated in it."""
+"""Places at which the order of keys counts: nodes are generated in it."""
 
 POISSON = "poisson"
 

@@ -1,4 +1,4 @@
-"""What stands in a generator file: how to make up a cluster."""
+"""The keys of a generator file: settings of a generated cluster."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Counts = Annotated[dict[Name, Annotated[int, Field(ge=1, le=MAX_NODES)]], Field(
 
 
 class GeneratorSpec(FileModel):
-    """How to make up a cluster: machines by type and count, links by rules."""
+    """Settings of a generated cluster: machines by type and count, links by rules."""
 
     source: str = Field(default="", description="Where the figures come from.")
     description: str = ""

@@ -1,4 +1,4 @@
-"""What stands in a placement file or in the placement section of a scenario."""
+"""The keys of a placement file or of the placement section of a scenario."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LayerRange = Annotated[tuple[int, int], Field(strict=False)]
 
 
 class PlacementSpec(FileModel):
-    """Which node holds which layers."""
+    """The layers of every node."""
 
     source: str = Field(default="", description="Where it comes from.")
     description: str = ""

@@ -1,4 +1,4 @@
-"""What users are promised, and what machines cost, as they stand in a scenario file."""
+"""Service-level objectives and prices in a scenario file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Price = Annotated[float, Field(ge=0, le=1e6)]
 
 
 class SloSpec(FileModel):
-    """What a request must keep to, and how many must."""
+    """Latency limits of requests, and the share that must be within them."""
 
     ttft: _Limit | None = Field(
         default=None, description="Longest time to the first token, from arrival."

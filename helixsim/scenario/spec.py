@@ -1,4 +1,4 @@
-"""What stands in a scenario file, and what its plain sections become."""
+"""The keys of a scenario file, and their conversion to values."""
 
 from __future__ import annotations
 
@@ -39,26 +39,26 @@ Interval = Annotated[Seconds, Field(ge=0.001)]
 
 
 class ClusterInFile(FileModel):
-    """A cluster that stands in a file of its own."""
+    """A cluster in a file of its own."""
 
     file: FileName
 
 
 class GeneratedCluster(FileModel):
-    """A cluster that is made up."""
+    """A cluster that is generated."""
 
     generate: Annotated[
         Annotated[FileName, Tag("<file>")] | Annotated[GeneratorSpec, Tag("<inline>")],
         Discriminator(lambda value: "<file>" if isinstance(value, str) else "<inline>"),
-    ] = Field(description="What it should be like, or a generator file.")
+    ] = Field(description="The generator's settings, or a generator file.")
 
 
 class PlacementInFile(FileModel):
-    """A placement that stands in a file of its own."""
+    """A placement in a file of its own."""
 
     file: FileName
     allow_overcommitted_layers: bool | None = Field(
-        default=None, description="Instead of what the file says."
+        default=None, description="In place of the value in the file."
     )
 
 
@@ -87,7 +87,7 @@ PlacementSection = Annotated[
 
 
 class KvSpec(FileModel):
-    """What is expected of the KV caches when a request is admitted."""
+    """Admission by the expected use of the KV caches."""
 
     high_water_mark: Share = 0.85
     expected_output_ratio: Annotated[float, Field(gt=0, le=100)] = 1.0
@@ -98,7 +98,7 @@ ExtensionName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class SchedulerSpec(FileModel):
-    """How requests find their way."""
+    """Settings of the scheduler."""
 
     policy: ExtensionName = Field(
         default="maxflow",
@@ -121,13 +121,14 @@ class SchedulerSpec(FileModel):
     )
     prefill_chunk_tokens: Count | None = Field(
         default=None,
-        description="A longer prefill goes through the layers in passes of at most so many "
-        "tokens, one after another; all at once if not given.",
+        description="The most tokens of a prefill in one pass; a longer prefill takes several "
+        "passes, one after another. A single pass if not given.",
     )
     max_waiting: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
         default=None,
-        description="So many requests may wait until there is room in the KV caches; others are "
-        "rejected. If not given: none with the paper's physics, all with the calibrated.",
+        description="The most requests that wait for room in the KV caches; further ones are "
+        "rejected. If not given: no request waits with the paper's physics, all wait with the "
+        "calibrated.",
     )
 
     def to_settings(self) -> SchedulerSettings:
@@ -172,7 +173,7 @@ class SlotsSpec(FileModel):
 
 
 class SlotArrivalsSpec(FileModel):
-    """Arrivals as counted."""
+    """Arrivals by counts in slots of time."""
 
     slots: SlotsSpec
 
@@ -193,7 +194,7 @@ ArrivalsEntry = Annotated[
 
 
 class WorkloadSpec(FileModel):
-    """What users ask for, and when."""
+    """The requests of users and their arrivals."""
 
     mode: Mode
     initial_requests: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
@@ -267,11 +268,11 @@ class WorkloadSpec(FileModel):
 
 
 class RunSpec(FileModel):
-    """How long to simulate and what to record."""
+    """Length of the run and sampling."""
 
     seed: Annotated[int, Field(ge=0, le=2**63)] = 0
     warmup: Seconds = Field(default=0.0, description="Left out of the metrics.")
-    duration: Duration = Field(description="How long requests are fed, warm-up included.")
+    duration: Duration = Field(description="Time during which requests are sent, warm-up included.")
     drain: bool = Field(default=False, description="Go on until every request has ended.")
     sample_interval: Interval = Field(default=10.0, description="Between samples of gauges.")
 
@@ -320,12 +321,12 @@ class ScenarioSpec(FileModel):
     )
     engine: FileName = Field(
         default=DEFAULT_ENGINE,
-        description="What the serving engine costs, for the calibrated physics: the name of a "
+        description="Costs of the serving engine, for the calibrated physics: the name of a "
         "shipped engine, or a file ending in .yaml, such as `helixsim calibrate` writes.",
     )
     run: RunSpec
     slo: dict[Name, SloSpec] = Field(
-        default={}, description="What requests must keep to: class -> limits."
+        default={}, description="Service-level objectives: class -> limits."
     )
     dollars_per_hour: dict[Name, Price] = Field(
         default={},

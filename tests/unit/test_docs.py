@@ -15,7 +15,6 @@ import pytest
 
 from helixsim import load_scenario, plan, simulate
 from helixsim.cli import app
-from helixsim.metrics.output import manifest
 from helixsim.scenario.schema import FILE_KINDS
 from helixsim.scenario.spec import WorkloadSpec
 from helixsim.traces import TRACE_FORMATS
@@ -167,7 +166,7 @@ def documented_columns():
 
 def test_columns_are_those_of_the_results(result):
     real = {name: list(columns.names) for name, columns in result.tables.items()}
-    real |= {"summary": list(result.summary), "manifest": list(manifest(result))}
+    real |= {"summary": list(result.summary), "manifest": list(result.manifest)}
     assert documented_columns() == real
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from builders import capacity, decode, make_machine_type, make_scenario, make_topology, prompt
-from helixsim.metrics.kv_use import kv_use
 
 from helixsim.control.kv_cache import held_token_layers
 from helixsim.control.routing.kv_expectation import KvExpectation

@@ -458,7 +458,7 @@ MISTAKES = [
     ({"nmae": "x"}, "nmae: unknown key; did you mean 'name'?"),
     ({"llm": "llama2-7b"}, "llm: no LLM 'llama2-7b' ships with helixsim; did you mean"),
     ({"llm": "x.yaml"}, "x.yaml: there is no such file"),
-    ({"machine_types": ["A100"]}, "machine_types[0]: 'A100' is no file"),
+    ({"machine_types": ["A100"]}, "machine_types[0]: 'A100' is not a file"),
     (
         {"physics": "real"},
         "physics: no performance model 'real'; there are paper, calibrated (looked for among those "

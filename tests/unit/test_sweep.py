@@ -285,7 +285,7 @@ def test_runs_that_fail_are_told_and_the_rest_is_kept():
         ({"list": [{"run.duration": "5 s"}]}, "list: there is a grid already"),
         ({"grid": {"run.seed": [1, 2]}}, "grid.run.seed: is what seeds is for"),
         ({"grid": {"scheduler.policy": []}}, "grid.scheduler.policy"),
-        ({"grid": {"run.duration": ["5 s", "5 s"]}}, "grid: says the same as combination 0"),
+        ({"grid": {"run.duration": ["5 s", "5 s"]}}, "grid: is the same as combination 0"),
         ({"grid": {"placement": [None]}}, "has no placement, which a run needs"),
         ({"seeds": [1, 1]}, "seeds: a seed stands here twice"),
         ({"seeds": 0}, "seeds"),

@@ -20,9 +20,10 @@ from time import monotonic
 from typing import Any
 
 from helixsim.errors import HelixError, SimulationError
+from helixsim.metrics.summary import figures_of
 from helixsim.models.simulation import simulate
 from helixsim.placement.placement import Placement
-from helixsim.planner.objective import Figures, Objective, figures_of
+from helixsim.planner.objective import OBJECTIVE_FIGURES, Figures, Objective
 from helixsim.planner.problem import PlanningProblem, planning_problem
 from helixsim.planner.search import random_stream
 from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
@@ -242,7 +243,7 @@ class _WorkerState:
             return None
         if result.summary["partial"]:
             raise KeyboardInterrupt
-        return figures_of(result.summary)
+        return figures_of(result.summary, OBJECTIVE_FIGURES)
 
     def anneal(self, task: AnnealingTask) -> RangesItems:
         deadline = self.setting.deadline
