@@ -1,7 +1,8 @@
 """Plan, simulate and run large-language-model serving on mixed GPUs and uneven networks.
 
->>> from helixsim import load_scenario, simulate
->>> result = simulate(load_scenario("quickstart"))
+>>> import helixsim
+>>> scenario = helixsim.load_scenario("quickstart")
+>>> result = helixsim.simulate(scenario.with_(run={"duration": "60 s"}))
 >>> result.requests  # doctest: +SKIP
 """
 
@@ -10,48 +11,69 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from helixsim.metrics.result import RunResult
+    from helixsim.calibration.calibrate import calibrate
+    from helixsim.calibration.fit import CalibrationResult
+    from helixsim.errors import HelixError
+    from helixsim.metrics.result import RunResult, load_results
     from helixsim.models.simulation import simulate
+    from helixsim.placement.placement import Placement
     from helixsim.planner.plan import plan
     from helixsim.planner.result import PlanResult
+    from helixsim.recorded.replay import ReplayResult, replay
     from helixsim.scenario.load import load_scenario
     from helixsim.scenario.resolved import Scenario
     from helixsim.studies.capacity import CapacityResult, capacity
     from helixsim.studies.sweep import SweepResult, sweep
 
 __all__ = [
+    "CalibrationResult",
     "CapacityResult",
     "HelixError",
+    "Placement",
     "PlanResult",
+    "ReplayResult",
     "RunResult",
     "Scenario",
     "SweepResult",
+    "calibrate",
     "capacity",
+    "load_results",
     "load_scenario",
     "plan",
+    "replay",
     "simulate",
     "sweep",
 ]
 
-_HOMES = {
+_MODULES = {
+    "CalibrationResult": "helixsim.calibration.fit",
     "CapacityResult": "helixsim.studies.capacity",
     "HelixError": "helixsim.errors",
+    "Placement": "helixsim.placement.placement",
     "PlanResult": "helixsim.planner.result",
+    "ReplayResult": "helixsim.recorded.replay",
     "RunResult": "helixsim.metrics.result",
     "Scenario": "helixsim.scenario.resolved",
     "SweepResult": "helixsim.studies.sweep",
+    "calibrate": "helixsim.calibration.calibrate",
     "capacity": "helixsim.studies.capacity",
+    "load_results": "helixsim.metrics.result",
     "load_scenario": "helixsim.scenario.load",
     "plan": "helixsim.planner.plan",
+    "replay": "helixsim.recorded.replay",
     "simulate": "helixsim.models.simulation",
     "sweep": "helixsim.studies.sweep",
 }
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
-    # Imported when first used: the command line's help should not wait for networkx.
-    if name in _HOMES:
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type is that of the name
+    # Imported on first use: the command line's help must not wait for networkx.
+    if name in _MODULES:
         from importlib import import_module
 
-        return getattr(import_module(_HOMES[name]), name)
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

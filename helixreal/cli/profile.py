@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from helixsim.cli.group import ForceOption, OutputOption
+from helixsim.cli.progress import show_progress
 
 if TYPE_CHECKING:
-    from helixreal.profiling import Watcher
     from helixsim.units import Dimension
 
 
@@ -84,8 +81,13 @@ def profile(
         dummy_weights=dummy_weights,
     )
     config = read_llama_config(llm)
-    with _progress(name) as watch:
-        measured = profiling.measure(partial(make_engine, engine), settings, config, watch)
+    with show_progress(name, "points") as show:
+        measured = profiling.measure(
+            partial(make_engine, engine),
+            settings,
+            config,
+            lambda step, done, total: show(done, total, step=f"{name}: {step}"),
+        )
     source = f"helixreal profile: engine {engine}, {device}, {dtype}, decodes with {context} tokens"
     texts = {
         output: profiling.machine_text(
@@ -154,29 +156,3 @@ def _counts(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(",")) if text else ()
     except ValueError as error:
         raise InputError(f"'{text}' is no list such as 1,2,4", where="--layers") from error
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[Watcher]:
-    """A progress bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda step, done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task(name, total=1)
-
-        def show(step: str, done: int, total: int) -> None:
-            bar.update(task, description=f"{name}: {step}", completed=done, total=total)
-
-        yield show

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -25,6 +25,7 @@ from helixreal.cli.options import (
     start_logging,
 )
 from helixsim.cli.group import EXIT_INTERRUPTED, ScenarioArgument, SetOption
+from helixsim.cli.progress import ShowProgress, show_progress
 
 if TYPE_CHECKING:
     from helixreal.coordinator.server import Cluster
@@ -136,12 +137,12 @@ def serve_workload(
             launch.gather(cluster, progress=_say if sys.stderr.isatty() else None)
             if not cluster.has_begun:
                 raise typer.Exit(EXIT_INTERRUPTED)
-            with _progress(cluster) as look:
-                cluster.run_workload(look)
+            with show_progress(cluster.scenario.name, "s") as show:
+                cluster.run_workload(_look(cluster, show))
             result, about = cluster.result(), cluster.about()
         if folder is not None:
             recorded = cluster.events.files(cluster.topology)
-            folder.write(result, table_format, more=recorded, about=about)
+            result.write(folder, table_format=table_format, more=recorded, about=about)
     if as_json:
         typer.echo(json.dumps(result.summary, indent=2))
     else:
@@ -157,36 +158,17 @@ def _say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-@contextmanager
-def _progress(cluster: Cluster) -> Iterator[Callable[[], None] | None]:
-    """A progress bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+def _look(cluster: Cluster, show: ShowProgress) -> Callable[[], None]:
+    """Shows the progress of a cluster's run."""
+    duration_s = cluster.end_s - cluster.start_s
 
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,.0f} of {task.total:,.0f} s"),
-        TextColumn("{task.fields[figures]}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    with bar:
-        duration_s = cluster.end_s - cluster.start_s
-        task = bar.add_task(cluster.scenario.name, total=duration_s, figures="")
+    def look() -> None:
+        recorder = cluster.recorder
+        show(
+            min(max(cluster.now - cluster.start_s, 0.0), duration_s),
+            duration_s,
+            figures=f"{recorder.num_completed:,} of {recorder.num_arrived:,} requests, "
+            f"{len(cluster.coordinator.active)} active",
+        )
 
-        def look() -> None:
-            passed_s = max(cluster.now - cluster.start_s, 0.0)
-            recorder = cluster.recorder
-            bar.update(
-                task,
-                completed=min(passed_s, duration_s),
-                figures=f"{recorder.num_completed:,} of {recorder.num_arrived:,} requests, "
-                f"{len(cluster.coordinator.active)} active",
-            )
-
-        yield look
+    return look

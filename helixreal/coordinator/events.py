@@ -7,20 +7,12 @@ import io
 import json
 from typing import TYPE_CHECKING
 
+from helixsim.metrics.output import EVENT_COLUMNS
 from helixsim.metrics.recorder import Columns
 
 if TYPE_CHECKING:
     from helixsim.placement.topology import Topology
     from helixsim.requests import Request
-
-EVENT_COLUMNS = (
-    "time_s",
-    "query",
-    "direction",
-    "phase",
-    "context_tokens",
-    "processed_tokens",
-)
 
 
 class EventLog:

@@ -81,7 +81,7 @@ class ClusterSettings:
 class Cluster:
     """Gathers workers, sends requests through them, and measures; used from one thread.
 
-    It is a :class:`helixsim.metrics.gauges.Run`: results are made as those of a simulation.
+    It is a :class:`helixsim.metrics.gauges.MeasuredRun`: results are made as those of a simulation.
 
     Parameters
     ----------

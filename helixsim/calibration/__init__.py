@@ -1,7 +1,8 @@
-"""Calibration: fits the costs of an engine to recorded runs of real clusters."""
+"""Fit the costs of a serving engine to recorded runs of real clusters."""
 
 from __future__ import annotations
 
-from helixsim.calibration.fit import Calibration, CalibrationSettings, calibrate
+from helixsim.calibration.calibrate import calibrate
+from helixsim.calibration.fit import CalibrationResult, CalibrationSettings, fit_engine
 
-__all__ = ["Calibration", "CalibrationSettings", "calibrate"]
+__all__ = ["CalibrationResult", "CalibrationSettings", "calibrate", "fit_engine"]

@@ -1,8 +1,8 @@
-"""A calibration as text for the terminal."""
+"""Text of a calibration."""
 
 from __future__ import annotations
 
-from helixsim.calibration.fit import Calibration
+from helixsim.calibration.fit import CalibrationResult
 
 _FIGURES = (
     ("throughput", "decode_tokens_per_s", None),
@@ -13,8 +13,8 @@ _FIGURES = (
 )
 
 
-def calibration_text(found: Calibration) -> str:
-    """Errors of the engine for each run, and its range of validity."""
+def calibration_text(found: CalibrationResult) -> str:
+    """Errors of the engine on each run, and its range of validity."""
     known = found.engine.known
     lines = [
         f"engine {found.engine.name}: {found.evaluations} evaluated, loss {found.loss:.4f} "

@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from helixsim.calibration.fit import Calibration, Quality
+from helixsim.calibration.fit import CalibrationResult, Quality
 from helixsim.units import format_bytes_per_s
 
 
-def engine_document(found: Calibration, source: str) -> dict[str, Any]:
+def engine_document(found: CalibrationResult, source: str) -> dict[str, Any]:
     """The engine file of a calibration, as plain data.
 
     Parameters
@@ -18,7 +18,7 @@ def engine_document(found: Calibration, source: str) -> dict[str, Any]:
     found
         The calibration.
     source
-        Source of its figures, as free text.
+        Origin of the figures, for readers.
     """
     engine = found.engine
     document: dict[str, Any] = {"schema": 1, "kind": "engine", **_section(engine), "source": source}

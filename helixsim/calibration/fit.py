@@ -1,4 +1,4 @@
-"""The fit: the best engine for recorded runs, its errors, and its range of validity."""
+"""The fit: the engine that repeats recorded runs best, its errors, and its range of validity."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from math import log
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -16,9 +17,10 @@ import numpy as np
 
 from helixsim.calibration.parameters import Parameters
 from helixsim.calibration.passes import Slice, cut, latencies
+from helixsim.display import short_text
 from helixsim.errors import InputError
 from helixsim.physics.engine import EngineCosts, KnownRange
-from helixsim.recorded.figures import Figures
+from helixsim.recorded.figures import ReplayFigures
 from helixsim.recorded.recording import RecordedRun
 from helixsim.recorded.replay import ReplaySettings, replay
 from helixsim.scenario.resolved import Scenario
@@ -30,8 +32,8 @@ decodes in the recording, which no cost can explain."""
 
 _FIRST_STEP = 0.5
 _PRIOR = 0.001
-"""Penalty of a step of 1 away from the initial engine, times the sum of squares: preserves
-parameters that the runs do not determine."""
+"""Penalty on the squared distance from the start: keeps parameters on which the runs have no
+influence at their start."""
 
 _STUCK_LOSS = 10.0
 
@@ -56,15 +58,15 @@ class CalibrationSettings:
     name
         Name of the fitted engine.
     evaluations
-        The most engines that are evaluated.
+        The most engines to try.
     time_limit_s
-        Time limit of the search; with it, the result depends on the machine's speed.
+        Time limit of the search; the result then depends on the machine's speed.
     slice_s
-        Length of the part of each run that is used: the last part of its sending.
+        Length of the part of each run that is fitted, the last seconds of its sending.
     warmup_s
-        Warm-up of the replays at the end.
+        Start of the replays at the end, left out of their figures.
     seeds
-        Seeds of the replays at the end.
+        Seeds of those replays.
     jobs
         Number of processes.
     """
@@ -81,30 +83,34 @@ class CalibrationSettings:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Errors of an engine for a recording; `error` as in :mod:`helixsim.recorded.replay`."""
+    """Errors of an engine on a recording; `error` as in a ``ReplayResult``."""
 
     run: str
     scenario: str
     held_out: bool
-    error: Figures
+    error: ReplayFigures
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
-    """The result of a fit.
+class CalibrationResult:
+    """The result of a calibration.
 
     Attributes
     ----------
     engine
         The best engine, with the range of the recordings.
     loss, start_loss
-        Loss of the best engine and of the initial engine.
+        Loss of the best engine and of the one at the start.
     evaluations
-        Number of engines that were evaluated.
+        Number of engines tried.
     quality
-        Errors for each recording, by replay.
+        Errors on each recording, by replay.
     interrupted
         Whether Ctrl-C ended it early.
+    start
+        Name of the engine that the fit began with.
+    fitted
+        Names of the runs that the engine was fitted to.
     """
 
     engine: EngineCosts
@@ -113,17 +119,41 @@ class Calibration:
     evaluations: int
     quality: tuple[Quality, ...]
     interrupted: bool
+    start: str
+    fitted: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        text = (
+            f"{self.engine.name}, from {self.start}: loss {self.loss:.4f}, at the start "
+            f"{self.start_loss:.4f}; {self.evaluations} engines tried"
+        )
+        return short_text("CalibrationResult", text)
+
+    def write(self, file: str | Path, *, overwrite: bool = False) -> None:
+        """Write the engine file, which scenarios name as ``engine``.
+
+        Raises
+        ------
+        OutputError
+            If the file exists and `overwrite` is false, or cannot be written.
+        """
+        from helixsim.calibration.document import engine_document
+        from helixsim.output_files import write_whole
+        from helixsim.yaml_files import yaml_text
+
+        source = f"helixsim calibrate, fitted to {', '.join(self.fitted)}; from {self.start}"
+        write_whole(Path(file), yaml_text(engine_document(self, source)), overwrite=overwrite)
 
 
-Progress = Callable[[str, int, float], None]
-"""Called with the current activity, the number of evaluated engines, and the least loss so far."""
+OnStep = Callable[[str, int, float], None]
+"""Called with the step, the number of engines that have been tried, and the least loss so far."""
 
 
-def calibrate(
+def fit_engine(
     recordings: Sequence[Recording],
     settings: CalibrationSettings,
-    on_progress: Progress = lambda step, tried, loss: None,
-) -> Calibration:
+    on_progress: OnStep = lambda step, tried, loss: None,
+) -> CalibrationResult:
     """Fit an engine to recordings by CMA-ES, then replay all of them with it.
 
     The loss is the mean over recordings of: mean and median absolute logarithmic error of decode
@@ -133,11 +163,11 @@ def calibrate(
     Parameters
     ----------
     recordings
-        Recorded runs; held-out runs are only replayed.
+        Recorded runs; a run that is held out is replayed only.
     settings
-        Settings of the calibration.
+        Limits of the search, and how its result is judged.
     on_progress
-        Called with the progress.
+        See :data:`OnStep`.
 
     Raises
     ------
@@ -162,7 +192,16 @@ def calibrate(
         for recording in recordings:
             on_progress(f"replaying {recording.run.name}", tried, loss)
             quality.append(_quality(recording, engine, settings))
-    return Calibration(engine, loss, start_loss, tried, tuple(quality), interrupted)
+    return CalibrationResult(
+        engine,
+        loss,
+        start_loss,
+        tried,
+        tuple(quality),
+        interrupted,
+        settings.start.name,
+        tuple(each.run.name for each in fitted),
+    )
 
 
 def known_range(recordings: Sequence[Recording]) -> KnownRange:
@@ -192,7 +231,7 @@ def known_range(recordings: Sequence[Recording]) -> KnownRange:
 
 
 def loss_of(part: Slice, engine: EngineCosts, seed: int = 0) -> float:
-    """Loss of an engine for a part of a run; see :func:`calibrate`."""
+    """Distance of an engine from a part of a run; see :func:`fit_engine`."""
     simulated = latencies(part, engine, seed)
     judged = part.is_judged & np.isfinite(simulated)
     num_judged = int(part.is_judged.sum())
@@ -272,7 +311,7 @@ def _search(
     workers: _Workers,
     parameters: Parameters,
     settings: CalibrationSettings,
-    on_progress: Progress,
+    on_progress: OnStep,
 ) -> tuple[list[float], float, float, int, bool]:
     """Best point, its loss, initial loss, number of evaluations, whether it was interrupted."""
     import cma

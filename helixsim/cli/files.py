@@ -1,4 +1,4 @@
-"""Commands that make files for scenarios, or say how such files look."""
+"""Commands that write files for scenarios, or print their schema."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def generate_cluster(
     ] = False,
     force: ForceOption = False,
 ) -> None:
-    """Make up a cluster: machines by type and count, links by rules."""
+    """Generate a cluster: machines by type and count, links by rules."""
     from helixsim.output_files import check_output, write_whole
     from helixsim.scenario.cluster_generator import cluster_file
 
@@ -80,7 +80,7 @@ def generate_trace(
     *,
     force: ForceOption = False,
 ) -> None:
-    """Make up a trace: arrivals and lengths, from built-in models or files."""
+    """Generate a trace: arrivals and lengths, from built-in models or files."""
     from random import Random
 
     from helixsim import traces

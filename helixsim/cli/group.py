@@ -1,4 +1,4 @@
-"""What all commands share: how errors end them, and the options that many of them have."""
+"""Parts that all commands share: exit codes of errors, common options."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXIT_BROKEN_PIPE = 141
 
 
 class HelixGroup(TyperGroup):
-    """Turns errors of ours into a message and an exit code, without a traceback."""
+    """Turns a :class:`HelixError` into a message and an exit code, without a traceback."""
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  (typer's own signature)
         """Run the command."""
@@ -28,8 +28,8 @@ class HelixGroup(TyperGroup):
             typer.echo(str(error), err=True)
             raise typer.Exit(EXIT_ERROR) from error
         except BrokenPipeError as error:
-            # Whoever read our output has seen enough. Nothing more can be said there, not even
-            # by Python as it ends.
+            # The reader of the output has closed the pipe. Python must not write to it either
+            # as it exits.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(EXIT_BROKEN_PIPE) from error
         except OSError as error:
@@ -55,7 +55,7 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite what is th
 
 
 def seconds_of(text: str, option: str) -> float:
-    """Read a time that an option gives; a mistake names the option."""
+    """The value of an option that is a time; an error names the option."""
     from helixsim.errors import InputError
     from helixsim.units import seconds
 

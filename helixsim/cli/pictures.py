@@ -10,7 +10,7 @@ import typer
 from helixsim.cli.group import ForceOption
 
 if TYPE_CHECKING:
-    from helixsim.metrics.saved import SavedResults
+    from helixsim.metrics.result import RunResult
 
 FoldersArgument = Annotated[
     list[Path],
@@ -87,12 +87,12 @@ def report(
     typer.echo(f"written: {output}")
 
 
-def _loaded(folders: list[Path]) -> dict[str, SavedResults]:
+def _loaded(folders: list[Path]) -> dict[str, RunResult]:
     """Results by the names of their folders, which must differ."""
     from helixsim.errors import InputError
-    from helixsim.metrics.saved import load_results
+    from helixsim.metrics.result import load_results
 
-    runs: dict[str, SavedResults] = {}
+    runs: dict[str, RunResult] = {}
     seen = set()
     for folder in folders:
         whole = folder.resolve()

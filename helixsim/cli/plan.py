@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,6 +14,7 @@ from helixsim.cli.group import (
     SetOption,
     seconds_of,
 )
+from helixsim.cli.progress import show_progress
 
 if TYPE_CHECKING:
     from helixsim.planner.plan_run import PlanProgress
@@ -130,7 +128,7 @@ def plan(
             where="--write-front",
         )
     scenario = load_scenario(file, overrides or [])
-    with _progress(scenario.name) as show:
+    with show_progress(scenario.name) as show:
         result = planning.plan(
             scenario,
             method=method,
@@ -149,7 +147,9 @@ def plan(
             solution_file=write_solution,
             from_solution=from_solution,
             overwrite=force,
-            on_progress=show,
+            on_progress=lambda progress: show(
+                progress.seconds, step=progress.step, figures=_figures(progress)
+            ),
         )
     written = _write(result, scenario, file, output, write_scenario, overwrite=force)
     if write_front is not None and plot is not None:
@@ -286,30 +286,6 @@ def _write_front(
         overwrite=overwrite,
     )
     return [table, plot]
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[Callable[[PlanProgress], None]]:
-    """Show the progress on one line of a terminal; nothing if standard error is no terminal."""
-    if not sys.stderr.isatty():
-        yield lambda progress: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns: list[Any] = [
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        TextColumn("{task.fields[figures]}"),
-        TimeElapsedColumn(),
-    ]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, figures="")
-
-        def show(progress: PlanProgress) -> None:
-            bar.update(task, description=progress.step, figures=_figures(progress))
-
-        yield show
 
 
 def _figures(progress: PlanProgress) -> str:

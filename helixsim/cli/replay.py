@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from helixsim.cli.group import EXIT_INTERRUPTED, ScenarioArgument, SetOption, seconds_of
+from helixsim.cli.progress import ShowProgress, polled, show_progress
 
 if TYPE_CHECKING:
-    from helixsim.models.simulation import Simulation, Watcher
+    from helixsim.models.simulation import Simulation
     from helixsim.recorded.replay import ReplayResult
 
 RunArgument = Annotated[
@@ -64,7 +63,7 @@ def replay(
         bool, typer.Option("--force", help="Replace results that are in DIR.")
     ] = False,
 ) -> None:
-    """Send a recorded run through the simulator and say how far it repeats it."""
+    """Send a recorded run through the simulator and compare the figures."""
     import json
 
     from helixsim.metrics.output import OutputFolder
@@ -84,14 +83,15 @@ def replay(
     chosen = [*(overrides or []), *([] if physics is None else [f"physics={physics}"])]
     loaded = load_scenario(scenario, chosen)
     recorded = load_recorded_run(run)
-    if output is None:
-        with _progress(recorded.length_s, seeds) as watchers:
-            result = replay_run(recorded, loaded, settings, watchers=watchers)
-    else:
-        with OutputFolder(output, overwrite=force) as folder:
-            with _progress(recorded.length_s, seeds) as watchers:
-                result = replay_run(recorded, loaded, settings, watchers=watchers)
-            folder.write(result.results[0], "parquet", more=_files(result))
+    with nullcontext() if output is None else OutputFolder(output, overwrite=force) as folder:
+        started: list[Simulation] = []
+        with (
+            show_progress("replaying", "s", recorded.length_s * seeds) as show,
+            polled(lambda: _look(started, show)),
+        ):
+            result = replay_run(recorded, loaded, settings, on_start=started.append)
+        if folder is not None:
+            result.results[0].write(folder, more=_files(result))
     if as_json:
         typer.echo(json.dumps(result.as_dict(), indent=2))
     else:
@@ -119,7 +119,7 @@ def inspect(
         bool, typer.Option("--force", help="Replace what an inspection before left in DIR.")
     ] = False,
 ) -> None:
-    """Say what a recorded run was: throughput, latencies, routes."""
+    """Print throughput, latencies and routes of a recorded run."""
     import json
 
     from helixsim.errors import InputError
@@ -148,7 +148,7 @@ def inspect(
 
 
 def _files(result: ReplayResult) -> dict[str, bytes]:
-    """What a replay writes beside the results of its first simulation."""
+    """Further files of a replay, beside the results of its first simulation."""
     import json
 
     from helixsim.recorded.plots import replay_picture
@@ -161,25 +161,9 @@ def _files(result: ReplayResult) -> dict[str, bytes]:
     }
 
 
-@contextmanager
-def _progress(length_s: float, seeds: int) -> Iterator[Callable[[int], tuple[Watcher, ...]]]:
-    """A progress bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda seed: ()
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from helixsim.models.simulation import Watcher
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("replaying", total=length_s * seeds)
-
-        def watchers(seed: int) -> tuple[Watcher, ...]:
-            def look(running: Simulation) -> None:
-                passed_s = running.environment.now - running.start_s
-                bar.update(task, completed=seed * length_s + passed_s)
-
-            return (Watcher(max(length_s / 100, 0.1), look),)
-
-        yield watchers
+def _look(started: list[Simulation], show: ShowProgress) -> None:
+    """Show the progress of replays, of which the last one started is under way."""
+    if started:
+        running = started[-1]
+        passed_s = max(running.now - running.start_s, 0.0)
+        show((len(started) - 1) * (running.end_s - running.start_s) + passed_s)

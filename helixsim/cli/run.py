@@ -1,21 +1,19 @@
-"""The main job: simulate a scenario."""
+"""Simulate a scenario."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from helixsim.cli.group import EXIT_INTERRUPTED, ScenarioArgument, SetOption, seconds_of
+from helixsim.cli.progress import ShowProgress, polled, show_progress
 
 if TYPE_CHECKING:
     from helixsim.models.simulation import Simulation, Watcher
 
-_PROGRESS_STEPS = 200
 MIN_INTERVAL_S = 0.001
 
 
@@ -43,7 +41,8 @@ def run(
     trace_from: Annotated[
         str | None,
         typer.Option(
-            metavar="TIME", help="--trace: from when, since feeding began; the end of the warm-up."
+            metavar="TIME",
+            help="--trace: start, since the first request; by default the end of the warm-up.",
         ),
     ] = None,
     trace_for: Annotated[str, typer.Option(metavar="TIME", help="--trace: for how long.")] = "20 s",
@@ -59,7 +58,7 @@ def run(
         bool, typer.Option("--force", help="Replace results that are in DIR.")
     ] = False,
 ) -> None:
-    """Simulate a scenario and say what came of it."""
+    """Simulate a scenario and print its summary."""
     import json
 
     from helixsim.errors import InputError
@@ -88,13 +87,13 @@ def run(
         )
     with nullcontext() if output is None else OutputFolder(output, overwrite=force) as folder:
         simulation = Simulation(scenario, record_iterations=record is not None, trace_span_s=span_s)
-        with _progress(simulation) as progress:
-            result = simulation.run((*watchers, *progress))
+        with show_progress(scenario.name, "s") as show, polled(lambda: _look(simulation, show)):
+            result = simulation.run(tuple(watchers))
         if folder is not None:
             more = {}
             if simulation.tracer is not None:
                 more[TRACE_FILE] = simulation.tracer.trace_bytes(simulation.topology, result)
-            folder.write(result, table_format, more=more)
+            result.write(folder, table_format=table_format, more=more)
     if as_json:
         typer.echo(json.dumps(result.summary, indent=2))
     else:
@@ -115,39 +114,15 @@ def _interval_s(text: str) -> float:
     return interval_s
 
 
-@contextmanager
-def _progress(simulation: Simulation) -> Iterator[tuple[Watcher, ...]]:
-    """A progress bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield ()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from helixsim.models.simulation import Watcher
-
-    duration_s = simulation.end_s - simulation.start_s
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,.0f} of {task.total:,.0f} s"),
-        TextColumn("{task.fields[figures]}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
+def _look(running: Simulation, show: ShowProgress) -> None:
+    """Show the progress of a simulation."""
+    duration_s = running.end_s - running.start_s
+    passed_s = running.now - running.start_s
+    recorder = running.recorder
+    rate = recorder.num_decode_tokens / passed_s if passed_s > 0 else 0.0
+    show(
+        min(max(passed_s, 0.0), duration_s),
+        duration_s,
+        figures=f"{recorder.num_completed:,} of {recorder.num_arrived:,} requests, "
+        f"{rate:,.1f} decode tokens/s",
     )
-    with bar:
-        task = bar.add_task(simulation.scenario.name, total=duration_s, figures="")
-
-        def look(running: Simulation) -> None:
-            passed_s = running.environment.now - running.start_s
-            recorder = running.recorder
-            rate = recorder.num_decode_tokens / passed_s if passed_s > 0 else 0.0
-            bar.update(
-                task,
-                completed=min(passed_s, duration_s),
-                figures=f"{recorder.num_completed:,} of {recorder.num_arrived:,} requests, "
-                f"{rate:,.1f} decode tokens/s",
-            )
-
-        yield (Watcher(duration_s / _PROGRESS_STEPS, look),)

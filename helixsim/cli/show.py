@@ -29,16 +29,16 @@ def show(
     scenario: Annotated[
         str | None,
         typer.Option(
-            metavar="SCENARIO", help="Whose cluster a placement file is laid over; file or name."
+            metavar="SCENARIO", help="Scenario with the cluster of a placement file; file or name."
         ),
     ] = None,
     overrides: SetOption = None,
     *,
     force: ForceOption = False,
 ) -> None:
-    """Draw who holds which layers, what flows, and what bounds the flow.
+    """Draw the layers of every node, the maximum flow, and its bottleneck.
 
-    The suffix of the output says what is written: .png, .svg or .html, a picture; .graphml or
+    The suffix of the output selects the format: .png, .svg or .html, a picture; .graphml or
     .json, the graph of nodes and links with their flow.
     """
     from helixsim.output_files import check_output
@@ -56,13 +56,13 @@ def _check_suffix(output: Path) -> None:
 
     if output.suffix.lower() not in (".png", ".svg", ".html", *_GRAPHS):
         raise OutputError(
-            f"{output}: what is written follows from the suffix: .png, .svg or .html for a "
+            f"{output}: the suffix selects the format: .png, .svg or .html for a "
             f"picture, {' or '.join(_GRAPHS)} for a graph"
         )
 
 
 def _subject(file: str, scenario: str | None, overrides: list[str]) -> Scenario | Placement:
-    """A scenario; or a placement, where no scenario says what its cluster is."""
+    """A scenario; or a placement file without a scenario for its cluster."""
     from helixsim.errors import InputError
     from helixsim.scenario.load import load_scenario
     from helixsim.scenario.placement_spec import PlacementFile
@@ -85,15 +85,11 @@ def _subject(file: str, scenario: str | None, overrides: list[str]) -> Scenario 
 
 
 def _draw(subject: Scenario | Placement, file: str, output: Path, *, force: bool) -> None:
-    from helixsim.drawing.picture import bare_picture, placement_picture
+    from helixsim.drawing.picture import picture_of
     from helixsim.drawing.placement_figure import placement_figure
     from helixsim.drawing.save import save_drawing
-    from helixsim.scenario.resolved import Scenario
 
-    if isinstance(subject, Scenario):
-        picture = placement_picture(subject)
-    else:
-        picture = bare_picture(subject, Path(file).stem)
+    picture = picture_of(subject, Path(file).stem)
     save_drawing(placement_figure(picture), output, overwrite=force)
     for text in (*picture.caption, *picture.notes):
         typer.echo(text)

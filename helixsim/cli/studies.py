@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from helixsim.cli.group import EXIT_INTERRUPTED, ScenarioArgument, SetOption
+from helixsim.cli.progress import show_progress
 
 EXIT_FAILED = 1
 
@@ -40,7 +38,7 @@ def sweep(
     from helixsim.studies.sweep import sweep as sweeping
 
     done, total = 0, 0
-    with _progress("sweep") as show:
+    with show_progress("sweep", "runs") as show:
 
         def tell(now: int, of: int) -> None:
             nonlocal done, total
@@ -50,7 +48,7 @@ def sweep(
         try:
             result = sweeping(
                 file,
-                output,
+                output=output,
                 backend=backend,
                 jobs=jobs,
                 table_format=table_format,
@@ -101,13 +99,13 @@ def capacity(
     """Search the highest arrival rate at which objectives are kept."""
     import json
 
-    from helixsim.studies.capacity import Probe, Search
+    from helixsim.studies.capacity import CapacitySearch, Probe
     from helixsim.studies.capacity import capacity as searching
     from helixsim.studies.capacity_text import capacity_text, heading_text, probe_text
 
-    searches: list[Search] = []
+    searches: list[CapacitySearch] = []
 
-    def begin(search: Search) -> None:
+    def begin(search: CapacitySearch) -> None:
         searches.append(search)
         if not as_json:
             typer.echo(heading_text(search))
@@ -116,7 +114,7 @@ def capacity(
         if not as_json:
             typer.echo(probe_text(probe, searches[0]))
 
-    with _progress("rate") as show:
+    with show_progress("rate", "runs") as show:
         result = searching(
             file,
             slo or (),
@@ -132,39 +130,7 @@ def capacity(
         )
     typer.echo(json.dumps(result.to_json(), indent=2) if as_json else f"\n{capacity_text(result)}")
     if result.interrupted:
-        typer.echo("interrupted: this is what was known by then", err=True)
+        typer.echo("interrupted: this is the result so far", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)
     if result.best is None:
         raise typer.Exit(EXIT_FAILED)
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda _done, _total: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("runs"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        redirect_stdout=sys.stdout.isatty(),
-    )
-    with bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

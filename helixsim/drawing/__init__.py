@@ -1,6 +1,6 @@
-"""Pictures: placements and what they do, and fronts of planning candidates.
+"""Pictures of placements with their flow, and of the Pareto front of planning candidates.
 
-What is to be seen is collected in plain values first (:mod:`~helixsim.drawing.picture`), then drawn
-with matplotlib (:mod:`~helixsim.drawing.placement_figure`, :mod:`~helixsim.drawing.front`), then
-written whole (:mod:`~helixsim.drawing.save`).
+The contents of a picture are collected as plain values (:mod:`~helixsim.drawing.picture`), drawn
+with matplotlib (:mod:`~helixsim.drawing.placement_figure`, :mod:`~helixsim.drawing.front`) and
+written (:mod:`~helixsim.drawing.save`).
 """

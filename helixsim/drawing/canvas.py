@@ -1,4 +1,4 @@
-"""A figure to draw on in inches from its top left corner, with texts that know their width."""
+"""A figure addressed in inches from its top left corner, and the widths of texts."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def mark_swatch() -> Swatch:
 def legend_lines(
     entries: Sequence[tuple[Swatch, str]], width: float
 ) -> list[list[tuple[float, Swatch, str]]]:
-    """Set entries one after the other, in as many lines as `width` inches need."""
+    """Break the entries of a legend into lines of at most `width` inches."""
     if not entries:
         return []
     lines: list[list[tuple[float, Swatch, str]]] = [[]]
@@ -131,5 +131,5 @@ def draw_legend(
 
 
 def column_head(canvas: Canvas, x: float, y: float, text: str, size: float, ha: str) -> None:
-    """Write what a column of a table holds."""
+    """Write the head of a column of a table."""
     canvas.text(x, y, text, fontsize=size, color=FAINT, ha=ha)

@@ -1,4 +1,4 @@
-"""Numbers, names and findings in words, as pictures show them."""
+"""Captions and labels of pictures: numbers, names, bottlenecks."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from helixsim.placement.cut import Bounds, Cut
 from helixsim.placement.topology import PlacedNode, Topology
 
 MAX_NAMES = 8
-"""Longer lists of names end in how many more there are."""
+"""Longer lists of names end in the number of the others."""
 MAX_LABEL = 20
-"""Characters of a name beside a row."""
+"""The most characters of a lane's label."""
 
 
 def rate_text(tokens_per_s: float) -> str:
-    """Tokens per second as short as can be read: three digits, or whole."""
+    """Tokens per second in three digits, or as a whole number."""
     return f"{tokens_per_s:,.0f}" if tokens_per_s >= 100 else f"{tokens_per_s:.3g}"
 
 
 def count_text(count: int, noun: str) -> str:
-    """A number and what is counted."""
+    """A number with its noun."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def names_text(names: Sequence[str]) -> str:
-    """Names one after the other, not too many of them."""
+    """A list of names, cut to :data:`MAX_NAMES`."""
     shown = list(names[:MAX_NAMES])
     if len(names) > MAX_NAMES:
         shown.append(f"and {len(names) - MAX_NAMES} more")
@@ -35,15 +35,15 @@ def names_text(names: Sequence[str]) -> str:
 
 
 def overview_text(mix: Mapping[str, int]) -> str:
-    """How many machines of which types."""
+    """Counts of machines by type."""
     return ", ".join(f"{count:,} x {name}" for name, count in mix.items())
 
 
 def common_prefix(names: Sequence[str]) -> str:
-    """What long names all start with, up to a separator; empty where it would save little."""
+    """Common start of all names, up to a separator; empty if short."""
     if len(names) < 2:
         return ""
-    first, last = min(names), max(names)  # what these share, all share
+    first, last = min(names), max(names)  # their common start is that of all names
     same = (a == b for a, b in zip(first, last, strict=False))
     prefix = re.sub(r"[^-_./:]*$", "", first[: sum(takewhile(bool, same))])
     return prefix if len(prefix) >= 6 else ""
@@ -59,13 +59,13 @@ def short_name(name: str, prefix: str = "") -> str:
 
 
 def bottleneck_text(topology: Topology, cut: Cut) -> str:
-    """Say how much flows at most, and what bounds it."""
+    """The maximum flow and its bottleneck, as a sentence."""
     parts = _join(_parts(topology, cut.bounds))
     return f"Max flow {cut.tokens_per_s:,.1f} tokens/s, bound by {parts}."
 
 
 def elsewhere_text(topology: Topology, others: Bounds) -> Iterator[str]:
-    """Say what else is as tight, if anything is."""
+    """Other minimum cuts, if there are any, as a sentence."""
     if others:
         yield f"As tight elsewhere, in other minimum cuts: {_join(_parts(topology, others))}."
 
@@ -94,7 +94,7 @@ def _parts(topology: Topology, bounds: Bounds) -> Iterator[str]:
 
 
 def _node_names(nodes: Sequence[PlacedNode]) -> str:
-    """Their names; of many, how many of which type."""
+    """Names of nodes; of many, counts by type."""
     if len(nodes) <= MAX_NAMES:
         return names_text([node.name for node in nodes])
     types = [node.machine_type for node in nodes]
@@ -107,7 +107,7 @@ def _join(parts: Iterable[str]) -> str:
 
 
 def ranges_text(layers: Iterable[int]) -> str:
-    """Layers in runs, first and last of each: ``0-3, 7``."""
+    """Layers as ranges: ``0-3, 7``."""
     runs: list[list[int]] = []
     for layer in sorted(set(layers)):
         if runs and layer == runs[-1][1] + 1:
@@ -118,7 +118,7 @@ def ranges_text(layers: Iterable[int]) -> str:
 
 
 def unused_text(nodes: Sequence[Node]) -> tuple[str, ...]:
-    """Say which nodes hold nothing, if there are any."""
+    """Nodes that hold no layers, if there are any, as a sentence."""
     if not nodes:
         return ()
     by_type: dict[str, list[str]] = {}

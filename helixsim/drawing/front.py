@@ -32,11 +32,11 @@ def front_figure(
     points
         Mappings with the keys ``decode_latency_s_mean`` (seconds), ``decode_tokens_per_s``,
         ``label`` and, if they hold, ``on_front`` and ``chosen``; means over seeds. Other keys
-        are left alone.
+        are ignored.
     title
         Over the plot.
     reference
-        Label of the point that others are compared with, such as the placement there was before.
+        Label of the point of comparison, such as the current placement.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def _place(point: Point) -> tuple[float, float]:
 
 
 def _draw_front(axes: Axes, front: Sequence[tuple[float, float]]) -> None:
-    """Steps: for a latency between two of its points, the faster one's throughput is to be had."""
+    """Draw steps: between two points of the front, the faster one's throughput holds."""
     if front:
         xs, ys = zip(*front, strict=True)
         axes.step(xs, ys, where="post", color=_FRONT, linewidth=1.4, alpha=0.6, zorder=1)
@@ -111,7 +111,7 @@ def _draw_point(axes: Axes, number: int, point: Point, *, is_reference: bool) ->
 
 
 def _make_room(axes: Axes, points: Sequence[Point]) -> None:
-    """Widen the plot to the left, so that the first point's name fits there."""
+    """Widen the plot to the left, to make room for the first point's name."""
     low, high = axes.get_xlim()
     widths = [text_width(str(p["label"]), _LABEL_SIZE) for p in points if p.get("on_front")]
     room = min(max(widths, default=0.0) + 2 * _OFFSET, _AXES_WIDTH / 3)
@@ -119,9 +119,9 @@ def _make_room(axes: Axes, points: Sequence[Point]) -> None:
 
 
 def _draw_labels(axes: Axes, points: Sequence[Point], reference: str | None) -> None:
-    """Name what stands out, as far as names do not cover each other.
+    """Name the chosen point, the reference and the front, unless names would overlap.
 
-    Nothing lies above and to the left of the front, so that its names go there.
+    Names stand above and to the left of the front, where there are no points.
     """
     chosen = [point for point in points if point.get("chosen")]
     known = [point for point in points if point["label"] == reference and point not in chosen]

@@ -1,4 +1,4 @@
-"""One self-contained page around an SVG: tooltips at once, no network."""
+"""One self-contained page around an SVG: tooltips without delay, no network."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ for (const title of svg.querySelectorAll("g > title")) {
   });
 }
 function point(group, text) {
-  const row = group.id.startsWith("row-") ? group.id.slice(4) : null;
+  const lane = group.id.startsWith("lane-") ? group.id.slice(5) : null;
   const lit = other => other === group ||
-    row !== null && other.id.startsWith("flow-") && other.id.split("-").slice(1).includes(row);
+    lane !== null && other.id.startsWith("flow-") && other.id.split("-").slice(1).includes(lane);
   for (const other of tipped) other.classList.toggle("lit", lit(other));
   svg.classList.add("pointing");
   tip.textContent = text;
@@ -52,7 +52,7 @@ function place(event) {
 
 
 def html_page(svg: str, title: str) -> str:
-    """Put an SVG file's text into a page that shows its titles as tooltips."""
+    """A page with an SVG inline that shows the titles of its groups as tooltips."""
     inline = svg[svg.index("<svg") :]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -1,31 +1,31 @@
-"""Nodes as rows of a picture: one each, or those that are alike together where there are many."""
+"""Lanes of a picture: one for each node, or one for all equal nodes of a large cluster."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MAX_SINGLE_ROWS = 80
-"""With more nodes than this, those alike share a row."""
+MAX_SINGLE_LANES = 80
+"""With more nodes than this, equal nodes share a lane."""
 
-COORDINATOR_ROW = -1
-"""Stands for the coordinator where a ribbon starts or ends."""
+COORDINATOR_LANE = -1
+"""The number that stands for the coordinator as an end of a flow edge."""
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
-    """A node that holds the layers ``[start_layer, end_layer)``, and what it does.
+class DrawnNode:
+    """A node that holds the layers ``[start_layer, end_layer)``, with its capacity and flow.
 
     Attributes
     ----------
     capacity_tokens_per_s, flow_tokens_per_s
-        What it computes at most, and in the maximum flow.
+        Tokens per second that it can compute, and computes in the maximum flow.
     kv_tokens
-        Tokens whose keys and values of all its layers fit its cache.
+        Tokens that fit its KV cache, on all its layers.
     bounds
-        What of it is in the minimum cut: ``compute``, ``inbound``, ``outbound``.
+        Its capacities in the minimum cut: ``compute``, ``inbound``, ``outbound``.
     bounds_too
-        Whether something of it is in another minimum cut.
+        Whether one of its capacities is in another minimum cut.
     """
 
     name: str
@@ -41,30 +41,30 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Lane:
     """One or more nodes of the same type, region and layers."""
 
-    machines: tuple[Machine, ...]
+    nodes: tuple[DrawnNode, ...]
 
     @property
-    def first(self) -> Machine:
-        """One that speaks for all: they share type, region and layers."""
-        return self.machines[0]
+    def first(self) -> DrawnNode:
+        """The first node; all share its type, region and layers."""
+        return self.nodes[0]
 
     @property
     def num_layers(self) -> int:
-        """How many layers each of them holds."""
+        """Number of layers that each node holds."""
         return self.first.end_layer - self.first.start_layer
 
     @property
     def capacity_tokens_per_s(self) -> float:
-        """What they compute at most, together."""
-        return sum(machine.capacity_tokens_per_s for machine in self.machines)
+        """Tokens per second that all nodes together can compute."""
+        return sum(node.capacity_tokens_per_s for node in self.nodes)
 
     @property
     def flow_tokens_per_s(self) -> float:
-        """What they compute in the maximum flow, together."""
-        return sum(machine.flow_tokens_per_s for machine in self.machines)
+        """Tokens per second that all nodes together compute in the maximum flow."""
+        return sum(node.flow_tokens_per_s for node in self.nodes)
 
     @property
     def used(self) -> float:
@@ -74,18 +74,18 @@ class Row:
 
     @property
     def bounds(self) -> frozenset[str]:
-        """What of them is in the minimum cut."""
-        return frozenset(role for machine in self.machines for role in machine.bounds)
+        """Capacities of its nodes in the minimum cut."""
+        return frozenset(role for node in self.nodes for role in node.bounds)
 
     @property
     def bounds_too(self) -> bool:
-        """Whether something of them is in another minimum cut."""
-        return any(machine.bounds_too for machine in self.machines)
+        """Whether a capacity of its nodes is in another minimum cut."""
+        return any(node.bounds_too for node in self.nodes)
 
 
 @dataclass(frozen=True, slots=True)
-class Wire:
-    """A link between two machines, or the coordinator, where a request enters `layer`."""
+class DrawnLink:
+    """A link into a node at `layer`; either end may be the coordinator."""
 
     source: int
     target: int
@@ -99,68 +99,71 @@ class Wire:
 
 
 @dataclass(frozen=True, slots=True)
-class Ribbon:
-    """The links between two rows; a row may be :data:`COORDINATOR_ROW`."""
+class FlowEdge:
+    """The flow between two lanes over all links between them.
+
+    An end may be :data:`COORDINATOR_LANE`.
+    """
 
     source: int
     target: int
-    wires: tuple[Wire, ...]
+    links: tuple[DrawnLink, ...]
 
     @property
     def layer(self) -> int:
-        """Where it is drawn: the layer at which requests go on."""
-        return self.wires[0].layer
+        """The layer at which requests enter the target, where the edge is drawn."""
+        return self.links[0].layer
 
     @property
     def flow_tokens_per_s(self) -> float:
-        """What all its links carry."""
-        return sum(wire.flow_tokens_per_s for wire in self.wires)
+        """The flow over all its links."""
+        return sum(link.flow_tokens_per_s for link in self.links)
 
     @property
     def crosses_regions(self) -> bool:
-        """Whether its ends stand in different regions."""
-        return self.wires[0].crosses_regions
+        """Whether its ends are in different regions."""
+        return self.links[0].crosses_regions
 
     @property
     def bounds(self) -> bool:
         """Whether one of its links is in the minimum cut."""
-        return any(wire.bounds for wire in self.wires)
+        return any(link.bounds for link in self.links)
 
 
-def rows_of(machines: Sequence[Machine]) -> tuple[tuple[Row, ...], list[int]]:
-    """Arrange machines in rows, by first layer, then last.
+def lanes_of(nodes: Sequence[DrawnNode]) -> tuple[tuple[Lane, ...], list[int]]:
+    """Arrange nodes in lanes, by first layer, then last.
 
     Returns
     -------
     tuple
-        The rows, and for every machine the number of its row.
+        The lanes, and for every node the number of its lane.
     """
-    together = len(machines) > MAX_SINGLE_ROWS
+    together = len(nodes) > MAX_SINGLE_LANES
     groups: dict[tuple[object, ...], list[int]] = {}
-    for index, node in enumerate(machines):
+    for index, node in enumerate(nodes):
         alone = -1 if together else index
         key = (node.start_layer, node.end_layer, node.region, node.machine_type, alone)
         groups.setdefault(key, []).append(index)
 
     def order(members: list[int]) -> tuple[int, int, int]:
-        node = machines[members[0]]
+        node = nodes[members[0]]
         return node.start_layer, node.end_layer, members[0]
 
-    rows, row_of = [], [0] * len(machines)
+    lanes, lane_of = [], [0] * len(nodes)
     for number, members in enumerate(sorted(groups.values(), key=order)):
         for index in members:
-            row_of[index] = number
-        rows.append(Row(tuple(machines[index] for index in members)))
-    return tuple(rows), row_of
+            lane_of[index] = number
+        lanes.append(Lane(tuple(nodes[index] for index in members)))
+    return tuple(lanes), lane_of
 
 
-def merge_wires(wires: Sequence[Wire], row_of: Sequence[int]) -> tuple[Ribbon, ...]:
-    """Put the links between the same two rows together, those with the least flow first."""
-    groups: dict[tuple[int, int], list[Wire]] = {}
-    for wire in wires:
+def merge_links(links: Sequence[DrawnLink], lane_of: Sequence[int]) -> tuple[FlowEdge, ...]:
+    """Merge the links between the same two lanes into flow edges, least flow first."""
+    groups: dict[tuple[int, int], list[DrawnLink]] = {}
+    for link in links:
         source, target = (
-            end if end == COORDINATOR_ROW else row_of[end] for end in (wire.source, wire.target)
+            end if end == COORDINATOR_LANE else lane_of[end] for end in (link.source, link.target)
         )
-        groups.setdefault((source, target), []).append(wire)
-    ribbons = [Ribbon(*ends, tuple(found)) for ends, found in groups.items()]
-    return tuple(sorted(ribbons, key=lambda r: (r.flow_tokens_per_s, r.source, r.target)))
+        groups.setdefault((source, target), []).append(link)
+    edges = [FlowEdge(*ends, tuple(found)) for ends, found in groups.items()]
+    return tuple(sorted(edges, key=lambda e: (e.flow_tokens_per_s, e.source, e.target)))

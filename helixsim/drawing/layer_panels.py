@@ -1,4 +1,4 @@
-"""What the nodes have for each layer together, under the rows: where the tightest layer is."""
+"""Panels under the lanes: totals for each layer, with the tightest layer marked."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from helixsim.drawing.canvas import Canvas
 from helixsim.drawing.captions import rate_text
 from helixsim.drawing.picture import Picture
 from helixsim.drawing.style import BOUND, FAINT, GRID, INK, tint, type_colours
-from helixsim.drawing.table import Plan
+from helixsim.drawing.table import TableLayout
 
 _HEIGHT, _GAP = 0.95, 0.5
 PANELS_HEIGHT = {True: 2 * (_HEIGHT + _GAP), False: _HEIGHT + _GAP}
-"""In inches, with and without a cluster that is known."""
+"""In inches, with and without a cluster."""
 
 
-def draw_panels(canvas: Canvas, picture: Picture, plan: Plan, top: float) -> None:
-    """Draw throughput and KV cache per layer; only counts of holders without a cluster."""
-    x, width = plan.x(0), plan.x(picture.num_layers) - plan.x(0)
+def draw_panels(canvas: Canvas, picture: Picture, layout: TableLayout, top: float) -> None:
+    """Draw throughput and KV cache per layer; without a cluster, only the number of holders."""
+    x, width = layout.x(0), layout.x(picture.num_layers) - layout.x(0)
     top += 0.2
 
     def panel(number: int) -> Axes:
         axes = canvas.plot(x, top + number * (_HEIGHT + _GAP), width, _HEIGHT)
         axes.set_xlim(0, picture.num_layers)
-        axes.set_xticks(plan.layer_ticks(picture.num_layers))
+        axes.set_xticks(layout.layer_ticks(picture.num_layers))
         axes.tick_params(labelsize=7.5, length=2, color=FAINT)
         return axes
 
-    if not plan.known:
+    if not layout.known:
         axes = panel(0)
         _draw_stack(axes, picture, picture.layers.holders, "nodes that hold each layer")
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))

@@ -1,4 +1,4 @@
-"""What a picture of a placement shows, as plain values: rows, ribbons between them, words."""
+"""The contents of a placement's picture as plain values: lanes, flow edges, captions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from helixsim.drawing.captions import bottleneck_text, elsewhere_text, overview_text, unused_text
-from helixsim.drawing.lanes import COORDINATOR_ROW, Machine, Ribbon, Row, Wire, merge_wires, rows_of
+from helixsim.drawing.lanes import (
+    COORDINATOR_LANE,
+    DrawnLink,
+    DrawnNode,
+    FlowEdge,
+    Lane,
+    lanes_of,
+    merge_links,
+)
 from helixsim.errors import PlacementError
 from helixsim.placement.cut import Bounds, Cut, min_cut
 from helixsim.placement.export import node_flow
@@ -17,22 +25,22 @@ from helixsim.profiles.throughput import estimate_throughput
 from helixsim.scenario.resolved import Scenario
 
 _NOISE = 1e-6
-"""Share of the maximum flow that is too little to be seen, or left over by rounding."""
+"""Share of the maximum flow below which the flow of a link is drawn as zero: rounding error."""
 _MAX_LAYERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Layers:
-    """What the nodes have for each layer together.
+class LayerTotals:
+    """Totals for each layer over the nodes that hold it.
 
     Attributes
     ----------
     holders
-        Machine type -> for each layer, how many nodes hold it.
+        Machine type -> for each layer, the number of nodes that hold it.
     tokens_per_s
-        Machine type -> for each layer, the throughput of those that hold it.
+        Machine type -> for each layer, the throughput of its holders.
     kv_tokens
-        Machine type -> for each layer, the tokens whose keys and values fit their caches.
+        Machine type -> for each layer, the tokens that fit the KV caches of its holders.
     """
 
     holders: dict[str, list[int]]
@@ -47,23 +55,23 @@ class Picture:
     Attributes
     ----------
     title
-        What it is of.
+        Scenario, LLM and machines.
     caption
         Sentences under the title.
     notes
         Sentences at the foot.
     num_layers
-        Of the LLM, as far as it is known.
+        Of the LLM; without a cluster, of the nodes that are placed.
     machine_types
-        In order of the cluster's; one empty name if they are not known.
+        In the cluster's order; one empty name without a cluster.
     regions
-        Those of the cluster's nodes.
-    rows, ribbons
-        Nodes or groups of nodes alike, from first to last layer, and the flow between them.
+        Regions of the cluster's nodes.
+    lanes, edges
+        Nodes or groups of equal nodes, from first to last layer, and the flow between them.
     layers
-        What there is for each layer.
+        Totals for each layer.
     flow_tokens_per_s
-        Maximum flow; None if it is not known.
+        Maximum flow; None without a cluster.
     coordinator_bounds
         Whether the coordinator's network interface is in the minimum cut.
     """
@@ -74,15 +82,15 @@ class Picture:
     num_layers: int
     machine_types: tuple[str, ...]
     regions: tuple[str, ...]
-    rows: tuple[Row, ...]
-    ribbons: tuple[Ribbon, ...]
-    layers: Layers
+    lanes: tuple[Lane, ...]
+    edges: tuple[FlowEdge, ...]
+    layers: LayerTotals
     flow_tokens_per_s: float | None = None
     coordinator_bounds: bool = False
 
 
 def solve(scenario: Scenario) -> tuple[Topology, Flow, Cut]:
-    """Lay a scenario's placement over its cluster; find its maximum flow and what bounds that.
+    """Topology, maximum flow and minimum cut of a scenario's placement.
 
     Raises
     ------
@@ -109,14 +117,21 @@ def solve(scenario: Scenario) -> tuple[Topology, Flow, Cut]:
     return topology, flow, min_cut(topology, throughput, flow)
 
 
+def picture_of(subject: Scenario | Placement, title: str = "Placement") -> Picture:
+    """The picture of a scenario's placement, or of a placement alone under a title."""
+    if isinstance(subject, Placement):
+        return bare_picture(subject, title)
+    return placement_picture(subject)
+
+
 def placement_picture(scenario: Scenario) -> Picture:
-    """Collect what there is to see of a scenario's placement; errors as :func:`solve`."""
+    """The picture of a scenario's placement; errors as :func:`solve`."""
     topology, exact, cut = solve(scenario)
     flow = _without_noise(exact)
     placement, cluster = scenario.placement, scenario.cluster
     assert placement is not None
-    machines = _machines(topology, flow, cut.bounds, cut.others)
-    rows, row_of = rows_of(machines)
+    nodes = _nodes(topology, flow, cut.bounds, cut.others)
+    lanes, lane_of = lanes_of(nodes)
     regions = [*(node.region for node in topology.nodes), cluster.coordinator_region]
     return Picture(
         title=f"{scenario.name}: {scenario.llm.name} on {overview_text(cluster.machine_mix())}",
@@ -125,57 +140,57 @@ def placement_picture(scenario: Scenario) -> Picture:
         num_layers=scenario.llm.num_layers,
         machine_types=tuple(cluster.machine_mix()),
         regions=tuple(dict.fromkeys(node.region for node in cluster)),
-        rows=rows,
-        ribbons=merge_wires(_wires(topology, flow, cut.bounds, regions), row_of),
-        layers=_layers(machines, scenario.llm.num_layers),
+        lanes=lanes,
+        edges=merge_links(_links(topology, flow, cut.bounds, regions), lane_of),
+        layers=_layers(nodes, scenario.llm.num_layers),
         flow_tokens_per_s=flow.tokens_per_s,
         coordinator_bounds=topology.coordinator in (*cut.bounds.inbound, *cut.bounds.outbound),
     )
 
 
 def bare_picture(placement: Placement, title: str) -> Picture:
-    """Collect what there is to see of a placement whose cluster is not known.
+    """The picture of a placement without a cluster: its layers only.
 
     Raises
     ------
     PlacementError
-        If a node's layers are no range.
+        If the layers of a node are not a range.
     """
     for name, (start, end) in placement.layers.items():
         if not 0 <= start < end <= _MAX_LAYERS:
             raise PlacementError(
-                f"{title}: layers.{name}: [{start}, {end}] is no range of layers; write [first, "
+                f"{title}: layers.{name}: [{start}, {end}] is not a range of layers; write [first, "
                 "after the last]"
             )
-    machines = [Machine(name, *layers) for name, layers in placement.layers.items()]
-    rows, _ = rows_of(machines)
-    num_layers = max(machine.end_layer for machine in machines)
+    nodes = [DrawnNode(name, *layers) for name, layers in placement.layers.items()]
+    lanes, _ = lanes_of(nodes)
+    num_layers = max(node.end_layer for node in nodes)
     return Picture(
-        title=f"{title}: layers of {len(machines)} nodes",
+        title=f"{title}: layers of {len(nodes)} nodes",
         caption=(
-            "No cluster: machine types, flow and bottleneck are not known. "
-            "Name a scenario that has the cluster with --scenario.",
+            "No cluster is given: machine types, flow and bottleneck are unknown. They are drawn "
+            "with --scenario, or by scenario.plot() in Python.",
         ),
         notes=(),
         num_layers=num_layers,
         machine_types=("",),
         regions=("",),
-        rows=rows,
-        ribbons=(),
-        layers=_layers(machines, num_layers),
+        lanes=lanes,
+        edges=(),
+        layers=_layers(nodes, num_layers),
     )
 
 
 def _without_noise(flow: Flow) -> Flow:
-    """The same flow without what rounding has left on links that carry nothing."""
+    """The same flow with rounding errors on idle links set to zero."""
     least = flow.tokens_per_s * _NOISE
     links = tuple(rate if rate > least else 0.0 for rate in flow.link_tokens_per_s)
     return replace(flow, link_tokens_per_s=links)
 
 
-def _machines(topology: Topology, flow: Flow, bounds: Bounds, others: Bounds) -> list[Machine]:
+def _nodes(topology: Topology, flow: Flow, bounds: Bounds, others: Bounds) -> list[DrawnNode]:
     return [
-        Machine(
+        DrawnNode(
             name=node.name,
             start_layer=node.start_layer,
             end_layer=node.end_layer,
@@ -196,14 +211,16 @@ def _roles(bounds: Bounds, index: int) -> tuple[str, ...]:
     return tuple(role for role in roles if index in getattr(bounds, role))
 
 
-def _wires(topology: Topology, flow: Flow, bounds: Bounds, regions: Sequence[str]) -> list[Wire]:
-    home, num_layers = topology.coordinator, topology.llm.num_layers
+def _links(
+    topology: Topology, flow: Flow, bounds: Bounds, regions: Sequence[str]
+) -> list[DrawnLink]:
+    coordinator, num_layers = topology.coordinator, topology.llm.num_layers
     return [
-        Wire(
-            source=COORDINATOR_ROW if link.source == home else link.source,
-            target=COORDINATOR_ROW if link.target == home else link.target,
+        DrawnLink(
+            source=COORDINATOR_LANE if link.source == coordinator else link.source,
+            target=COORDINATOR_LANE if link.target == coordinator else link.target,
             names=(topology.name(link.source), topology.name(link.target)),
-            layer=num_layers if link.target == home else link.entry_layer,
+            layer=num_layers if link.target == coordinator else link.entry_layer,
             flow_tokens_per_s=flow.link_tokens_per_s[link.index],
             capacity_tokens_per_s=link.bandwidth_bytes_per_s / link.bytes_per_token,
             latency_s=link.latency_s,
@@ -214,17 +231,17 @@ def _wires(topology: Topology, flow: Flow, bounds: Bounds, regions: Sequence[str
     ]
 
 
-def _layers(machines: Sequence[Machine], num_layers: int) -> Layers:
-    types = dict.fromkeys(machine.machine_type for machine in machines)
-    found = Layers(
+def _layers(nodes: Sequence[DrawnNode], num_layers: int) -> LayerTotals:
+    types = dict.fromkeys(node.machine_type for node in nodes)
+    found = LayerTotals(
         {name: [0] * num_layers for name in types},
         {name: [0.0] * num_layers for name in types},
         {name: [0.0] * num_layers for name in types},
     )
-    for machine in machines:
-        kind = machine.machine_type
-        for layer in range(machine.start_layer, machine.end_layer):
+    for node in nodes:
+        kind = node.machine_type
+        for layer in range(node.start_layer, node.end_layer):
             found.holders[kind][layer] += 1
-            found.tokens_per_s[kind][layer] += machine.capacity_tokens_per_s
-            found.kv_tokens[kind][layer] += machine.kv_tokens
+            found.tokens_per_s[kind][layer] += node.capacity_tokens_per_s
+            found.kv_tokens[kind][layer] += node.kv_tokens
     return found

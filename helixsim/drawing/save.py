@@ -22,16 +22,16 @@ PNG_DPI = 150
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A figure, and what is said about it.
+    """A figure with its texts.
 
     Attributes
     ----------
     figure
-        What is drawn.
+        The matplotlib figure.
     title, description
-        For those who cannot see it, and for the page's title.
+        Metadata of the file: title and alternative text.
     tooltips
-        gid of what is drawn -> text that appears when it is pointed at, in SVG and HTML.
+        gid of an artist -> its tooltip in SVG and HTML.
     """
 
     figure: Figure
@@ -41,7 +41,7 @@ class Drawing:
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a file whose suffix does not name a format.
+    """Refuse a file whose suffix is not that of a format.
 
     Raises
     ------
@@ -55,12 +55,12 @@ def check_suffix(path: Path) -> None:
 
 
 def save_drawing(drawing: Drawing, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write a drawing in the format that the suffix of the file names.
+    """Write a drawing; the suffix of the file selects the format.
 
     Raises
     ------
     OutputError
-        If the suffix names no format, or the file exists or cannot be written.
+        If the suffix is unknown, or the file exists or cannot be written.
     """
     path = Path(path)
     check_suffix(path)
@@ -68,7 +68,7 @@ def save_drawing(drawing: Drawing, path: str | Path, *, overwrite: bool = False)
 
 
 def drawing_bytes(drawing: Drawing, suffix: str) -> bytes:
-    """What a file of that suffix holds. SVG and HTML are the same in every process."""
+    """The bytes of a file with that suffix. SVG and HTML are the same in every process."""
     if suffix == ".png":
         return _png(drawing)
     svg = _svg(drawing)
@@ -99,6 +99,6 @@ def _svg(drawing: Drawing) -> str:
         return match[0] if tip is None else f"{match[0]}<title>{escape(tip)}</title>"
 
     text = stream.getvalue().decode()
-    # Elsewhere, a font of the same widths keeps texts apart.
+    # Where DejaVu is missing, a font of the same widths keeps texts apart.
     text = text.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
     return re.sub(r'<g id="([^"]+)">', with_tip, text)

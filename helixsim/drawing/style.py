@@ -1,4 +1,4 @@
-"""How pictures look: colours, and settings that do not depend on a user's own."""
+"""Style of pictures: colours, and settings independent of a user's matplotlibrc."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STRIP = "#eef0f2"
 SAME_REGION = "#5b6470"
 OTHER_REGION = "#7b2fa8"
 BOUND = "#d5270f"
-"""Reserved for what bounds the flow."""
+"""Reserved for bottlenecks of the flow."""
 PLAIN = "#7f93a8"
 
 _TYPES = (
@@ -37,7 +37,8 @@ _TYPES = (
 def type_colours(machine_types: Sequence[str]) -> dict[str, str]:
     """A colour for each machine type.
 
-    Shipped types have the same in every picture; others take what is left. They repeat after ten.
+    Shipped types have the same colour in every picture; others take the remaining ones. Colours
+    repeat after ten.
     """
     if list(machine_types) == [""]:
         return {"": PLAIN}
@@ -59,7 +60,7 @@ def tint(colour: str, share: float = 0.28) -> tuple[float, float, float]:
 
 @contextmanager
 def our_settings() -> Iterator[None]:
-    """Matplotlib as we want it, whatever a user's matplotlibrc says.
+    """Matplotlib's defaults with our settings, independent of a user's matplotlibrc.
 
     SVG texts stay texts, and names in SVG files are the same in every process.
     """

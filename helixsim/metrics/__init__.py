@@ -1,1 +1,1 @@
-"""What a run has measured: records while it runs, frames and a summary when it has ended."""
+"""Measurements of a run: records while it runs, a summary and frames when it has ended."""

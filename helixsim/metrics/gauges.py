@@ -1,4 +1,4 @@
-"""What results are made from: a run, simulated or real, as far as metrics look at it."""
+"""Gauges that metrics read from a run, simulated or real: nodes, links, KV caches."""
 
 from __future__ import annotations
 
@@ -17,67 +17,67 @@ if TYPE_CHECKING:
 
 
 class NodeGauges(Protocol):
-    """What can be read off a node."""
+    """Gauges of a node."""
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that came through its last layer so far."""
+        """Tokens that left its last layer so far."""
         ...
 
     @property
     def num_batches(self) -> int:
-        """Batches that it has run so far."""
+        """Batches run so far."""
         ...
 
     @property
     def num_running(self) -> int:
-        """Requests in the batch that runs."""
+        """Requests in the batch under way."""
         ...
 
     @property
     def num_waiting(self) -> int:
-        """Requests that wait for a batch."""
+        """Requests waiting for a batch."""
         ...
 
     @property
     def kv_used_token_layers(self) -> int | None:
-        """What its scheduler's KV blocks hold, in tokens x layers; None if it keeps no account."""
+        """KV blocks held by its scheduler, in tokens x layers; None if it keeps no account."""
         ...
 
     def busy_s(self, now: float) -> float:
-        """How long it has computed so far."""
+        """Seconds spent computing so far."""
         ...
 
 
 class LinkGauges(Protocol):
-    """What can be read off a link."""
+    """Gauges of a link."""
 
     @property
     def placed(self) -> PlacedLink:
-        """Which link it is."""
+        """The link itself."""
         ...
 
     @property
     def num_bytes(self) -> float:
-        """What it has carried so far."""
+        """Bytes carried so far."""
         ...
 
     @property
     def num_requests(self) -> int:
-        """Requests that it has carried so far."""
+        """Requests carried so far."""
         ...
 
     def busy_s(self, now: float) -> float:
-        """How long it has been sending so far."""
+        """Seconds spent sending so far."""
         ...
 
     def backlog_s(self, now: float) -> float:
-        """How long it needs to send what it has taken."""
+        """Seconds needed to send what is queued."""
         ...
 
 
-class Run(Protocol):
-    """A run that goes on or has ended."""
+class MeasuredRun(Protocol):
+    """A run that is under way or has ended."""
 
     scenario: Scenario
     seed: int
@@ -91,32 +91,32 @@ class Run(Protocol):
 
     @property
     def flow(self) -> Flow:
-        """The maximum flow over them."""
+        """The maximum flow over the topology."""
         ...
 
     @property
     def policy(self) -> Policy:
-        """What finds routes."""
+        """The policy that finds routes."""
         ...
 
     @property
     def coordinator(self) -> Coordinator:
-        """What decides."""
+        """The coordinator."""
         ...
 
     @property
     def recorder(self) -> RunRecorder:
-        """What has been recorded."""
+        """The records of requests and passes."""
         ...
 
     @property
     def nodes(self) -> Sequence[NodeGauges]:
-        """For every node, in order."""
+        """The gauges of every node, in order."""
         ...
 
     @property
     def links(self) -> Sequence[LinkGauges]:
-        """For every link, in order."""
+        """The gauges of every link, in order."""
         ...
 
     @property
@@ -125,11 +125,11 @@ class Run(Protocol):
         ...
 
 
-def kv_used_token_layers(run: Run) -> list[int]:
+def kv_used_token_layers(run: MeasuredRun) -> list[int]:
     """KV use of every node, in tokens x layers.
 
-    Where a node's scheduler keeps an account of KV blocks, what they hold; else what the requests
-    in the system hold of the node (:func:`helixsim.control.kv_cache.held_token_layers`).
+    The KV blocks of a node whose scheduler keeps an account of them; else the caches that the
+    requests in the system hold on the node (:func:`helixsim.control.kv_cache.held_token_layers`).
     """
     held = held_token_layers(run.coordinator.active, len(run.nodes))
     counted = [node.kv_used_token_layers for node in run.nodes]

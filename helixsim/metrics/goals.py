@@ -1,4 +1,4 @@
-"""How well users were served, and what that cost."""
+"""Service-level objectives and cost of a run."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _SECONDS_PER_HOUR = 3600.0
 def attainments(
     slos: Sequence[Slo], requests: Columns, start_s: float, end_s: float
 ) -> dict[str, dict[str, Any]]:
-    """What share of the requests kept to each class of objectives, and their goodput.
+    """Attainment and goodput of each class of objectives.
 
     Parameters
     ----------
     slos
-        The classes.
+        The classes of objectives.
     requests
-        Rows of requests; those completed within the window count.
+        The table of requests; requests completed within the window count.
     start_s, end_s
         The window, both ends included.
 
     Returns
     -------
     dict
-        Class -> its part of the summary; see docs/results.md.
+        Name of the class -> its part of the summary; see docs/results.md.
     """
     if not slos:
         return {}
@@ -51,7 +51,7 @@ def attainments(
     found = {}
     for slo in slos:
         limits = (slo.ttft_s, slo.tpot_s, slo.e2e_s)
-        # No limit is exceeded by what is not a number: the time per token of a single token.
+        # NaN, the time per token of an answer of one token, exceeds no limit.
         kept = [
             row[3]
             for row in rows
@@ -74,7 +74,7 @@ def attainments(
 def cost(
     scenario: Scenario, output_tokens_per_s: float, total_tokens_per_s: float
 ) -> dict[str, float | None] | None:
-    """What the cluster costs, all its machines, and what tokens cost at these rates.
+    """Cost of the cluster, all its machines, and of tokens at these rates.
 
     Returns
     -------

@@ -18,16 +18,25 @@ from typing import Any, Literal, Self
 
 from helixsim.errors import OutputError
 from helixsim.metrics.recorder import Columns
-from helixsim.metrics.result import RunResult
 
 TableFormat = Literal["parquet", "csv"]
 
 MANIFEST_SCHEMA = 1
 RECORDED_FILES = ("events.csv.gz", "routes.jsonl.gz", "nodes.json")
-"""What a run on a real cluster adds: every pass, every route, and who the nodes are."""
+"""Further files of a run on a real cluster: every pass, every route, the names of the nodes."""
+
+EVENT_COLUMNS = (
+    "time_s",
+    "query",
+    "direction",
+    "phase",
+    "context_tokens",
+    "processed_tokens",
+)
+"""Columns of ``events.csv.gz``: helixreal writes them, ``helixsim replay`` reads them."""
 
 REPLAY_FILES = ("replay.json", "replay_series.csv", "replay_nodes.csv", "replay.png")
-"""What a replay adds: the side by side with what was recorded."""
+"""Further files of a replay: the comparison with the recorded run."""
 
 TRACE_FILE = "trace.json.gz"
 """A trace of nodes and links, for ui.perfetto.dev."""
@@ -47,17 +56,17 @@ _LIBRARIES = ("simpy", "networkx", "numpy", "pyarrow")
 class OutputFolder:
     """A folder for the results of a run, reserved before the run starts.
 
-    Results are written to a hidden folder beside or in it and moved in when all of them are
-    there; if that fails, what was there before is put back. A context manager: leaving it removes
-    whatever is half-done.
+    Results are written to a hidden folder within it and moved into place when all of them are
+    complete; if that fails, the files that were there before are put back. A context manager:
+    leaving it removes unfinished files.
 
     Parameters
     ----------
     folder
-        Made if it is not there; the folder above must be.
+        Created if it does not exist; its parent folder must exist.
     overwrite
-        Accept a folder that holds the results of a run before, to be replaced. Files of
-        others are not touched.
+        Accept a folder that holds the results of an earlier run and replace them. Other files in
+        it are not touched.
 
     Raises
     ------
@@ -98,11 +107,11 @@ class OutputFolder:
                 raise OutputError(f"{folder / name}: is no regular file; name another folder")
 
     def __enter__(self) -> Self:
-        """Nothing more to do."""
+        """The folder itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove what is half-done, and the folder if it was made for nothing."""
+        """Remove unfinished files, and the folder if it was created and stayed empty."""
         shutil.rmtree(self._parts, ignore_errors=True)
         if self._is_new:
             with suppress(OSError):
@@ -110,42 +119,40 @@ class OutputFolder:
 
     def write(
         self,
-        result: RunResult,
+        summary: Mapping[str, Any],
+        tables: Mapping[str, Columns],
+        manifest: Mapping[str, Any],
         table_format: TableFormat,
         *,
         more: Mapping[str, bytes] | None = None,
-        about: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write a run's summary, tables and manifest.
+        """Write the summary, the tables and the manifest of a run.
 
         Parameters
         ----------
-        result
-            Of the run.
+        summary, tables, manifest
+            The parts of a result; see :meth:`helixsim.metrics.result.RunResult.write`.
         table_format
-            Of the tables.
+            Format of the tables.
         more
-            Contents of other files: :data:`RECORDED_FILES`, :data:`REPLAY_FILES` or
+            Further files, name -> contents: :data:`RECORDED_FILES`, :data:`REPLAY_FILES` or
             :data:`TRACE_FILE`.
-        about
-            What its manifest says of the real cluster.
 
         Raises
         ------
         OutputError
-            If something cannot be written; what was there before stays.
+            If something cannot be written; the files that were there before stay.
         """
         try:
             new, old = self._parts / "new", self._parts / "old"
             new.mkdir()
             old.mkdir()
-            for name, columns in result.tables.items():
+            for name, columns in tables.items():
                 write_table(new / f"{name}.{table_format}", columns, table_format)
-            _write_json(new / "summary.json", result.summary)
+            _write_json(new / "summary.json", summary)
             for name, content in (more or {}).items():
                 (new / name).write_bytes(content)
-            made_of = manifest(result) | ({"real": dict(about)} if about is not None else {})
-            _write_json(new / "manifest.json", made_of)
+            _write_json(new / "manifest.json", manifest)
             self._exchange(new, old)
         except OSError as error:
             raise OutputError(
@@ -153,7 +160,7 @@ class OutputFolder:
             ) from error
 
     def _exchange(self, new: Path, old: Path) -> None:
-        """Move the results of before out and the new ones in, or nothing at all."""
+        """Move the earlier results out and the new ones in, or nothing at all."""
         moved: list[tuple[Path, Path]] = []
         try:
             for name in _OUR_FILES:
@@ -171,7 +178,7 @@ class OutputFolder:
 
 
 def _holds_results(folder: Path) -> bool:
-    """Whether a folder has the manifest of a run."""
+    """Whether a folder holds the manifest of a run."""
     try:
         found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -179,15 +186,27 @@ def _holds_results(folder: Path) -> bool:
     return isinstance(found, dict) and "scenario_sha256" in found
 
 
-def manifest(result: RunResult) -> dict[str, Any]:
-    """What a run was made of: scenario, seed, versions; and when."""
+def build_manifest(
+    document: Mapping[str, object], digest: str, seed: int, *, partial: bool
+) -> dict[str, Any]:
+    """The manifest of a run: scenario, seed, versions, and the time of day.
+
+    Parameters
+    ----------
+    document, digest
+        Those of a :class:`~helixsim.scenario.resolved.Scenario`.
+    seed
+        The seed used.
+    partial
+        Whether the run was interrupted.
+    """
     return {
         "schema": MANIFEST_SCHEMA,
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seed": result.seed,
-        "partial": result.summary["partial"],
-        "scenario_sha256": result.scenario.digest,
-        "scenario": result.scenario.document,
+        "seed": seed,
+        "partial": partial,
+        "scenario_sha256": digest,
+        "scenario": document,
         "versions": {
             "helixsim": installed_version("helixsim"),
             "python": platform.python_version(),
@@ -197,7 +216,7 @@ def manifest(result: RunResult) -> dict[str, Any]:
 
 
 def installed_version(name: str) -> str:
-    """Which version of a package there is, or that there is none."""
+    """The version of an installed package, or ``not installed``."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -205,7 +224,7 @@ def installed_version(name: str) -> str:
 
 
 def json_text(data: Mapping[str, Any]) -> str:
-    """What stands in ``summary.json``, and in other files of plain data."""
+    """The text of ``summary.json`` and of other files of plain data."""
     return json.dumps(data, indent=2, allow_nan=False) + "\n"
 
 

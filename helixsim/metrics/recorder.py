@@ -1,4 +1,4 @@
-"""Keeps what a run measures, as it runs."""
+"""Records the measurements of a run while it runs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from helixsim.requests import Request
 
 @dataclass(slots=True)
 class Columns:
-    """A table that grows by rows and is kept by columns: typed arrays, or lists of text."""
+    """A table that grows by rows and is stored by columns: typed arrays, or lists of text."""
 
     names: tuple[str, ...]
     types: str
     values: list[array[float] | list[str | None]] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Make the empty columns; type ``s`` is text."""
+        """Create empty columns; type ``s`` is text."""
         self.values = [[] if code == "s" else array(code) for code in self.types]
 
     def add(self, *row: object) -> None:
@@ -78,11 +78,12 @@ class RunRecorder:
     Parameters
     ----------
     window_start_s, window_end_s
-        What ends in here, both ends included, counts for throughput and latencies.
+        Passes and requests that end in it, both ends included, count for throughput and
+        latencies.
     node_names
-        For routes in the rows.
+        Names of the nodes, for routes in the rows.
     keep_iterations
-        Whether to keep a row for every pass.
+        Whether to record a row for every pass.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class RunRecorder:
 
     @property
     def num_rejected(self) -> int:
-        """Requests turned away, for whatever reason."""
+        """Requests that were rejected, for any reason."""
         return sum(self.rejected_for.values())
 
     def arrived(self, request: Request) -> None:
@@ -127,12 +128,12 @@ class RunRecorder:
         self.num_arrived += 1
 
     def rejected(self, request: Request, reason: Rejection) -> None:
-        """It has been turned away."""
+        """A request has been rejected."""
         self.rejected_for[reason] += 1
         self._add_row(request, f"rejected: {reason}", nan)
 
     def prompt_ended(self, request: Request, now: float) -> None:
-        """Its prefill has come back."""
+        """The prefill of a request has come back."""
         self.num_prompt_tokens += request.prompt_tokens
         if self.window_start_s <= now <= self.window_end_s:
             self.prompt_latency_s.append(now - request.dispatched_s)
@@ -159,7 +160,7 @@ class RunRecorder:
                 )
 
     def ended(self, request: Request, now: float) -> None:
-        """Its last pass has come back."""
+        """The last pass of a request has come back."""
         self.num_completed += 1
         self._add_row(request, "completed", now)
         if self.window_start_s <= now <= self.window_end_s:
@@ -168,12 +169,12 @@ class RunRecorder:
                 self.tpot_s.append((now - request.first_token_s) / request.iteration)
 
     def failed(self, request: Request, reason: str, now: float) -> None:
-        """It had been admitted, but cannot be served to its end."""
+        """A request was admitted, but cannot be completed."""
         self.num_failed += 1
         self._add_row(request, f"failed: {reason}", nan)
 
     def cancelled(self, request: Request, now: float) -> None:
-        """Its user does not want it any more."""
+        """A request was cancelled by its user."""
         self.num_cancelled += 1
         self._add_row(request, "cancelled", nan)
 
@@ -186,7 +187,7 @@ class RunRecorder:
         self.requests.sort()
 
     def compact(self) -> None:
-        """Keep memory bounded; to be called every now and then."""
+        """Keep memory bounded; called at every sample of the gauges."""
         for sample in (self.prompt_latency_s, self.decode_latency_s):
             sample.compact()
 

@@ -1,57 +1,65 @@
-"""The result of a run: a summary, and frames to look into."""
+"""The result of a run, from memory or from a folder: a summary, and frames to look into."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from array import array
+from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helixsim.control.routing.policy import Rejection
-from helixsim.metrics.goals import attainments, cost
+from helixsim.display import placement_image, result_plot, short_text, table_html
+from helixsim.errors import HelixError, InputError
+from helixsim.metrics.output import OutputFolder, TableFormat, build_manifest
 from helixsim.metrics.recorder import Columns
+from helixsim.metrics.summary import build_summary, figures_of
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
-    from helixsim.metrics.gauges import Run
-    from helixsim.metrics.output import TableFormat
+    from helixsim.metrics.gauges import MeasuredRun
     from helixsim.metrics.timeline import Timeline
     from helixsim.scenario.resolved import Scenario
 
-SUMMARY_SCHEMA = 1
+_REPR_FIGURES = {
+    "decode_tokens_per_s": "{:.1f} decode tokens/s",
+    "ttft_s.p50": "first token after {:.3g} s (p50)",
+    "requests.completed": "{:.0f} requests completed",
+}
+_TABLES = ("requests", "nodes", "links", "timeline", "iterations")
 
 
-@dataclass(frozen=True)
 class RunResult:
-    """What a run has measured.
+    """The result of a run: of :func:`helixsim.simulate`, of a real cluster, or from a folder.
 
     Attributes
     ----------
-    scenario
-        What was run.
-    seed
-        With which seed.
     summary
-        As in ``summary.json``; every key is documented in docs/results.md.
-    tables
-        Name -> columns: ``requests``, ``nodes``, ``links``, ``timeline`` and, if they were
-        recorded, ``iterations``.
+        The content of ``summary.json``; every key is documented in docs/results.md.
+    folder
+        The folder that the result was read from; None for a run of this process.
     """
 
-    scenario: Scenario
-    seed: int
-    summary: dict[str, Any]
-    tables: dict[str, Columns]
+    def __init__(
+        self,
+        summary: dict[str, Any],
+        *,
+        scenario: Scenario | None = None,
+        tables: dict[str, Columns] | None = None,
+        manifest: dict[str, Any] | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.summary = summary
+        self.folder = folder
+        self._scenario = scenario
+        self._tables = tables
+        self._manifest = manifest
 
     @classmethod
-    def of(
-        cls,
-        run: Run,
-        timeline: Timeline,
-        *,
-        interrupted: bool = False,
-    ) -> RunResult:
+    def of(cls, run: MeasuredRun, timeline: Timeline, *, interrupted: bool = False) -> RunResult:
         """Collect the result of a run that has ended."""
         recorder = run.recorder
         tables = {
@@ -62,7 +70,81 @@ class RunResult:
         }
         if recorder.iterations is not None:
             tables["iterations"] = recorder.iterations
-        return cls(run.scenario, run.seed, _summary(run, timeline, interrupted), tables)
+        summary = build_summary(run, timeline, interrupted=interrupted)
+        return cls(summary, scenario=run.scenario, tables=tables)
+
+    @property
+    def name(self) -> str:
+        """Name of the folder that the result was read from, else of the scenario."""
+        if self.folder is not None:
+            return self.folder.resolve().name
+        return str(self.summary.get("scenario", ""))
+
+    @property
+    def seed(self) -> int:
+        """The seed that was used."""
+        return int(self.summary.get("seed", 0))
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """As in ``manifest.json``: scenario, seed and versions."""
+        if self._manifest is not None:
+            return self._manifest
+        scenario = self.scenario
+        partial = bool(self.summary["partial"])
+        return build_manifest(scenario.document, scenario.digest, self.seed, partial=partial)
+
+    @cached_property
+    def scenario(self) -> Scenario:
+        """The scenario that was run.
+
+        For results from a folder, the manifest has it; the files that it names are looked for in
+        the folder, beside it, in the current directory and among the shipped scenarios.
+
+        Raises
+        ------
+        InputError
+            If files that the scenario names are not found there, or have changed.
+        """
+        from helixsim.scenario.shipped import shipped_folder
+
+        if self._scenario is not None:
+            return self._scenario
+        folder = self.folder or Path()
+        for base_dir in (folder, folder.resolve().parent, Path(), shipped_folder()):
+            found = self.scenario_from(base_dir)
+            if found is not None:
+                return found
+        raise InputError(
+            "the scenario of these results names files that are not found beside them, in the "
+            "current directory or among the shipped scenarios, or that have changed since",
+            file=folder,
+        )
+
+    def scenario_from(self, base_dir: Path) -> Scenario | None:
+        """The scenario of the manifest, with the files that it names relative to a folder.
+
+        None if a file is not there, or not as it was when the scenario was run.
+        """
+        from helixsim.scenario.load import resolve_scenario
+
+        try:
+            found = resolve_scenario(self.manifest.get("scenario"), base_dir / "scenario.yaml")
+        except HelixError:
+            return None
+        return found if found.digest == self.manifest.get("scenario_sha256") else None
+
+    @cached_property
+    def tables(self) -> dict[str, Columns]:
+        """Name -> columns of each frame; ``iterations`` only if they were recorded."""
+        if self._tables is not None:
+            return self._tables
+        assert self.folder is not None
+        return {
+            name: _columns_of(getattr(self, name))
+            for name in _TABLES
+            if name != "iterations" or _table_file(self.folder, name) is not None
+        }
 
     @cached_property
     def requests(self) -> pd.DataFrame:
@@ -93,27 +175,114 @@ class RunResult:
         KeyError
             If iterations were not recorded.
         """
-        if "iterations" not in self.tables:
+        if self._tables is not None and "iterations" not in self._tables:
             raise KeyError("iterations were not recorded: simulate(..., record_iterations=True)")
         return self._frame("iterations")
 
+    def plot(self, name: str | None = None) -> Figure:
+        """Draw the result: throughput and latencies, or one picture of ``helixsim.plots``.
+
+        Parameters
+        ----------
+        name
+            ``latencies``, ``throughput``, ``utilisation``, ``kv-use``, ``queues`` or
+            ``congestion``; see docs/pictures.md.
+
+        Raises
+        ------
+        InputError
+            If there is no picture of that name.
+        """
+        return result_plot(self, name)
+
+    def __repr__(self) -> str:
+        figures = figures_of(self.summary)
+        parts = [
+            text.format(figures[name]) for name, text in _REPR_FIGURES.items() if name in figures
+        ]
+        return short_text("RunResult", f"{self.name}, seed {self.seed}: {', '.join(parts)}")
+
+    def _repr_html_(self) -> str:
+        from helixsim.metrics.summary_text import summary_rows
+
+        try:
+            picture = placement_image(self.scenario)
+        except InputError:
+            picture = ""
+        title = f"Result of {self.name}, seed {self.seed}"
+        return table_html(title, summary_rows(self.summary), picture=picture)
+
     def write(
-        self, folder: str | Path, *, table_format: TableFormat = "parquet", overwrite: bool = False
+        self,
+        folder: str | Path | OutputFolder,
+        *,
+        table_format: TableFormat = "parquet",
+        overwrite: bool = False,
+        more: Mapping[str, bytes] | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write all of it into a folder, as ``helixsim run -o`` does.
+        """Write the result into a folder, as ``helixsim run -o`` does.
+
+        Parameters
+        ----------
+        folder
+            Its name, or one that was reserved before the run.
+        table_format
+            Format of the tables.
+        overwrite
+            Replace the results of an earlier run in the folder.
+        more
+            Further files, name -> contents; see :meth:`OutputFolder.write`.
+        about
+            What the manifest says of a real cluster.
 
         Raises
         ------
         OutputError
             If the folder exists and `overwrite` is false, or something cannot be written.
         """
-        from helixsim.metrics.output import OutputFolder
-
-        with OutputFolder(folder, overwrite=overwrite) as output:
-            output.write(self, table_format)
+        manifest = self.manifest | ({} if about is None else {"real": dict(about)})
+        with (
+            nullcontext(folder)
+            if isinstance(folder, OutputFolder)
+            else OutputFolder(folder, overwrite=overwrite)
+        ) as output:
+            output.write(self.summary, self.tables, manifest, table_format, more=more)
 
     def _frame(self, name: str) -> pd.DataFrame:
-        return frame_of(self.tables[name])
+        if self._tables is not None:
+            return frame_of(self._tables[name])
+        assert self.folder is not None
+        return _read_table(self.folder, name)
+
+
+def load_results(folder: str | Path) -> RunResult:
+    """Read the results that ``helixsim run -o`` or ``helixreal run -o`` wrote.
+
+    Tables are read when they are asked for.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no results, or a file in it cannot be read.
+    """
+    folder = Path(folder)
+    found = []
+    for name in ("summary.json", "manifest.json"):
+        file = folder / name
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise InputError(
+                f"has no {name}; name a folder that `helixsim run -o` or `helixreal run -o` wrote",
+                file=folder,
+            ) from error
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot be read: {error}", file=file) from error
+        if not isinstance(data, dict):
+            raise InputError("should be an object", file=file)
+        found.append(data)
+    return RunResult(found[0], manifest=found[1], folder=folder)
 
 
 def frame_of(columns: Columns) -> pd.DataFrame:
@@ -133,110 +302,36 @@ def frame_of(columns: Columns) -> pd.DataFrame:
     )
 
 
-def _summary(run: Run, timeline: Timeline, interrupted: bool) -> dict[str, Any]:
-    recorder = run.recorder
-    now = float(run.now)
-    start = recorder.window_start_s
-    end = max(start, min(recorder.window_end_s, now))
-    measured_s = end - start
-    decodes = len(recorder.decode_latency_s)
-    prompts = len(recorder.prompt_latency_s)
-
-    def per_s(amount: float) -> float:
-        return amount / measured_s if measured_s else 0.0
-
-    decode_latency = recorder.decode_latency_s.statistics()
-    active = len(run.coordinator.active)
-    total_tokens_per_s = per_s(decodes + prompts + recorder.window_prompt_tokens)
-    return {
-        "schema": SUMMARY_SCHEMA,
-        "scenario": run.scenario.name,
-        "seed": run.seed,
-        "physics": run.scenario.physics,
-        "policy": run.scenario.scheduler.policy,
-        "partial": interrupted,
-        "simulated_s": now,
-        "window_start_s": start,
-        "window_end_s": end,
-        "decode_tokens_per_s": per_s(decodes),
-        "output_tokens_per_s": per_s(decodes + prompts),
-        "total_tokens_per_s": total_tokens_per_s,
-        "requests_per_s": per_s(len(recorder.e2e_s)),
-        "max_flow_tokens_per_s": run.flow.tokens_per_s,
-        "max_compute_tokens_per_s": _max_compute(run),
-        "prompt_latency_s": recorder.prompt_latency_s.statistics(),
-        "decode_latency_s": decode_latency,
-        "ttft_s": recorder.ttft_s.statistics(),
-        "tpot_s": recorder.tpot_s.statistics(),
-        # A decode leaves the moment the pass before is back: the gap between two tokens is the
-        # latency of the pass that makes the second.
-        "itl_s": dict(decode_latency),
-        "e2e_s": recorder.e2e_s.statistics(),
-        "requests": {
-            "arrived": recorder.num_arrived,
-            "completed": recorder.num_completed,
-            "rejected": recorder.num_rejected,
-            "failed": recorder.num_failed,
-            "cancelled": recorder.num_cancelled,
-            "in_flight": active,
-            "waiting": len(run.coordinator.waiting),
-            "restarted": run.coordinator.num_restarts,
-        },
-        "rejected_for": {reason.value: recorder.rejected_for[reason] for reason in Rejection},
-        "slo": attainments(run.scenario.slos, recorder.requests, start, end),
-        "cost": cost(run.scenario, per_s(decodes + prompts), total_tokens_per_s),
-        "kv_overflow_samples": timeline.kv_overflows,
-        "warnings": _warnings(run, timeline),
-    }
+def _columns_of(frame: pd.DataFrame) -> Columns:
+    """The inverse of :func:`frame_of`; missing texts are None."""
+    kinds = {"i": "q", "f": "d"}
+    types = "".join(kinds.get(dtype.kind, "s") for dtype in frame.dtypes)
+    table = Columns(tuple(frame.columns), types)
+    for place, (code, name) in enumerate(zip(types, frame.columns, strict=True)):
+        column = frame[name]
+        if code == "s":
+            texts = column.astype(object)
+            table.values[place] = texts.where(texts.notna(), None).tolist()
+        else:
+            table.values[place] = array(code, column.tolist())
+    return table
 
 
-def _warnings(run: Run, timeline: Timeline) -> list[str]:
-    """What a user should know before trusting the figures."""
-    recorder, overflows = run.recorder, timeline.kv_overflows
-    warnings = []
-    if overflows:
-        warnings.append(
-            f"in {overflows} samples a node's requests held more than its KV cache; the paper's "
-            "physics lets that pass, a real node would not"
+def _table_file(folder: Path, table: str) -> Path | None:
+    files = (folder / f"{table}.{suffix}" for suffix in ("parquet", "csv"))
+    return next((file for file in files if file.exists()), None)
+
+
+def _read_table(folder: Path, table: str) -> pd.DataFrame:
+    import pandas as pd
+
+    file = _table_file(folder, table)
+    if file is None:
+        raise InputError(
+            f"has no {table}.parquet and no {table}.csv; `helixsim run -o` writes them",
+            file=folder,
         )
-    if not recorder.num_completed and recorder.rejected_for[Rejection.KV]:
-        mark = run.scenario.scheduler.kv.high_water_mark
-        room, name = min(
-            (int(mark * node.capacity.kv_token_layers / node.num_layers), node.name)
-            for node in run.topology.nodes
-        )
-        warnings.append(
-            f"nothing was completed, and requests were rejected for lack of KV cache: {name} has "
-            f"room for {room} tokens on each layer"
-        )
-    return warnings + _beyond_what_is_known(run)
-
-
-def _beyond_what_is_known(run: Run) -> list[str]:
-    """Where the calibrated physics extrapolates."""
-    scenario, known = run.scenario, run.scenario.engine.known
-    if scenario.physics != "calibrated" or known is None:
-        return []
-    new_types = sorted(set(scenario.cluster.machine_mix()) - set(known.machine_types))
-    found = []
-    if new_types:
-        found.append(f"machine types {', '.join(new_types)}")
-    if scenario.llm.name not in known.llms:
-        found.append(f"LLM {scenario.llm.name}")
-    if not found:
-        return []
-    return [
-        f"engine {scenario.engine.name} was fitted without {' and '.join(found)}: it extrapolates"
-    ]
-
-
-def _max_compute(run: Run) -> float:
-    """Tokens per second that all layers of all nodes could compute, if nothing else bound."""
-    topology, flow = run.topology, run.flow
-    return (
-        sum(
-            rate * node.num_layers
-            for rate, node in zip(flow.compute_tokens_per_s, topology.nodes, strict=True)
-        )
-        / topology.llm.num_layers
-    )
+    try:
+        return pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read as a table: {error}", file=file) from error

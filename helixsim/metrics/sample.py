@@ -1,4 +1,4 @@
-"""Samples of a quantity of which the mean and percentiles are wanted, in bounded memory."""
+"""Mean and percentiles of a quantity in bounded memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from math import exp, floor, log, nan
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 
 EXACT_LIMIT = 1_000_000
-"""So many values are kept as they are (8 MB); beyond, they are counted in narrow bins."""
+"""Up to this number, values are stored (8 MB); beyond it, they are counted in narrow bins."""
 
 _BIN_WIDTH = 0.0005
 """Relative width of a bin: percentiles of long runs are off by at most half of this."""
@@ -22,8 +22,7 @@ class Sample:
     Attributes
     ----------
     append, extend
-        Add one value, or several. They are bound methods of an array: nothing is called in
-        between.
+        Add one value, or several. They are bound methods of an array, without a call in between.
     """
 
     __slots__ = ("_bins", "_count", "_sum", "_values", "_zeros", "append", "extend")
@@ -42,7 +41,7 @@ class Sample:
         return self._count + len(self._values)
 
     def compact(self) -> None:
-        """Move values into bins if there are too many; to be called every now and then."""
+        """Move values into bins if there are too many; called at every sample of the gauges."""
         if len(self._values) <= EXACT_LIMIT and not self._bins:
             return
         bins = self._bins

@@ -1,4 +1,4 @@
-"""Results and the state of a run as text for people."""
+"""Text of the summary and of the current state of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from helixsim.metrics.gauges import kv_used_token_layers
 from helixsim.metrics.sample import PERCENTILES
 
 if TYPE_CHECKING:
-    from helixsim.metrics.gauges import Run
+    from helixsim.metrics.gauges import MeasuredRun
 
 _LATENCIES = (
     ("prompt_latency_s", "prompt latency"),
@@ -29,7 +29,7 @@ _SELDOM = ("failed", "cancelled", "waiting", "restarted")
 
 
 def summary_text(summary: Mapping[str, Any]) -> str:
-    """The summary of a run, a screen of text."""
+    """The summary of a run on one screen."""
     requests = summary["requests"]
     start, end = summary["window_start_s"], summary["window_end_s"]
     lines = [
@@ -56,14 +56,39 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The main figures of a summary: title and text."""
+    rows = [
+        (title, f"{summary[key]:,.1f} tokens/s")
+        for key, title in (
+            ("decode_tokens_per_s", "decode throughput"),
+            ("total_tokens_per_s", "total throughput, prompts included"),
+            ("max_flow_tokens_per_s", "max flow, estimated"),
+        )
+    ]
+    for key, title in _LATENCIES:
+        found = summary[key]
+        if found["mean"] is not None:
+            text = f"mean {found['mean']:.3f} s, p50 {found['p50']:.3f} s, p95 {found['p95']:.3f} s"
+            rows.append((title, text))
+    counts = [f"{count} {name}" for name, count in summary["requests"].items() if count]
+    rows.append(("requests", ", ".join(counts).replace("_", " ") or "none"))
+    rows += [("warning", warning) for warning in summary["warnings"]]
+    return rows
+
+
 def _slo_lines(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = []
     for name, found in classes.items():
         attained = found["attainment"]
-        verdict = {True: ", as demanded", False: ", fewer than demanded", None: ""}[found["met"]]
+        verdict = {True: ", met", False: ", missed", None: ""}[found["met"]]
         lines.append(
             f"SLO {name}: "
-            + ("no request finished" if attained is None else f"{attained:.1%} of requests kept it")
+            + (
+                "no request finished"
+                if attained is None
+                else f"{attained:.1%} of requests within limits"
+            )
             + f"{verdict}; goodput {found['goodput_requests_per_s']:.3f} requests/s, "
             f"{found['goodput_output_tokens_per_s']:.1f} output tokens/s"
         )
@@ -96,8 +121,8 @@ def _reasons(rejected_for: Mapping[str, int]) -> str:
     return f" ({', '.join(reasons)})" if reasons else ""
 
 
-def status_text(run: Run) -> str:
-    """Where a run stands: requests, rejections, and every node's KV cache."""
+def status_text(run: MeasuredRun) -> str:
+    """The state of a run: requests, rejections, and the KV cache of every node."""
     recorder, policy = run.recorder, run.policy
     nodes = run.topology.nodes
     now = run.now

@@ -1,4 +1,4 @@
-"""Gauges of nodes and links over time, read at regular intervals of simulated time."""
+"""Gauges of nodes and links, sampled at regular intervals of simulated time."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from helixsim.metrics.gauges import kv_used_token_layers
 from helixsim.metrics.recorder import Columns
 
 if TYPE_CHECKING:
-    from helixsim.metrics.gauges import Run
+    from helixsim.metrics.gauges import MeasuredRun
 
 
 class Timeline:
-    """Reads the gauges of a run; every row covers the time since the row before.
+    """Samples the gauges of a run; every row covers the time since the previous row.
 
     Attributes
     ----------
     nodes, links, cluster
         The tables; their columns are documented in docs/results.md.
     kv_overflows
-        Samples in which a node's requests held more than its KV capacity.
+        Samples in which the requests of a node held more than its KV capacity.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: MeasuredRun) -> None:
         self._run = run
         self.nodes = Columns(
             (
@@ -74,7 +74,7 @@ class Timeline:
         now = run.now
         elapsed = now - self._then
         if self._then == 0.0:
-            self._then = now  # whatever is under way already belongs to the first row
+            self._then = now  # work under way already belongs to the first row
         elif elapsed > 0:
             self._sample_nodes(now, elapsed)
             self._sample_links(now, elapsed)

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from helixsim.display import placement_image, placement_plot, short_text, table_html
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +33,22 @@ class Placement:
     layers: Mapping[str, tuple[int, int]]
     links: tuple[tuple[str, str], ...] | None = None
     allow_overcommitted_layers: bool = False
+
+    def plot(self) -> Figure:
+        """Draw the layers of every node; ``scenario.plot()`` draws the flow as well."""
+        return placement_plot(self)
+
+    def __repr__(self) -> str:
+        ranges = ", ".join(
+            f"{name} {start}-{end - 1}" for name, (start, end) in self.layers.items()
+        )
+        return short_text("Placement", f"of {len(self.layers)} nodes: {ranges}")
+
+    def _repr_html_(self) -> str:
+        rows = [(name, start, end - 1) for name, (start, end) in self.layers.items()]
+        return table_html(
+            f"Placement of {len(rows)} nodes",
+            rows,
+            head=("node", "first layer", "last layer"),
+            picture=placement_image(self),
+        )

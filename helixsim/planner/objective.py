@@ -170,19 +170,6 @@ def _number(text: str) -> float:
         return nan
 
 
-def figures_of(summary: Mapping[str, object]) -> dict[str, float]:
-    """The figures of a run's summary by name, without figures that were not measured."""
-    found: dict[str, float] = {}
-    for name in OBJECTIVE_FIGURES:
-        head, _, statistic = name.partition(".")
-        value = summary.get(head)
-        if statistic and isinstance(value, Mapping):
-            value = value.get(statistic)
-        if isinstance(value, int | float):
-            found[name] = float(value)
-    return found
-
-
 def mean_figures(figures: Sequence[Figures]) -> dict[str, float]:
     """Mean over runs of the figures that all runs have; empty without runs."""
     if not figures:

@@ -1,7 +1,7 @@
 """Plots of results, for notebooks and reports: one function a picture, matplotlib figures out.
 
 Each takes results: of :func:`helixsim.simulate`, or read by
-:func:`helixsim.metrics.saved.load_results`; or a mapping of names to several of them, which are
+:func:`helixsim.load_results`; or a mapping of names to several of them, which are
 compared.
 """
 

@@ -1,10 +1,12 @@
-"""What all plots share: results under names, colours, figures that look alike."""
+"""Parts that all plots share: results by name, colours, one style."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
+
+from helixsim.metrics.result import RunResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -13,40 +15,12 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5
 """After Okabe and Ito: told apart with any colour vision. It repeats after eight."""
 
 
-class Results(Protocol):
-    """Results of a run."""
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """Its figures."""
-        ...
-
-    @property
-    def requests(self) -> pd.DataFrame:
-        """One row per request."""
-        ...
-
-    @property
-    def nodes(self) -> pd.DataFrame:
-        """One row per node and interval."""
-        ...
-
-    @property
-    def links(self) -> pd.DataFrame:
-        """One row per link and interval."""
-        ...
-
-    @property
-    def timeline(self) -> pd.DataFrame:
-        """One row per interval, for the cluster as a whole."""
-        ...
+Results = RunResult | Mapping[str, RunResult]
+"""One result, or several by name."""
 
 
-Several = Results | Mapping[str, Results]
-
-
-def named(results: Several) -> dict[str, Results]:
-    """Results under names: one alone has the name of its scenario."""
+def named(results: Results) -> dict[str, RunResult]:
+    """Results by name; a single one takes the name of its scenario."""
     if isinstance(results, Mapping):
         return dict(results)
     return {str(results.summary["scenario"]): results}
@@ -82,7 +56,7 @@ def style() -> Iterator[None]:
         yield
 
 
-def since_feeding(frame: pd.DataFrame, results: Results) -> pd.Series:
+def since_warmup(frame: pd.DataFrame, result: RunResult) -> pd.Series:
     """Times of a frame, counted from the end of the warm-up."""
-    since: pd.Series = frame["time_s"] - results.summary["window_start_s"]
+    since: pd.Series = frame["time_s"] - result.summary["window_start_s"]
     return since

@@ -1,10 +1,10 @@
-"""Several runs side by side, in the form of the published figures 5 to 10."""
+"""Results runs side by side, in the form of the published figures 5 to 10."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from helixsim.plots.canvas import Several, colours, named, style
+from helixsim.plots.canvas import Results, colours, named, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 _PANELS = (("prompt_latency_s", "Prompt latency"), ("decode_latency_s", "Decode latency"))
 
 
-def comparison(results: Several) -> Figure:
+def comparison(results: Results) -> Figure:
     """Decode throughput as bars; prompt and decode latency as boxes.
 
     A box spans the 25th to the 75th percentile with the median in it, whiskers the 5th to the
-    95th; a diamond is the mean. Latencies are those of passes, as in the paper.
+    95th; a diamond is the mean. Latencies are per pass, as in the paper.
     """
     from matplotlib.figure import Figure
 

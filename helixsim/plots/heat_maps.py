@@ -4,51 +4,52 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from helixsim.plots.canvas import Results, since_feeding, style
+from helixsim.metrics.result import RunResult
+from helixsim.plots.canvas import since_warmup, style
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 _MAX_ROWS = 60
-"""Of more, the busiest are shown."""
+"""With more rows, the busiest are shown."""
 _MAX_COLUMNS = 200
 
 
-def utilisation(results: Results) -> Figure:
+def utilisation(result: RunResult) -> Figure:
     """Share of time that each node computes."""
-    frame = results.nodes
+    frame = result.nodes
     values = frame.assign(value=frame["utilisation"].clip(0, 1))
-    return _heat_map(results, values, "node", "Utilisation of nodes", "share of time", most=1.0)
+    return _heat_map(result, values, "node", "Utilisation of nodes", "share of time", most=1.0)
 
 
-def kv_use(results: Results) -> Figure:
+def kv_use(result: RunResult) -> Figure:
     """Share of each node's KV cache that is in use."""
-    frame = results.nodes
+    frame = result.nodes
     share = frame["kv_used_token_layers"] / frame["kv_capacity_token_layers"]
     most = max(1.0, float(share.max())) if len(share) else 1.0
     values = frame.assign(value=share)
-    return _heat_map(results, values, "node", "KV cache in use", "share of capacity", most=most)
+    return _heat_map(result, values, "node", "KV cache in use", "share of capacity", most=most)
 
 
-def queues(results: Results) -> Figure:
+def queues(result: RunResult) -> Figure:
     """Requests that wait at each node for a batch."""
-    frame = results.nodes
+    frame = result.nodes
     values = frame.assign(value=frame["waiting"].astype(float))
-    return _heat_map(results, values, "node", "Queues", "requests waiting")
+    return _heat_map(result, values, "node", "Queues", "requests waiting")
 
 
-def congestion(results: Results) -> Figure:
-    """How long each link has yet to send at what it was given."""
-    frame = results.links
+def congestion(result: RunResult) -> Figure:
+    """Seconds that each link needs to send its queue."""
+    frame = result.links
     values = frame.assign(
         value=frame["backlog_s"], link=frame["source"] + " \N{RIGHTWARDS ARROW} " + frame["target"]
     )
-    return _heat_map(results, values, "link", "Congestion of links", "s of backlog")
+    return _heat_map(result, values, "link", "Congestion of links", "s of backlog")
 
 
 def _heat_map(
-    results: Results,
+    result: RunResult,
     frame: pd.DataFrame,
     row: str,
     title: str,
@@ -58,8 +59,8 @@ def _heat_map(
     import seaborn as sns
     from matplotlib.figure import Figure
 
-    times = since_feeding(frame, results).round(6)
-    # Means over so many intervals that columns can be told apart.
+    times = since_warmup(frame, result).round(6)
+    # Means over as many intervals as leave the columns wide enough to see.
     order = {time: place for place, time in enumerate(sorted(set(times)))}
     width = -(-len(order) // _MAX_COLUMNS) or 1
     column = times.map(lambda time: order[time] // width)

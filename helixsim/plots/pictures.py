@@ -1,4 +1,4 @@
-"""All pictures by their names, and how they are written."""
+"""All pictures by name, and their bytes in a file."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from helixsim.plots.canvas import Results, style
+from helixsim.metrics.result import RunResult
+from helixsim.plots.canvas import style
 from helixsim.plots.comparison import comparison
-from helixsim.plots.distributions import latencies
+from helixsim.plots.distributions import draw_latencies, latencies
 from helixsim.plots.heat_maps import congestion, kv_use, queues, utilisation
-from helixsim.plots.over_time import throughput
+from helixsim.plots.over_time import draw_throughput, throughput
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PICTURES: Mapping[str, Callable[[Results], Figure]] = {
+PICTURES: Mapping[str, Callable[[RunResult], Figure]] = {
     "latencies": latencies,
     "throughput": throughput,
     "utilisation": utilisation,
@@ -29,13 +30,25 @@ _SHARED = {"comparison": comparison, "latencies": latencies, "throughput": throu
 _DPI = 130
 
 
-def pictures_of(runs: Mapping[str, Results]) -> Iterator[tuple[str, Figure]]:
-    """All pictures of one run, or of several: those that compare them, then each one's own.
+def overview(result: RunResult) -> Figure:
+    """Throughput over time above the distributions of latencies."""
+    from matplotlib.figure import Figure
+
+    with style():
+        figure = Figure(figsize=(11, 7), layout="constrained")
+        parts = figure.subfigures(2, 1, squeeze=False)
+        draw_throughput(parts[0, 0], result)
+        draw_latencies(parts[1, 0], result)
+    return figure
+
+
+def pictures_of(runs: Mapping[str, RunResult]) -> Iterator[tuple[str, Figure]]:
+    """All pictures of one run; of several, the comparisons, then the pictures of each run.
 
     Yields
     ------
     tuple
-        A name that is fit for a file, and the figure.
+        A name that can be a file name, and the figure.
     """
     if len(runs) == 1:
         (run,) = runs.values()

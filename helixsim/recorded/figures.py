@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,14 @@ import numpy as np
 from helixsim.metrics.sample import Sample
 from helixsim.recorded.recording import RecordedRun
 
-LATENCIES = ("prompt_latency_s", "decode_latency_s")
+COMPARED = ("decode_tokens_per_s", "prompt_latency_s", "decode_latency_s")
+"""Keys of a run's summary that a recording has as well."""
 
-Figures = dict[str, Any]
-"""``decode_tokens_per_s``, and mean and percentiles for each of :data:`LATENCIES`."""
+ReplayFigures = dict[str, Any]
+"""Key of :data:`COMPARED` -> a number, or for latencies mean and percentiles by name."""
 
 
-def recorded_figures(run: RecordedRun, start_s: float, end_s: float) -> Figures:
+def recorded_figures(run: RecordedRun, start_s: float, end_s: float) -> ReplayFigures:
     """Figures of the passes that came back within a window, both ends included.
 
     Percentile p of n sorted values is the value at index ``int(n * p / 100)``.
@@ -27,7 +28,7 @@ def recorded_figures(run: RecordedRun, start_s: float, end_s: float) -> Figures:
     run
         The recording.
     start_s, end_s
-        The window, seconds since the start of load generation.
+        The window, seconds since the start of sending.
     """
     passes = run.passes
     within = (passes.end_s >= start_s) & (passes.end_s <= end_s)
@@ -40,20 +41,12 @@ def recorded_figures(run: RecordedRun, start_s: float, end_s: float) -> Figures:
     }
 
 
-def summary_figures(summary: Mapping[str, Any]) -> Figures:
-    """The same figures from the summary of a run."""
-    return {
-        "decode_tokens_per_s": summary["decode_tokens_per_s"],
-        **{key: dict(summary[key]) for key in LATENCIES},
-    }
-
-
-def mean_figures(several: Sequence[Figures]) -> Figures:
+def mean_figures(several: Sequence[ReplayFigures]) -> ReplayFigures:
     """Means over seeds; None where a seed has no value."""
     return _combined(_mean, several)
 
 
-def errors(simulated: Figures, recorded: Figures) -> Figures:
+def errors(simulated: ReplayFigures, recorded: ReplayFigures) -> ReplayFigures:
     """``(simulated - recorded) / recorded`` for each figure; None where one is missing."""
     return _combined(_error, [simulated, recorded])
 
@@ -64,7 +57,7 @@ def _statistics(values: np.ndarray) -> dict[str, float | None]:
     return sample.statistics()
 
 
-def _combined(combine: Any, several: Sequence[Figures]) -> Figures:  # noqa: ANN401
+def _combined(combine: Any, several: Sequence[ReplayFigures]) -> ReplayFigures:  # noqa: ANN401
     first = several[0]
     return {
         key: _combined(combine, [figures[key] for figures in several])

@@ -1,4 +1,4 @@
-"""Plots of recorded runs and of replays."""
+"""Pictures of recorded runs and their replays."""
 
 from __future__ import annotations
 
@@ -38,11 +38,17 @@ def inspection_picture(
     axes[3].bar(range(len(names)), [work[name] / 1e6 for name in names], color=_RECORDED)
     axes[3].set(title="Work by node", ylabel="million tokens x layers")
     axes[3].set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-    return _png(figure, run.name)
+    figure.suptitle(run.name)
+    return _png(figure)
 
 
 def replay_picture(result: ReplayResult) -> bytes:
-    """A recorded run and its replay side by side, as PNG."""
+    """A recorded run beside its replay, as PNG."""
+    return _png(replay_figure(result))
+
+
+def replay_figure(result: ReplayResult) -> Figure:
+    """A recorded run beside its replay."""
     figure, axes = _panels()
     over_time, iterations = result.series, result.results[0].iterations
     passes = result.run.passes
@@ -69,7 +75,8 @@ def replay_picture(result: ReplayResult) -> bytes:
                 ("simulated", took_s[chosen].to_numpy(), _SIMULATED),
             ],
         )
-    return _png(figure, f"{result.run.name}, {result.scenario.physics} physics")
+    figure.suptitle(f"{result.run.name}, {result.scenario.physics} physics")
+    return figure
 
 
 def _panels() -> tuple[Figure, list[Axes]]:
@@ -105,8 +112,7 @@ def _distribution(ax: Axes, title: str, samples: list[tuple[str | None, np.ndarr
         ax.legend(frameon=False, loc="lower right")
 
 
-def _png(figure: Figure, title: str) -> bytes:
-    figure.suptitle(title)
+def _png(figure: Figure) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=_DPI, metadata={"Software": None})
     return stream.getvalue()

@@ -1,9 +1,10 @@
-"""Replay a recorded run in the simulator and compare the figures."""
+"""Send a recorded run through the simulator, and compare the figures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,22 +12,25 @@ import numpy as np
 from helixsim.control.control_plane import performance_model
 from helixsim.control.load import LoadGenerator
 from helixsim.control.routing import POLICIES, Policy, PolicyInputs
+from helixsim.display import short_text, table_html
 from helixsim.errors import InputError
 from helixsim.metrics.result import RunResult
-from helixsim.models.simulation import Simulation, Watcher
+from helixsim.models.simulation import Simulation
 from helixsim.recorded.figures import (
-    Figures,
+    COMPARED,
+    ReplayFigures,
     errors,
     mean_figures,
     recorded_figures,
-    summary_figures,
 )
 from helixsim.recorded.load import RecordedLoad, RecordedRoutes
-from helixsim.recorded.recording import RecordedRun, tokens_by_node
+from helixsim.recorded.recording import RecordedRun, load_recorded_run, tokens_by_node
+from helixsim.scenario.load import load_scenario
 from helixsim.scenario.resolved import Scenario
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 SERIES_STEP_S = 10.0
 """Time that one row of a replay's time series covers."""
@@ -46,7 +50,7 @@ class ReplaySettings:
         One replay for each; figures are means over them. Seeds matter for delays of messages
         and, with `reroute`, for policies that choose at random.
     reroute
-        Whether the scenario's policy chooses routes, instead of the recorded routes.
+        Whether the scenario's scheduler finds routes, in place of the recorded routes.
     closed_loop
         Whether requests follow the completions that they followed; None to detect it.
     """
@@ -65,12 +69,12 @@ class ReplayResult:
     Attributes
     ----------
     run, scenario, settings
-        The recorded run, its cluster, and the settings.
+        The recorded run, the scenario, and the settings of the replay.
     window_s
-        The window of the figures, seconds since the start of load generation.
+        Window of the figures, seconds since the start of sending.
     recorded, simulated, error
         Figures: `decode_tokens_per_s`, and mean and percentiles of `prompt_latency_s` and
-        `decode_latency_s`; simulated figures are means over seeds; errors are
+        `decode_latency_s`; figures of the simulation are means over seeds; errors are
         ``(simulated - recorded) / recorded``.
     results
         Results of the simulations, one for each seed, with a row for every pass.
@@ -80,9 +84,9 @@ class ReplayResult:
     scenario: Scenario
     settings: ReplaySettings
     window_s: tuple[float, float]
-    recorded: Figures
-    simulated: Figures
-    error: Figures
+    recorded: ReplayFigures
+    simulated: ReplayFigures
+    error: ReplayFigures
     results: tuple[RunResult, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -99,13 +103,43 @@ class ReplayResult:
             "error": self.error,
         }
 
+    def plot(self) -> Figure:
+        """Draw throughput and latencies, as recorded and as simulated."""
+        from helixsim.recorded.plots import replay_figure
+
+        return replay_figure(self)
+
+    def __repr__(self) -> str:
+        error = self.error["decode_tokens_per_s"]
+        return short_text(
+            "ReplayResult",
+            f"{self.run.name} in {self.scenario.name}, {self.scenario.physics} physics: decode "
+            f"throughput {self.simulated['decode_tokens_per_s']:.1f} tokens/s, recorded "
+            f"{self.recorded['decode_tokens_per_s']:.1f}"
+            + ("" if error is None else f" ({error:+.1%})"),
+        )
+
+    def _repr_html_(self) -> str:
+        def text(value: float | None, form: str) -> str:
+            return "-" if value is None else format(value, form)
+
+        rows = [
+            (name, text(recorded, ",.3f"), text(simulated, ",.3f"), text(error, "+.1%"))
+            for name, recorded, simulated, error in table(self)
+        ]
+        return table_html(
+            f"Replay of {self.run.name} in {self.scenario.name}",
+            rows,
+            head=("figure", "recorded", "simulated", "error"),
+        )
+
     @property
     def series(self) -> pd.DataFrame:
         """Both runs over time: a row for every :data:`SERIES_STEP_S`.
 
         Columns: `time_s` (the end of the row's span), and for `recorded` and `simulated` (the
         first seed) the decode throughput, mean prompt latency and mean decode latency of the
-        passes that came back in the span; NaN if there were none.
+        passes that came back in the span; NaN where none did.
         """
         import pandas as pd
 
@@ -138,7 +172,7 @@ class ReplayResult:
 
         Columns: `node`, `recorded_token_layers`, `simulated_utilisation`,
         `simulated_waiting_mean` and `simulated_waiting_max` (requests, samples of the first
-        seed). A recording does not contain queues.
+        seed). A recording does not show where requests waited.
         """
         import pandas as pd
 
@@ -176,11 +210,11 @@ class RecordedTraffic:
 
     @property
     def make_policy(self) -> Callable[[PolicyInputs], Policy] | None:
-        """Factory of the policy with recorded routes; None for the scenario's policy."""
+        """Factory of the policy that gives the recorded routes; None with `reroute`."""
         return None if self.reroute else self._recorded_routes
 
     def load_generator(self, start_s: float) -> LoadGenerator:
-        """The load generator, from `start_s` on."""
+        """The load generator that sends the requests, from `start_s` on."""
         load_generator = RecordedLoad(
             self.run,
             start_s=start_s,
@@ -196,11 +230,16 @@ class RecordedTraffic:
 
 
 def replay(
-    run: RecordedRun,
-    scenario: Scenario,
+    run: RecordedRun | str | Path,
+    scenario: Scenario | str | Path,
     settings: ReplaySettings | None = None,
     *,
-    watchers: Callable[[int], tuple[Watcher, ...]] = lambda seed: (),
+    warmup_s: float | None = None,
+    until_s: float | None = None,
+    seeds: int | Sequence[int] | None = None,
+    reroute: bool | None = None,
+    closed_loop: bool | None = None,
+    on_start: Callable[[Simulation], None] = lambda simulation: None,
 ) -> ReplayResult:
     """Replay a recorded run in the simulator.
 
@@ -211,13 +250,17 @@ def replay(
     Parameters
     ----------
     run
-        The recording.
+        The recording, or its folder.
     scenario
-        The recorded cluster; its workload is not used.
+        The cluster that was recorded, its file, or the name of a shipped scenario; its workload is
+        not used.
     settings
         Settings of the replay.
-    watchers
-        Seed -> watcher that observes the simulation.
+    warmup_s, until_s, seeds, reroute, closed_loop
+        In place of the values in `settings`, see :class:`ReplaySettings`. A number of seeds
+        stands for the seeds from 0 on.
+    on_start
+        Called with the simulation of each seed before it runs.
 
     Raises
     ------
@@ -226,7 +269,17 @@ def replay(
     ScenarioError
         If the scenario has no placement.
     """
-    settings = settings or ReplaySettings()
+    run = run if isinstance(run, RecordedRun) else load_recorded_run(run)
+    scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
+    given = {
+        "warmup_s": warmup_s,
+        "until_s": until_s,
+        "seeds": tuple(range(seeds)) if isinstance(seeds, int) else seeds and tuple(seeds),
+        "reroute": reroute,
+        "closed_loop": closed_loop,
+    }
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    settings = replace(settings or ReplaySettings(), **changes)
     until = run.sending_ended_s if settings.until_s is None else settings.until_s
     if not 0 <= settings.warmup_s < until:
         raise InputError(
@@ -248,11 +301,12 @@ def replay(
             traffic=RecordedTraffic.of(run, timed, settings),
         )
         simulation.end_s = simulation.start_s + run.length_s
-        results.append(simulation.run(watchers(seed)))
+        on_start(simulation)
+        results.append(simulation.run())
         if results[-1].summary["partial"]:
             break
     recorded = recorded_figures(run, settings.warmup_s, until)
-    simulated = mean_figures([summary_figures(result.summary) for result in results])
+    simulated = mean_figures([{key: result.summary[key] for key in COMPARED} for result in results])
     return ReplayResult(
         run,
         timed,

@@ -1,4 +1,4 @@
-"""Put a report together: what stands in it, and the template that arranges it."""
+"""The contents of a report, for the template that arranges them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from helixsim.errors import HelixError, InputError
+from helixsim.errors import InputError
+from helixsim.metrics.result import RunResult
 from helixsim.metrics.sample import PERCENTILES
-from helixsim.metrics.saved import SavedResults
 from helixsim.plots.pictures import figure_bytes, pictures_of
-from helixsim.scenario.load import load_scenario, resolve_scenario
+from helixsim.scenario.load import load_scenario
 from helixsim.scenario.resolved import Scenario
-from helixsim.scenario.shipped import find_scenario, shipped_folder
+from helixsim.scenario.shipped import find_scenario
 from helixsim.yaml_files import yaml_text
 
 _TEMPLATE = Path(__file__).parent / "report.html.jinja"
@@ -32,32 +32,32 @@ _LATENCIES = (
     ("decode_latency_s", "Decode pass"),
 )
 _TITLES = {
-    "latencies": "What users wait for",
+    "latencies": "Latencies of requests",
     "throughput": "Throughput and load",
-    "utilisation": "Nodes at work",
+    "utilisation": "Utilisation of nodes",
     "kv-use": "KV caches",
     "queues": "Queues",
     "congestion": "Links",
-    "comparison": "Side by side",
+    "comparison": "Comparison",
 }
 
 
-def report_page(runs: Mapping[str, SavedResults], scenario: str | None = None) -> str:
-    """The page, as HTML: styles and pictures are within it.
+def report_page(runs: Mapping[str, RunResult], scenario: str | None = None) -> str:
+    """The page as HTML, with styles and pictures inline.
 
     Parameters
     ----------
     runs
         Name -> results; several are compared first.
     scenario
-        File of the scenario that all of them ran, for the drawing of its placement. Without it,
-        the scenario of each run is resolved beside its results, in the working directory, and
+        File of the scenario of all runs, for the picture of its placement. Without it, the
+        scenario of each run is looked for beside its results, in the current directory, and
         among the shipped ones.
 
     Raises
     ------
     InputError
-        If `scenario` is not what a run was made of.
+        If `scenario` is not the scenario of a run.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -74,7 +74,7 @@ def report_page(runs: Mapping[str, SavedResults], scenario: str | None = None) -
     ]
     return template.render(
         title=" and ".join(runs) if len(runs) < 3 else f"{len(runs)} runs",
-        runs=[_run(name, results, scenario) for name, results in runs.items()],
+        runs=[_run(name, result, scenario) for name, result in runs.items()],
         rates=_RATES,
         latencies=_LATENCIES,
         columns=["mean", *(f"p{p}" for p in PERCENTILES)],
@@ -82,15 +82,15 @@ def report_page(runs: Mapping[str, SavedResults], scenario: str | None = None) -
     )
 
 
-def _run(name: str, results: SavedResults, scenario: str | None) -> dict[str, Any]:
-    placement = _placement(results, scenario)
-    manifest = {key: value for key, value in results.manifest.items() if key != "scenario"}
-    document = results.manifest.get("scenario", {})
+def _run(name: str, result: RunResult, scenario: str | None) -> dict[str, Any]:
+    placement = _placement(result, scenario)
+    manifest = {key: value for key, value in result.manifest.items() if key != "scenario"}
+    document = result.manifest.get("scenario", {})
     return {
         "name": name,
-        "summary": results.summary,
-        "slo": results.summary.get("slo") or {},
-        "cost": results.summary.get("cost"),
+        "summary": result.summary,
+        "slo": result.summary.get("slo") or {},
+        "cost": result.summary.get("cost"),
         "placement": placement,
         "scenario": yaml_text(document),
         "manifest": json.dumps(manifest, indent=2),
@@ -106,43 +106,34 @@ def _picture_title(name: str) -> str:
     return name
 
 
-def _placement(results: SavedResults, scenario: str | None) -> str | None:
-    """A drawing of the placement as SVG, if the scenario can be found."""
+def _placement(result: RunResult, scenario: str | None) -> str | None:
+    """The picture of the placement as SVG, if the scenario can be found."""
     from helixsim.drawing.picture import placement_picture
     from helixsim.drawing.placement_figure import placement_figure
     from helixsim.drawing.save import drawing_bytes
 
-    found = _scenario(results, scenario)
+    found = _scenario(result, scenario)
     if found is None or found.placement is None:
         return None
     drawing = placement_figure(placement_picture(found))
     return _data_url(drawing_bytes(drawing, ".svg"), "svg+xml")
 
 
-def _scenario(results: SavedResults, scenario: str | None) -> Scenario | None:
-    digest = results.manifest.get("scenario_sha256")
-    document = results.manifest.get("scenario")
-    if scenario is not None:
-        load_scenario(scenario)  # says what is wrong with it
-        found = _resolved(document, find_scenario(scenario).parent)
-        if found is None or found.digest != digest:
-            raise InputError(
-                f"is not what {results.folder} was made of; name the scenario that was run",
-                file=scenario,
-            )
-        return found
-    for place in (results.folder, results.folder.resolve().parent, Path(), shipped_folder()):
-        found = _resolved(document, place)
-        if found is not None and found.digest == digest:
-            return found
-    return None
-
-
-def _resolved(document: object, folder: Path) -> Scenario | None:
-    try:
-        return resolve_scenario(document, folder / "scenario.yaml")
-    except HelixError:
-        return None
+def _scenario(result: RunResult, file: str | None) -> Scenario | None:
+    if file is None:
+        try:
+            return result.scenario
+        except InputError:
+            return None
+    load_scenario(file)  # its message says what is wrong with the file
+    found = result.scenario_from(find_scenario(file).parent)
+    if found is None:
+        raise InputError(
+            f"is not what {result.folder or result.name} was made of; name the scenario that was "
+            "run",
+            file=file,
+        )
+    return found
 
 
 def _data_url(content: bytes, kind: str = "png") -> str:

@@ -23,7 +23,7 @@ def generate_cluster(
     Parameters
     ----------
     spec
-        The specification.
+        Settings of the cluster.
     seed
         Replaces the seed of `spec`.
     explicit_links
@@ -56,7 +56,7 @@ def cluster_file(path: str | Path, *, seed: int | None = None, explicit_links: b
     path
         The generator file.
     seed, explicit_links
-        As for :func:`generate_cluster`.
+        See :func:`generate_cluster`.
 
     Raises
     ------

@@ -34,7 +34,7 @@ class ImportedScenario:
     Attributes
     ----------
     document
-        What to write to a scenario file.
+        The content of the scenario file.
     overcommitted
         Nodes that hold more layers than their type should; with any, a run needs
         ``placement.allow_overcommitted_layers`` set.
@@ -68,7 +68,7 @@ def import_helix(
     llm
         Name of a shipped LLM.
     name
-        Of the scenario.
+        Name of the scenario.
 
     Raises
     ------

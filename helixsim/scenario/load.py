@@ -28,7 +28,7 @@ from helixsim.scenario.cluster_spec import ClusterFile, ClusterSpec
 from helixsim.scenario.fault_spec import fault_mistakes
 from helixsim.scenario.files import digest, is_yaml_name
 from helixsim.scenario.generator_spec import GeneratorFile, GeneratorSpec
-from helixsim.scenario.overrides import apply_overrides
+from helixsim.scenario.overrides import apply_overrides, overrides_of
 from helixsim.scenario.placement_spec import PlacementFile, PlacementSpec
 from helixsim.scenario.resolved import Scenario
 from helixsim.scenario.shipped import find_scenario
@@ -50,13 +50,12 @@ def load_scenario(path: str | Path, overrides: Sequence[str] | str = ()) -> Scen
     overrides
         Texts ``PATH=VALUE``, or one of them, that change the scenario, such as
         ``run.duration=120 s`` or ``cluster.nodes.3.type=L4``. Names of files in them are relative
-        to the current directory if there is such a file, else to the scenario's folder, as are
-        the names in the scenario.
+        to the current directory if there is such a file, else to the scenario's folder.
 
     Raises
     ------
     InputError
-        With file, place and what would be right: a :class:`ScenarioError`, or a
+        Naming the file, the place and a correction: a :class:`ScenarioError`, or a
         :class:`TraceError` for a file of lengths or arrivals.
     """
     if isinstance(overrides, str):
@@ -69,15 +68,15 @@ def load_scenario(path: str | Path, overrides: Sequence[str] | str = ()) -> Scen
 
 
 def resolve_scenario(document: object, file: str | Path) -> Scenario:
-    """Turn the contents of a scenario file, as plain data, into a scenario.
+    """Turn the content of a scenario file, as plain data, into a scenario.
 
     Parameters
     ----------
     document
         Keys and values as in a scenario file.
     file
-        Path of the scenario file, for messages and for the names of other files, which are
-        relative to its folder. The file need not exist.
+        The scenario file, which need not exist: it is named in messages, and the names of other
+        files are relative to its folder.
 
     Raises
     ------
@@ -90,9 +89,33 @@ def resolve_scenario(document: object, file: str | Path) -> Scenario:
     return _Loader(file, spec).load(document)
 
 
+def change_scenario(scenario: Scenario, changes: Mapping[str, object]) -> Scenario:
+    """Change values of a scenario; see :meth:`Scenario.with_`."""
+    overrides = list(overrides_of(changes))
+    document = apply_overrides(checked_document(scenario), overrides, scenario.file.parent)
+    return resolve_scenario(document, scenario.file)
+
+
+def checked_document(scenario: Scenario) -> Mapping[str, object]:
+    """The document of a scenario, after a check that it still describes the scenario.
+
+    Raises
+    ------
+    ScenarioError
+        If values were changed beside the document, or a file that it names has changed.
+    """
+    if resolve_scenario(scenario.document, scenario.file) != scenario:
+        raise ScenarioError(
+            f"{scenario.name}: the values of this scenario differ from its document: they "
+            "were changed by dataclasses.replace, or a file that it names has changed; use "
+            "scenario.with_(...), such as scenario.with_(placement=result.placement)"
+        )
+    return scenario.document
+
+
 @dataclass(frozen=True, slots=True)
 class _Section:
-    """The place of a section: in a separate file or in the scenario file."""
+    """The place of a section: a file of its own or the scenario file."""
 
     file: Path
     prefix: str = ""
@@ -138,6 +161,7 @@ class _Loader:
             engine=self._engine(),
             slos=to_slos(spec.slo),
             dollars_per_hour=prices,
+            file=self.file,
         )
 
     def _check_extensions(self) -> None:
@@ -150,7 +174,7 @@ class _Loader:
         for where, registry, name in named:
             try:
                 if name is not None:
-                    registry.get(name)
+                    registry.check(name)
             except UnknownNameError as error:
                 raise ScenarioError(error.message, file=self.file, where=where) from error
 
@@ -201,7 +225,7 @@ class _Loader:
     def _machine_types(
         self, cluster: ClusterSpec, place: _Section, llm: LLM
     ) -> dict[str, MachineType]:
-        """The types of the cluster in order of appearance, then own ones it does not use."""
+        """The types of the cluster in order of appearance, then the scenario's further types."""
         own = self._own_machine_types(llm)
         found: dict[str, MachineType] = {}
         mistakes = []
@@ -241,7 +265,8 @@ class _Loader:
             where = f"machine_types[{index}]"
             if not is_yaml_name(name):
                 message = (
-                    f"'{name}' is no file ending in .yaml; shipped machine types need not be named"
+                    f"'{name}' is not a file ending in .yaml; shipped machine types need not be "
+                    "named"
                 )
                 raise ScenarioError(message, file=self.file, where=where)
             machine_type = load_machine_type(name, self.folder, [llm])

@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from helixsim.cluster import Link, Nic
 from helixsim.network import LinkRule, Spread
+from helixsim.placement.placement import Placement
 from helixsim.units import format_bytes_per_s, format_seconds
 
 Plain = dict[str, object]
+
+
+def plain_data(value: object) -> object:
+    """A value of Python code as a scenario file would have it.
+
+    Tuples become lists, paths become texts, a :class:`Placement` becomes its section; plain data is
+    returned unchanged.
+    """
+    if isinstance(value, Placement):
+        return placement_data(value)
+    if isinstance(value, Mapping):
+        return {key: plain_data(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_data(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def placement_data(placement: Placement) -> Plain:
+    """A placement as the section of a scenario file."""
+    data: Plain = {"layers": {name: list(layers) for name, layers in placement.layers.items()}}
+    if placement.links is not None:
+        data["links"] = [list(pair) for pair in placement.links]
+    if placement.allow_overcommitted_layers:
+        data["allow_overcommitted_layers"] = True
+    return data
 
 
 def nic_data(nic: Nic) -> str | Plain:
@@ -22,7 +49,7 @@ def nic_data(nic: Nic) -> str | Plain:
 
 
 def link_data(link: Link) -> Plain:
-    """Bandwidth and latency of a link, without its ends."""
+    """Bandwidth and latency of a link."""
     return {
         "bandwidth": format_bytes_per_s(link.bandwidth_bytes_per_s),
         "latency": format_seconds(link.latency_s),

@@ -1,34 +1,44 @@
-"""A scenario as the simulator uses it: frozen, complete, every name resolved."""
+"""A scenario, frozen and complete, with every name resolved."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
 
 from helixsim.cluster import Cluster
+from helixsim.display import placement_image, placement_plot, short_text, table_html
 from helixsim.physics.engine import IDEAL_ENGINE, EngineCosts
 from helixsim.placement.placement import Placement
 from helixsim.profiles.machine import LLM, MachineProfile, MachineType
+from helixsim.scenario.plain import plain_data
+from helixsim.scenario.scenario_text import scenario_rows
 from helixsim.traces.arrivals import SLOT_S
 from helixsim.traces.lengths import LengthModel
 from helixsim.traces.patterns import ArrivalPattern
 from helixsim.traces.values import Lengths, Trace
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 Mode = Literal["offline", "online"]
 FlowSplit = Literal["published", "balanced"]
+
+IN_MEMORY = "<dict>"
+"""Stands for the file of a scenario that was built from a dict."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KvSettings:
-    """What the coordinator expects of the KV caches when it admits a request.
+    """Admission by the expected use of the KV caches.
 
     Attributes
     ----------
     high_water_mark
-        Share of a node's KV cache that may be expected to be in use.
+        Share of a node's KV cache that may be in use by expectation.
     expected_output_ratio
-        Output tokens to expect of a request, over the mean.
+        Expected output tokens of a request, over the mean.
     """
 
     high_water_mark: float = 0.85
@@ -37,7 +47,7 @@ class KvSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerSettings:
-    """Settings of admission, routing and batching.
+    """Settings of the scheduler.
 
     Attributes
     ----------
@@ -52,15 +62,15 @@ class SchedulerSettings:
         Offline, one more request is sent while the fullest node is expected to use no more than
         this share of its KV cache.
     min_flow_share
-        Successors with less than this share of a node's flow are ignored.
+        A successor with less than this share of a node's flow is left out.
     flow_split
         Which of all maximum flows to follow: ``published``, the one that the published algorithm
         finds, or ``balanced``, see :mod:`helixsim.placement.balanced_flow`.
     prefill_chunk_tokens
         The most prompt tokens in one pass of a prefill; None for whole prefills.
     max_waiting
-        The most requests that may wait for room in the KV caches; further requests are rejected.
-        None for the default of the physics: none in ``paper``, all in ``calibrated``.
+        The most requests that wait for room in KV caches; further ones are rejected. None for the
+        default of the physics: no request waits in ``paper``, all wait in ``calibrated``.
     """
 
     policy: str = "maxflow"
@@ -105,13 +115,13 @@ Arrivals = SlotArrivals | PatternArrivals | PoissonArrivals | GammaArrivals
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """The requests of the users: lengths and arrival times.
+    """The requests of users and their arrivals.
 
     Attributes
     ----------
     mode
-        ``offline``: a closed loop; the end of a request triggers another. ``online``: an open
-        loop; requests arrive at given times.
+        ``offline``: a closed loop, a request that ends makes room for another. ``online``:
+        requests arrive at times of their own.
     lengths
         Source of the lengths of requests, limits applied. None with a trace.
     arrivals
@@ -120,15 +130,15 @@ class Workload:
         Online: requests with their own times and lengths, limits applied, times as in the file
         (the run divides them by `rate_scale`).
     initial_requests
-        Offline: how many requests start the loop.
+        Offline: number of requests that start the loop.
     spacing_s
         Offline: time between two of the initial requests, and from an end to the next request.
     mean_tokens_per_s
-        Online without a trace: requested prompt and output tokens per second.
+        Online without a trace: prompt and output tokens per second that are requested.
     mean_prompt_tokens, mean_output_tokens
         Lengths of the mean request that throughput is estimated for.
     rate_scale
-        Online with a trace: factor on the arrival rate.
+        Online with a trace: factor on the rate of its requests.
     """
 
     mode: str
@@ -145,16 +155,16 @@ class Workload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSettings:
-    """How long to simulate and what to record.
+    """Length of the run and sampling.
 
     Attributes
     ----------
     seed
-        Of all randomness.
+        Seed of all random numbers.
     warmup_s
         Time from the start that is left out of the metrics; below `duration_s`.
     duration_s
-        Duration of load generation, warm-up included.
+        Time during which requests are sent, warm-up included.
     drain
         Go on after `duration_s` until every request has ended.
     sample_interval_s
@@ -170,7 +180,7 @@ class RunSettings:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A node that fails `at_s` after the start of load generation.
+    """A node that fails, `at_s` after the start of sending.
 
     It restarts and loads its layers `duration_s` later; None for never.
     """
@@ -182,7 +192,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """The nodes that fail, and the time until the coordinator detects a failure."""
+    """Nodes that fail, and the time until the coordinator detects a failure."""
 
     detection_s: float = 3.0
     events: tuple[Fault, ...] = ()
@@ -190,7 +200,7 @@ class Faults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slo:
-    """A class of service-level objectives: limits for each request; None for no limit.
+    """Latency limits of requests; None where there is no limit.
 
     Attributes
     ----------
@@ -203,7 +213,7 @@ class Slo:
     e2e_s
         Longest time from arrival to the last token.
     share
-        Share of the finished requests that must meet all limits.
+        Share of the finished requests that must be within all limits.
     """
 
     name: str
@@ -220,17 +230,16 @@ class Scenario:
     Attributes
     ----------
     name
-        For titles and file names.
+        Name for titles and files.
     llm
         The LLM that is served.
     machine_types
-        Name -> machine type: the types of the cluster, in order of appearance, then the scenario's
-        own types that the cluster does not use. The types of the cluster have a profile for the
-        LLM.
+        Name -> machine type: the types of the cluster, in order of appearance, then further types
+        that the scenario names. Every type of the cluster has a profile for the LLM.
     cluster
         The machines and their network.
     placement
-        The layers of each node; None if the scenario has no placement.
+        The layers of every node; None where the scenario has none.
     scheduler, workload, run
         Settings.
     physics
@@ -241,15 +250,36 @@ class Scenario:
     engine
         Costs of the serving engine, for the ``calibrated`` physics.
     slos
-        Classes of service-level objectives, in order of their names.
+        Service-level objectives, in order of the names of the classes.
     dollars_per_hour
-        Machine type -> price of one machine; empty if the scenario has no prices.
+        Machine type -> price of one machine; empty without prices.
     document
-        The scenario file as plain data, with values from the command line. Files are included by
-        their names.
+        The scenario file as plain data, with the values that were changed. Files are named in it,
+        not included.
     digest
         SHA-256, as hex digits, of the document with the contents of the files that it names.
-        It is independent of the paths of these files.
+        Where these files lie does not matter.
+    file
+        The scenario file; names of other files are relative to its folder.
+
+    Examples
+    --------
+    >>> scenario = Scenario.from_dict(
+    ...     {
+    ...         "name": "four",
+    ...         "llm": "llama1-30b",
+    ...         "cluster": {
+    ...             "coordinator": {"nic": "10 Gbit/s"},
+    ...             "nodes": [{"type": "A100", "count": 4, "name": "a-{i}"}],
+    ...             "network": {"within": {"bandwidth": "10 Gbit/s", "latency": "1 ms"}},
+    ...         },
+    ...         "placement": {"layers": {f"a-{i}": (15 * i, 15 * i + 15) for i in range(4)}},
+    ...         "workload": {"mode": "offline"},
+    ...         "run": {"duration": "2 min"},
+    ...     }
+    ... )
+    >>> scenario.cluster.machine_mix()
+    {'A100': 4}
     """
 
     name: str
@@ -267,6 +297,79 @@ class Scenario:
     engine: EngineCosts = IDEAL_ENGINE
     slos: tuple[Slo, ...] = ()
     dollars_per_hour: Mapping[str, float] = field(default_factory=dict)
+    file: Path = field(default=Path(IN_MEMORY), compare=False)
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, object], base_dir: str | Path = ".") -> Scenario:
+        """Build a scenario from the keys and values of a scenario file (docs/scenario.md).
+
+        Parameters
+        ----------
+        document
+            As in a file; ``schema`` may be left out.
+        base_dir
+            Folder that the names of other files are relative to.
+
+        Raises
+        ------
+        InputError
+            As :func:`helixsim.load_scenario`, for the same mistakes.
+        """
+        from helixsim.scenario.load import resolve_scenario
+
+        whole = {"schema": 1, **cast("dict[str, object]", plain_data(document))}
+        return resolve_scenario(whole, Path(base_dir) / IN_MEMORY)
+
+    def with_(self, **changes: object) -> Scenario:
+        """The scenario with other values; checked as in a file.
+
+        A key is a path as ``--set`` takes it. A dict under a section of settings (``run``,
+        ``workload``, ``scheduler``, ``faults``) changes the keys that it names and keeps the
+        others; any other value, of ``cluster``, ``placement`` or ``slo`` for example, replaces
+        what was there. A placement may be given as a :class:`Placement`, such as
+        ``plan(...).placement``.
+
+        Raises
+        ------
+        InputError
+            As :func:`helixsim.load_scenario`; or if the scenario was changed by
+            :func:`dataclasses.replace`, of which its document knows nothing.
+
+        Examples
+        --------
+        >>> from helixsim import load_scenario
+        >>> scenario = load_scenario("quickstart")
+        >>> scenario.with_(physics="calibrated", run={"seed": 7}).run.seed
+        7
+        >>> scenario.with_(**{"workload.initial_requests": 4}).workload.initial_requests
+        4
+        """
+        from helixsim.scenario.load import change_scenario
+
+        return change_scenario(self, changes)
+
+    def plot(self) -> Figure:
+        """Draw the placement with its maximum flow and what bounds it.
+
+        Raises
+        ------
+        PlacementError
+            If the scenario has no placement.
+        NoRouteError
+            If no route leads through all layers.
+        """
+        return placement_plot(self)
+
+    def __repr__(self) -> str:
+        mix = ", ".join(f"{count} x {name}" for name, count in self.cluster.machine_mix().items())
+        text = (
+            f"{self.name}: {self.llm.name} on {mix}; {self.workload.mode}, {self.physics} physics"
+        )
+        return short_text("Scenario", text)
+
+    def _repr_html_(self) -> str:
+        picture = None if self.placement is None else placement_image(self)
+        return table_html(f"Scenario {self.name}", scenario_rows(self), picture=picture)
 
     def profiles(self) -> dict[str, MachineProfile]:
         """Machine type -> its profile for the LLM, for the types of the cluster."""

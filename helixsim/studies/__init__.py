@@ -1,4 +1,4 @@
-"""Many runs of a scenario: sweeps over its values, and the load that a cluster can bear.
+"""Many runs of a scenario: sweeps over its values, and the highest load that a cluster sustains.
 
-:mod:`~helixsim.studies.sweep` and :mod:`~helixsim.studies.capacity` are the ways in.
+:mod:`~helixsim.studies.sweep` and :mod:`~helixsim.studies.capacity` have the entry points.
 """

@@ -1,6 +1,6 @@
-"""Where runs are carried out: in this process, in processes of this machine, on a Ray cluster.
+"""Backends that carry out runs: this process, processes of this machine, a Ray cluster.
 
-What a run gives depends on its scenario and seed alone, so results are the same everywhere.
+A result depends on scenario and seed alone, so all backends give the same results.
 """
 
 from __future__ import annotations
@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, Literal
 
 from helixsim.errors import HelixError, InputError, SimulationError
 from helixsim.processes import held_interrupts, leave_with
+from helixsim.registry import register_all, registered_here
 from helixsim.scenario.resolved import Scenario
-from helixsim.studies.runs import Outcome, Run, carry_out
+from helixsim.studies.runs import Outcome, StudyRun, carry_out
 
 Backend = Literal["local", "ray"]
 Outcomes = Generator[tuple[int, Outcome], None, None]
@@ -25,24 +26,26 @@ _POOL_THREAD = "ExecutorManagerThread"
 _watches = False
 
 
-def outcomes(runs: Sequence[Run], backend: Backend = "local", jobs: int | None = None) -> Outcomes:
+def outcomes(
+    runs: Sequence[StudyRun], backend: Backend = "local", jobs: int | None = None
+) -> Outcomes:
     """Carry out runs, several at a time.
 
     Parameters
     ----------
     runs
-        What to simulate.
+        The runs to carry out.
     backend
         ``local`` for processes of this machine, ``ray`` for the tasks of a Ray cluster: that of
         the environment variable ``RAY_ADDRESS``, else one that runs here, else a new one.
     jobs
-        How many at a time; as many as there are cores if not given. One local job works in
-        this process.
+        Number of runs at a time; one for each core if not given. One local job runs in this
+        process.
 
     Yields
     ------
     tuple
-        Number of a run, in the order in which they end, and what has come of it.
+        Number of a run, in the order in which they end, and its outcome.
 
     Raises
     ------
@@ -68,7 +71,7 @@ def outcomes(runs: Sequence[Run], backend: Backend = "local", jobs: int | None =
             yield number, outcome
 
 
-def _load_and_carry_out(run: Run) -> Outcome:
+def _load_and_carry_out(run: StudyRun) -> Outcome:
     try:
         scenario = run.load()
     except HelixError as error:
@@ -79,7 +82,7 @@ def _load_and_carry_out(run: Run) -> Outcome:
 # -- this machine ----------------------------------------------------------------------------
 
 
-def _here(runs: Sequence[Run], jobs: int) -> Outcomes:
+def _here(runs: Sequence[StudyRun], jobs: int) -> Outcomes:
     if jobs == 1:
         for number, run in enumerate(runs):
             yield number, _load_and_carry_out(run)
@@ -88,7 +91,11 @@ def _here(runs: Sequence[Run], jobs: int) -> Outcomes:
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
     parallel = Parallel(jobs, backend="loky", batch_size=1, return_as="generator_unordered")
-    tasks = (delayed(_in_process)(number, run, os.getpid()) for number, run in enumerate(runs))
+    registered = registered_here()
+    tasks = (
+        delayed(_in_process)(number, run, os.getpid(), registered)
+        for number, run in enumerate(runs)
+    )
     try:
         with held_interrupts():  # the processes are started here, and this process decides
             found = parallel(tasks)
@@ -103,9 +110,9 @@ def _here(runs: Sequence[Run], jobs: int) -> Outcomes:
 
 @contextmanager
 def _quiet_end(parallel: Any) -> Iterator[None]:  # noqa: ANN401  (joblib has no types)
-    """Let nobody be told of what we know: that runs which are under way have been ended.
+    """Silence the warnings of joblib about runs that were ended on purpose.
 
-    The thread of the pool may stumble over processes that have just been killed.
+    The thread of the pool may fail on processes that have just been killed.
     """
     before = threading.excepthook
 
@@ -122,10 +129,13 @@ def _quiet_end(parallel: Any) -> Iterator[None]:  # noqa: ANN401  (joblib has no
         threading.excepthook = before
 
 
-def _in_process(number: int, run: Run, parent: int) -> tuple[int, Outcome]:
+def _in_process(
+    number: int, run: StudyRun, parent: int, registered: Mapping[str, Mapping[str, Any]]
+) -> tuple[int, Outcome]:
     global _watches  # noqa: PLW0603  (a process of the pool has no other place to keep things)
     if not _watches:
         leave_with(parent)
+        register_all(registered)
         _watches = True
     return number, _load_and_carry_out(run)
 
@@ -133,7 +143,7 @@ def _in_process(number: int, run: Run, parent: int) -> tuple[int, Outcome]:
 # -- Ray -------------------------------------------------------------------------------------
 
 
-def _on_ray(runs: Sequence[Run], jobs: int | None) -> Outcomes:
+def _on_ray(runs: Sequence[StudyRun], jobs: int | None) -> Outcomes:
     try:
         import ray
     except ImportError as error:
@@ -154,10 +164,10 @@ def _on_ray(runs: Sequence[Run], jobs: int | None) -> Outcomes:
 
 def _ray_tasks(
     ray: Any,  # noqa: ANN401  (the module, which need not be installed)
-    runs: Sequence[Run],
+    runs: Sequence[StudyRun],
     jobs: int,
 ) -> Outcomes:
-    """Keep so many tasks going. Scenarios go over whole: other machines lack their files."""
+    """Keep `jobs` tasks under way. Scenarios are sent whole: other machines lack their files."""
     remote = ray.remote(num_cpus=1)(_in_task)
     waiting = iter(enumerate(runs))
     going: dict[Any, int] = {}

@@ -9,13 +9,13 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
+from helixsim.display import short_text, table_html
 from helixsim.errors import InputError, SimulationError
 from helixsim.planner.objective import Limit
-from helixsim.scenario.load import resolve_scenario
+from helixsim.scenario.load import checked_document, load_scenario, resolve_scenario
 from helixsim.scenario.load_generator import mean_request_tokens
 from helixsim.scenario.overrides import Override, apply_overrides
 from helixsim.scenario.resolved import Scenario, Workload
-from helixsim.scenario.shipped import find_scenario
 from helixsim.studies.backends import Backend, outcomes
 from helixsim.studies.objectives import (
     OWN_CLASS,
@@ -24,8 +24,7 @@ from helixsim.studies.objectives import (
     parse_objectives,
     request_limits,
 )
-from helixsim.studies.runs import Outcome, Run
-from helixsim.yaml_files import read_yaml
+from helixsim.studies.runs import Outcome, StudyRun
 
 TOLERANCE = 0.02
 KEEP_UP = 0.95
@@ -44,11 +43,11 @@ class Probe:
     Attributes
     ----------
     rate
-        What the scenario's rate was set to.
+        Value of the scenario's rate.
     requests_per_s
-        Requests that users send at this rate, on average.
+        Requests per second at this rate, on average.
     verdict
-        Whether it is borne, and the figures.
+        Whether the rate is sustained, and the figures.
     """
 
     rate: float
@@ -62,38 +61,38 @@ class Probe:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        kept_up = self.verdict.kept_up
+        sustained = self.verdict.sustained
         return {
             "rate": self.rate,
             "requests_per_s": self.requests_per_s,
             "meets": self.meets,
             "misses": list(self.verdict.misses),
-            "kept_up": kept_up if kept_up == kept_up else None,  # noqa: PLR0124
+            "sustained": sustained if sustained == sustained else None,  # noqa: PLR0124
             "figures": dict(self.verdict.figures),
         }
 
 
 @dataclass(frozen=True)
 class CapacityResult:
-    """What a search for the highest rate has found.
+    """The result of a search for the highest rate.
 
     Attributes
     ----------
     scenario
-        Its name.
+        Name of the scenario.
     path
-        What was varied: ``workload.mean_tokens_per_s`` or ``workload.rate_scale``.
+        The key that was varied: ``workload.mean_tokens_per_s`` or ``workload.rate_scale``.
     objectives
-        What must be kept to.
+        Limits on figures.
     seeds
-        Of the runs at each rate.
+        Seeds of the runs at each rate.
     probes
         All rates tried, in order.
     best
-        The highest rate tried that meets the objectives and lies below all that do not; None
-        if there is none.
+        The highest rate tried that meets the objectives and is below every rate that does not;
+        None if there is none.
     above
-        The lowest rate tried that does not; None if there is none.
+        The lowest rate tried that does not meet them; None if there is none.
     interrupted
         Whether the search was ended by Ctrl-C.
     """
@@ -106,6 +105,31 @@ class CapacityResult:
     best: Probe | None
     above: Probe | None
     interrupted: bool = False
+
+    def __repr__(self) -> str:
+        best = self.best
+        found = (
+            "no rate meets the objectives"
+            if best is None
+            else f"{best.requests_per_s:.4g} requests/s at {self.path}={best.rate:g}"
+        )
+        text = f"{self.scenario}: {found}; {len(self.probes)} rates tried"
+        return short_text("CapacityResult", text)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                f"{probe.rate:g}",
+                f"{probe.requests_per_s:.4g}",
+                f"{probe.verdict.sustained:.1%}",
+                "met" if probe.meets else "; ".join(probe.verdict.misses),
+            )
+            for probe in sorted(self.probes, key=lambda probe: probe.rate)
+        ]
+        best = "none" if self.best is None else f"{self.best.requests_per_s:.4g} requests/s"
+        objectives = ", ".join(map(str, self.objectives))
+        title = f"Capacity of {self.scenario} with {objectives}: {best}"
+        return table_html(title, rows, head=(self.path, "requests/s", "sustained", "objectives"))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -122,7 +146,7 @@ class CapacityResult:
 
 
 def capacity(
-    scenario: str | Path,
+    scenario: str | Path | Scenario,
     slo: Sequence[str] | str = (),
     *,
     seeds: int = SEEDS,
@@ -131,7 +155,7 @@ def capacity(
     keep_up: float = KEEP_UP,
     backend: Backend = "local",
     jobs: int | None = None,
-    on_start: Callable[[Search], None] | None = None,
+    on_start: Callable[[CapacitySearch], None] | None = None,
     on_probe: Callable[[Probe], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CapacityResult:
@@ -144,10 +168,10 @@ def capacity(
     Parameters
     ----------
     scenario
-        A file, or the name of a shipped scenario; its workload must be online.
+        A scenario, its file, or the name of a shipped one; its workload must be online.
     slo
-        Objectives, such as ``ttft_s.p95<=5, tpot_s.p95<=1``. Those of the scenario's classes with
-        a share if not given.
+        Objectives, such as ``ttft_s.p95<=5, tpot_s.p95<=1``. If not given, the shares of
+        the scenario's classes.
     seeds
         Runs at each rate: the scenario's seed and the numbers after it.
     overrides
@@ -158,9 +182,10 @@ def capacity(
     keep_up
         Share of the requests arriving in the windows that must finish in them.
     backend, jobs
-        Where runs are carried out, and how many at a time; see :func:`helixsim.sweep`.
+        Backend of the runs, and number of runs at a time; see :func:`helixsim.sweep`.
     on_start, on_probe, on_progress
-        Told what is searched, of each rate tried, and how many of its runs are done.
+        Called with the search when it starts, with each rate that was tried, and with the number
+        of its runs that are done and of all.
 
     Raises
     ------
@@ -169,11 +194,11 @@ def capacity(
     SimulationError
         If a run fails.
     """
-    search = Search(scenario, slo, overrides, seeds, tolerance, keep_up, backend, jobs)
+    search = CapacitySearch(scenario, slo, overrides, seeds, tolerance, keep_up, backend, jobs)
     if on_start is not None:
         on_start(search)
-    search.on_probe = on_probe or _tell_nobody
-    search.on_progress = on_progress or _tell_nobody
+    search.on_probe = on_probe or _ignore
+    search.on_progress = on_progress or _ignore
     try:
         search.run()
     except KeyboardInterrupt:
@@ -181,18 +206,18 @@ def capacity(
     return search.result()
 
 
-class Search:
-    """One search.
+class CapacitySearch:
+    """One search for the highest rate.
 
     Attributes
     ----------
     name, path, objectives, seeds
-        As in :class:`CapacityResult`.
+        See :class:`CapacityResult`.
     """
 
     def __init__(
         self,
-        scenario: str | Path,
+        scenario: str | Path | Scenario,
         slo: Sequence[str] | str,
         overrides: Sequence[str] | str,
         seeds: int,
@@ -209,13 +234,14 @@ class Search:
             f"from {_LEAST_TOLERANCE:g} to 1, not {tolerance:g}",
         )
         _check(0 < keep_up <= 1, "keep-up", f"above 0 and at most 1, not {keep_up:g}")
-        self._file = find_scenario(scenario)
         texts = [overrides] if isinstance(overrides, str) else overrides
-        document = read_yaml(self._file)
-        if isinstance(document, Mapping):
-            document = apply_overrides(document, texts, self._file.parent)
-        found = resolve_scenario(document, self._file)
-        assert isinstance(document, Mapping)
+        if isinstance(scenario, Scenario):
+            changed = apply_overrides(checked_document(scenario), texts, scenario.file.parent)
+            found = resolve_scenario(changed, scenario.file)
+        else:
+            found = load_scenario(scenario, texts)
+        self._file = found.file
+        document: Mapping[str, object] = found.document
         self._workload = found.workload
         self.name = found.name
         self.path, self._start, self._most = self._rates(found)
@@ -227,12 +253,12 @@ class Search:
         self.seeds = tuple(range(found.run.seed, found.run.seed + seeds))
         self._tolerance, self._keep_up = tolerance, keep_up
         self._backend, self._jobs = backend, jobs
-        self.on_probe: Callable[[Probe], None] = _tell_nobody
-        self.on_progress: Callable[[int, int], None] = _tell_nobody
+        self.on_probe: Callable[[Probe], None] = _ignore
+        self.on_progress: Callable[[int, int], None] = _ignore
         self.probes: list[Probe] = []
 
     def _rates(self, scenario: Scenario) -> tuple[str, float, float]:
-        """What says the rate, what it is, and the most that it can be."""
+        """Path of the rate in the scenario, its value, and the highest value possible."""
         workload, duration_s = scenario.workload, scenario.run.duration_s
         if scenario.placement is None:
             raise InputError("a run needs a placement", file=self._file, where="placement")
@@ -291,7 +317,7 @@ class Search:
             self._probe(middle)
 
     def result(self, *, interrupted: bool = False) -> CapacityResult:
-        """What has been found by now."""
+        """The result so far."""
         best, above = self._bracket()
         return CapacityResult(
             self.name,
@@ -321,7 +347,7 @@ class Search:
     def _probe(self, rate: float) -> Probe:
         document = self._set(self._document, self.path, rate)
         digest = resolve_scenario(document, self._file).digest
-        runs = [Run(self._file, document, digest, seed) for seed in self.seeds]
+        runs = [StudyRun(self._file, document, digest, seed) for seed in self.seeds]
         found: dict[int, Outcome] = {}
         self.on_progress(0, len(runs))
         with closing(outcomes(runs, self._backend, self._jobs)) as ended:
@@ -358,5 +384,5 @@ def _check(is_right: bool, where: str, message: str) -> None:
         raise InputError(message, where=where)
 
 
-def _tell_nobody(*_: object) -> None:
+def _ignore(*_: object) -> None:
     pass

@@ -1,10 +1,10 @@
-"""A search for the highest rate as text for people."""
+"""Text of a search for the highest rate."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from helixsim.studies.capacity import CapacityResult, Probe, Search
+from helixsim.studies.capacity import CapacityResult, CapacitySearch, Probe
 
 _LATENCIES = (
     ("ttft_s", "time to first token"),
@@ -14,18 +14,18 @@ _LATENCIES = (
 _STATISTICS = ("mean", "p50", "p95", "p99")
 
 
-def heading_text(search: Search) -> str:
-    """What is searched, and the heads of the columns that :func:`probe_text` fills."""
+def heading_text(search: CapacitySearch) -> str:
+    """Title of the search, and heads of the columns of :func:`probe_text`."""
     objectives = ", ".join(map(str, search.objectives))
     heads = "".join(f"{limit.figure:>{_width(limit.figure)}}" for limit in search.objectives)
     return (
         f"{search.name}: highest {search.path} with {objectives}\n"
         f"on the mean of seeds {', '.join(map(str, search.seeds))}\n\n"
-        f"{'rate':>10}{'requests/s':>12}{'kept up':>9}{heads}"
+        f"{'rate':>10}{'requests/s':>12}{'sustained':>11}{heads}"
     )
 
 
-def probe_text(probe: Probe, search: Search) -> str:
+def probe_text(probe: Probe, search: CapacitySearch) -> str:
     """One rate in a line."""
     verdict = probe.verdict
     values = "".join(
@@ -33,12 +33,12 @@ def probe_text(probe: Probe, search: Search) -> str:
         for limit in search.objectives
     )
     end = "met" if probe.meets else f"not met: {'; '.join(verdict.misses)}"
-    kept_up = format(verdict.kept_up, ".1%") if verdict.kept_up >= 0 else "-"
-    return f"{probe.rate:>10g}{probe.requests_per_s:>12.4g}{kept_up:>9}{values}  {end}"
+    sustained = format(verdict.sustained, ".1%") if verdict.sustained >= 0 else "-"
+    return f"{probe.rate:>10g}{probe.requests_per_s:>12.4g}{sustained:>11}{values}  {end}"
 
 
 def capacity_text(result: CapacityResult) -> str:
-    """The answer, and how users are served there."""
+    """The highest rate, and the figures at that rate."""
     best, above = result.best, result.above
     if best is None:
         lowest = min((probe.rate for probe in result.probes), default=None)
@@ -66,7 +66,7 @@ def capacity_text(result: CapacityResult) -> str:
             lines.append(
                 f"goodput of {slo.removeprefix('slo.')}: {figures[name]:.3f} requests/s, "
                 f"{figures[f'{slo}.goodput_output_tokens_per_s']:.1f} output tokens/s "
-                f"(share of requests that kept to it: {kept})"
+                f"(attainment: {kept})"
             )
     if "cost.dollars_per_hour" in figures:
         lines.append(

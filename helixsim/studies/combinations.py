@@ -1,4 +1,4 @@
-"""What a sweep consists of, all of it checked before anything runs."""
+"""The runs of a sweep, all of them checked before the first one starts."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from helixsim.errors import InputError, ScenarioError
 from helixsim.scenario.files import is_yaml_name
-from helixsim.scenario.load import resolve_scenario
+from helixsim.scenario.load import checked_document, resolve_scenario
 from helixsim.scenario.overrides import Override, apply_overrides
+from helixsim.scenario.plain import plain_data
+from helixsim.scenario.resolved import Scenario
 from helixsim.scenario.shipped import find_scenario
 from helixsim.scenario.sweep_spec import SweepSpec
-from helixsim.studies.runs import Run
+from helixsim.studies.runs import StudyRun
 from helixsim.yaml_files import read_yaml, validate
 
 MAX_RUNS = 100_000
@@ -32,12 +34,12 @@ class Cell:
     values
         Path in the scenario -> what it is set to, for the paths that differ between combinations.
     run
-        What to simulate.
+        The run to carry out.
     """
 
     combination: int
     values: Mapping[str, Any]
-    run: Run
+    run: StudyRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +49,9 @@ class Sweep:
     Attributes
     ----------
     name
-        Of the scenario.
+        Name of the scenario.
     paths
-        What differs between combinations.
+        Paths in the scenario that differ between combinations.
     cells
         The runs, by combination, then seed.
     """
@@ -77,34 +79,66 @@ def load_sweep(source: str | Path | Mapping[str, object]) -> Sweep:
     data = dict(source) if isinstance(source, Mapping) else read_yaml(source)
     spec = validate(SweepSpec, data, file)
     folder = Path() if file is None else file.parent
-    return _Checker(spec, file, folder).sweep()
+    scenario_file = _scenario_file(spec, file, folder)
+    return _Checker(spec, file, folder, scenario_file, read_yaml(scenario_file)).sweep()
+
+
+def scenario_sweep(scenario: Scenario, settings: Mapping[str, object]) -> Sweep:
+    """A sweep over a scenario, checked like one that was read.
+
+    Parameters
+    ----------
+    scenario
+        The scenario to change; names of files are relative to its folder.
+    settings
+        The keys of a sweep file besides the scenario.
+
+    Raises
+    ------
+    InputError
+        As :func:`load_sweep`.
+    """
+    head = {"schema": 1, "kind": "sweep", "scenario": scenario.name}
+    spec = validate(SweepSpec, head | cast("dict[str, object]", plain_data(settings)), None)
+    return _Checker(spec, None, Path(), scenario.file, checked_document(scenario)).sweep()
+
+
+def _scenario_file(spec: SweepSpec, file: Path | None, folder: Path) -> Path:
+    beside = folder / spec.scenario
+    is_file = is_yaml_name(spec.scenario) or beside.is_file()
+    try:
+        return find_scenario(beside if is_file else spec.scenario)
+    except ScenarioError as error:
+        raise InputError(error.message, file=file, where="scenario") from error
 
 
 class _Checker:
-    def __init__(self, spec: SweepSpec, file: Path | None, folder: Path) -> None:
+    """Builds the runs of a sweep, and checks them."""
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        file: Path | None,
+        folder: Path,
+        scenario_file: Path,
+        document: object,
+    ) -> None:
         self.spec = spec
         self.file = file
         self.folder = folder
-        self.scenario_file = self._scenario_file()
-
-    def _scenario_file(self) -> Path:
-        name = self.spec.scenario
-        beside = self.folder / name
-        try:
-            return find_scenario(beside if is_yaml_name(name) or beside.is_file() else name)
-        except ScenarioError as error:
-            raise InputError(error.message, file=self.file, where="scenario") from error
+        self.scenario_file = scenario_file
+        self.document = document
 
     def sweep(self) -> Sweep:
         combinations = list(self._combinations())
-        document = self._set(read_yaml(self.scenario_file), self.spec.fixed, "set")
+        document = self._set(self.document, self.spec.fixed, "set")
         seen: dict[str, int] = {}
         cells: list[Cell] = []
         name = ""
         for number, (place, values) in enumerate(combinations):
             text = json.dumps(sorted(values.items()), default=str)
             if text in seen:
-                raise self._error(place, f"says the same as combination {seen[text]}")
+                raise self._error(place, f"is the same as combination {seen[text]}")
             seen[text] = number
             changed = self._set(document, values, place)
             where = f"combination {number} ({_label(values)})" if values else None
@@ -120,14 +154,14 @@ class _Checker:
                 )
             name = scenario.name
             cells += [
-                Cell(number, values, Run(self.scenario_file, changed, scenario.digest, seed))
+                Cell(number, values, StudyRun(self.scenario_file, changed, scenario.digest, seed))
                 for seed in self.spec.seed_numbers(scenario.run.seed)
             ]
         paths = dict.fromkeys(path for _, values in combinations for path in values)
         return Sweep(name, tuple(paths), tuple(cells))
 
     def _combinations(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Places in the file, and values."""
+        """Each combination: its place in the file, and its values."""
         spec = self.spec
         seeds = 1 if spec.seeds is None else len(spec.seed_numbers(0))
         count = 1
@@ -167,5 +201,5 @@ def _label(values: Mapping[str, Any]) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as text: texts as they are, everything else as JSON, which YAML reads too."""
+    """A value as text: texts unchanged, other values as JSON, which is YAML too."""
     return value if isinstance(value, str) else json.dumps(value)

@@ -1,4 +1,4 @@
-"""The folder of a sweep: every finished run in a file of its own, tables when all are there."""
+"""The folder of a sweep: a file for every finished run, tables at the end."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _FORMATS = ("parquet", "csv")
 
 
 class SweepFolder:
-    """A folder that keeps what a sweep has done.
+    """A folder that keeps the finished runs of a sweep.
 
-    Files are written whole or not at all, so that a sweep can be killed at any moment and go on
+    Files are written whole or not at all, so that a sweep can be killed at any time and goes on
     when it is run again. One sweep at a time may use a folder.
 
     Parameters
     ----------
     folder
-        Made if it is not there; the folder above must be. If it is there, it must be empty or
-        hold a sweep, of which results that fit are used.
+        Created if it does not exist; its parent folder must exist. An existing folder must be
+        empty or hold a sweep, whose matching results are used.
 
     Raises
     ------
@@ -55,7 +55,7 @@ class SweepFolder:
             raise OutputError(f"{folder}: holds something other than a sweep; name another folder")
 
     def start(self, sweep: Sweep) -> None:
-        """Write down which runs there are, and in which files they will be."""
+        """Write the list of all runs and of their files."""
         runs = [
             {
                 "combination": cell.combination,
@@ -79,7 +79,7 @@ class SweepFolder:
             raise _cannot_write(self.folder, error) from error
 
     def read(self, key: str) -> dict[str, Any] | None:
-        """The summary of a run that has been done, or None."""
+        """The summary of a finished run, or None."""
         try:
             found = json.loads((self._runs / f"{key}.json").read_text("utf-8"))
         except (OSError, ValueError):
@@ -91,7 +91,7 @@ class SweepFolder:
         write_whole(self._runs / f"{key}.json", json_text(summary), overwrite=True)
 
     def write(self, tables: dict[str, Columns], table_format: TableFormat) -> None:
-        """Write the tables in the place of those that are there."""
+        """Write the tables, in place of earlier ones."""
         try:
             with TemporaryDirectory(prefix=".helixsim.", dir=self.folder) as parts:
                 for name in _TABLES:

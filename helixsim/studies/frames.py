@@ -1,31 +1,29 @@
-"""The results of a sweep as two tables: a row for each run, and what seeds make of it."""
+"""The results of a sweep as two tables: one row for each run, and statistics over seeds."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from math import nan
-from typing import Any
 
 from helixsim.metrics.recorder import Columns
+from helixsim.metrics.summary import figures_of
 from helixsim.studies.combinations import Cell, Sweep, shown
 from helixsim.studies.runs import Outcome
 from helixsim.studies.student_t import mean_and_interval
 
-_NOT_MEASURED = ("schema", "seed", "partial")
-
 
 def cell_table(sweep: Sweep, outcomes: Sequence[Outcome]) -> Columns:
-    """One row for each run: what was set, the seed, how it went, the figures of the summary.
+    """One row for each run: settings, seed, status, figures of the summary.
 
     Parameters
     ----------
     sweep
         The runs.
     outcomes
-        What has come of them, in the same order.
+        Their outcomes, in the same order.
     """
-    found = [dict(figures(outcome.summary or {})) for outcome in outcomes]
+    found = [figures_of(outcome.summary or {}) for outcome in outcomes]
     names = tuple(dict.fromkeys(name for each in found for name in each))
     kinds = [_kind(path, sweep.cells) for path in sweep.paths]
     table = Columns(
@@ -47,7 +45,7 @@ def cell_table(sweep: Sweep, outcomes: Sequence[Outcome]) -> Columns:
 
 
 def summary_table(sweep: Sweep, cells: Columns) -> Columns:
-    """One row for each combination and figure: mean, spread and confidence over the seeds."""
+    """One row for each combination and figure: its statistics over the seeds."""
     kinds = [_kind(path, sweep.cells) for path in sweep.paths]
     table = Columns(
         ("combination", *sweep.paths, "figure", "seeds", "mean", "sd", "ci95_low", "ci95_high"),
@@ -66,18 +64,6 @@ def summary_table(sweep: Sweep, cells: Columns) -> Columns:
             values = [column[row] for row in own if column[row] == column[row]]
             table.add(combination, *settings, name, len(values), *mean_and_interval(values))
     return table
-
-
-def figures(summary: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """All numbers of a summary by name, such as ``ttft_s.p95``; yes is 1, no is 0."""
-    for key, value in summary.items():
-        name = f"{prefix}{key}"
-        if name in _NOT_MEASURED:
-            continue
-        if isinstance(value, Mapping):
-            yield from figures(value, f"{name}.")
-        elif isinstance(value, bool | int | float):
-            yield name, float(value)
 
 
 def _kind(path: str, cells: Sequence[Cell]) -> str:

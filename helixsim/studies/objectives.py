@@ -1,4 +1,4 @@
-"""What a load must keep to, on the mean over seeds."""
+"""Objectives of a load, judged on the mean over seeds."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from math import nan
 from statistics import fmean
 
 from helixsim.errors import InputError
+from helixsim.metrics.summary import figures_of
 from helixsim.planner.objective import OBJECTIVE_FIGURES, Limit, parse_limit
 from helixsim.scenario.resolved import Slo
-from helixsim.studies.frames import figures
 from helixsim.studies.runs import Outcome
 from helixsim.units import format_seconds
 
 OWN_CLASS = "objectives"
-"""Name of the class of requests that keep, each for itself, to the objectives asked for."""
+"""Name of the SLO class that holds each single request to the objectives."""
 
 _PER_REQUEST = {"ttft_s": "ttft", "tpot_s": "tpot", "e2e_s": "e2e"}
 _OF_CLASSES = ("attainment", "goodput_requests_per_s", "goodput_output_tokens_per_s")
@@ -29,8 +29,8 @@ def parse_objectives(texts: Sequence[str], slos: Sequence[Slo]) -> tuple[Limit, 
     texts
         Limits, each text one or several with commas between.
     slos
-        The scenario's classes, of which ``slo.NAME.attainment>=0.9`` may be asked; if there are
-        no texts, the shares that they demand are the objectives.
+        The scenario's classes, for limits such as ``slo.NAME.attainment>=0.9``; without texts,
+        their shares are the objectives.
 
     Raises
     ------
@@ -44,18 +44,18 @@ def parse_objectives(texts: Sequence[str], slos: Sequence[Slo]) -> tuple[Limit, 
     parts = [part for text in texts for part in text.split(",")]
     if parts:
         return tuple(parse_limit(part, "--slo", known) for part in parts)
-    demanded = tuple(
+    shares = tuple(
         Limit(f"slo.{slo.name}.attainment", at_most=False, value=slo.share)
         for slo in slos
         if slo.share is not None
     )
-    if not demanded:
+    if not shares:
         raise InputError(
-            "says what to keep to, such as 'ttft_s.p95<=5, tpot_s.p95<=1'; it may be left out "
+            "needs objectives, such as 'ttft_s.p95<=5, tpot_s.p95<=1'; it may be left out "
             "where the scenario has slo classes with a share",
             where="--slo",
         )
-    return demanded
+    return shares
 
 
 def request_limits(objectives: Sequence[Limit]) -> dict[str, str]:
@@ -70,37 +70,37 @@ def request_limits(objectives: Sequence[Limit]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a load is borne.
+    """Whether a cluster sustains a load.
 
     Attributes
     ----------
     figures
-        Mean over the seeds, of the figures that all of them have.
-    kept_up
+        Means over the seeds, of the figures that all runs have.
+    sustained
         Requests that finished in the windows of all runs, over those that arrived in them.
     misses
-        What is not kept, in words; nothing if the load is borne.
+        Objectives that are missed, as sentences; empty if the load is sustained.
     """
 
     figures: Mapping[str, float]
-    kept_up: float
+    sustained: float
     misses: tuple[str, ...]
 
 
 def judge(outcomes: Sequence[Outcome], objectives: Sequence[Limit], keep_up: float) -> Verdict:
-    """Hold runs against objectives.
+    """Judge the runs of one load by objectives.
 
     Parameters
     ----------
     outcomes
-        Of the runs of one load, each with a summary.
+        Outcomes of the runs, each with a summary.
     objectives
-        Each is kept if the mean of the figure over all runs is within the limit. A figure that
-        a run does not have, because no request got so far, is not kept.
+        Each is met if the mean of the figure over all runs is within the limit. A figure that a
+        run does not have, because no request got so far, is missed.
     keep_up
-        Share of the arrivals that must finish; less means that requests pile up or are rejected.
+        Share of the arrivals that must finish; below it, requests pile up or are rejected.
     """
-    each = [dict(figures(outcome.summary or {})) for outcome in outcomes]
+    each = [figures_of(outcome.summary or {}) for outcome in outcomes]
     means = {
         name: fmean(own[name] for own in each)
         for name in each[0]
@@ -108,7 +108,7 @@ def judge(outcomes: Sequence[Outcome], objectives: Sequence[Limit], keep_up: flo
     }
     arrived = sum(outcome.num_arrived for outcome in outcomes)
     finished = sum(outcome.num_finished for outcome in outcomes)
-    kept_up = finished / arrived if arrived else nan
+    sustained = finished / arrived if arrived else nan
     misses = []
     for limit in objectives:
         value = means.get(limit.figure, nan)
@@ -116,10 +116,10 @@ def judge(outcomes: Sequence[Outcome], objectives: Sequence[Limit], keep_up: flo
             misses.append(f"{limit.figure} was not measured in every run")
         elif (value > limit.value) if limit.at_most else (value < limit.value):
             misses.append(f"{limit.figure} is {value:.4g}")
-    if not kept_up >= keep_up:
+    if not sustained >= keep_up:
         misses.append(
             f"{finished} requests finished while {arrived} arrived"
             if arrived
             else "no request arrived"
         )
-    return Verdict(means, kept_up, tuple(misses))
+    return Verdict(means, sustained, tuple(misses))

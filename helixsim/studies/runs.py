@@ -21,19 +21,19 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class StudyRun:
     """A scenario and a seed.
 
     Attributes
     ----------
     file
-        Where the scenario stands, or might stand: names of files are relative to its folder.
+        The scenario file; names of other files are relative to its folder.
     document
         The scenario as plain data.
     digest
-        Of the document and of the files that it names.
+        Digest of the document and of the files that it names.
     seed
-        Instead of the document's.
+        The seed, in place of the document's.
     """
 
     file: Path
@@ -43,7 +43,7 @@ class Run:
 
     @property
     def key(self) -> str:
-        """What the result depends on, as 64 hex digits: scenario, seed, version of helixsim."""
+        """64 hex digits that name the result: of scenario, seed and version of helixsim."""
         parts = [_FORMAT, self.digest, self.seed, installed_version("helixsim")]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -53,7 +53,7 @@ class Run:
         Raises
         ------
         InputError
-            If it cannot be loaded, or is not what it was.
+            If it cannot be loaded, or a file that it names has changed.
         """
         scenario = resolve_scenario(self.document, self.file)
         if scenario.digest != self.digest:
@@ -65,14 +65,14 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What has come of a run.
+    """The outcome of a run.
 
     Attributes
     ----------
     summary
-        Of the run; None if there is none.
+        Summary of the run; None if it has none.
     error
-        Why there is none.
+        The reason why it has none.
     num_arrived
         Requests that arrived in the window, rejected ones too.
     num_finished
@@ -89,7 +89,7 @@ class Outcome:
 
 
 def carry_out(scenario: Scenario, seed: int) -> Outcome:
-    """Simulate a scenario; errors of ours become part of what is returned."""
+    """Simulate a scenario; a :class:`HelixError` becomes part of the outcome."""
     try:
         result = simulate(scenario, seed=seed)
     except HelixError as error:

@@ -1,4 +1,4 @@
-"""How far a mean of few values may be off."""
+"""Confidence interval of the mean of few values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float, float, flo
     Returns
     -------
     tuple
-        Mean, standard deviation, lower and upper end; not-a-number for what needs more values.
+        Mean, standard deviation, lower and upper end; NaN for statistics that need more values.
     """
     n = len(values)
     if not n or any(isnan(value) for value in values):
@@ -35,7 +35,7 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float, float, flo
 
 @cache
 def t_quantile(degrees: int) -> float:
-    """What Student's t stays below in 97.5 % of all cases, to ten digits.
+    """The 97.5 % quantile of Student's t, to ten digits.
 
     Parameters
     ----------

@@ -19,8 +19,9 @@ from statistics import fmean
 
 from helixsim import load_scenario, plan, simulate
 from helixsim.control.control_plane import followed_flow
+from helixsim.metrics.summary import figures_of
 from helixsim.placement.placement import Placement
-from helixsim.planner.objective import figures_of
+from helixsim.planner.objective import OBJECTIVE_FIGURES
 from helixsim.planner.problem import planning_problem
 from helixsim.planner.simulated.search import Effort
 from helixsim.planner.simulated.surrogate import Surrogate
@@ -50,7 +51,7 @@ def scenario_of(cluster: str, split: str = "published") -> Scenario:
 def _run(task: tuple[str, str, Placement, int]) -> dict[str, float]:
     cluster, split, placement, seed = task
     scenario = replace(scenario_of(cluster, split), placement=placement)
-    return figures_of(simulate(scenario, seed=seed).summary)
+    return figures_of(simulate(scenario, seed=seed).summary, OBJECTIVE_FIGURES)
 
 
 def measured(

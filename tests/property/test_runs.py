@@ -10,10 +10,10 @@ from unittest.mock import patch
 
 import pytest
 from builders import iterations
-from helixsim.metrics.kv_use import kv_use
 from hypothesis import HealthCheck, given, settings
 from toy_scenarios import POLICIES, scenarios, troubled
 
+from helixsim.control.kv_cache import held_token_layers
 from helixsim.models.event_loop import ReusableEvent
 from helixsim.models.simulation import Simulation, Watcher, simulate
 
@@ -71,7 +71,7 @@ def test_a_drained_cluster_is_empty(scenario):
     result = simulation.run()
     assert result.summary["requests"]["in_flight"] == 0
     assert simulation.is_idle
-    assert all(gpu.num_waiting == gpu.num_running == 0 for gpu in simulation.nodes)
+    assert all(node.num_waiting == node.num_running == 0 for node in simulation.nodes)
     now = simulation.environment.now
     assert all(link.backlog_s(now) == 0 for link in simulation.links)
     expected = {simulation.policy.expected_tokens(node.index) for node in simulation.topology.nodes}
@@ -107,8 +107,8 @@ def test_nothing_is_planned_for_the_past(scenario):
         return put_and_note
 
     with (
-        patch.object(ReusableEvent, "set", noting(ReusableEvent.set)),
-        patch.object(ReusableEvent, "set_for", noting(ReusableEvent.set_for)),
+        patch.object(ReusableEvent, "schedule", noting(ReusableEvent.schedule)),
+        patch.object(ReusableEvent, "schedule_numbered", noting(ReusableEvent.schedule_numbered)),
     ):
         simulate(scenario)
     assert late == []
@@ -208,7 +208,7 @@ def test_kv_caches_hold_no_more_than_expected_of_answers_no_longer_than_expected
     looks = []
 
     def look(running):
-        used = kv_use(running.coordinator.active, len(nodes))
+        used = held_token_layers(running.coordinator.active, len(nodes))
         expected = [running.policy.expected_tokens(node.index) for node in nodes]
         looks.append(
             all(

@@ -67,7 +67,7 @@ def test_classes_with_a_share_are_objectives():
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ([], "--slo: says what to keep to, such as 'ttft_s.p95<=5"),
+        ([], "--slo: needs objectives, such as 'ttft_s.p95<=5"),
         (["ttft_s.p95<5"], "--slo: 'ttft_s.p95<5' is not a limit"),
         (["ttft_s.p95<=5,"], "--slo: '' is not a limit"),
         (["ttft.p95<=5"], "--slo: unknown figure 'ttft.p95'"),
@@ -112,7 +112,7 @@ def test_requests_must_not_pile_up():
     assert judge([outcome(good, 100, 92), outcome(good, 100, 98)], limits, 0.95).misses == ()
     verdict = judge([outcome(good, 100, 92), outcome(good, 100, 97)], limits, 0.95)
     assert verdict.misses == ("189 requests finished while 200 arrived",)
-    assert verdict.kept_up == 0.945
+    assert verdict.sustained == 0.945
     assert judge([outcome(good, 0, 0)], limits, 0.95).misses == ("no request arrived",)
 
 
@@ -235,7 +235,7 @@ def test_a_trace_is_sped_up_until_it_is_too_short():
         (["--slo", TIGHT, "--set", "workload={mode: offline}"], "no arrival rate in a closed loop"),
         (["--slo", TIGHT, "--set", "placement=null"], "a run needs a placement"),
         (["--slo", TIGHT, "--set", "run.sede=1"], "a scenario has no run.sede"),
-        (["--set", "slo={}"], "--slo: says what to keep to"),
+        (["--set", "slo={}"], "--slo: needs objectives"),
     ],
 )
 def test_mistakes(arguments, message):
@@ -280,5 +280,5 @@ def test_ctrl_c_tells_what_is_known():
     os.killpg(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, (shown, stdout, stderr)
-    assert stderr == "interrupted: this is what was known by then\n"
+    assert stderr == "interrupted: this is the result so far\n"
     assert "capacity: workload.mean_tokens_per_s=" in stdout

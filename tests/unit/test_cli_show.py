@@ -75,7 +75,7 @@ def test_a_placement_is_laid_over_the_cluster_of_a_scenario(
 def test_a_placement_alone_is_drawn_without_flow(show, placement_file, tmp_path):
     result = show(placement_file, "-o", tmp_path / "x.svg")
     assert result.exit_code == 0
-    assert result.stdout.startswith("No cluster: machine types, flow and bottleneck are not known.")
+    assert result.stdout.startswith("No cluster is given: machine types, flow and bottleneck are")
     result = show(placement_file, "-o", tmp_path / "x.json")
     assert (result.exit_code, "--scenario" in result.stderr) == (2, True)
 

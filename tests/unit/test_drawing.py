@@ -9,7 +9,7 @@ import networkx as nx
 import pytest
 from scenario_data import PLACEMENT
 
-from helixsim.drawing import lanes as rows
+from helixsim.drawing import lanes
 from helixsim.drawing.canvas import text_width, wrapped
 from helixsim.drawing.captions import common_prefix, names_text, rate_text, short_name
 from helixsim.drawing.front import front_figure
@@ -48,13 +48,13 @@ def tips(svg):
 # -- what is seen
 
 
-def test_rows_go_from_the_first_layer_to_the_last(load):
+def test_lanes_go_from_the_first_layer_to_the_last(load):
     picture = picture_of(load)
-    assert [row.first.name for row in picture.rows] == list(PLACEMENT["layers"])
+    assert [lane.first.name for lane in picture.lanes] == list(PLACEMENT["layers"])
     assert picture.caption == ("Max flow 762.8 tokens/s, bound by 1 link (a100-4 → far-0).",)
-    assert [ribbon.bounds for ribbon in picture.ribbons if ribbon.source == 5] == [True]
-    crossing = {(r.source, r.target) for r in picture.ribbons if r.crosses_regions}
-    assert crossing == {(5, 6), (7, rows.COORDINATOR_ROW)}
+    assert [edge.bounds for edge in picture.edges if edge.source == 5] == [True]
+    crossing = {(e.source, e.target) for e in picture.edges if e.crosses_regions}
+    assert crossing == {(5, 6), (7, lanes.COORDINATOR_LANE)}
 
 
 def test_what_layers_have_together_is_summed_over_holders(load):
@@ -77,29 +77,29 @@ def test_a_scenario_without_a_placement_is_refused(load):
         picture_of(load, {"placement": ...})
 
 
-def test_many_nodes_that_are_alike_share_rows(load):
+def test_many_nodes_that_are_alike_share_lanes(load):
     nodes = [{"type": "A100", "count": 48}, {"type": "L4", "count": 40, "region": "east"}]
     layers = {f"a100-{i}": [i % 4 * 10, i % 4 * 10 + 10] for i in range(48)}
     layers |= {f"l4-{i}": [40 + i % 10 * 4, 44 + i % 10 * 4] for i in range(40)}
     changes = {"cluster.nodes": nodes, "placement": {"layers": layers}}
     picture = picture_of(load, changes)
-    assert [len(row.machines) for row in picture.rows] == [12] * 4 + [4] * 10
-    assert {ribbon.source for ribbon in picture.ribbons} == set(range(-1, 14))
-    total = sum(r.flow_tokens_per_s for r in picture.ribbons if r.source == rows.COORDINATOR_ROW)
+    assert [len(lane.nodes) for lane in picture.lanes] == [12] * 4 + [4] * 10
+    assert {edge.source for edge in picture.edges} == set(range(-1, 14))
+    total = sum(e.flow_tokens_per_s for e in picture.edges if e.source == lanes.COORDINATOR_LANE)
     assert total == pytest.approx(picture.flow_tokens_per_s)
     svg = svg_of(placement_figure(picture))
     assert {"12 x A100", "4 x L4"} <= set(texts(svg))
-    assert tips(svg)["row-0"].startswith("12 nodes: a100-0, a100-4, ")
+    assert tips(svg)["lane-0"].startswith("12 nodes: a100-0, a100-4, ")
 
 
 def test_a_placement_alone_shows_layers_only():
     picture = bare_picture(Placement({"b": (3, 5), "a": (0, 4)}), "mine")
-    assert (picture.num_layers, picture.ribbons) == (5, ())
+    assert (picture.num_layers, picture.edges) == (5, ())
     svg = svg_of(placement_figure(picture))
     assert {"a", "b", "4", "layers"} <= set(texts(svg))
     assert "used" not in texts(svg)
-    assert any("No cluster" in text for text in texts(svg))
-    with pytest.raises(PlacementError, match=r"mine: layers\.a: \[4, 4\] is no range"):
+    assert any("No cluster is given" in text for text in texts(svg))
+    with pytest.raises(PlacementError, match=r"mine: layers\.a: \[4, 4\] is not a range"):
         bare_picture(Placement({"a": (4, 4)}), "mine")
 
 
@@ -110,7 +110,7 @@ def test_svg_names_everything(load):
     svg = svg_of(placement_figure(picture_of(load)))
     assert {*PLACEMENT["layers"], "A100", "east", "763 of 2,865", "27%"} <= set(texts(svg))
     tip = tips(svg)
-    assert tip["row-5"].splitlines() == [
+    assert tip["lane-5"].splitlines() == [
         "a100-4",
         "A100, region default",
         "layers 60 to 69 (10)",

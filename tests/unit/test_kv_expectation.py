@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from builders import capacity, decode, make_machine_type, make_scenario, make_topology, prompt
 
+from helixsim.control.kv_cache import held_token_layers
 from helixsim.control.routing.kv_expectation import KvExpectation
-from helixsim.metrics.kv_use import kv_use
 from helixsim.requests import Route, Stage
 
 LAYERS = {"a": (0, 2), "b": (1, 4)}
@@ -71,7 +71,7 @@ def test_the_fullest_layer_over_all_nodes_that_hold_it(topology):
     assert max(shares, key=shares.get) == 2
 
 
-def test_real_use_is_context_and_the_pass_under_way():
+def test_use_is_context_and_the_pass_under_way():
     going = decode(30)
     going.route = Route([Stage(0, 0, 2), Stage(1, 2, 4)])
     starting = prompt(10)
@@ -79,4 +79,4 @@ def test_real_use_is_context_and_the_pass_under_way():
     elsewhere = prompt(5)
     elsewhere.route = Route([Stage(1, 1, 4)])
     unrouted = prompt(7)
-    assert kv_use([going, starting, elsewhere, unrouted], 3) == [82, 82 + 15, 0]
+    assert held_token_layers([going, starting, elsewhere, unrouted], 3) == [82, 82 + 15, 0]

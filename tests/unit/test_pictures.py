@@ -8,10 +8,9 @@ import pytest
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
-from helixsim import load_scenario, plots, simulate
+from helixsim import load_results, load_scenario, plots, simulate
 from helixsim.cli import app
 from helixsim.errors import InputError
-from helixsim.metrics.saved import load_results
 from helixsim.plots.pictures import figure_bytes, pictures_of
 
 
@@ -38,6 +37,24 @@ def test_saved_results_are_those_of_the_run(folders):
     for name in ("requests", "nodes", "links", "timeline"):
         assert len(getattr(saved, name)) == len(getattr(result, name))
     assert len(load_results(folders / "one").nodes) == len(saved.nodes)
+
+
+def test_saved_results_know_their_scenario_and_can_be_written_again(folders, tmp_path):
+    saved = load_results(folders / "one")
+    assert (saved.name, saved.seed, saved.scenario.name) == ("one", 0, "quickstart")
+    assert saved.scenario.digest == saved.manifest["scenario_sha256"]
+    saved.write(tmp_path / "copy", table_format="csv")
+    for file in ("requests.csv", "nodes.csv", "summary.json", "manifest.json"):
+        assert (tmp_path / "copy" / file).read_bytes() == (folders / "one" / file).read_bytes()
+    with pytest.raises(InputError, match=r"has no iterations\.parquet"):
+        saved.iterations  # noqa: B018
+
+
+def test_a_scenario_whose_files_are_gone_is_told(folders):
+    saved = load_results(folders / "one")
+    saved.manifest["scenario"] = saved.manifest["scenario"] | {"llm": "missing.yaml"}
+    with pytest.raises(InputError, match="names files that are not found beside them"):
+        saved.scenario  # noqa: B018
 
 
 def test_folders_without_results_are_refused(tmp_path):

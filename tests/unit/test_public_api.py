@@ -55,18 +55,25 @@ def summary():
 
 def test_names_of_the_package():
     assert helixsim.__all__ == [
+        "CalibrationResult",
         "CapacityResult",
         "HelixError",
+        "Placement",
         "PlanResult",
+        "ReplayResult",
         "RunResult",
         "Scenario",
         "SweepResult",
+        "calibrate",
         "capacity",
+        "load_results",
         "load_scenario",
         "plan",
+        "replay",
         "simulate",
         "sweep",
     ]
+    assert set(helixsim.__all__) <= set(dir(helixsim))
     for name in helixsim.__all__:
         assert getattr(helixsim, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

@@ -12,18 +12,19 @@ import pytest
 from builders import make_scenario, offline
 from typer.testing import CliRunner
 
-from helixsim.calibration import CalibrationSettings, calibrate
+from helixsim.calibration import CalibrationSettings, calibrate, fit_engine
 from helixsim.calibration.document import engine_document
 from helixsim.calibration.fit import Recording
 from helixsim.calibration.parameters import Parameters
 from helixsim.cli import app
 from helixsim.errors import InputError
+from helixsim.metrics.output import EVENT_COLUMNS
 from helixsim.models.simulation import simulate
 from helixsim.physics.engine import EngineCosts, EngineFile, GpuCosts, load_engine, shipped_engines
 from helixsim.profiles.machine import LatencyProfile
 from helixsim.recorded.figures import errors, recorded_figures
 from helixsim.recorded.inspection import inspect_run, series
-from helixsim.recorded.recording import EVENT_COLUMNS, load_recorded_run
+from helixsim.recorded.recording import load_recorded_run
 from helixsim.recorded.replay import ReplaySettings, replay
 from helixsim.scenario.load import load_scenario
 from helixsim.yaml_files import parse_yaml, validate, yaml_text
@@ -222,7 +223,7 @@ def test_a_closed_loop_replays_as_one(tmp_path):
     record(tmp_path / "run", scenario)
     run = load_recorded_run(tmp_path / "run")
     # Slower machines get fewer requests where requests follow completions, as many where not.
-    slower = cluster(engine=replace(ENGINE, other_gpus=GpuCosts(layer_pass_s=0.1)))
+    slower = cluster(engine=ENGINE.model_copy(update={"other_gpus": GpuCosts(layer_pass_s=0.1)}))
     found = {
         closed: replay(run, slower, ReplaySettings(warmup_s=1.0, closed_loop=closed))
         for closed in (True, False)
@@ -289,8 +290,11 @@ def recording(tmp_path_factory):
     return Recording(load_recorded_run(folder), scenario)
 
 
-START = replace(
-    ENGINE, name="start", other_gpus=GpuCosts(layer_pass_s=0.0025, multi_sequence_overhead_s=0.0007)
+START = ENGINE.model_copy(
+    update={
+        "name": "start",
+        "other_gpus": GpuCosts(layer_pass_s=0.0025, multi_sequence_overhead_s=0.0007),
+    }
 )
 
 
@@ -299,7 +303,7 @@ def test_a_known_engine_is_found_again(recording):
         start=START, name="mine", evaluations=250, slice_s=10.0, warmup_s=2.0, seeds=(0,)
     )
     told = []
-    found = calibrate([recording], settings, lambda *args: told.append(args))
+    found = fit_engine([recording], settings, lambda *args: told.append(args))
     ours, theirs = found.engine.for_machine("kind"), ENGINE.other_gpus
     assert found.loss < 0.35 * found.start_loss
     assert ours.prefill_scale == pytest.approx(theirs.prefill_scale, rel=0.25)
@@ -318,13 +322,13 @@ def test_processes_find_the_same(recording):
     settings = CalibrationSettings(
         start=START, name="mine", evaluations=30, slice_s=4.0, warmup_s=2.0, seeds=(0,)
     )
-    alone = calibrate([recording], settings)
-    assert calibrate([recording], replace(settings, jobs=2)).engine == alone.engine
+    alone = fit_engine([recording], settings)
+    assert fit_engine([recording], replace(settings, jobs=2)).engine == alone.engine
 
 
 def test_a_fit_needs_a_run(recording):
     with pytest.raises(InputError, match="all runs are held out"):
-        calibrate(
+        fit_engine(
             [replace(recording, held_out=True)], CalibrationSettings(start=START, name="mine")
         )
 
@@ -438,6 +442,33 @@ def test_inspect_command(tmp_path, quickstart_run):
     assert names == {"inspection.json", "inspection.png", "nodes.csv", "routes.csv", "series.csv"}
     assert invoke("inspect", quickstart_run, "-o", tmp_path / "look").exit_code == 2
     assert invoke("inspect", quickstart_run, "--warmup", "999 s").exit_code == 2
+
+
+def test_replay_by_names(quickstart_run):
+    result = replay(quickstart_run, "quickstart", warmup_s=5.0, seeds=2)
+    assert result.settings == ReplaySettings(warmup_s=5.0, seeds=(0, 1))
+    same = replay(load_recorded_run(quickstart_run), load_scenario("quickstart"), result.settings)
+    assert same.as_dict() == result.as_dict()
+    assert repr(result).startswith("<ReplayResult run in quickstart, paper physics: decode")
+    assert len(repr(result)) < 200
+    assert "decode_latency_s.p95" in result._repr_html_()
+    assert len(result.plot().axes) == 4
+
+
+def test_calibrate_by_names(tmp_path, quickstart_run):
+    options = {"evaluations": 2, "slice_s": 5.0, "warmup_s": 5.0, "seeds": 1, "jobs": 1}
+    told = []
+    found = calibrate(
+        quickstart_run, "quickstart", on_progress=lambda *args: told.append(args), **options
+    )
+    assert told[0][:2] == ("fitting", 1)
+    assert repr(found).startswith("<CalibrationResult fitted, from helix-prototype: loss ")
+    found.write(tmp_path / "mine.yaml")
+    changed = load_scenario("quickstart").with_(engine=tmp_path / "mine.yaml")
+    assert changed.engine.name == "fitted"
+    assert "fitted to run; from helix-prototype" in (tmp_path / "mine.yaml").read_text("utf-8")
+    with pytest.raises(InputError, match="1 recorded runs"):
+        calibrate([quickstart_run], ["quickstart", "quickstart"], **options)
 
 
 def test_calibrate_command(tmp_path, quickstart_run):

@@ -157,10 +157,12 @@ def test_without_any_nothing_is_told():
 def test_text(result):
     lines = summary_text(result.summary).splitlines()
     assert (
-        "SLO fast: 50.0% of requests kept it, as demanded; goodput 0.010 requests/s, "
+        "SLO fast: 50.0% of requests within limits, met; goodput 0.010 requests/s, "
         "0.1 output tokens/s" in lines
     )
-    assert any(line.startswith("SLO strict: 0.0% of requests kept it, fewer") for line in lines)
+    assert any(
+        line.startswith("SLO strict: 0.0% of requests within limits, missed") for line in lines
+    )
     price = result.summary["cost"]["dollars_per_million_output_tokens"]
     assert lines[-1].startswith(f"cost: 3.60 $/h; {price:.2f} $ per million output tokens; ")
 

@@ -60,7 +60,7 @@ def test_reasons_and_overflows_are_told():
     assert lines[-2].startswith("warning: in ")
     assert "held more than its KV cache" in lines[-2]
     # 85 percent of 30.
-    assert lines[-1].startswith("warning: nothing was completed")
+    assert lines[-1].startswith("warning: no request was completed")
     assert lines[-1].endswith("a has room for 25 tokens on each layer")
 
 

@@ -1,0 +1,114 @@
+"""Display of values: one line of text, a small HTML table, a picture.
+
+Values of low modules (a placement, a scenario, a result) are drawn by `drawing` and `plots`, which
+are above them in the order of imports. This module alone imports upwards, within functions.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from html import escape
+from textwrap import shorten
+from typing import TYPE_CHECKING
+
+from helixsim.errors import HelixError, InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from helixsim.drawing.save import Drawing
+    from helixsim.metrics.result import RunResult
+    from helixsim.placement.placement import Placement
+    from helixsim.scenario.resolved import Scenario
+
+MAX_TEXT = 160
+MAX_ROWS = 20
+"""Longer tables end with the number of the other rows."""
+
+
+def short_text(kind: str, text: str) -> str:
+    """One line for ``repr``: the type and a short description."""
+    return f"<{kind} {shorten(text, MAX_TEXT, placeholder=' ...')}>"
+
+
+def table_html(
+    title: str,
+    rows: Iterable[Sequence[object]],
+    *,
+    head: Sequence[str] = (),
+    picture: str | None = None,
+) -> str:
+    """A small table for ``_repr_html_``.
+
+    Parameters
+    ----------
+    title
+        Title above the table.
+    rows
+        Cells; at most :data:`MAX_ROWS` are shown.
+    head
+        Names of the columns.
+    picture
+        HTML after the table.
+    """
+    all_rows = list(rows)
+    parts = [f"<p><b>{escape(title)}</b></p><table>"]
+    if head:
+        parts.append("<tr>" + "".join(f"<th>{escape(name)}</th>" for name in head) + "</tr>")
+    for row in all_rows[:MAX_ROWS]:
+        cells = "".join(f'<td style="text-align: left">{escape(str(cell))}</td>' for cell in row)
+        parts.append(f"<tr>{cells}</tr>")
+    parts.append("</table>")
+    if len(all_rows) > MAX_ROWS:
+        parts.append(f"<p>and {len(all_rows) - MAX_ROWS} more</p>")
+    return "".join(parts) + (picture or "")
+
+
+def placement_image(subject: Scenario | Placement) -> str:
+    """The picture of a placement as an HTML image; empty where it cannot be drawn."""
+    from helixsim.drawing.save import drawing_bytes
+
+    try:
+        content = drawing_bytes(_drawing(subject), ".svg")
+    except HelixError:
+        return ""
+    data = base64.b64encode(content).decode()
+    return f'<img style="max-width: 100%" src="data:image/svg+xml;base64,{data}">'
+
+
+def placement_plot(subject: Scenario | Placement) -> Figure:
+    """The picture of a scenario's placement with its flow, or of a placement alone.
+
+    Raises
+    ------
+    PlacementError
+        If the scenario has no placement.
+    NoRouteError
+        If no route leads through all layers.
+    """
+    return _drawing(subject).figure
+
+
+def _drawing(subject: Scenario | Placement) -> Drawing:
+    from helixsim.drawing.picture import picture_of
+    from helixsim.drawing.placement_figure import placement_figure
+
+    return placement_figure(picture_of(subject))
+
+
+def result_plot(result: RunResult, name: str | None) -> Figure:
+    """A picture of a result by its name, or an overview.
+
+    Raises
+    ------
+    InputError
+        If there is no picture of that name.
+    """
+    from helixsim.plots.pictures import PICTURES, overview
+
+    if name is None:
+        return overview(result)
+    if name not in PICTURES:
+        raise InputError(f"no picture '{name}'; there are {', '.join(PICTURES)}", where="plot")
+    return PICTURES[name](result)

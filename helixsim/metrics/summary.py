@@ -1,0 +1,161 @@
+"""The summary of a run: how it is built, and its figures by dotted names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from helixsim.control.control_plane import node_scheduler_name
+from helixsim.control.routing.policy import Rejection
+from helixsim.metrics.goals import attainments, cost
+
+if TYPE_CHECKING:
+    from helixsim.metrics.gauges import MeasuredRun
+    from helixsim.metrics.timeline import Timeline
+
+SUMMARY_SCHEMA = 1
+_SETTINGS = ("schema", "seed", "partial")
+"""Numbers of a summary that were not measured."""
+
+
+def figures_of(summary: Mapping[str, Any], names: Sequence[str] | None = None) -> dict[str, float]:
+    """The measured numbers of a summary by dotted names, such as ``ttft_s.p95``.
+
+    Parameters
+    ----------
+    summary
+        Summary of a run. True counts as 1 and false as 0; null (not measured) is left out.
+    names
+        The figures that are wanted, in this order; all, in the order of the summary, if not given.
+
+    Examples
+    --------
+    >>> figures_of({"seed": 3, "ttft_s": {"mean": 0.5, "p5": None}, "requests": {"arrived": 2}})
+    {'ttft_s.mean': 0.5, 'requests.arrived': 2.0}
+    """
+    found = dict(_flat(summary, ""))
+    return found if names is None else {name: found[name] for name in names if name in found}
+
+
+def _flat(summary: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
+    for key, value in summary.items():
+        name = f"{prefix}{key}"
+        if name in _SETTINGS:
+            continue
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name}.")
+        elif isinstance(value, bool | int | float):
+            yield name, float(value)
+
+
+def build_summary(
+    run: MeasuredRun, timeline: Timeline, *, interrupted: bool = False
+) -> dict[str, Any]:
+    """The summary of a run that has ended; every key is documented in docs/results.md."""
+    recorder = run.recorder
+    now = float(run.now)
+    start = recorder.window_start_s
+    end = max(start, min(recorder.window_end_s, now))
+    measured_s = end - start
+    decodes = len(recorder.decode_latency_s)
+    prompts = len(recorder.prompt_latency_s)
+
+    def per_s(amount: float) -> float:
+        return amount / measured_s if measured_s else 0.0
+
+    decode_latency = recorder.decode_latency_s.statistics()
+    active = len(run.coordinator.active)
+    total_tokens_per_s = per_s(decodes + prompts + recorder.window_prompt_tokens)
+    return {
+        "schema": SUMMARY_SCHEMA,
+        "scenario": run.scenario.name,
+        "seed": run.seed,
+        "physics": run.scenario.physics,
+        "policy": run.scenario.scheduler.policy,
+        "node_scheduler": node_scheduler_name(run.scenario),
+        "partial": interrupted,
+        "simulated_s": now,
+        "window_start_s": start,
+        "window_end_s": end,
+        "decode_tokens_per_s": per_s(decodes),
+        "output_tokens_per_s": per_s(decodes + prompts),
+        "total_tokens_per_s": total_tokens_per_s,
+        "requests_per_s": per_s(len(recorder.e2e_s)),
+        "max_flow_tokens_per_s": run.flow.tokens_per_s,
+        "max_compute_tokens_per_s": _max_compute(run),
+        "prompt_latency_s": recorder.prompt_latency_s.statistics(),
+        "decode_latency_s": decode_latency,
+        "ttft_s": recorder.ttft_s.statistics(),
+        "tpot_s": recorder.tpot_s.statistics(),
+        # A decode leaves as soon as the previous pass is back: the gap between two tokens is the
+        # latency of the pass that makes the second.
+        "itl_s": dict(decode_latency),
+        "e2e_s": recorder.e2e_s.statistics(),
+        "requests": {
+            "arrived": recorder.num_arrived,
+            "completed": recorder.num_completed,
+            "rejected": recorder.num_rejected,
+            "failed": recorder.num_failed,
+            "cancelled": recorder.num_cancelled,
+            "in_flight": active,
+            "waiting": len(run.coordinator.waiting),
+            "restarted": run.coordinator.num_restarts,
+        },
+        "rejected_for": {reason.value: recorder.rejected_for[reason] for reason in Rejection},
+        "slo": attainments(run.scenario.slos, recorder.requests, start, end),
+        "cost": cost(run.scenario, per_s(decodes + prompts), total_tokens_per_s),
+        "kv_overflow_samples": timeline.kv_overflows,
+        "warnings": _warnings(run, timeline),
+    }
+
+
+def _warnings(run: MeasuredRun, timeline: Timeline) -> list[str]:
+    """Reasons to doubt the figures, as sentences."""
+    recorder, overflows = run.recorder, timeline.kv_overflows
+    warnings = []
+    if overflows:
+        warnings.append(
+            f"in {overflows} samples a node's requests held more than its KV cache; the paper's "
+            "physics lets that pass, a real node would not"
+        )
+    if not recorder.num_completed and recorder.rejected_for[Rejection.KV]:
+        mark = run.scenario.scheduler.kv.high_water_mark
+        room, name = min(
+            (int(mark * node.capacity.kv_token_layers / node.num_layers), node.name)
+            for node in run.topology.nodes
+        )
+        warnings.append(
+            "no request was completed, and requests were rejected for lack of KV cache: "
+            f"{name} has room for {room} tokens on each layer"
+        )
+    return warnings + _extrapolations(run)
+
+
+def _extrapolations(run: MeasuredRun) -> list[str]:
+    """Machine types and LLMs for which the calibrated physics extrapolates, as a sentence."""
+    scenario, known = run.scenario, run.scenario.engine.known
+    if scenario.physics != "calibrated" or known is None:
+        return []
+    new_types = sorted(set(scenario.cluster.machine_mix()) - set(known.machine_types))
+    found = []
+    if new_types:
+        found.append(f"machine types {', '.join(new_types)}")
+    if scenario.llm.name not in known.llms:
+        found.append(f"LLM {scenario.llm.name}")
+    if not found:
+        return []
+    return [
+        f"engine {scenario.engine.name} was fitted without {' and '.join(found)}: it extrapolates"
+    ]
+
+
+def _max_compute(run: MeasuredRun) -> float:
+    """Tokens per second that all nodes could compute if nothing else were a bottleneck."""
+    topology, flow = run.topology, run.flow
+    return (
+        sum(
+            rate * node.num_layers
+            for rate, node in zip(flow.compute_tokens_per_s, topology.nodes, strict=True)
+        )
+        / topology.llm.num_layers
+    )
