@@ -11,7 +11,7 @@ from helixreal.net import messages
 from helixreal.net.clock import Clock, this_host
 from helixreal.net.transport import Transport
 from helixreal.worker.emulation import curve_of, engine_json, limits_of
-from helixsim.control.control_plane import performance_model
+from helixsim.control.control_plane import node_scheduler_name, performance_model
 from helixsim.control.routing import Policy
 from helixsim.errors import HelixError, InputError
 from helixsim.physics.performance_model import PerformanceModel
@@ -162,7 +162,7 @@ class Membership:
             kv_bytes_per_token_layer=topology.llm.kv_bytes_per_token_layer,
             nic_bytes_per_s=placed.nic.outbound_bytes_per_s,
             physics=self._scenario.physics,
-            node_scheduler=self._scenario.scheduler.node or self._performance.node_scheduler,
+            node_scheduler=node_scheduler_name(self._scenario),
             engine_costs=engine_json(self._scenario.engine),
             max_context_tokens=self._max_context_tokens,
             heartbeat_s=self._settings.heartbeat_s,

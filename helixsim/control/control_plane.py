@@ -60,6 +60,11 @@ def performance_model(scenario: Scenario) -> PerformanceModel:
     return factory(ModelInputs(llm=scenario.llm, engine=scenario.engine))
 
 
+def node_scheduler_name(scenario: Scenario) -> str:
+    """The node scheduler that a scenario names, or the one that goes with its physics."""
+    return scenario.scheduler.node or performance_model(scenario).node_scheduler
+
+
 def placed_topology(scenario: Scenario) -> Topology:
     """Lay the placement of a scenario over its cluster.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from helixsim.control.control_plane import node_scheduler_name
 from helixsim.control.routing.policy import Rejection
 from helixsim.metrics.goals import attainments, cost
 
@@ -71,6 +72,7 @@ def build_summary(
         "seed": run.seed,
         "physics": run.scenario.physics,
         "policy": run.scenario.scheduler.policy,
+        "node_scheduler": node_scheduler_name(run.scenario),
         "partial": interrupted,
         "simulated_s": now,
         "window_start_s": start,

@@ -128,3 +128,14 @@ PERFORMANCE_MODELS: Registry[PerformanceModelFactory] = Registry(
     },
 )
 """Performance models by their name in a scenario's ``physics``."""
+
+
+def register_performance_model(name: str, factory: PerformanceModelFactory) -> None:
+    """Let scenarios name a performance model as their `physics`, in this process.
+
+    Raises
+    ------
+    InputError
+        If the name is taken, or is none.
+    """
+    PERFORMANCE_MODELS.register(name, factory)

@@ -219,6 +219,11 @@ class WorkloadSpec(FileModel):
     trace: FileName | None = Field(
         default=None, description="Online: a file of requests with arrival times."
     )
+    trace_format: ExtensionName | None = Field(
+        default=None,
+        description="Format of the trace: `azure`, `mooncake`, `burstgpt`, `vidur`, or one of your "
+        "own ([recipes](recipes.md)). If not given, its columns tell.",
+    )
     rate_scale: Annotated[float, Field(gt=0, le=1e6)] = Field(
         default=1.0, description="Online: how many times as often a trace's requests arrive."
     )
@@ -243,6 +248,8 @@ class WorkloadSpec(FileModel):
                 raise located_error(
                     "rate_scale", "is for a trace; set mean_tokens_per_s for other arrivals"
                 )
+        if self.trace is None and self.trace_format is not None:
+            raise located_error("trace_format", "is for a trace; there is none")
         return self
 
     def _check_trace(self) -> None:

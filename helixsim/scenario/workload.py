@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from helixsim.errors import InputError, ScenarioError
+from helixsim.registry import UnknownNameError
 from helixsim.scenario.files import POISSON, is_arrivals_name, is_lengths_name
 from helixsim.scenario.resolved import (
     Arrivals,
@@ -24,6 +25,7 @@ from helixsim.scenario.spec import (
     WorkloadSpec,
 )
 from helixsim.traces.arrivals import SLOT_S
+from helixsim.traces.formats import TRACE_FORMATS
 from helixsim.traces.lengths import LengthModel, length_model, length_models
 from helixsim.traces.patterns import ARRIVAL_PATTERNS, arrival_pattern
 from helixsim.traces.readers import read_lengths, read_slot_arrivals, read_trace
@@ -82,7 +84,15 @@ class _Resolver:
 
     def trace(self) -> Trace:
         assert self.spec.trace is not None
-        return self._limited("trace", read_trace(self._path("trace", self.spec.trace)))
+        name, form = self.spec.trace_format, None
+        if name is not None:
+            try:
+                form = TRACE_FORMATS.get(name)
+            except UnknownNameError as error:
+                raise ScenarioError(
+                    error.message, file=self.file, where="workload.trace_format"
+                ) from error
+        return self._limited("trace", read_trace(self._path("trace", self.spec.trace), form))
 
     def arrivals(self) -> Arrivals:
         entry = DEFAULT_ARRIVALS if self.spec.arrivals is None else self.spec.arrivals

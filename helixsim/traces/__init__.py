@@ -19,7 +19,7 @@
 """
 
 from helixsim.traces.arrivals import SLOT_S, gamma, in_slots, poisson
-from helixsim.traces.formats import FORMATS
+from helixsim.traces.formats import TRACE_FORMATS, Format, Holds
 from helixsim.traces.generate import generate_trace
 from helixsim.traces.lengths import LengthModel, length_model, length_models
 from helixsim.traces.patterns import ARRIVAL_PATTERNS, ArrivalPattern, arrival_pattern
@@ -29,9 +29,11 @@ from helixsim.traces.writers import write_lengths, write_trace
 
 __all__ = [
     "ARRIVAL_PATTERNS",
-    "FORMATS",
     "SLOT_S",
+    "TRACE_FORMATS",
     "ArrivalPattern",
+    "Format",
+    "Holds",
     "LengthModel",
     "LengthSource",
     "Lengths",

@@ -1,16 +1,16 @@
 """The formats that people have traces in: what each is called, and how one row reads.
 
 A format is told by the columns (or JSON keys) that it needs; other columns are of no interest.
-To add one, write a row function and add a line to :data:`FORMATS`.
+Register your own with :func:`helixsim.register_trace_format`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from types import MappingProxyType
 
+from helixsim.registry import Registry
 from helixsim.traces import fields
 
 
@@ -87,43 +87,61 @@ def _slots(row: Sequence[object]) -> Row:
     return fields.count(row[0]), 0, 0
 
 
-FORMATS: Mapping[str, Format] = MappingProxyType(
-    {
-        "azure": Format(
-            "Azure LLM inference CSV",
-            Holds.REQUESTS,
-            ("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
-            _azure,
-            ticks_per_s=10**9,
-            wall_clock=True,
-        ),
-        "mooncake": Format(
-            "Mooncake JSONL",
-            Holds.REQUESTS,
-            ("timestamp", "input_length", "output_length"),
-            _timed,
-            json=True,
-            ticks_per_s=1000,
-        ),
-        "burstgpt": Format(
-            "BurstGPT CSV",
-            Holds.REQUESTS,
-            ("Timestamp", "Request tokens", "Response tokens"),
-            _burstgpt,
-        ),
-        "vidur": Format(
-            "Vidur CSV",
-            Holds.REQUESTS,
-            ("arrived_at", "num_prefill_tokens", "num_decode_tokens"),
-            _timed,
-        ),
-        "lengths": Format(
-            "length list CSV", Holds.LENGTHS, ("input_tokens", "output_tokens"), _lengths
-        ),
-        "slot-arrivals": Format("arrivals per slot", Holds.SLOTS, ("arrivals",), _slots),
-    }
+AZURE = Format(
+    "Azure LLM inference CSV",
+    Holds.REQUESTS,
+    ("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
+    _azure,
+    ticks_per_s=10**9,
+    wall_clock=True,
 )
-"""Format name -> how to read it."""
+MOONCAKE = Format(
+    "Mooncake JSONL",
+    Holds.REQUESTS,
+    ("timestamp", "input_length", "output_length"),
+    _timed,
+    json=True,
+    ticks_per_s=1000,
+)
+BURSTGPT = Format(
+    "BurstGPT CSV",
+    Holds.REQUESTS,
+    ("Timestamp", "Request tokens", "Response tokens"),
+    _burstgpt,
+)
+VIDUR = Format(
+    "Vidur CSV",
+    Holds.REQUESTS,
+    ("arrived_at", "num_prefill_tokens", "num_decode_tokens"),
+    _timed,
+)
+LENGTHS = Format("length list CSV", Holds.LENGTHS, ("input_tokens", "output_tokens"), _lengths)
+SLOT_ARRIVALS = Format("arrivals per slot", Holds.SLOTS, ("arrivals",), _slots)
+
+TRACE_FORMATS: Registry[Format] = Registry(
+    "trace format",
+    "helixsim.trace_formats",
+    {
+        "azure": "helixsim.traces.formats:AZURE",
+        "mooncake": "helixsim.traces.formats:MOONCAKE",
+        "burstgpt": "helixsim.traces.formats:BURSTGPT",
+        "vidur": "helixsim.traces.formats:VIDUR",
+        "lengths": "helixsim.traces.formats:LENGTHS",
+        "slot-arrivals": "helixsim.traces.formats:SLOT_ARRIVALS",
+    },
+)
+"""Trace formats by name. Files are told by their columns; a scenario may name the format."""
+
+
+def register_trace_format(name: str, form: Format) -> None:
+    """Let traces of a format be read, and scenarios name it as their `workload.trace_format`.
+
+    Raises
+    ------
+    InputError
+        If the name is taken, or is none.
+    """
+    TRACE_FORMATS.register(name, form)
 
 
 def detect(names: Collection[str], *, json: bool) -> Format:
@@ -134,10 +152,11 @@ def detect(names: Collection[str], *, json: bool) -> Format:
     ValueError
         If they are the columns of no format, or of more than one.
     """
-    fitting = [f for f in FORMATS.values() if f.json == json and set(f.columns) <= set(names)]
+    known = [TRACE_FORMATS.get(name) for name in TRACE_FORMATS.names()]
+    fitting = [form for form in known if form.json == json and set(form.columns) <= set(names)]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise ValueError("fits several formats: " + ", ".join(f.title for f in fitting))
-    known = "; ".join(f"{f.title}: {', '.join(f.columns)}" for f in FORMATS.values())
-    raise ValueError(f"is no format that is known. Known columns are: {known}")
+        raise ValueError("fits several formats: " + ", ".join(form.title for form in fitting))
+    columns = "; ".join(f"{form.title}: {', '.join(form.columns)}" for form in known)
+    raise ValueError(f"is no format that is known. Known columns are: {columns}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
@@ -20,13 +20,15 @@ from helixsim.traces.textfile import open_lines
 from helixsim.traces.values import Lengths, Trace
 
 
-def read_trace(path: str | Path) -> Trace:
+def read_trace(path: str | Path, form: Format | None = None) -> Trace:
     """Read requests with their arrival times: Azure, Mooncake, BurstGPT or Vidur format.
 
     Parameters
     ----------
     path
         The file.
+    form
+        Its format; if not given, the columns tell.
 
     Returns
     -------
@@ -42,7 +44,7 @@ def read_trace(path: str | Path) -> Trace:
         If the file cannot be used as such.
     """
     path = Path(path)
-    return _trace(path, *_read(path))
+    return _trace(path, *_read(path, form))
 
 
 def read_lengths(path: str | Path) -> Lengths:
@@ -100,15 +102,15 @@ def _trace(path: Path, form: Format, rows: list[Row | None]) -> Trace:
     return Trace(tuple(requests), source=str(path), num_skipped=len(rows) - len(kept))
 
 
-def _read(path: Path) -> tuple[Format, list[Row | None]]:
+def _read(path: Path, form: Format | None = None) -> tuple[Format, list[Row | None]]:
     """Read all rows of a file; at least one."""
     with open_lines(path) as lines:
         first = next(lines, None)
         if first is None or not first.strip():
             raise TraceError("the file is empty, or its first line is", file=path)
         open_table = _json_table if first.lstrip().startswith("{") else _csv_table
-        form, table = open_table(path, first, lines)
-        parse = form.parse
+        found, table = open_table(path, first, lines, form)
+        parse = found.parse
         rows: list[Row | None] = []
         for number, fields in table:
             try:
@@ -117,19 +119,21 @@ def _read(path: Path) -> tuple[Format, list[Row | None]]:
                 raise _row_error(path, number, str(error)) from error
     if not rows:
         raise TraceError("has a header but no rows", file=path)
-    return form, rows
+    return found, rows
 
 
 _Table = Iterator[tuple[int, Sequence[object]]]
 """Line number in the file, and the fields of the columns that the format needs."""
 
 
-def _csv_table(path: Path, first: str, lines: Iterator[str]) -> tuple[Format, _Table]:
+def _csv_table(
+    path: Path, first: str, lines: Iterator[str], form: Format | None
+) -> tuple[Format, _Table]:
     # Quotes that do not close would swallow the rest of the file without `strict`.
     reader = csv.reader(chain([first], lines), strict=True, skipinitialspace=True)
     cells = _csv_rows(path, reader)
     header = [name.strip() for name in next(cells)]
-    form = _detect(path, header, as_json=False)
+    form = _checked(path, header, form) or _detect(path, header, as_json=False)
     if repeated := [name for name in form.columns if header.count(name) > 1]:
         raise _row_error(path, 1, f"column {repeated[0]} stands there twice")
     wanted = [header.index(name) for name in form.columns]
@@ -155,8 +159,11 @@ def _csv_rows(path: Path, reader: Iterator[list[str]]) -> Iterator[list[str]]:
         raise _row_error(path, number, f"is no comma-separated row: {error}") from error
 
 
-def _json_table(path: Path, first: str, lines: Iterator[str]) -> tuple[Format, _Table]:
-    form = _detect(path, _json_object(path, 1, first), as_json=True)
+def _json_table(
+    path: Path, first: str, lines: Iterator[str], given: Format | None
+) -> tuple[Format, _Table]:
+    keys = _json_object(path, 1, first)
+    form = _checked(path, keys, given) or _detect(path, keys, as_json=True)
 
     def table() -> _Table:
         for number, line in enumerate(chain([first], lines), start=1):
@@ -179,6 +186,13 @@ def _json_object(path: Path, number: int, line: str) -> dict[str, object]:
     if not isinstance(value, dict):
         raise _row_error(path, number, f"is no JSON object but a {type(value).__name__}")
     return value
+
+
+def _checked(path: Path, names: Collection[str], form: Format | None) -> Format | None:
+    """See that a file has the columns of the format that it is said to have."""
+    if form is not None and (missing := [name for name in form.columns if name not in names]):
+        raise _row_error(path, 1, f"has no {missing[0]}, which {form.title} needs")
+    return form
 
 
 def _detect(path: Path, names: Sequence[str] | dict[str, object], *, as_json: bool) -> Format:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from helixsim.traces.formats import FORMATS
+from helixsim.traces.formats import TRACE_FORMATS
 from helixsim.traces.textfile import write_text
 from helixsim.traces.values import Lengths, Trace
 
@@ -52,5 +52,5 @@ def write_lengths(lengths: Lengths, path: str | Path) -> None:
 
 
 def _write(format_name: str, rows: Iterable[tuple[str, ...]], path: Path) -> None:
-    table = [FORMATS[format_name].columns, *rows]
+    table = [TRACE_FORMATS.get(format_name).columns, *rows]
     write_text("".join(",".join(row) + "\n" for row in table), path)

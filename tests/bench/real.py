@@ -180,7 +180,7 @@ def echo_nodes(address: str, names: list[str]) -> None:
 
 def beat_of(node: int, name: str) -> messages.Heartbeat:
     """A worker's heartbeat with nothing in it."""
-    return messages.Heartbeat(node, name, 0.0, 0, 0, 0, 0, 0.0, 0.0, 0, [], [], [])
+    return messages.Heartbeat(node, name, 0.0, 0, 0, 0, 0, 0, 0, None, 0.0, 0.0, 0, [], [], [])
 
 
 def coordinator() -> None:
@@ -226,10 +226,17 @@ def coordinator() -> None:
 # -- emulated against simulated ----------------------------------------------------------------
 
 
-def emulated(time_scale: float, duration: str) -> None:
+def emulated(time_scale: float, duration: str, physics: str, only: str | None) -> None:
     """Print how far emulated clusters of processes are from their simulations."""
     for name, overrides in EMULATED.items():
-        settings = [f"run.duration={duration}", "run.warmup=60 s", *overrides]
+        if only not in (None, name):
+            continue
+        settings = [
+            f"physics={physics}",
+            f"run.duration={duration}",
+            "run.warmup=60 s",
+            *overrides,
+        ]
         sets = [part for each in settings for part in ("--set", each)]
         found = []
         for program, more in (
@@ -245,7 +252,7 @@ def emulated(time_scale: float, duration: str) -> None:
             a, b = (each[key] if part is None else each[key][part] for each in found)
             figures.append(f"{key} {a:.3f} -> {b:.3f} ({b / a - 1:+.1%})")
         nodes = len(load_scenario(name).placement.layers)
-        print(f"{name}, {nodes} nodes, time scale {time_scale:g}: " + "; ".join(figures))
+        print(f"{name}, {physics}, {nodes} nodes, time scale {time_scale:g}: " + "; ".join(figures))
         print("  " + "; ".join(real["warnings"]) if real["warnings"] else "  no warnings")
 
 
@@ -255,10 +262,12 @@ def main() -> None:
     parser.add_argument("figures", nargs="*", default=["hop", "coordinator", "emulated"])
     parser.add_argument("--time-scale", type=float, default=2.0)
     parser.add_argument("--duration", default="300 s")
+    parser.add_argument("--physics", default="paper")
+    parser.add_argument("--only", help="one of the scenarios")
     arguments = parser.parse_args()
     for name in arguments.figures:
         if name == "emulated":
-            emulated(arguments.time_scale, arguments.duration)
+            emulated(arguments.time_scale, arguments.duration, arguments.physics, arguments.only)
         else:
             {"hop": hop, "coordinator": coordinator}[name]()
 

@@ -37,4 +37,22 @@ NODE_SCHEDULERS: Registry[NodeSchedulerFactory] = Registry(
 )
 """Node schedulers by their name in a scenario's ``scheduler.node``."""
 
-__all__ = ["NODE_SCHEDULERS", "NodeScheduler", "NodeSchedulerFactory", "NodeSchedulerInputs"]
+
+def register_node_scheduler(name: str, factory: NodeSchedulerFactory) -> None:
+    """Let scenarios name a node scheduler as their `scheduler.node`, in this process.
+
+    Raises
+    ------
+    InputError
+        If the name is taken, or is none.
+    """
+    NODE_SCHEDULERS.register(name, factory)
+
+
+__all__ = [
+    "NODE_SCHEDULERS",
+    "NodeScheduler",
+    "NodeSchedulerFactory",
+    "NodeSchedulerInputs",
+    "register_node_scheduler",
+]

@@ -35,4 +35,16 @@ POLICIES: Registry[PolicyFactory] = Registry(
 )
 """Routing policies by their name in a scenario's ``scheduler.policy``."""
 
-__all__ = ["POLICIES", "Policy", "PolicyFactory", "PolicyInputs"]
+
+def register_policy(name: str, factory: PolicyFactory) -> None:
+    """Let scenarios name a routing policy as their `scheduler.policy`, in this process.
+
+    Raises
+    ------
+    InputError
+        If the name is taken, or is none.
+    """
+    POLICIES.register(name, factory)
+
+
+__all__ = ["POLICIES", "Policy", "PolicyFactory", "PolicyInputs", "register_policy"]

@@ -1,0 +1,1 @@
+"""One extension of helixsim of each kind."""
