@@ -1,8 +1,8 @@
-"""The machines and the network between them: frozen values, no behaviour over time.
+"""The machines and the network between them, as frozen values.
 
-A cluster is a coordinator and named nodes. Every ordered pair of them may be joined by a link;
-:class:`Network` answers for a pair, so that a cluster of a thousand nodes need not list a
-million links. The coordinator is both the source and the sink of every route.
+A cluster is a coordinator and named nodes. Every ordered pair of machines may have a link.
+:class:`Network` returns the link of a pair, so that a cluster of a thousand nodes need not list
+a million links. The coordinator is both the source and the sink of every route.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 COORDINATOR = "coordinator"
-"""The name of the coordinator wherever the end of a link is named."""
+"""The name of the coordinator as an end of a link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,11 @@ class Node:
     nic
         Its network interface.
     disk_bytes_per_s
-        How fast it reads weights when a run starts.
+        Bandwidth at which it reads weights when a run starts.
     region
-        Where it stands.
+        Name of its region.
     kv_token_layers
-        Its KV capacity, if that is not the one of its machine type.
+        Its KV capacity, if different from its machine type's.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Link:
     source, target
         Names of nodes, or ``coordinator``.
     bandwidth_bytes_per_s
-        What it carries, at most.
+        Its maximum bandwidth.
     latency_s
         Propagation time, paid once per message.
     """
@@ -72,7 +72,7 @@ class Link:
 
 
 class Network(Protocol):
-    """Answers which link, if any, leads from one machine to another."""
+    """The links between ordered pairs of machines."""
 
     def link(self, source: str, target: str) -> Link | None:
         """The link from `source` to `target`, or None where there is none."""
@@ -126,7 +126,7 @@ class Cluster:
         return self.coordinator_nic if name == COORDINATOR else self.node(name).nic
 
     def machine_mix(self) -> dict[str, int]:
-        """How many nodes of each machine type there are, types in order of appearance."""
+        """Number of nodes of each machine type, types in order of appearance."""
         mix: dict[str, int] = {}
         for node in self.nodes:
             mix[node.machine_type] = mix.get(node.machine_type, 0) + 1

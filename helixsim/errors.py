@@ -1,20 +1,20 @@
-"""The exceptions that helixsim raises on purpose.
+"""The exceptions of helixsim.
 
-Everything that a caller may want to catch derives from :class:`HelixError`. A message says
-what is wrong, where (file, path in the file, row), and what would be right; the command line
-prints it alone and exits with code 2.
+All of them derive from :class:`HelixError`. A message states what is wrong, where (file, path in
+the file, row), and what would be right; the command line prints only the message and exits with
+code 2.
 
 .. code-block:: text
 
     HelixError
-    ├── InputError            something that a user wrote cannot be used
+    ├── InputError            invalid input of a user
     │   ├── ScenarioError     a scenario, cluster, placement, LLM or machine file
     │   ├── TraceError        a trace file
     │   └── ImportHelixError  files of the published artifact
-    ├── PlacementError        a placement that the cluster cannot carry
-    ├── NoRouteError          no way from the coordinator through all layers and back
-    ├── OutputError           a result that cannot be written where it should go
-    └── SimulationError       a run that cannot go on (for example a KV cache that overflows)
+    ├── PlacementError        a placement that is invalid for the cluster
+    ├── NoRouteError          no route from the coordinator through all layers and back
+    ├── OutputError           a result that cannot be written
+    └── SimulationError       a run that cannot continue (for example a KV cache that overflows)
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from pathlib import Path
 
 
 class HelixError(Exception):
-    """Root of all errors that helixsim raises on purpose."""
+    """Root of all errors of helixsim."""
 
 
 class InputError(HelixError):
-    """Something that a user wrote cannot be used.
+    """Invalid input of a user.
 
     Parameters
     ----------
     message
         What is wrong and what would be right.
     file
-        The file it stands in, if it stands in one.
+        The file with the error, if there is one.
     where
         The place in the file: a path such as ``cluster.nodes[3].type`` or ``row 17``.
     """
@@ -61,7 +61,7 @@ class ImportHelixError(InputError):
 
 
 class PlacementError(HelixError):
-    """A placement cannot be carried by its cluster."""
+    """A placement is invalid for its cluster."""
 
 
 class NoRouteError(HelixError):
@@ -69,8 +69,8 @@ class NoRouteError(HelixError):
 
 
 class OutputError(HelixError):
-    """A result cannot be written where it should go."""
+    """A result cannot be written."""
 
 
 class SimulationError(HelixError):
-    """A simulation cannot go on."""
+    """A simulation cannot continue."""

@@ -1,8 +1,8 @@
-"""A network given by rules: one for each region, pair of regions or single link.
+"""A network defined by rules: for regions, pairs of regions and single links.
 
-A thousand nodes have a million links; what a rule says of one is worked out when it is asked
-for. Where a rule has a spread, the values of a pair depend on the seed and the two names alone,
-so they are the same in whatever order, and in whatever cluster, they are asked for.
+A thousand nodes have a million links, so the values of a link are computed on demand. With a
+spread, the values of a pair depend only on the seed and the two names; they are independent of
+the order of calls and of the rest of the cluster.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A quantity that is spread evenly over `mean` - `spread` to `mean` + `spread`."""
+    """A quantity with a uniform distribution from `mean` - `spread` to `mean` + `spread`."""
 
     mean: float
     spread: float = 0.0
 
     def at(self, share: float) -> float:
-        """The value that a share (0 <= share < 1) of all values lies below."""
+        """The quantile of a share (0 <= share < 1)."""
         return self.mean + self.spread * (2 * share - 1) if self.spread else self.mean
 
 
 @dataclass(frozen=True, slots=True)
 class LinkRule:
-    """Bandwidth and latency of the links that a rule is for; both directions are alike."""
+    """Bandwidth and latency of the links of a rule, equal in both directions."""
 
     bandwidth_bytes_per_s: Spread
     latency_s: Spread
 
     @property
     def is_fixed(self) -> bool:
-        """Whether all links of the rule are the same."""
+        """Whether all links of the rule have the same values."""
         return self.bandwidth_bytes_per_s.spread == self.latency_s.spread == 0
 
     def link(self, source: str, target: str, seed: int) -> Link:
@@ -61,7 +61,7 @@ class LinkRule:
 
 @dataclass(frozen=True)
 class RuleNetwork:
-    """A network that follows rules, the most special one first.
+    """A network defined by rules; the most specific matching rule applies.
 
     Attributes
     ----------
@@ -74,7 +74,7 @@ class RuleNetwork:
     within, across
         Rules for two machines in one region and in different ones; None for no link.
     seed
-        Of the values of rules with a spread.
+        Random seed of rules with a spread.
     """
 
     regions: Mapping[str, str]
@@ -97,7 +97,7 @@ class RuleNetwork:
     def bandwidths(self, names: Sequence[str]) -> npt.NDArray[np.float64]:
         """Bytes per second of the links between some machines, from row to column; 0 for none.
 
-        A million links are not remembered one by one.
+        The links are not cached.
         """
         import numpy as np
 

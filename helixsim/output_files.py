@@ -1,4 +1,4 @@
-"""Write files whole or not at all, and never over what is there unless told to."""
+"""Write files completely or not at all, and overwrite existing files only on request."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from helixsim.errors import OutputError
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
-    """Refuse early what :func:`write_whole` would refuse after the work is done.
+    """Refuse an output path early, on the same conditions as :func:`write_whole`.
 
     Raises
     ------
     OutputError
-        If the file exists and must not be overwritten, or cannot be in that place.
+        If the file exists and must not be overwritten, or its folder does not exist.
     """
     if path.exists() and not path.is_file():
         raise OutputError(f"{path}: is no regular file; name another")
@@ -26,7 +26,7 @@ def check_output(path: Path, *, overwrite: bool) -> None:
 
 
 def write_whole(path: Path, content: str | bytes, *, overwrite: bool = False) -> None:
-    """Write a file under another name first, then put it in its place in one step.
+    """Write a file under a temporary name, then rename it in one step.
 
     Parameters
     ----------
@@ -35,12 +35,12 @@ def write_whole(path: Path, content: str | bytes, *, overwrite: bool = False) ->
     content
         Text, which is written as UTF-8, or bytes.
     overwrite
-        Whether to replace a file that is there.
+        Whether to replace an existing file.
 
     Raises
     ------
     OutputError
-        As :func:`check_output`, or if the file cannot be written. What was there stays.
+        As :func:`check_output`, or if the file cannot be written. An existing file stays.
     """
     content = content.encode() if isinstance(content, str) else content
     check_output(path, overwrite=overwrite)

@@ -1,4 +1,4 @@
-"""Processes that work for another one: they leave Ctrl-C to it, and end when it ends."""
+"""Worker processes: they leave Ctrl-C to their parent process, and end when it ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PARENT_LOOK_S = 2.0
 
 @contextmanager
 def held_interrupts() -> Iterator[None]:
-    """Hold Ctrl-C back, for processes that are started too: until they ask for it."""
+    """Block Ctrl-C in this process and in child processes until they unblock it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -26,12 +26,12 @@ def held_interrupts() -> Iterator[None]:
 
 
 def leave_with(parent: int) -> None:
-    """End this process when the one that started it has ended, even if that was killed.
+    """End this process when its parent process has ended, even if the parent was killed.
 
     Parameters
     ----------
     parent
-        Number of the process that started this one.
+        Id of the parent process.
     """
     Thread(target=_watch, args=(parent,), daemon=True).start()
 

@@ -1,10 +1,10 @@
-"""Names of what users can plug in: registered, from installed packages, or ``module:Class``.
+"""Names of extensions: registered, from installed packages, or ``module:Class``.
 
 There is one registry for each kind of extension: routing policies, node schedulers, performance
-models, engines, trace formats. A name is looked for
+models, engines, trace formats. A name is resolved
 
-1. among those registered in this process (:meth:`Registry.register`),
-2. among those that ship with helixsim,
+1. among the extensions registered in this process (:meth:`Registry.register`),
+2. among the shipped extensions,
 3. among the entry points of installed packages,
 4. and, if it has a colon, as ``module:attribute`` on the import path.
 """
@@ -39,11 +39,11 @@ class Registry(Generic[Factory]):
     Parameters
     ----------
     kind
-        What it holds, for messages: ``routing policy``.
+        Kind of extension, for messages: ``routing policy``.
     group
-        Entry-point group under which installed packages offer theirs.
+        Entry-point group of extensions in installed packages.
     shipped
-        Name -> ``module:attribute`` of those that ship, imported when they are first used.
+        Name -> ``module:attribute`` of the shipped extensions, imported at their first use.
     """
 
     def __init__(self, kind: str, group: str, shipped: Mapping[str, str]) -> None:
@@ -60,8 +60,8 @@ class Registry(Generic[Factory]):
         Raises
         ------
         InputError
-            If the name is taken by one that ships, or is not made of letters, digits, ``.``, ``_``
-            and ``-``.
+            If the name is that of a shipped extension, or contains characters other than letters,
+            digits, ``.``, ``_`` and ``-``.
         """
         if not _NAME.fullmatch(name):
             raise InputError(
@@ -77,7 +77,7 @@ class Registry(Generic[Factory]):
         Raises
         ------
         UnknownNameError
-            If there is none, with the names that there are and where they were looked for.
+            If there is none; the message lists the known names and the places searched.
         """
         if name in self._registered:
             return self._registered[name]
@@ -89,13 +89,12 @@ class Registry(Generic[Factory]):
             return self._imported(name, name)
         raise UnknownNameError(
             f"no {self.kind} '{name}'; there are {', '.join(self.names())} "
-            f"(looked for among those registered in this process, the shipped ones, and the entry "
-            f"points '{self.group}' of installed packages; one of your own can be named as "
-            "module:Class)"
+            f"(searched: registered in this process, shipped with helixsim, and entry points "
+            f"'{self.group}' of installed packages; name your own as module:Class)"
         )
 
     def check(self, name: str) -> None:
-        """See that there is an extension of that name, without importing one that ships.
+        """Check that there is an extension of that name, without importing shipped ones.
 
         Raises
         ------
@@ -146,7 +145,7 @@ class Registry(Generic[Factory]):
 
 
 def registered_here() -> dict[str, dict[str, Any]]:
-    """What was registered in this process, by entry-point group and name; for worker processes."""
+    """Extensions registered in this process, by entry-point group and name; for workers."""
     return {
         group: dict(registry._registered)
         for group, registry in _registries.items()
@@ -155,7 +154,7 @@ def registered_here() -> dict[str, dict[str, Any]]:
 
 
 def register_all(registered: Mapping[str, Mapping[str, Any]]) -> None:
-    """Register in this process what :func:`registered_here` told of another one."""
+    """Register the result of :func:`registered_here` of another process in this one."""
     for group, factories in registered.items():
         if group in _registries:
             _registries[group]._registered.update(factories)

@@ -48,7 +48,7 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that go through a layer: those of the prompts, and one for each decode."""
+        """Tokens that go through a layer: prompt tokens, and one for each decode."""
         return self.prompt_tokens + len(self.requests) - self.num_prompts
 
     @property

@@ -1,12 +1,11 @@
 """Quantities with units, as users write them: ``10 Gbit/s``, ``1 ms``, ``24 GB``.
 
-Everything inside helixsim is in SI base units (bytes, seconds), and names carry the unit. This
-module is the one place where text becomes a number. Bits and bytes are different units here:
-``10 Gbit/s`` is 1.25e9 bytes per second, ``10 GB/s`` is 1e10. A bare number where a unit is
-needed is refused, so that nobody has to guess.
+All values inside helixsim are in SI base units (bytes, seconds), and names contain the unit.
+Only this module converts text to numbers. Bits and bytes are different units:
+``10 Gbit/s`` is 1.25e9 bytes per second, ``10 GB/s`` is 1e10. A number without a required unit
+is refused, because it would be ambiguous.
 
-What a unit means is Pint's to say, with a registry of our own that knows data and time and
-nothing else.
+Pint converts the units, with a registry that contains only units of data and time.
 """
 
 from __future__ import annotations
@@ -47,11 +46,11 @@ Bps = byte / second
 
 
 QUANTITY_PATTERN = r"^([0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?) ?([A-Za-zµ]+( ?/ ?[A-Za-z]+)?)$"
-"""One number and one unit. Pint alone would also read ``1,5 s`` as 15 s, and do sums."""
+"""One number and one unit. Pint alone would also read ``1,5 s`` as 15 s, and evaluate sums."""
 
 
 class Dimension(Enum):
-    """What a quantity measures: its SI base unit and an example of how to write it."""
+    """Dimension of a quantity: its SI base unit and an example."""
 
     TIME = ("second", "1 ms")
     DATA = ("byte", "24 GB")
@@ -64,12 +63,12 @@ class Dimension(Enum):
 
     @property
     def example(self) -> str:
-        """How a user may write such a quantity."""
+        """An example of such a quantity in a user's spelling."""
         return self.value[1]
 
 
-# Pint gives the very same numbers (a test compares them), but takes a third of a second to
-# import. Scenarios that keep to these units do without.
+# Pint gives the same numbers (a test compares them), but its import takes a third of a second.
+# Scenarios with only these units do not need it.
 _COMMON_UNITS: Mapping[Dimension, Mapping[str, float]] = {
     Dimension.TIME: {"s": 1.0, "ms": 1e-3, "us": 1e-6, "min": 60.0, "h": 3600.0},
     Dimension.DATA: {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12},
@@ -105,7 +104,7 @@ def parse_quantity(text: str, dimension: Dimension) -> float:
     text
         A number and a unit, for example ``"10 Gbit/s"``.
     dimension
-        What is expected.
+        The expected dimension.
 
     Returns
     -------
@@ -131,7 +130,9 @@ def parse_quantity(text: str, dimension: Dimension) -> float:
     else:
         try:
             value = float(_registry().Quantity(text).to(dimension.unit).magnitude)
-        except Exception as error:  # Pint raises many kinds; all mean the same here
+        except (
+            Exception
+        ) as error:  # Pint raises many kinds of errors; all of them mean an invalid quantity
             message = f"'{text}' is not a {dimension.name.lower()} quantity; {hint}"
             raise InputError(message) from error
     if not math.isfinite(value) or value < 0:
@@ -147,8 +148,8 @@ def seconds(text: str) -> float:
 def seconds_from_ms(milliseconds: float) -> float:
     """Convert a measured time in milliseconds, 1.4 -> 0.0014.
 
-    The published simulator multiplies. A division would give other last bits, and with them
-    other ties.
+    The published simulator multiplies. A division would change the last bits, and thus the
+    order of ties.
     """
     return milliseconds * 0.001
 

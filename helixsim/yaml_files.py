@@ -1,9 +1,9 @@
-"""Files that users write: YAML in, a validated model out, every mistake named with its place.
+"""Files that users write: from YAML to a validated model, with the place of every error.
 
-And the way back: plain data as YAML that reads back the same.
+Also the reverse: plain data as YAML that reads back the same.
 
-The YAML here is the part of YAML 1.2 that configuration needs. ``no`` and ``on`` are text, ``010``
-is ten, ``1e3`` is a number, dates are text, and a key may stand once only.
+The dialect is the part of YAML 1.2 that configuration needs. ``no`` and ``on`` are text, ``010``
+is ten, ``1e3`` is a number, dates are text, and duplicate keys are refused.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from helixsim.units import QUANTITY_PATTERN, Dimension, parse_quantity
 MAX_FILE_BYTES = 16_000_000
 MAX_DEPTH = 50
 MAX_EXPANSION = 10
-"""Aliases may make a file this many times as large as it is written, not more."""
+"""Limit of the factor by which aliases may enlarge a file."""
 MAX_ERRORS_SHOWN = 8
 MAX_NAMES_SHOWN = 20
 
@@ -53,8 +53,8 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
     _depth = 0
 
-    # Called on the way down to each value and up again. libyaml's binding recurses in C, where
-    # nothing else stops it before the stack ends.
+    # Called before and after each value. libyaml's binding recurses in C, without another limit
+    # of the depth.
     def descend_resolver(self, parent: yaml.Node | None, _index: object) -> None:
         self._depth += 1
         if self._depth > MAX_DEPTH:
@@ -66,9 +66,9 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     def ascend_resolver(self) -> None:
         self._depth -= 1
 
-    # PyYAML leaves keys twice where merges nest, and its versions differ in which one counts.
+    # With nested merges, PyYAML leaves duplicate keys, and its versions differ in their order.
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Put merged keys into a mapping: its own count most, then those of earlier sources."""
+        """Insert merged keys into a mapping; its own keys and earlier sources take precedence."""
         pairs: dict[object, tuple[yaml.Node, yaml.Node]] = {}
         own = []
         for key_node, value_node in node.value:
@@ -90,12 +90,12 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 
 def _key_of(node: yaml.Node) -> object:
-    """What tells keys of a mapping apart; those that are no plain values are all different."""
+    """The identity of a key of a mapping; keys that are not plain values are all different."""
     return (node.tag, node.value) if isinstance(node, yaml.ScalarNode) else node
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """Puts quotes around texts that would be something else to the loader, or to YAML 1.1."""
+    """Quotes texts that the loader, or YAML 1.1, would read as another type."""
 
     def ignore_aliases(self, _data: object) -> bool:
         return True
@@ -147,8 +147,8 @@ def read_yaml(path: str | Path) -> object:
     Raises
     ------
     ScenarioError
-        If the file cannot be read, is too large, is no UTF-8 or no YAML, repeats a key, or
-        uses aliases to blow itself up. `where` gives line and column where there is one.
+        If the file cannot be read, is too large, is not UTF-8 or not YAML, has a duplicate key,
+        or grows too much by aliases. `where` gives line and column if known.
     """
     return parse_yaml(_read_text(Path(path)), path)
 
@@ -198,7 +198,7 @@ def _position(mark: yaml.Mark | None) -> str | None:
 
 
 class _Checker:
-    """Refuses what is safe to parse but not safe or not sane to use."""
+    """Refuses documents that can be parsed but cannot be used safely."""
 
     def __init__(self, path: str | Path) -> None:
         self._path = path
@@ -215,7 +215,7 @@ class _Checker:
             )
 
     def _size(self, node: yaml.Node) -> int:
-        """Count the values below a node, those reached through aliases as often as reached."""
+        """Count the values below a node, values behind aliases once for each alias."""
         if id(node) in self._open:
             raise self._error(node, "this value contains itself")
         if id(node) not in self._sizes:
@@ -238,7 +238,7 @@ class _Checker:
             if not isinstance(key, yaml.ScalarNode):
                 raise self._error(key, "a key must be plain text")
             if key.value in seen:
-                raise self._error(key, f"the key '{key.value}' stands here twice")
+                raise self._error(key, f"duplicate key '{key.value}'")
             seen.add(key.value)
 
     def _error(self, node: yaml.Node, message: str) -> ScenarioError:
@@ -251,7 +251,7 @@ class _Checker:
 def yaml_text(data: object) -> str:
     """Write plain data as YAML that :func:`read_yaml` reads back as the same data.
 
-    Keys keep their order. What holds no further lists or mappings stands on one line.
+    Keys keep their order. Lists and mappings of plain values are written on one line.
     """
     return yaml.dump(
         data,
@@ -273,12 +273,12 @@ class FileModel(BaseModel):
 
 
 def validate(model_type: type[Model], data: object, file: str | Path | None) -> Model:
-    """Check what was read from a file against a model.
+    """Validate the contents of a file against a model.
 
     Raises
     ------
     ScenarioError
-        Naming every mistake, up to eight of them, with its place in the file, such as
+        With up to eight errors, each with its place in the file, such as
         ``llms.llama2-70b.prefill.tokens[3]``.
     """
     if not isinstance(data, dict):
@@ -291,14 +291,14 @@ def validate(model_type: type[Model], data: object, file: str | Path | None) -> 
 
 
 def located_error(where: str, message: str) -> PydanticCustomError:
-    """Make an error for validators to raise, at a place below the value being validated."""
+    """An error that validators raise, at a place below the validated value."""
     return PydanticCustomError("located", "{message}", {"message": message, "where": where})
 
 
 def scenario_error(
     error: ValidationError, model_type: type[BaseModel], data: object, file: str | Path | None
 ) -> ScenarioError:
-    """Say what pydantic found, in the words and the places of the file."""
+    """Pydantic's errors, with messages and places in terms of the file."""
     found = []
     for details in error.errors(include_url=False):
         path = _path_in(data, details)
@@ -309,7 +309,7 @@ def scenario_error(
 
 
 def mistakes_error(found: Sequence[tuple[str, str]], file: str | Path | None) -> ScenarioError:
-    """Make one error of one or more mistakes, each a place in the file and a message."""
+    """One error for one or more mistakes, each a place in the file and a message."""
     if len(found) == 1:
         return ScenarioError(found[0][1], file=file, where=found[0][0] or None)
     lines = [f"{where}: {message}" if where else message for where, message in found]
@@ -319,7 +319,7 @@ def mistakes_error(found: Sequence[tuple[str, str]], file: str | Path | None) ->
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """End a message about an unknown name: the closest known one, or the known ones."""
+    """The end of a message about an unknown name: the closest known name, or all known names."""
     known = list(known)
     if close := difflib.get_close_matches(name, known, n=1):
         return f"did you mean '{close[0]}'?"
@@ -378,7 +378,7 @@ def _shown(value: object) -> str:
 
 
 def types_at(annotation: object, path: Sequence[str | int]) -> list[object]:
-    """What a file may hold at a place, as types: models, mappings, lists, plain values."""
+    """Types of the values at a place in a file: models, mappings, lists, plain values."""
     level = list(_alternatives(annotation))
     for step in path:
         level = [inner for outer in level for inner in _alternatives(_inside(outer, step))]
@@ -415,7 +415,7 @@ def _alternatives(annotation: object) -> Iterator[object]:
 
 
 def _inside(annotation: object, step: str | int) -> object:
-    """What a model, a mapping or a list holds at one step, or None."""
+    """The type inside a model, a mapping or a list at one step, or None."""
     if is_model(annotation):
         return keys_of(annotation).get(step)
     arguments = get_args(annotation)

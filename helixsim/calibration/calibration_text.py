@@ -1,4 +1,4 @@
-"""Text of a calibration."""
+"""A calibration as text for the terminal."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _FIGURES = (
 
 
 def calibration_text(found: CalibrationResult) -> str:
-    """Errors of the engine on each run, and its range of validity."""
+    """Errors of the engine for each run, and its range of validity."""
     known = found.engine.known
     lines = [
-        f"engine {found.engine.name}: {found.evaluations} tried, loss {found.loss:.4f} "
-        f"(at the start {found.start_loss:.4f})",
+        f"engine {found.engine.name}: {found.evaluations} evaluated, loss {found.loss:.4f} "
+        f"(initially {found.start_loss:.4f})",
         "",
         f"{'errors of replays':<46}" + "".join(f"{title:>13}" for title, _, _ in _FIGURES),
     ]
@@ -38,6 +38,6 @@ def calibration_text(found: CalibrationResult) -> str:
             f"fitted on {', '.join(known.machine_types)} serving {', '.join(known.llms)}: up to "
             f"{known.max_decode_tokens_per_s:.0f} decode tokens/s and {known.max_in_flight} "
             f"requests in flight, prompts of {known.max_prompt_tokens} and contexts of "
-            f"{known.max_context_tokens} tokens; beyond, it extrapolates",
+            f"{known.max_context_tokens} tokens; outside this range, the engine extrapolates",
         ]
     return "\n".join(lines)

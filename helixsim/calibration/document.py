@@ -18,7 +18,7 @@ def engine_document(found: CalibrationResult, source: str) -> dict[str, Any]:
     found
         The calibration.
     source
-        Origin of the figures, for readers.
+        Source of its figures, as free text.
     """
     engine = found.engine
     document: dict[str, Any] = {"schema": 1, "kind": "engine", **_section(engine), "source": source}
@@ -27,7 +27,7 @@ def engine_document(found: CalibrationResult, source: str) -> dict[str, Any]:
 
 
 def _section(values: BaseModel) -> dict[str, Any]:
-    """Keys and values of a part of the file: those of the model, with units."""
+    """Keys and values of a part of the file, as in the model, with units."""
     plain: dict[str, Any] = {}
     for name, field in type(values).model_fields.items():
         value = getattr(values, name)

@@ -1,4 +1,4 @@
-"""The fit: the engine that repeats recorded runs best, its errors, and its range of validity."""
+"""The fit: the best engine for recorded runs, its errors, and its range of validity."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from helixsim.scenario.resolved import Scenario
 
 _LEAD_S = 10.0
 _CLIP = 0.7
-"""An error of more than a factor of two counts as a factor of two: such a pass was in another
-group of decodes than it is here, which no cost explains."""
+"""An error of more than a factor of two counts as a factor of two: the pass was in another group of
+decodes in the recording, which no cost can explain."""
 
 _FIRST_STEP = 0.5
 _PRIOR = 0.001
-"""Penalty on the squared distance from the start: keeps parameters on which the runs have no
-influence at their start."""
+"""Penalty of a step of 1 away from the initial engine, times the sum of squares: preserves
+parameters that the runs do not determine."""
 
 _STUCK_LOSS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A recorded run and the scenario of the cluster that it ran on."""
+    """A recorded run and the scenario of its cluster."""
 
     run: RecordedRun
     scenario: Scenario
@@ -54,19 +54,19 @@ class CalibrationSettings:
     Attributes
     ----------
     start
-        The engine that the fit begins with.
+        The initial engine.
     name
         Name of the fitted engine.
     evaluations
-        The most engines to try.
+        The most engines that are evaluated.
     time_limit_s
-        Time limit of the search; the result then depends on the machine's speed.
+        Time limit of the search; with it, the result depends on the machine's speed.
     slice_s
-        Length of the part of each run that is fitted, the last seconds of its sending.
+        Length of the part of each run that is used: the last part of its sending.
     warmup_s
-        Start of the replays at the end, left out of their figures.
+        Warm-up of the replays at the end.
     seeds
-        Seeds of those replays.
+        Seeds of the replays at the end.
     jobs
         Number of processes.
     """
@@ -83,7 +83,7 @@ class CalibrationSettings:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Errors of an engine on a recording; `error` as in a ``ReplayResult``."""
+    """Errors of an engine for a recording; `error` as in :mod:`helixsim.recorded.replay`."""
 
     run: str
     scenario: str
@@ -93,18 +93,18 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationResult:
-    """The result of a calibration.
+    """The result of a fit.
 
     Attributes
     ----------
     engine
-        The best engine, with the range of what was recorded.
+        The best engine, with the range of the recordings.
     loss, start_loss
-        Loss of the best engine and of the one at the start.
+        Loss of the best engine and of the initial engine.
     evaluations
-        Number of engines tried.
+        Number of engines that were evaluated.
     quality
-        Errors on each recording, by replay.
+        Errors for each recording, by replay.
     interrupted
         Whether Ctrl-C ended it early.
     start
@@ -146,7 +146,7 @@ class CalibrationResult:
 
 
 OnStep = Callable[[str, int, float], None]
-"""Called with the step, the number of engines that have been tried, and the least loss so far."""
+"""Called with the current activity, the number of evaluated engines, and the least loss so far."""
 
 
 def fit_engine(
@@ -157,26 +157,26 @@ def fit_engine(
     """Fit an engine to recordings by CMA-ES, then replay all of them with it.
 
     The loss is the mean over recordings of: mean and median absolute logarithmic error of decode
-    latencies, half of the same for prompts, each with every pass sent when it was recorded; plus a
-    small price for leaving the engine that the fit begins with.
+    latencies, half of the same for prompts, each with every pass sent at its recorded time; plus a
+    small penalty for distance from the initial engine.
 
     Parameters
     ----------
     recordings
-        Recorded runs; a run that is held out is replayed only.
+        Recorded runs; held-out runs are only replayed.
     settings
-        Limits of the search, and how its result is judged.
+        Settings of the calibration.
     on_progress
-        See :data:`OnStep`.
+        Called with the progress.
 
     Raises
     ------
     InputError
-        If nothing is left to fit, or routes do not fit a placement.
+        If all runs are held out, or routes do not fit a placement.
     """
     fitted = [recording for recording in recordings if not recording.held_out]
     if not fitted:
-        raise InputError("all runs are held out; leave one to fit, at least")
+        raise InputError("all runs are held out; at least one is needed for the fit")
     slices = [cut(each.run, each.scenario, settings.slice_s, _LEAD_S) for each in fitted]
     types = {node.machine_type for part in slices for node in part.topology.nodes}
     parameters = Parameters.of(settings.start, types)
@@ -205,7 +205,7 @@ def fit_engine(
 
 
 def known_range(recordings: Sequence[Recording]) -> KnownRange:
-    """The range of what was recorded."""
+    """The range of the recordings."""
     most_tokens, longest, context, flying = 0.0, 0, 0, 0
     for recording in recordings:
         run = recording.run
@@ -231,7 +231,7 @@ def known_range(recordings: Sequence[Recording]) -> KnownRange:
 
 
 def loss_of(part: Slice, engine: EngineCosts, seed: int = 0) -> float:
-    """Distance of an engine from a part of a run; see :func:`fit_engine`."""
+    """Loss of an engine for a part of a run; see :func:`fit_engine`."""
     simulated = latencies(part, engine, seed)
     judged = part.is_judged & np.isfinite(simulated)
     num_judged = int(part.is_judged.sum())
@@ -273,7 +273,7 @@ def _loss_in_worker(task: tuple[int, EngineCosts]) -> float:
 
 
 class _Workers:
-    """Works out losses, here or in other processes."""
+    """Computes losses, in this or in other processes."""
 
     def __init__(self, slices: list[Slice], pool: ProcessPoolExecutor | None) -> None:
         self._slices = slices
@@ -313,7 +313,7 @@ def _search(
     settings: CalibrationSettings,
     on_progress: OnStep,
 ) -> tuple[list[float], float, float, int, bool]:
-    """The best point, its loss and that of the start, how many were tried, whether cut short."""
+    """Best point, its loss, initial loss, number of evaluations, whether it was interrupted."""
     import cma
 
     size = len(parameters.names)

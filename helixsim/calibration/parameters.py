@@ -1,7 +1,7 @@
-"""The parameters of an engine as a vector that an optimiser can move.
+"""The parameters of an engine as a vector for an optimiser.
 
-Each is a factor on the engine that the fit begins with, on a logarithmic scale: costs stay above
-zero, and doubling one is as far as halving it. Zero is the engine to begin with.
+Each is a factor on the initial engine, on a logarithmic scale: costs stay above zero, and doubling
+is as far as halving. Zero is the initial engine.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ _LEAST = {
     "layer_pass_s": 2e-5,
     "multi_sequence_overhead_s": 2e-5,
 }
-"""Start of a cost of zero, which a factor would not change."""
+"""Initial value of a cost of zero, because a factor would leave zero unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """The parameters of an engine that are fitted.
+    """The fitted parameters of an engine.
 
     Attributes
     ----------
     start
-        The engine that the fit begins with.
+        The initial engine.
     machine_types
-        Types of the recorded runs; each has parameters of its own.
+        Machine types in the runs, with separate parameters.
     """
 
     start: EngineCosts
@@ -55,14 +55,14 @@ class Parameters:
 
     @classmethod
     def of(cls, start: EngineCosts, machine_types: Iterable[str]) -> Parameters:
-        """All parameters that runs on these machine types tell something of."""
+        """All parameters that runs on these machine types can determine."""
         types = tuple(sorted(set(machine_types)))
         gpus = dict(start.gpus) | {name: _begun(start.for_machine(name), _OF_GPU) for name in types}
         return cls(_begun(start, _COMMON).model_copy(update={"gpus": gpus}), types)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the elements of the vector."""
+        """Name of each component of the vector."""
         of_gpus = (f"{name}.{field}" for name in self.machine_types for field in _OF_GPU)
         return (*_COMMON, *of_gpus)
 

@@ -1,8 +1,8 @@
-"""Every recorded pass sent at its recorded time, whatever became of the one before.
+"""Sends every recorded pass at its recorded time, independent of the previous pass.
 
-Latencies of whole requests are chaotic: what circulates in a pipeline are a few groups of decodes,
-and one group more or less moves medians by tens of per cent. With every pass sent when it was
-recorded, an error in one does not spread to the next, and the cost of parts can be told.
+Latencies of whole requests are chaotic: a few groups of decodes circulate in a pipeline, and one
+group more or less changes medians by tens of per cent. With every pass sent at its recorded time,
+an error in one pass does not propagate to the next, and single costs can be determined.
 """
 
 from __future__ import annotations
@@ -46,20 +46,21 @@ _MARGIN_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A part of a recorded run, as the fit looks at it.
+    """A part of a recorded run, as used by the fit.
 
     Attributes
     ----------
     scenario, topology
-        Where it ran.
+        The cluster of the run.
     routes
-        Of each pass.
+        Route of each pass.
     start_s, prompt_tokens, context_tokens
-        When each pass left, seconds; its tokens if it is a prompt, else 0; tokens in the caches.
+        Departure of each pass, seconds; its tokens if it is a prompt, else 0; tokens in the KV
+        caches.
     latency_s
-        As recorded.
+        Recorded latency.
     is_judged
-        Whether it counts: it came back, and did not leave while the part was filling up.
+        Whether the pass counts: it came back, and did not leave in the lead time.
     """
 
     scenario: Scenario
@@ -83,11 +84,11 @@ def cut(run: RecordedRun, scenario: Scenario, slice_s: float, lead_s: float) -> 
     Parameters
     ----------
     run, scenario
-        The recorded run and its scenario.
+        The recorded run and its cluster.
     slice_s
-        Length of the part that is judged, in seconds.
+        Length of the part that counts.
     lead_s
-        Time before it in which requests are sent too, so that pipelines are as full as recorded.
+        Lead time: passes before that part are sent, too, so that pipelines are equally full.
 
     Raises
     ------
@@ -114,7 +115,7 @@ def cut(run: RecordedRun, scenario: Scenario, slice_s: float, lead_s: float) -> 
 
 
 def latencies(part: Slice, engine: EngineCosts, seed: int) -> np.ndarray:
-    """Latency of each pass with an engine, in seconds; infinite for passes that never return."""
+    """Latency of each pass with an engine, seconds; infinite for passes that get stuck."""
     coordinator = _PassSender(part)
     environment = ExactEnvironment()
     scenario = replace(part.scenario, engine=engine)
@@ -139,14 +140,14 @@ def latencies(part: Slice, engine: EngineCosts, seed: int) -> np.ndarray:
 
 
 class _Routed:
-    """Stands where a policy does: routes are known."""
+    """Takes the place of a policy: routes are known."""
 
     routing_point = RoutingPoint.ADMISSION
     needs_transits = False
 
 
 class _PassSender:
-    """Stands where a coordinator does: sends passes at their times and notes their return."""
+    """Takes the place of a coordinator: sends passes at their times and records their return."""
 
     def __init__(self, part: Slice) -> None:
         self.end_s = np.full(len(part.start_s), np.inf)
@@ -155,7 +156,7 @@ class _PassSender:
         self._passes = _requests(part)
 
     def handle(self, event: Event, now: float) -> Actions:
-        """Send passes that are due; drop those that get stuck, which then never return."""
+        """Send passes that are due; drop passes that get stuck, which then never return."""
         actions = no_actions()
         match event:
             case RunStarted():

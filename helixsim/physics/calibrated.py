@@ -10,8 +10,8 @@ Time of one layer, with ``prefill`` and ``decode`` the machine's measured profil
 - a pass of both: the linear parts of the layer run once over all tokens, attention of the decodes
   comes on top: ``max(scale x prefill(tokens + n), decode(2)) + decode(n) - decode(2) + ...``.
 
-``context`` is the time to read the tokens of context beyond those of the profile from the KV
-cache; where there are fewer, decodes are faster, but never faster than two are.
+``context`` is the time to read the tokens of context beyond the profile's context from the KV
+cache; with a shorter context, decodes are faster, but never faster than two decodes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a serving engine costs beside its kernels, and the engine files that say so.
+"""Costs of a serving engine in addition to its kernels, and engine files.
 
 One class is both the file and the value: :class:`EngineCosts` has the parameters of the
-``calibrated`` performance model, each with its key in an engine file; :class:`EngineFile` adds how
-the figures were found.
+``calibrated`` performance model, each with its key in an engine file; :class:`EngineFile` adds the
+source of the figures and the errors of their fit.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _OLD_KEYS = {
 }
 
 
-def _with_new_keys(data: Any) -> Any:  # noqa: ANN401 - whatever stands in the file
-    """Accept the keys of before, for one version."""
+def _with_new_keys(data: Any) -> Any:  # noqa: ANN401 - any content of a file
+    """Accept the old keys, for one version."""
     if not isinstance(data, Mapping):
         return data
     for old, new in _OLD_KEYS.items():
@@ -63,32 +63,32 @@ class _Costs(FileModel):
 
 
 class GpuCosts(_Costs):
-    """What differs between machine types."""
+    """Costs that differ between machine types."""
 
     prefill_scale: Annotated[float, Field(ge=0.05, le=20)] = Field(
-        default=1.0, description="Time of a prefill over that of the machine's profile."
+        default=1.0, description="Time of a prefill, as a multiple of the machine's profile."
     )
     layer_pass_s: Cost = Field(
         default=0.0,
         alias="per_layer_and_pass",
-        description="Host time for each layer of each pass, besides the kernels.",
+        description="Host time for each layer of each pass, in addition to the kernels.",
     )
     multi_sequence_overhead_s: Cost = Field(
         default=0.0,
         alias="multi_sequence_overhead",
-        description="Time per layer that a pass of two decodes or more takes beyond its profile; "
-        "a single decode does not take it.",
+        description="Additional time per layer of a pass of two or more decodes; a single "
+        "decode does not have it.",
     )
     kv_read_bytes_per_s: Rate | None = Field(
         default=None,
         alias="kv_read_bandwidth",
-        description="With which attention reads the KV cache: the GPU's memory. If not given, "
-        "context costs nothing.",
+        description="Bandwidth at which attention reads the KV cache: of the GPU's memory. "
+        "Default: context costs no time.",
     )
 
 
 class KnownRange(FileModel):
-    """The range of what was recorded; beyond it the engine extrapolates."""
+    """The range of the recordings; outside this range the engine extrapolates."""
 
     machine_types: Annotated[tuple[str, ...], Field(strict=False)]
     llms: Annotated[tuple[str, ...], Field(strict=False)]
@@ -101,11 +101,11 @@ class KnownRange(FileModel):
 
 
 class RecordedFit(FileModel):
-    """How well the engine repeats one recorded run; errors as shares of what was recorded."""
+    """Errors of the engine for a recorded run, as shares of the recorded figures."""
 
     run: str
     scenario: str
-    held_out: bool = Field(default=False, description="Whether the fit did not see this run.")
+    held_out: bool = Field(default=False, description="Whether the run was held out from the fit.")
     decode_tokens_per_s: float | None
     decode_latency_mean: float | None
     decode_latency_p50: float | None
@@ -114,11 +114,11 @@ class RecordedFit(FileModel):
 
 
 class EngineCosts(_Costs):
-    """A serving engine: how it makes up its steps, and what its host costs.
+    """A serving engine: batching, limits and host costs.
 
-    Costs are in seconds, rates in bytes per second. A worker fetches what has arrived, runs one
-    step, and sends the requests that are through. Between the kernels its host launches work,
-    copies hidden states and handles messages.
+    Costs are in seconds, rates in bytes per second. A worker receives the messages that have
+    arrived, runs one step, and sends the finished requests. Between the kernels, its host launches
+    work, copies hidden states and handles messages.
     """
 
     name: Name = "ideal"
@@ -130,12 +130,12 @@ class EngineCosts(_Costs):
     max_batched_tokens: Count = Field(
         default=4096,
         description="The most prompt tokens in a pass; with mixed batching, prompt tokens and "
-        "decodes. A longer prompt goes alone.",
+        "decodes. A longer prompt runs in a pass of its own.",
     )
     per_sequence_overhead_s: Cost = Field(
         default=0.0,
         alias="per_sequence_overhead",
-        description="Host time per layer for each decode of a pass but the first.",
+        description="Host time per layer for each decode of a pass except the first.",
     )
     prompt_s: Cost = Field(
         default=0.0,
@@ -143,17 +143,17 @@ class EngineCosts(_Costs):
         description="Host time per layer for each prompt of a pass.",
     )
     profile_context_tokens: Count = Field(
-        default=1000, description="Context per request with which decode profiles were measured."
+        default=1000, description="Context per request in the measurement of decode profiles."
     )
     copy_bytes_per_s: Rate = Field(
         default=1e12,
         alias="copy_bandwidth",
-        description="Of hidden states into the GPU, and out of it.",
+        description="Bandwidth of copies of hidden states to and from the GPU.",
     )
     send_bytes_per_s: Rate = Field(
         default=1e12,
         alias="send_bandwidth",
-        description="With which a machine hands messages to the network.",
+        description="Bandwidth at which a machine sends messages.",
     )
     message_s: Cost = Field(
         default=0.0, alias="per_message", description="Time to send one message."
@@ -161,25 +161,25 @@ class EngineCosts(_Costs):
     poll_layer_s: Cost = Field(
         default=0.0,
         alias="poll_per_layer",
-        description="Time per layer to find that no request waits there. An idle worker looks "
-        "again and again, one round after another.",
+        description="Time per layer of one polling round. An idle worker polls continuously, "
+        "one round after another.",
     )
     delivery_jitter_s: Cost = Field(
         default=0.0,
         alias="delivery_jitter",
-        description="Mean of the exponential delay until a message is noticed.",
+        description="Mean of the exponential delay between arrival and receipt of a message.",
     )
     gpus: dict[Name, GpuCosts] = Field(default_factory=dict, alias="machine_types")
     other_gpus: GpuCosts = Field(default=GpuCosts(), alias="other_machine_types")
     known: KnownRange | None = Field(default=None, alias="valid_for")
 
     def for_machine(self, machine_type: str) -> GpuCosts:
-        """What is particular to a machine type."""
+        """The costs of a machine type."""
         return self.gpus.get(machine_type, self.other_gpus)
 
 
 IDEAL_ENGINE = EngineCosts()
-"""An engine that costs nothing beside its kernels."""
+"""An engine without costs in addition to its kernels."""
 
 
 class EngineFile(EngineCosts):
@@ -188,7 +188,7 @@ class EngineFile(EngineCosts):
     schema_version: Literal[1] = Field(alias="schema")
     kind: Literal["engine"]
     name: Name
-    source: str = Field(default="", description="Where the figures come from.")
+    source: str = Field(default="", description="Source of the figures.")
     fit: Annotated[tuple[RecordedFit, ...], Field(strict=False)] = ()
 
 
@@ -205,12 +205,12 @@ def load_engine(name_or_path: str | Path, base_dir: str | Path = ".") -> EngineF
     name_or_path
         The name of a shipped engine, or the path of a file (it ends in ``.yaml`` or ``.yml``).
     base_dir
-        What a relative path is relative to.
+        Folder to which a relative path refers.
 
     Raises
     ------
     ScenarioError
-        If there is no such engine, or its file has mistakes.
+        If there is no such engine, or its file has errors.
     """
     if Path(name_or_path).suffix in (".yaml", ".yml"):
         file = Path(base_dir) / name_or_path
@@ -220,6 +220,6 @@ def load_engine(name_or_path: str | Path, base_dir: str | Path = ".") -> EngineF
         raise ScenarioError(
             f"no engine '{name_or_path}' ships with helixsim; "
             f"{did_you_mean(str(name_or_path), shipped_engines())} "
-            "(for a file of your own, give its path, ending in .yaml)"
+            "(for your own file, give its path, ending in .yaml)"
         )
     return validate(EngineFile, read_yaml(file), file)

@@ -59,7 +59,7 @@ class StepTimer(Protocol):
     Attributes
     ----------
     poll_s
-        An idle node looks for arrivals once in so many seconds; 0 if it notices at once.
+        Polling interval of an idle node, seconds; 0 if it receives arrivals at once.
     """
 
     poll_s: float

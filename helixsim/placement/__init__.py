@@ -1,1 +1,1 @@
-"""Which node holds which layers, and the flow of tokens that follows from it."""
+"""Placements (the layers of each node), and the flow graph of a placement."""

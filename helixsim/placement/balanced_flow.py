@@ -1,17 +1,17 @@
-"""Of all maximum flows, the one that keeps requests from waiting for each other.
+"""The balanced maximum flow: of all maximum flows, one with little queueing.
 
-A placement mostly has machines to spare at most layers, and then its maximum flow can be split
-in many ways. One may fill a machine to the brim and leave its twin idle, or cross between
-regions where it need not; the value is the same, what is served is not. This one minimises
+Most placements have spare machines at most layers, so the maximum flow can be split in many ways.
+One split may fill a machine completely and leave an identical one idle, or cross between regions
+without need; the value of the flow is the same, the throughput of the cluster is not. The
+balanced flow minimises
 
     sum over nodes and links  t f^2 / (2 c)  +  sum over links  d f,
 
-where f are flows and c is what a node or link carries at most; t is the time that a mean prompt
-takes, which is what others wait for, on this link or on the mean of all nodes; and d the time
-that a token spends on the link: its latency, and the transmission of a request shared among its
-passes. The sum is convex, so sending
-the flow in small portions along the cheapest ways, with the undoing of earlier portions among the
-ways (successive shortest paths), comes to the minimum up to the size of a portion.
+with flow f and capacity c of a node or link; t is the time of a mean prompt, for which other
+requests wait, on this link or on the mean of all nodes; d is the time of a token on the
+link: its latency, and the transmission time of a request divided among its passes. The sum is
+convex. Successive shortest paths, which send the flow in small portions along the cheapest paths
+and may undo earlier portions, reach the minimum up to the size of a portion.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from helixsim.placement.topology import Topology
 from helixsim.profiles.throughput import ThroughputTable
 
 _PORTIONS = 100
-"""The flow is sent in so many portions; shares are right to a percent or so."""
+"""Number of portions in which the flow is sent; shares are exact to about a percent."""
 
 
 class _Edge:
@@ -61,13 +61,13 @@ def balanced_flow(
     Returns
     -------
     Flow
-        Its value is the maximum; the flows over the links add up to within a portion of it,
-        and say how requests are to be shared out.
+        Its value is the maximum. The flows over the links add up to this value within a
+        portion; their ratios are the shares of requests.
     """
     most = max_flow(topology, throughput)
     if most.tokens_per_s <= 0:
         return most
-    home = topology.coordinator
+    coordinator = topology.coordinator
     links = _link_edges(topology, mean_prompt_tokens, mean_output_tokens)
     prompt_s = fmean(
         node.num_layers * node.profile.prefill(mean_prompt_tokens) for node in topology.nodes
@@ -78,15 +78,17 @@ def balanced_flow(
         if carried > 0:
             slope = prompt_s / carried
             nodes.append(_Edge(2 * node.index, 2 * node.index + 1, carried, 0.0, slope))
-    # From layer to layer: then one look at each edge in this order finds most cheapest ways.
+    # In order of layers: then one pass over the edges finds most of the cheapest paths.
     layer = [node.start_layer for node in topology.nodes]
     edges = sorted(
         [*links, *nodes],
         key=lambda edge: (
-            -1 if edge.source == 2 * home + 1 else 2 * layer[edge.source // 2] + edge.source % 2
+            -1
+            if edge.source == 2 * coordinator + 1
+            else 2 * layer[edge.source // 2] + edge.source % 2
         ),
     )
-    _send(edges, 2 * home + 1, 2 * home, most.tokens_per_s)
+    _send(edges, 2 * coordinator + 1, 2 * coordinator, most.tokens_per_s)
     return Flow(most.tokens_per_s, tuple(edge.flow for edge in links), most.compute_tokens_per_s)
 
 
@@ -109,15 +111,15 @@ def _link_edges(topology: Topology, prompt_tokens: int, output_tokens: int) -> l
 
 
 def _carried(topology: Topology, node: int, compute_tokens_per_s: float) -> float:
-    """What a node carries, its network interfaces considered."""
-    home, llm, nic = topology.coordinator, topology.llm, topology.nic(node)
+    """Capacity of a node, including its network interfaces."""
+    coordinator, llm, nic = topology.coordinator, topology.llm, topology.nic(node)
     between = llm.token_bytes + llm.activation_bytes_per_token
-    from_home = all(link.source == home for link in topology.incoming[node])
-    to_home = all(link.target == home for link in topology.outgoing[node])
+    from_coordinator = all(link.source == coordinator for link in topology.incoming[node])
+    to_coordinator = all(link.target == coordinator for link in topology.outgoing[node])
     return min(
         compute_tokens_per_s,
-        nic.inbound_bytes_per_s / (llm.token_bytes if from_home else between),
-        nic.outbound_bytes_per_s / (llm.token_bytes if to_home else between),
+        nic.inbound_bytes_per_s / (llm.token_bytes if from_coordinator else between),
+        nic.outbound_bytes_per_s / (llm.token_bytes if to_coordinator else between),
     )
 
 
@@ -138,7 +140,7 @@ def _send(edges: list[_Edge], source: int, sink: int, amount: float) -> None:
 def _cheapest_way(
     edges: list[_Edge], source: int, sink: int, portion: float
 ) -> list[tuple[_Edge, bool]] | None:
-    """The cheapest way for one more portion, as edges taken forward or undone."""
+    """The cheapest path for one more portion, as edges used forward or undone."""
     cost: dict[int, float] = {source: 0.0}
     came: dict[int, tuple[_Edge, bool]] = {}
     least = portion * 1e-6

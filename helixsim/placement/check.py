@@ -1,4 +1,4 @@
-"""Whether a placement fits its cluster, machine types and LLM."""
+"""Validates a placement against cluster, machine types and LLM."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from helixsim.yaml_files import did_you_mean
 def node_capacity(node: Node, profile: MachineProfile, num_layers: int) -> Capacity:
     """Capacity of a node that holds `num_layers`.
 
-    A KV capacity that the node has of its own takes the place of its machine type's; for a
-    number of layers that the type knows nothing of, the batch limits of the largest it knows
-    apply.
+    The node's own KV capacity takes precedence over its machine type's. For a number of layers
+    without batch limits in the type, the limits of the type's largest number of layers apply.
 
     Raises
     ------
     PlacementError
-        If neither the node nor its type has a KV capacity for so many layers.
+        If neither the node nor its type has a KV capacity for this number of layers.
     """
     if node.kv_token_layers is None:
         return profile.capacity(num_layers)
@@ -32,10 +31,10 @@ def node_capacity(node: Node, profile: MachineProfile, num_layers: int) -> Capac
 
 
 def link_fits(placement: Placement, num_layers: int, source: str, target: str) -> bool:
-    """Whether a request that has left `source` can go on at `target`.
+    """Whether a request can continue from `source` at `target`.
 
-    From the coordinator to a node that holds the first layer; from a node that holds the last
-    to the coordinator; between nodes where `target` holds the layer that comes next.
+    From the coordinator to a node with the first layer; from a node with the last layer to the
+    coordinator; between nodes if `target` holds the next layer.
     """
     if source == COORDINATOR:
         return target in placement.layers and placement.layers[target][0] == 0
@@ -53,23 +52,23 @@ def link_fits(placement: Placement, num_layers: int, source: str, target: str) -
 def placement_mistakes(
     placement: Placement, cluster: Cluster, llm: LLM, profiles: Mapping[str, MachineProfile]
 ) -> list[tuple[str, str]]:
-    """Find everything that is wrong with a placement.
+    """Find all errors in a placement.
 
     Parameters
     ----------
     placement
-        What to check.
+        The placement.
     cluster
         The machines.
     llm
-        What they serve.
+        The LLM.
     profiles
         Machine type -> profile for `llm`, for the types of the cluster.
 
     Returns
     -------
     list
-        Places such as ``layers.t4-3`` and messages; empty if the placement is right.
+        Places such as ``layers.t4-3`` and messages; empty if the placement is valid.
     """
     found = list(_range_mistakes(placement, cluster, llm, profiles))
     if not found:
@@ -90,8 +89,8 @@ def _range_mistakes(
         elif not 0 <= start < end <= llm.num_layers:
             yield (
                 where,
-                f"[{start}, {end}] is no range of layers of {llm.name}; write [first, after the "
-                f"last], between 0 and {llm.num_layers}",
+                f"[{start}, {end}] is no range of layers of {llm.name}; write [first layer, layer "
+                f"after the last], between 0 and {llm.num_layers}",
             )
         else:
             message = _capacity_mistake(placement, nodes[name], profiles, end - start)
@@ -105,14 +104,14 @@ def _capacity_mistake(
     profile = profiles[node.machine_type]
     if num_layers > profile.max_layers and not placement.allow_overcommitted_layers:
         return (
-            f"{num_layers} layers are more than the {profile.max_layers} of {profile.llm} that a "
-            f"machine of type {node.machine_type} should hold; set allow_overcommitted_layers to "
-            "true to do it all the same"
+            f"{num_layers} layers of {profile.llm} exceed max_layers ({profile.max_layers}) of "
+            f"machine type {node.machine_type}; to allow this, set allow_overcommitted_layers to "
+            "true"
         )
     try:
         node_capacity(node, profile, num_layers)
     except PlacementError as error:
-        return f"{error}; give the node its kv_token_layers to do it all the same"
+        return f"{error}; to allow this, set kv_token_layers of the node"
     return None
 
 
@@ -129,7 +128,7 @@ def _link_mistakes(placement: Placement, cluster: Cluster, llm: LLM) -> Iterator
             hint = did_you_mean(unplaced[0], [COORDINATOR, *placement.layers])
             yield where, f"'{unplaced[0]}' holds no layers; {hint}"
         elif (source, target) in seen:
-            yield where, f"the link from {source} to {target} stands here already"
+            yield where, f"duplicate link from {source} to {target}"
         elif cluster.network.link(source, target) is None:
             yield where, f"the cluster has no link from {source} to {target}"
         elif not link_fits(placement, llm.num_layers, source, target):
@@ -142,7 +141,7 @@ def _misfit(placement: Placement, llm: LLM, source: str, target: str) -> str:
         return f"{target} starts with layer {placement.layers[target][0]}, not with layer 0"
     end = placement.layers[source][1]
     if target == COORDINATOR:
-        return f"{source} ends before layer {end}, not with the last of {llm.num_layers}"
+        return f"{source} ends before layer {end}, not after the last of {llm.num_layers} layers"
     start, stop = placement.layers[target]
     return f"after {source} comes layer {end}, but {target} holds [{start}, {stop}]"
 
@@ -158,7 +157,7 @@ def _cover_mistakes(placement: Placement, llm: LLM) -> Iterator[tuple[str, str]]
 
 
 def _has_route(links: Sequence[tuple[str, str]]) -> bool:
-    """Whether the coordinator can be reached from itself; every link fits already."""
+    """Whether a route leads from the coordinator to itself; all links are valid."""
     targets: dict[str, list[str]] = {}
     for source, target in links:
         targets.setdefault(source, []).append(target)

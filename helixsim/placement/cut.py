@@ -1,6 +1,6 @@
-"""What bounds a maximum flow: the machines and links of a minimum cut.
+"""The bottleneck of a maximum flow: the machines and links of a minimum cut.
 
-What is merely used to the full need not bound anything; a minimum cut does, because its
+A resource that is fully used is not necessarily a bottleneck. A minimum cut is, because its
 capacities add up to the maximum flow and every route crosses it.
 """
 
@@ -16,8 +16,8 @@ from helixsim.placement.topology import Topology
 from helixsim.profiles.throughput import ThroughputTable
 
 _ROUNDING, _SOURCE_ROUNDING = 1e-9, 2**-48
-"""Less than these shares of the maximum flow and of what the source could send are taken for
-rounding errors: the flow is found by sending all of the latter first, and taking back the rest."""
+"""Smaller shares of the maximum flow, and of the capacity of the source, are rounding errors: the
+algorithm first sends the full capacity of the source, and then takes the excess back."""
 
 _LINK = (1, 0)
 _KINDS = {
@@ -28,7 +28,7 @@ _KINDS = {
     (2, 1): "outbound",
     (0, 3): "inbound",
 }
-"""Ends of an edge of the flow graph, modulo 4 -> what it stands for; the coordinator's last."""
+"""Ends of an edge of the flow graph, modulo 4 -> kind of edge; the coordinator's last."""
 
 _Edge = tuple[int, int]
 
@@ -40,12 +40,12 @@ class Bounds:
     Attributes
     ----------
     compute
-        Nodes whose compute bounds.
+        Nodes with compute in the cut.
     inbound, outbound
-        Machines whose network interface bounds in that direction; the number of nodes stands for
-        the coordinator.
+        Machines with this direction of the network interface in the cut; the number of nodes
+        stands for the coordinator.
     links
-        Links that bound.
+        Links in the cut.
     """
 
     compute: tuple[int, ...] = ()
@@ -54,7 +54,7 @@ class Bounds:
     links: tuple[int, ...] = ()
 
     def __len__(self) -> int:
-        """Count them."""
+        """Number of resources."""
         return sum(map(len, (self.compute, self.inbound, self.outbound, self.links)))
 
 
@@ -65,12 +65,12 @@ class Cut:
     Attributes
     ----------
     tokens_per_s
-        Sum of the capacities in it, which is the maximum flow.
+        Sum of its capacities, which is the maximum flow.
     bounds
-        What is in it.
+        Its machines and links.
     others
-        What is not in it but in another minimum cut: with more of `bounds` alone, the flow would
-        stay as it is.
+        Machines and links of other minimum cuts: more capacity of `bounds` alone would not
+        increase the flow.
     """
 
     tokens_per_s: float
@@ -81,14 +81,14 @@ class Cut:
 def min_cut(topology: Topology, throughput: ThroughputTable, flow: Flow) -> Cut:
     """Find the minimum cut that is closest to the end of the pipeline.
 
-    Neither this cut nor the others depend on how a maximum flow is split.
+    Minimum cuts do not depend on the split of the maximum flow.
 
     Parameters
     ----------
     topology, throughput
         As for :func:`~helixsim.placement.flow.max_flow`.
     flow
-        What that function has found.
+        The result of that function.
     """
     graph, source, sink, _ = flow_graph(topology, throughput)
     sent = sum(graph.edges[edge]["capacity"] for edge in graph.out_edges(source))
@@ -105,7 +105,7 @@ def min_cut(topology: Topology, throughput: ThroughputTable, flow: Flow) -> Cut:
 
 
 def _edge_flows(topology: Topology, flow: Flow) -> dict[_Edge, float]:
-    """The flow over every edge of the flow graph: what enters a machine passes all of it."""
+    """The flow over every edge of the flow graph; all edges of a machine have its inflow."""
     flows: dict[_Edge, float] = {}
     through = [0.0] * (topology.coordinator + 1)
     for link, rate in zip(topology.links, flow.link_tokens_per_s, strict=True):
@@ -121,7 +121,7 @@ def _edge_flows(topology: Topology, flow: Flow) -> dict[_Edge, float]:
 def _residual(
     graph: nx.DiGraph[int], flows: Mapping[_Edge, float], least: float
 ) -> nx.DiGraph[int]:
-    """Where more could flow: along edges that are not full, and back along those in use."""
+    """The residual graph: forward along edges that are not full, back along edges in use."""
     residual: nx.DiGraph[int] = nx.DiGraph()
     residual.add_nodes_from(graph)
     for (tail, head), capacity in nx.get_edge_attributes(graph, "capacity").items():
@@ -133,9 +133,9 @@ def _residual(
 
 
 def _crossable(graph: nx.DiGraph[int], residual: nx.DiGraph[int]) -> Iterable[_Edge]:
-    """Edges of any minimum cut: in use, and no more can flow from tail to head on any way.
+    """Edges of any minimum cut: in use, and without a residual path from tail to head.
 
-    Those in use have a way back, so this asks whether both ends are strongly connected.
+    Edges in use have a residual path back, so this tests whether both ends are strongly connected.
     """
     component = {
         node: number

@@ -1,4 +1,4 @@
-"""A placement and its flow as a NetworkX graph, for tools of one's own."""
+"""A placement and its flow as a NetworkX graph, for other tools."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def to_networkx(
     flow
         Their flow, from :func:`~helixsim.placement.flow.max_flow`.
     coordinator_region
-        Where the coordinator stands; the topology does not say.
+        Region of the coordinator, which the topology does not contain.
 
     Returns
     -------
     networkx.DiGraph
         One node for each machine that holds layers, by name, in order, and ``coordinator`` last;
-        one edge for each link. All attributes are texts and numbers, so that any format of
-        NetworkX takes them.
+        one edge for each link. All attributes are texts and numbers, so that every format of
+        NetworkX supports them.
 
         Nodes have ``name``, ``type`` (machine type; ``coordinator``), ``region``,
         ``start_layer``, ``end_layer`` (half-open; for the coordinator, 0 and 0),
-        ``capacity_tokens_per_s`` (what the machine computes at most; for the coordinator, what
-        its network interface carries) and ``flow_tokens_per_s`` (what passes through).
+        ``capacity_tokens_per_s`` (compute capacity of the machine; for the coordinator, capacity
+        of its network interface) and ``flow_tokens_per_s`` (flow through the machine).
 
         Edges have ``bandwidth_bytes_per_s``, ``latency_s``, ``capacity_tokens_per_s`` (the
-        bandwidth over what a token weighs there) and ``flow_tokens_per_s``. The graph has
+        bandwidth divided by the bytes of a token) and ``flow_tokens_per_s``. The graph has
         ``llm``, ``num_layers`` and ``max_flow_tokens_per_s``.
     """
     graph: nx.DiGraph[str] = nx.DiGraph(

@@ -1,10 +1,10 @@
 """The flow graph of a placement, and the maximum flow of tokens through it.
 
 Every machine is three edges: network interface in, compute, network interface out. The
-capacity of each is tokens per second: compute from the throughput estimate, everything else
-bytes per second over the bytes that a token weighs there. The value of the maximum flow says
-how many tokens per second the placement can take at most; the flow over each link says how a
-max-flow scheduler shares requests out. Source: the Helix paper (arXiv 2406.01566), section 4.
+capacity of each is in tokens per second: compute from the throughput estimate, network from bytes
+per second over the bytes of a token. The value of the maximum flow estimates the capacity
+of the placement; the flow over each link determines how the ``maxflow`` policy distributes
+requests. Source: the Helix paper (arXiv 2406.01566), section 4.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Flow:
     link_tokens_per_s
         For every link of the topology, in order, the flow over it.
     compute_tokens_per_s
-        For every node, what it could compute at most.
+        For every node, its compute capacity.
     """
 
     tokens_per_s: float
@@ -56,8 +56,8 @@ def max_flow(topology: Topology, throughput: ThroughputTable) -> Flow:
     try:
         value, by_edge = nx.maximum_flow(graph, source, sink, flow_func=preflow_push)
     except IndexError:
-        # networkx raises it on some graphs with capacities that are no whole numbers, when
-        # rounding leaves an excess that finds no way back.
+        # networkx raises it on some graphs with fractional capacities, if rounding leaves an
+        # excess without a path back.
         value, by_edge = nx.maximum_flow(graph, source, sink, flow_func=shortest_augmenting_path)
     flows = tuple(float(by_edge[_out(link.source)][_in(link.target)]) for link in topology.links)
     return Flow(float(value), flows, compute)
@@ -114,14 +114,14 @@ def flow_graph(
     -------
     tuple
         The graph with a ``capacity`` in tokens per second on each edge, its source, its sink,
-        and for every node of the topology what it could compute at most.
+        and the compute capacity of every node of the topology.
     """
-    home, llm = topology.coordinator, topology.llm
+    coordinator, llm = topology.coordinator, topology.llm
     between = llm.token_bytes + llm.activation_bytes_per_token
-    source, sink = 4 * home + 2, 4 * home + 3
+    source, sink = 4 * coordinator + 2, 4 * coordinator + 3
     graph: nx.DiGraph[int] = nx.DiGraph()
     nic = topology.coordinator_nic
-    graph.add_edge(source, _out(home), capacity=nic.outbound_bytes_per_s / llm.token_bytes)
+    graph.add_edge(source, _out(coordinator), capacity=nic.outbound_bytes_per_s / llm.token_bytes)
     compute = []
 
     def add_links(machine: int) -> None:
@@ -129,20 +129,20 @@ def flow_graph(
             capacity = link.bandwidth_bytes_per_s / link.bytes_per_token
             graph.add_edge(_out(machine), _in(link.target), capacity=capacity)
 
-    # Machine by machine: the order decides between equal maximum flows, and this one gives the
-    # published runs' splits.
-    add_links(home)
+    # Machine by machine: the order selects one of several maximum flows, and this order selects
+    # the published runs' splits.
+    add_links(coordinator)
     for node in topology.nodes:
         i = node.index
-        to_home = all(link.target == home for link in topology.outgoing[i])
-        from_home = all(link.source == home for link in topology.incoming[i])
+        to_coordinator = all(link.target == coordinator for link in topology.outgoing[i])
+        from_coordinator = all(link.source == coordinator for link in topology.incoming[i])
         rate = throughput.tokens_per_s(node.machine_type, node.num_layers, node.own_kv_token_layers)
         compute.append(rate)
-        inbound = node.nic.inbound_bytes_per_s / (llm.token_bytes if from_home else between)
-        outbound = node.nic.outbound_bytes_per_s / (llm.token_bytes if to_home else between)
+        inbound = node.nic.inbound_bytes_per_s / (llm.token_bytes if from_coordinator else between)
+        outbound = node.nic.outbound_bytes_per_s / (llm.token_bytes if to_coordinator else between)
         graph.add_edge(_in(i), 4 * i + 2, capacity=inbound)
         graph.add_edge(4 * i + 2, 4 * i + 3, capacity=rate)
         graph.add_edge(4 * i + 3, _out(i), capacity=outbound)
         add_links(i)
-    graph.add_edge(_in(home), sink, capacity=nic.inbound_bytes_per_s / llm.token_bytes)
+    graph.add_edge(_in(coordinator), sink, capacity=nic.inbound_bytes_per_s / llm.token_bytes)
     return graph, source, sink, tuple(compute)

@@ -19,15 +19,15 @@ class Placement:
     Attributes
     ----------
     layers
-        For every node that is used, the half-open range of layers it holds. A node of the
-        cluster that is not named holds nothing.
+        For every node in use, the half-open range of its layers. Other nodes of the cluster hold
+        no layers.
     links
         Ordered pairs (source, target) that requests may take, ``coordinator`` at either end
-        included; their order breaks ties in scheduling. None means: every link of the cluster
-        that fits the layers.
+        included; their order breaks ties in routing. None for all links of the cluster that fit
+        the layers.
     allow_overcommitted_layers
-        Accept nodes that hold more layers than their machine type should (the published
-        separate pipelines do).
+        Accept nodes with more layers than ``max_layers`` of their machine type, as in the
+        published separate pipelines.
     """
 
     layers: Mapping[str, tuple[int, int]]

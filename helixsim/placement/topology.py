@@ -1,7 +1,7 @@
-"""A placement laid over its cluster: numbered nodes, the links that fit, nothing unused.
+"""The topology of a placement: numbered nodes with layers, and the usable links between them.
 
-Everything that decides or simulates works on this: nodes and links are numbered, and the
-coordinator is the number after the last node. Names matter only where results are shown.
+Control plane and simulator use this representation: nodes and links are numbered, and the
+coordinator is the number after the last node. Names are used only to show results.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class PlacedNode:
     start_layer, end_layer
         It holds the layers ``[start_layer, end_layer)``.
     capacity
-        KV capacity and batch limits with that many layers.
+        KV capacity and batch limits with this number of layers.
     own_kv_token_layers
-        Its KV capacity, if the cluster gives it one other than its type's.
+        Its KV capacity, if the cluster sets one that differs from its type's.
     """
 
     index: int
@@ -46,7 +46,7 @@ class PlacedNode:
 
     @property
     def num_layers(self) -> int:
-        """How many layers it holds."""
+        """Number of layers."""
         return self.end_layer - self.start_layer
 
 
@@ -61,10 +61,10 @@ class PlacedLink:
     source, target
         Numbers of nodes; the number of nodes itself stands for the coordinator.
     entry_layer
-        The layer at which a request that comes over it goes on.
+        The layer at which a request from this link continues.
     bytes_per_token
-        What one token weighs on it: token ids to and from the coordinator, the activation and
-        the token id between nodes.
+        Size of a token in messages: its id to and from the coordinator, its activation and id
+        between nodes.
     """
 
     index: int
@@ -113,21 +113,21 @@ def build_topology(
     placement: Placement,
     machine_types: Mapping[str, MachineType],
 ) -> Topology:
-    """Lay a placement over its cluster.
+    """Build the topology of a placement.
 
     Parameters
     ----------
     llm, cluster, placement
-        What is served, where, and how it is laid out. Nodes keep the order of the cluster.
+        LLM, machines and placement. Nodes keep the order of the cluster.
     machine_types
-        Name -> machine type, for every type that holds layers.
+        Name -> machine type, for every node with layers.
 
     Raises
     ------
     PlacementError
         If a node cannot hold its layers, or a link of the placement's list does not exist.
     NoRouteError
-        If some layer is held by no node, or no route leads through all layers.
+        If no node holds a layer, or no route leads through all layers.
     """
     nodes = _placed_nodes(llm, cluster, placement, machine_types)
     _check_coverage(llm, nodes)
@@ -206,7 +206,7 @@ def _placed_nodes(
 
 
 def _fitting_pairs(llm: LLM, nodes: tuple[PlacedNode, ...]) -> Iterable[tuple[str, str]]:
-    """Every ordered pair over which a request can go on: ``s_j <= e_i < e_j``."""
+    """Every ordered pair over which a request can continue: ``s_j <= e_i < e_j``."""
     for node in nodes:
         if node.start_layer == 0:
             yield COORDINATOR, node.name
@@ -235,24 +235,24 @@ def _check_coverage(llm: LLM, nodes: tuple[PlacedNode, ...]) -> None:
     if missing:
         shown = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
         raise NoRouteError(
-            f"{len(missing)} of {llm.num_layers} layers of {llm.name} are held by no node: {shown}"
+            f"{len(missing)} of {llm.num_layers} layers of {llm.name} are on no node: {shown}"
         )
 
 
 def _check_route(topology: Topology) -> None:
-    """See that the coordinator can be reached from itself over the links."""
-    home = topology.coordinator
-    reached = {home}
-    frontier = [home]
+    """Check that the links contain a route from the coordinator to itself."""
+    coordinator = topology.coordinator
+    reached = {coordinator}
+    frontier = [coordinator]
     while frontier:
         for link in topology.outgoing[frontier.pop()]:
-            if link.target == home:
+            if link.target == coordinator:
                 return
             if link.target not in reached:
                 reached.add(link.target)
                 frontier.append(link.target)
-    furthest = max((topology.nodes[i].end_layer for i in reached if i != home), default=0)
+    furthest = max((topology.nodes[i].end_layer for i in reached if i != coordinator), default=0)
     raise NoRouteError(
         f"no route leads through all {topology.llm.num_layers} layers of {topology.llm.name}: "
-        f"over the links given, requests get from the coordinator as far as layer {furthest}"
+        f"over the given links, requests reach only layer {furthest} from the coordinator"
     )

@@ -351,7 +351,7 @@ class PlanRun:
                 "their type should; the bound covers only placements without such nodes"
             )
         if not chosen.full:
-            notes.append("time was up before the full runs; the figures are those of a brief run")
+            notes.append("time was up before the full runs; the figures are from a brief run")
         elif len(chosen.full) < self.num_seeds:
             notes.append(
                 f"time was up after {len(chosen.full)} of {self.num_seeds} seeds; the means are "

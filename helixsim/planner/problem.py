@@ -35,7 +35,7 @@ class NodeKind:
     kv_token_layers
         KV capacity of these nodes in tokens x layers; None for that of their type.
     max_layers
-        Most layers that such a node may hold; at most those of the LLM.
+        Most layers that such a node may hold; at most the LLM's layers.
     tokens_per_s
         Throughput with k layers, for k = 0 (unused, 0) to `max_layers`.
     count
@@ -323,8 +323,8 @@ def _link_capacities(cluster: Cluster, llm: LLM, keep_links: int | None) -> npt.
 def _prune(capacity: npt.NDArray[np.float64], keep: int) -> None:
     """Set all but the fastest links out of each node to zero.
 
-    Of equally fast links, those to the next nodes in the cluster's cyclic order are kept, so that
-    no node loses all of its incoming links.
+    Of equally fast links, the links to the next nodes in the cluster's cyclic order are kept, so
+    that no node loses all of its incoming links.
     """
     coordinator = len(capacity) - 1
     for node in range(coordinator):

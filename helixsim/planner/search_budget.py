@@ -145,7 +145,7 @@ class SearchBudget:
     neighbours
         Neighbours that the surrogate chooses each child from.
     neighbours_scored
-        Share of those, the best by the quick score, that get the exact score.
+        Share of these neighbours, the best by the quick score, that get the exact score.
     patience
         Rounds without gain before the search by trial ends.
     least_gain

@@ -1,4 +1,4 @@
-"""Find and load LLMs and machine types: those that ship with helixsim, and users' own files."""
+"""Find and load LLMs and machine types: shipped ones, and files of users."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def load_llm(name_or_path: str | Path, base_dir: str | Path = ".") -> LLM:
     name_or_path
         The name of a shipped LLM, or the path of a file (it ends in ``.yaml`` or ``.yml``).
     base_dir
-        What a relative path is relative to.
+        Folder to which a relative path refers.
 
     Raises
     ------
     ScenarioError
-        If there is no such LLM, or its file has mistakes.
+        If there is no such LLM, or its file has errors.
     """
     return _load(LLMSpec, "llms", "LLM", name_or_path, base_dir)[0].to_llm()
 
@@ -55,15 +55,15 @@ def load_machine_type(
         The name of a shipped machine type, or the path of a file (it ends in ``.yaml`` or
         ``.yml``).
     base_dir
-        What a relative path is relative to.
+        Folder to which a relative path refers.
     llms
-        LLMs that are known besides the shipped ones. Only a profile that derives its KV cache
+        Known LLMs in addition to the shipped ones. Only a profile that derives its KV cache
         from the machine's memory needs its LLM; if that is unknown, the profile is left out.
 
     Raises
     ------
     ScenarioError
-        If there is no such machine type, or its file has mistakes.
+        If there is no such machine type, or its file has errors.
     """
     spec, file = _load(MachineSpec, "machines", "machine type", name_or_path, base_dir)
     known = {llm.name: llm for llm in llms}
@@ -91,7 +91,7 @@ def _load(
             raise ScenarioError(
                 f"no {noun} '{name_or_path}' ships with helixsim; "
                 f"{did_you_mean(str(name_or_path), names)} "
-                "(for a file of your own, give its path, ending in .yaml)"
+                "(for your own file, give its path, ending in .yaml)"
             )
         file = DATA / folder / f"{name_or_path}.yaml"
     return validate(spec_type, read_yaml(file), file), file

@@ -1,4 +1,4 @@
-"""What a machine of a given type can do for a given LLM: measured data, frozen."""
+"""LLMs, machine types and their measured profiles, as frozen values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from helixsim.errors import PlacementError, ScenarioError
 
 @dataclass(frozen=True, slots=True)
 class LLM:
-    """A large language model, as far as serving it layer by layer needs it.
+    """A large language model, with the properties that serving by layers needs.
 
     Attributes
     ----------
@@ -22,13 +22,13 @@ class LLM:
     num_layers
         Transformer layers; a route runs through all of them once per iteration.
     activation_bytes_per_token
-        What one token's hidden state weighs on the wire between two nodes.
+        Size of one token's hidden state in messages between two nodes.
     token_bytes
-        What one token id weighs on the wire to and from the coordinator.
+        Size of one token id in messages to and from the coordinator.
     layer_bytes
         Weights of one layer, read from disk before a run starts.
     kv_bytes_per_token_layer
-        What the keys and values of one token weigh in the cache of one layer.
+        Size of the keys and values of one token in the KV cache of one layer.
     """
 
     name: str
@@ -46,14 +46,14 @@ class LatencyProfile:
     Attributes
     ----------
     tokens
-        Batched tokens of the measured points, rising, the first is 0.
+        Batched tokens of the measured points, increasing from 0.
     seconds
         Time of one layer at each of them.
 
     Raises
     ------
     ScenarioError
-        If the points do not make a profile; `where` is the first that does not.
+        If the points are invalid; `where` is the first invalid point.
     """
 
     tokens: tuple[int, ...]
@@ -87,8 +87,8 @@ class LatencyProfile:
     def __call__(self, num_tokens: float) -> float:
         """Seconds that one layer takes for a batch of `num_tokens`.
 
-        Linear interpolation. Beyond the last point, the line through the last two goes on,
-        unless it falls (measurements scatter): then the last time stays.
+        Linear interpolation. Beyond the last point, the line through the last two points is
+        extrapolated, unless it falls (measurements scatter): then the last time is used.
         """
         if num_tokens > self.tokens[-1] and self.seconds[-1] < self.seconds[-2]:
             return self.seconds[-1]
@@ -100,7 +100,7 @@ class LatencyProfile:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What a machine holds and takes at once when it holds a given number of layers.
+    """KV capacity and batch limits of a machine with a given number of layers.
 
     Attributes
     ----------
@@ -125,18 +125,18 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class PlannerHints:
-    """Where the published throughput estimate starts from for this machine and LLM.
+    """Inputs of the published throughput estimate for a machine and an LLM.
 
     Only the proportions of `start_performance` between machine types matter.
 
     Attributes
     ----------
     typical_layers
-        Layers such a machine holds in a cluster with plenty of machines.
+        Layers on such a machine in a cluster with many machines.
     crowded_typical_layers
-        The same where the typical layers add up to less than 1.2 times the LLM.
+        The same in a cluster with typical layers of less than 1.2 times the LLM in total.
     start_performance
-        First guess of its performance, in layers x tokens/s.
+        Initial performance, in layers x tokens/s.
     """
 
     typical_layers: int
@@ -155,12 +155,12 @@ class MachineProfile:
     prefill, decode
         Seconds for one layer against batched tokens.
     capacities
-        Number of layers held -> capacity, in rising order. Every count from 1 to `max_layers`,
-        and any larger counts that are known to work.
+        Number of layers -> capacity, in increasing order. Every count from 1 to `max_layers`,
+        and larger counts if they are known.
     max_layers
-        The most layers a planner may give it.
+        The most layers that a planner may assign to it.
     hints
-        Start of the published throughput estimate.
+        Inputs of the published throughput estimate.
     """
 
     machine_type: str
@@ -177,7 +177,7 @@ class MachineProfile:
         Raises
         ------
         PlacementError
-            If it cannot hold so many.
+            If it cannot hold this number of layers.
         """
         if num_layers not in self.capacities:
             raise PlacementError(

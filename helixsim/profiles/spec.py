@@ -1,4 +1,4 @@
-"""What stands in an LLM file and in a machine file, checked, and how it becomes our values."""
+"""Models of LLM files and machine files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from helixsim.units import seconds_from_ms
 from helixsim.yaml_files import Bytes, BytesPerSecond, FileModel, located_error
 
 BLOCK_TOKENS = 16
-"""KV caches hand out room in blocks of this many tokens, per layer."""
+"""Tokens in one block of a KV cache, per layer."""
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _MAX_LAYERS = 10_000
@@ -41,7 +41,7 @@ def _shape(value: object) -> str:
 Limit = Annotated[
     Annotated[Count, Tag("number")] | Annotated[Counts, Tag("column")], Discriminator(_shape)
 ]
-"""A number for all counts of layers, or a column: one number for each row of `kv.layers`."""
+"""A number for all layer counts, or a column: one number for each entry of `kv.layers`."""
 
 
 class LLMSpec(FileModel):
@@ -50,19 +50,19 @@ class LLMSpec(FileModel):
     schema_version: Literal[1] = Field(alias="schema")
     kind: Literal["llm"]
     name: Name
-    source: str = Field(default="", description="Where the figures come from.")
+    source: str = Field(default="", description="Source of the figures.")
     num_layers: LayerCount
     hidden_size: Count | None = Field(
-        default=None, description="Width of the hidden state; its values take bytes_per_value."
+        default=None, description="Width of the hidden state, in values of bytes_per_value."
     )
     bytes_per_value: Annotated[int, Field(ge=1, le=8)] = 2
     activation_size: Bytes | None = Field(
         default=None,
-        description="One token's hidden state on the wire, where hidden_size does not say it.",
+        description="Size of one token's hidden state in messages, instead of hidden_size.",
     )
-    token_size: Bytes = Field(default=2.0, description="One token id on the wire.")
-    layer_size: Bytes = Field(description="Weights of one layer.")
-    kv_size: Bytes = Field(description="Keys and values of one token in one layer.")
+    token_size: Bytes = Field(default=2.0, description="Size of one token id in messages.")
+    layer_size: Bytes = Field(description="Size of the weights of one layer.")
+    kv_size: Bytes = Field(description="Size of the keys and values of one token in one layer.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -90,7 +90,7 @@ class LLMSpec(FileModel):
 
 
 class CurveSpec(FileModel):
-    """Measured time of one layer, in milliseconds, against the tokens batched together."""
+    """Measured time of one layer, in milliseconds, as a function of the batched tokens."""
 
     tokens: Annotated[
         tuple[Annotated[int, Field(ge=0, le=2**53)], ...],
@@ -116,15 +116,15 @@ class CurveSpec(FileModel):
 
 
 class KvSpec(FileModel):
-    """How much KV cache is left next to k layers: listed, or derived from the memory."""
+    """KV capacity beside k layers: listed, or derived from the memory."""
 
     layers: Counts | None = Field(default=None, description="Numbers of layers, from 1 up.")
     token_layers: Counts | None = Field(
-        default=None, description="KV capacity for each of them, in tokens x layers."
+        default=None, description="KV capacity for each number of layers, in tokens x layers."
     )
     from_memory: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None,
-        description="Usable share of the memory; what the weights leave of it is KV cache.",
+        description="Usable share of the memory; the KV cache is this share less the weights.",
     )
 
     @model_validator(mode="after")
@@ -172,15 +172,15 @@ class KvSpec(FileModel):
 
 
 class BatchLimitsSpec(FileModel):
-    """What a machine takes in one batch, at most."""
+    """Limits of one batch."""
 
     max_prompts: Limit = 1
     max_prompt_tokens: Limit = 2048
     max_decode_tokens: Limit = 256
     max_decode_context: Limit | None = Field(
         default=None,
-        description=f"Sum of the decodes' context lengths; {_CONTEXT_PER_DECODE} for each of "
-        "max_decode_tokens if not given.",
+        description="Largest sum of the decodes' context lengths. Default: "
+        f"{_CONTEXT_PER_DECODE} x max_decode_tokens.",
     )
 
     def columns(self) -> dict[str, int]:
@@ -207,7 +207,7 @@ def _at(limit: int | tuple[int, ...], row: int) -> int:
 
 
 class PlannerSpec(FileModel):
-    """Where the throughput estimate starts from; what is not given is derived."""
+    """Inputs of the throughput estimate; missing values are derived."""
 
     typical_layers: LayerCount | None = None
     crowded_typical_layers: LayerCount | None = None
@@ -216,11 +216,11 @@ class PlannerSpec(FileModel):
     def to_hints(
         self, max_layers: int, prefill: LatencyProfile, decode: LatencyProfile
     ) -> PlannerHints:
-        """Fill the gaps as the published figures are filled.
+        """Derive missing values like the published figures.
 
-        These take all layers that the type may hold where machines are scarce, and two thirds
-        of them elsewhere; and a performance close to a thousandth of what the machine does
-        with one prompt of 750 tokens and 240 decodes at a time.
+        Crowded clusters: all layers that the type may hold; other clusters: two thirds of
+        them. Performance: close to a thousandth of the machine's performance with a batch of
+        one prompt of 750 tokens and 240 decodes.
         """
         batch_ms = 1000 * (prefill(750) + decode(240))
         return PlannerHints(
@@ -231,14 +231,14 @@ class PlannerSpec(FileModel):
 
 
 class ServingSpec(FileModel):
-    """How a machine serves one LLM."""
+    """Latency profile, KV cache and batch limits of a machine for one LLM."""
 
     prefill: CurveSpec
     decode: CurveSpec
     max_layers: LayerCount | None = Field(
         default=None,
-        description="The most layers a planner may give it; if not given, what fits into half "
-        "of the memory where the KV cache is derived from it, else the last of kv.layers.",
+        description="The most layers that a planner may assign. Default: the layers that fit into "
+        "half of the memory with kv.from_memory, otherwise the last entry of kv.layers.",
     )
     kv: KvSpec
     batch_limits: BatchLimitsSpec = BatchLimitsSpec()
@@ -250,7 +250,7 @@ class ServingSpec(FileModel):
             if self.kv.layers is None:
                 raise located_error(
                     f"batch_limits.{name}",
-                    "must be a number, not a list, where the KV cache is derived from the memory",
+                    "must be a number, not a list, with kv.from_memory",
                 )
             if length != len(self.kv.layers):
                 raise located_error(
@@ -276,10 +276,12 @@ class MachineSpec(FileModel):
     schema_version: Literal[1] = Field(alias="schema")
     kind: Literal["machine"]
     name: Name
-    source: str = Field(default="", description="Where the figures come from.")
+    source: str = Field(default="", description="Source of the figures.")
     memory: Bytes
-    nic: BytesPerSecond = Field(description="Bandwidth of its network interface, each way.")
-    disk: BytesPerSecond = Field(description="How fast it reads weights.")
+    nic: BytesPerSecond = Field(
+        description="Bandwidth of the network interface, in each direction."
+    )
+    disk: BytesPerSecond = Field(description="Bandwidth for reading weights.")
     llms: Annotated[dict[Name, ServingSpec], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -295,7 +297,7 @@ class MachineSpec(FileModel):
         Parameters
         ----------
         llms
-            The LLMs that are known. A profile that derives its KV cache from the memory needs
+            The known LLMs. A profile that derives its KV cache from the memory needs
             its LLM; without it, the profile is left out.
 
         Raises
@@ -321,8 +323,8 @@ class MachineSpec(FileModel):
         where = f"llms.{llm_name}"
         if not kv:
             raise InputError(
-                f"{self.memory / 1e9:g} GB x {serving.kv.from_memory} hold no layer of "
-                f"{llm_name} and a KV cache next to it",
+                f"{self.memory / 1e9:g} GB x {serving.kv.from_memory} are too small for a layer of "
+                f"{llm_name} and a KV cache",
                 where=f"{where}.kv.from_memory",
             )
         max_layers = serving.max_layers

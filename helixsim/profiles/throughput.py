@@ -1,12 +1,12 @@
-"""How many tokens per second a machine of a type carries when it holds k layers.
+"""Estimated throughput of a machine of a given type with k layers, in tokens per second.
 
-The published estimate, which planners and the flow graph build on: how many requests are
-typically at a machine follows from its KV cache and from the share of a request's time that
-is spent there; that share follows from the machine's performance relative to the rest of the
-cluster; the performance follows from the throughput. Ten rounds settle it.
+This is the published estimate, the basis of planners and of the flow graph. The typical number
+of requests at a machine follows from its KV cache and from the share of a request's time that
+is spent at the machine. This share follows from the machine's performance relative to the rest
+of the cluster, and the performance follows from the throughput. Ten iterations converge.
 
-Every expression keeps the published order of operations, so that the figures come out
-bit-identical; the order of the machine types in `mix` is the order in which they are summed.
+Every expression keeps the published order of operations, so that the figures are
+bit-identical; machine types are summed in the order of `mix`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from helixsim.profiles.machine import LLM, MachineProfile
 
 _ROUNDS = 10
 _KV_SHARE_IN_USE = 0.3
-"""How much of a KV cache the typical requests of a machine fill."""
+"""Share of a KV cache that the typical requests of a machine fill."""
 _PLENTY = 1.2
-"""A cluster is crowded if its typical layers are below this many times the LLM's."""
+"""A cluster is crowded if its typical layers are fewer than this factor times the LLM's."""
 
 
 @dataclass(frozen=True, slots=True)
 class ThroughputEstimate:
-    """What a machine typically works on, and how fast.
+    """The typical load and throughput of a machine.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class ThroughputEstimate:
     prompt_tokens, decode_tokens
         Tokens of the two phases in one batch.
     tokens_per_s
-        Prompt and output tokens carried through all of its layers.
+        Prompt and output tokens through all of its layers, per second.
     """
 
     requests: float
@@ -55,8 +55,8 @@ class ThroughputTable:
     estimates
         Machine type -> number of layers -> estimate.
     estimate_with
-        Estimates a machine that has a KV capacity of its own, from its type, number of layers
-        and that capacity in tokens x layers.
+        Estimates a machine whose KV capacity differs from its type's: function of type, number
+        of layers and KV capacity in tokens x layers.
     """
 
     llm: str
@@ -73,12 +73,12 @@ class ThroughputTable:
         Parameters
         ----------
         kv_token_layers
-            KV capacity of a machine that has one of its own, other than its type's.
+            KV capacity of the machine, if it differs from its type's.
 
         Raises
         ------
         PlacementError
-            If the type is not in the mix or cannot hold so many layers.
+            If the type is not in the mix or cannot hold this number of layers.
         """
         if machine_type not in self.estimates:
             raise PlacementError(
@@ -113,15 +113,15 @@ def estimate_throughput(
     profiles
         Machine type -> its profile for this LLM; every type of `mix`, at least.
     mix
-        Machine type -> how many there are, for example :meth:`.Cluster.machine_mix`.
+        Machine type -> number of machines, for example :meth:`.Cluster.machine_mix`.
     mean_prompt_tokens, mean_output_tokens
         Lengths of the mean request.
 
     Returns
     -------
     ThroughputTable
-        For every type of the mix and every number of layers that its profile has a capacity
-        for and the LLM has.
+        For every type of the mix and every number of layers of the LLM for which its profile
+        has a capacity.
 
     Raises
     ------
@@ -152,7 +152,7 @@ def estimate_throughput(
 
 
 class _Estimator:
-    """The formulas, around what they share."""
+    """The formulas, with their common inputs."""
 
     def __init__(
         self,
@@ -170,7 +170,7 @@ class _Estimator:
         self.typical_layers = self._typical_layers()
 
     def _typical_layers(self) -> dict[str, int]:
-        """Layers that a machine of each type holds in such a cluster."""
+        """Typical number of layers of each machine type in this cluster."""
         hints = {name: self.profiles[name].hints for name in self.mix}
         most = self.llm.num_layers
         typical = {name: min(hint.typical_layers, most) for name, hint in hints.items()}
@@ -179,7 +179,7 @@ class _Estimator:
         return {name: min(hint.crowded_typical_layers, most) for name, hint in hints.items()}
 
     def settle(self) -> dict[str, float]:
-        """Settle on the performance of each machine type, in layers x tokens/s."""
+        """Iterate to the performance of each machine type, in layers x tokens/s."""
         performance = {name: self.profiles[name].hints.start_performance for name in self.mix}
         for _ in range(_ROUNDS):
             performance = {
@@ -250,8 +250,8 @@ class _Estimator:
             return (prompt_tokens + decode_tokens) / (num_layers * layer_time)
         if requests <= 0:
             return 0.0
-        # One prefill meets `scale` decode batches. Where not even one prompt token is typical,
-        # the published rounding leaves nothing to divide; go on without rounding.
+        # One prefill meets `scale` decode batches. With less than one typical prompt token,
+        # the published rounding would divide by zero; this case is not rounded.
         scale = 1 / requests
         prefill_tokens = int(prompt_tokens * scale)
         if prompt_tokens == 0:

@@ -1,1 +1,1 @@
-"""Runs of real clusters, as they were recorded: reading them, their figures, sending them again."""
+"""Recorded runs of real clusters: reading, figures and replay."""

@@ -1,4 +1,4 @@
-"""The figures of a run as recorded and as replayed, in one form, and the errors between them."""
+"""Figures of recorded and replayed runs in the same form, and the errors between them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def recorded_figures(run: RecordedRun, start_s: float, end_s: float) -> ReplayFi
     run
         The recording.
     start_s, end_s
-        The window, seconds since the start of sending.
+        The window, seconds since the start of load generation.
     """
     passes = run.passes
     within = (passes.end_s >= start_s) & (passes.end_s <= end_s)

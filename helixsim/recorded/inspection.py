@@ -1,4 +1,4 @@
-"""Figures, routes and work of a recorded run, over time and by node."""
+"""Inspection of a recorded run: figures, routes, work over time and by node."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def inspect_run(run: RecordedRun, start_s: float, end_s: float) -> dict[str, Any
     run
         The recording.
     start_s, end_s
-        Window of throughput and latencies, seconds since the start of sending.
+        Window of throughput and latencies, seconds since the start of load generation.
     """
     passes = run.passes
     back = np.isfinite(passes.end_s)
@@ -57,7 +57,8 @@ def series(run: RecordedRun) -> pd.DataFrame:
     """The run over time, a row for every 10 s.
 
     Columns: `time_s` (end of the span), `decode_tokens_per_s`, `prompt_latency_s` and
-    `decode_latency_s` (means of what came back in the span), `in_flight` (requests at its end).
+    `decode_latency_s` (means of passes that came back in the span), `in_flight` (requests at the
+    end of the span).
     """
     import pandas as pd
 
@@ -87,7 +88,7 @@ def write_inspection(
     Raises
     ------
     OutputError
-        If a file is there already and `overwrite` is false, or cannot be written.
+        If a file exists and `overwrite` is false, or a file cannot be written.
     """
     from helixsim.recorded.plots import inspection_picture
 

@@ -1,4 +1,4 @@
-"""The load and the routes of a recorded run, for its replay."""
+"""Load generator and policy of a replay: recorded requests, times and routes."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from helixsim.requests import Request, Stage
 
 
 class RecordedLoad:
-    """Sends the requests of a recorded run.
+    """Generates the requests of a recorded run.
 
-    In an open loop, requests arrive at their recorded times. In a closed loop, a request that left
-    at the instant at which another came back follows that one in the replay too.
+    Open loop: all requests arrive at their recorded times. Closed loop: a request that left at
+    the moment at which another came back follows that request in the simulation, too.
 
     Parameters
     ----------
     run
         The recorded run.
     start_s
-        Simulated time of the start of the recording.
+        Simulated time of the recording's time zero.
     passes_beyond_answer
-        Decodes that the simulation runs beyond the answer; answers are shortened by as many.
+        Additional decodes of each request in the simulation; answers are shorter by this number.
     closed_loop
-        Whether requests follow the completions that they followed in the recording.
+        Whether requests follow the requests that they followed in the recording.
 
     Attributes
     ----------
     sent
-        The requests in the order of their creation in the replay.
+        The requests in the order of their creation.
     """
 
     def __init__(
@@ -59,22 +59,22 @@ class RecordedLoad:
         self.sent: list[RecordedRequest] = []
 
     def opening(self) -> Iterator[Arrival]:
-        """No request arrives before its recorded time."""
+        """No request arrives before its time."""
         return iter(())
 
     def later(self) -> Iterator[Arrival]:
-        """Requests that arrive at their recorded times."""
+        """The requests that arrive at their recorded times."""
         following = {request.query for request in self._following.values()}
         for request in self._run.requests:
             if request.query not in following:
                 yield self._arrival(request, self._start_s + request.dispatched_s)
 
     def after_prompt(self, now: float, share: float | None, index: int) -> Arrival | None:
-        """The request that followed the end of this prompt, if any."""
+        """The request that followed this prompt."""
         return self._follow(now, index, is_end=False)
 
     def after_end(self, now: float, share: float | None, index: int | None) -> Arrival | None:
-        """The request that followed the end of this request, if any."""
+        """The request that followed the end of this request."""
         return None if index is None else self._follow(now, index, is_end=True)
 
     def _follow(self, now: float, index: int, *, is_end: bool) -> Arrival | None:
@@ -91,18 +91,18 @@ class RecordedLoad:
 
 
 class RecordedRoutes:
-    """A policy that gives every request the route that was recorded.
+    """A policy that gives every request its recorded route.
 
     Parameters
     ----------
     run
         The recorded run.
     load_generator
-        Sends its requests.
+        The generator of its requests.
     topology
-        Nodes and links of the replay.
+        Nodes and links of the scenario.
     inner
-        The scenario's policy, which limits the bandwidth of links.
+        The scenario's policy, which determines the bandwidth of links.
 
     Raises
     ------
@@ -122,14 +122,14 @@ class RecordedRoutes:
         self._routes = {request.query: maker.route(request) for request in run.requests}
 
     def link_bandwidth(self, link: PlacedLink) -> int:
-        """Bandwidth that the scenario's policy allows; all of a link that it does not use."""
+        """The bandwidth by the scenario's policy; the full bandwidth of links without flow."""
         return self._inner.link_bandwidth(link) or max(int(link.bandwidth_bytes_per_s), 1)
 
     def reroute(self, flow: Flow, down: frozenset[int]) -> None:
-        """Recorded routes do not change."""
+        """Keep the recorded routes."""
 
     def is_stranded(self, request: Request) -> bool:
-        """Never: recorded routes are fixed."""
+        """False, because whole routes are fixed."""
         return False
 
     def admit(self, request: Request) -> Rejection | None:
@@ -138,17 +138,17 @@ class RecordedRoutes:
         return None
 
     def decodes_dispatched(self, requests: Iterable[Request]) -> None:
-        """Recorded routes do not depend on it."""
+        """Do nothing, because routes are fixed."""
 
     def finished(self, request: Request) -> None:
-        """Recorded routes do not depend on it."""
+        """Do nothing, because routes are fixed."""
 
     def bottleneck_share(self) -> float | None:
-        """Not counted."""
+        """None: KV use is not tracked."""
         return None
 
     def expected_tokens(self, node: int) -> int | None:
-        """Not counted."""
+        """None: KV use is not tracked."""
         return None
 
     def validate(self, active: Collection[Request]) -> None:
@@ -167,7 +167,7 @@ class RouteMaker:
         self._made: dict[tuple[int, ...], FlowRoute] = {}
 
     def route(self, request: RecordedRequest) -> FlowRoute:
-        """The route of a request; an InputError if it does not fit."""
+        """The route of a request; raises InputError if it does not fit."""
         topology = self._topology
         machines = [self._node(request, stage.node) for stage in request.stages]
         links: list[PlacedLink] = []
@@ -178,8 +178,8 @@ class RouteMaker:
             if link is None:
                 raise self._mistake(
                     request,
-                    f"goes from {topology.name(source)} to {topology.name(target)}, between which "
-                    "the scenario's placement has no link",
+                    f"goes from {topology.name(source)} to {topology.name(target)}, but "
+                    "the scenario's placement has no link between them",
                 )
             links.append(link)
         for stage, machine in zip(request.stages, machines, strict=True):
@@ -206,7 +206,7 @@ class RouteMaker:
 
     def _mistake(self, request: RecordedRequest, text: str) -> InputError:
         return InputError(
-            f"its route {text}; name the scenario that was recorded, or add --reroute",
+            f"its route {text}; use the scenario of the recorded cluster, or add --reroute",
             file=self._file,
             where=f"request {request.query}",
         )

@@ -1,4 +1,4 @@
-"""Pictures of recorded runs and their replays."""
+"""Plots of recorded runs and of replays."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DPI = 130
 def inspection_picture(
     run: RecordedRun, over_time: pd.DataFrame, work: Mapping[str, float]
 ) -> bytes:
-    """A recorded run at a glance, as PNG: throughput, latencies, requests, work by node."""
+    """Overview of a recorded run, as PNG: throughput, latencies, requests, work by node."""
     figure, axes = _panels()
     passes = run.passes
     _line(axes[0], over_time["time_s"], over_time["decode_tokens_per_s"], _RECORDED)
@@ -97,7 +97,7 @@ def _line(
 
 
 def _distribution(ax: Axes, title: str, samples: list[tuple[str | None, np.ndarray, str]]) -> None:
-    """Shares of passes that took no longer; the median is marked."""
+    """Cumulative distributions of pass latencies, with the medians marked."""
     longest = 0.0
     for label, values, colour in samples:
         ordered = np.sort(values[np.isfinite(values)])

@@ -1,9 +1,8 @@
-"""Read a recorded run: every pass as it left the coordinator and came back, and every route.
+"""Read a recorded run: departure and return of every pass, and every route.
 
-A folder holds ``events.csv.gz`` with the columns
-:data:`~helixsim.metrics.output.EVENT_COLUMNS`, ``routes.jsonl.gz`` with one object a request, and,
-where ``helixreal`` wrote it, ``nodes.json`` with the names of the nodes. docs/replay.md has the
-format.
+A folder holds ``events.csv.gz`` with the columns :data:`EVENT_COLUMNS`, ``routes.jsonl.gz`` with
+one object per request, and, if ``helixreal`` wrote it, ``nodes.json`` with the names of the nodes.
+docs/replay.md describes the format.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ from helixsim.requests import Stage
 
 _MINUTE_S = 60.0
 _CLOSED_SHARE = 0.5
-"""A run in which at least this share of the prompts left at the instant at which a pass came back
-had a closed loop."""
+"""A run is a closed loop if at least this share of the prompts left at the moment at which another
+pass came back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +41,10 @@ class Passes:
     is_prompt
         Whether it is a prefill; the chunks of one count as one pass.
     start_s, end_s
-        When it left the coordinator and came back, seconds since the start of sending; infinite
-        if it did not.
+        When it left the coordinator and came back, seconds since the start of load generation;
+        infinite if it did not come back.
     context_tokens, num_tokens
-        Tokens in the caches before it, and tokens that went through.
+        Tokens in the KV caches before the pass, and tokens of the pass.
     """
 
     request: np.ndarray
@@ -57,14 +56,14 @@ class Passes:
 
     @property
     def latency_s(self) -> np.ndarray:
-        """From leaving the coordinator to coming back to it."""
+        """Time from leaving the coordinator to coming back to it."""
         latency: np.ndarray = self.end_s - self.start_s
         return latency
 
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """The completion after which a closed loop sent a request: a prompt's or a last pass."""
+    """The event after which a closed loop sent a request: return of a prompt or of a last pass."""
 
     request: int
     is_end: bool
@@ -81,11 +80,11 @@ class RecordedRequest:
     dispatched_s
         When its prompt left the coordinator.
     prompt_tokens, output_tokens
-        Tokens of the prompt that were processed, and of the answer.
+        Processed tokens of the prompt, and tokens of the answer.
     stages
-        Its route; nodes are numbered as in the files, less one.
+        Its route; node numbers are the files' minus one.
     trigger
-        The completion at the instant at which it was sent, if there was one.
+        The return of a pass at the very time of its departure, if there was one.
     """
 
     query: int
@@ -104,7 +103,7 @@ class RecordedRun:
     folder
         Its folder.
     requests
-        In the order in which their prompts left.
+        In the order of departure of their prompts.
     passes
         Passes of all requests.
     node_names
@@ -136,16 +135,16 @@ class RecordedRun:
 
     @property
     def sending_ended_s(self) -> float:
-        """When sending ended: the last prompt, rounded up to a minute, within the run.
+        """End of sending: the last prompt, rounded up to a minute, within the run.
 
-        Files do not say it, and load generators send for whole minutes.
+        The files do not contain it, and load generators usually run for whole minutes.
         """
         last = self.requests[-1].dispatched_s
         return min(ceil(last / _MINUTE_S) * _MINUTE_S, self.length_s) or self.length_s
 
     @property
     def is_closed_loop(self) -> bool:
-        """Whether prompts left because others came back."""
+        """Whether the run was a closed loop: prompts left when other requests came back."""
         triggered = sum(request.trigger is not None for request in self.requests)
         return triggered >= _CLOSED_SHARE * len(self.requests)
 
@@ -156,12 +155,12 @@ def load_recorded_run(folder: str | Path) -> RecordedRun:
     Parameters
     ----------
     folder
-        Folder of its files, each of which may be compressed by gzip (``.gz``).
+        Folder of its files; each may be compressed with gzip (``.gz``) or not.
 
     Raises
     ------
     InputError
-        If a file is missing or has a mistake; the message names file and row.
+        If a file is missing or invalid; the message names file and row.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -214,8 +213,8 @@ def _read(folder: Path, name: str) -> tuple[Path, str]:
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"cannot be read: {error}", file=packed) from error
     except UnicodeDecodeError as error:
-        raise InputError("is no text", file=packed) from error
-    raise InputError(f"there is no {name}.gz; a recorded run has one", file=folder)
+        raise InputError("is not UTF-8 text", file=packed) from error
+    raise InputError(f"{name}.gz is missing; a recorded run must contain it", file=folder)
 
 
 def _routes(file: Path, text: str) -> dict[int, _Route]:
@@ -242,10 +241,12 @@ def _routes(file: Path, text: str) -> dict[int, _Route]:
                 where=f"row {row}",
             ) from error
         if query in routes:
-            raise InputError(f"request {query} has a route already", file=file, where=f"row {row}")
+            raise InputError(
+                f"request {query} has a duplicate route", file=file, where=f"row {row}"
+            )
         if output_tokens < 1 or not stages:
             raise InputError(
-                "needs output_tokens of at least 1 and a node besides the coordinator, 0",
+                "needs output_tokens of at least 1 and a node other than the coordinator, 0",
                 file=file,
                 where=f"row {row}",
             )
@@ -291,7 +292,7 @@ class _PassTable:
         self._chunked: dict[int, int] = {}
 
     def add(self, event: _Event) -> None:
-        """Take in an event; they come in order of time. Mistakes are told by a ValueError."""
+        """Add an event, in order of time; raises ValueError for an invalid event."""
         if event.is_out:
             self._out_of_coordinator(event)
             return
@@ -350,7 +351,7 @@ def _passes(
             events.append((row, _event(line, routes)))
         except ValueError as error:
             raise InputError(str(error), file=file, where=f"row {row}") from error
-    # Events are stamped at their source and may be written in another order.
+    # A recorder that takes time stamps at the source may write events in another order.
     events.sort(key=lambda event: event[1].at_s)
     table = _PassTable()
     for row, event in events:
@@ -364,7 +365,7 @@ def _passes(
 
 
 def _event(line: str, routes: Mapping[int, _Route]) -> _Event:
-    """Read one row. Mistakes are told by a ValueError."""
+    """Read one row; raises ValueError if it is invalid."""
     time_text, query_text, direction, phase, context, tokens = line.split(",")
     at_s, query = float(time_text), int(query_text)
     if not 0 <= at_s < inf:
@@ -377,7 +378,7 @@ def _event(line: str, routes: Mapping[int, _Route]) -> _Event:
 
 
 def _triggers(passes: Passes, num_requests: int) -> dict[int, Trigger]:
-    """For requests that left at the instant at which another came back: that other request."""
+    """Triggers of requests that left at the moment at which another pass came back."""
     last_row = {number: row for row, number in enumerate(passes.request.tolist())}
     came_back: dict[float, list[Trigger]] = {}
     for row, number in enumerate(passes.request.tolist()):

@@ -1,4 +1,4 @@
-"""Send a recorded run through the simulator, and compare the figures."""
+"""Replay a recorded run in the simulator and compare the figures."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ class ReplaySettings:
     Attributes
     ----------
     warmup_s
-        Time from the start that is left out of the figures.
+        Time from the start that is excluded from the figures.
     until_s
         End of the window of the figures; None for the end of sending.
     seeds
         One replay for each; figures are means over them. Seeds matter for delays of messages
         and, with `reroute`, for policies that choose at random.
     reroute
-        Whether the scenario's scheduler finds routes, in place of the recorded routes.
+        Whether the scenario's policy chooses routes, instead of the recorded routes.
     closed_loop
-        Whether requests follow the completions that they followed; None to tell from the run.
+        Whether requests follow the completions that they followed; None to detect it.
     """
 
     warmup_s: float = 60.0
@@ -64,17 +64,17 @@ class ReplaySettings:
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """A recorded run beside its replays.
+    """A recorded run and its replays.
 
     Attributes
     ----------
     run, scenario, settings
-        The recorded run, the scenario, and the settings of the replay.
+        The recorded run, its cluster, and the settings.
     window_s
-        Window of the figures, seconds since the start of sending.
+        The window of the figures, seconds since the start of load generation.
     recorded, simulated, error
         Figures: `decode_tokens_per_s`, and mean and percentiles of `prompt_latency_s` and
-        `decode_latency_s`; figures of the simulation are means over seeds; errors are
+        `decode_latency_s`; simulated figures are means over seeds; errors are
         ``(simulated - recorded) / recorded``.
     results
         Results of the simulations, one for each seed, with a row for every pass.
@@ -90,7 +90,7 @@ class ReplayResult:
     results: tuple[RunResult, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Figures and what they are of, as plain data."""
+        """Figures and settings as plain data."""
         return {
             "run": self.run.name,
             "scenario": self.scenario.name,
@@ -139,7 +139,7 @@ class ReplayResult:
 
         Columns: `time_s` (the end of the row's span), and for `recorded` and `simulated` (the
         first seed) the decode throughput, mean prompt latency and mean decode latency of the
-        passes that came back in the span; NaN where none did.
+        passes that came back in the span; NaN if there were none.
         """
         import pandas as pd
 
@@ -168,11 +168,11 @@ class ReplayResult:
 
     @property
     def nodes(self) -> pd.DataFrame:
-        """Per node: work as recorded and as simulated, and how it queued in the simulation.
+        """For each node: recorded work, simulated utilisation and simulated queues.
 
         Columns: `node`, `recorded_token_layers`, `simulated_utilisation`,
         `simulated_waiting_mean` and `simulated_waiting_max` (requests, samples of the first
-        seed). A recording does not show where requests waited.
+        seed). A recording does not contain queues.
         """
         import pandas as pd
 
@@ -192,7 +192,7 @@ class ReplayResult:
 
 @dataclass(frozen=True, slots=True)
 class RecordedTraffic:
-    """The traffic of a recorded run, as a simulation takes it."""
+    """The load of a recorded run, in the form that a simulation needs."""
 
     run: RecordedRun
     scenario: Scenario
@@ -202,7 +202,7 @@ class RecordedTraffic:
 
     @classmethod
     def of(cls, run: RecordedRun, scenario: Scenario, settings: ReplaySettings) -> RecordedTraffic:
-        """Take the run as the settings say."""
+        """The load of a run, with the settings of a replay."""
         closed = settings.closed_loop
         return cls(
             run, scenario, run.is_closed_loop if closed is None else closed, settings.reroute, []
@@ -210,11 +210,11 @@ class RecordedTraffic:
 
     @property
     def make_policy(self) -> Callable[[PolicyInputs], Policy] | None:
-        """Factory of the policy that gives the recorded routes; None with `reroute`."""
+        """Factory of the policy with recorded routes; None for the scenario's policy."""
         return None if self.reroute else self._recorded_routes
 
     def load_generator(self, start_s: float) -> LoadGenerator:
-        """The load generator that sends the requests, from `start_s` on."""
+        """The load generator, from `start_s` on."""
         load_generator = RecordedLoad(
             self.run,
             start_s=start_s,
@@ -243,9 +243,9 @@ def replay(
 ) -> ReplayResult:
     """Replay a recorded run in the simulator.
 
-    Requests come at their recorded times (offline: after the completions that they followed),
-    with their recorded lengths and, unless told otherwise, on their recorded routes. Each replay
-    takes as long as the recording; both are measured in the same window.
+    Requests arrive at their recorded times (closed loop: after the completions that they
+    followed), with their recorded lengths and, without `reroute`, on their recorded routes. Each
+    replay lasts as long as the recording; both are measured in the same window.
 
     Parameters
     ----------
@@ -283,7 +283,8 @@ def replay(
     until = run.sending_ended_s if settings.until_s is None else settings.until_s
     if not 0 <= settings.warmup_s < until:
         raise InputError(
-            f"the warm-up of {settings.warmup_s:g} s leaves nothing of the {until:g} s of sending; "
+            f"the warm-up of {settings.warmup_s:g} s leaves no window "
+            f"in the {until:g} s of sending; "
             "make it shorter",
             file=run.folder,
         )
@@ -319,7 +320,7 @@ def replay(
 
 
 def table(result: ReplayResult) -> Sequence[tuple[str, float | None, float | None, float | None]]:
-    """Rows of the side by side: title, recorded, simulated, error."""
+    """Rows of the comparison: title, recorded, simulated, error."""
     rows = []
     for key, value in result.recorded.items():
         pairs = value.items() if isinstance(value, dict) else [(None, value)]

@@ -1,5 +1,5 @@
-"""Scenario files: what is served, on which machines, for which users, for how long.
+"""Scenario files: LLM, machines, placement, routing policy, workload and duration of a run.
 
-:func:`helixsim.scenario.load.load_scenario` reads one and gives a
+:func:`helixsim.scenario.load.load_scenario` reads one and returns a
 :class:`~helixsim.scenario.resolved.Scenario`: frozen, complete and checked.
 """

@@ -1,4 +1,4 @@
-"""Make up clusters: machines by type and count, in regions, with even or uneven links."""
+"""Generate clusters: machines by type and count, in regions, with even or uneven links."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from helixsim.yaml_files import MAX_FILE_BYTES, read_yaml, validate, yaml_text
 def generate_cluster(
     spec: GeneratorSpec, *, seed: int | None = None, explicit_links: bool = False
 ) -> Plain:
-    """Make up a cluster.
+    """Generate a cluster.
 
     Parameters
     ----------
     spec
-        Settings of the cluster.
+        The specification.
     seed
-        Instead of the seed of `spec`.
+        Replaces the seed of `spec`.
     explicit_links
         Write every link instead of the rules; the links are the same.
 
     Returns
     -------
     dict
-        The body of a cluster file, nodes one by one. The same spec and seed give the same.
+        The contents of a cluster file, nodes one by one. The same spec and seed give the same
+        cluster.
     """
     seed = spec.seed if seed is None else seed
     nodes = _nodes(spec, seed)
@@ -48,7 +49,7 @@ def generate_cluster(
 
 
 def cluster_file(path: str | Path, *, seed: int | None = None, explicit_links: bool = False) -> str:
-    """Make up a cluster as a generator file says, as the text of a cluster file.
+    """Generate the cluster of a generator file, as the text of a cluster file.
 
     Parameters
     ----------

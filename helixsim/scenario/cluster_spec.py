@@ -1,4 +1,4 @@
-"""The keys of a cluster file or of the cluster section of a scenario, and their conversion."""
+"""Models of cluster files and of the cluster section of a scenario."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Bandwidth = Annotated[BytesPerSecond, Field(gt=0)]
 
 
 class BandwidthSpreadSpec(FileModel):
-    """Bandwidths spread evenly over mean - spread to mean + spread."""
+    """Bandwidths with a uniform distribution from mean - spread to mean + spread."""
 
     mean: Bandwidth
     spread: BytesPerSecond
@@ -57,7 +57,7 @@ class BandwidthSpreadSpec(FileModel):
 
 
 class LatencySpreadSpec(FileModel):
-    """Latencies spread evenly over mean - spread to mean + spread."""
+    """Latencies with a uniform distribution from mean - spread to mean + spread."""
 
     mean: Seconds
     spread: Seconds
@@ -130,7 +130,9 @@ class RegionRuleSpec(RuleSpec):
 class LinkSpec(RuleSpec):
     """The link between two machines, both ways, or from one to the other."""
 
-    between: Pair | None = Field(default=None, description="Both ways.")
+    between: Pair | None = Field(
+        default=None, description="The two machines; the link exists in both directions."
+    )
     source: Name | None = Field(default=None, alias="from")
     target: Name | None = Field(default=None, alias="to")
 
@@ -156,14 +158,19 @@ class LinkSpec(RuleSpec):
 class RulesSpec(FileModel):
     """Rules for links within and across regions."""
 
-    within: RuleSpec | None = Field(default=None, description="Both machines in one region.")
-    across: RuleSpec | None = Field(default=None, description="Machines in different regions.")
+    within: RuleSpec | None = Field(
+        default=None, description="Rule for two machines in the same region."
+    )
+    across: RuleSpec | None = Field(
+        default=None, description="Rule for machines in different regions."
+    )
     regions: Annotated[tuple[RegionRuleSpec, ...], Field(strict=False)] = Field(
-        default=(), description="Pairs of regions that differ from that."
+        default=(),
+        description="Rules for pairs of regions; they take precedence over `within` and `across`.",
     )
 
     def region_mistakes(self, known: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """Places and messages of pairs of regions that make no sense."""
+        """Places and messages of invalid pairs of regions."""
         seen: set[tuple[str, ...]] = set()
         for index, rule in enumerate(self.regions):
             where = f"regions[{index}].between"
@@ -172,22 +179,24 @@ class RulesSpec(FileModel):
                     hint = did_you_mean(region, known)
                     yield f"{where}[{end}]", f"no machine is in region '{region}'; {hint}"
             if (pair := tuple(sorted(rule.between))) in seen:
-                yield where, f"there is a rule for {pair[0]} and {pair[1]} already"
+                yield where, f"duplicate rule for {pair[0]} and {pair[1]}"
             seen.add(pair)
 
 
 class NetworkSpec(RulesSpec):
-    """Links between machines; of several rules the most specific one applies."""
+    """The links between machines; of several matching rules the most specific one applies."""
 
     links: Annotated[tuple[LinkSpec, ...], Field(strict=False)] = Field(
-        default=(), description="Single links; from-to comes before between."
+        default=(),
+        description="Single links. An entry with `from` and `to` takes "
+        "precedence over one with `between`.",
     )
     seed: Annotated[int, Field(ge=0, le=2**63)] = Field(
-        default=0, description="Of the values of rules with a spread."
+        default=0, description="Random seed of rules with a spread."
     )
 
     def link_mistakes(self, known: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """Places and messages of links that make no sense."""
+        """Places and messages of invalid links."""
         endpoints = set(known)
         seen: set[tuple[bool, str, str]] = set()
         for index, link in enumerate(self.links):
@@ -198,7 +207,7 @@ class NetworkSpec(RulesSpec):
             both_ways = link.between is not None
             source, target = sorted(link.ends) if both_ways else link.ends
             if (both_ways, source, target) in seen:
-                yield where, f"the link of {source} and {target} stands here already"
+                yield where, f"duplicate entry for the link between {source} and {target}"
             seen.add((both_ways, source, target))
 
     def to_network(self, regions: Mapping[str, str]) -> RuleNetwork:
@@ -241,20 +250,24 @@ class CoordinatorSpec(FileModel):
 
 
 class NodeSpec(FileModel):
-    """One node, or several alike."""
+    """One node, or several identical nodes."""
 
     type: Name = Field(description="Name of its machine type.")
     name: NamePattern | None = Field(
         default=None,
-        description="Its name. For several, {i} stands for the number; types in lower case, "
-        "with the number, if not given.",
+        description="Its name; for several nodes, a pattern with {i} for the number. Default: "
+        "the type in lower case, with the number.",
     )
     count: Annotated[int, Field(ge=1, le=MAX_NODES)] | None = None
     region: Name = DEFAULT_REGION
-    nic: NicEntry | None = Field(default=None, description="Where it differs from the type's.")
-    disk: Bandwidth | None = Field(default=None, description="Where it differs from the type's.")
+    nic: NicEntry | None = Field(
+        default=None, description="Network interface, if different from the machine type's."
+    )
+    disk: Bandwidth | None = Field(
+        default=None, description="Disk bandwidth, if different from the machine type's."
+    )
     kv_token_layers: Count | None = Field(
-        default=None, description="KV capacity, where it differs from the type's."
+        default=None, description="KV capacity, if different from the machine type's."
     )
 
     @model_validator(mode="after")
@@ -262,9 +275,9 @@ class NodeSpec(FileModel):
         if self.name is None:
             return self
         if self.count is not None and _NUMBER not in self.name:
-            raise located_error("name", "must have {i} in it, for the numbers of the nodes")
+            raise located_error("name", "must contain {i}, for the numbers of the nodes")
         if re.search(r"[{}]", self.name.replace(_NUMBER, "")):
-            raise located_error("name", "{i} is the only thing that braces can be around")
+            raise located_error("name", "the only braces allowed are {i}")
         return self
 
     @property
@@ -288,7 +301,7 @@ class NodeSpec(FileModel):
 class ClusterSpec(FileModel):
     """A cluster: the coordinator, the nodes, and how they are linked."""
 
-    source: str = Field(default="", description="Where it comes from.")
+    source: str = Field(default="", description="Source of the data.")
     description: str = ""
     coordinator: CoordinatorSpec
     nodes: Annotated[tuple[NodeSpec, ...], Field(strict=False, min_length=1, max_length=MAX_NODES)]
@@ -307,9 +320,9 @@ class ClusterSpec(FileModel):
         for name, index in self.node_names():
             where = f"nodes[{index}].name"
             if name in _RESERVED_NAMES:
-                yield where, f"'{name}' is no name for a node: it means the coordinator"
+                yield where, f"'{name}' is reserved and cannot be the name of a node"
             if name in seen:
-                yield where, f"there is a node '{name}' already"
+                yield where, f"duplicate node name '{name}'"
             seen.add(name)
         regions = dict.fromkeys((self.coordinator.region, *(node.region for node in self.nodes)))
         for where, message in self.network.region_mistakes(tuple(regions)):

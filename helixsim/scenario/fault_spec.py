@@ -1,4 +1,4 @@
-"""Nodes that fail during a run, as they stand in a scenario file."""
+"""Models of the section `faults` of a scenario: nodes that fail during a run."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ from helixsim.yaml_files import FileModel, Seconds, did_you_mean
 
 
 class FaultSpec(FileModel):
-    """A node that dies and may come back."""
+    """A node that fails and may recover."""
 
-    node: Name = Field(description="Which node; it must hold layers.")
+    node: Name = Field(description="The node that fails; it must hold layers.")
     at: Annotated[Seconds, Field(le=1e7)] = Field(
-        description="When it dies, from the start of feeding."
+        description="Time of the failure, from the start of load generation."
     )
     duration: Annotated[Seconds, Field(gt=0, le=1e7)] | None = Field(
         default=None,
-        description="When it starts again after that, and loads its layers; never if not given.",
+        description="Time from the failure until the node restarts and loads "
+        "its layers. Default: it stays down.",
     )
 
 
 class FaultsSpec(FileModel):
-    """Nodes that fail, and the time until a failure is detected."""
+    """The nodes that fail, and the time until the coordinator detects a failure."""
 
     detection: Annotated[Seconds, Field(le=1e7)] = Field(
-        default=3.0, description="How long after its death the coordinator learns of it."
+        default=3.0, description="Time from a failure until the coordinator detects it."
     )
     events: Annotated[tuple[FaultSpec, ...], Field(strict=False)] = Field(
-        default=(), description="What happens to which node."
+        default=(), description="The failures of nodes."
     )
 
     def to_faults(self) -> Faults:
@@ -50,7 +51,7 @@ class FaultsSpec(FileModel):
 def fault_mistakes(
     faults: Faults, cluster: Cluster, placement: Placement | None, llm: LLM
 ) -> Iterator[tuple[str, str]]:
-    """Find what is wrong with faults: places such as ``events[2].node``, and messages."""
+    """Find errors in faults: places such as ``events[2].node``, and messages."""
     nodes = {node.name: node for node in cluster}
     back_s: dict[str, float] = {}
     order = sorted(range(len(faults.events)), key=lambda index: faults.events[index].at_s)
@@ -60,7 +61,7 @@ def fault_mistakes(
             yield f"{where}.node", f"no node '{fault.node}'; {did_you_mean(fault.node, nodes)}"
             continue
         if placement is not None and fault.node not in placement.layers:
-            yield f"{where}.node", f"{fault.node} holds no layers, so it has nothing to lose"
+            yield f"{where}.node", f"{fault.node} holds no layers, so its failure has no effect"
             continue
         if fault.at_s < (until := back_s.get(fault.node, 0.0)):
             yield f"{where}.at", _still_down(fault.node, until)
@@ -72,5 +73,7 @@ def fault_mistakes(
 
 def _still_down(node: str, until_s: float) -> str:
     if until_s == inf:
-        return f"{node} has been down since its fault before, which has no duration"
-    return f"{node} is still down then: it is back, with its layers loaded, at {until_s:g} s"
+        return f"{node} is still down: its previous fault has no duration"
+    return (
+        f"{node} is still down at that time; it is back, with its layers loaded, at {until_s:g} s"
+    )

@@ -1,4 +1,4 @@
-"""The files that a scenario names: where in it they are named, and what they hold."""
+"""The files that a scenario names: their places in the scenario, and their contents."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ORDERED: tuple[tuple[Step, ...], ...] = (
     ("cluster", "generate", "machines"),
     ("cluster", "generate", "regions"),
 )
-"""Places at which the order of keys counts: nodes are generated in it."""
+"""Places at which the order of keys matters: nodes are generated in this order."""
 
 POISSON = "poisson"
 
@@ -78,7 +78,7 @@ def _at(document: object, place: tuple[Step, ...]) -> object:
 
 
 def replace_at(document: object, place: tuple[Step, ...], value: object) -> object:
-    """Copy a document with another value at one place, which it has."""
+    """Copy a document with another value at one existing place."""
     if not place:
         return value
     step, *rest = place
@@ -110,7 +110,7 @@ def digest(document: Mapping[str, object], base_dir: Path) -> str:
 
 
 def _pairs(value: object) -> object:
-    """Mappings as lists of pairs, so that their order counts."""
+    """Mappings as lists of pairs, so that their order matters."""
     if isinstance(value, Mapping):
         return [[key, _pairs(inner)] for key, inner in value.items()]
     return value

@@ -1,4 +1,4 @@
-"""The keys of a generator file: settings of a generated cluster."""
+"""Models of generator files: specifications of generated clusters."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ Counts = Annotated[dict[Name, Annotated[int, Field(ge=1, le=MAX_NODES)]], Field(
 
 
 class GeneratorSpec(FileModel):
-    """Settings of a generated cluster: machines by type and count, links by rules."""
+    """A generated cluster: machines by type and count, links by rules."""
 
-    source: str = Field(default="", description="Where the figures come from.")
+    source: str = Field(default="", description="Source of the figures.")
     description: str = ""
     coordinator: CoordinatorSpec
     machines: Counts | None = Field(
-        default=None, description="Machine type -> how many, all in one region."
+        default=None, description="Machine type -> number of machines, all in one region."
     )
     regions: Annotated[dict[Name, Counts], Field(min_length=1)] | None = Field(
-        default=None, description="Region -> machine type -> how many."
+        default=None, description="Region -> machine type -> number of machines."
     )
     node_name: NamePattern | None = Field(
         default=None,
-        description="Pattern of the nodes' names, with {i} for the number; types in lower case, "
-        "with the number, if not given.",
+        description="Pattern of the nodes' names, with {i} for the number. Default: the type in "
+        "lower case, with the number.",
     )
     network: RulesSpec
     shuffle: bool = Field(
-        default=False, description="Mix the order of the nodes, as the seed says."
+        default=False, description="Shuffle the order of the nodes, with the seed."
     )
     seed: Annotated[int, Field(ge=0, le=2**63)] = 0
 
@@ -49,7 +49,7 @@ class GeneratorSpec(FileModel):
         if (self.machines is None) == (self.regions is None):
             raise ValueError("give either machines or regions")
         if self.node_name is not None and "{i}" not in self.node_name:
-            raise located_error("node_name", "must have {i} in it, for the numbers of the nodes")
+            raise located_error("node_name", "must contain {i}, for the numbers of the nodes")
         if sum(sum(counts.values()) for counts in self.machines_by_region.values()) > MAX_NODES:
             raise ValueError(f"more than {MAX_NODES} nodes")
         if mistake := next(self._region_mistakes(), None):

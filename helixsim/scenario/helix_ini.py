@@ -31,7 +31,7 @@ UNITS = {
     "MilliSec": 0.001,
     "MicroSec": 1e-6,
 }
-"""The artifact's constants. Those that end in "bps" are bytes per second there."""
+"""The artifact's constants. Constants that end in "bps" are bytes per second."""
 
 _NUMBER = r"[0-9]{1,20}(?:\.[0-9]{0,20})?(?:[eE][+-]?[0-9]{1,3})?"
 _QUANTITY = re.compile(rf"({_NUMBER}) ?\* ?([A-Za-z]+)")

@@ -1,4 +1,4 @@
-"""Turn the published artifact's files into a scenario.
+"""Convert the published artifact's files to a scenario.
 
 The artifact describes a run in four ini files: a cluster with the links of all pairs of
 machines, the hardware of the machine types, a solution (which node holds which layers), and a
@@ -64,7 +64,7 @@ def import_helix(
     solution
         ``compute_node_2=[0, 1, 2]`` and so on.
     links
-        The simulator cluster. What it says of a link or a node counts more than the cluster.
+        The simulator cluster. Its links and nodes take precedence over the cluster's.
     llm
         Name of a shipped LLM.
     name
@@ -141,7 +141,7 @@ class _Importer:
     # -- nodes
 
     def _node_types(self) -> dict[str, str]:
-        """Name of every node -> machine type; those that are used first, as they are listed."""
+        """Name of every node -> machine type; nodes in use first, in the order of the list."""
         ini = self.files.cluster
         found = {
             f"compute_node_{int(match[1]) + self.offset}": ini.name(match[0], "type")
@@ -152,7 +152,7 @@ class _Importer:
         links = self.files.links
         used = links.names("ComputeNodes", "names")
         if len(set(used)) < len(used):
-            raise links.error("a node stands there twice", "ComputeNodes", "names")
+            raise links.error("duplicate node", "ComputeNodes", "names")
         for name in used:
             if name not in found:
                 raise links.error(
@@ -191,7 +191,7 @@ class _Importer:
         return int(name.removeprefix("compute_node_")) - self.offset
 
     def _node(self, name: str) -> Plain:
-        """One node; of its hardware, only what its machine type does not say."""
+        """One node, with the hardware that differs from its machine type's."""
         links = self.files.links
         machine_type = self.machine_types[self.types[name]]
         ini, section = links, name
@@ -257,7 +257,7 @@ class _Importer:
         return {"links": list(_explicit(links))}
 
     def _cluster_links(self) -> Links:
-        """Links of the cluster file, which hold both ways between nodes."""
+        """Links of the cluster file, in both directions between nodes."""
         ini = self.files.cluster
         found: Links = {}
         for match in ini.sections(r"Link-([0-9]{1,6}|source)-([0-9]{1,6}|sink)"):
@@ -308,7 +308,7 @@ class _Importer:
     # -- the whole
 
     def _check(self, document: Plain) -> None:
-        """Refuse files that are well-formed, each for itself, but make no scenario."""
+        """Refuse files that are well-formed but do not make a valid scenario together."""
         placement = document["placement"]
         assert isinstance(placement, Mapping)
         trial = document | {"placement": {**placement, "allow_overcommitted_layers": True}}
@@ -316,7 +316,8 @@ class _Importer:
             resolve_scenario(trial, self.files.links.path)
         except InputError as error:
             raise self.files.links.error(
-                f"this file and {self.files.solution.path} make no scenario: {error.message}",
+                f"this file and {self.files.solution.path} do not make a valid scenario: "
+                f"{error.message}",
             ) from error
 
 
@@ -328,7 +329,7 @@ def _alike(one: Link, other: Link) -> bool:
 
 
 def _explicit(links: Links) -> Iterator[Plain]:
-    """Every link, those that are alike both ways in one entry."""
+    """Every link; links that are equal in both directions share an entry."""
     written = set()
     for (source, target), link in links.items():
         back = links.get((target, source))

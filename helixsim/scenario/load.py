@@ -1,4 +1,4 @@
-"""Load a scenario file, with everything it names, into one frozen value."""
+"""Load a scenario file, with all files that it names, into one frozen value."""
 
 from __future__ import annotations
 
@@ -50,12 +50,13 @@ def load_scenario(path: str | Path, overrides: Sequence[str] | str = ()) -> Scen
     overrides
         Texts ``PATH=VALUE``, or one of them, that change the scenario, such as
         ``run.duration=120 s`` or ``cluster.nodes.3.type=L4``. Names of files in them are relative
-        to the current directory if there is such a file, else to the scenario's folder.
+        to the current directory if there is such a file, else to the scenario's folder, as are
+        the names in the scenario.
 
     Raises
     ------
     InputError
-        Naming the file, the place and a correction: a :class:`ScenarioError`, or a
+        With file, place and what would be right: a :class:`ScenarioError`, or a
         :class:`TraceError` for a file of lengths or arrivals.
     """
     if isinstance(overrides, str):
@@ -68,15 +69,15 @@ def load_scenario(path: str | Path, overrides: Sequence[str] | str = ()) -> Scen
 
 
 def resolve_scenario(document: object, file: str | Path) -> Scenario:
-    """Turn the content of a scenario file, as plain data, into a scenario.
+    """Turn the contents of a scenario file, as plain data, into a scenario.
 
     Parameters
     ----------
     document
         Keys and values as in a scenario file.
     file
-        The scenario file, which need not exist: it is named in messages, and the names of other
-        files are relative to its folder.
+        Path of the scenario file, for messages and for the names of other files, which are
+        relative to its folder. The file need not exist.
 
     Raises
     ------
@@ -115,7 +116,7 @@ def checked_document(scenario: Scenario) -> Mapping[str, object]:
 
 @dataclass(frozen=True, slots=True)
 class _Section:
-    """The place of a section: a file of its own or the scenario file."""
+    """The place of a section: in a separate file or in the scenario file."""
 
     file: Path
     prefix: str = ""
@@ -183,7 +184,7 @@ class _Loader:
         if not is_yaml_name(name) and name not in shipped_llms():
             message = (
                 f"no LLM '{name}' ships with helixsim; {did_you_mean(name, shipped_llms())} "
-                "(for one of your own, give its file, ending in .yaml)"
+                "(for your own, give its file, ending in .yaml)"
             )
             raise ScenarioError(message, file=self.file, where="llm")
         return load_llm(name, self.folder)
@@ -193,7 +194,7 @@ class _Loader:
         if not is_yaml_name(name) and name not in shipped_engines():
             message = (
                 f"no engine '{name}' ships with helixsim; {did_you_mean(name, shipped_engines())} "
-                "(for one of your own, give its file, ending in .yaml)"
+                "(for your own, give its file, ending in .yaml)"
             )
             raise ScenarioError(message, file=self.file, where="engine")
         return load_engine(name, self.folder)
@@ -271,7 +272,7 @@ class _Loader:
                 raise ScenarioError(message, file=self.file, where=where)
             machine_type = load_machine_type(name, self.folder, [llm])
             if machine_type.name in own:
-                message = f"there is a machine type '{machine_type.name}' already"
+                message = f"duplicate machine type '{machine_type.name}'"
                 raise ScenarioError(message, file=self.file, where=where)
             own[machine_type.name] = machine_type
         return own

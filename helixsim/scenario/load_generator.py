@@ -1,4 +1,4 @@
-"""From what a scenario says of its workload to the feeder that sends it."""
+"""Builds the load generator of a scenario's workload."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _MEAN_SAMPLE = 20_000
 
 
 def build_load_generator(scenario: Scenario, rng: Random, start_s: float) -> LoadGenerator:
-    """Make the feeder of a run.
+    """Build the load generator of a run.
 
     Parameters
     ----------
     scenario
-        With its workload.
+        The scenario, with its workload.
     rng
         The run's random stream, from which lengths and arrivals are drawn.
     start_s
-        When feeding starts.
+        Start of load generation.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def _arrivals(
 
 
 def mean_request_tokens(workload: Workload) -> float:
-    """Mean of prompt and output tokens together, over what lengths are drawn from."""
+    """Mean number of prompt plus output tokens of a workload's requests."""
     lengths = workload.lengths
     if lengths is None:
         return float(workload.mean_prompt_tokens + workload.mean_output_tokens)

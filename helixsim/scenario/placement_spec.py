@@ -1,4 +1,4 @@
-"""The keys of a placement file or of the placement section of a scenario."""
+"""Models of placement files and of the placement section of a scenario."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ LayerRange = Annotated[tuple[int, int], Field(strict=False)]
 
 
 class PlacementSpec(FileModel):
-    """The layers of every node."""
+    """The layers of each node."""
 
-    source: str = Field(default="", description="Where it comes from.")
+    source: str = Field(default="", description="Source of the data.")
     description: str = ""
     layers: Annotated[dict[Name, LayerRange], Field(min_length=1)] = Field(
         description="Node -> [first layer, layer after the last]."
     )
     links: Annotated[tuple[Pair, ...], Field(strict=False, min_length=1)] | None = Field(
         default=None,
-        description="The links that requests may take, all that fit the layers if not given. "
+        description="Links that requests may take. Default: all links that fit the layers. "
         "Their order breaks ties.",
     )
     allow_overcommitted_layers: bool = Field(
-        default=False, description="Accept nodes with more layers than their type should hold."
+        default=False, description="Accept nodes with more layers than `max_layers` of their type."
     )
 
     def to_placement(self) -> Placement:

@@ -1,4 +1,4 @@
-"""JSON Schemas of the files that users write, for editors that check while one types."""
+"""JSON Schemas of the files that users write, for editors that validate files."""
 
 from __future__ import annotations
 

@@ -41,6 +41,6 @@ def find_scenario(path: str | Path) -> Path:
     if name not in names:
         raise ScenarioError(
             f"no scenario '{name}' ships with helixsim; {did_you_mean(name, names)} "
-            "(for one of your own, give its file, ending in .yaml)"
+            "(for your own, give its file, ending in .yaml)"
         )
     return shipped_folder() / f"{name}.yaml"

@@ -1,4 +1,4 @@
-"""Service-level objectives and prices in a scenario file."""
+"""Models of service-level objectives and prices in scenario files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Price = Annotated[float, Field(ge=0, le=1e6)]
 
 
 class SloSpec(FileModel):
-    """Latency limits of requests, and the share that must be within them."""
+    """Limits for each request, and the share of requests that must meet them."""
 
     ttft: _Limit | None = Field(
         default=None, description="Longest time to the first token, from arrival."
@@ -30,8 +30,8 @@ class SloSpec(FileModel):
     )
     share: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None,
-        description="So many of the finished requests must keep to all of it; if given, results "
-        "say whether they did.",
+        description="Share of the finished requests that must meet all limits; if given, results "
+        "state whether it was reached.",
     )
 
     @model_validator(mode="after")
@@ -52,16 +52,16 @@ def to_slos(classes: Mapping[str, SloSpec]) -> tuple[Slo, ...]:
 def price_mistakes(
     prices: Mapping[str, float], used: Iterable[str], known: Iterable[str]
 ) -> Iterator[tuple[str, str]]:
-    """Find what is wrong with prices: machine types, and messages.
+    """Find errors in prices: machine types, and messages.
 
     Parameters
     ----------
     prices
         Machine type -> dollars per hour.
     used
-        Machine types of the cluster. All of them need a price if one has one.
+        Machine types of the cluster. If one of them has a price, all must have one.
     known
-        All machine types that there are.
+        All known machine types.
     """
     known = tuple(known)
     for name in prices:

@@ -1,4 +1,4 @@
-"""The keys of a scenario file, and their conversion to values."""
+"""Models of scenario files and of their sections."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ Duration = Annotated[Seconds, Field(gt=0, le=1e7)]
 Interval = Annotated[Seconds, Field(ge=0.001)]
 
 
-# -- cluster and placement: here, or in files of their own -----------------------------------
+# -- cluster and placement: in the scenario, or in separate files -----------------------------
 # Tags of unions are in angle brackets so that none is the name of a key in the file.
 
 
 class ClusterInFile(FileModel):
-    """A cluster in a file of its own."""
+    """A cluster in a separate file."""
 
     file: FileName
 
 
 class GeneratedCluster(FileModel):
-    """A cluster that is generated."""
+    """A generated cluster."""
 
     generate: Annotated[
         Annotated[FileName, Tag("<file>")] | Annotated[GeneratorSpec, Tag("<inline>")],
         Discriminator(lambda value: "<file>" if isinstance(value, str) else "<inline>"),
-    ] = Field(description="The generator's settings, or a generator file.")
+    ] = Field(description="The generator's keys, or a generator file.")
 
 
 class PlacementInFile(FileModel):
-    """A placement in a file of its own."""
+    """A placement in a separate file."""
 
     file: FileName
     allow_overcommitted_layers: bool | None = Field(
-        default=None, description="In place of the value in the file."
+        default=None, description="Overrides the value in the file."
     )
 
 
@@ -87,7 +87,7 @@ PlacementSection = Annotated[
 
 
 class KvSpec(FileModel):
-    """Admission by the expected use of the KV caches."""
+    """Expectations about KV caches, for admission."""
 
     high_water_mark: Share = 0.85
     expected_output_ratio: Annotated[float, Field(gt=0, le=100)] = 1.0
@@ -98,7 +98,7 @@ ExtensionName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class SchedulerSpec(FileModel):
-    """Settings of the scheduler."""
+    """Settings of admission, routing and batching."""
 
     policy: ExtensionName = Field(
         default="maxflow",
@@ -108,7 +108,7 @@ class SchedulerSpec(FileModel):
     node: ExtensionName | None = Field(
         default=None,
         description="Node scheduler, which composes the steps of a node: `paper`, `prototype`, or "
-        "one of your own ([recipes](recipes.md)). If not given, the one of the physics.",
+        "one of your own ([recipes](recipes.md)). Default: the physics profile's scheduler.",
     )
     kv: KvSpec = KvSpec()
     feed_high_water_mark: Share = 0.8
@@ -121,14 +121,13 @@ class SchedulerSpec(FileModel):
     )
     prefill_chunk_tokens: Count | None = Field(
         default=None,
-        description="The most tokens of a prefill in one pass; a longer prefill takes several "
-        "passes, one after another. A single pass if not given.",
+        description="Chunked prefill: longer prompts are prefilled in chunks of at most this "
+        "number of tokens. Default: no chunks.",
     )
     max_waiting: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
         default=None,
-        description="The most requests that wait for room in the KV caches; further ones are "
-        "rejected. If not given: no request waits with the paper's physics, all wait with the "
-        "calibrated.",
+        description="The most requests that may wait for room in the KV caches; further requests "
+        "are rejected. Default: 0 with the paper physics, no limit with the calibrated physics.",
     )
 
     def to_settings(self) -> SchedulerSettings:
@@ -194,27 +193,35 @@ ArrivalsEntry = Annotated[
 
 
 class WorkloadSpec(FileModel):
-    """The requests of users and their arrivals."""
+    """The requests of the users: lengths and arrival times."""
 
     mode: Mode
     initial_requests: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        default=20, description="Offline: how many requests start the closed loop."
+        default=20, description="Offline: number of requests that start the closed loop."
     )
-    spacing: Seconds = Field(default=0.1, description="Offline: time between two requests.")
+    spacing: Seconds = Field(
+        default=0.1,
+        description="Offline: time between two of the initial requests, and between the end of a "
+        "request and the next arrival.",
+    )
     lengths: FileName | None = Field(
         default=None,
         description=f"Lengths of requests: a built-in name or a file; {DEFAULT_LENGTHS} if "
         "neither this nor a trace is given.",
     )
-    max_prompt_tokens: Count | None = Field(default=None, description="Longer are left out.")
-    max_output_tokens: Count | None = Field(default=None, description="Longer are left out.")
+    max_prompt_tokens: Count | None = Field(
+        default=None, description="Requests with longer prompts are excluded."
+    )
+    max_output_tokens: Count | None = Field(
+        default=None, description="Requests with longer answers are excluded."
+    )
     arrivals: ArrivalsEntry | None = Field(
         default=None,
         description="Online: poisson, gamma, a built-in pattern, or a file of counts in slots of "
         f"3 s; {DEFAULT_ARRIVALS} if neither this nor a trace is given.",
     )
     mean_tokens_per_s: Annotated[float, Field(gt=0, le=1e9)] | None = Field(
-        default=None, description="Online: prompt and output tokens that users ask for."
+        default=None, description="Online: requested prompt and output tokens per second."
     )
     trace: FileName | None = Field(
         default=None, description="Online: a file of requests with arrival times."
@@ -225,13 +232,13 @@ class WorkloadSpec(FileModel):
         "own ([recipes](recipes.md)). If not given, its columns tell.",
     )
     rate_scale: Annotated[float, Field(gt=0, le=1e6)] = Field(
-        default=1.0, description="Online: how many times as often a trace's requests arrive."
+        default=1.0, description="Online: factor on the arrival rate of a trace."
     )
     mean_prompt_tokens: Count = Field(
-        default=750, description="Prompt of the mean request that throughput is estimated for."
+        default=750, description="Prompt tokens of the mean request, for the throughput estimate."
     )
     mean_output_tokens: Count = Field(
-        default=240, description="Output of the mean request that throughput is estimated for."
+        default=240, description="Output tokens of the mean request, for the throughput estimate."
     )
 
     @model_validator(mode="after")
@@ -256,25 +263,27 @@ class WorkloadSpec(FileModel):
         if self.mode == "offline":
             raise located_error(
                 "trace",
-                "an offline workload is a closed loop that no arrival times fit; set mode to "
+                "an offline workload is a closed loop without arrival times; set mode to "
                 "online, or give the trace as lengths",
             )
         for key in ("lengths", "arrivals", "mean_tokens_per_s"):
             if getattr(self, key) is not None:
-                raise located_error(key, "the trace says it already; leave out one of the two")
+                raise located_error(key, "conflicts with the trace; give one of the two")
 
 
 # -- run and the whole -----------------------------------------------------------------------
 
 
 class RunSpec(FileModel):
-    """Length of the run and sampling."""
+    """Duration of the run, warm-up and sampling."""
 
     seed: Annotated[int, Field(ge=0, le=2**63)] = 0
-    warmup: Seconds = Field(default=0.0, description="Left out of the metrics.")
-    duration: Duration = Field(description="Time during which requests are sent, warm-up included.")
-    drain: bool = Field(default=False, description="Go on until every request has ended.")
-    sample_interval: Interval = Field(default=10.0, description="Between samples of gauges.")
+    warmup: Seconds = Field(
+        default=0.0, description="Time from the start that is excluded from the metrics."
+    )
+    duration: Duration = Field(description="Duration of load generation, warm-up included.")
+    drain: bool = Field(default=False, description="Continue until every request has ended.")
+    sample_interval: Interval = Field(default=10.0, description="Time between samples of gauges.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -309,7 +318,7 @@ class ScenarioSpec(FileModel):
     )
     cluster: ClusterSection
     placement: PlacementSection | None = Field(
-        default=None, description="Needed to run, not to plan."
+        default=None, description="The layers of each node; required to run, not to plan."
     )
     scheduler: SchedulerSpec = SchedulerSpec()
     workload: WorkloadSpec
@@ -322,7 +331,7 @@ class ScenarioSpec(FileModel):
     engine: FileName = Field(
         default=DEFAULT_ENGINE,
         description="Costs of the serving engine, for the calibrated physics: the name of a "
-        "shipped engine, or a file ending in .yaml, such as `helixsim calibrate` writes.",
+        "shipped engine, or a file ending in .yaml, such as the output of `helixsim calibrate`.",
     )
     run: RunSpec
     slo: dict[Name, SloSpec] = Field(

@@ -1,4 +1,4 @@
-"""The keys of a sweep file: a scenario, values to try in it, and seeds."""
+"""The model of sweep files: a scenario, values to try in it, and seeds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SweepSpec(FileModel):
     )
     grid: dict[ScenarioPath, _Values] = Field(
         default={},
-        description="Path -> values to try; every combination of them is run, the last path "
+        description="Path -> values to try; all combinations are run, the last path "
         "changing fastest.",
     )
     combinations: (
@@ -43,7 +43,7 @@ class SweepSpec(FileModel):
     ) = Field(
         default=None,
         alias="list",
-        description="Instead of a grid, the combinations themselves: path -> value.",
+        description="Instead of a grid: a list of combinations, each path -> value.",
     )
     seeds: (
         Annotated[
@@ -54,27 +54,27 @@ class SweepSpec(FileModel):
         | None
     ) = Field(
         default=None,
-        description="Every combination is run with each of these; a number stands for so many "
-        "from 0 on. The scenario's own seed if not given.",
+        description="Seeds of each combination; a number n means the seeds 0 to n - 1. "
+        "Default: the scenario's seed.",
     )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.grid and self.combinations is not None:
-            raise located_error("list", "there is a grid already; leave out one of the two")
+            raise located_error("list", "conflicts with the grid; give one of the two")
         for key, mapping in (
             ("set", self.fixed),
             ("grid", self.grid),
             *((f"list[{i}]", one) for i, one in enumerate(self.combinations or ())),
         ):
             if _SEED in mapping:
-                raise located_error(f"{key}.{_SEED}", "is what seeds is for")
+                raise located_error(f"{key}.{_SEED}", "cannot be set here; use seeds")
         if isinstance(self.seeds, tuple) and len(set(self.seeds)) < len(self.seeds):
-            raise located_error("seeds", "a seed stands here twice")
+            raise located_error("seeds", "duplicate seed")
         return self
 
     def seed_numbers(self, own: int) -> tuple[int, ...]:
-        """The seeds; `own` is that of the scenario."""
+        """The seeds; `own` is the scenario's seed."""
         if self.seeds is None:
             return (own,)
         return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds

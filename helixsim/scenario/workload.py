@@ -110,7 +110,7 @@ class _Resolver:
     def _slots(self, key: str, name: str, slot_s: float, hint: str = "") -> SlotArrivals:
         counts = read_slot_arrivals(self._path(key, name, hint))
         if not any(counts):
-            raise self._error(key, "counts no arrival at all")
+            raise self._error(key, "contains no arrivals")
         return SlotArrivals(counts, slot_s)
 
     def _path(self, key: str, name: str, hint: str = "") -> Path:

@@ -1,13 +1,13 @@
 """Workloads: read them, generate them, change them, write them.
 
-- Read a trace in a format that people have (Azure, Mooncake, BurstGPT, Vidur), told by its
-  content: :func:`read_trace`, :func:`read_lengths`, :func:`read_slot_arrivals`.
+- Read a trace in a known format (Azure, Mooncake, BurstGPT, Vidur), detected by its content:
+  :func:`read_trace`, :func:`read_lengths`, :func:`read_slot_arrivals`.
 - Generate one: arrivals from :func:`poisson`, :func:`gamma`, :func:`in_slots` or a built-in
-  :func:`arrival_pattern`; lengths from a file or a built-in :func:`length_model`; put together
-  by :func:`generate_trace`. All randomness comes from a `random.Random` that is handed in.
+  :func:`arrival_pattern`; lengths from a file or a built-in :func:`length_model`; combined by
+  :func:`generate_trace`. All randomness comes from the caller's `random.Random`.
 - Change it: :meth:`Trace.scaled`, :meth:`Trace.scaled_to`, :meth:`Trace.between`,
   :meth:`Trace.limited`.
-- Write it, to be read back exactly: :func:`write_trace`, :func:`write_lengths`.
+- Write it; it reads back exactly: :func:`write_trace`, :func:`write_lengths`.
 
 .. code-block:: python
 

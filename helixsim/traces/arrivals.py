@@ -1,8 +1,8 @@
-"""When requests arrive: streams of times, drawn from a `random.Random` handed in.
+"""Arrival times of requests: streams of times, drawn from the caller's `random.Random`.
 
-A stream yields seconds from the start, in order. Those of :func:`poisson` and :func:`gamma`
-never end: :func:`~helixsim.traces.generate.generate_trace` takes what a duration needs. Streams
-that follow the published traces are in :mod:`helixsim.traces.patterns`.
+A stream yields seconds from the start, in order. The streams of :func:`poisson` and :func:`gamma`
+are endless: :func:`~helixsim.traces.generate.generate_trace` takes the arrivals of a duration.
+Streams that follow the published traces are in :mod:`helixsim.traces.patterns`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from itertools import repeat
 from helixsim.errors import InputError
 
 SLOT_S = 3.0
-"""The published arrivals are counted in slots of this length."""
+"""Length of the slots in which the published arrivals are counted."""
 
 _MAX_RATE_PER_S = 1e6
 _CV_RANGE = (0.01, 20.0)
 
 
 def poisson(rate_per_s: float, rng: random.Random) -> Iterator[float]:
-    """Arrivals of many users who know nothing of each other: exponential gaps.
+    """Arrivals of many independent users: exponential gaps.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def poisson(rate_per_s: float, rng: random.Random) -> Iterator[float]:
 
 
 def gamma(rate_per_s: float, cv: float, rng: random.Random) -> Iterator[float]:
-    """Arrivals with gamma-distributed gaps: burstier or more even than Poisson, by one number.
+    """Arrivals with gamma-distributed gaps: more bursty or more even than Poisson.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def gamma(rate_per_s: float, cv: float, rng: random.Random) -> Iterator[float]:
 def in_slots(
     counts: Sequence[int], rng: random.Random, *, slot_s: float = SLOT_S
 ) -> Iterator[float]:
-    """Arrivals as counted: so many in each slot of time, at random moments of it. It ends.
+    """Arrivals by counts: the given number in each slot, at random times within it; finite.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
-"""One field of a trace file -> one number. What does not fit raises `ValueError`.
+"""Converts one field of a trace file to a number. An invalid field raises `ValueError`.
 
-A field is a string where it comes from CSV, and any JSON value where it comes from JSON. The
+A field of a CSV file is a string; a field of a JSON file is any JSON value. The
 readers catch the `ValueError` and add the file and the row.
 """
 
@@ -11,10 +11,10 @@ import re
 from datetime import UTC, datetime, timedelta
 
 MAX_TOKENS = 100_000_000
-"""Above any context length in use; a number beyond it is a mistake, not a prompt."""
+"""Above any context length in use; a larger number is an error in the file."""
 
 MAX_TIME = 1e15
-"""Longest time, in seconds or milliseconds; beyond it, floats no longer tell arrivals apart."""
+"""Longest time, in seconds or milliseconds; beyond it, floats cannot distinguish arrivals."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _WALL_CLOCK = re.compile(
@@ -45,7 +45,7 @@ def time(field: object) -> float:
     """Read a time since the start of the trace, in the unit of the file."""
     number = math.nan
     if isinstance(field, str):
-        # float() takes 1_000 for 1000, which no trace means.
+        # float() accepts 1_000, which is not a number in traces.
         number = math.nan if "_" in field else _float(field)
     elif isinstance(field, int | float) and not isinstance(field, bool):
         number = field

@@ -1,4 +1,4 @@
-"""The formats that people have traces in: what each is called, and how one row reads.
+"""The known formats of traces: their names, columns and row functions.
 
 A format is told by the columns (or JSON keys) that it needs; other columns are of no interest.
 Register your own with :func:`helixsim.register_trace_format`.
@@ -15,7 +15,7 @@ from helixsim.traces import fields
 
 
 class Holds(Enum):
-    """What the rows of a format are."""
+    """Kinds of rows of a format."""
 
     REQUESTS = "requests with arrival times"
     LENGTHS = "lengths without arrival times"
@@ -23,31 +23,31 @@ class Holds(Enum):
 
 
 Row = tuple[float, int, int]
-"""Time in ticks of the format (0 where it has none), prompt tokens, output tokens."""
+"""Time in ticks of the format (0 if it has none), prompt tokens, output tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How to read one kind of file.
+    """A format of trace files.
 
     Attributes
     ----------
     title
         For messages.
     holds
-        What its rows are.
+        Kind of its rows.
     columns
-        The columns it needs, spelled as in the file.
+        The required columns, spelled as in the file.
     parse
-        The fields of those columns -> a row, or None for a request that failed and is left
-        out. Raises `ValueError` for a bad field.
+        Function from the fields of the required columns to a row, or None for a failed request,
+        which is left out. Raises `ValueError` for a bad field.
     json
         Whether a row is a JSON object instead of comma-separated values.
     ticks_per_s
         Unit of its times.
     wall_clock
-        Whether its times are dates, so that the first arrival becomes the start of the trace.
-        Otherwise times count from the start of the trace already, and stay.
+        Whether its times are dates; then the first arrival becomes the start of the trace.
+        Otherwise times count from the start of the trace and are not changed.
     """
 
     title: str
@@ -71,8 +71,8 @@ def _timed(row: Sequence[object]) -> Row:
 
 def _burstgpt(row: Sequence[object]) -> Row | None:
     time, prompt, output = row
-    # The server failed and answered nothing. How much it had been asked for is unknown, and a
-    # made-up answer would distort the load, so the request is left out (and counted).
+    # The server failed without an answer. The requested length is unknown, and an invented
+    # length would distort the load, so the request is left out (and counted).
     if fields.count(output) == 0:
         return None
     return fields.time(time), fields.tokens(prompt), fields.tokens(output)
@@ -145,12 +145,12 @@ def register_trace_format(name: str, form: Format) -> None:
 
 
 def detect(names: Collection[str], *, json: bool) -> Format:
-    """Tell the format by its column names, or by the keys of its first JSON object.
+    """Detect the format by its column names, or by the keys of its first JSON object.
 
     Raises
     ------
     ValueError
-        If they are the columns of no format, or of more than one.
+        If the columns match no format, or more than one.
     """
     known = [TRACE_FORMATS.get(name) for name in TRACE_FORMATS.names()]
     fitting = [form for form in known if form.json == json and set(form.columns) <= set(names)]
@@ -159,4 +159,4 @@ def detect(names: Collection[str], *, json: bool) -> Format:
     if fitting:
         raise ValueError("fits several formats: " + ", ".join(form.title for form in fitting))
     columns = "; ".join(f"{form.title}: {', '.join(form.columns)}" for form in known)
-    raise ValueError(f"is no format that is known. Known columns are: {columns}")
+    raise ValueError(f"is no known format. Known columns are: {columns}")

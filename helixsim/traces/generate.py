@@ -1,4 +1,4 @@
-"""Make a trace: arrivals from one place, lengths from another."""
+"""Generate a trace from a stream of arrivals and a source of lengths."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def generate_trace(
     Parameters
     ----------
     arrivals
-        Seconds from the start, in order: a stream of :mod:`helixsim.traces.arrivals`, or any
-        other. It may be endless.
+        Seconds from the start, in order: any iterable, for example a stream of
+        :mod:`helixsim.traces.arrivals`. It may be endless.
     lengths
-        A built-in distribution, or lengths that were read from a file.
+        A built-in distribution, or lengths from a file.
     duration_s
         Arrivals before this time are taken.
     rng
-        What lengths are drawn with, after all arrivals: with the same seed and arrivals, other
-        lengths leave the arrival times as they are, even where both draw from one `rng`.
+        Random stream of the lengths. Lengths are drawn after all arrivals, so that other lengths
+        do not change the arrival times, even if both use the same `rng`.
     source
         Name of the trace, for messages.
 

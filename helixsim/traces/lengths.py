@@ -1,15 +1,15 @@
 """Built-in distributions of request lengths: the shape of four data sets, without the data.
 
-A distribution is three small tables: the quantile functions of prompt and output lengths as
-straight lines between 21 points each, and a grid that says how often a prompt from one eighth
-of the prompts goes with an answer from one eighth of the answers. The grid carries what a
-single correlation cannot: the Azure conversations, for one, are two kinds of talk, long prompts
-with long answers and short with short. Requests are drawn independently of each other.
+A distribution consists of three small tables: the quantile functions of prompt and output lengths,
+each linear between 21 points, and a grid with the frequency of each combination of an eighth of
+the prompts and an eighth of the answers. The grid contains more than a single correlation: the
+Azure conversations, for example, are of two kinds, long prompts with long answers and short
+prompts with short answers. Requests are drawn independently of each other.
 ``tests/tools/fit_lengths.py`` makes the tables.
 
-How near the distributions come (``tests/tools/trace_nearness.py`` measures it on 100,000
-requests drawn, a test keeps it true; KS is the largest distance between the cumulative
-distributions, the correlations are those of prompt with output length):
+Comparison with the data (``tests/tools/trace_nearness.py`` measures it on 100,000 drawn requests,
+a test checks it; KS is the largest distance between the cumulative distributions; correlations
+are of prompt with output length):
 
 .. code-block:: text
 
@@ -63,9 +63,9 @@ class Quantiles:
     Attributes
     ----------
     probabilities
-        Rising from 0 to 1.
+        Increasing from 0 to 1.
     tokens
-        The quantile at each of them; a length is this rounded to the nearest whole number.
+        The quantile at each probability; a length is a quantile rounded to a whole number.
     """
 
     probabilities: tuple[float, ...]
@@ -86,14 +86,14 @@ class Quantiles:
 
 @dataclass(frozen=True)
 class LengthModel:
-    """A joint distribution of prompt and output lengths to draw requests from.
+    """A joint distribution of prompt and output lengths.
 
     Attributes
     ----------
     name
         As in :data:`LENGTH_MODELS`.
     prompt, output
-        The distributions of each alone.
+        The marginal distributions.
     grid
         Square table of weights: row = prompt length, column = output length, both cut into
         parts of equal share from short to long. Within a cell, the two are independent.
@@ -130,10 +130,10 @@ class LengthModel:
     def limited(
         self, *, max_prompt_tokens: float = math.inf, max_output_tokens: float = math.inf
     ) -> LengthModel:
-        """Leave out what is longer than a limit: such requests are drawn anew.
+        """Leave out requests that are longer than a limit: they are drawn again.
 
         The same as :meth:`Lengths.limited <helixsim.traces.values.Lengths.limited>` for data.
-        The published runs keep to 2,048 prompt and 1,024 output tokens.
+        The limits of the published runs are 2,048 prompt and 1,024 output tokens.
 
         Raises
         ------
@@ -194,7 +194,7 @@ def length_models() -> Mapping[str, LengthModel]:
 
 
 def length_model(name: str) -> LengthModel:
-    """Give the built-in distribution of this name.
+    """The built-in distribution of this name.
 
     Raises
     ------

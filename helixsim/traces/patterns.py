@@ -1,11 +1,11 @@
 """Arrivals as in the Azure traces, smooth (conversation) or in bursts (code), without the data.
 
-The patterns follow one hour of each of the Azure traces. Both are the same model, a Poisson
-process whose rate varies over time, with different numbers: bursts and lulls take turns, and
-the rate within bursts drifts and jitters (``tests/tools/fit_arrivals.py`` fits the numbers).
-Nothing of the published arrivals is copied. How near they come to the counts in 1,200 slots of
+The patterns follow one hour of each of the Azure traces. Both use the same model with different
+parameters, a Poisson process with a varying rate: bursts and lulls alternate, and the rate
+within bursts drifts and jitters (``tests/tools/fit_arrivals.py`` fits the parameters).
+The published arrivals themselves are not included. Comparison with the counts in 1,200 slots of
 3 s, at the rate of the trace (``tests/tools/trace_nearness.py`` measures it on 100 hours, +- is
-the standard deviation from hour to hour; a test keeps it true):
+the standard deviation from hour to hour; a test checks it):
 
 .. code-block:: text
 
@@ -37,11 +37,11 @@ _WARM_UP_SLOTS = 200
 
 @dataclass(frozen=True)
 class ArrivalPattern:
-    """A Poisson process whose rate varies: bursts and lulls, and drift and jitter in bursts.
+    """A Poisson process with a varying rate: bursts and lulls, with drift and jitter in bursts.
 
     All times are in slots of 3 s (:data:`~helixsim.traces.arrivals.SLOT_S`). Within a burst, the
     rate of a slot is the mean rate of bursts times exp(drift + jitter), both normal with a mean
-    that leaves the rate as it is; drift is remembered from slot to slot, jitter is not.
+    that preserves the mean rate; drift is correlated between slots, jitter is not.
 
     Attributes
     ----------
@@ -50,13 +50,13 @@ class ArrivalPattern:
     trace_rate_per_s
         Mean rate of the trace that it was fitted to.
     drift_sd, drift_slots
-        Standard deviation of the drift, and the number of slots after which it is down to 1/e.
+        Standard deviation of the drift, and the number of slots in which it decays to 1/e.
     jitter_sd
         Standard deviation of the jitter.
     burst_slots, burst_cv
-        Mean length of a burst, at least 1, and the coefficient of variation of what is above 1.
+        Mean length of a burst, at least 1, and the coefficient of variation of the part above 1.
     lull_slots, lull_cv
-        The same for the time without any arrivals in between; 0, the default, for no lulls.
+        The same for the time without arrivals between bursts; 0, the default, for no lulls.
     """
 
     name: str
@@ -72,21 +72,21 @@ class ArrivalPattern:
     def arrivals(
         self, rng: random.Random, rate_per_s: float | None = None, until_s: float = math.inf
     ) -> Iterator[float]:
-        """Arrivals of this pattern, without end unless one is given.
+        """Arrivals of this pattern, endless unless `until_s` is given.
 
         Parameters
         ----------
         rng
             Source of all randomness.
         rate_per_s
-            Mean arrivals per second in the long run; by default that of the trace. More users,
-            not a faster clock: bursts get higher, not shorter. (To speed up the clock, scale
-            the trace.) Over minutes the rate differs from the mean as it does in the real
-            trace; :meth:`Trace.scaled_to <helixsim.traces.values.Trace.scaled_to>` makes it
-            exact.
+            Mean arrivals per second in the long run; by default the trace's. A higher rate means
+            more users, not a faster clock: bursts get higher, not shorter. (To speed up the
+            clock, scale the trace.) Over minutes the rate deviates from the mean as it does in
+            the real trace; :meth:`Trace.scaled_to <helixsim.traces.values.Trace.scaled_to>`
+            makes it exact.
         until_s
-            Nobody arrives after this; needed where the rate is so low that it takes for ever to
-            find the next.
+            No request arrives after this time; needed for very low rates, at which the search
+            for the next arrival would take too long.
 
         Raises
         ------
@@ -98,7 +98,7 @@ class ArrivalPattern:
         return self._arrivals(rng, mean, until_s)
 
     def _arrivals(self, rng: random.Random, mean: float, until_s: float) -> Iterator[float]:
-        # A Poisson process of varying rate is one of rate 1 whose clock runs at that rate.
+        # A Poisson process with a varying rate is one of rate 1 in a time that runs at this rate.
         wait = rng.expovariate(1.0)
         for slot, relative in enumerate(self._relative_rates(rng)):
             rate, now, end = mean * relative, slot * SLOT_S, (slot + 1) * SLOT_S
@@ -112,7 +112,7 @@ class ArrivalPattern:
             wait -= rate * (end - now)
 
     def _relative_rates(self, rng: random.Random) -> Iterator[float]:
-        """Rate of one slot after another, over the mean rate."""
+        """Rates of consecutive slots, relative to the mean rate."""
         share = self.burst_slots / (self.burst_slots + self.lull_slots)
         memory = math.exp(-1 / self.drift_slots)
         fresh = self.drift_sd * math.sqrt(1 - memory**2)
@@ -121,8 +121,8 @@ class ArrivalPattern:
         for slot, busy in enumerate(self._busy(rng)):
             drift = memory * drift + rng.gauss(0.0, fresh)
             rate = math.exp(drift + rng.gauss(0.0, self.jitter_sd) - offset) / share if busy else 0
-            # The first burst starts at slot 0. By the end of the warm-up that is forgotten, and
-            # a trace starts anywhere in a burst or lull.
+            # The first burst starts at slot 0. After the warm-up, the state is independent of
+            # this start, and a trace starts anywhere in a burst or lull.
             if slot >= _WARM_UP_SLOTS:
                 yield rate
 
@@ -156,7 +156,7 @@ ARRIVAL_PATTERNS: Mapping[str, ArrivalPattern] = MappingProxyType(
         ),
     }
 )
-"""Name -> built-in pattern: azure-conversation is smooth, azure-code comes in bursts."""
+"""Name -> built-in pattern: azure-conversation is smooth, azure-code is bursty."""
 
 
 def arrival_pattern(name: str) -> ArrivalPattern:

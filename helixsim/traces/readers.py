@@ -1,6 +1,6 @@
-"""Read trace files of any known format, told by their content, gzip or not.
+"""Read trace files of any known format, detected by their content, with or without gzip.
 
-Every reader raises :class:`~helixsim.errors.TraceError` for a file it cannot use; the message
+Every reader raises :class:`~helixsim.errors.TraceError` for a file that cannot be used; the message
 names the file and, as ``row N``, the line in it, counted from 1 with the header.
 """
 
@@ -35,13 +35,13 @@ def read_trace(path: str | Path, form: Format | None = None) -> Trace:
     Trace
         In order of arrival. Logs are often written in order of completion, so rows may come in
         any order; requests that arrive together keep the order of the file. Wall-clock times
-        (Azure) count from the first arrival, other times stay as they are. Failed requests of
+        (Azure) count from the first arrival, other times are not changed. Failed requests of
         BurstGPT (no response tokens) are left out and counted in ``num_skipped``.
 
     Raises
     ------
     TraceError
-        If the file cannot be used as such.
+        If the file is invalid.
     """
     path = Path(path)
     return _trace(path, *_read(path, form))
@@ -58,7 +58,7 @@ def read_lengths(path: str | Path) -> Lengths:
     Raises
     ------
     TraceError
-        If the file cannot be used as such.
+        If the file is invalid.
     """
     path = Path(path)
     form, rows = _read(path)
@@ -70,18 +70,18 @@ def read_lengths(path: str | Path) -> Lengths:
 
 
 def read_slot_arrivals(path: str | Path) -> tuple[int, ...]:
-    """Read how many requests arrived in each slot of time, in order.
+    """Read the number of arrivals in each slot of time, in order.
 
     Parameters
     ----------
     path
-        A file with the header ``arrivals`` and one whole number a row. How long a slot is, the
-        file does not say.
+        A file with the header ``arrivals`` and one whole number per row. It does not contain the
+        length of a slot.
 
     Raises
     ------
     TraceError
-        If the file cannot be used as such.
+        If the file is invalid.
     """
     path = Path(path)
     form, rows = _read(path)
@@ -123,7 +123,7 @@ def _read(path: Path, form: Format | None = None) -> tuple[Format, list[Row | No
 
 
 _Table = Iterator[tuple[int, Sequence[object]]]
-"""Line number in the file, and the fields of the columns that the format needs."""
+"""Line number in the file, and the fields of the required columns."""
 
 
 def _csv_table(
@@ -135,7 +135,7 @@ def _csv_table(
     header = [name.strip() for name in next(cells)]
     form = _checked(path, header, form) or _detect(path, header, as_json=False)
     if repeated := [name for name in form.columns if header.count(name) > 1]:
-        raise _row_error(path, 1, f"column {repeated[0]} stands there twice")
+        raise _row_error(path, 1, f"duplicate column {repeated[0]}")
     wanted = [header.index(name) for name in form.columns]
 
     def table() -> _Table:

@@ -1,4 +1,4 @@
-"""Trace files as lines of text and back: plain or gzip, with clear errors for what is neither."""
+"""Trace files as lines of text and back: plain or gzip, with errors for other files."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import BinaryIO, cast
 from helixsim.errors import OutputError, TraceError
 
 MAX_LINE_CHARS = 1_000_000
-"""No row of a trace comes near this length; a file of something else soon does."""
+"""Above the length of any row of a trace; other files soon exceed it."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
 @contextmanager
 def open_lines(path: Path) -> Iterator[Iterator[str]]:
-    """Open a text file, gzip or not as its first bytes tell, and yield its lines.
+    """Open a text file, gzip or not by its first bytes, and yield its lines.
 
-    A byte-order mark and any kind of line end are taken off. Bytes that are no UTF-8 become
-    U+FFFD: they are refused where they matter, with their row, and tolerated in other columns.
+    A byte-order mark and any kind of line end are removed. Bytes that are not UTF-8 become
+    U+FFFD: they are refused in required columns, with their row, and tolerated in others.
 
     Raises
     ------
     TraceError
-        If the file cannot be read, is a damaged gzip, or has a line that is no line of text.
+        If the file cannot be read, is a damaged gzip, or has a line that is too long.
     """
     try:
         with path.open("rb") as raw:
@@ -66,7 +66,7 @@ def write_text(text: str, path: Path) -> None:
     data = text.encode()
     if path.suffix == ".gz":
         buffer = io.BytesIO()
-        # Without a name and a time in its header, the file depends on the text alone.
+        # Without a name and a time in its header, the file depends only on the text.
         with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as packed:
             packed.write(data)
         data = buffer.getvalue()

@@ -1,4 +1,4 @@
-"""What a workload is: requests in order of arrival, or the lengths of requests alone."""
+"""Workloads: requests in order of arrival, or lengths of requests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from helixsim.requests import TraceRequest
 
 
 class LengthSource(Protocol):
-    """Anything that lengths of requests can be drawn from."""
+    """A source of request lengths."""
 
     def sample(self, rng: random.Random) -> tuple[int, int]:
         """Draw the (prompt tokens, output tokens) of one request."""
@@ -32,12 +32,12 @@ class Lengths:
     pairs
         (prompt tokens, output tokens) of each request; at least one, each at least 1.
     source
-        Where they come from, for messages; not compared.
+        Their source, for messages; not compared.
 
     Raises
     ------
     InputError
-        If there are none, or one is below 1.
+        If there are no lengths, or a length is below 1.
     """
 
     pairs: tuple[tuple[int, int], ...]
@@ -71,8 +71,8 @@ class Lengths:
     ) -> Lengths:
         """Leave out every request that is longer than a limit.
 
-        This is how the published runs keep to what an LLM can take: 2,048 prompt tokens and
-        1,024 output tokens at most, longer requests left out rather than cut.
+        The published runs exclude requests with more than 2,048 prompt tokens or 1,024 output
+        tokens, instead of cutting them.
         """
         kept = (p for p in self.pairs if p[0] <= max_prompt_tokens and p[1] <= max_output_tokens)
         return Lengths(tuple(kept), self.source)
@@ -80,7 +80,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Trace:
-    """A workload: who asks for how much, and when.
+    """A workload: requests with arrival times and lengths.
 
     Attributes
     ----------
@@ -88,9 +88,9 @@ class Trace:
         In order of arrival, at least one. Times are seconds from the start of the trace, so the
         first request need not arrive at 0.
     source
-        Where it comes from, for messages; not compared.
+        Its source, for messages; not compared.
     num_skipped
-        Requests that the file has but that were left out as failed; not compared.
+        Number of failed requests in the file, which were left out; not compared.
 
     Raises
     ------
@@ -122,9 +122,9 @@ class Trace:
 
     @property
     def rate_per_s(self) -> float:
-        """Mean arrivals per second: gaps between arrivals over the time they take together.
+        """Mean arrivals per second: number of gaps between arrivals over their total time.
 
-        Infinite where all requests arrive at once.
+        Infinite if all requests arrive at once.
         """
         return (len(self) - 1) / self.span_s if self.span_s else math.inf
 
@@ -136,7 +136,7 @@ class Trace:
         )
 
     def scaled(self, factor: float) -> Trace:
-        """Make requests arrive `factor` times as often: every time is divided by `factor`.
+        """Scale the arrival rate by `factor`: every time is divided by `factor`.
 
         Raises
         ------
@@ -151,7 +151,7 @@ class Trace:
         )
 
     def scaled_to(self, rate_per_s: float) -> Trace:
-        """Make requests arrive at a mean rate of `rate_per_s`, by scaling the gaps.
+        """Scale the gaps between arrivals to a mean rate of `rate_per_s`.
 
         Raises
         ------
@@ -164,7 +164,7 @@ class Trace:
         return self.scaled(rate_per_s / self.rate_per_s)
 
     def between(self, start_s: float, end_s: float) -> Trace:
-        """Keep what arrives from `start_s` up to, not including, `end_s`; `start_s` becomes 0."""
+        """Keep arrivals from `start_s` up to, not including, `end_s`; `start_s` becomes 0."""
         return self._with(
             TraceRequest(r.arrival_s - start_s, r.prompt_tokens, r.output_tokens)
             for r in self.requests

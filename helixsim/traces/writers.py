@@ -1,4 +1,4 @@
-"""Write traces and lengths so that they read back as exactly what they were."""
+"""Write traces and lengths so that they read back exactly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def write_trace(trace: Trace, path: str | Path) -> None:
     Parameters
     ----------
     trace
-        What to write. Times are written in full, so that they read back to the last bit.
+        The trace. Times are written in full, so that they read back to the last bit.
     path
         The file; gzip if its name ends in ``.gz``. Equal traces give equal bytes.
 
@@ -39,7 +39,7 @@ def write_lengths(lengths: Lengths, path: str | Path) -> None:
     Parameters
     ----------
     lengths
-        What to write.
+        The lengths.
     path
         The file; gzip if its name ends in ``.gz``. Equal lengths give equal bytes.
 

@@ -122,7 +122,7 @@ def serving(reference: Path, llm: str, machine: str) -> str:
     }
     note = (
         f"    # Beyond {max_layers} layers: the published separate pipelines. Their batch limits\n"
-        f"    # are not published; those of {max_layers} layers are used.\n"
+        f"    # are not published; the limits of {max_layers} layers are used.\n"
         if overcommitted
         else ""
     )

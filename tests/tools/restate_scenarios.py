@@ -3,7 +3,7 @@
     python tests/tools/restate_scenarios.py <reference folder> [<folder to write to>]
 
 Clusters and placements are imported from the published files; the settings of the runs are
-those of ``expected/simulator_cases.json`` there. What is not published stands at the head of
+from ``expected/simulator_cases.json``. Values that are not published are at the head of
 this file.
 """
 
@@ -43,7 +43,7 @@ UNPUBLISHED_ONLINE = {
 }
 
 UNPUBLISHED = (
-    "Not published: online at about 2.8 times the offline decode throughput, as those that are"
+    "Not published: online at about 2.8 times the offline decode throughput, as published runs"
 )
 ONLINE = {
     "mode": "online",

@@ -8,7 +8,7 @@ from the project root::
 
     PYTHONPATH=. python tests/tools/scenario_reference.py
 
-Fails if a part of a kind has no table, or a key has nothing that says what it means.
+Fails if a part of a kind has no table, or a key has no description.
 """
 
 from __future__ import annotations
@@ -45,62 +45,61 @@ json_schema = cache(schema.json_schema)
 
 MEANINGS = {
     "scenario.schema": "Version of the format.",
-    "scenario.name": "For titles and results.",
-    "scenario.cluster": "The machines and what links them.",
-    "scenario.scheduler": "How requests find their way.",
-    "scenario.workload": "What users ask for, and when.",
-    "scenario.faults": "Nodes that fail; see [physics](physics.md#faults-waiting-chunks).",
-    "scenario.physics": "How the simulator takes the time of work; see [physics](physics.md).",
-    "scenario.run": "How long, and what to record.",
-    "*.description": "For readers.",
+    "scenario.name": "Name, for titles and results.",
+    "scenario.cluster": "The machines and the network.",
+    "scenario.scheduler": "Settings of admission, routing and batching.",
+    "scenario.workload": "Requests of the users: lengths and arrival times.",
+    "scenario.faults": "Failures of nodes; see [physics](physics.md#faults-waiting-chunks).",
+    "scenario.physics": "Performance model of the simulator; see [physics](physics.md).",
+    "scenario.run": "Duration, warm-up, seed and sampling.",
+    "*.description": "Free text.",
     "BandwidthSpreadSpec.mean": "Middle of the range.",
     "BandwidthSpreadSpec.spread": "Half the width of the range; below the mean.",
     "LatencySpreadSpec.mean": "Middle of the range.",
     "LatencySpreadSpec.spread": "Half the width of the range; at most the mean.",
     "ClusterInFile.file": "A cluster file, relative to the scenario's folder.",
-    "ClusterSpec.coordinator": "Where every route starts and ends.",
+    "ClusterSpec.coordinator": "The machine at which every route starts and ends.",
     "ClusterSpec.nodes": "The machines, one by one or by group. Their order breaks ties.",
-    "ClusterSpec.network": "What links them.",
-    "CoordinatorSpec.nic": "Its network interface: one bandwidth for each way, or both.",
-    "CoordinatorSpec.region": "Where it stands.",
+    "ClusterSpec.network": "The links between the machines.",
+    "CoordinatorSpec.nic": "Network interface: one bandwidth for both directions, or one for each.",
+    "CoordinatorSpec.region": "Region of the coordinator.",
     "GammaArrivalsSpec.gamma": "Gaps between arrivals are gamma-distributed.",
-    "GeneratorSpec.coordinator": "Where every route starts and ends.",
-    "GeneratorSpec.network": "What links the machines.",
-    "GeneratorSpec.seed": "Of the order of the nodes and of spread values.",
-    "KvSpec.high_water_mark": "Share of a node's KV cache that may be expected to be in use when a "
-    "request is admitted.",
-    "KvSpec.expected_output_ratio": "Answer to expect of a request, as a multiple of "
+    "GeneratorSpec.coordinator": "The machine at which every route starts and ends.",
+    "GeneratorSpec.network": "The links between the machines.",
+    "GeneratorSpec.seed": "Random seed of the order of the nodes and of values with a spread.",
+    "KvSpec.high_water_mark": "Admission limit: the largest share of a node's KV cache that may be "
+    "expected to be in use.",
+    "KvSpec.expected_output_ratio": "Expected output tokens of a request, as a multiple of "
     "`workload.mean_output_tokens`.",
-    "LinkSpec.from": "One way only, with `to`.",
-    "LinkSpec.to": "One way only, with `from`.",
-    "*.bandwidth": "What a link carries at most.",
-    "*.latency": "Paid once by each message.",
-    "NicSpec.inbound": "What it receives at most.",
-    "NicSpec.outbound": "What it sends at most.",
-    "NodeSpec.count": "So many alike.",
-    "NodeSpec.region": "Where they stand.",
+    "LinkSpec.from": "The sending machine, for one direction; needs `to`.",
+    "LinkSpec.to": "The receiving machine, for one direction; needs `from`.",
+    "*.bandwidth": "Bandwidth of a link.",
+    "*.latency": "Propagation time of each message.",
+    "NicSpec.inbound": "Bandwidth for receiving.",
+    "NicSpec.outbound": "Bandwidth for sending.",
+    "NodeSpec.count": "Number of identical nodes.",
+    "NodeSpec.region": "Region of the nodes.",
     "PlacementInFile.file": "A placement file, relative to the scenario's folder.",
-    "RegionRuleSpec.between": "The two regions; one region twice for links within it.",
-    "RunSpec.seed": "Of all randomness of the run.",
-    "SchedulerSpec.policy": "Who decides about the next node; see "
-    "[physics](physics.md#scheduling).",
-    "SchedulerSpec.kv": "When a request is admitted (`maxflow`).",
-    "SchedulerSpec.feed_high_water_mark": "Offline, `maxflow`: one more request comes while the "
-    "fullest layer is expected to use no more than this share of its KV caches.",
-    "SchedulerSpec.min_flow_share": "`maxflow`: a successor with less than this share of a node's "
-    "flow is not used.",
-    "SlotArrivalsSpec.slots": "Arrivals as counted.",
-    "SlotsSpec.file": "A file with the header `arrivals` and one count a row.",
+    "RegionRuleSpec.between": "The two regions; the same region twice for links within it.",
+    "RunSpec.seed": "Seed of all randomness in the run.",
+    "SchedulerSpec.policy": "Routing policy; see [physics](physics.md#scheduling).",
+    "SchedulerSpec.kv": "Admission by expected KV cache use (`maxflow`).",
+    "SchedulerSpec.feed_high_water_mark": "Offline, `maxflow`: the load generator sends "
+    "more requests while the expected KV cache use of the fullest layer is at most this share.",
+    "SchedulerSpec.min_flow_share": "`maxflow`: successors with less than this share of a node's "
+    "flow are ignored.",
+    "SlotArrivalsSpec.slots": "Counts of arrivals in slots of time.",
+    "SlotsSpec.file": "A file with the header `arrivals` and one count per row.",
     "SlotsSpec.length": "Length of a slot.",
-    "WorkloadSpec.mode": "`offline`: a closed loop, a request that ends makes room for another. "
-    "`online`: requests come when users send them.",
+    "WorkloadSpec.mode": "`offline`: a closed loop; the end of a request triggers "
+    "another. `online`: an open loop; requests arrive at given times.",
     "engine.schema": "Version of the format.",
     "engine.kind": "Kind of file.",
-    "engine.name": "For titles.",
-    "engine.machine_types": "Machine type -> what differs for it.",
-    "engine.other_machine_types": "For machine types not named in `machine_types`.",
-    "engine.valid_for": "Range of what was recorded.",
-    "engine.fit": "How well it repeats the runs that it was fitted to, and others.",
+    "engine.name": "Name, for titles.",
+    "engine.machine_types": "Machine type -> costs that are specific to it.",
+    "engine.other_machine_types": "Costs of machine types that are not in `machine_types`.",
+    "engine.valid_for": "Range of the recorded runs.",
+    "engine.fit": "Errors for the runs of the fit and for held-out runs.",
     "RecordedFit.run": "Name of the recorded run.",
     "RecordedFit.scenario": "Name of the scenario that was replayed.",
     "RecordedFit.decode_tokens_per_s": "Error of the decode throughput.",
@@ -108,41 +107,43 @@ MEANINGS = {
     "RecordedFit.decode_latency_p50": "Error of its median.",
     "RecordedFit.decode_latency_p95": "Error of its 95th percentile.",
     "RecordedFit.prompt_latency_mean": "Error of the mean prompt latency.",
-    "Validity.machine_types": "Machine types that took part.",
-    "Validity.llms": "LLMs that were served.",
-    "Validity.max_in_flight": "The most requests on their way at once.",
-    "Validity.max_prompt_tokens": "Longest prompt.",
-    "Validity.max_context_tokens": "Longest context.",
-    "Validity.max_decode_tokens_per_s": "Highest decode throughput over a minute.",
+    "KnownRange.machine_types": "Machine types in the recorded runs.",
+    "KnownRange.llms": "LLMs in the recorded runs.",
+    "KnownRange.max_in_flight": "The most requests in flight.",
+    "KnownRange.max_prompt_tokens": "Longest prompt.",
+    "KnownRange.max_context_tokens": "Longest context.",
+    "KnownRange.max_decode_tokens_per_s": "Highest decode throughput over a minute.",
     "llm.schema": "Version of the format.",
     "llm.kind": "Kind of file.",
-    "llm.name": "What scenarios and machine files call it.",
+    "llm.name": "Name, for scenarios and machine files.",
     "llm.num_layers": "Number of layers.",
     "llm.bytes_per_value": "Bytes of one value of the hidden state.",
     "sweep.schema": "Version of the format.",
     "sweep.kind": "Kind of file.",
     "machine.schema": "Version of the format.",
     "machine.kind": "Kind of file.",
-    "machine.name": "What clusters call it.",
-    "machine.memory": "Of the whole machine, all its GPUs together.",
-    "machine.llms": "LLM -> how the machine serves it.",
-    "BatchLimitsSpec.max_prompts": "Prefills in one batch.",
-    "BatchLimitsSpec.max_prompt_tokens": "Tokens of all prefills in one batch; also the longest "
-    "prompt that the machine takes.",
-    "BatchLimitsSpec.max_decode_tokens": "Decodes in one batch.",
-    "CurveSpec.tokens": "Tokens in one batch, rising. Beyond the last, the last two points go on "
-    "as a line.",
-    "CurveSpec.ms": "Milliseconds of one layer for each of them; linear in between.",
-    "PlannerSpec.typical_layers": "Layers that such a machine usually holds; two thirds of "
-    "`max_layers` if not given.",
-    "PlannerSpec.crowded_typical_layers": "The same where machines are scarce; `max_layers` if not "
-    "given.",
-    "PlannerSpec.start_performance": "Layers x tokens per millisecond to start the estimate from.",
-    "ServingSpec.prefill": "Time of prefills, by the sum of their tokens.",
-    "ServingSpec.decode": "Time of decodes, by their number.",
-    "ServingSpec.kv": "How much KV cache there is.",
-    "ServingSpec.batch_limits": "What fits into one batch.",
-    "ServingSpec.planner": "Where the throughput estimate starts.",
+    "machine.name": "Name, for clusters.",
+    "machine.memory": "Memory of all GPUs of the machine.",
+    "machine.llms": "LLM -> latency profile, KV cache and batch limits.",
+    "BatchLimitsSpec.max_prompts": "The most prefills in one batch.",
+    "BatchLimitsSpec.max_prompt_tokens": "The most prompt tokens in one batch; also the longest "
+    "prompt (or chunk) that the machine accepts.",
+    "BatchLimitsSpec.max_decode_tokens": "The most decodes in one batch.",
+    "CurveSpec.tokens": "Tokens in one batch, increasing. Beyond the last point, the line "
+    "through the last two points is extrapolated.",
+    "CurveSpec.ms": "Milliseconds of one layer at each point; linear interpolation in between.",
+    "PlannerSpec.typical_layers": "Typical number of layers on such a machine. Default: "
+    "two thirds of "
+    "`max_layers`.",
+    "PlannerSpec.crowded_typical_layers": "The same in clusters with few machines. Default: "
+    "`max_layers`.",
+    "PlannerSpec.start_performance": "Initial value of the estimate, in layers x tokens per "
+    "millisecond.",
+    "ServingSpec.prefill": "Time of prefills as a function of their total tokens.",
+    "ServingSpec.decode": "Time of decodes as a function of their number.",
+    "ServingSpec.kv": "Capacity of the KV cache.",
+    "ServingSpec.batch_limits": "Limits of one batch.",
+    "ServingSpec.planner": "Inputs of the throughput estimate.",
 }
 """What keys mean where the models do not say; `*` stands for any part."""
 
@@ -184,7 +185,7 @@ class Writer:
         ours = MEANINGS.get(f"{part}.{key}", MEANINGS.get(f"*.{key}"))
         text = value.get("description") or ours
         if text is None:
-            raise SystemExit(f"{self.kind}: nothing says what {part}.{key} means")
+            raise SystemExit(f"{self.kind}: {part}.{key} has no description")
         return text.replace("->", "→").replace("{i}", "`{i}`").replace("|", "\\|")
 
     def default(self, value: dict) -> str:
@@ -212,7 +213,9 @@ class Writer:
         if "$ref" in value:
             part = value["$ref"].rpartition("/")[2]
             title, anchor = self.places[f"{self.kind}/{part}"]
-            return f"[{title[0].lower() + title[1:]}](#{anchor})"
+            # "KV cache" keeps its capitals.
+            shown = title if title[1].isupper() else title[0].lower() + title[1:]
+            return f"[{shown}](#{anchor})"
         if "const" in value:
             return f"`{value['const']}`"
         if "enum" in value:

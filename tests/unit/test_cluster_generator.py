@@ -144,7 +144,7 @@ def test_pairs_without_a_rule_have_no_link():
         ({"regions": ...}, "give either machines or regions"),
         ({"regions.west.T4": 0}, r"regions\.west\.T4: should be greater than or equal to 1"),
         ({"regions.west.T4": 100_000}, "more than 100000 nodes"),
-        ({"node_name": "n"}, r"node_name: must have \{i\} in it"),
+        ({"node_name": "n"}, r"node_name: must contain \{i\}"),
         ({"network.regions.0.between": ["users", "mars"]}, "no machine is in region 'mars'"),
         ({"network.seed": 1}, "unknown key"),
         ({"kind": "cluster"}, "kind: should be 'generator'"),
@@ -158,7 +158,7 @@ def test_a_mistake_in_a_generator_file_is_named(scenario_file, changes, message)
 
 
 def test_a_mistake_in_an_inline_generator_is_named(load):
-    with pytest.raises(ScenarioError, match=r"cluster\.generate\.node_name: must have"):
+    with pytest.raises(ScenarioError, match=r"cluster\.generate\.node_name: must contain"):
         load({"cluster": {"generate": GENERATOR | {"node_name": "n"}}, "placement": ...})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -217,3 +218,13 @@ def test_schema_command_knows_the_documented_kinds():
         result = CliRunner().invoke(app, ["schema", "--kind", kind])
         assert result.exit_code == 0
         assert json.loads(result.output)["title"] == f"helixsim {kind} file"
+
+
+def names_in_glossary():
+    text = (ROOT / "docs" / "glossary.md").read_text("utf-8")
+    return sorted(set(re.findall(r"`(helix(?:sim|real)(?:\.\w+)+)`", text)))
+
+
+@pytest.mark.parametrize("name", names_in_glossary())
+def test_names_in_the_glossary_exist(name):
+    assert pkgutil.resolve_name(name) is not None

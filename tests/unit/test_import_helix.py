@@ -191,7 +191,7 @@ def test_overcommitted_nodes_are_told(run, load):
     solution = SOLUTION.replace(str(list(range(15))), str(list(range(20))))
     imported = run(solution=solution)
     assert imported.overcommitted == ("compute_node_2",)
-    with pytest.raises(ScenarioError, match="20 layers are more than the 18"):
+    with pytest.raises(ScenarioError, match="20 layers of llama1-30b exceed max_layers"):
         load(solution=solution)
     scenario = load("placement.allow_overcommitted_layers=true", solution=solution)
     assert scenario.cluster.node("compute_node_2").kv_token_layers == 725040
@@ -257,13 +257,13 @@ HOSTILE = "__import__('os').system('touch hacked')"
             broken(SOLUTION, "compute_node_2=", "compute_node_20="),
             "[Solution] compute_node_20: ",
         ),
-        ("solution", SOLUTION.split("compute_node_5")[0], "make no scenario: "),
-        ("solution", broken(SOLUTION, ", 59]", ", 59, 60]"), "make no scenario: "),
+        ("solution", SOLUTION.split("compute_node_5")[0], "do not make a valid scenario: "),
+        ("solution", broken(SOLUTION, ", 59]", ", 59, 60]"), "do not make a valid scenario: "),
         ("links", broken(used(), "[Coordinator]", "[X]"), "[Coordinator]: this section is missing"),
         (
             "links",
             broken(used(), "names=['compute_node_2'", "names=['compute_node_3'"),
-            "[ComputeNodes] names: a node stands there twice",
+            "[ComputeNodes] names: duplicate node",
         ),
         (
             "links",
@@ -294,7 +294,7 @@ HOSTILE = "__import__('os').system('touch hacked')"
         (
             "links",
             broken(used(), "'link_source_compute_node_2', ", ""),
-            "make no scenario: no route leads",
+            "make a valid scenario: no route leads",
         ),
         (
             "links",
@@ -306,7 +306,7 @@ HOSTILE = "__import__('os').system('touch hacked')"
 def test_a_file_that_cannot_be_used_is_named_with_the_place(run, files, file, text, message):
     with pytest.raises(ImportHelixError, match=re.escape(message)) as caught:
         run(**{file: text})
-    if "machine_type" not in message and "make no" not in message:
+    if "machine_type" not in message and "make a valid" not in message:
         assert caught.value.file == str(files[file])
 
 

@@ -267,7 +267,10 @@ def test_kv_capacity_listed_with_columns_of_limits(write):
         ({"memory": 24}, "memory: 24 has no unit; write a number and a unit, such as '24 GB'"),
         ({"memory": "0 GB"}, "memory: must be above zero"),
         ({"nic": "10 Gb/s"}, "nic: '10 Gb/s' is not a bandwidth quantity"),
-        ({"memory": "1 GB"}, "llms.tiny.kv.from_memory: 1 GB x 0.9 hold no layer of tiny"),
+        (
+            {"memory": "1 GB"},
+            "llms.tiny.kv.from_memory: 1 GB x 0.9 are too small for a layer of tiny",
+        ),
         (
             {"llms__tiny__prefil": {}},
             "llms.tiny.prefil: unknown key; did you mean 'prefill'?",

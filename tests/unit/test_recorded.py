@@ -165,7 +165,7 @@ MISTAKES = [
     (["1,0,out,prompt,0,x"], None, "row 2: invalid literal"),
     ([], None, "has no events"),
     (["1,0,out,prompt,0,5"], [route(0, nodes=[1, 0])], "row 1: should be an object with query"),
-    (["1,0,out,prompt,0,5"], [route(0), route(0)], "row 2: request 0 has a route already"),
+    (["1,0,out,prompt,0,5"], [route(0), route(0)], "row 2: request 0 has a duplicate route"),
     (["1,0,out,prompt,0,5"], [route(0, output_tokens=0)], "row 1: needs output_tokens"),
 ]
 
@@ -196,7 +196,7 @@ def test_bad_files_are_named(tmp_path, name, content, message):
 
 
 def test_missing_files_are_named(tmp_path):
-    with pytest.raises(InputError, match=r"there is no routes\.jsonl\.gz"):
+    with pytest.raises(InputError, match=r"routes\.jsonl\.gz is missing"):
         load_recorded_run(tmp_path)
     with pytest.raises(InputError, match="is no folder"):
         load_recorded_run(tmp_path / "nothing")
@@ -255,7 +255,7 @@ def test_routes_that_do_not_fit_are_named(tmp_path):
 
 def test_a_window_without_time_is_refused(tmp_path):
     run = load_recorded_run(write_run(tmp_path / "run", ["1,0,out,prompt,0,5"]))
-    with pytest.raises(InputError, match="leaves nothing"):
+    with pytest.raises(InputError, match="leaves no window"):
         replay(run, cluster(), ReplaySettings(warmup_s=100.0))
 
 

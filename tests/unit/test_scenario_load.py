@@ -323,7 +323,7 @@ def test_own_llms_and_machine_types(load, tmp_path):
     assert scenario.cluster.node("big").disk_bytes_per_s == 9e9
     with pytest.raises(ScenarioError, match="'A100' has no profile for mine-70b, only for llama"):
         load({**changes, "machine_types": ["L4.yaml"]})
-    with pytest.raises(ScenarioError, match=re.escape("machine_types[1]: there is a machine type")):
+    with pytest.raises(ScenarioError, match=re.escape("machine_types[1]: duplicate machine type")):
         load({**changes, "machine_types": ["L4.yaml", "L4.yaml"]})
 
 
@@ -461,13 +461,13 @@ MISTAKES = [
     ({"cluster.nodes": []}, "cluster.nodes: "),
     ({"cluster.nodes.2.type": "L5"}, "cluster.nodes[2].type: no machine type 'L5'; known are A100"),
     ({"cluster.nodes.2.type": "L4x3"}, "did you mean 'L4x2'?"),
-    ({"cluster.nodes.0.count": 2}, "cluster.nodes[0].name: must have {i} in it"),
+    ({"cluster.nodes.0.count": 2}, "cluster.nodes[0].name: must contain {i}"),
     ({"cluster.nodes.1.count": 0}, "cluster.nodes[1].count: should be greater than or equal to 1"),
-    ({"cluster.nodes.2.name": "x{j}{i}"}, "cluster.nodes[2].name: {i} is the only thing"),
-    ({"cluster.nodes.0.name": "a100-3"}, "cluster.nodes[1].name: there is a node 'a100-3' already"),
-    ({"cluster.nodes.0.name": "coordinator"}, "nodes[0].name: 'coordinator' is no name for a node"),
-    ({"cluster.nodes.0.name": "source"}, "nodes[0].name: 'source' is no name for a node"),
-    ({"cluster.nodes.0.name": "sink"}, "nodes[0].name: 'sink' is no name for a node"),
+    ({"cluster.nodes.2.name": "x{j}{i}"}, "cluster.nodes[2].name: the only braces allowed are {i}"),
+    ({"cluster.nodes.0.name": "a100-3"}, "cluster.nodes[1].name: duplicate node name 'a100-3'"),
+    ({"cluster.nodes.0.name": "coordinator"}, "nodes[0].name: 'coordinator' is reserved"),
+    ({"cluster.nodes.0.name": "source"}, "nodes[0].name: 'source' is reserved"),
+    ({"cluster.nodes.0.name": "sink"}, "nodes[0].name: 'sink' is reserved"),
     ({"cluster.nodes.0.kv_token_layers": 0}, "nodes[0].kv_token_layers: should be greater than"),
     (
         {"cluster.network.within.bandwidth": {"mean": "1 GB/s", "spread": "1 GB/s"}},
@@ -491,7 +491,7 @@ MISTAKES = [
     ({"placement.layers.big": [-1, 3]}, "placement.layers.big: [-1, 3] is no range of layers"),
     ({"placement.layers.far-1": [75, 81]}, "placement.layers.far-1: [75, 81] is no range"),
     ({"placement.layers.far-1": [75]}, "placement.layers.far-1[1]: this key is missing"),
-    ({"placement.layers.far-1": [72, 80]}, "far-1: 8 layers are more than the 7 of llama2-70b"),
+    ({"placement.layers.far-1": [72, 80]}, "far-1: 8 layers of llama2-70b exceed max_layers (7)"),
     (
         {"placement.layers.far-1": [72, 80], "placement.allow_overcommitted_layers": True},
         "placement.layers.far-1: 'L4' has no capacity for 8 layers of llama2-70b",
@@ -505,10 +505,10 @@ MISTAKES = [
     ({**ONLINE, "workload.arrivals": "possion"}, "did you mean 'poisson'?"),
     ({**ONLINE, "workload.arrivals": {"gamma": {"cv": 0}}}, "workload.arrivals.gamma.cv: should"),
     ({**ONLINE, "workload.arrivals": 3}, "workload.arrivals: "),
-    ({**ONLINE, "workload.arrivals": "zero.csv"}, "workload.arrivals: counts no arrival at all"),
+    ({**ONLINE, "workload.arrivals": "zero.csv"}, "workload.arrivals: contains no arrivals"),
     ({**ONLINE, "workload.mean_tokens_per_s": 0}, "workload.mean_tokens_per_s: should be greater"),
     ({**ONLINE, "workload.rate_scale": 2}, "workload.rate_scale: is for a trace"),
-    ({**ONLINE, "workload.trace": "t.csv"}, "workload.mean_tokens_per_s: the trace says it"),
+    ({**ONLINE, "workload.trace": "t.csv"}, "workload.mean_tokens_per_s: conflicts with the trace"),
     ({"workload": {"mode": "online", "trace": "t.csv"}}, "workload.trace: there is no file"),
     ({"workload.initial_requests": 0}, "workload.initial_requests: should be greater than"),
     ({"scheduler.policy": "max"}, "scheduler.policy: should be 'maxflow', 'swarm', 'random' or"),
@@ -553,7 +553,7 @@ RULE = {"bandwidth": "1 GB/s", "latency": "1 ms"}
                     {"between": ["default", "east"], **RULE},
                 ]
             },
-            "regions[1].between: there is a rule for default and east already",
+            "regions[1].between: duplicate rule for default and east",
         ),
         ({"links": [{"between": ["big", "bigg"], **RULE}]}, "links[0]: there is no machine 'bigg'"),
         ({"links": [{"between": ["big", "big"], **RULE}]}, "links[0]: a link joins two different"),
@@ -569,11 +569,11 @@ RULE = {"bandwidth": "1 GB/s", "latency": "1 ms"}
                     {"between": ["big", "far-0"], **RULE},
                 ]
             },
-            "links[1]: the link of big and far-0 stands here already",
+            "links[1]: duplicate entry for the link between big and far-0",
         ),
         (
             {"links": [{"from": "far-0", "to": "big", **RULE}] * 2},
-            "links[1]: the link of far-0 and big stands here already",
+            "links[1]: duplicate entry for the link between far-0 and big",
         ),
     ],
 )
@@ -605,10 +605,10 @@ def test_links_of_a_placement_keep_their_order(load):
     [
         ([], "placement.links: "),
         ([["coordinator", "bgi"]], "placement.links[0]: 'bgi' holds no layers; did you mean 'big'"),
-        ([*CHAIN, CHAIN[0]], "placement.links[9]: the link from coordinator to big stands here"),
+        ([*CHAIN, CHAIN[0]], "placement.links[9]: duplicate link from coordinator to big"),
         ([["coordinator", "coordinator"]], "placement.links[0]: the cluster has no link from coo"),
         ([["coordinator", "a100-0"]], "placement.links[0]: a100-0 starts with layer 12, not with"),
-        ([["big", "coordinator"]], "placement.links[0]: big ends before layer 12, not with the"),
+        ([["big", "coordinator"]], "placement.links[0]: big ends before layer 12, not after the"),
         ([["a100-4", "far-1"]], "after a100-4 comes layer 70, but far-1 holds [73, 80]"),
         ([["a100-0", "big"]], "after a100-0 comes layer 24, but big holds [0, 12]"),
         (CHAIN[1:], "placement.links: no route leads from the coordinator"),
@@ -669,8 +669,14 @@ def test_faults(load):
     [
         ({"node": "bog", "at": "5 s"}, "faults.events[1].node: no node 'bog'; did you mean 'big'"),
         ({"node": "a100-0", "at": "-1 s"}, "faults.events[1].at: '-1 s' is not a quantity"),
-        ({"node": "big", "at": "95 s"}, "faults.events[1].at: big is still down then: it is back"),
-        ({"node": "big", "at": "50 s"}, "faults.events[0].at: big has been down since its fault"),
+        (
+            {"node": "big", "at": "95 s"},
+            "faults.events[1].at: big is still down at that time; it is back",
+        ),
+        (
+            {"node": "big", "at": "50 s"},
+            "faults.events[0].at: big is still down: its previous fault",
+        ),
     ],
 )
 def test_mistakes_in_faults(load, event, message):

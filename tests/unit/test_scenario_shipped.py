@@ -61,7 +61,7 @@ def test_shipped_placements_load(file):
     overcommitted = "separate" in file.stem
     load_scenario(base, [f"placement.file=placements/{file.name}"])
     if overcommitted:
-        with pytest.raises(ScenarioError, match="layers are more than"):
+        with pytest.raises(ScenarioError, match="exceed max_layers"):
             load_scenario(base, ["placement.allow_overcommitted_layers=false"])
 
 

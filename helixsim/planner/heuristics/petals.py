@@ -63,7 +63,7 @@ def petals(search: FlowSearch) -> None:
     """Report the placement of :func:`petals_ranges`.
 
     The joining order is drawn with the seed of the search itself, not with a named stream,
-    because the published placements are those of ``Random(0)``.
+    because the published placements were drawn with ``Random(0)``.
 
     Raises
     ------

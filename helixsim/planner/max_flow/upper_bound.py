@@ -170,7 +170,7 @@ def upper_bound(
     """Bound the flow of every placement by the lowest of all bounds in this module.
 
     The bound holds for every placement of the problem, aligned or with partial inference, over
-    any links. With `max_stages` it holds for placements whose routes have at most so many stages.
+    any links. With `max_stages` it holds for placements with at most this number of stages.
 
     Parameters
     ----------

@@ -194,7 +194,7 @@ def recover(problem: PlanningProblem, file: Path) -> dict[int, tuple[int, int]]:
 
 
 def _checked_values(inputs: MilpInputs, file: Path) -> dict[str, float]:
-    """Values of all variables; those of ``start`` and ``hold`` are checked."""
+    """Values of all variables; the values of ``start`` and ``hold`` are checked."""
     values: dict[str, float] = {}
     for number, line in enumerate(_lines(file), start=1):
         where = f"line {number}"

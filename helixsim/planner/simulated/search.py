@@ -7,7 +7,8 @@
    twice.
 3. The best candidates are improved by trial: the surrogate chooses among many neighbours, a brief
    simulation of the chosen one decides whether a full one follows.
-4. The best candidates and the front are simulated with all seeds. The best of these is the plan.
+4. The best candidates, and all candidates on the front, are simulated with all seeds. The best
+   of these is the plan.
 
 Brief runs are optimistic: until the first requests have ended, few prompts delay the decodes. They
 are compared with brief runs only.
@@ -139,7 +140,7 @@ class SimulatedSearch:
         return self.chosen()
 
     def chosen(self) -> Candidate:
-        """The best candidate, among those with the most full runs if there are any.
+        """The best candidate, among the candidates with the most full runs if there are any.
 
         Raises
         ------
