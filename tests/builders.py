@@ -7,6 +7,7 @@ from dataclasses import replace
 from random import Random
 
 from helixsim.cluster import COORDINATOR, Cluster, Link, LinkList, Nic, Node
+from helixsim.control.cluster_view import ClusterView
 from helixsim.control.routing import PolicyInputs
 from helixsim.physics.engine import IDEAL_ENGINE, EngineCosts
 from helixsim.physics.performance_model import PERFORMANCE_MODELS, ModelInputs
@@ -206,6 +207,7 @@ def make_inputs(
         "expected_output_tokens": 4.0,
         "min_flow_share": 0.05,
         "rng": Random(0),
+        "view": ClusterView(len(topology.links)),
     }
     return PolicyInputs(
         topology=topology,

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import pytest
+
+from helixsim.control.coordinator import Coordinator
+from helixsim.models.simulation import Simulation
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,3 +23,26 @@ def reference() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no reference data in {folder}; HELIX_REFERENCE_DATA can name the folder")
     return folder
+
+
+@pytest.fixture(scope="module")
+def checked_runs():
+    """Coordinators check their invariants after every event, and so do all nodes of their run."""
+    nodes_of = WeakKeyDictionary()
+    handle, make = Coordinator.handle, Simulation.__init__
+
+    def handle_and_check(coordinator, event, now):
+        actions = handle(coordinator, event, now)
+        coordinator.validate()
+        for node in nodes_of.get(coordinator, ()):
+            node.scheduler.validate()
+        return actions
+
+    def make_and_note(simulation, *arguments, **settings):
+        make(simulation, *arguments, **settings)
+        nodes_of[simulation.coordinator] = simulation.nodes
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Coordinator, "handle", handle_and_check)
+        patch.setattr(Simulation, "__init__", make_and_note)
+        yield

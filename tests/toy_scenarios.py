@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from helixsim.profiles.machine import Capacity, LatencyProfile, MachineType
 from helixsim.scenario.resolved import Fault, Faults, Scenario, Workload
 
-POLICIES = ("maxflow", "swarm", "random", "shortest_queue")
+POLICIES = ("maxflow", "swarm", "random", "shortest_queue", "least_kv")
 
 
 @st.composite

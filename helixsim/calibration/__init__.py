@@ -1,4 +1,4 @@
-"""Calibration: fits the costs of an engine to recorded runs of real clusters."""
+"""Fit the costs of a serving engine to recorded runs of real clusters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A calibration as text for the terminal."""
+"""Text of a calibration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FIGURES = (
 
 
 def calibration_text(found: CalibrationResult) -> str:
-    """Errors of the engine for each run, and its range of validity."""
+    """Errors of the engine on each run, and its range of validity."""
     known = found.engine.known
     lines = [
         f"engine {found.engine.name}: {found.evaluations} evaluated, loss {found.loss:.4f} "

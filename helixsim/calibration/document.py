@@ -18,7 +18,7 @@ def engine_document(found: CalibrationResult, source: str) -> dict[str, Any]:
     found
         The calibration.
     source
-        Source of its figures, as free text.
+        Origin of the figures, for readers.
     """
     engine = found.engine
     document: dict[str, Any] = {"schema": 1, "kind": "engine", **_section(engine), "source": source}

@@ -1,4 +1,4 @@
-"""The fit: the best engine for recorded runs, its errors, and its range of validity."""
+"""The fit: the engine that repeats recorded runs best, its errors, and its range of validity."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ decodes in the recording, which no cost can explain."""
 
 _FIRST_STEP = 0.5
 _PRIOR = 0.001
-"""Penalty of a step of 1 away from the initial engine, times the sum of squares: preserves
-parameters that the runs do not determine."""
+"""Penalty on the squared distance from the start: keeps parameters on which the runs have no
+influence at their start."""
 
 _STUCK_LOSS = 10.0
 
@@ -58,15 +58,15 @@ class CalibrationSettings:
     name
         Name of the fitted engine.
     evaluations
-        The most engines that are evaluated.
+        The most engines to try.
     time_limit_s
-        Time limit of the search; with it, the result depends on the machine's speed.
+        Time limit of the search; the result then depends on the machine's speed.
     slice_s
-        Length of the part of each run that is used: the last part of its sending.
+        Length of the part of each run that is fitted, the last seconds of its sending.
     warmup_s
-        Warm-up of the replays at the end.
+        Start of the replays at the end, left out of their figures.
     seeds
-        Seeds of the replays at the end.
+        Seeds of those replays.
     jobs
         Number of processes.
     """
@@ -83,7 +83,7 @@ class CalibrationSettings:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Errors of an engine for a recording; `error` as in :mod:`helixsim.recorded.replay`."""
+    """Errors of an engine on a recording; `error` as in a ``ReplayResult``."""
 
     run: str
     scenario: str
@@ -93,18 +93,18 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationResult:
-    """The result of a fit.
+    """The result of a calibration.
 
     Attributes
     ----------
     engine
         The best engine, with the range of the recordings.
     loss, start_loss
-        Loss of the best engine and of the initial engine.
+        Loss of the best engine and of the one at the start.
     evaluations
-        Number of engines that were evaluated.
+        Number of engines tried.
     quality
-        Errors for each recording, by replay.
+        Errors on each recording, by replay.
     interrupted
         Whether Ctrl-C ended it early.
     start
@@ -146,7 +146,7 @@ class CalibrationResult:
 
 
 OnStep = Callable[[str, int, float], None]
-"""Called with the current activity, the number of evaluated engines, and the least loss so far."""
+"""Called with the step, the number of engines that have been tried, and the least loss so far."""
 
 
 def fit_engine(
@@ -163,11 +163,11 @@ def fit_engine(
     Parameters
     ----------
     recordings
-        Recorded runs; held-out runs are only replayed.
+        Recorded runs; a run that is held out is replayed only.
     settings
-        Settings of the calibration.
+        Limits of the search, and how its result is judged.
     on_progress
-        Called with the progress.
+        See :data:`OnStep`.
 
     Raises
     ------
@@ -231,7 +231,7 @@ def known_range(recordings: Sequence[Recording]) -> KnownRange:
 
 
 def loss_of(part: Slice, engine: EngineCosts, seed: int = 0) -> float:
-    """Loss of an engine for a part of a run; see :func:`fit_engine`."""
+    """Distance of an engine from a part of a run; see :func:`fit_engine`."""
     simulated = latencies(part, engine, seed)
     judged = part.is_judged & np.isfinite(simulated)
     num_judged = int(part.is_judged.sum())

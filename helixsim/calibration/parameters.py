@@ -35,19 +35,19 @@ _LEAST = {
     "layer_pass_s": 2e-5,
     "multi_sequence_overhead_s": 2e-5,
 }
-"""Initial value of a cost of zero, because a factor would leave zero unchanged."""
+"""Start of a cost of zero, which a factor would not change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """The fitted parameters of an engine.
+    """The parameters of an engine that are fitted.
 
     Attributes
     ----------
     start
         The initial engine.
     machine_types
-        Machine types in the runs, with separate parameters.
+        Types of the recorded runs; each has parameters of its own.
     """
 
     start: EngineCosts
@@ -62,7 +62,7 @@ class Parameters:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Name of each component of the vector."""
+        """Names of the elements of the vector."""
         of_gpus = (f"{name}.{field}" for name in self.machine_types for field in _OF_GPU)
         return (*_COMMON, *of_gpus)
 

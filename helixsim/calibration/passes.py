@@ -84,11 +84,11 @@ def cut(run: RecordedRun, scenario: Scenario, slice_s: float, lead_s: float) -> 
     Parameters
     ----------
     run, scenario
-        The recorded run and its cluster.
+        The recorded run and its scenario.
     slice_s
-        Length of the part that counts.
+        Length of the part that is judged, in seconds.
     lead_s
-        Lead time: passes before that part are sent, too, so that pipelines are equally full.
+        Time before it in which requests are sent too, so that pipelines are as full as recorded.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def cut(run: RecordedRun, scenario: Scenario, slice_s: float, lead_s: float) -> 
 
 
 def latencies(part: Slice, engine: EngineCosts, seed: int) -> np.ndarray:
-    """Latency of each pass with an engine, seconds; infinite for passes that get stuck."""
+    """Latency of each pass with an engine, in seconds; infinite for passes that never return."""
     coordinator = _PassSender(part)
     environment = ExactEnvironment()
     scenario = replace(part.scenario, engine=engine)

@@ -1,4 +1,4 @@
-"""Recorded and replayed runs as text for the terminal."""
+"""Text of recorded and replayed runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def comparison_text(found: Mapping[str, Any]) -> str:
 
 
 def inspection_text(found: Mapping[str, Any]) -> str:
-    """Summary of a recorded run."""
+    """Figures and routes of a recorded run."""
     start, end = found["window_s"]
     loop = "closed loop" if found["closed_loop"] else "open loop"
     lines = [
@@ -47,7 +47,7 @@ def inspection_text(found: Mapping[str, Any]) -> str:
     for key, title in _TITLES.items():
         figures = "".join(f"{_figure(found[key][column]):>9}" for column in _COLUMNS)
         lines.append(f"{title + ' s':<18}{figures}")
-    lines += ["", f"{found['routes']} routes; the routes with the most requests:"]
+    lines += ["", f"{found['routes']} routes; the most frequent ones:"]
     lines += [f"{each['requests']:>5}  {each['route']}" for each in found["busiest_routes"]]
     return "\n".join(lines)
 

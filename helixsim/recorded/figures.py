@@ -28,7 +28,7 @@ def recorded_figures(run: RecordedRun, start_s: float, end_s: float) -> ReplayFi
     run
         The recording.
     start_s, end_s
-        The window, seconds since the start of load generation.
+        The window, seconds since the start of sending.
     """
     passes = run.passes
     within = (passes.end_s >= start_s) & (passes.end_s <= end_s)

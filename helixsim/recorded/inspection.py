@@ -1,4 +1,4 @@
-"""Inspection of a recorded run: figures, routes, work over time and by node."""
+"""Figures, routes and work of a recorded run, over time and by node."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def inspect_run(run: RecordedRun, start_s: float, end_s: float) -> dict[str, Any
     run
         The recording.
     start_s, end_s
-        Window of throughput and latencies, seconds since the start of load generation.
+        Window of throughput and latencies, seconds since the start of sending.
     """
     passes = run.passes
     back = np.isfinite(passes.end_s)

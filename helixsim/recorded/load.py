@@ -1,4 +1,4 @@
-"""Load generator and policy of a replay: recorded requests, times and routes."""
+"""The load and the routes of a recorded run, for its replay."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from helixsim.requests import Request, Stage
 class RecordedLoad:
     """Generates the requests of a recorded run.
 
-    Open loop: all requests arrive at their recorded times. Closed loop: a request that left at
-    the moment at which another came back follows that request in the simulation, too.
+    In an open loop, requests arrive at their recorded times. In a closed loop, a request that left
+    at the instant at which another came back follows that one in the replay too.
 
     Parameters
     ----------
     run
         The recorded run.
     start_s
-        Simulated time of the recording's time zero.
+        Simulated time of the start of the recording.
     passes_beyond_answer
-        Additional decodes of each request in the simulation; answers are shorter by this number.
+        Decodes that the simulation runs beyond the answer; answers are shortened by as many.
     closed_loop
-        Whether requests follow the requests that they followed in the recording.
+        Whether requests follow the completions that they followed in the recording.
 
     Attributes
     ----------
     sent
-        The requests in the order of their creation.
+        The requests in the order of their creation in the replay.
     """
 
     def __init__(
@@ -59,22 +59,22 @@ class RecordedLoad:
         self.sent: list[RecordedRequest] = []
 
     def opening(self) -> Iterator[Arrival]:
-        """No request arrives before its time."""
+        """No request arrives before its recorded time."""
         return iter(())
 
     def later(self) -> Iterator[Arrival]:
-        """The requests that arrive at their recorded times."""
+        """Requests that arrive at their recorded times."""
         following = {request.query for request in self._following.values()}
         for request in self._run.requests:
             if request.query not in following:
                 yield self._arrival(request, self._start_s + request.dispatched_s)
 
     def after_prompt(self, now: float, share: float | None, index: int) -> Arrival | None:
-        """The request that followed this prompt."""
+        """The request that followed the end of this prompt, if any."""
         return self._follow(now, index, is_end=False)
 
     def after_end(self, now: float, share: float | None, index: int | None) -> Arrival | None:
-        """The request that followed the end of this request."""
+        """The request that followed the end of this request, if any."""
         return None if index is None else self._follow(now, index, is_end=True)
 
     def _follow(self, now: float, index: int, *, is_end: bool) -> Arrival | None:
@@ -98,11 +98,11 @@ class RecordedRoutes:
     run
         The recorded run.
     load_generator
-        The generator of its requests.
+        Sends its requests.
     topology
-        Nodes and links of the scenario.
+        Nodes and links of the replay.
     inner
-        The scenario's policy, which determines the bandwidth of links.
+        The scenario's policy, which limits the bandwidth of links.
 
     Raises
     ------
@@ -122,14 +122,14 @@ class RecordedRoutes:
         self._routes = {request.query: maker.route(request) for request in run.requests}
 
     def link_bandwidth(self, link: PlacedLink) -> int:
-        """The bandwidth by the scenario's policy; the full bandwidth of links without flow."""
+        """Bandwidth that the scenario's policy allows; all of a link that it does not use."""
         return self._inner.link_bandwidth(link) or max(int(link.bandwidth_bytes_per_s), 1)
 
     def reroute(self, flow: Flow, down: frozenset[int]) -> None:
-        """Keep the recorded routes."""
+        """Recorded routes do not change."""
 
     def is_stranded(self, request: Request) -> bool:
-        """False, because whole routes are fixed."""
+        """Never: recorded routes are fixed."""
         return False
 
     def admit(self, request: Request) -> Rejection | None:
@@ -138,10 +138,10 @@ class RecordedRoutes:
         return None
 
     def decodes_dispatched(self, requests: Iterable[Request]) -> None:
-        """Do nothing, because routes are fixed."""
+        """Recorded routes do not depend on it."""
 
     def finished(self, request: Request) -> None:
-        """Do nothing, because routes are fixed."""
+        """Recorded routes do not depend on it."""
 
     def bottleneck_share(self) -> float | None:
         """None: KV use is not tracked."""

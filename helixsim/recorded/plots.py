@@ -1,4 +1,4 @@
-"""Plots of recorded runs and of replays."""
+"""Pictures of recorded runs and their replays."""
 
 from __future__ import annotations
 

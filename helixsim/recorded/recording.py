@@ -1,8 +1,9 @@
 """Read a recorded run: departure and return of every pass, and every route.
 
-A folder holds ``events.csv.gz`` with the columns :data:`EVENT_COLUMNS`, ``routes.jsonl.gz`` with
-one object per request, and, if ``helixreal`` wrote it, ``nodes.json`` with the names of the nodes.
-docs/replay.md describes the format.
+A folder holds ``events.csv.gz`` with the columns
+:data:`~helixsim.metrics.output.EVENT_COLUMNS`, ``routes.jsonl.gz`` with one object a request, and,
+where ``helixreal`` wrote it, ``nodes.json`` with the names of the nodes. docs/replay.md has the
+format.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from helixsim.requests import Stage
 
 _MINUTE_S = 60.0
 _CLOSED_SHARE = 0.5
-"""A run is a closed loop if at least this share of the prompts left at the moment at which another
-pass came back."""
+"""A run in which at least this share of the prompts left at the instant at which a pass came back
+had a closed loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,8 @@ class Passes:
     is_prompt
         Whether it is a prefill; the chunks of one count as one pass.
     start_s, end_s
-        When it left the coordinator and came back, seconds since the start of load generation;
-        infinite if it did not come back.
+        When it left the coordinator and came back, seconds since the start of sending; infinite
+        if it did not.
     context_tokens, num_tokens
         Tokens in the KV caches before the pass, and tokens of the pass.
     """
@@ -63,7 +64,7 @@ class Passes:
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """The event after which a closed loop sent a request: return of a prompt or of a last pass."""
+    """The completion after which a closed loop sent a request: a prompt's or a last pass."""
 
     request: int
     is_end: bool
@@ -84,7 +85,7 @@ class RecordedRequest:
     stages
         Its route; node numbers are the files' minus one.
     trigger
-        The return of a pass at the very time of its departure, if there was one.
+        The completion at the instant at which it was sent, if there was one.
     """
 
     query: int
@@ -137,7 +138,7 @@ class RecordedRun:
     def sending_ended_s(self) -> float:
         """End of sending: the last prompt, rounded up to a minute, within the run.
 
-        The files do not contain it, and load generators usually run for whole minutes.
+        Files do not say it, and load generators send for whole minutes.
         """
         last = self.requests[-1].dispatched_s
         return min(ceil(last / _MINUTE_S) * _MINUTE_S, self.length_s) or self.length_s
@@ -155,7 +156,7 @@ def load_recorded_run(folder: str | Path) -> RecordedRun:
     Parameters
     ----------
     folder
-        Folder of its files; each may be compressed with gzip (``.gz``) or not.
+        Folder of its files, each of which may be compressed by gzip (``.gz``).
 
     Raises
     ------
@@ -351,7 +352,7 @@ def _passes(
             events.append((row, _event(line, routes)))
         except ValueError as error:
             raise InputError(str(error), file=file, where=f"row {row}") from error
-    # A recorder that takes time stamps at the source may write events in another order.
+    # Events are stamped at their source and may be written in another order.
     events.sort(key=lambda event: event[1].at_s)
     table = _PassTable()
     for row, event in events:
@@ -378,7 +379,7 @@ def _event(line: str, routes: Mapping[int, _Route]) -> _Event:
 
 
 def _triggers(passes: Passes, num_requests: int) -> dict[int, Trigger]:
-    """Triggers of requests that left at the moment at which another pass came back."""
+    """For requests that left at the instant at which another came back: that other request."""
     last_row = {number: row for row, number in enumerate(passes.request.tolist())}
     came_back: dict[float, list[Trigger]] = {}
     for row, number in enumerate(passes.request.tolist()):

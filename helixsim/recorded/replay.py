@@ -1,4 +1,4 @@
-"""Replay a recorded run in the simulator and compare the figures."""
+"""Send a recorded run through the simulator, and compare the figures."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ReplaySettings:
         One replay for each; figures are means over them. Seeds matter for delays of messages
         and, with `reroute`, for policies that choose at random.
     reroute
-        Whether the scenario's policy chooses routes, instead of the recorded routes.
+        Whether the scenario's scheduler finds routes, in place of the recorded routes.
     closed_loop
         Whether requests follow the completions that they followed; None to detect it.
     """
@@ -69,12 +69,12 @@ class ReplayResult:
     Attributes
     ----------
     run, scenario, settings
-        The recorded run, its cluster, and the settings.
+        The recorded run, the scenario, and the settings of the replay.
     window_s
-        The window of the figures, seconds since the start of load generation.
+        Window of the figures, seconds since the start of sending.
     recorded, simulated, error
         Figures: `decode_tokens_per_s`, and mean and percentiles of `prompt_latency_s` and
-        `decode_latency_s`; simulated figures are means over seeds; errors are
+        `decode_latency_s`; figures of the simulation are means over seeds; errors are
         ``(simulated - recorded) / recorded``.
     results
         Results of the simulations, one for each seed, with a row for every pass.
@@ -139,7 +139,7 @@ class ReplayResult:
 
         Columns: `time_s` (the end of the row's span), and for `recorded` and `simulated` (the
         first seed) the decode throughput, mean prompt latency and mean decode latency of the
-        passes that came back in the span; NaN if there were none.
+        passes that came back in the span; NaN where none did.
         """
         import pandas as pd
 
@@ -172,7 +172,7 @@ class ReplayResult:
 
         Columns: `node`, `recorded_token_layers`, `simulated_utilisation`,
         `simulated_waiting_mean` and `simulated_waiting_max` (requests, samples of the first
-        seed). A recording does not contain queues.
+        seed). A recording does not show where requests waited.
         """
         import pandas as pd
 
@@ -210,11 +210,11 @@ class RecordedTraffic:
 
     @property
     def make_policy(self) -> Callable[[PolicyInputs], Policy] | None:
-        """Factory of the policy with recorded routes; None for the scenario's policy."""
+        """Factory of the policy that gives the recorded routes; None with `reroute`."""
         return None if self.reroute else self._recorded_routes
 
     def load_generator(self, start_s: float) -> LoadGenerator:
-        """The load generator, from `start_s` on."""
+        """The load generator that sends the requests, from `start_s` on."""
         load_generator = RecordedLoad(
             self.run,
             start_s=start_s,

@@ -23,7 +23,7 @@ def generate_cluster(
     Parameters
     ----------
     spec
-        The specification.
+        Settings of the cluster.
     seed
         Replaces the seed of `spec`.
     explicit_links

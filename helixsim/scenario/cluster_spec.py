@@ -1,4 +1,4 @@
-"""Models of cluster files and of the cluster section of a scenario."""
+"""The keys of a cluster file or of the cluster section of a scenario, and their conversion."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ class RulesSpec(FileModel):
 
 
 class NetworkSpec(RulesSpec):
-    """The links between machines; of several matching rules the most specific one applies."""
+    """Links between machines; of several rules the most specific one applies."""
 
     links: Annotated[tuple[LinkSpec, ...], Field(strict=False)] = Field(
         default=(),

@@ -31,7 +31,7 @@ class FaultSpec(FileModel):
 
 
 class FaultsSpec(FileModel):
-    """The nodes that fail, and the time until the coordinator detects a failure."""
+    """Nodes that fail, and the time until a failure is detected."""
 
     detection: Annotated[Seconds, Field(le=1e7)] = Field(
         default=3.0, description="Time from a failure until the coordinator detects it."

@@ -26,7 +26,7 @@ _ORDERED: tuple[tuple[Step, ...], ...] = (
     ("cluster", "generate", "machines"),
     ("cluster", "generate", "regions"),
 )
-"""Places at which the order of keys matters: nodes are generated in this order."""
+"""Places at which the order of keys counts: nodes are generated in it."""
 
 POISSON = "poisson"
 

@@ -1,4 +1,4 @@
-"""Models of generator files: specifications of generated clusters."""
+"""The keys of a generator file: settings of a generated cluster."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Counts = Annotated[dict[Name, Annotated[int, Field(ge=1, le=MAX_NODES)]], Field(
 
 
 class GeneratorSpec(FileModel):
-    """A generated cluster: machines by type and count, links by rules."""
+    """Settings of a generated cluster: machines by type and count, links by rules."""
 
     source: str = Field(default="", description="Source of the figures.")
     description: str = ""

@@ -50,13 +50,12 @@ def load_scenario(path: str | Path, overrides: Sequence[str] | str = ()) -> Scen
     overrides
         Texts ``PATH=VALUE``, or one of them, that change the scenario, such as
         ``run.duration=120 s`` or ``cluster.nodes.3.type=L4``. Names of files in them are relative
-        to the current directory if there is such a file, else to the scenario's folder, as are
-        the names in the scenario.
+        to the current directory if there is such a file, else to the scenario's folder.
 
     Raises
     ------
     InputError
-        With file, place and what would be right: a :class:`ScenarioError`, or a
+        Naming the file, the place and a correction: a :class:`ScenarioError`, or a
         :class:`TraceError` for a file of lengths or arrivals.
     """
     if isinstance(overrides, str):
@@ -69,15 +68,15 @@ def load_scenario(path: str | Path, overrides: Sequence[str] | str = ()) -> Scen
 
 
 def resolve_scenario(document: object, file: str | Path) -> Scenario:
-    """Turn the contents of a scenario file, as plain data, into a scenario.
+    """Turn the content of a scenario file, as plain data, into a scenario.
 
     Parameters
     ----------
     document
         Keys and values as in a scenario file.
     file
-        Path of the scenario file, for messages and for the names of other files, which are
-        relative to its folder. The file need not exist.
+        The scenario file, which need not exist: it is named in messages, and the names of other
+        files are relative to its folder.
 
     Raises
     ------
@@ -116,7 +115,7 @@ def checked_document(scenario: Scenario) -> Mapping[str, object]:
 
 @dataclass(frozen=True, slots=True)
 class _Section:
-    """The place of a section: in a separate file or in the scenario file."""
+    """The place of a section: a file of its own or the scenario file."""
 
     file: Path
     prefix: str = ""
@@ -175,7 +174,7 @@ class _Loader:
         for where, registry, name in named:
             try:
                 if name is not None:
-                    registry.get(name)
+                    registry.check(name)
             except UnknownNameError as error:
                 raise ScenarioError(error.message, file=self.file, where=where) from error
 

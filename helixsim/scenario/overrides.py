@@ -1,4 +1,4 @@
-"""Values that override a scenario: on the command line, ``--set run.duration="120 s"``."""
+"""Values changed from outside of a scenario file: ``--set run.duration="120 s"``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _EXCLUDES: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("cluster", "generate"): ("file", "source", "description", "coordinator", "nodes", "network"),
     ("placement", "file"): ("source", "description", "layers", "links"),
 }
-"""Key -> alternative keys beside it, which are removed when the key is set."""
+"""Key that is set -> keys beside it that it replaces, because they say the same in another way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Override:
     Attributes
     ----------
     source
-        Origin of the override, such as ``--set run.seed=1``; for messages.
+        The option, such as ``--set run.seed=1``; for messages.
     path
         Keys and indices that lead to it.
     value
@@ -95,7 +95,7 @@ def apply_overrides(
     Parameters
     ----------
     document
-        Contents of the scenario file.
+        The content of the scenario file.
     overrides
         Values to set, or texts of the form ``PATH=VALUE``, applied in order.
     base_dir
@@ -120,7 +120,7 @@ def apply_overrides(
 
 
 def _steps(override: Override) -> list[Step]:
-    """Keys and indices of a path; refuse a path that is not valid in any scenario."""
+    """Keys and indices of a path; a path that no scenario has is refused."""
     seen: list[Step] = []
     for step in override.path:
         level = types_at(ScenarioSpec, seen)
@@ -137,7 +137,7 @@ def _steps(override: Override) -> list[Step]:
 
 
 def _unknown(path: tuple[str, ...], seen: tuple[str, ...], keys: list[str]) -> str:
-    """The error for an unknown path; it suggests a similar key."""
+    """Message for an unknown path, with a hint at a similar key there or elsewhere."""
     elsewhere = {known.rpartition(".")[2]: known for known in _all_paths(ScenarioSpec)}
     if path[-1] in elsewhere:
         hint = f"did you mean '{elsewhere[path[-1]]}'?"
@@ -161,7 +161,7 @@ def _all_paths(model_type: object, prefix: str = "") -> Iterator[str]:
 
 
 def _take_in(document: dict[str, object], override: Override, base_dir: Path) -> None:
-    """If a path leads into a section in a separate file, insert the file's contents."""
+    """Where a path leads into a section in another file, include the section first."""
     match override.path:
         case ("placement", "file" | "allow_overcommitted_layers") | (
             "cluster",
@@ -179,7 +179,7 @@ def _take_in(document: dict[str, object], override: Override, base_dir: Path) ->
 
 
 def _body(file: Path) -> dict[str, object]:
-    """The contents of a file without the keys `schema` and `kind`."""
+    """The content of a file without its head."""
     content = read_yaml(file)
     if not isinstance(content, dict):
         raise ScenarioError("this file holds no keys and values", file=file)
@@ -206,7 +206,7 @@ def _set(document: dict[str, object], override: Override, steps: Sequence[Step])
 def _with_files_found(
     document: dict[str, object], steps: Sequence[Step], folder: Path
 ) -> dict[str, object]:
-    """Make the file names in a value absolute, if the files are in the folder."""
+    """Make the names of files in a changed value absolute if the folder has them."""
     result: Any = document
     for place, name in list(named_files(document)):
         if place[: len(steps)] == tuple(steps) and (folder / name).is_file():

@@ -1,4 +1,4 @@
-"""Models of placement files and of the placement section of a scenario."""
+"""The keys of a placement file or of the placement section of a scenario."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LayerRange = Annotated[tuple[int, int], Field(strict=False)]
 
 
 class PlacementSpec(FileModel):
-    """The layers of each node."""
+    """The layers of every node."""
 
     source: str = Field(default="", description="Source of the data.")
     description: str = ""

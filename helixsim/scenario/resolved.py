@@ -1,4 +1,4 @@
-"""A scenario as the simulator uses it: frozen, complete, every name resolved."""
+"""A scenario, frozen and complete, with every name resolved."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class KvSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerSettings:
-    """Settings of admission, routing and batching.
+    """Settings of the scheduler.
 
     Attributes
     ----------
@@ -62,15 +62,15 @@ class SchedulerSettings:
         Offline, one more request is sent while the fullest node is expected to use no more than
         this share of its KV cache.
     min_flow_share
-        Successors with less than this share of a node's flow are ignored.
+        A successor with less than this share of a node's flow is left out.
     flow_split
         Which of all maximum flows to follow: ``published``, the one that the published algorithm
         finds, or ``balanced``, see :mod:`helixsim.placement.balanced_flow`.
     prefill_chunk_tokens
         The most prompt tokens in one pass of a prefill; None for whole prefills.
     max_waiting
-        The most requests that may wait for room in the KV caches; further requests are rejected.
-        None for the default of the physics: none in ``paper``, all in ``calibrated``.
+        The most requests that wait for room in KV caches; further ones are rejected. None for the
+        default of the physics: no request waits in ``paper``, all wait in ``calibrated``.
     """
 
     policy: str = "maxflow"
@@ -115,13 +115,13 @@ Arrivals = SlotArrivals | PatternArrivals | PoissonArrivals | GammaArrivals
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """The requests of the users: lengths and arrival times.
+    """The requests of users and their arrivals.
 
     Attributes
     ----------
     mode
-        ``offline``: a closed loop; the end of a request triggers another. ``online``: an open
-        loop; requests arrive at given times.
+        ``offline``: a closed loop, a request that ends makes room for another. ``online``:
+        requests arrive at times of their own.
     lengths
         Source of the lengths of requests, limits applied. None with a trace.
     arrivals
@@ -134,11 +134,11 @@ class Workload:
     spacing_s
         Offline: time between two of the initial requests, and from an end to the next request.
     mean_tokens_per_s
-        Online without a trace: requested prompt and output tokens per second.
+        Online without a trace: prompt and output tokens per second that are requested.
     mean_prompt_tokens, mean_output_tokens
         Lengths of the mean request that throughput is estimated for.
     rate_scale
-        Online with a trace: factor on the arrival rate.
+        Online with a trace: factor on the rate of its requests.
     """
 
     mode: str
@@ -164,7 +164,7 @@ class RunSettings:
     warmup_s
         Time from the start that is left out of the metrics; below `duration_s`.
     duration_s
-        Duration of load generation, warm-up included.
+        Time during which requests are sent, warm-up included.
     drain
         Go on after `duration_s` until every request has ended.
     sample_interval_s
@@ -180,7 +180,7 @@ class RunSettings:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A node that fails `at_s` after the start of load generation.
+    """A node that fails, `at_s` after the start of sending.
 
     It restarts and loads its layers `duration_s` later; None for never.
     """
@@ -192,7 +192,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """The nodes that fail, and the time until the coordinator detects a failure."""
+    """Nodes that fail, and the time until the coordinator detects a failure."""
 
     detection_s: float = 3.0
     events: tuple[Fault, ...] = ()
@@ -200,7 +200,7 @@ class Faults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slo:
-    """A class of service-level objectives: limits for each request; None for no limit.
+    """Latency limits of requests; None where there is no limit.
 
     Attributes
     ----------
@@ -213,7 +213,7 @@ class Slo:
     e2e_s
         Longest time from arrival to the last token.
     share
-        Share of the finished requests that must meet all limits.
+        Share of the finished requests that must be within all limits.
     """
 
     name: str
@@ -234,13 +234,12 @@ class Scenario:
     llm
         The LLM that is served.
     machine_types
-        Name -> machine type: the types of the cluster, in order of appearance, then the scenario's
-        own types that the cluster does not use. The types of the cluster have a profile for the
-        LLM.
+        Name -> machine type: the types of the cluster, in order of appearance, then further types
+        that the scenario names. Every type of the cluster has a profile for the LLM.
     cluster
         The machines and their network.
     placement
-        The layers of each node; None if the scenario has no placement.
+        The layers of every node; None where the scenario has none.
     scheduler, workload, run
         Settings.
     physics
@@ -251,15 +250,15 @@ class Scenario:
     engine
         Costs of the serving engine, for the ``calibrated`` physics.
     slos
-        Classes of service-level objectives, in order of their names.
+        Service-level objectives, in order of the names of the classes.
     dollars_per_hour
-        Machine type -> price of one machine; empty if the scenario has no prices.
+        Machine type -> price of one machine; empty without prices.
     document
-        The scenario file as plain data, with values from the command line. Files are included by
-        their names.
+        The scenario file as plain data, with the values that were changed. Files are named in it,
+        not included.
     digest
         SHA-256, as hex digits, of the document with the contents of the files that it names.
-        It is independent of the paths of these files.
+        Where these files lie does not matter.
     file
         The scenario file; names of other files are relative to its folder.
 

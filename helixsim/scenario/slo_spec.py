@@ -1,4 +1,4 @@
-"""Models of service-level objectives and prices in scenario files."""
+"""Service-level objectives and prices in a scenario file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Price = Annotated[float, Field(ge=0, le=1e6)]
 
 
 class SloSpec(FileModel):
-    """Limits for each request, and the share of requests that must meet them."""
+    """Latency limits of requests, and the share that must be within them."""
 
     ttft: _Limit | None = Field(
         default=None, description="Longest time to the first token, from arrival."

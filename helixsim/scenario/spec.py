@@ -1,4 +1,4 @@
-"""Models of scenario files and of their sections."""
+"""The keys of a scenario file, and their conversion to values."""
 
 from __future__ import annotations
 
@@ -39,26 +39,26 @@ Interval = Annotated[Seconds, Field(ge=0.001)]
 
 
 class ClusterInFile(FileModel):
-    """A cluster in a separate file."""
+    """A cluster in a file of its own."""
 
     file: FileName
 
 
 class GeneratedCluster(FileModel):
-    """A generated cluster."""
+    """A cluster that is generated."""
 
     generate: Annotated[
         Annotated[FileName, Tag("<file>")] | Annotated[GeneratorSpec, Tag("<inline>")],
         Discriminator(lambda value: "<file>" if isinstance(value, str) else "<inline>"),
-    ] = Field(description="The generator's keys, or a generator file.")
+    ] = Field(description="The generator's settings, or a generator file.")
 
 
 class PlacementInFile(FileModel):
-    """A placement in a separate file."""
+    """A placement in a file of its own."""
 
     file: FileName
     allow_overcommitted_layers: bool | None = Field(
-        default=None, description="Overrides the value in the file."
+        default=None, description="In place of the value in the file."
     )
 
 
@@ -87,7 +87,7 @@ PlacementSection = Annotated[
 
 
 class KvSpec(FileModel):
-    """Expectations about KV caches, for admission."""
+    """Admission by the expected use of the KV caches."""
 
     high_water_mark: Share = 0.85
     expected_output_ratio: Annotated[float, Field(gt=0, le=100)] = 1.0
@@ -98,7 +98,7 @@ ExtensionName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class SchedulerSpec(FileModel):
-    """Settings of admission, routing and batching."""
+    """Settings of the scheduler."""
 
     policy: ExtensionName = Field(
         default="maxflow",
@@ -121,13 +121,14 @@ class SchedulerSpec(FileModel):
     )
     prefill_chunk_tokens: Count | None = Field(
         default=None,
-        description="Chunked prefill: longer prompts are prefilled in chunks of at most this "
-        "number of tokens. Default: no chunks.",
+        description="The most tokens of a prefill in one pass; a longer prefill takes several "
+        "passes, one after another. A single pass if not given.",
     )
     max_waiting: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
         default=None,
-        description="The most requests that may wait for room in the KV caches; further requests "
-        "are rejected. Default: 0 with the paper physics, no limit with the calibrated physics.",
+        description="The most requests that wait for room in the KV caches; further ones are "
+        "rejected. If not given: no request waits with the paper's physics, all wait with the "
+        "calibrated.",
     )
 
     def to_settings(self) -> SchedulerSettings:
@@ -193,7 +194,7 @@ ArrivalsEntry = Annotated[
 
 
 class WorkloadSpec(FileModel):
-    """The requests of the users: lengths and arrival times."""
+    """The requests of users and their arrivals."""
 
     mode: Mode
     initial_requests: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
@@ -275,15 +276,13 @@ class WorkloadSpec(FileModel):
 
 
 class RunSpec(FileModel):
-    """Duration of the run, warm-up and sampling."""
+    """Length of the run and sampling."""
 
     seed: Annotated[int, Field(ge=0, le=2**63)] = 0
-    warmup: Seconds = Field(
-        default=0.0, description="Time from the start that is excluded from the metrics."
-    )
-    duration: Duration = Field(description="Duration of load generation, warm-up included.")
-    drain: bool = Field(default=False, description="Continue until every request has ended.")
-    sample_interval: Interval = Field(default=10.0, description="Time between samples of gauges.")
+    warmup: Seconds = Field(default=0.0, description="Left out of the metrics.")
+    duration: Duration = Field(description="Time during which requests are sent, warm-up included.")
+    drain: bool = Field(default=False, description="Go on until every request has ended.")
+    sample_interval: Interval = Field(default=10.0, description="Between samples of gauges.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -331,7 +330,7 @@ class ScenarioSpec(FileModel):
     engine: FileName = Field(
         default=DEFAULT_ENGINE,
         description="Costs of the serving engine, for the calibrated physics: the name of a "
-        "shipped engine, or a file ending in .yaml, such as the output of `helixsim calibrate`.",
+        "shipped engine, or a file ending in .yaml, such as `helixsim calibrate` writes.",
     )
     run: RunSpec
     slo: dict[Name, SloSpec] = Field(

@@ -1,4 +1,4 @@
-"""The model of sweep files: a scenario, values to try in it, and seeds."""
+"""The keys of a sweep file: a scenario, values to try in it, and seeds."""
 
 from __future__ import annotations
 

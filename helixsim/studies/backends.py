@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, Literal
 
 from helixsim.errors import HelixError, InputError, SimulationError
 from helixsim.processes import held_interrupts, leave_with
+from helixsim.registry import register_all, registered_here
 from helixsim.scenario.resolved import Scenario
 from helixsim.studies.runs import Outcome, StudyRun, carry_out
 
@@ -90,7 +91,11 @@ def _here(runs: Sequence[StudyRun], jobs: int) -> Outcomes:
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
     parallel = Parallel(jobs, backend="loky", batch_size=1, return_as="generator_unordered")
-    tasks = (delayed(_in_process)(number, run, os.getpid()) for number, run in enumerate(runs))
+    registered = registered_here()
+    tasks = (
+        delayed(_in_process)(number, run, os.getpid(), registered)
+        for number, run in enumerate(runs)
+    )
     try:
         with held_interrupts():  # the processes are started here, and this process decides
             found = parallel(tasks)
@@ -124,10 +129,13 @@ def _quiet_end(parallel: Any) -> Iterator[None]:  # noqa: ANN401  (joblib has no
         threading.excepthook = before
 
 
-def _in_process(number: int, run: StudyRun, parent: int) -> tuple[int, Outcome]:
+def _in_process(
+    number: int, run: StudyRun, parent: int, registered: Mapping[str, Mapping[str, Any]]
+) -> tuple[int, Outcome]:
     global _watches  # noqa: PLW0603  (a process of the pool has no other place to keep things)
     if not _watches:
         leave_with(parent)
+        register_all(registered)
         _watches = True
     return number, _load_and_carry_out(run)
 

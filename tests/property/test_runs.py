@@ -71,7 +71,7 @@ def test_a_drained_cluster_is_empty(scenario):
     result = simulation.run()
     assert result.summary["requests"]["in_flight"] == 0
     assert simulation.is_idle
-    assert all(gpu.num_waiting == gpu.num_running == 0 for gpu in simulation.nodes)
+    assert all(node.num_waiting == node.num_running == 0 for node in simulation.nodes)
     now = simulation.environment.now
     assert all(link.backlog_s(now) == 0 for link in simulation.links)
     expected = {simulation.policy.expected_tokens(node.index) for node in simulation.topology.nodes}
@@ -107,8 +107,8 @@ def test_nothing_is_planned_for_the_past(scenario):
         return put_and_note
 
     with (
-        patch.object(ReusableEvent, "set", noting(ReusableEvent.set)),
-        patch.object(ReusableEvent, "set_for", noting(ReusableEvent.set_for)),
+        patch.object(ReusableEvent, "schedule", noting(ReusableEvent.schedule)),
+        patch.object(ReusableEvent, "schedule_numbered", noting(ReusableEvent.schedule_numbered)),
     ):
         simulate(scenario)
     assert late == []

@@ -21,10 +21,12 @@ from helixsim.control.kv_cache import KvCache
 from helixsim.control.routing.policy import Rejection
 from helixsim.models.messages import _JITTER
 from helixsim.models.simulation import simulate
-from helixsim.physics.calibrated import PassTimes
+from helixsim.physics.calibrated import EngineStepTimer
 from helixsim.physics.engine import EngineCosts, GpuCosts, KnownRange
 from helixsim.profiles.machine import LatencyProfile
 from helixsim.requests import Request
+
+pytestmark = pytest.mark.usefixtures("checked_runs")
 
 NEAR = 2e-5
 """Idle workers look for messages every microsecond at the most; there are a few on a route."""
@@ -165,7 +167,7 @@ def times():
     )
     scenario = make_scenario({"a": (0, 1)}, requests=[(0, 1, 1)], types={"a": kind})
     node = make_topology(scenario).nodes[0]
-    return PassTimes(make_llm(1), node, engine)
+    return EngineStepTimer(make_llm(1), node, engine)
 
 
 def test_prefill_pass(times):
@@ -196,11 +198,11 @@ def test_mixed_pass(times):
 
 
 def test_blocks():
-    cache = KvCache(16 * 10, end_layer=3)
+    cache = KvCache.by_layer(16 * 10, end_layer=3)
     request = Request(0, 0.0, 17, 5, last_iteration=4)
-    assert cache.missing(request, entry_layer=1) == 4  # 2 blocks on each of 2 layers
-    cache.give(request, 4)
-    assert (cache.num_free, cache.missing(request, 1)) == (6, 0)
+    assert cache.missing(request, 17, entry_layer=1) == 4  # 2 blocks on each of 2 layers
+    cache.allocate(request, 4)
+    assert (cache.num_free, cache.missing(request, 17, 1)) == (6, 0)
     assert cache.release(request)
     assert not cache.release(request)
     assert cache.num_free == 10
@@ -240,7 +242,7 @@ def test_a_prompt_that_can_never_fit_fails_and_says_why():
     assert status == ["failed: a has too little KV cache for it", "completed"]
 
 
-def test_nobody_is_lost_for_want_of_room():
+def test_no_request_is_lost_for_want_of_room():
     room = capacity(kv_token_layers=100)
     requests = [(0.1 * i, 20, 4) for i in range(8)]
     paper = replace(calibrated({"a": (0, 1)}, requests=requests, room=room), physics="paper")

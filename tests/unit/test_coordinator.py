@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import pytest
+from builders import make_inputs, make_scenario
+from checked_coordinator import CheckedCoordinator
 
-from helixsim.control.coordinator import Coordinator
+from helixsim.control.actions import (
+    Actions,
+    AnswerStopped,
+    RequestCancelled,
+    RequestFailed,
+    RequestPreempted,
+    ScheduledArrival,
+    no_actions,
+)
 from helixsim.control.load import Arrival
+from helixsim.control.routing.maxflow import MaxFlowPolicy
 from helixsim.control.routing.policy import Rejection
 
 
 class Noting:
-    """Policy, feeder and recorder in one, that note all calls and do as they are told."""
+    """Policy, load generator and recorder in one, that note all calls and do as they are told."""
 
     def __init__(self, opening=(), later=(), after_prompt=None, after_end=None, reason=None):
         self.log = []
@@ -33,7 +44,10 @@ class Noting:
     def bottleneck_share(self):
         return 0.25
 
-    # feeder
+    def validate(self, active):
+        pass
+
+    # load generator
     def opening(self):
         return iter(self._opening)
 
@@ -65,25 +79,37 @@ class Noting:
     def ended(self, request, now):
         self.log.append(("ended", request.index, now))
 
+    def failed(self, request, reason, now):
+        self.log.append(("failed", request.index, reason, now))
 
-def coordinator_of(noting, passes_beyond_answer=1):
-    return Coordinator(noting, noting, noting, passes_beyond_answer)  # type: ignore[arg-type]
+    def cancelled(self, request, now):
+        self.log.append(("cancelled", request.index, now))
+
+
+def coordinator_of(noting, passes_beyond_answer=1, policy=None):
+    return CheckedCoordinator(policy or noting, noting, noting, passes_beyond_answer)
 
 
 def goes_on(coordinator, request, now):
     """Let one pass return; whether its request is sent again, which it is at once."""
-    again, ready = coordinator.returned([request], [now])
-    assert (again, ready) in (([request], [now]), ([], []))
-    return bool(again)
+    actions = coordinator.returned([request], [now])
+    assert (actions.send, actions.ready_s) in (([request], [now]), ([], []))
+    assert (actions.ended, actions.dropped, actions.admitted) == (
+        [] if actions.send else [request],
+        [],
+        [],
+    )
+    return bool(actions.send)
 
 
 def test_a_request_from_arrival_to_end():
     noting = Noting(opening=[Arrival(2.0, 10, 2)])
     coordinator = coordinator_of(noting)
-    (request,) = coordinator.opening()
+    (request,) = coordinator.start()
     assert (request.index, request.arrival_s, request.last_iteration) == (0, 2.0, 2)
 
-    assert coordinator.arrive(request, 2.0)
+    actions = coordinator.arrive(request, 2.0)
+    assert actions == Actions([request], [2.0], [request], [], [], [])
     assert list(coordinator.active) == [request]
     assert (request.dispatched_s, request.first_dispatch_s) == (2.0, 2.0)
     assert (request.iteration, request.step_tokens, request.context_tokens) == (0, 10, 0)
@@ -107,7 +133,10 @@ def test_a_request_from_arrival_to_end():
         ("pass ended", 0, 1, 5.0),
         ("decode dispatched", 0, 2),
         ("pass ended", 0, 2, 6.0),
-        ("finished", 0),  # its KV cache is free before the feeder asks how full caches are
+        (
+            "finished",
+            0,
+        ),  # its KV cache is free before the share is asked for
         ("ended", 0, 6.0),
         ("after end", 6.0, 0.25),
     ]
@@ -117,7 +146,7 @@ def test_a_request_from_arrival_to_end():
 def test_how_many_passes_an_answer_of_one_token_takes(beyond, passes):
     noting = Noting(opening=[Arrival(0.0, 10, 1)])
     coordinator = coordinator_of(noting, beyond)
-    (request,) = coordinator.opening()
+    (request,) = coordinator.start()
     coordinator.arrive(request, 0.0)
     count = 1
     while goes_on(coordinator, request, float(count)):
@@ -131,8 +160,8 @@ def test_how_many_passes_an_answer_of_one_token_takes(beyond, passes):
 def test_a_rejected_request_is_gone():
     noting = Noting(opening=[Arrival(0.0, 10, 1)], reason=Rejection.KV)
     coordinator = coordinator_of(noting)
-    (request,) = coordinator.opening()
-    assert not coordinator.arrive(request, 0.0)
+    (request,) = coordinator.start()
+    assert coordinator.arrive(request, 0.0) == no_actions()
     assert coordinator.active == {}
     assert coordinator.contexts.longest == 0
     assert noting.log == [("arrived", 0), ("admit", 0), ("rejected", 0, Rejection.KV)]
@@ -146,46 +175,57 @@ def test_requests_are_numbered_in_order_of_creation():
         after_end=Arrival(2.1, 30, 1),
     )
     coordinator = coordinator_of(noting)
-    first, second = coordinator.opening()
-    later = coordinator.later()
+    first, second, later = coordinator.start()
+    assert [request.index for request in (first, second, later)] == [0, 1, 2]
     coordinator.arrive(first, 0.0)
-    goes_on(coordinator, first, 1.0)
-    assert [(r.index, r.arrival_s, r.prompt_tokens, at) for r, at in coordinator.created] == [
-        (2, 1.1, 20, 1.0)
-    ]
-    goes_on(coordinator, first, 2.0)
-    assert [(r.index, at) for r, at in coordinator.created] == [(2, 1.0), (3, 2.0)]
-    assert second.index == 1
-    assert next(later).index == 4  # created when it is asked for
-    assert next(later, None) is None
+
+    def arrivals(now):
+        scheduled = coordinator.returned([first], [now]).arrivals
+        return [(r.index, r.arrival_s, r.prompt_tokens, at) for r, at in scheduled]
+
+    assert arrivals(1.0) == [(3, 1.1, 20, 1.0)]
+    assert arrivals(2.0) == [(4, 2.1, 30, 2.0)]
+
+
+def test_the_next_request_of_an_open_loop_is_created_when_the_one_before_arrives():
+    noting = Noting(opening=[Arrival(0.0, 10, 1)], later=[Arrival(5.0, 10, 1), Arrival(6.0, 20, 1)])
+    coordinator = coordinator_of(noting)
+    opening, second = coordinator.start()
+    assert coordinator.arrive(opening, 0.0).arrivals == []
+    (scheduled,) = coordinator.arrive(second, 5.0).arrivals
+    third = scheduled.request
+    # As if all had been created before the run began: earlier than anything of the same instant.
+    assert scheduled == ScheduledArrival(third, 0.0)
+    assert (third.index, third.arrival_s, third.prompt_tokens) == (2, 6.0, 20)
+    assert coordinator.arrive(third, 6.0).arrivals == []
 
 
 def test_the_longest_context_that_may_come():
     noting = Noting(opening=[Arrival(0, 10, 5), Arrival(0, 12, 2), Arrival(0, 8, 1)])
     coordinator = coordinator_of(noting)
     longest = []
-    for request in coordinator.opening():
+    for request in coordinator.start():
         coordinator.arrive(request, 0.0)
         longest.append(coordinator.contexts.longest)
     assert longest == [15, 15, 15]
 
 
-def test_a_train_of_decodes_is_taken_back_as_one_by_one():
+def test_decodes_that_return_together_are_taken_back_as_one_by_one():
     def served(together):
         noting = Noting(opening=[Arrival(0.0, 10, 5), Arrival(0.0, 20, 5), Arrival(0.0, 30, 1)])
         coordinator = coordinator_of(noting)
-        requests = coordinator.opening()
+        requests = coordinator.start()
         for request in requests:
             coordinator.arrive(request, 0.0)
         sent = []
         for start in (1.0, 2.0, 3.0, 4.0):
             times = [start, start + 0.1, start + 0.2][: len(requests)]
             if together:
-                again, ready = coordinator.returned(requests, times)
+                again, ready, *_ = coordinator.returned(requests, times)
             else:
                 again, ready = [], []
                 for request, now in zip(requests, times, strict=True):
-                    one, at = coordinator.returned([request], [now])
+                    one, at, *_ = coordinator.returned([request], [now])
                     again += one
                     ready += at
             sent += [(r.index, r.iteration, r.context_tokens) for r in again]
@@ -194,3 +234,136 @@ def test_a_train_of_decodes_is_taken_back_as_one_by_one():
         return sent, sorted(noting.log, key=str)
 
     assert served(together=True) == served(together=False)
+
+
+def test_decodes_followed_by_decodes_leave_again_as_they_returned():
+    coordinator = coordinator_of(Noting(opening=[Arrival(0.0, 10, 5), Arrival(0.0, 20, 5)]))
+    requests, times = coordinator.start(), [1.0, 1.5]
+    for request in requests:
+        coordinator.arrive(request, 0.0)
+    coordinator.returned(requests, [0.5, 0.75])
+    actions = coordinator.returned(requests, times)
+    assert actions == Actions(requests, times, [], [], [], [])
+    assert actions.send is requests
+
+
+def test_a_stop_token_makes_a_pass_the_last():
+    noting = Noting(opening=[Arrival(0.0, 10, 9)])
+    coordinator = coordinator_of(noting)
+    (request,) = coordinator.start()
+    coordinator.arrive(request, 0.0)
+    assert goes_on(coordinator, request, 1.0)
+    assert coordinator.handle(AnswerStopped(request), 1.9) == no_actions()
+    assert not goes_on(coordinator, request, 2.0)
+    assert noting.log[-4:] == [
+        ("pass ended", 0, 1, 2.0),
+        ("finished", 0),
+        ("ended", 0, 2.0),
+        ("after end", 2.0, 0.25),
+    ]
+
+
+def test_a_request_that_a_node_cannot_run_has_failed():
+    noting = Noting(opening=[Arrival(0.0, 10, 9)], after_end=Arrival(1.6, 20, 1))
+    coordinator = coordinator_of(noting)
+    (request,) = coordinator.start()
+    coordinator.arrive(request, 0.0)
+    goes_on(coordinator, request, 1.0)
+    actions = coordinator.handle(RequestFailed(request, "too long"), 1.5)
+    assert (actions.dropped, actions.ended, actions.send) == ([request], [], [])
+    assert [(r.index, r.arrival_s, at) for r, at in actions.arrivals] == [(1, 1.6, 1.5)]
+    assert coordinator.active == {}
+    assert noting.log[-3:] == [
+        ("finished", 0),
+        ("failed", 0, "too long", 1.5),
+        ("after end", 1.5, 0.25),
+    ]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [AnswerStopped, RequestPreempted, RequestCancelled, lambda r: RequestFailed(r, "why")],
+    ids=["stopped", "preempted", "cancelled", "failed"],
+)
+def test_events_about_a_request_that_has_ended_change_nothing(event):
+    noting = Noting(opening=[Arrival(0.0, 10, 1)])
+    coordinator = coordinator_of(noting, passes_beyond_answer=0)
+    (request,) = coordinator.start()
+    coordinator.arrive(request, 0.0)
+    goes_on(coordinator, request, 1.0)
+    before = list(noting.log)
+    assert coordinator.handle(event(request), 2.0) == no_actions()
+    assert noting.log == before
+
+
+# -- invariants: what validate() says of a state that was corrupted by hand
+
+
+@pytest.fixture
+def running():
+    """A coordinator under max-flow with two requests: one active in its decodes, one waiting."""
+    inputs = make_inputs(make_scenario({"a": (0, 1)}, requests=[(0, 1, 1)]))
+    noting = Noting(opening=[Arrival(0.0, 10, 9), Arrival(0.0, 20, 9)])
+    coordinator = coordinator_of(noting, policy=MaxFlowPolicy(inputs))
+    first, second = coordinator.start()
+    for request in (first, second):
+        coordinator.arrive(request, 0.0)
+    coordinator.returned([first], [1.0])
+    coordinator.preempt(second, 1.5)
+    assert list(coordinator.active) == [first]
+    assert [request.index for request in coordinator.waiting] == [1]
+    coordinator.validate()
+    return coordinator
+
+
+def test_an_active_request_that_waits_too_is_in_two_places(running):
+    (active,) = running.active
+    running.waiting.append(active)
+    with pytest.raises(AssertionError, match="one-place: a request is active and waiting"):
+        running.validate()
+
+
+def test_a_request_that_is_gone_is_in_no_place(running):
+    running.waiting.clear()
+    with pytest.raises(AssertionError, match="one-place: 2 created, 2 arrived, 1 inside, 0 ended"):
+        running.validate()
+
+
+def test_a_token_that_is_made_is_not_conserved(running):
+    (active,) = running.active
+    active.iteration += 1
+    with pytest.raises(AssertionError, match="tokens-conserved: 1 returned, 0 of ended"):
+        running.validate()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(1, "tokens-conserved: request 0 runs ahead"), (-1, "request 0 lacks tokens")],
+)
+def test_a_context_is_prompt_and_answer_so_far(running, change, message):
+    (active,) = running.active
+    active.context_tokens += change
+    with pytest.raises(AssertionError, match=message):
+        running.validate()
+
+
+def test_the_kv_of_a_request_that_was_lost_is_not_conserved(running):
+    (active,) = running.active
+    running._policy.finished(active)
+    with pytest.raises(AssertionError, match="kv-conserved: booked and active differ"):
+        running.validate()
+
+
+def test_kv_that_no_request_was_booked_for_is_not_conserved(running):
+    running._policy._kv.expected_tokens[0] += 1
+    with pytest.raises(AssertionError, match="kv-conserved: counts are not the sum of bookings"):
+        running.validate()
+
+
+def test_requests_that_wait_for_none_make_no_progress(running):
+    (active,) = running.active
+    running._policy.finished(active)
+    del running.active[active]
+    running.waiting.append(active)
+    with pytest.raises(AssertionError, match="progress: requests wait and none is active"):
+        running.validate()

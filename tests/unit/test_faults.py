@@ -1,4 +1,4 @@
-"""Nodes that die and come back in whole runs, and what the models do about it."""
+"""Nodes that fail and recover in whole runs, and what the models do about it."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Stage
 from helixsim.scenario.resolved import Fault, Faults
 from helixsim.steps import Batch
+
+pytestmark = pytest.mark.usefixtures("checked_runs")
 
 ROOT = Path(__file__).parents[2]
 TWO = {"a": (0, 1), "b": (0, 1)}
@@ -72,7 +74,7 @@ def test_a_prefill_goes_chunk_by_chunk():
 
 def test_a_request_goes_on_elsewhere():
     log, result = run(TWO, Fault("a", 5.0), requests=[(0, 3, 2)])
-    # The node dies at 7 s, in the first decode. At 8 s, prompt and token, 4 in all, go to the
+    # The node fails at 7 s, in the first decode. At 8 s, prompt and token, 4 in all, go to the
     # other: 0.625 s, 4 s, 0.625 s.
     assert log == [(0, 0, 2.0, 6.0), (0, 1, 6.0, 13.25), (0, 2, 13.25, 15.75)]
     assert requests_of(result) == [("completed", "b[0:1]", 1, 2)]
@@ -97,7 +99,7 @@ def test_it_fails_where_there_is_no_other_node():
     assert result.summary["rejected_for"]["nodes"] == 1
 
 
-def test_what_is_sent_before_anybody_notices_is_lost():
+def test_what_is_sent_before_the_failure_is_noticed_is_lost():
     log, _ = run(
         {"a": (0, 1)},
         Fault("a", 1.0, 2.0),
@@ -159,7 +161,7 @@ def test_runs_with_faults_do_not_depend_on_the_hash_seed(policy):
 # -- models
 
 
-def test_a_train_without_some_of_its_requests():
+def test_a_transfer_without_some_of_its_requests():
     inbox = DeliveryQueue()
     inbox.announce = lambda transfer: None
     numbers = count()
@@ -167,7 +169,7 @@ def test_a_train_without_some_of_its_requests():
     link.send(Batch.of([prompt(4, 0), decode(9, 1), decode(9, 2)]), 0.0)
     link.send(Batch.of([decode(9, 3)]), 2.0)
     before = [transfer.deliveries() for transfer in inbox.transfers]
-    inbox.keep(lambda request: request.index in (1, 2))
+    inbox.drop_unless(lambda request: request.index in (1, 2))
     (transfer,) = inbox.transfers
     assert transfer.deliveries() == [
         (*delivery[:4], place, delivery[5]) for place, delivery in enumerate(before[0][1:])
@@ -189,12 +191,12 @@ def test_a_link_counts_its_time_at_each_bandwidth():
 
 def test_a_queue_without_some_of_its_requests():
     queue = BatchQueue(capacity())
-    queue.keep(lambda request: True)
+    queue.drop_unless(lambda request: True)
     queue.add(Batch.of([prompt(4, 0), decode(9, 1), prompt(5, 2)]))
-    queue.keep(lambda request: request.index != 0)
+    queue.drop_unless(lambda request: request.index != 0)
     assert [request.index for request in queue.waiting.requests] == [1, 2]
     assert (queue.waiting.num_prompts, queue.waiting.prompt_tokens) == (1, 5)
-    queue.keep(lambda request: False)
+    queue.drop_unless(lambda request: False)
     assert queue.waiting is None
 
 

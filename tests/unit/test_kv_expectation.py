@@ -71,7 +71,7 @@ def test_the_fullest_layer_over_all_nodes_that_hold_it(topology):
     assert max(shares, key=shares.get) == 2
 
 
-def test_real_use_is_context_and_the_pass_under_way():
+def test_use_is_context_and_the_pass_under_way():
     going = decode(30)
     going.route = Route([Stage(0, 0, 2), Stage(1, 2, 4)])
     starting = prompt(10)

@@ -8,6 +8,7 @@ import yaml
 from scenario_data import CLUSTER, PLACEMENT, SCENARIO, changed
 
 from helixsim.cluster import Link, Nic, Node
+from helixsim.control.node_schedulers import NODE_SCHEDULERS
 from helixsim.errors import InputError, ScenarioError
 from helixsim.placement.placement import Placement
 from helixsim.profiles.library import DATA
@@ -439,6 +440,14 @@ def test_the_digest_covers_values_set_and_files_named(load, in_files, scenario_f
     assert len(set(digests)) == len(digests)
 
 
+def test_node_schedulers_can_be_named(load):
+    assert load().scheduler.node is None  # the performance model's own
+    for name in NODE_SCHEDULERS.shipped_names():
+        assert load({"scheduler.node": name}).scheduler.node == name
+    own = "helixsim.control.node_schedulers.paper:PaperScheduler"
+    assert load({"scheduler.node": own}).scheduler.node == own
+
+
 # -- mistakes
 
 
@@ -450,7 +459,15 @@ MISTAKES = [
     ({"llm": "llama2-7b"}, "llm: no LLM 'llama2-7b' ships with helixsim; did you mean"),
     ({"llm": "x.yaml"}, "x.yaml: there is no such file"),
     ({"machine_types": ["A100"]}, "machine_types[0]: 'A100' is not a file"),
-    ({"physics": "real"}, "physics: should be 'paper' or 'calibrated', not 'real'"),
+    (
+        {"physics": "real"},
+        "physics: no performance model 'real'; there are paper, calibrated (looked for among those "
+        "registered in this process, the shipped ones, and the entry points "
+        "'helixsim.performance_models' of installed packages; one of your own can be named as "
+        "module:Class)",
+    ),
+    ({"physics": "no_such_module:Model"}, "physics: the performance model 'no_such_module:Model'"),
+    ({"physics": "real physics"}, "physics: "),
     ({"cluster": "c.yaml"}, "cluster: should hold keys and values, not 'c.yaml'"),
     ({"cluster": {"file": "c.yaml"}}, "c.yaml: there is no such file"),
     ({"cluster.file": "c.yaml"}, "cluster.nodes: this key does not go with the others here"),
@@ -511,7 +528,16 @@ MISTAKES = [
     ({**ONLINE, "workload.trace": "t.csv"}, "workload.mean_tokens_per_s: conflicts with the trace"),
     ({"workload": {"mode": "online", "trace": "t.csv"}}, "workload.trace: there is no file"),
     ({"workload.initial_requests": 0}, "workload.initial_requests: should be greater than"),
-    ({"scheduler.policy": "max"}, "scheduler.policy: should be 'maxflow', 'swarm', 'random' or"),
+    (
+        {"scheduler.policy": "max"},
+        "scheduler.policy: no routing policy 'max'; there are maxflow, swarm, random, "
+        "shortest_queue, least_kv (looked for among",
+    ),
+    ({"scheduler.policy": "helixsim.control:Nothing"}, "'helixsim.control' has no 'Nothing'"),
+    (
+        {"scheduler.node": "papre"},
+        "scheduler.node: no node scheduler 'papre'; there are paper, prototype (looked for among",
+    ),
     ({"scheduler.kv.high_water_mark": 0}, "scheduler.kv.high_water_mark: should be greater than 0"),
     ({"scheduler.kv.high_water_mark": 1.1}, "should be less than or equal to 1, not 1.1"),
     ({"scheduler.kv.expected_output_ratio": 0}, "expected_output_ratio: should be greater than 0"),

@@ -58,7 +58,7 @@ INSTEAD = {
     "if that, times": "write the formula",
     "may be go in chunks": "'are prefilled in chunks'",
     "(?:it|this|that) is spared": "'this time is not added', 'is subtracted'",
-    "front are": "'the Pareto front contains'",
+    "the front are the": "'the Pareto front contains'",
     "no other beats": "'to which no other is superior'",
     "best until": "'the best so far'",
     "make up a cluster|makes up a cluster": "'generates a cluster'",

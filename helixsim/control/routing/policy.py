@@ -18,12 +18,13 @@ from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from helixsim.control.cluster_view import ClusterView
-from helixsim.placement.flow import Flow
 from helixsim.placement.topology import PlacedLink, PlacedNode, Topology
 from helixsim.requests import Request
 
 if TYPE_CHECKING:
     from random import Random
+
+    from helixsim.placement.flow import Flow  # imports networkx, which commands start without
 
 
 class RoutingPoint(Enum):

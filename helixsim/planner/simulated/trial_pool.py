@@ -29,6 +29,7 @@ from helixsim.planner.search import random_stream
 from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
 from helixsim.planner.simulated.proposals import Correction, Proposer
 from helixsim.processes import held_interrupts, leave_with
+from helixsim.registry import register_all, registered_here
 from helixsim.scenario.resolved import Faults, Scenario
 
 _POLL_S = 0.5
@@ -156,7 +157,7 @@ class TrialPool:
                 jobs,
                 mp_context=multiprocessing.get_context("spawn"),
                 initializer=_set_up,
-                initargs=(str(setting_file), os.getpid()),
+                initargs=(str(setting_file), os.getpid(), _pickled(registered_here())),
             )
 
     @property
@@ -265,10 +266,18 @@ class _WorkerState:
 _worker: _WorkerState | None = None
 
 
-def _set_up(setting_file: str, parent: int) -> None:
+def _pickled(registered: dict[str, dict[str, Any]]) -> bytes:
+    """What was registered in this process, classes of a notebook included."""
+    from joblib.externals.loky.backend.reduction import dumps
+
+    return bytes(dumps(registered))
+
+
+def _set_up(setting_file: str, parent: int, registered: bytes) -> None:
     global _worker  # noqa: PLW0603  (the initializer of a process has no other place)
     leave_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
+    register_all(pickle.loads(registered))  # noqa: S301  (from our own process)
     _worker = _WorkerState(pickle.loads(Path(setting_file).read_bytes()))  # noqa: S301  (our own file)
 
 

@@ -1,4 +1,4 @@
-"""Links and trains: times worked out by hand."""
+"""Links and transfers: times worked out by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from helixsim.steps import Batch
 
 
 class NotingInbox(DeliveryQueue):
-    """An inbox that keeps what it was told of."""
+    """An inbox that keeps what is announced."""
 
     def __init__(self):
         super().__init__()
@@ -43,7 +43,7 @@ def send(link, requests, now):
 
 
 def arrivals(transfers):
-    return [(round(at, 12), who.index) for at, *_, who in merge(transfers)]
+    return [(round(at, 12), request.index) for at, *_, request in merge(transfers)]
 
 
 def indices(transfer):
@@ -104,7 +104,7 @@ def test_one_request_with_a_bandwidth_given(make_link, inbox):
     assert inbox.transfers[0].started_s == [1.0]
 
 
-def test_a_train_goes_on_as_it_is_on_the_next_link(make_link, inbox):
+def test_a_transfer_goes_on_as_it_is_on_the_next_link(make_link, inbox):
     first = make_link()
     first.send(Batch.of([decode(1, 0), decode(1, 1)]), 0.0)
     (transfer,) = inbox.take(10.0)
@@ -141,10 +141,10 @@ def test_a_link_is_busy_in_part_while_it_has_part_of_its_bandwidth(make_link):
     assert gauges == [(0.25, 3.0), (1.0, 2.0), (1.75, 1.0), (1.875, 0.5), (2.0, 0.0)]
 
 
-# -- trains
+# -- transfers
 
 
-def test_a_train_that_has_come_in_part_is_divided(make_link, inbox):
+def test_a_transfer_that_has_arrived_in_part_is_divided(make_link, inbox):
     send(make_link(), [prompt(4, 0), decode(1, 1), prompt(4, 2), decode(1, 3)], 0.0)
     # They arrive at 1.5, 1.75, 2.75 and 3.
     (transfer,) = inbox.transfers
@@ -159,7 +159,7 @@ def test_a_train_that_has_come_in_part_is_divided(make_link, inbox):
     assert head.number == transfer.number
 
 
-def test_dividing_includes_who_arrives_at_that_instant(make_link, inbox):
+def test_dividing_includes_requests_that_arrive_at_that_instant(make_link, inbox):
     send(make_link(), [decode(1, 0), decode(1, 1), decode(1, 2)], 0.0)  # at 0.75, 1, 1.25
     head = inbox.transfers[0].split(1.0)
     assert indices(head) == [0, 1]
@@ -187,7 +187,7 @@ def test_dividing_keeps_starts_of_their_own(make_link, inbox):
 # -- inboxes
 
 
-def test_nobody_is_there_before_the_time(make_link, inbox):
+def test_no_request_is_there_before_its_arrival(make_link, inbox):
     send(make_link(), [decode(1, 0)], 0.0)
     assert inbox.take(0.74) == []
     assert [indices(transfer) for transfer in inbox.take(0.75)] == [[0]]
@@ -215,15 +215,15 @@ def test_the_next_to_arrive_need_not_be_the_first_sent(make_link, inbox):
     assert indices(inbox.next_arrival()) == [1]
 
 
-def test_only_trains_that_come_before_the_next_look_are_announced(make_link, inbox):
+def test_only_transfers_that_arrive_before_the_next_look_are_announced(make_link, inbox):
     link = make_link()
-    inbox.wakes_at = 1.0
+    inbox.announce_before_s = 1.0
     send(link, [decode(1, 0)], 0.0)  # at 0.75
     send(link, [decode(1, 1)], 0.0)  # at 1.0, when it looks anyway
     assert [indices(transfer) for transfer in inbox.announced] == [[0]]
 
 
-def test_trains_that_overlap_are_merged_by_arrival(make_link, inbox):
+def test_transfers_that_overlap_are_merged_by_arrival(make_link, inbox):
     send(make_link(latency=0.5), [decode(1, 0), decode(1, 1), decode(1, 2)], 0.0)  # .75 1 1.25
     send(make_link(latency=0.5), [decode(1, 3)], 0.625)  # at 1.375
     send(make_link(latency=0.625), [decode(1, 4)], 0.0)  # at 0.875
@@ -256,7 +256,7 @@ def test_order_in_the_batch_decides_between_requests_too_small_to_take_time(make
     assert arrivals(inbox.take(1.5)) == [(1.5, 0), (1.5, 1)]
 
 
-def test_trains_are_batches(make_link, inbox):
+def test_transfers_are_batches(make_link, inbox):
     send(make_link(), [decode(1, 0), prompt(5, 1)], 0.0)
     (transfer,) = inbox.take(9.0)
     assert isinstance(transfer, Transfer)

@@ -1,4 +1,4 @@
-"""The coordinator's machine in whole runs: who leaves and comes back when."""
+"""The coordinator's machine in whole runs: which passes leave and return when."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_one_request_alone():
 def test_requests_share_links_and_batches():
     log = run({"a": (0, 1)}, requests=[(0, 4, 1), (0, 4, 1)], drain=True)
     # Prompt 0 is there at 2.625, prompt 1 at 3.125: each runs alone, 4 s, till 6.625 and
-    # 10.625. Back at 7.25 and 11.25; decode 0 is there at 7.5, joins nobody, and waits till
+    # 10.625. Back at 7.25 and 11.25; decode 0 is there at 7.5, joins no batch, and waits till
     # 10.625; runs 2 s; decode 1 is there at 11.5, runs from 12.625 till 14.625.
     assert log == [
         (0, 0, 2.0, 7.25),

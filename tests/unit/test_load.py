@@ -1,4 +1,4 @@
-"""Who sends requests when: exact times, and the order of draws."""
+"""When requests are sent: exact times, and the order of draws."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from helixsim.scenario.resolved import GammaArrivals, PoissonArrivals, SlotArriv
 from helixsim.traces.values import Lengths, Trace
 
 
-def offline_feeder(num_requests=3, mark=0.8, end_s=100.0):
+def closed_loop(num_requests=3, mark=0.8, end_s=100.0):
     lengths = ((number, number + 1) for number in count(1))
     return ClosedLoop(
         lambda: next(lengths),
@@ -32,7 +32,7 @@ def offline_feeder(num_requests=3, mark=0.8, end_s=100.0):
 
 
 def test_the_first_requests_come_one_spacing_apart():
-    assert list(offline_feeder().opening()) == [
+    assert list(closed_loop().opening()) == [
         Arrival(20.0, 1, 2),
         Arrival(20.0 + 0.1, 2, 3),
         Arrival(20.0 + 0.1 * 2, 3, 4),
@@ -40,34 +40,34 @@ def test_the_first_requests_come_one_spacing_apart():
 
 
 def test_a_short_run_has_time_for_some_of_them_only():
-    load_generator = offline_feeder(num_requests=5, end_s=20.1)
+    load_generator = closed_loop(num_requests=5, end_s=20.1)
     assert [arrival.at_s for arrival in load_generator.opening()] == [20.0, 20.1]
     # All were drawn: what comes later does not depend on where the run ends.
     assert load_generator.after_end(20.0, 0.0, 0) == Arrival(20.1, 6, 7)
 
 
 def test_one_more_after_a_prompt_and_after_an_end():
-    load_generator = offline_feeder()
+    load_generator = closed_loop()
     assert load_generator.after_prompt(30.0, 0.5, 0) == Arrival(30.0 + 0.1, 1, 2)
     assert load_generator.after_end(31.0, 0.8, 0) == Arrival(31.0 + 0.1, 2, 3)
     assert list(load_generator.later()) == []
 
 
-def test_nobody_comes_above_the_mark_and_nothing_is_drawn():
-    load_generator = offline_feeder()
+def test_no_request_comes_above_the_mark_and_nothing_is_drawn():
+    load_generator = closed_loop()
     assert load_generator.after_prompt(30.0, 0.8000001, 0) is None
     assert load_generator.after_end(30.0, 0.9, 0) is None
     assert load_generator.after_end(30.0, 0.0, 0) == Arrival(30.1, 1, 2)
 
 
 def test_where_caches_are_not_counted_only_an_end_brings_one():
-    load_generator = offline_feeder()
+    load_generator = closed_loop()
     assert load_generator.after_prompt(30.0, None, 0) is None
     assert load_generator.after_end(30.0, None, 0) == Arrival(30.1, 1, 2)
 
 
-def test_nobody_comes_after_the_end():
-    load_generator = offline_feeder(end_s=30.1)
+def test_no_request_comes_after_the_end():
+    load_generator = closed_loop(end_s=30.1)
     assert load_generator.after_end(30.0, 0.0, 0) == Arrival(30.1, 1, 2)
     assert load_generator.after_end(30.01, 0.0, 0) is None
 
@@ -122,10 +122,10 @@ def test_slots_keep_the_mean_rate():
     assert [a.at_s for a in arrivals] == sorted(a.at_s for a in arrivals)
 
 
-# -- from a workload to a feeder
+# -- from a workload to a load generator
 
 
-def feeder_of(workload, duration_s=50.0, start_s=20.0, seed=3):
+def load_generator_of(workload, duration_s=50.0, start_s=20.0, seed=3):
     scenario = make_scenario({"a": (0, 1)}, workload=workload, duration_s=duration_s)
     return build_load_generator(scenario, Random(seed), start_s)
 
@@ -142,16 +142,16 @@ def online(arrivals, lengths=((10, 30),), **changes):
 def test_a_trace_is_replayed_up_to_the_end():
     trace = Trace((TraceRequest(0.0, 5, 2), TraceRequest(4.0, 6, 3), TraceRequest(10.0, 7, 4)))
     workload = Workload(mode="online", trace=trace, rate_scale=2.0)
-    assert list(feeder_of(workload, duration_s=5.0).later()) == [
+    assert list(load_generator_of(workload, duration_s=5.0).later()) == [
         Arrival(20.0, 5, 2),
         Arrival(22.0, 6, 3),
         Arrival(25.0, 7, 4),
     ]
-    assert len(list(feeder_of(workload, duration_s=4.9).later())) == 2
+    assert len(list(load_generator_of(workload, duration_s=4.9).later())) == 2
 
 
 def test_an_offline_workload_feeds_from_the_start_to_the_end():
-    load_generator = feeder_of(
+    load_generator = load_generator_of(
         offline([(5, 2)], initial_requests=2, spacing_s=0.5), duration_s=50.0
     )
     assert list(load_generator.opening()) == [Arrival(20.0, 5, 2), Arrival(20.5, 5, 2)]
@@ -163,7 +163,7 @@ def test_an_offline_workload_feeds_from_the_start_to_the_end():
 @pytest.mark.parametrize("arrivals", [PoissonArrivals(), GammaArrivals(2.0), SlotArrivals((3, 1))])
 def test_arrivals_follow_the_mean_rate(arrivals):
     # 80 tokens/s in requests of 40 tokens: 2 a second.
-    times = [a.at_s for a in feeder_of(online(arrivals), duration_s=20_000.0).later()]
+    times = [a.at_s for a in load_generator_of(online(arrivals), duration_s=20_000.0).later()]
     assert len(times) / 20_000 == pytest.approx(2.0, rel=0.05)
     assert times == sorted(times)
     assert times[0] >= 20.0
@@ -172,7 +172,9 @@ def test_arrivals_follow_the_mean_rate(arrivals):
 
 def test_the_same_seed_gives_the_same_arrivals():
     workload = online(PoissonArrivals(), lengths=((10, 30), (20, 60)))
-    first, again, other = (list(feeder_of(workload, seed=seed).later()) for seed in (1, 1, 2))
+    first, again, other = (
+        list(load_generator_of(workload, seed=seed).later()) for seed in (1, 1, 2)
+    )
     assert first == again
     assert first != other
 
@@ -192,5 +194,5 @@ def test_the_mean_request():
 )
 def test_what_a_workload_lacks_is_named(workload, where):
     with pytest.raises(ScenarioError) as caught:
-        feeder_of(workload)
+        load_generator_of(workload)
     assert caught.value.where == where

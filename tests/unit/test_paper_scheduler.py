@@ -124,7 +124,7 @@ def test_running_totals_stay_right():
     assert queue.waiting is None
 
 
-def test_those_left_go_before_those_who_come():
+def test_requests_that_were_left_go_before_those_that_come_later():
     queue = queue_of([decode(1, 0), decode(1, 1)], max_decode_tokens=1)
     queue.take(LONGEST)
     queue.add(Batch.of([decode(1, 2)]))
