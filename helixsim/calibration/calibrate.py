@@ -64,7 +64,7 @@ def calibrate(
     warmup_s
         Start of the replays at the end, left out of their figures.
     seeds
-        Seeds of those replays; a number stands for the seeds from 0 on.
+        Seeds of the replays at the end; a number stands for the seeds from 0 on.
     jobs
         Number of processes; one for each core if not given.
     on_progress
