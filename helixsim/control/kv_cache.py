@@ -189,7 +189,7 @@ def held_token_layers(requests: Iterable[Request], num_nodes: int) -> list[int]:
     for request in requests:
         route = request.route
         if route is not None:
-            held = request.context_tokens + request.step_tokens
+            held = request.num_computed_tokens + request.num_new_tokens
             tokens[route] = tokens.get(route, 0) + held
     use = [0] * num_nodes
     for route, held in tokens.items():

@@ -332,7 +332,9 @@ class Link:
         if batch.num_prompts:
             sent: list[float] = []
             for request in batch.requests:
-                transit_s = self.transit_s(request.step_tokens) if request.is_prefill else decode_s
+                transit_s = (
+                    self.transit_s(request.num_new_tokens) if request.is_prefill else decode_s
+                )
                 free = free + transit_s - latency
                 sent.append(free)
         else:
@@ -351,14 +353,14 @@ class Link:
         for request, ready in zip(requests, ready_s, strict=True):
             free = max(free, ready)
             started.append(free)
-            transit_s = self.transit_s(request.step_tokens) if request.is_prefill else decode_s
+            transit_s = self.transit_s(request.num_new_tokens) if request.is_prefill else decode_s
             free = free + transit_s - latency
             sent.append(free)
         self._depart(self._transfer(Batch.of(requests), sent, started))
 
     def carry(self, request: Request, now: float, bandwidth_bytes_per_s: float) -> float:
         """Send one request at once, with the bandwidth given; return when it has been sent."""
-        nbytes = request.step_tokens * self._bytes_per_token
+        nbytes = request.num_new_tokens * self._bytes_per_token
         sent = now + (self.latency_s + nbytes / bandwidth_bytes_per_s) - self.latency_s
         self._carried.append((sent, bandwidth_bytes_per_s))
         self._depart(self._transfer(Batch.of([request]), [sent], [now]))

@@ -112,7 +112,7 @@ class MessageLink:
 
         The coordinator needs only the token that comes next.
         """
-        return self._bytes_per_token * (request.step_tokens if self._carries_steps else 1)
+        return self._bytes_per_token * (request.num_new_tokens if self._carries_steps else 1)
 
     def depart(self, requests: list[Request], sent_s: list[float]) -> None:
         """Let messages be on their way that arrive, latency apart, at these rising times."""

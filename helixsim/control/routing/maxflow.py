@@ -105,9 +105,9 @@ class MaxFlowPolicy:
             link = self._next(machine, request, tokens)
             if link is None:
                 for taken in links:
-                    self._load[taken.index] -= request.prefill_tokens / self._flow[taken.index]
+                    self._load[taken.index] -= request.num_tokens / self._flow[taken.index]
                 return self._reason(machine, request)
-            self._load[link.index] += request.prefill_tokens / self._flow[link.index]
+            self._load[link.index] += request.num_tokens / self._flow[link.index]
             links.append(link)
             machine = link.target
         route = self._route(links)
@@ -150,7 +150,7 @@ class MaxFlowPolicy:
                 not can_run(nodes[target], request) or not self._kv.fits(target, tokens)
             ):
                 continue
-            load = self._load[link.index] + request.prefill_tokens / self._flow[link.index]
+            load = self._load[link.index] + request.num_tokens / self._flow[link.index]
             if best is None or load < best_load:
                 best, best_load = link, load
         return best

@@ -188,10 +188,10 @@ class RouteFilter:
         self._down = down
         # Nearly all requests fit everywhere; for them, two comparisons settle it.
         nodes = self._topology.nodes
-        self._step_tokens = min(node.capacity.max_prompt_tokens for node in nodes)
+        self._new_tokens = min(node.capacity.max_prompt_tokens for node in nodes)
         self._context = min(node.capacity.max_decode_context for node in nodes)
         if down:
-            self._step_tokens = 0  # nobody fits everywhere
+            self._new_tokens = 0  # nobody fits everywhere
 
     def fits(self, link: PlacedLink, request: Request) -> bool:
         """Whether a request can go over a link and on to the end."""
@@ -208,7 +208,9 @@ class RouteFilter:
         return any(link.index in links for link in first)
 
     def _fits_everywhere(self, request: Request) -> bool:
-        return request.step_tokens <= self._step_tokens and request.longest_context <= self._context
+        return (
+            request.num_new_tokens <= self._new_tokens and request.longest_context <= self._context
+        )
 
     def _links_for(self, request: Request) -> frozenset[int]:
         down = self._down
@@ -242,7 +244,7 @@ def can_run(node: PlacedNode, request: Request) -> bool:
     """Whether a request can ever be in a batch of a node."""
     capacity = node.capacity
     return (
-        request.step_tokens <= capacity.max_prompt_tokens
+        request.num_new_tokens <= capacity.max_prompt_tokens
         and request.longest_context <= capacity.max_decode_context
         and capacity.max_prompts > 0
         and capacity.max_decode_tokens > 0
