@@ -461,10 +461,9 @@ MISTAKES = [
     ({"machine_types": ["A100"]}, "machine_types[0]: 'A100' is not a file"),
     (
         {"physics": "real"},
-        "physics: no performance model 'real'; there are paper, calibrated (looked for among those "
-        "registered in this process, the shipped ones, and the entry points "
-        "'helixsim.performance_models' of installed packages; one of your own can be named as "
-        "module:Class)",
+        "physics: no performance model 'real'; there are paper, calibrated (searched: registered "
+        "in this process, shipped with helixsim, and entry points 'helixsim.performance_models' "
+        "of installed packages; name your own as module:Class)",
     ),
     ({"physics": "no_such_module:Model"}, "physics: the performance model 'no_such_module:Model'"),
     ({"physics": "real physics"}, "physics: "),
@@ -531,12 +530,12 @@ MISTAKES = [
     (
         {"scheduler.policy": "max"},
         "scheduler.policy: no routing policy 'max'; there are maxflow, swarm, random, "
-        "shortest_queue, least_kv (looked for among",
+        "shortest_queue, least_kv (searched: registered",
     ),
     ({"scheduler.policy": "helixsim.control:Nothing"}, "'helixsim.control' has no 'Nothing'"),
     (
         {"scheduler.node": "papre"},
-        "scheduler.node: no node scheduler 'papre'; there are paper, prototype (looked for among",
+        "scheduler.node: no node scheduler 'papre'; there are paper, prototype (searched",
     ),
     ({"scheduler.kv.high_water_mark": 0}, "scheduler.kv.high_water_mark: should be greater than 0"),
     ({"scheduler.kv.high_water_mark": 1.1}, "should be less than or equal to 1, not 1.1"),

@@ -82,14 +82,9 @@ NOT_CLEAN = (
     # These are rewritten together with their code. Remove an entry when its prose is clean.
     "docs/architecture.md",
     "helixreal",
-    "helixsim/cli",
     "helixsim/control",
-    "helixsim/drawing",
-    "helixsim/metrics",
     "helixsim/models",
-    "helixsim/plots",
     "helixsim/requests.py",
-    "helixsim/studies",
 )
 """Files and packages that still contain such words."""
 
