@@ -31,7 +31,7 @@ class NodeGauges(Protocol):
 
     @property
     def num_running(self) -> int:
-        """Requests in the step that runs."""
+        """Requests in the running batch."""
         ...
 
     @property
@@ -77,7 +77,7 @@ class LinkGauges(Protocol):
 
 
 class MeasuredRun(Protocol):
-    """A run that goes on or has ended."""
+    """A run that is in progress or has ended."""
 
     scenario: Scenario
     seed: int

@@ -81,7 +81,6 @@ EXACTLY = {"kV": "KV"}
 NOT_CLEAN = (
     # These are rewritten together with their code. Remove an entry when its prose is clean.
     "helixreal",
-    "helixsim/cli",
 )
 """Files and packages that still contain such words."""
 
