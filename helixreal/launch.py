@@ -11,7 +11,7 @@ from types import FrameType
 
 from helixreal.coordinator.attempts import blank_prompts, drawn_prompts
 from helixreal.coordinator.server import Cluster, ClusterSettings
-from helixreal.engines.model_facts import ModelFacts, model_facts
+from helixreal.engines.model_config import ModelFacts, model_facts
 from helixreal.inventory import Inventory, NodeEntry, load_inventory
 from helixreal.local import LocalWorkers
 from helixreal.net.transport import Keys, Transport

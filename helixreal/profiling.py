@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from helixreal.engines.engine import Engine, EngineSpec, Payload, Row
-from helixreal.engines.llama_config import VALUE_BYTES, LlamaConfig
+from helixreal.engines.model_config import VALUE_BYTES, LlamaConfig
 from helixsim.control.kv_cache import reserve
 from helixsim.errors import InputError
 from helixsim.profiles.spec import LLMSpec, MachineSpec

@@ -65,15 +65,19 @@ _MODULES = {
     "sweep": "helixsim.studies.sweep",
 }
 
+_SUBMODULES = ("plots",)
+
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type is that of the name
     # Imported on first use: the command line's help must not wait for networkx.
-    if name in _MODULES:
-        from importlib import import_module
+    from importlib import import_module
 
+    if name in _MODULES:
         return getattr(import_module(_MODULES[name]), name)
+    if name in _SUBMODULES:
+        return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *_SUBMODULES, *(name for name in globals() if name.startswith("__"))})

@@ -7,9 +7,15 @@ a million links. The coordinator is both the source and the sink of every route.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import product
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 COORDINATOR = "coordinator"
 """The name of the coordinator as an end of a link."""
@@ -131,3 +137,121 @@ class Cluster:
         for node in self.nodes:
             mix[node.machine_type] = mix.get(node.machine_type, 0) + 1
         return mix
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A quantity with a uniform distribution from `mean` - `spread` to `mean` + `spread`."""
+
+    mean: float
+    spread: float = 0.0
+
+    def at(self, share: float) -> float:
+        """The quantile of a share (0 <= share < 1)."""
+        return self.mean + self.spread * (2 * share - 1) if self.spread else self.mean
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRule:
+    """Bandwidth and latency of the links of a rule, equal in both directions."""
+
+    bandwidth_bytes_per_s: Spread
+    latency_s: Spread
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether all links of the rule have the same values."""
+        return self.bandwidth_bytes_per_s.spread == self.latency_s.spread == 0
+
+    def link(self, source: str, target: str, seed: int) -> Link:
+        """The link between two machines."""
+        shares = (0.0, 0.0)
+        if not self.is_fixed:
+            # Seeding with text does not depend on PYTHONHASHSEED.
+            rng = random.Random("/".join((str(seed), *sorted((source, target)))))
+            shares = (rng.random(), rng.random())
+        return Link(
+            source,
+            target,
+            self.bandwidth_bytes_per_s.at(shares[0]),
+            self.latency_s.at(shares[1]),
+        )
+
+
+@dataclass(frozen=True)
+class RuleNetwork:
+    """A network defined by rules; the most specific matching rule applies.
+
+    Attributes
+    ----------
+    regions
+        Region of every machine, the coordinator included.
+    links
+        Ordered pair of machines -> rule.
+    between_regions
+        Pair of regions, sorted -> rule. A region may be paired with itself.
+    within, across
+        Rules for two machines in one region and in different ones; None for no link.
+    seed
+        Random seed of rules with a spread.
+    """
+
+    regions: Mapping[str, str]
+    links: Mapping[tuple[str, str], LinkRule] = field(default_factory=dict)
+    between_regions: Mapping[tuple[str, str], LinkRule] = field(default_factory=dict)
+    within: LinkRule | None = None
+    across: LinkRule | None = None
+    seed: int = 0
+    _links: dict[tuple[str, str], Link] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def link(self, source: str, target: str) -> Link | None:
+        """The link from `source` to `target`, or None where there is none."""
+        found = self._links.get((source, target))
+        if found is None and (rule := self._rule(source, target)) is not None:
+            found = self._links[source, target] = rule.link(source, target, self.seed)
+        return found
+
+    def bandwidths(self, names: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Bytes per second of the links between some machines, from row to column; 0 for none.
+
+        The links are not cached.
+        """
+        import numpy as np
+
+        found = np.zeros((len(names), len(names)))
+        members: dict[str, list[int]] = {}
+        for index, name in enumerate(names):
+            if name in self.regions:
+                members.setdefault(self.regions[name], []).append(index)
+        for here, there in product(members, members):
+            rule = self._region_rule(here, there)
+            if rule is None:
+                continue
+            if rule.is_fixed:
+                found[np.ix_(members[here], members[there])] = rule.bandwidth_bytes_per_s.mean
+            elif here <= there:
+                for a, b in product(members[here], members[there]):
+                    link = rule.link(names[a], names[b], self.seed)
+                    found[a, b] = found[b, a] = link.bandwidth_bytes_per_s
+        np.fill_diagonal(found, 0.0)
+        number = {name: index for index, name in enumerate(names)}
+        for (source, target), rule in self.links.items():
+            if source in number and target in number and source != target:
+                link = rule.link(source, target, self.seed)
+                found[number[source], number[target]] = link.bandwidth_bytes_per_s
+        return found
+
+    def _region_rule(self, here: str, there: str) -> LinkRule | None:
+        if (rule := self.between_regions.get((min(here, there), max(here, there)))) is not None:
+            return rule
+        return self.within if here == there else self.across
+
+    def _rule(self, source: str, target: str) -> LinkRule | None:
+        here, there = self.regions.get(source), self.regions.get(target)
+        if source == target or here is None or there is None:
+            return None
+        if (rule := self.links.get((source, target))) is not None:
+            return rule
+        return self._region_rule(here, there)

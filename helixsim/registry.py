@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module, invalidate_caches
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -158,3 +158,33 @@ def register_all(registered: Mapping[str, Mapping[str, Any]]) -> None:
     for group, factories in registered.items():
         if group in _registries:
             _registries[group]._registered.update(factories)
+
+
+EMULATED = "emulated"
+"""Name of the engine that only waits, as long as the scenario's performance model says."""
+
+ENGINES: Registry[Callable[[Any], Any]] = Registry(
+    "engine",
+    "helixreal.engines",
+    {
+        EMULATED: "helixreal.engines.emulated:EmulatedEngine",
+        "torch": "helixreal.engines.torch_engine:TorchEngine",
+        "vllm": "helixreal.engines.vllm_engine:VllmEngine",
+    },
+)
+"""Makers of engines: called with a :class:`helixreal.engines.engine.EngineSpec`, they load a model
+into a :class:`helixreal.engines.engine.Engine`."""
+
+
+def register_engine(name: str, factory: Callable[[Any], Any]) -> None:
+    """Let inventories and ``--engine`` name an engine, in this process.
+
+    Workers are processes of their own: an engine for them comes with an installed package, or is
+    named as ``module:Class``.
+
+    Raises
+    ------
+    InputError
+        If the name is taken, or is none.
+    """
+    ENGINES.register(name, factory)

@@ -1,12 +1,12 @@
 """The paper's physics once more, slowly: one heap, one event per hop and per layer.
 
 Written from the description of the published simulator, with none of the shortcuts of the
-package: no segments, no trains, no look-ahead, no lazy coordinator, no shared routes. Only the
+package: no segments, no transfers, no look-ahead, no lazy coordinator, no shared routes. Only the
 numbers come from outside: the topology, the flow over its links, latency profiles.
 
 At one instant, requests that come go first, in order of (sent, started, number of the sending);
 new requests before passes that come back; then layers that end, in order of their start; then
-idle nodes look whether somebody is there.
+idle nodes look whether a request is there.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def profile(
 
     from helixreal import profiling
     from helixreal.engines import make_engine
-    from helixreal.engines.llama_config import read_llama_config
+    from helixreal.engines.model_config import read_llama_config
     from helixsim.output_files import write_whole
     from helixsim.units import Dimension
 

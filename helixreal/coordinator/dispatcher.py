@@ -12,7 +12,6 @@ from math import inf
 from helixreal.coordinator.attempts import Attempt, Generation, PromptMaker
 from helixreal.coordinator.events import EventLog
 from helixreal.coordinator.membership import Membership
-from helixreal.coordinator.routing import complete_route
 from helixreal.net import messages
 from helixreal.net.outgoing_link import OutgoingLink
 from helixreal.net.transport import Transport
@@ -31,7 +30,7 @@ from helixsim.control.actions import (
     RunStarted,
 )
 from helixsim.control.control_plane import ControlPlane
-from helixsim.control.routing.policy import Rejection
+from helixsim.control.routing.policy import Rejection, complete_route
 from helixsim.metrics.recorder import RunRecorder
 from helixsim.requests import Request
 

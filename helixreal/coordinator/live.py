@@ -11,8 +11,8 @@ from queue import Empty, SimpleQueue
 from threading import Event, Thread
 
 from helixreal.coordinator.attempts import Generation
+from helixreal.coordinator.membership import State
 from helixreal.coordinator.server import Cluster
-from helixreal.coordinator.worker_handle import State
 from helixreal.serving.frontend import (
     GenerationRequest,
     Listener,

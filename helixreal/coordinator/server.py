@@ -21,11 +21,12 @@ from helixreal.coordinator.attempts import PromptMaker, blank_prompts
 from helixreal.coordinator.dispatcher import Dispatcher, LiveRecorder
 from helixreal.coordinator.events import EventLog
 from helixreal.coordinator.membership import (
+    LinkMeter,
     Membership,
     MembershipSettings,
+    WorkerHandle,
     used_bandwidth,
 )
-from helixreal.coordinator.worker_handle import LinkMeter, WorkerHandle
 from helixreal.net import messages
 from helixreal.net.clock import Clock
 from helixreal.net.outgoing_link import EmulatedSender, OutgoingLink

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from helixsim.engine_names import EMULATED, ENGINES
 from helixsim.errors import InputError
+from helixsim.registry import EMULATED, ENGINES
 
 if TYPE_CHECKING:
     from helixreal.engines.engine import Engine, EngineSpec

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from helixreal.engines.checkpoint import Weights
-from helixreal.engines.llama_config import LlamaConfig
+from helixreal.engines.model_config import LlamaConfig
 from helixreal.engines.paged_attention import Batch
 
 

@@ -13,7 +13,7 @@ import torch
 from helixreal.engines.checkpoint import Checkpoint, DummyWeights, Weights
 from helixreal.engines.engine import Buffer, EngineSpec, Payload, Row
 from helixreal.engines.llama import LlamaLayer, RmsNorm, rotary_table
-from helixreal.engines.llama_config import VALUE_BYTES, LlamaConfig, read_llama_config
+from helixreal.engines.model_config import VALUE_BYTES, LlamaConfig, read_llama_config
 from helixreal.engines.paged_attention import Batch, Span
 from helixreal.engines.sampling import choose_tokens
 from helixsim.control.kv_cache import PagedKvCache

@@ -66,7 +66,7 @@ class CalibrationSettings:
     warmup_s
         Start of the replays at the end, left out of their figures.
     seeds
-        Seeds of these replays.
+        Seeds of the replays at the end.
     jobs
         Number of processes.
     """

@@ -73,7 +73,7 @@ def calibrate(
 ) -> None:
     """Fit the costs of the serving engine to recorded runs; writes an engine file."""
     from helixsim.calibration.calibrate import calibrate as fit
-    from helixsim.calibration.calibration_text import calibration_text
+    from helixsim.calibration.document import calibration_text
     from helixsim.output_files import check_output
     from helixsim.scenario.import_helix import scenario_name
     from helixsim.scenario.load import load_scenario

@@ -243,7 +243,7 @@ def _write(
 ) -> list[Path]:
     from helixsim.output_files import write_whole
     from helixsim.planner.documents import placement_document, scenario_document
-    from helixsim.scenario.shipped import find_scenario
+    from helixsim.scenario.files import find_scenario
     from helixsim.yaml_files import yaml_text
 
     written = []

@@ -67,7 +67,7 @@ def replay(
     import json
 
     from helixsim.metrics.output import OutputFolder
-    from helixsim.recorded.comparison_text import comparison_text
+    from helixsim.recorded.figures import comparison_text
     from helixsim.recorded.recording import load_recorded_run
     from helixsim.recorded.replay import ReplaySettings
     from helixsim.recorded.replay import replay as replay_run
@@ -123,7 +123,7 @@ def inspect(
     import json
 
     from helixsim.errors import InputError
-    from helixsim.recorded.comparison_text import inspection_text
+    from helixsim.recorded.figures import inspection_text
     from helixsim.recorded.inspection import inspect_run, write_inspection
     from helixsim.recorded.recording import load_recorded_run
 

@@ -64,9 +64,9 @@ def _check_suffix(output: Path) -> None:
 def _subject(file: str, scenario: str | None, overrides: list[str]) -> Scenario | Placement:
     """A scenario; or a placement file without a scenario for its cluster."""
     from helixsim.errors import InputError
+    from helixsim.scenario.files import find_scenario
     from helixsim.scenario.load import load_scenario
-    from helixsim.scenario.placement_spec import PlacementFile
-    from helixsim.scenario.shipped import find_scenario
+    from helixsim.scenario.section_specs import PlacementFile
     from helixsim.yaml_files import read_yaml, validate
 
     path = find_scenario(file)

@@ -106,7 +106,7 @@ class RunResult:
         InputError
             If files that the scenario names are not found there, or have changed.
         """
-        from helixsim.scenario.shipped import shipped_folder
+        from helixsim.scenario.files import shipped_folder
 
         if self._scenario is not None:
             return self._scenario

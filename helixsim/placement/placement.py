@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from helixsim.cluster import COORDINATOR, Cluster, Node
 from helixsim.display import placement_image, placement_plot, short_text, table_html
+from helixsim.errors import PlacementError
+from helixsim.profiles.machine import LLM, Capacity, MachineProfile
+from helixsim.yaml_files import did_you_mean
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,3 +56,161 @@ class Placement:
             head=("node", "first layer", "last layer"),
             picture=placement_image(self),
         )
+
+
+def node_capacity(node: Node, profile: MachineProfile, num_layers: int) -> Capacity:
+    """Capacity of a node that holds `num_layers`.
+
+    The node's own KV capacity takes precedence over its machine type's. For a number of layers
+    without batch limits in the type, the limits of the type's largest number of layers apply.
+
+    Raises
+    ------
+    PlacementError
+        If neither the node nor its type has a KV capacity for this number of layers.
+    """
+    if node.kv_token_layers is None:
+        return profile.capacity(num_layers)
+    known = profile.capacities
+    row = known[num_layers if num_layers in known else max(known)]
+    return replace(row, kv_token_layers=node.kv_token_layers)
+
+
+def link_fits(placement: Placement, num_layers: int, source: str, target: str) -> bool:
+    """Whether a request can continue from `source` at `target`.
+
+    From the coordinator to a node with the first layer; from a node with the last layer to the
+    coordinator; between nodes if `target` holds the next layer.
+    """
+    if source == COORDINATOR:
+        return target in placement.layers and placement.layers[target][0] == 0
+    if source not in placement.layers:
+        return False
+    next_layer = placement.layers[source][1]
+    if target == COORDINATOR:
+        return next_layer == num_layers
+    if target not in placement.layers:
+        return False
+    start, end = placement.layers[target]
+    return start <= next_layer < end
+
+
+def placement_mistakes(
+    placement: Placement, cluster: Cluster, llm: LLM, profiles: Mapping[str, MachineProfile]
+) -> list[tuple[str, str]]:
+    """Find all errors in a placement.
+
+    Parameters
+    ----------
+    placement
+        The placement.
+    cluster
+        The machines.
+    llm
+        The LLM.
+    profiles
+        Machine type -> profile for `llm`, for the types of the cluster.
+
+    Returns
+    -------
+    list
+        Places such as ``layers.t4-3`` and messages; empty if the placement is valid.
+    """
+    found = list(_range_mistakes(placement, cluster, llm, profiles))
+    if not found:
+        found.extend(_link_mistakes(placement, cluster, llm))
+    if not found:
+        found.extend(_cover_mistakes(placement, llm))
+    return found
+
+
+def _range_mistakes(
+    placement: Placement, cluster: Cluster, llm: LLM, profiles: Mapping[str, MachineProfile]
+) -> Iterator[tuple[str, str]]:
+    nodes = {node.name: node for node in cluster}
+    for name, (start, end) in placement.layers.items():
+        where = f"layers.{name}"
+        if name not in nodes:
+            yield where, f"the cluster has no such node; {did_you_mean(name, list(nodes))}"
+        elif not 0 <= start < end <= llm.num_layers:
+            yield (
+                where,
+                f"[{start}, {end}] is no range of layers of {llm.name}; write [first layer, layer "
+                f"after the last], between 0 and {llm.num_layers}",
+            )
+        else:
+            message = _capacity_mistake(placement, nodes[name], profiles, end - start)
+            if message is not None:
+                yield where, message
+
+
+def _capacity_mistake(
+    placement: Placement, node: Node, profiles: Mapping[str, MachineProfile], num_layers: int
+) -> str | None:
+    profile = profiles[node.machine_type]
+    if num_layers > profile.max_layers and not placement.allow_overcommitted_layers:
+        return (
+            f"{num_layers} layers of {profile.llm} exceed max_layers ({profile.max_layers}) of "
+            f"machine type {node.machine_type}; to allow this, set allow_overcommitted_layers to "
+            "true"
+        )
+    try:
+        node_capacity(node, profile, num_layers)
+    except PlacementError as error:
+        return f"{error}; to allow this, set kv_token_layers of the node"
+    return None
+
+
+def _link_mistakes(placement: Placement, cluster: Cluster, llm: LLM) -> Iterator[tuple[str, str]]:
+    seen = set()
+    for index, (source, target) in enumerate(placement.links or ()):
+        where = f"links[{index}]"
+        unplaced = [
+            name
+            for name in (source, target)
+            if name != COORDINATOR and name not in placement.layers
+        ]
+        if unplaced:
+            hint = did_you_mean(unplaced[0], [COORDINATOR, *placement.layers])
+            yield where, f"'{unplaced[0]}' holds no layers; {hint}"
+        elif (source, target) in seen:
+            yield where, f"duplicate link from {source} to {target}"
+        elif cluster.network.link(source, target) is None:
+            yield where, f"the cluster has no link from {source} to {target}"
+        elif not link_fits(placement, llm.num_layers, source, target):
+            yield where, _misfit(placement, llm, source, target)
+        seen.add((source, target))
+
+
+def _misfit(placement: Placement, llm: LLM, source: str, target: str) -> str:
+    if source == COORDINATOR:
+        return f"{target} starts with layer {placement.layers[target][0]}, not with layer 0"
+    end = placement.layers[source][1]
+    if target == COORDINATOR:
+        return f"{source} ends before layer {end}, not after the last of {llm.num_layers} layers"
+    start, stop = placement.layers[target]
+    return f"after {source} comes layer {end}, but {target} holds [{start}, {stop}]"
+
+
+def _cover_mistakes(placement: Placement, llm: LLM) -> Iterator[tuple[str, str]]:
+    covered = set[int]()
+    for start, end in placement.layers.values():
+        covered.update(range(start, end))
+    if absent := sorted(set(range(llm.num_layers)) - covered):
+        yield "layers", f"no node holds layer {absent[0]} of {llm.name}"
+    elif placement.links is not None and not _has_route(placement.links):
+        yield "links", "no route leads from the coordinator through all layers and back"
+
+
+def _has_route(links: Sequence[tuple[str, str]]) -> bool:
+    """Whether a route leads from the coordinator to itself; all links are valid."""
+    targets: dict[str, list[str]] = {}
+    for source, target in links:
+        targets.setdefault(source, []).append(target)
+    reached, waiting = set[str](), [COORDINATOR]
+    while waiting:
+        for target in targets.get(waiting.pop(), ()):
+            if target not in reached:
+                reached.add(target)
+                waiting.append(target)
+    return COORDINATOR in reached

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 
 from helixsim.cluster import COORDINATOR, Cluster, Nic
 from helixsim.errors import NoRouteError, PlacementError
-from helixsim.placement.check import node_capacity
-from helixsim.placement.placement import Placement
+from helixsim.placement.placement import Placement, node_capacity
 from helixsim.profiles.machine import LLM, Capacity, MachineProfile, MachineType
 
 

@@ -10,9 +10,8 @@ from itertools import permutations
 import numpy as np
 import numpy.typing as npt
 
-from helixsim.cluster import COORDINATOR, Cluster
+from helixsim.cluster import COORDINATOR, Cluster, RuleNetwork
 from helixsim.errors import PlacementError, ScenarioError
-from helixsim.network import RuleNetwork
 from helixsim.placement.flow import Flow, max_flow
 from helixsim.placement.placement import Placement
 from helixsim.placement.topology import Topology, build_topology

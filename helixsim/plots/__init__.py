@@ -8,9 +8,8 @@ compared.
 from __future__ import annotations
 
 from helixsim.plots.comparison import comparison
-from helixsim.plots.distributions import latencies
+from helixsim.plots.curves import latencies, throughput
 from helixsim.plots.heat_maps import congestion, kv_use, queues, utilisation
-from helixsim.plots.over_time import throughput
 from helixsim.plots.pictures import PICTURES
 
 __all__ = [

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from helixsim.metrics.result import RunResult
 from helixsim.plots.canvas import style
 from helixsim.plots.comparison import comparison
-from helixsim.plots.distributions import draw_latencies, latencies
+from helixsim.plots.curves import draw_latencies, draw_throughput, latencies, throughput
 from helixsim.plots.heat_maps import congestion, kv_use, queues, utilisation
-from helixsim.plots.over_time import draw_throughput, throughput
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

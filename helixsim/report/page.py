@@ -12,9 +12,9 @@ from helixsim.errors import InputError
 from helixsim.metrics.result import RunResult
 from helixsim.metrics.sample import PERCENTILES
 from helixsim.plots.pictures import figure_bytes, pictures_of
+from helixsim.scenario.files import find_scenario
 from helixsim.scenario.load import load_scenario
 from helixsim.scenario.resolved import Scenario
-from helixsim.scenario.shipped import find_scenario
 from helixsim.yaml_files import yaml_text
 
 _TEMPLATE = Path(__file__).parent / "report.html.jinja"

@@ -6,9 +6,8 @@ import random
 from itertools import combinations
 from pathlib import Path
 
-from helixsim.cluster import COORDINATOR
+from helixsim.cluster import COORDINATOR, RuleNetwork
 from helixsim.errors import OutputError
-from helixsim.network import RuleNetwork
 from helixsim.scenario.cluster_spec import DEFAULT_REGION, NetworkSpec, RulesSpec
 from helixsim.scenario.generator_spec import GeneratorFile, GeneratorSpec
 from helixsim.scenario.plain import Plain, link_data, nic_data, rule_data

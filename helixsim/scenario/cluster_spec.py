@@ -8,8 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from helixsim.cluster import COORDINATOR, Cluster, Nic, Node
-from helixsim.network import LinkRule, RuleNetwork, Spread
+from helixsim.cluster import COORDINATOR, Cluster, LinkRule, Nic, Node, RuleNetwork, Spread
 from helixsim.profiles.machine import MachineType
 from helixsim.profiles.spec import Count, Name
 from helixsim.yaml_files import (

@@ -13,8 +13,7 @@ from helixsim.control.routing import POLICIES
 from helixsim.errors import ScenarioError
 from helixsim.physics.engine import EngineCosts, load_engine, shipped_engines
 from helixsim.physics.performance_model import PERFORMANCE_MODELS
-from helixsim.placement.check import placement_mistakes
-from helixsim.placement.placement import Placement
+from helixsim.placement.placement import Placement, placement_mistakes
 from helixsim.profiles.library import (
     load_llm,
     load_machine_type,
@@ -25,14 +24,17 @@ from helixsim.profiles.machine import LLM, MachineType
 from helixsim.registry import Registry, UnknownNameError
 from helixsim.scenario.cluster_generator import generate_cluster
 from helixsim.scenario.cluster_spec import ClusterFile, ClusterSpec
-from helixsim.scenario.fault_spec import fault_mistakes
-from helixsim.scenario.files import digest, is_yaml_name
+from helixsim.scenario.files import digest, find_scenario, is_yaml_name
 from helixsim.scenario.generator_spec import GeneratorFile, GeneratorSpec
 from helixsim.scenario.overrides import apply_overrides, overrides_of
-from helixsim.scenario.placement_spec import PlacementFile, PlacementSpec
 from helixsim.scenario.resolved import Scenario
-from helixsim.scenario.shipped import find_scenario
-from helixsim.scenario.slo_spec import price_mistakes, to_slos
+from helixsim.scenario.section_specs import (
+    PlacementFile,
+    PlacementSpec,
+    fault_mistakes,
+    price_mistakes,
+    to_slos,
+)
 from helixsim.scenario.spec import ClusterInFile, GeneratedCluster, PlacementInFile, ScenarioSpec
 from helixsim.scenario.workload import resolve_workload
 from helixsim.yaml_files import FileModel, did_you_mean, mistakes_error, read_yaml, validate

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from helixsim.cluster import Link, Nic
-from helixsim.network import LinkRule, Spread
+from helixsim.cluster import Link, LinkRule, Nic, Spread
 from helixsim.placement.placement import Placement
 from helixsim.units import format_bytes_per_s, format_seconds
 

@@ -11,7 +11,7 @@ from helixsim.physics.engine import EngineFile
 from helixsim.profiles.spec import LLMSpec, MachineSpec
 from helixsim.scenario.cluster_spec import ClusterFile
 from helixsim.scenario.generator_spec import GeneratorFile
-from helixsim.scenario.placement_spec import PlacementFile
+from helixsim.scenario.section_specs import PlacementFile
 from helixsim.scenario.spec import ScenarioSpec
 from helixsim.scenario.sweep_spec import SweepSpec
 from helixsim.yaml_files import FileModel, did_you_mean

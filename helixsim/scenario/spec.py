@@ -9,9 +9,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from helixsim.physics.engine import DEFAULT_ENGINE
 from helixsim.profiles.spec import Count, Name
 from helixsim.scenario.cluster_spec import ClusterSpec
-from helixsim.scenario.fault_spec import FaultsSpec
 from helixsim.scenario.generator_spec import GeneratorSpec
-from helixsim.scenario.placement_spec import PlacementSpec
 from helixsim.scenario.resolved import (
     FlowSplit,
     KvSettings,
@@ -19,7 +17,7 @@ from helixsim.scenario.resolved import (
     RunSettings,
     SchedulerSettings,
 )
-from helixsim.scenario.slo_spec import Price, SloSpec
+from helixsim.scenario.section_specs import FaultsSpec, PlacementSpec, Price, SloSpec
 from helixsim.traces.arrivals import SLOT_S
 from helixsim.yaml_files import FileModel, Seconds, located_error
 

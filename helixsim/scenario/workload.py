@@ -25,10 +25,10 @@ from helixsim.scenario.spec import (
     WorkloadSpec,
 )
 from helixsim.traces.arrivals import SLOT_S
+from helixsim.traces.files import read_lengths, read_slot_arrivals, read_trace
 from helixsim.traces.formats import TRACE_FORMATS
 from helixsim.traces.lengths import LengthModel, length_model, length_models
 from helixsim.traces.patterns import ARRIVAL_PATTERNS, arrival_pattern
-from helixsim.traces.readers import read_lengths, read_slot_arrivals, read_trace
 from helixsim.traces.values import Lengths, Trace
 from helixsim.yaml_files import did_you_mean
 

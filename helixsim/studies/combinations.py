@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from helixsim.errors import InputError, ScenarioError
-from helixsim.scenario.files import is_yaml_name
+from helixsim.scenario.files import find_scenario, is_yaml_name
 from helixsim.scenario.load import checked_document, resolve_scenario
 from helixsim.scenario.overrides import Override, apply_overrides
 from helixsim.scenario.plain import plain_data
 from helixsim.scenario.resolved import Scenario
-from helixsim.scenario.shipped import find_scenario
 from helixsim.scenario.sweep_spec import SweepSpec
 from helixsim.studies.runs import StudyRun
 from helixsim.yaml_files import read_yaml, validate

@@ -18,14 +18,18 @@
     write_trace(trace, "bursty.csv.gz")
 """
 
-from helixsim.traces.arrivals import SLOT_S, gamma, in_slots, poisson
+from helixsim.traces.arrivals import SLOT_S, gamma, generate_trace, in_slots, poisson
+from helixsim.traces.files import (
+    read_lengths,
+    read_slot_arrivals,
+    read_trace,
+    write_lengths,
+    write_trace,
+)
 from helixsim.traces.formats import TRACE_FORMATS, Format, Holds
-from helixsim.traces.generate import generate_trace
 from helixsim.traces.lengths import LengthModel, length_model, length_models
 from helixsim.traces.patterns import ARRIVAL_PATTERNS, ArrivalPattern, arrival_pattern
-from helixsim.traces.readers import read_lengths, read_slot_arrivals, read_trace
 from helixsim.traces.values import Lengths, LengthSource, Trace
-from helixsim.traces.writers import write_lengths, write_trace
 
 __all__ = [
     "ARRIVAL_PATTERNS",

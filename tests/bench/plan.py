@@ -16,8 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from helixsim import load_scenario
-from helixsim.cluster import COORDINATOR, Cluster
-from helixsim.network import LinkRule, RuleNetwork, Spread
+from helixsim.cluster import COORDINATOR, Cluster, LinkRule, RuleNetwork, Spread
 from helixsim.planner.max_flow.optimise import optimise
 from helixsim.planner.problem import PlanningProblem, planning_problem
 from helixsim.planner.search import FlowSearch

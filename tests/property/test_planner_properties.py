@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planner_problems import toy_problem
 
-from helixsim.placement.check import placement_mistakes
+from helixsim.placement.placement import placement_mistakes
 from helixsim.planner.max_flow.optimise import optimise
 from helixsim.planner.max_flow.upper_bound import upper_bound
 from helixsim.planner.problem import PlanningProblem

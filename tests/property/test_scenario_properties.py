@@ -12,13 +12,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helixsim.cluster import LinkRule, RuleNetwork, Spread
 from helixsim.errors import InputError
-from helixsim.network import LinkRule, RuleNetwork, Spread
 from helixsim.scenario.cluster_spec import RuleSpec
+from helixsim.scenario.files import find_scenario
 from helixsim.scenario.load import resolve_scenario
 from helixsim.scenario.overrides import apply_overrides
 from helixsim.scenario.plain import rule_data
-from helixsim.scenario.shipped import find_scenario
 from helixsim.yaml_files import parse_yaml, yaml_text
 
 QUICKSTART_FILE = find_scenario("quickstart")

@@ -48,7 +48,7 @@ def test_a_decode_alone_takes_twice_as_long(node):
     assert it.run() == [(2.0, [0]), (12.0, [0, 1]), (27.0, [0, 1])]
 
 
-def test_who_comes_meanwhile_waits_for_the_next_batch(node):
+def test_a_request_that_comes_meanwhile_waits_for_the_next_batch(node):
     it = node(layers=(0, 2))
     it.come(0.0, prompt(5, 0))
     it.come(1.0, prompt(3, 1))
@@ -56,7 +56,7 @@ def test_who_comes_meanwhile_waits_for_the_next_batch(node):
     assert it.run() == [(10.0, [0]), (24.0, [1, 2])]
 
 
-def test_who_comes_as_a_batch_ends_joins_the_next(node):
+def test_a_request_that_comes_as_a_batch_ends_joins_the_next(node):
     it = node(layers=(0, 2))
     it.come(0.0, prompt(5, 0))
     it.come(10.0, prompt(3, 1))
@@ -64,7 +64,7 @@ def test_who_comes_as_a_batch_ends_joins_the_next(node):
     assert it.run() == [(10.0, [0]), (24.0, [1, 2])]
 
 
-def test_all_who_come_to_an_idle_node_at_one_instant_run_together(node):
+def test_requests_that_come_to_an_idle_node_at_one_instant_run_together(node):
     it = node()
     it.come(3.0, prompt(3, 0), prompt(4, 1))
     assert it.run() == [(10.0, [0, 1])]
@@ -82,14 +82,14 @@ def test_requests_enter_where_their_route_says(node):
     assert it.run() == [(10.0, [0])]
 
 
-def test_who_waits_at_a_layer_joins_the_batch_that_passes(node):
+def test_a_request_that_waits_at_a_layer_joins_the_batch_that_passes(node):
     it = node(layers=(0, 3), entries=(1,))
     it.come(0.0, prompt(5, 0))  # reaches layer 1 at 5
     it.come(2.0, prompt(2, 1), layer=1)
     assert it.run() == [(19.0, [1, 0])]  # two layers for seven tokens
 
 
-def test_who_comes_to_a_layer_as_a_batch_does_joins_it(node):
+def test_a_request_that_comes_to_a_layer_as_a_batch_does_joins_it(node):
     it = node(layers=(0, 2), entries=(1,))
     it.come(0.0, prompt(5, 0))
     it.come(5.0, prompt(2, 1), layer=1)
@@ -123,7 +123,7 @@ def test_tokens_that_have_come_are_paid_for_at_the_first_layer(node):
     assert it.run() == [(29.0, [0])]
 
 
-def test_tokens_of_strangers_are_paid_for_too(node):
+def test_tokens_of_requests_that_do_not_run_are_paid_for_too(node):
     it = node(layers=(0, 2), entries=(1,), activation_bytes=2e9, max_prompts=1)
     it.come(0.0, prompt(10, 0), layer=1)  # enters at 1: pays nothing, runs till 10
     it.come(1.0, prompt(1, 1), prompt(2, 2))

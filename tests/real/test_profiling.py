@@ -79,7 +79,7 @@ def test_the_files_alone_serve_a_simulated_scenario(run, tmp_path):
 
 def test_kv_capacity_is_asked_for_and_between_follows_from_the_weights():
     from helixreal.engines.engine import Row
-    from helixreal.engines.llama_config import LlamaConfig
+    from helixreal.engines.model_config import LlamaConfig
     from helixreal.profiling import ProfileSettings, measure
 
     config = LlamaConfig(

@@ -58,7 +58,7 @@ def wait_for(condition, what):
 
 
 def has_gone(pid):
-    """Whether a process has ended; one that nobody has asked for its code yet has, too."""
+    """Whether a process has ended; one whose code has not been asked for yet has, too."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
@@ -108,7 +108,7 @@ def test_results_are_those_of_a_run_and_of_a_recording(tmp_path):
     for query, tokens in prompts.groupby("query").processed_tokens.first().items():
         assert tokens == requests.prompt_tokens[query]
     back = events[(events.direction == "in") & (events.phase == "decode")]
-    # A decode that is on its way when the run ends has left, and counts for nobody.
+    # A decode that is on its way when the run ends has left, and counts for no request.
     assert (back.groupby("query").size() <= requests.decode_tokens + 1).all()
     lines = gzip.decompress((out / "routes.jsonl.gz").read_bytes()).splitlines()
     routes = [json.loads(line) for line in lines]
@@ -129,7 +129,7 @@ def test_results_are_those_of_a_run_and_of_a_recording(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
-def test_an_interrupted_run_keeps_what_was_done_and_leaves_nobody(tmp_path, how):
+def test_an_interrupted_run_keeps_what_was_done_and_leaves_no_process(tmp_path, how):
     out = tmp_path / "out"
     process = start("run", "quickstart", "--local", "-o", out)
     wait_for(lambda: len(workers_of(process)) == 6, "six workers")

@@ -120,7 +120,7 @@ def test_equal_prompts_make_an_md1_queue():
 
 
 @pytest.mark.parametrize("second_s", [0.1, 0.06])
-def test_behind_a_node_that_takes_as_long_nobody_waits(second_s):
+def test_behind_a_node_that_takes_as_long_no_request_waits(second_s):
     for seed in SEEDS[:2]:
         _, both = prompt_times(chain_run((0.1, second_s), seed))
         _, alone = prompt_times(chain_run((0.1,), seed))

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from helixsim.cli import app
 from helixsim.errors import OutputError
 from helixsim.output_files import write_whole
+from helixsim.scenario.files import shipped_folder
 from helixsim.scenario.load import load_scenario
-from helixsim.scenario.shipped import shipped_folder
 
 GENERATORS = shipped_folder() / "generators"
 

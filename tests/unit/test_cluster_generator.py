@@ -6,9 +6,9 @@ import pytest
 from helixsim.errors import OutputError, ScenarioError
 from helixsim.scenario.cluster_generator import cluster_file, generate_cluster
 from helixsim.scenario.cluster_spec import ClusterSpec
+from helixsim.scenario.files import shipped_folder
 from helixsim.scenario.generator_spec import GeneratorSpec
 from helixsim.scenario.load import load_scenario
-from helixsim.scenario.shipped import shipped_folder
 from helixsim.yaml_files import yaml_text
 
 GENERATOR = {

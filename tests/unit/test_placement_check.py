@@ -4,8 +4,7 @@ import pytest
 
 from helixsim.cluster import Nic, Node
 from helixsim.errors import PlacementError
-from helixsim.placement.check import link_fits, node_capacity, placement_mistakes
-from helixsim.placement.placement import Placement
+from helixsim.placement.placement import Placement, link_fits, node_capacity, placement_mistakes
 from helixsim.profiles.library import load_machine_type
 
 PROFILE = load_machine_type("L4").profiles["llama2-70b"]

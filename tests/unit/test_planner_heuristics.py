@@ -24,7 +24,7 @@ from helixsim.planner.heuristics.petals import check_coverage
 from helixsim.planner.heuristics.swarm import equal_stages
 from helixsim.planner.max_flow.dinic import flow_value
 from helixsim.planner.search import FlowSearch
-from helixsim.scenario.shipped import shipped_folder
+from helixsim.scenario.files import shipped_folder
 from helixsim.yaml_files import read_yaml
 
 

@@ -12,9 +12,8 @@ import pytest
 from planner_problems import PUBLISHED, published, small10, toy_problem
 
 from helixsim import load_scenario
-from helixsim.cluster import COORDINATOR
-from helixsim.network import LinkRule, RuleNetwork, Spread
-from helixsim.placement.check import placement_mistakes
+from helixsim.cluster import COORDINATOR, LinkRule, RuleNetwork, Spread
+from helixsim.placement.placement import placement_mistakes
 from helixsim.planner.max_flow.annealing import StageCosts, stages_of
 from helixsim.planner.max_flow.column_generation import (
     BlockPricing,

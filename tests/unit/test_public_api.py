@@ -73,7 +73,9 @@ def test_names_of_the_package():
         "simulate",
         "sweep",
     ]
-    assert set(helixsim.__all__) <= set(dir(helixsim))
+    shown = {name for name in dir(helixsim) if not name.startswith("__")}
+    assert shown == {*helixsim.__all__, "plots"}
+    assert helixsim.plots.PICTURES
     for name in helixsim.__all__:
         assert getattr(helixsim, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

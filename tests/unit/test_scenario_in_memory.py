@@ -10,7 +10,7 @@ import yaml
 
 from helixsim import Placement, Scenario, capacity, load_scenario, replay, simulate, sweep
 from helixsim.errors import InputError, ScenarioError
-from helixsim.scenario.shipped import shipped_folder
+from helixsim.scenario.files import shipped_folder
 
 QUICKSTART = yaml.safe_load((shipped_folder() / "quickstart.yaml").read_text("utf-8"))
 SHORT = {"duration": "30 s", "warmup": "5 s"}

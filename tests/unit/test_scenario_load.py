@@ -462,8 +462,8 @@ MISTAKES = [
     (
         {"physics": "real"},
         "physics: no performance model 'real'; there are paper, calibrated (searched: registered "
-        "in this process, shipped with helixsim, and entry points 'helixsim.performance_models' "
-        "of installed packages; name your own as module:Class)",
+        "in this process, shipped with helixsim, and entry points 'helixsim.performance_models' of "
+        "installed packages; name your own as module:Class)",
     ),
     ({"physics": "no_such_module:Model"}, "physics: the performance model 'no_such_module:Model'"),
     ({"physics": "real physics"}, "physics: "),
@@ -535,7 +535,7 @@ MISTAKES = [
     ({"scheduler.policy": "helixsim.control:Nothing"}, "'helixsim.control' has no 'Nothing'"),
     (
         {"scheduler.node": "papre"},
-        "scheduler.node: no node scheduler 'papre'; there are paper, prototype (searched",
+        "scheduler.node: no node scheduler 'papre'; there are paper, prototype (searched:",
     ),
     ({"scheduler.kv.high_water_mark": 0}, "scheduler.kv.high_water_mark: should be greater than 0"),
     ({"scheduler.kv.high_water_mark": 1.1}, "should be less than or equal to 1, not 1.1"),

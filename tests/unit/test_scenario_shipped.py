@@ -6,9 +6,9 @@ import pytest
 
 from helixsim.errors import ScenarioError
 from helixsim.profiles.throughput import estimate_throughput
-from helixsim.scenario import shipped
+from helixsim.scenario import files as shipped
+from helixsim.scenario.files import find_scenario, shipped_folder, shipped_scenarios
 from helixsim.scenario.load import load_scenario
-from helixsim.scenario.shipped import find_scenario, shipped_folder, shipped_scenarios
 
 METHODS = {"helix": "maxflow", "swarm": "swarm", "separate": "random"}
 

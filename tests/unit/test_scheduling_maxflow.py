@@ -168,7 +168,7 @@ def test_no_flow_on_the_way_is_a_reason_of_its_own():
 
 
 def test_a_rejection_leaves_no_trace():
-    """The same choices follow whether or not somebody was rejected at the second stage."""
+    """The same choices follow whether or not a request was rejected at the second stage."""
     layers = {"a": (0, 1), "b": (0, 1), "c": (1, 2)}
     rooms = {"c": capacity(max_prompt_tokens=100)}
 

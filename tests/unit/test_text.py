@@ -40,7 +40,7 @@ def test_figures_have_three_decimals():
         {"a": (0, 1)}, requests=[(0, 3, 2)], link=(16.0, 0.125), activation_bytes=0.0
     )
     lines = summary_text(simulate(scenario).summary).splitlines()
-    # See test_host.test_one_request_alone.
+    # See test_coordinator_node.test_one_request_alone.
     assert lines[8] == "prompt latency         s" + "    4.000" * 7
     assert lines[9] == "decode latency         s" + "    2.500" * 7
     assert lines[12] == "end to end             s" + "    9.000" * 7

@@ -1,4 +1,4 @@
-"""Generated traces: who gets which length, and what does not depend on what."""
+"""Generated traces: which request gets which length, and what does not depend on what."""
 
 from __future__ import annotations
 

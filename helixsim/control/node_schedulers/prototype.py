@@ -108,7 +108,8 @@ class PrototypeScheduler:
     def _take_decodes(self, step: Step) -> list[Request]:
         """The decodes whose next token has a block, other requests being preempted if need be."""
         kv, entry, first = self.kv, self._entry, self._bounds[0]
-        for request in self._decodes[: self._max_decodes]:
+        taken = self._decodes[: self._max_decodes]
+        for request in taken:
             if request.context_tokens % kv.block_tokens == 0 and request in self._decodes:
                 missing = kv.missing(
                     request,
@@ -117,8 +118,10 @@ class PrototypeScheduler:
                 )
                 if self._make_room(step, request, missing, self._decodes):
                     kv.allocate(request, missing)
-        taken = self._decodes[: self._max_decodes]
-        del self._decodes[: self._max_decodes]
+        if step.preempted:  # others do not take their places: they were given no blocks
+            gone = set(step.preempted)
+            taken = [request for request in taken if request not in gone]
+        del self._decodes[: len(taken)]
         return taken
 
     def _take_prompts(self, step: Step, decodes: list[Request]) -> list[Request]:

@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from helixsim.control.cluster_view import ClusterView
 from helixsim.placement.topology import PlacedLink, PlacedNode, Topology
-from helixsim.requests import Request
+from helixsim.requests import Request, Route, Stage
 
 if TYPE_CHECKING:
     from random import Random
@@ -247,3 +247,32 @@ def can_run(node: PlacedNode, request: Request) -> bool:
         and capacity.max_prompts > 0
         and capacity.max_decode_tokens > 0
     )
+
+
+def complete_route(policy: Policy, topology: Topology, request: Request) -> Route:
+    """The route of an admitted request, set if its policy has not set it."""
+    route = request.route
+    assert route is not None
+    if policy.routing_point is RoutingPoint.ADMISSION or route.stages:
+        return route
+    machine = topology.coordinator
+    while True:
+        link = _next(policy, topology, machine, request)
+        machine = link.target
+        if machine == topology.coordinator:
+            return route
+        route.stages.append(Stage(machine, link.entry_layer, topology.nodes[machine].end_layer))
+
+
+def _next(
+    policy: Policy,
+    topology: Topology,
+    machine: int,
+    request: Request,
+) -> PlacedLink:
+    if policy.routing_point is RoutingPoint.HOP:
+        return cast(HopPolicy, policy).choose(machine, request)
+    choose = cast(LinkPolicy, policy).candidates(machine, topology.outgoing[machine])
+    link = choose(request, ())
+    assert link is not None, "with all links free there is one to take"
+    return link

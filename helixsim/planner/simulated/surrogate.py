@@ -27,8 +27,8 @@ from math import inf
 from helixsim.cluster import COORDINATOR
 from helixsim.control.control_plane import performance_model
 from helixsim.physics.paper import COPY_S_PER_BYTE, PaperModel
-from helixsim.placement.check import node_capacity
 from helixsim.placement.flow import Flow, used_links
+from helixsim.placement.placement import node_capacity
 from helixsim.placement.topology import Topology
 from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.planner.simulated.blocking import BlockingModel, LinkModel, NodeModel

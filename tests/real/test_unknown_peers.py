@@ -1,4 +1,4 @@
-"""Strangers on the port are turned away; those with keys serve on."""
+"""Processes without the keys are turned away; those with keys serve on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def keys(tmp_path):
 
 
 @contextmanager
-def stranger(address, server_key=None, own=None):
+def unknown_peer(address, server_key=None, own=None):
     """A client with whatever keys, not ours."""
     context = zmq.Context()
     socket = context.socket(zmq.PUSH)
@@ -68,14 +68,14 @@ def friend_is_heard(home, keys, name="n1"):
 
 
 @pytest.mark.parametrize("kind", ["no key", "an unknown key", "a known name, another secret"])
-def test_strangers_are_turned_away(keys, tmp_path, kind):
+def test_processes_without_the_keys_are_turned_away(keys, tmp_path, kind):
     with Transport("tcp://127.0.0.1:0", Keys(keys, COORDINATOR)) as home:
         friend_is_heard(home, keys)
         known = Keys(keys, COORDINATOR).own()[0]
         own = None
         if kind.startswith("a known name"):
             own = (Keys(keys, "n0").own()[0], zmq.curve_keypair()[1])
-        with stranger(home.address, None if kind == "no key" else known, own) as socket:
+        with unknown_peer(home.address, None if kind == "no key" else known, own) as socket:
             for part in range(20):
                 socket.send_multipart(messages.encode(HELLO), zmq.NOBLOCK)
                 assert part < 20
@@ -84,7 +84,7 @@ def test_strangers_are_turned_away(keys, tmp_path, kind):
         assert messages_of(home, 0.2) == []
 
 
-def test_without_the_coordinators_key_nobody_talks_to_it(keys, tmp_path):
+def test_without_the_coordinators_key_no_process_talks_to_it(keys, tmp_path):
     make_keys(tmp_path / "others", [COORDINATOR, "n0"])
     with Transport("tcp://127.0.0.1:0", Keys(keys, COORDINATOR)) as home:
         with Transport("tcp://127.0.0.1:0", Keys(tmp_path / "others", "n0")) as other:

@@ -7,17 +7,84 @@ names the file and, as ``row N``, the line in it, counted from 1 with the header
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 import json
-from collections.abc import Collection, Iterator, Sequence
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
+from typing import BinaryIO, cast
 
-from helixsim.errors import TraceError
+from helixsim.errors import OutputError, TraceError
 from helixsim.requests import TraceRequest
-from helixsim.traces.formats import Format, Holds, Row, detect
-from helixsim.traces.textfile import open_lines
+from helixsim.traces.formats import TRACE_FORMATS, Format, Holds, Row, detect
 from helixsim.traces.values import Lengths, Trace
+
+MAX_LINE_CHARS = 1_000_000
+"""Above the length of any row of a trace; other files soon exceed it."""
+
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+@contextmanager
+def open_lines(path: Path) -> Iterator[Iterator[str]]:
+    """Open a text file, gzip or not by its first bytes, and yield its lines.
+
+    A byte-order mark and any kind of line end are removed. Bytes that are not UTF-8 become
+    U+FFFD: they are refused in required columns, with their row, and tolerated in others.
+
+    Raises
+    ------
+    TraceError
+        If the file cannot be read, is a damaged gzip, or has a line that is too long.
+    """
+    try:
+        with path.open("rb") as raw:
+            packed = raw.peek(2)[:2] == _GZIP_MAGIC
+            binary = cast("BinaryIO", gzip.GzipFile(fileobj=raw)) if packed else raw
+            with io.TextIOWrapper(binary, encoding="utf-8-sig", errors="replace") as text:
+                yield _lines(text, path)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise TraceError(f"the gzip file is cut short or damaged: {error}", file=path) from error
+    except OSError as error:
+        raise TraceError(f"cannot be read: {error.strerror or error}", file=path) from error
+
+
+def _lines(text: io.TextIOWrapper, path: Path) -> Iterator[str]:
+    number = 0
+    while line := text.readline(MAX_LINE_CHARS):
+        number += 1
+        if len(line) == MAX_LINE_CHARS:
+            raise TraceError(
+                f"is longer than {MAX_LINE_CHARS} characters: no trace file",
+                file=path,
+                where=f"row {number}",
+            )
+        yield line.rstrip("\n")
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write text, as gzip if the name ends in ``.gz``; equal text gives equal bytes.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    data = text.encode()
+    if path.suffix == ".gz":
+        buffer = io.BytesIO()
+        # Without a name and a time in its header, the file depends only on the text.
+        with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as packed:
+            packed.write(data)
+        data = buffer.getvalue()
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def read_trace(path: str | Path, form: Format | None = None) -> Trace:
@@ -204,3 +271,49 @@ def _detect(path: Path, names: Sequence[str] | dict[str, object], *, as_json: bo
 
 def _row_error(path: Path, number: int, message: str) -> TraceError:
     return TraceError(message, file=path, where=f"row {number}")
+
+
+def write_trace(trace: Trace, path: str | Path) -> None:
+    """Write a trace as Vidur CSV.
+
+    Parameters
+    ----------
+    trace
+        The trace. Times are written in full, so that they read back to the last bit.
+    path
+        The file; gzip if its name ends in ``.gz``. Equal traces give equal bytes.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    # Through float(), because a NumPy number would be written with its type.
+    rows = (
+        (repr(float(r.arrival_s)), str(r.prompt_tokens), str(r.output_tokens))
+        for r in trace.requests
+    )
+    _write("vidur", rows, Path(path))
+
+
+def write_lengths(lengths: Lengths, path: str | Path) -> None:
+    """Write lengths as a length list (``input_tokens,output_tokens``), in their order.
+
+    Parameters
+    ----------
+    lengths
+        The lengths.
+    path
+        The file; gzip if its name ends in ``.gz``. Equal lengths give equal bytes.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    _write("lengths", ((str(prompt), str(output)) for prompt, output in lengths.pairs), Path(path))
+
+
+def _write(format_name: str, rows: Iterable[tuple[str, ...]], path: Path) -> None:
+    table = [TRACE_FORMATS.get(format_name).columns, *rows]
+    write_text("".join(",".join(row) + "\n" for row in table), path)
