@@ -59,7 +59,10 @@ class Route:
 
 
 class Request:
-    """One request while it is being served: changed by the coordinator, carried by the nodes.
+    """One request while it is being served: changed by the coordinator, passed on by the executor.
+
+    One counter, `num_computed_tokens`, covers chunks and restarts, as in vLLM: a request is
+    through with its prefill when all its tokens are computed.
 
     Attributes
     ----------
@@ -70,55 +73,54 @@ class Request:
     arrival_s
         When the user sent it.
     attempt
-        How many times it has been begun again.
-    iteration
-        The pass it is in, which is also how many tokens of the answer are there: 0 is the
-        prefill, then one number per decode.
-    last_iteration
-        The pass with which it ends.
+        How many times it has been restarted.
+    num_output_tokens
+        Tokens of the answer that are known. It is also the number of the pass that the request is
+        in: 0 for the prefill of the first attempt, then one number for each decode.
+    num_decodes
+        Decodes that it runs in all: the pass with this number is its last.
     is_prefill
-        Whether tokens that are known go through the layers: those of the prompt and, if it has
-        been begun again, those of the answer so far. Else it is in a decode.
-    prefill_tokens, chunk_tokens
-        Tokens that its prefill has in all, and the most that go through the layers at once.
-    step_tokens
-        Tokens that go through the layers now: the prefill or a chunk of it, later one.
-    context_tokens
-        Tokens that the KV cache holds of it before these.
+        Whether known tokens go through the layers: the prompt and, after a restart, the answer so
+        far. Otherwise the request is in a decode.
+    max_chunk_tokens
+        The most tokens of its prefill that go through the layers at once.
+    num_new_tokens
+        Tokens that go through the layers in this pass: the prefill or a chunk of it, or one.
+    num_computed_tokens
+        Tokens that the KV caches hold before this pass.
     dispatched_s
-        When the pass it is in left the coordinator: the first chunk of a prefill; if it has been
-        begun again, the first time.
+        When the pass left the coordinator; for a prefill in chunks, the first chunk; after a
+        restart, the first attempt at the pass.
     first_dispatch_s, first_token_s
-        When its prefill left the coordinator, and came back. NaN before.
+        When its prefill left the coordinator, and returned. NaN before.
     route
         The path it takes.
     onward
-        Where it leaves each machine to, by the machine's number. It belongs to the body that
-        carries requests around, which puts its own objects there; decisions do not read it.
+        Number of a machine -> where the request goes on to from there. It belongs to the executor,
+        which puts its own objects there; decisions do not read it.
     via_link, sent_s
-        The number of the link that it came over, and when that link began to send it. Kept up
-        to date only for policies that learn from transit times.
+        The number of the link that it came over, and when that link began to send it. Current
+        only for policies that need transit times.
     """
 
     __slots__ = (
         "arrival_s",
         "attempt",
-        "chunk_tokens",
-        "context_tokens",
         "dispatched_s",
         "first_dispatch_s",
         "first_token_s",
         "index",
         "is_prefill",
-        "iteration",
-        "last_iteration",
+        "max_chunk_tokens",
+        "num_computed_tokens",
+        "num_decodes",
+        "num_new_tokens",
+        "num_output_tokens",
         "onward",
         "output_tokens",
-        "prefill_tokens",
         "prompt_tokens",
         "route",
         "sent_s",
-        "step_tokens",
         "via_link",
     )
 
@@ -128,18 +130,17 @@ class Request:
         arrival_s: float,
         prompt_tokens: int,
         output_tokens: int,
-        last_iteration: int,
-        chunk_tokens: int | None = None,
+        num_decodes: int,
+        max_chunk_tokens: int | None = None,
     ) -> None:
         self.index = index
         self.arrival_s = arrival_s
         self.prompt_tokens = prompt_tokens
         self.output_tokens = output_tokens
         self.attempt = 0
-        self.iteration = 0
-        self.last_iteration = last_iteration
-        self.prefill_tokens = prompt_tokens
-        self.split_prefill(chunk_tokens)
+        self.num_output_tokens = 0
+        self.num_decodes = num_decodes
+        self.split_prefill(max_chunk_tokens)
         self.dispatched_s = float("nan")
         self.first_dispatch_s = float("nan")
         self.first_token_s = float("nan")
@@ -149,9 +150,14 @@ class Request:
         self.sent_s = float("nan")
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens that are known: of the prompt and of the answer so far."""
+        return self.prompt_tokens + self.num_output_tokens
+
+    @property
     def longest_context(self) -> int:
         """Tokens that its KV cache comes to hold on each layer."""
-        return self.prompt_tokens + self.last_iteration
+        return self.prompt_tokens + self.num_decodes
 
     @property
     def num_restarts(self) -> int:
@@ -160,34 +166,34 @@ class Request:
 
     @property
     def is_last_chunk(self) -> bool:
-        """Whether its prefill is through with the tokens that are in the layers now."""
-        return self.context_tokens + self.step_tokens == self.prefill_tokens
+        """Whether its prefill ends with the tokens that are in the layers now."""
+        return self.num_computed_tokens + self.num_new_tokens == self.num_tokens
 
-    def split_prefill(self, chunk_tokens: int | None) -> None:
-        """Stand before a prefill in chunks of at most so many tokens; None for all at once."""
+    def split_prefill(self, max_chunk_tokens: int | None) -> None:
+        """Prepare for a prefill in chunks of at most this number of tokens; None for one chunk."""
         self.is_prefill = True
-        self.chunk_tokens = chunk_tokens or self.prefill_tokens
-        self.step_tokens = min(self.chunk_tokens, self.prefill_tokens)
-        self.context_tokens = 0
+        self.max_chunk_tokens = max_chunk_tokens or self.num_tokens
+        self.num_new_tokens = min(self.max_chunk_tokens, self.num_tokens)
+        self.num_computed_tokens = 0
 
     def next_chunk(self) -> None:
         """Go on to the next chunk of the prefill."""
-        self.context_tokens += self.step_tokens
-        self.step_tokens = min(self.chunk_tokens, self.prefill_tokens - self.context_tokens)
+        self.num_computed_tokens += self.num_new_tokens
+        left = self.num_tokens - self.num_computed_tokens
+        self.num_new_tokens = min(self.max_chunk_tokens, left)
 
-    def restarted(self, chunk_tokens: int | None) -> Request:
+    def restarted(self, max_chunk_tokens: int | None) -> Request:
         """A new attempt, which starts with a prefill of all tokens known so far."""
         new = Request(
             self.index,
             self.arrival_s,
             self.prompt_tokens,
             self.output_tokens,
-            self.last_iteration,
+            self.num_decodes,
         )
         new.attempt = self.attempt + 1
-        new.iteration = self.iteration
-        new.prefill_tokens = self.prompt_tokens + self.iteration
-        new.split_prefill(chunk_tokens)
+        new.num_output_tokens = self.num_output_tokens
+        new.split_prefill(max_chunk_tokens)
         new.dispatched_s = self.dispatched_s
         new.first_dispatch_s = self.first_dispatch_s
         new.first_token_s = self.first_token_s
@@ -195,4 +201,4 @@ class Request:
 
     def abandon(self) -> None:
         """End this attempt: a pass of it that still returns counts as its last."""
-        self.last_iteration = self.iteration
+        self.num_decodes = self.num_output_tokens

@@ -38,7 +38,7 @@ class Batch:
         for request in requests:
             if request.is_prefill:
                 num_prompts += 1
-                prompt_tokens += request.step_tokens
+                prompt_tokens += request.num_new_tokens
         return Batch(requests, num_prompts, prompt_tokens)
 
     @property
@@ -55,8 +55,8 @@ class Batch:
     def context_tokens(self) -> int:
         """Sum of the tokens that the KV caches of the decodes hold."""
         if self.num_prompts:
-            return sum([r.context_tokens for r in self.requests if not r.is_prefill])
-        return sum([request.context_tokens for request in self.requests])
+            return sum([r.num_computed_tokens for r in self.requests if not r.is_prefill])
+        return sum([request.num_computed_tokens for request in self.requests])
 
     def part(self, requests: list[Request]) -> Batch:
         """A group of some of these requests."""

@@ -234,16 +234,16 @@ def one_pass(batch: Batch, num_layers: int, received_tokens: int = 0) -> Step:
 
 def prompt(tokens: int, index: int = 0, *, output: int = 1) -> Request:
     """A request in its prefill."""
-    return Request(index, 0.0, tokens, output, last_iteration=output)
+    return Request(index, 0.0, tokens, output, num_decodes=output)
 
 
 def decode(context: int, index: int = 0, *, iteration: int = 1) -> Request:
     """A request in a decode, with so many tokens in its KV cache."""
-    request = Request(index, 0.0, context, 100, last_iteration=100)
-    request.iteration = iteration
+    request = Request(index, 0.0, context, 100, num_decodes=100)
+    request.num_output_tokens = iteration
     request.is_prefill = False
-    request.step_tokens = 1
-    request.context_tokens = context
+    request.num_new_tokens = 1
+    request.num_computed_tokens = context
     return request
 
 

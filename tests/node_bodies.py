@@ -196,9 +196,9 @@ class WorkerNode(NodeUnderTest):
                 self.executor.sequences[key] = sequence
             self._sequences[key] = (sequence, request)
             arriving = ArrivingPass(
-                position=request.context_tokens,
-                num_tokens=request.step_tokens,
-                payload=self.payload(layer, request.step_tokens),
+                position=request.num_computed_tokens,
+                num_tokens=request.num_new_tokens,
+                payload=self.payload(layer, request.num_new_tokens),
                 is_prefill=request.is_prefill,
                 wants_token=True,
             )

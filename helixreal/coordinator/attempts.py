@@ -72,7 +72,7 @@ class Attempt:
     def next_pass(self) -> tuple[messages.Pass, Sequence[int]]:
         """The pass that is to be sent now, and its token ids."""
         request, generation = self.request, self.generation
-        start, num_tokens = request.context_tokens, request.step_tokens
+        start, num_tokens = request.num_computed_tokens, request.num_new_tokens
         prefill = request.is_prefill
         sampling_params = None
         sampling = generation.sampling
@@ -85,7 +85,7 @@ class Attempt:
             start,
             num_tokens,
             prefill,
-            not prefill or start + num_tokens == request.prefill_tokens,
+            not prefill or start + num_tokens == request.num_tokens,
             self.route if prefill else None,
             sampling_params,
         )

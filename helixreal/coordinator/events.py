@@ -44,8 +44,8 @@ class EventLog:
             request.index,
             direction,
             "prompt" if request.is_prefill else "decode",
-            request.context_tokens,
-            request.step_tokens,
+            request.num_computed_tokens,
+            request.num_new_tokens,
         )
 
     def took(self, request: Request) -> None:

@@ -63,7 +63,7 @@ class SequenceState(Request):
         next_stages: Sequence[Stage],
         sampling: Sampling = GREEDY,
     ) -> None:
-        super().__init__(key, 0.0, 1, 1, last_iteration=0)
+        super().__init__(key, 0.0, 1, 1, num_decodes=0)
         self.key = key
         self.entry_layer = entry_layer
         self.end_layer = end_layer
@@ -77,8 +77,8 @@ class SequenceState(Request):
     def begin_pass(self, arrived: ArrivingPass) -> None:
         """Stand before a pass that has arrived."""
         self.is_prefill = arrived.is_prefill
-        self.context_tokens = arrived.position
-        self.step_tokens = arrived.num_tokens
+        self.num_computed_tokens = arrived.position
+        self.num_new_tokens = arrived.num_tokens
         self.payload = arrived.payload
         self.wants_token = arrived.wants_token
         self.sender = arrived.sender
@@ -88,8 +88,8 @@ class SequenceState(Request):
         """The pass as the engine takes it."""
         return Row(
             self,
-            self.context_tokens,
-            self.step_tokens,
+            self.num_computed_tokens,
+            self.num_new_tokens,
             self.payload,
             self.wants_token,
             self.sampling,

@@ -358,7 +358,7 @@ class Worker:
                 for sequence in sequences
             ]
         link = self._links[assignment.coordinator if target == TO_COORDINATOR else target]
-        due_s = link.carry(now, [sequence.step_tokens for sequence in sequences])
+        due_s = link.carry(now, [sequence.num_new_tokens for sequence in sequences])
         if target == TO_COORDINATOR:
             self._send_to_coordinator(
                 messages.Done(
@@ -461,8 +461,8 @@ def _pass_of(sequence: SequenceState) -> messages.Pass:
         )
     return messages.Pass(
         sequence.key,
-        sequence.context_tokens,
-        sequence.step_tokens,
+        sequence.num_computed_tokens,
+        sequence.num_new_tokens,
         prefill,
         sequence.wants_token,
         list(sequence.next_stages) if prefill else None,

@@ -185,9 +185,9 @@ def _requests(part: Slice) -> Iterator[Request]:
     for index, (route, at, prompt, context) in enumerate(
         zip(part.routes, part.start_s, part.prompt_tokens, part.context_tokens, strict=True)
     ):
-        request = Request(index, at, max(prompt, 1), 1, last_iteration=0)
+        request = Request(index, at, max(prompt, 1), 1, num_decodes=0)
         request.route = route
         if not prompt:
             request.is_prefill = False
-            request.context_tokens = context
+            request.num_computed_tokens = context
         yield request

@@ -172,8 +172,8 @@ class Coordinator:
             arrival.at_s,
             arrival.prompt_tokens,
             arrival.output_tokens,
-            last_iteration=arrival.output_tokens - 1 + self._passes_beyond_answer,
-            chunk_tokens=self._chunk_tokens,
+            num_decodes=arrival.output_tokens - 1 + self._passes_beyond_answer,
+            max_chunk_tokens=self._chunk_tokens,
         )
         self._num_created += 1
         return request
@@ -194,7 +194,7 @@ class Coordinator:
                 self._started(actions)
             case AnswerStopped(request):
                 if request in self.active:
-                    request.last_iteration = request.iteration
+                    request.num_decodes = request.num_output_tokens
             case NodeLost(node):
                 self._node_lost(node, now, actions)
             case NodeRecovered(node):
@@ -250,14 +250,14 @@ class Coordinator:
     def _passes_returned(self, requests: list[Request], times: list[float]) -> Actions:
         """Take passes back that returned at these times, in order."""
         if all(
-            request.iteration < request.last_iteration and not request.is_prefill
+            request.num_output_tokens < request.num_decodes and not request.is_prefill
             for request in requests
         ):
             # Decodes that are followed by decodes: nothing to decide, and most of all passes.
             self._recorder.decodes_ended(requests, times)
             for request, now in zip(requests, times, strict=True):
-                request.context_tokens += 1
-                request.iteration += 1
+                request.num_computed_tokens += 1
+                request.num_output_tokens += 1
                 request.dispatched_s = now
             self._num_tokens_returned += len(requests)
             self._policy.decodes_dispatched(requests)
@@ -274,20 +274,20 @@ class Coordinator:
             request.next_chunk()
             _send(actions, request, now)
             return
-        iteration = request.iteration
+        iteration = request.num_output_tokens
         if iteration:
             self._recorder.decodes_ended((request,), (now,))
         else:
             self._recorder.prompt_ended(request, now)
             request.first_token_s = now
         self._num_tokens_returned += 1
-        if iteration == request.last_iteration:
+        if iteration == request.num_decodes:
             self._end(request, now, actions)
             return
-        request.context_tokens += request.step_tokens
-        request.step_tokens = 1
+        request.num_computed_tokens += request.num_new_tokens
+        request.num_new_tokens = 1
         request.is_prefill = False
-        request.iteration = iteration + 1
+        request.num_output_tokens = iteration + 1
         request.dispatched_s = now
         self._policy.decodes_dispatched((request,))
         if not iteration:
@@ -300,7 +300,7 @@ class Coordinator:
     def _end(self, request: Request, now: float, actions: Actions) -> None:
         self._policy.finished(request)
         del self.active[request]
-        self._count_ended(request.iteration + 1)
+        self._count_ended(request.num_output_tokens + 1)
         self._recorder.ended(request, now)
         actions.ended.append(request)
         self._serve_waiting(now, actions)
@@ -353,7 +353,7 @@ class Coordinator:
             self.waiting.remove(request)
         else:
             return False
-        self._count_ended(request.iteration)
+        self._count_ended(request.num_output_tokens)
         return True
 
     def _go_on_without(self, request: Request, now: float, actions: Actions) -> None:
@@ -388,7 +388,7 @@ class Coordinator:
 
     def _fail(self, request: Request, now: float, actions: Actions) -> None:
         reason = f"{self._last_lost} was lost" if self.down else "no room to begin it again"
-        self._count_ended(request.iteration)
+        self._count_ended(request.num_output_tokens)
         self._recorder.failed(request, reason, now)
         self._generate_after_end(now, request.index, actions)
 
@@ -402,9 +402,9 @@ class Coordinator:
         if not self._has_route:
             return Rejection.NODES
         reason = self._policy.admit(request)
-        if reason is Rejection.LENGTH and request.prefill_tokens > request.prompt_tokens:
+        if reason is Rejection.LENGTH and request.num_tokens > request.prompt_tokens:
             # With its answer so far it is longer than a batch may be; its prompt was not.
-            request.split_prefill(min(request.prompt_tokens, request.chunk_tokens))
+            request.split_prefill(min(request.prompt_tokens, request.max_chunk_tokens))
             reason = self._policy.admit(request)
         if reason is not None:
             return reason
@@ -468,14 +468,14 @@ class Coordinator:
             f"one-place: {self._num_created} created, {self._num_arrived} arrived, "
             f"{len(inside)} inside, {self._num_ended} ended"
         )
-        tokens = sum(request.iteration for request in inside)
+        tokens = sum(request.num_output_tokens for request in inside)
         assert self._num_tokens_returned == self._num_tokens_of_ended + tokens, (
             f"tokens-conserved: {self._num_tokens_returned} returned, "
             f"{self._num_tokens_of_ended} of ended requests, {tokens} inside"
         )
         for request in self.active:
-            known = request.prompt_tokens + request.iteration
-            position = request.context_tokens + request.step_tokens
+            known = request.prompt_tokens + request.num_output_tokens
+            position = request.num_computed_tokens + request.num_new_tokens
             assert position <= known, f"tokens-conserved: request {request.index} runs ahead"
             if not request.is_prefill:
                 assert position == known, f"tokens-conserved: request {request.index} lacks tokens"

@@ -156,7 +156,7 @@ class RunRecorder:
         if self.iterations is not None:
             for request, now in zip(requests, times, strict=True):
                 self.iterations.add(
-                    request.index, request.iteration, "decode", request.dispatched_s, now
+                    request.index, request.num_output_tokens, "decode", request.dispatched_s, now
                 )
 
     def ended(self, request: Request, now: float) -> None:
@@ -165,8 +165,8 @@ class RunRecorder:
         self._add_row(request, "completed", now)
         if self.window_start_s <= now <= self.window_end_s:
             self.e2e_s.append(now - request.arrival_s)
-            if request.iteration:
-                self.tpot_s.append((now - request.first_token_s) / request.iteration)
+            if request.num_output_tokens:
+                self.tpot_s.append((now - request.first_token_s) / request.num_output_tokens)
 
     def failed(self, request: Request, reason: str, now: float) -> None:
         """A request was admitted, but cannot be completed."""
@@ -192,7 +192,9 @@ class RunRecorder:
             sample.compact()
 
     def _add_row(self, request: Request, status: str, end_s: float) -> None:
-        decodes = max(request.iteration - 1, 0) if isnan(end_s) else request.iteration
+        decodes = (
+            max(request.num_output_tokens - 1, 0) if isnan(end_s) else request.num_output_tokens
+        )
         self.requests.add(
             request.index,
             status,

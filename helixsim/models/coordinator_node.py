@@ -227,7 +227,7 @@ class CoordinatorNode:
     def _on_transfer(self, transfer: Transfer) -> None:
         latency = transfer.latency_s
         for request, sent in zip(transfer.requests, transfer.sent_s, strict=True):
-            if request.is_prefill or request.iteration == request.last_iteration:
+            if request.is_prefill or request.num_output_tokens == request.num_decodes:
                 self._event.schedule(sent + latency, sent)
         if self._eager or self._some_node_is_unaware():
             self._arm_for(transfer)

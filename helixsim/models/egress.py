@@ -161,7 +161,7 @@ class SharedNic:
     outbound_free, inbound_free
         Bytes per second.
     held_up
-        Ports that would have sent here but for lack of inbound bandwidth.
+        Egresses that would have sent here but for lack of inbound bandwidth.
     """
 
     __slots__ = ("held_up", "inbound_free", "outbound_bytes_per_s", "outbound_free")
@@ -176,8 +176,8 @@ class SharedNic:
 class ContendedEgress:
     """For policies that choose when links are free: one request at a time and link.
 
-    Every attempt to send works out what each link could carry now, then goes through those that
-    wait, in order of readiness. Decodes take the link of their route; prompts ask the policy.
+    Every attempt to send works out what each link could carry now, then goes through the requests
+    that wait, in order of readiness. Decodes take the link of their route; prompts ask the policy.
     """
 
     def __init__(
@@ -289,11 +289,11 @@ class ContendedEgress:
             self._used[index] -= bandwidth
             sender.outbound_free += bandwidth
             receiver.inbound_free += bandwidth
-            # Those who wait try again once all links that come free now have done so.
+            # Requests that wait try again once all links that come free now have done so.
             self._retry.schedule(environment.now, environment.now)
-            for port in receiver.held_up:
-                if port is not self:
-                    port._retry.schedule(environment.now, environment.now)
+            for egress in receiver.held_up:
+                if egress is not self:
+                    egress._retry.schedule(environment.now, environment.now)
             receiver.held_up.clear()
 
         ReusableEvent(environment, give_back).schedule(sent, now)

@@ -2,7 +2,7 @@
 
 The worker looks for messages only between steps. Its scheduler composes the next step from what
 has arrived; the passes of a step leave the node one after another. With nothing to run the worker
-polls, and a message waits until the round of polling that is under way has ended.
+polls, and a message waits until the current round of polling has ended.
 """
 
 from __future__ import annotations

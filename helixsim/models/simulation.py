@@ -44,13 +44,13 @@ class Traffic(Protocol):
         ...
 
     def load_generator(self, start_s: float) -> LoadGenerator:
-        """Who sends them, from `start_s` on."""
+        """What sends them, from `start_s` on."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Watcher:
-    """Somebody who wants to see a run while it goes on.
+    """A function that is called while a run goes on.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ def simulate(
     record_iterations
         Whether to keep a row for every pass of every request.
     watchers
-        Who is shown the simulation as it goes on.
+        Called with the simulation as it goes on.
 
     Returns
     -------
@@ -109,7 +109,7 @@ class Simulation:
     topology, flow
         Nodes and links, and the maximum flow over them.
     start_s
-        When feeding starts: all weights are loaded, plus a second.
+        When load generation starts: all weights are loaded, plus a second.
     """
 
     def __init__(

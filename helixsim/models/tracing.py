@@ -1,8 +1,8 @@
 """A trace of what every node and link does, for ui.perfetto.dev or chrome://tracing.
 
 Traced models are models that also tell a :class:`Tracer` what they begin; without a tracer the
-plain ones are built, so that nothing is paid for what nobody wants. Format: the JSON of Google's
-"Trace Event Format"; times are microseconds since feeding began.
+plain ones are built, so that a run without a trace costs nothing more. Format: JSON of Google's
+"Trace Event Format"; times are microseconds since the start of load generation.
 """
 
 from __future__ import annotations

@@ -21,9 +21,9 @@ NUM_BLOCKS = 400
 
 def go_on(request):
     """Let a request stand in its next pass, as the coordinator does."""
-    request.context_tokens += request.step_tokens
-    request.step_tokens, request.is_prefill = 1, False
-    request.iteration += 1
+    request.num_computed_tokens += request.num_new_tokens
+    request.num_new_tokens, request.is_prefill = 1, False
+    request.num_output_tokens += 1
 
 
 class Node:
@@ -122,7 +122,7 @@ class Node:
             return
         for batch in step.passes:
             for request in batch.requests:
-                tokens = request.context_tokens + request.step_tokens
+                tokens = request.num_computed_tokens + request.num_new_tokens
                 assert self.kv.missing(request, tokens, self.entry[request]) == 0
 
     def finish(self, step):
@@ -368,7 +368,7 @@ def send_on(node, fates, left):
     again = {}
     for request in left:
         assert fates[request] is None
-        if request.iteration == request.last_iteration:
+        if request.num_output_tokens == request.num_decodes:
             node.release(request)
             note(fates, [request], "ended")
             continue

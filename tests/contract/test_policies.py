@@ -142,7 +142,7 @@ def test_a_request_leaves_nothing_behind(make):
     before = policy.bottleneck_share(), [policy.expected_tokens(node) for node in range(4)]
     request = prompt(5)
     policy.admit(request)
-    request.iteration = 1
+    request.num_output_tokens = 1
     policy.validate([request])
     policy.decodes_dispatched([request])
     policy.finished(request)

@@ -98,7 +98,7 @@ def test_what_is_served_is_always_accounted_for(scenario, often):
         assert coordinator.active or not coordinator.waiting
         for request in coordinator.active:
             assert all(stage.node not in coordinator.down for stage in request.route.stages)
-            assert request.context_tokens + request.step_tokens <= request.longest_context
+            assert request.num_computed_tokens + request.num_new_tokens <= request.longest_context
         for node in running.nodes:
             assert node.busy_s(running.now) >= 0
             assert node.free_kv_tokens >= 0

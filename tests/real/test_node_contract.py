@@ -153,7 +153,7 @@ def play(node, jobs, lost):
     requests, left = {}, {}
     for index, (at, layer, chunks, num_decodes, gap) in enumerate(jobs):
         request = requests[index] = prompt(sum(chunks), index)
-        request.step_tokens = chunks[0]
+        request.num_new_tokens = chunks[0]
         left[index] = (list(chunks[1:]), num_decodes, gap, layer)
         node.come(float(at), request, layer=layer)
 
@@ -165,9 +165,12 @@ def play(node, jobs, lost):
             request = requests[index]
             if not chunks and not num_decodes:
                 continue
-            request.context_tokens += request.step_tokens
-            request.step_tokens = chunks.pop(0) if chunks else 1
-            if not chunks and request.context_tokens + request.step_tokens > request.prompt_tokens:
+            request.num_computed_tokens += request.num_new_tokens
+            request.num_new_tokens = chunks.pop(0) if chunks else 1
+            if (
+                not chunks
+                and request.num_computed_tokens + request.num_new_tokens > request.prompt_tokens
+            ):
                 request.is_prefill = False
                 num_decodes -= 1
             left[index] = (chunks, num_decodes, gap, layer)

@@ -199,7 +199,7 @@ def test_mixed_pass(times):
 
 def test_blocks():
     cache = KvCache.by_layer(16 * 10, end_layer=3)
-    request = Request(0, 0.0, 17, 5, last_iteration=4)
+    request = Request(0, 0.0, 17, 5, num_decodes=4)
     assert cache.missing(request, 17, entry_layer=1) == 4  # 2 blocks on each of 2 layers
     cache.allocate(request, 4)
     assert (cache.num_free, cache.missing(request, 17, 1)) == (6, 0)

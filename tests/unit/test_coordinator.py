@@ -36,7 +36,7 @@ class Noting:
 
     def decodes_dispatched(self, requests):
         for request in requests:
-            self.log.append(("decode dispatched", request.index, request.iteration))
+            self.log.append(("decode dispatched", request.index, request.num_output_tokens))
 
     def finished(self, request):
         self.log.append(("finished", request.index))
@@ -70,11 +70,11 @@ class Noting:
         self.log.append(("rejected", request.index, reason))
 
     def prompt_ended(self, request, now):
-        self.log.append(("pass ended", request.index, request.iteration, now))
+        self.log.append(("pass ended", request.index, request.num_output_tokens, now))
 
     def decodes_ended(self, requests, times):
         for request, now in zip(requests, times, strict=True):
-            self.log.append(("pass ended", request.index, request.iteration, now))
+            self.log.append(("pass ended", request.index, request.num_output_tokens, now))
 
     def ended(self, request, now):
         self.log.append(("ended", request.index, now))
@@ -88,6 +88,10 @@ class Noting:
 
 def coordinator_of(noting, passes_beyond_answer=1, policy=None):
     return CheckedCoordinator(policy or noting, noting, noting, passes_beyond_answer)
+
+
+def counters(request):
+    return request.num_output_tokens, request.num_new_tokens, request.num_computed_tokens
 
 
 def goes_on(coordinator, request, now):
@@ -106,20 +110,32 @@ def test_a_request_from_arrival_to_end():
     noting = Noting(opening=[Arrival(2.0, 10, 2)])
     coordinator = coordinator_of(noting)
     (request,) = coordinator.start()
-    assert (request.index, request.arrival_s, request.last_iteration) == (0, 2.0, 2)
+    assert (request.index, request.arrival_s, request.num_decodes) == (0, 2.0, 2)
 
     actions = coordinator.arrive(request, 2.0)
     assert actions == Actions([request], [2.0], [request], [], [], [])
     assert list(coordinator.active) == [request]
     assert (request.dispatched_s, request.first_dispatch_s) == (2.0, 2.0)
-    assert (request.iteration, request.step_tokens, request.context_tokens) == (0, 10, 0)
+    assert counters(request) == (
+        0,
+        10,
+        0,
+    )
 
     assert goes_on(coordinator, request, 3.0)
-    assert (request.iteration, request.step_tokens, request.context_tokens) == (1, 1, 10)
+    assert counters(request) == (
+        1,
+        1,
+        10,
+    )
     assert (request.dispatched_s, request.first_token_s) == (3.0, 3.0)
 
     assert goes_on(coordinator, request, 5.0)
-    assert (request.iteration, request.step_tokens, request.context_tokens) == (2, 1, 11)
+    assert counters(request) == (
+        2,
+        1,
+        11,
+    )
 
     assert not goes_on(coordinator, request, 6.0)
     assert (request.first_dispatch_s, request.first_token_s) == (2.0, 3.0)
@@ -228,7 +244,7 @@ def test_decodes_that_return_together_are_taken_back_as_one_by_one():
                     one, at, *_ = coordinator.returned([request], [now])
                     again += one
                     ready += at
-            sent += [(r.index, r.iteration, r.context_tokens) for r in again]
+            sent += [(r.index, r.num_output_tokens, r.num_computed_tokens) for r in again]
             sent += ready
             requests = again
         return sent, sorted(noting.log, key=str)
@@ -331,7 +347,7 @@ def test_a_request_that_is_gone_is_in_no_place(running):
 
 def test_a_token_that_is_made_is_not_conserved(running):
     (active,) = running.active
-    active.iteration += 1
+    active.num_output_tokens += 1
     with pytest.raises(AssertionError, match="tokens-conserved: 1 returned, 0 of ended"):
         running.validate()
 
@@ -342,7 +358,7 @@ def test_a_token_that_is_made_is_not_conserved(running):
 )
 def test_a_context_is_prompt_and_answer_so_far(running, change, message):
     (active,) = running.active
-    active.context_tokens += change
+    active.num_computed_tokens += change
     with pytest.raises(AssertionError, match=message):
         running.validate()
 

@@ -27,11 +27,11 @@ class World:
 
     # policy
     def admit(self, request):
-        if request.step_tokens > self.most:
+        if request.num_new_tokens > self.most:
             return Rejection.LENGTH
-        if sum(self.taken.values()) + request.prefill_tokens > self.room:
+        if sum(self.taken.values()) + request.num_tokens > self.room:
             return Rejection.KV
-        self.taken[request] = request.prefill_tokens
+        self.taken[request] = request.num_tokens
         up = [node for node in (0, 1) if node not in self.down]
         request.route = Route([Stage(up[request.index % len(up)], 0, 1)])
         return None
@@ -74,7 +74,9 @@ class World:
 
     def decodes_ended(self, requests, times):
         for request, now in zip(requests, times, strict=True):
-            self.log.append(("token", request.index, request.iteration, request.dispatched_s, now))
+            self.log.append(
+                ("token", request.index, request.num_output_tokens, request.dispatched_s, now)
+            )
 
     def ended(self, request, now):
         self.log.append(("ended", request.index, now))
@@ -119,10 +121,10 @@ def outcome(actions):
 def state(request):
     return (
         request.attempt,
-        request.iteration,
+        request.num_output_tokens,
         request.is_prefill,
-        request.step_tokens,
-        request.context_tokens,
+        request.num_new_tokens,
+        request.num_computed_tokens,
     )
 
 
@@ -151,7 +153,7 @@ def test_a_short_prefill_is_one_chunk(prompt_tokens):
     coordinator = make(World(), prefill_chunk_tokens=4)
     request, _ = arrive(coordinator, prompt_tokens)
     assert request.is_last_chunk
-    assert request.step_tokens == prompt_tokens
+    assert request.num_new_tokens == prompt_tokens
 
 
 # -- waiting
@@ -177,7 +179,7 @@ def test_requests_wait_in_order_for_room():
     assert (actions.send, actions.admitted) == ([third, fourth], [third, fourth])
     assert (actions.ready_s, actions.ended) == ([4.0, 4.0], [second])
     assert list(coordinator.active) == [third, fourth]
-    assert (third.first_dispatch_s, third.dispatched_s, third.iteration) == (4.0, 4.0, 0)
+    assert (third.first_dispatch_s, third.dispatched_s, third.num_output_tokens) == (4.0, 4.0, 0)
     assert [entry for entry in world.log if entry[0] == "rejected"] == [("rejected", 4, "kv")]
 
 

@@ -23,7 +23,7 @@ def serve(recorder, arrival_s, returns, *, tokens=5, output=2, end=True, index=0
     request.route = Route([Stage(0, 0, 2), Stage(1, 2, 4)])
     recorder.arrived(request)
     for number, now in enumerate(returns):
-        request.iteration = number
+        request.num_output_tokens = number
         if number == 0:
             recorder.prompt_ended(request, now)
             request.first_token_s = now
@@ -33,7 +33,7 @@ def serve(recorder, arrival_s, returns, *, tokens=5, output=2, end=True, index=0
     if end:
         recorder.ended(request, returns[-1])
     else:
-        request.iteration = len(returns)
+        request.num_output_tokens = len(returns)
     return request
 
 

@@ -80,11 +80,7 @@ EXACTLY = {"kV": "KV"}
 
 NOT_CLEAN = (
     # These are rewritten together with their code. Remove an entry when its prose is clean.
-    "docs/architecture.md",
     "helixreal",
-    "helixsim/control",
-    "helixsim/models",
-    "helixsim/requests.py",
 )
 """Files and packages that still contain such words."""
 

@@ -89,14 +89,14 @@ class BatchQueue:
         left: list[Request] = []
         for request in waiting.requests:
             if not request.is_prefill:
-                context = decode_context + request.context_tokens
+                context = decode_context + request.num_computed_tokens
                 if num_decodes < limits.max_decode_tokens and context <= limits.max_decode_context:
                     num_decodes += 1
                     decode_context = context
                     taken.append(request)
                     continue
             else:
-                tokens = prompt_tokens + request.step_tokens
+                tokens = prompt_tokens + request.num_new_tokens
                 if num_prompts < limits.max_prompts and tokens <= limits.max_prompt_tokens:
                     num_prompts += 1
                     prompt_tokens = tokens
@@ -210,7 +210,7 @@ class PaperScheduler:
         return True
 
     def _schedule_with_blocks(self, step: Step, kv: KvCache) -> Step | None:
-        """The same, with blocks for every request; those for which none are left are preempted."""
+        """The same, with blocks for every request; a request without blocks is preempted."""
         step.preempted.clear()
         while self._take_next(step):
             if self._allocate(step, kv):
@@ -244,7 +244,7 @@ class PaperScheduler:
         staying: list[Request] = []
         batch = step.passes[0]
         for request in batch.requests:
-            tokens = request.context_tokens + request.step_tokens
+            tokens = request.num_computed_tokens + request.num_new_tokens
             missing = kv.missing(request, tokens, step.start_layer)
             if missing > kv.num_free:
                 kv.release(request)

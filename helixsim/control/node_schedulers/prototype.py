@@ -110,10 +110,10 @@ class PrototypeScheduler:
         kv, entry, first = self.kv, self._entry, self._bounds[0]
         taken = self._decodes[: self._max_decodes]
         for request in taken:
-            if request.context_tokens % kv.block_tokens == 0 and request in self._decodes:
+            if request.num_computed_tokens % kv.block_tokens == 0 and request in self._decodes:
                 missing = kv.missing(
                     request,
-                    request.context_tokens + request.step_tokens,
+                    request.num_computed_tokens + request.num_new_tokens,
                     entry.get(request, first),
                 )
                 if self._make_room(step, request, missing, self._decodes):
@@ -133,25 +133,25 @@ class PrototypeScheduler:
         room = self._max_tokens - (len(decodes) if self._is_mixed else 0)
         kv = self.kv
         taken: list[Request] = []
-        self._prompts.sort(key=lambda request: not request.context_tokens)
+        self._prompts.sort(key=lambda request: not request.num_computed_tokens)
         while self._prompts:
             request = self._prompts[0]
-            if taken and request.step_tokens > room:
+            if taken and request.num_new_tokens > room:
                 break
             missing = kv.missing(
-                request, request.context_tokens + request.step_tokens, self._entry[request]
+                request, request.num_computed_tokens + request.num_new_tokens, self._entry[request]
             )
             if missing > kv.num_blocks:
                 step.failed.append((request, f"{self._name} has too little KV cache for it"))
                 self._take_out(request)
                 continue
             if missing > kv.num_free:
-                if not request.context_tokens:
+                if not request.num_computed_tokens:
                     break
                 if not self._make_room(step, request, missing, self._prompts, decodes, taken):
                     continue  # it has been preempted itself
             kv.allocate(request, missing)
-            room -= request.step_tokens
+            room -= request.num_new_tokens
             taken.append(self._prompts.pop(0))
         return taken
 
@@ -194,7 +194,7 @@ class PrototypeScheduler:
     @property
     def waiting_tokens(self) -> int:
         """Tokens that wait for a step."""
-        return sum(request.step_tokens for request in self._prompts) + len(self._decodes)
+        return sum(request.num_new_tokens for request in self._prompts) + len(self._decodes)
 
     def validate(self) -> None:
         """Check the invariants ``one-place`` and ``kv-conserved`` on this node."""

@@ -66,7 +66,7 @@ class FifoScheduler:
 
     @property
     def waiting_tokens(self):
-        return sum(request.step_tokens for request in self._waiting)
+        return sum(request.num_new_tokens for request in self._waiting)
 
     def validate(self):
         assert len(set(self._waiting)) == len(self._waiting), "one-place: a request waits twice"
@@ -74,7 +74,7 @@ class FifoScheduler:
             self.kv.validate()
 
     def _allocate(self, request):
-        tokens = request.context_tokens + request.step_tokens
+        tokens = request.num_computed_tokens + request.num_new_tokens
         missing = self.kv.missing(request, tokens, self._entry[request])
         if missing > self.kv.num_free:
             self.kv.release(request)
