@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,11 +18,17 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
 
+def _note(message: Warning | str, category: type[Warning], *where: object) -> None:
+    """Print a warning as one line; the place in the code is of no use to a user of a command."""
+    typer.echo(f"note: {message}", err=True)
+
+
 class HelixGroup(TyperGroup):
     """Turns a :class:`HelixError` into a message and an exit code, without a traceback."""
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  (typer's own signature)
         """Run the command."""
+        warnings.showwarning = _note
         try:
             return super().invoke(ctx)
         except HelixError as error:
