@@ -55,12 +55,14 @@ class NodeUnderTest:
         activation_bytes=0.0,
         scheduler="paper",
         engine=IDEAL_ENGINE,
+        counts_kv=False,
         **limits,
     ):
         self.layers, self.entries = layers, entries
         self.scenario = node_scenario(layers, activation_bytes, limits)
         self.placed = make_topology(self.scenario).nodes[0]
-        self.physics = "paper" if scheduler == "paper" else "calibrated"
+        self.physics = "paper" if scheduler == "paper" and not counts_kv else "calibrated"
+        self.counts_kv = counts_kv
         self.engine_costs = engine
         self.log = []
         self.when_departed = lambda now, indices: None
@@ -79,7 +81,7 @@ class NodeUnderTest:
 
     def make_kv(self, factory):
         """The blocks that the scheduler counts, if it does."""
-        if not factory.counts_kv:
+        if not (factory.counts_kv or self.counts_kv):
             return None
         return KvCache.by_layer(self.placed.capacity.kv_token_layers, self.layers[1])
 
