@@ -19,7 +19,7 @@ from helixsim.control.kv_cache import KvCache
 from helixsim.control.node_schedulers import NODE_SCHEDULERS, NodeSchedulerInputs
 from helixsim.models.engine_node import EngineNode
 from helixsim.models.event_loop import ExactEnvironment, ReusableEvent
-from helixsim.models.links import DeliveryQueue, Link
+from helixsim.models.links import DeliveryQueue, SerialLink
 from helixsim.models.paper_node import PaperNode
 from helixsim.physics.engine import IDEAL_ENGINE
 from helixsim.placement.topology import PlacedLink
@@ -106,7 +106,7 @@ class SimulatedNode(NodeUnderTest):
         self.node = PaperNode(*parts) if self.physics == "paper" else EngineNode(*parts, self)
         self.node.connect(self, num_sources=1)
         self._links = {
-            layer: Link(
+            layer: SerialLink(
                 PlacedLink(0, 1, 0, inf, 0.0, layer, 2.0),
                 inf,
                 self.inbox,

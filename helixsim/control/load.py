@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from random import Random
 
-Lengths = tuple[int, int]
+LengthPair = tuple[int, int]
 """(prompt tokens, output tokens)."""
 
 
@@ -81,7 +81,7 @@ class ClosedLoop:
 
     def __init__(
         self,
-        draw: Callable[[], Lengths],
+        draw: Callable[[], LengthPair],
         *,
         start_s: float,
         end_s: float,
@@ -159,7 +159,7 @@ def slot_arrivals(
     counts: Sequence[int],
     slot_s: float,
     requests_per_s: float,
-    draw: Callable[[], Lengths],
+    draw: Callable[[], LengthPair],
     rng: Random,
     *,
     start_s: float,
@@ -168,7 +168,7 @@ def slot_arrivals(
     """Arrivals drawn slot by slot from counts of a real trace, as the published runs do.
 
     Every slot takes the count of a slot drawn at random, scaled to the mean rate; what rounding
-    leaves is carried over. Times are uniform within the slot. Lengths are drawn slot by slot
+    leaves is carried over. Times are uniform within the slot. LengthPair are drawn slot by slot
     too, from the same stream.
 
     Parameters

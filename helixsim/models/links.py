@@ -260,7 +260,7 @@ def merge(transfers: list[Transfer]) -> list[Delivery]:
     return deliveries
 
 
-class Link:
+class SerialLink:
     """A link in closed form: requests queue for it without end and go one by one.
 
     Attributes
