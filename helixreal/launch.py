@@ -142,18 +142,18 @@ class Launch:
                     finally:
                         cluster.close()
 
-    def gather(self, cluster: Cluster, progress: Callable[[str], None] | None = None) -> None:
+    def start(self, cluster: Cluster, progress: Callable[[str], None] | None = None) -> None:
         """Wait for all workers, then begin; not if the run was stopped meanwhile."""
         before: list[str] = []
 
-        def look(missing: list[str]) -> None:
+        def on_wait(missing: list[str]) -> None:
             if self.workers is not None:
                 self.workers.check(missing)
             if progress is not None and missing != before:
                 before[:] = missing
                 progress(f"waiting for {', '.join(missing)}")
 
-        cluster.gather(look)
+        cluster.wait_for_workers(on_wait)
         if not cluster.stopping:
             cluster.begin()
 

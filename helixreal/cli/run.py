@@ -134,11 +134,11 @@ def serve_workload(
 
     with nullcontext() if output is None else OutputFolder(output, overwrite=force) as folder:
         with launch.cluster() as cluster:
-            launch.gather(cluster, progress=_say if sys.stderr.isatty() else None)
+            launch.start(cluster, progress=_echo if sys.stderr.isatty() else None)
             if not cluster.has_begun:
                 raise typer.Exit(EXIT_INTERRUPTED)
             with show_progress(cluster.scenario.name, "s") as show:
-                cluster.run_workload(_look(cluster, show))
+                cluster.run_workload(_progress_callback(cluster, show))
             result, about = cluster.result(), cluster.about()
         if folder is not None:
             recorded = cluster.events.files(cluster.topology)
@@ -154,15 +154,15 @@ def serve_workload(
         raise typer.Exit(EXIT_INTERRUPTED)
 
 
-def _say(text: str) -> None:
+def _echo(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def _look(cluster: Cluster, show: ShowProgress) -> Callable[[], None]:
+def _progress_callback(cluster: Cluster, show: ShowProgress) -> Callable[[], None]:
     """Shows the progress of a cluster's run."""
     duration_s = cluster.end_s - cluster.start_s
 
-    def look() -> None:
+    def report() -> None:
         recorder = cluster.recorder
         show(
             min(max(cluster.now - cluster.start_s, 0.0), duration_s),
@@ -171,4 +171,4 @@ def _look(cluster: Cluster, show: ShowProgress) -> Callable[[], None]:
             f"{len(cluster.coordinator.active)} active",
         )
 
-    return look
+    return report

@@ -90,7 +90,7 @@ def serve(
         tokenizer = model
     words = None if tokenizer is None else Tokenizer(tokenizer)
     with launch.cluster(load_generator=NoLoad()) as cluster:
-        launch.gather(cluster)
+        launch.start(cluster)
         if not cluster.has_begun:
             raise typer.Exit(EXIT_INTERRUPTED)
         live = LiveCluster(cluster, launch.scenario.llm.name, launch.max_context_tokens)

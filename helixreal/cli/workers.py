@@ -59,10 +59,10 @@ def worker(
         raise InputError("give either --coordinator or --inventory")
     if inventory is not None:
         found = load_inventory(inventory)
-        home, entry = found.coordinator, found.node(node, inventory)
+        coordinator_address, entry = found.coordinator, found.node(node, inventory)
         keys = keys or found.keys
     else:
-        home = tcp_address((coordinator or "").removeprefix("tcp://"), 7000)
+        coordinator_address = tcp_address((coordinator or "").removeprefix("tcp://"), 7000)
         entry = NodeEntry(
             address=tcp_address(listen, 0),
             engine=engine,
@@ -75,7 +75,7 @@ def worker(
         )
     settings = WorkerSettings(
         node=node,
-        coordinator=home,
+        coordinator=coordinator_address,
         engine=entry.engine,
         model=entry.model,
         device=entry.device,

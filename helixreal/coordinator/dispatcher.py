@@ -36,13 +36,13 @@ from helixsim.requests import Request
 
 logger = logging.getLogger(__name__)
 
-_WHY = {
+_REJECTION_TEXTS = {
     Rejection.FLOW: "no route leads on for this request",
     Rejection.LENGTH: "the prompt and its answer are longer than the nodes on any route take",
     Rejection.KV: "the cluster is full",
     Rejection.NODES: "no route leads through all layers without the nodes that are down",
 }
-_FOR_NOW = (Rejection.KV, Rejection.NODES)
+_TEMPORARY = (Rejection.KV, Rejection.NODES)
 
 
 class LiveRecorder(RunRecorder):
@@ -57,14 +57,14 @@ class LiveRecorder(RunRecorder):
         keep_iterations: bool,
     ) -> None:
         super().__init__(window_start_s, window_end_s, node_names, keep_iterations=keep_iterations)
-        self.on_end: Callable[[Request, Finished | Failed | Refused | None], None] = _ignore
+        self.on_end: Callable[[Request, Finished | Failed | Refused | None], None] = _no_listener
         self.retry_after_s: Callable[[], float] = lambda: 1.0
 
     def rejected(self, request: Request, reason: Rejection) -> None:
         """It has been turned away."""
         super().rejected(request, reason)
-        retry_after_s = self.retry_after_s() if reason in _FOR_NOW else None
-        self.on_end(request, Refused(_WHY[reason], retry_after_s))
+        retry_after_s = self.retry_after_s() if reason in _TEMPORARY else None
+        self.on_end(request, Refused(_REJECTION_TEXTS[reason], retry_after_s))
 
     def ended(self, request: Request, now: float) -> None:
         """Its last pass has come back."""
@@ -82,7 +82,7 @@ class LiveRecorder(RunRecorder):
         self.on_end(request, None)
 
 
-def _ignore(request: Request, how: object) -> None:
+def _no_listener(request: Request, how: object) -> None:
     """Nobody waits."""
 
 
@@ -144,16 +144,16 @@ class Dispatcher:
         self.lag_s = 0.0
         self.num_output_tokens = 0
         recorder.on_end = self._on_end
-        self._report(RunStarted(), 0.0)
+        self._handle(RunStarted(), 0.0)
 
-    def _report(self, event: Event, now: float) -> None:
+    def _handle(self, event: Event, now: float) -> None:
         """Let the coordinator decide about an event, and carry out what it wants done."""
         self._carry_out(self._coordinator.handle(event, now))
 
     def _carry_out(self, actions: Actions) -> None:
         for request in (*actions.dropped, *actions.ended):
             if (attempt := self._attempt_of.get(request)) is not None:
-                self._forget(attempt)
+                self._end_attempt(attempt)
         if actions.dropped:
             self.send_drops()  # before other attempts take the room
         for request, created_s in actions.arrivals:
@@ -162,7 +162,7 @@ class Dispatcher:
                 (request.arrival_s, created_s, next(self._numbers), request),
             )
         for request in actions.admitted:
-            self._begin(request)
+            self._start_attempt(request)
         self._send(actions.send, actions.ready_s)
 
     # -- arrivals ----------------------------------------------------------------------------
@@ -170,7 +170,7 @@ class Dispatcher:
     def submit(self, request: Request, generation: Generation, now: float) -> None:
         """Let a request with tokens of its own arrive now."""
         self._generations[request.index] = generation
-        self._report(RequestArrived(request), now)
+        self._handle(RequestArrived(request), now)
 
     def cancel(self, index: int, now: float) -> None:
         """End a request whose user does not want the answer any more."""
@@ -180,7 +180,7 @@ class Dispatcher:
         generation.listener = None
         for request in (*self._coordinator.active, *self._coordinator.waiting):
             if request.index == index:
-                self._report(RequestCancelled(request), now)
+                self._handle(RequestCancelled(request), now)
                 return
 
     def fail_all(self, reason: str) -> None:
@@ -208,19 +208,19 @@ class Dispatcher:
             self.lag_s = max(self.lag_s, now - due)
             at = self._last_s = max(due, now - self._slack_s, self._last_s)
             if self._pending_arrivals and self._pending_arrivals[0][0] <= due:
-                self._report(RequestArrived(heappop(self._pending_arrivals)[3]), at)
+                self._handle(RequestArrived(heappop(self._pending_arrivals)[3]), at)
             else:
                 next_arrival_s = self._pending_arrivals[0][0] if self._pending_arrivals else now
-                self._take_back(min(now, next_arrival_s), at)
+                self._process_done(min(now, next_arrival_s), at)
         self.send_drops()
 
-    def back(self, done: messages.Done, now: float) -> None:
+    def passes_done(self, done: messages.Done, now: float) -> None:
         """Take note of passes that are through the last layer."""
         for place, (key, token) in enumerate(zip(done.keys, done.tokens, strict=True)):
             due = done.due_s[place] if done.due_s else now
             heappush(self._returning, (due, next(self._numbers), key, token))
 
-    def _take_back(self, until: float, floor: float) -> None:
+    def _process_done(self, until: float, floor: float) -> None:
         """Take back everything that is due by then."""
         requests: list[Request] = []
         times: list[float] = []
@@ -231,20 +231,20 @@ class Dispatcher:
                 continue  # of an attempt that is over
             floor = self._last_s = max(floor, due)
             request = attempt.request
-            self._events.back(request, floor)
+            self._events.pass_returned(request, floor)
             if not request.is_prefill or request.is_last_chunk:
-                self._hear(attempt, token, floor)
+                self._append_token(attempt, token, floor)
             requests.append(request)
             times.append(floor)
         if requests:
-            self._report(PassesReturned(requests, times), times[-1])
+            self._handle(PassesReturned(requests, times), times[-1])
 
-    def _hear(self, attempt: Attempt, token: int, now: float) -> None:
+    def _append_token(self, attempt: Attempt, token: int, now: float) -> None:
         """Take the next token of an answer; a stop token ends it."""
         generation = attempt.generation
         if token in generation.stop_tokens:
             generation.stopped = True
-            self._report(AnswerStopped(attempt.request), now)
+            self._handle(AnswerStopped(attempt.request), now)
             return
         generation.tokens.append(max(token, 0))
         self.num_output_tokens += 1
@@ -267,12 +267,12 @@ class Dispatcher:
         groups: dict[int, list[tuple[Attempt, float]]] = {}
         for request, at in zip(requests, ready_s, strict=True):
             attempt = self._attempt_of[request]
-            self._events.out(request, at)
+            self._events.pass_sent(request, at)
             groups.setdefault(attempt.first, []).append((attempt, at))
         for first, group in groups.items():
             self._send_to(first, group)
 
-    def _begin(self, request: Request) -> None:
+    def _start_attempt(self, request: Request) -> None:
         """Ready a request that was admitted: its route, its key, its prompt."""
         generation = self._generations.get(request.index)
         if generation is None:
@@ -284,7 +284,7 @@ class Dispatcher:
             messages.Stage(stage.node, stage.start_layer, stage.end_layer) for stage in route.stages
         ]
         self._attempts[attempt.key] = self._attempt_of[request] = attempt
-        self._events.took(request)
+        self._events.route_assigned(request)
 
     def _send_to(self, first: int, group: list[tuple[Attempt, float]]) -> None:
         passes: list[messages.Pass] = []
@@ -295,34 +295,34 @@ class Dispatcher:
             sent, tokens = attempt.next_pass()
             passes.append(sent)
             token_ids += tokens
-            due_s += link.carry(at, [sent.num_tokens])
+            due_s += link.arrival_times(at, [sent.num_tokens])
         frame = struct.pack(f"<{len(token_ids)}i", *token_ids)
         work = messages.Work(self._topology.coordinator, 0, group[0][1], passes, due_s, 1)
         self._transport.send(self._membership.workers[first].name, work, [frame])
 
     # -- what goes wrong ---------------------------------------------------------------------
 
-    def lost(self, node: int, now: float) -> None:
+    def node_lost(self, node: int, now: float) -> None:
         """A node is lost: the coordinator restarts the requests that need it."""
-        self._report(NodeLost(node), now)
+        self._handle(NodeLost(node), now)
 
-    def found(self, node: int, now: float) -> None:
+    def node_recovered(self, node: int, now: float) -> None:
         """A node works again."""
-        self._report(NodeRecovered(node), now)
+        self._handle(NodeRecovered(node), now)
 
-    def out_of_blocks(self, keys: Iterable[int], now: float) -> None:
+    def requests_preempted(self, keys: Iterable[int], now: float) -> None:
         """A worker's scheduler preempted requests: they begin again when there is room."""
         for key in keys:
             if (attempt := self._attempts.get(key)) is not None:
-                self._report(RequestPreempted(attempt.request), now)
+                self._handle(RequestPreempted(attempt.request), now)
 
-    def fail(self, keys: Iterable[int], reason: str, now: float) -> None:
+    def requests_failed(self, keys: Iterable[int], reason: str, now: float) -> None:
         """A worker cannot go on with these requests."""
         for key in keys:
             if (attempt := self._attempts.get(key)) is not None:
-                self._report(RequestFailed(attempt.request, reason), now)
+                self._handle(RequestFailed(attempt.request, reason), now)
 
-    def _forget(self, attempt: Attempt) -> None:
+    def _end_attempt(self, attempt: Attempt) -> None:
         del self._attempts[attempt.key], self._attempt_of[attempt.request]
         for place in attempt.route:
             self._to_drop.setdefault(place.node, []).append(attempt.key)

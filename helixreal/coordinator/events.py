@@ -30,11 +30,11 @@ class EventLog:
         self.table = Columns(EVENT_COLUMNS, "dqssqq")
         self._routes: dict[int, dict[str, object]] = {}
 
-    def out(self, request: Request, now: float) -> None:
+    def pass_sent(self, request: Request, now: float) -> None:
         """A pass leaves."""
         self._add(request, now, "out")
 
-    def back(self, request: Request, now: float) -> None:
+    def pass_returned(self, request: Request, now: float) -> None:
         """A pass has come back; the request is still in it."""
         self._add(request, now, "in")
 
@@ -48,7 +48,7 @@ class EventLog:
             request.num_new_tokens,
         )
 
-    def took(self, request: Request) -> None:
+    def route_assigned(self, request: Request) -> None:
         """A request was given its route; the last one is kept."""
         stages = request.route.stages if request.route is not None else []
         # Node 0 is the coordinator there, with which every route ends.

@@ -94,7 +94,7 @@ class LiveCluster:
     def _run(self) -> None:
         try:
             while not self._cluster.stopping:
-                self._cluster.turn()
+                self._cluster.poll_once()
         except Exception:
             logger.exception("the cluster has stopped")
         finally:
@@ -145,10 +145,10 @@ class LiveCluster:
         request = cluster.coordinator.create(Arrival(now, len(prompt), generation.max_tokens))
         self._index_of[number] = request.index
 
-        def heard(happening: StreamEvent) -> None:
-            if not isinstance(happening, Token):
+        def on_event(event: StreamEvent) -> None:
+            if not isinstance(event, Token):
                 self._index_of.pop(number, None)
-            listener(happening)
+            listener(event)
 
         cluster.dispatcher.submit(
             request,
@@ -157,7 +157,7 @@ class LiveCluster:
                 len(prompt),
                 generation.stop_tokens,
                 generation.sampling,
-                heard,
+                on_event,
             ),
             now,
         )

@@ -48,7 +48,7 @@ class WorkerHandle:
         Where it stands, where it is reached, and what runs there.
     kv_blocks, block_tokens
         The KV cache that it really has.
-    heard_s
+    last_heard_s
         When it was last heard, by the clock.
     num_tokens, num_batches, num_running, num_waiting
         See :class:`helixsim.metrics.gauges.NodeGauges`.
@@ -64,7 +64,7 @@ class WorkerHandle:
         self.engine = ""
         self.kv_blocks = 0
         self.block_tokens = 0
-        self.heard_s = 0.0
+        self.last_heard_s = 0.0
         self.stuck_s = 0.0
         self.lag_s = 0.0
         self.num_refused = 0
@@ -72,7 +72,7 @@ class WorkerHandle:
         self.num_waiting = 0
         self.sent_bytes: list[float] = []
         self.sent_requests: list[int] = []
-        self._now = _silence(placed.index, "x")
+        self._now = _empty_heartbeat(placed.index, "x")
         self._before = (0.0, 0, 0)
         self.held_kv_tokens: Callable[[int], int] | None = None
 
@@ -81,7 +81,7 @@ class WorkerHandle:
         """Of the node."""
         return self.placed.name
 
-    def begin(self, hello: messages.Hello) -> None:
+    def register(self, hello: messages.Hello) -> None:
         """Take a worker for this node, perhaps after another one."""
         last = self._now
         self._before = (
@@ -89,26 +89,26 @@ class WorkerHandle:
             self._before[1] + last.num_tokens,
             self._before[2] + last.num_batches,
         )
-        self._now = _silence(self.placed.index, hello.incarnation)
+        self._now = _empty_heartbeat(self.placed.index, hello.incarnation)
         self.state = State.LOADING
         self.address, self.incarnation, self.engine = (
             hello.address,
             hello.incarnation,
             hello.engine,
         )
-        self.heard_s = time.monotonic()
+        self.last_heard_s = time.monotonic()
 
-    def take(self, heartbeat: messages.Heartbeat) -> None:
+    def update(self, heartbeat: messages.Heartbeat) -> None:
         """Take what it reports."""
         self._now = heartbeat
-        self.heard_s = time.monotonic()
+        self.last_heard_s = time.monotonic()
         self.stuck_s = heartbeat.stuck_s
         self.lag_s = max(self.lag_s, heartbeat.lag_s)
         self.num_refused = heartbeat.refused
         self.num_running, self.num_waiting = heartbeat.num_running, heartbeat.num_waiting
         self.sent_bytes, self.sent_requests = heartbeat.sent_bytes, heartbeat.sent_requests
 
-    def lose(self) -> None:
+    def mark_lost(self) -> None:
         """It has gone silent."""
         self.state = State.LOST
         self.num_running = self.num_waiting = 0
@@ -161,7 +161,7 @@ class WorkerHandle:
         return self._before[0] + self._now.busy_s
 
 
-def _silence(node: int, incarnation: str) -> messages.Heartbeat:
+def _empty_heartbeat(node: int, incarnation: str) -> messages.Heartbeat:
     """What a worker has reported before its first heartbeat."""
     return messages.Heartbeat(
         node, incarnation, 0.0, 0, 0, 0, 0, 0, 0, None, 0.0, 0.0, 0, [], [], []
@@ -269,8 +269,8 @@ class Membership:
         self._by_name = {node.name: node.index for node in topology.nodes}
         self._next_alive_s = 0.0
         self.workers = [WorkerHandle(node) for node in topology.nodes]
-        self.lost: list[int] = []
-        self.back: list[int] = []
+        self.lost_nodes: list[int] = []
+        self.recovered_nodes: list[int] = []
 
     @property
     def absent(self) -> list[str]:
@@ -307,7 +307,7 @@ class Membership:
             # Its own, until it hears from us; or another worker's, for which there is no place
             # until this one has gone silent.
             return
-        worker.begin(hello)
+        worker.register(hello)
         try:
             self._transport.connect(worker.name, worker.address)
         except InputError as error:
@@ -353,19 +353,19 @@ class Membership:
         if worker is None or worker.state is not State.LOADING:
             return
         worker.state = State.READY
-        worker.heard_s = time.monotonic()
+        worker.last_heard_s = time.monotonic()
         worker.kv_blocks, worker.block_tokens = ready.kv_blocks, ready.block_tokens
         if self._policy is not None:
-            self._introduce(worker, self._policy)
-            self.back.append(worker.placed.index)
+            self._send_peers_of(worker, self._policy)
+            self.recovered_nodes.append(worker.placed.index)
 
-    def introduce_all(self, policy: Policy) -> None:
+    def send_all_peers(self, policy: Policy) -> None:
         """Tell all workers where the others are; from now on whoever joins is told, too."""
         self._policy = policy
         for worker in self.workers:
             self._transport.send(worker.name, self._peers(worker, policy))
 
-    def _introduce(self, worker: WorkerHandle, policy: Policy) -> None:
+    def _send_peers_of(self, worker: WorkerHandle, policy: Policy) -> None:
         """Tell a worker that has come back where the others are, and them where it is."""
         self._transport.send(worker.name, self._peers(worker, policy))
         peer = messages.Peer(worker.placed.index, worker.name, worker.address)
@@ -401,7 +401,7 @@ class Membership:
         worker = self._worker(heartbeat.node, heartbeat.incarnation)
         if worker is None:
             return None
-        worker.take(heartbeat)
+        worker.update(heartbeat)
         return worker
 
     def _worker(self, node: int, incarnation: str) -> WorkerHandle | None:
@@ -410,29 +410,29 @@ class Membership:
         worker = self.workers[node]
         return worker if worker.incarnation == incarnation else None
 
-    def look(self, clock_s: float) -> None:
+    def check_liveness(self, clock_s: float) -> None:
         """See who is missing, and say that the coordinator is there."""
         for worker in self.workers:
             if worker.state not in (State.READY, State.LOADING):
                 continue
-            silent_s = clock_s - worker.heard_s
+            silent_s = clock_s - worker.last_heard_s
             if silent_s > self._settings.missing_s:
                 logger.warning("%s has been silent for %.1f s", worker.name, silent_s)
-                self._lose(worker)
+                self._node_lost(worker)
             elif worker.state is State.READY and worker.stuck_s > self._settings.stuck_s:
                 logger.warning("%s has been at one batch for %.1f s", worker.name, worker.stuck_s)
                 self._transport.send(worker.name, messages.Shutdown("it was stuck"))
-                self._lose(worker)
+                self._node_lost(worker)
         if clock_s >= self._next_alive_s:
             self._next_alive_s = clock_s + self._settings.heartbeat_s
             for worker in self.workers:
                 if worker.state in (State.READY, State.LOADING):
                     self._transport.send(worker.name, messages.Alive())
 
-    def _lose(self, worker: WorkerHandle) -> None:
+    def _node_lost(self, worker: WorkerHandle) -> None:
         if worker.state is State.READY:
-            self.lost.append(worker.placed.index)
-        worker.lose()
+            self.lost_nodes.append(worker.placed.index)
+        worker.mark_lost()
 
     def on_failure(self, failed: messages.Failure) -> None:
         """Hear that an engine cannot be loaded.
@@ -447,7 +447,7 @@ class Membership:
         worker = self.workers[failed.sender]
         if worker.state is not State.LOADING:
             return
-        worker.lose()
+        worker.mark_lost()
         if self._policy is None:
             raise HelixError(f"{worker.name}: {failed.reason}")
         logger.error("%s: %s", worker.name, failed.reason)

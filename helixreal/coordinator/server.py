@@ -51,7 +51,7 @@ _MAX_WAIT_MS = 100
 _MESSAGES_AT_ONCE = 500
 _BEGIN_MARGIN_S = 0.2
 _EMULATED_SLACK_S = 0.02
-_GREAT_LAG_S = 0.1
+_LAG_WARNING_S = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +144,7 @@ class Cluster:
         self._poller = zmq.Poller()
         self._poller.register(transport.inbox, zmq.POLLIN)
 
-    # -- what metrics look at ----------------------------------------------------------------
+    # -- what metrics on_wait at ----------------------------------------------------------------
 
     @property
     def topology(self) -> Topology:
@@ -199,12 +199,12 @@ class Cluster:
 
     # -- from the beginning to the end ---------------------------------------------------------
 
-    def gather(self, look: Callable[[list[str]], None] | None = None) -> None:
+    def wait_for_workers(self, on_wait: Callable[[list[str]], None] | None = None) -> None:
         """Wait until every node works.
 
         Parameters
         ----------
-        look
+        on_wait
             Called now and then with the names of those that are missing; it may raise.
 
         Raises
@@ -213,9 +213,9 @@ class Cluster:
             If an engine cannot be loaded.
         """
         while (missing := self.membership.absent) and not self.stopping:
-            if look is not None:
-                look(missing)
-            self.turn()
+            if on_wait is not None:
+                on_wait(missing)
+            self.poll_once()
 
     @property
     def has_begun(self) -> bool:
@@ -229,7 +229,7 @@ class Cluster:
         runs_as_simulated = settings.is_emulated and self._load_generator is None
         self.start_s = self.events.start_s = self.now + _BEGIN_MARGIN_S
         self.end_s = self.start_s + scenario.run.duration_s
-        topology = self._found_topology()
+        topology = self._actual_topology()
         rng = Random(self.seed)
         self._recorder = LiveRecorder(
             self.start_s + scenario.run.warmup_s,
@@ -247,7 +247,7 @@ class Cluster:
             passes_beyond_answer=None if runs_as_simulated else 0,
         )
         policy, performance = self._control_plane.policy, self._control_plane.performance
-        self._watch_nodes()
+        self._show_workers_to_policies()
         self._meters = [
             LinkMeter(link, used_bandwidth(performance, policy, link)) for link in topology.links
         ]
@@ -265,7 +265,7 @@ class Cluster:
             )
             for link in topology.outgoing[topology.coordinator]
         }
-        self.membership.introduce_all(policy)
+        self.membership.send_all_peers(policy)
         self.dispatcher = Dispatcher(
             self._control_plane,
             self._recorder,
@@ -279,7 +279,7 @@ class Cluster:
         self._timeline = Timeline(self)
         self._next_sample_s = self.start_s
 
-    def _watch_nodes(self) -> None:
+    def _show_workers_to_policies(self) -> None:
         """Show policies the workers, as their heartbeats tell of them."""
         workers, coordinator = self.membership.workers, self.coordinator
 
@@ -290,7 +290,7 @@ class Cluster:
             worker.held_kv_tokens = held_kv_tokens
         self._control_plane.view.nodes = workers
 
-    def _found_topology(self) -> Topology:
+    def _actual_topology(self) -> Topology:
         """The topology with the KV caches that the workers reported."""
         if self._settings.is_emulated:
             return self._planned
@@ -308,14 +308,14 @@ class Cluster:
         )
         return replace(self._planned, nodes=nodes)
 
-    def run_workload(self, look: Callable[[], None] | None = None) -> None:
+    def run_workload(self, on_wait: Callable[[], None] | None = None) -> None:
         """Let the scenario's workload come until its end, and all of it end if it drains."""
         while not self.stopping:
-            if look is not None:
-                look()
+            if on_wait is not None:
+                on_wait()
             if self.now >= self.end_s and not (self.scenario.run.drain and not self.is_idle):
                 return
-            self.turn()
+            self.poll_once()
 
     @property
     def is_idle(self) -> bool:
@@ -329,7 +329,7 @@ class Cluster:
         self._sample()
         self.recorder.finish(self.coordinator.active, self.coordinator.waiting)
         result = RunResult.of(self, self._timeline, interrupted=self.stopping)
-        if self.lag_s > _GREAT_LAG_S:
+        if self.lag_s > _LAG_WARNING_S:
             result.summary["warnings"].append(
                 f"something was done {self.lag_s:.2f} s too late: the machine cannot keep up; "
                 "take a lower --time-scale"
@@ -368,7 +368,7 @@ class Cluster:
         self._wake_file, self._on_wake = file, act
         self._poller.register(file, zmq.POLLIN)
 
-    def turn(self) -> None:
+    def poll_once(self) -> None:
         """Wait for what comes next, and do it."""
         due = self._next_sample_s
         if self.dispatcher is not None:
@@ -382,24 +382,24 @@ class Cluster:
         if self._on_wake is not None:
             self._on_wake()
         now = self.now
-        self.membership.look(time.monotonic())
+        self.membership.check_liveness(time.monotonic())
         if self.dispatcher is None:
             return
-        self._on_changes(self.dispatcher, now)
+        self._report_node_changes(self.dispatcher, now)
         self.dispatcher.process(now)
         if now >= self._next_sample_s:
             self._next_sample_s += self.scenario.run.sample_interval_s
             self._sample()
 
-    def _on_changes(self, dispatcher: Dispatcher, now: float) -> None:
+    def _report_node_changes(self, dispatcher: Dispatcher, now: float) -> None:
         """Carry on without nodes that were lost, and with those that are back."""
         membership = self.membership
-        while membership.lost:
-            dispatcher.lost(membership.lost.pop(0), now)
-        while membership.back:
-            node = membership.back.pop(0)
+        while membership.lost_nodes:
+            dispatcher.node_lost(membership.lost_nodes.pop(0), now)
+        while membership.recovered_nodes:
+            node = membership.recovered_nodes.pop(0)
             logger.warning("%s is back", membership.workers[node].name)
-            dispatcher.found(node, now)
+            dispatcher.node_recovered(node, now)
 
     def _sample(self) -> None:
         topology = self.topology
@@ -428,7 +428,7 @@ class Cluster:
         dispatcher = self.dispatcher
         match message:
             case messages.Done() if dispatcher is not None:
-                dispatcher.back(message, self.now)
+                dispatcher.passes_done(message, self.now)
             case messages.Heartbeat():
                 self._on_heartbeat(message)
             case messages.Hello():
@@ -440,9 +440,9 @@ class Cluster:
             case messages.Failure():
                 assert dispatcher is not None
                 name = self.membership.name_of(message.sender)
-                dispatcher.fail(message.keys, f"{name}: {message.reason}", self.now)
+                dispatcher.requests_failed(message.keys, f"{name}: {message.reason}", self.now)
             case messages.OutOfBlocks() if dispatcher is not None:
-                dispatcher.out_of_blocks(message.keys, self.now)
+                dispatcher.requests_preempted(message.keys, self.now)
             case messages.Stop():
                 logger.warning("asked to stop")
                 self.stopping = True

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from helixreal.engines.checkpoint import Weights
 from helixreal.engines.model_config import LlamaConfig
-from helixreal.engines.paged_attention import Batch
+from helixreal.engines.paged_attention import AttentionBatch
 
 
 class Linear:
@@ -70,7 +70,9 @@ class LlamaLayer:
         self._gate_up = Linear(weights, config, prefix, "mlp.gate_proj", "mlp.up_proj")
         self._down = Linear(weights, config, prefix, "mlp.down_proj")
 
-    def __call__(self, hidden: torch.Tensor, batch: Batch, cache: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, hidden: torch.Tensor, batch: AttentionBatch, cache: torch.Tensor
+    ) -> torch.Tensor:
         """Run the layer.
 
         Parameters
@@ -94,7 +96,7 @@ class LlamaLayer:
         return hidden + self._down(functional.silu(gate) * up)
 
 
-def _rotate(x: torch.Tensor, batch: Batch) -> torch.Tensor:
+def _rotate(x: torch.Tensor, batch: AttentionBatch) -> torch.Tensor:
     first, second = x.chunk(2, dim=-1)
     return x * batch.cos + torch.cat((-second, first), dim=-1) * batch.sin
 

@@ -39,7 +39,7 @@ class Span:
         return self.position + self.num_tokens
 
 
-class Batch:
+class AttentionBatch:
     """Where every token of a packed batch belongs; made once, used by every layer.
 
     Parameters

@@ -14,7 +14,7 @@ from helixreal.engines.checkpoint import Checkpoint, DummyWeights, Weights
 from helixreal.engines.engine import Buffer, EngineSpec, Payload, Row
 from helixreal.engines.llama import LlamaLayer, RmsNorm, rotary_table
 from helixreal.engines.model_config import VALUE_BYTES, LlamaConfig, read_llama_config
-from helixreal.engines.paged_attention import Batch, Span
+from helixreal.engines.paged_attention import AttentionBatch, Span
 from helixreal.engines.sampling import choose_tokens
 from helixsim.control.kv_cache import PagedKvCache
 from helixsim.errors import InputError
@@ -128,7 +128,7 @@ class TorchEngine:
         with torch.inference_mode():
             hidden = self._entering(rows, start_layer)
             spans = [Span(row.position, row.num_tokens, self.kv.table(row.request)) for row in rows]
-            batch = Batch(spans, self.block_tokens, self._rotary)
+            batch = AttentionBatch(spans, self.block_tokens, self._rotary)
             for index in range(start_layer, end_layer):
                 cache = self._cache[index - self._spec.start_layer]
                 hidden = self._layers[index](hidden, batch, cache)

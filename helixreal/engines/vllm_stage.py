@@ -53,7 +53,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class StageBatch:
     """A batch as vLLM's attention wants it described; good for any of the layers.
 
     Attributes
@@ -166,7 +166,7 @@ class VllmStage:
         with set_current_vllm_config(self._config):
             return backend.get_builder_cls()(kv_cache_spec, list(layers), self._config, self.device)
 
-    def describe(self, spans: Sequence[Span]) -> Batch:
+    def describe(self, spans: Sequence[Span]) -> StageBatch:
         """Describe a batch; the tokens of each request follow on those of the one before."""
         counts = torch.tensor([span.num_tokens for span in spans], dtype=torch.int32)
         befores = torch.tensor([span.position for span in spans], dtype=torch.int32)
@@ -203,7 +203,7 @@ class VllmStage:
         # Releases differ in what they also want to know on the CPU.
         known = {name: value for name, value in described.items() if name in _METADATA_FIELDS}
         metadata = self._builder.build(0, CommonAttentionMetadata(**known))
-        return Batch(num_tokens, positions, slots, metadata)
+        return StageBatch(num_tokens, positions, slots, metadata)
 
     def embed(self, token_ids: Sequence[int]) -> torch.Tensor:
         """Embed tokens, where layer 0 is held."""
@@ -211,7 +211,7 @@ class VllmStage:
 
     def run_layers(
         self,
-        batch: Batch,
+        batch: StageBatch,
         hidden: torch.Tensor,
         residual: torch.Tensor | None,
         start_layer: int,

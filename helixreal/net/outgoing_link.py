@@ -30,13 +30,13 @@ class EmulatedSender:
         self._random = Random(f"jitter {seed}")
         self._free_s = 0.0
 
-    def hand_over(self, now: float, num_bytes: float) -> tuple[float, float]:
+    def occupy(self, now: float, num_bytes: float) -> tuple[float, float]:
         """Send a message that is ready now: when its handing over begins, and ends."""
         started = max(now, self._free_s)
         self._free_s = started + self._message_s + num_bytes * self._s_per_byte
         return started, self._free_s
 
-    def delay_s(self) -> float:
+    def draw_delay_s(self) -> float:
         """How long after its arrival the next message is noticed."""
         return self._random.expovariate(1 / self._jitter_s) if self._jitter_s else 0.0
 
@@ -81,7 +81,7 @@ class OutgoingLink:
         self.num_bytes = 0.0
         self.num_requests = 0
 
-    def carry(self, now: float, num_tokens: Sequence[int]) -> list[float]:
+    def arrival_times(self, now: float, num_tokens: Sequence[int]) -> list[float]:
         """When requests of so many tokens, sent now in that order, arrive.
 
         Empty where links are not emulated: then their arrival shows.
@@ -99,6 +99,6 @@ class OutgoingLink:
         if self._sender is None:
             self._free_s = max(self._free_s, now) + transmission_s
             return self._free_s + self._latency_s
-        started, handed = self._sender.hand_over(now, num_bytes)
+        started, handed = self._sender.occupy(now, num_bytes)
         self._free_s = max(handed, max(started, self._free_s) + transmission_s)
-        return self._free_s + self._latency_s + self._sender.delay_s()
+        return self._free_s + self._latency_s + self._sender.draw_delay_s()

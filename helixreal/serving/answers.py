@@ -73,19 +73,19 @@ class Answer:
         loop = asyncio.get_running_loop()
         heard: asyncio.Queue[StreamEvent] = asyncio.Queue()
 
-        def listener(happening: StreamEvent) -> None:
+        def listener(event: StreamEvent) -> None:
             # The server may have gone by the time the cluster says something.
             if not loop.is_closed():
-                loop.call_soon_threadsafe(heard.put_nowait, happening)
+                loop.call_soon_threadsafe(heard.put_nowait, event)
 
         began_s = last_s = time.monotonic()
         number = self._frontend.submit(self._generation, listener)
         has_ended = False
         try:
             while not has_ended:
-                happening = await heard.get()
+                event = await heard.get()
                 now_s = time.monotonic()
-                match happening:
+                match event:
                     case Token(token):
                         metric = self._metrics.gap_s
                         if not self.num_tokens:
@@ -101,7 +101,7 @@ class Answer:
                         yield self._finish(reason)
                     case _:
                         has_ended = True
-                        raise NoAnswerError(happening)
+                        raise NoAnswerError(event)
             self._metrics.whole_s.observe(time.monotonic() - began_s)
         finally:
             if not has_ended:

@@ -27,7 +27,7 @@ from helixsim.errors import InputError
 
 _MAX_BODY_BYTES = 16_000_000
 _DEFAULT_TOKENS = 16
-_CLIENT_LOOK_S = 0.5
+_DISCONNECT_CHECK_S = 0.5
 _Body = TypeVar("_Body", bound=AnswerFields)
 _Handler = Callable[[Request], Awaitable[Response]]
 
@@ -236,7 +236,7 @@ class _Endpoint:
             events = _events(form, streams, firsts, usage if body.wants_usage else None)
             return StreamingResponse(events, media_type="text/event-stream")
         found = await _all_or_none(request, [_whole(answer) for answer in answers])
-        choices = [form.sampling_params(index, piece) for index, piece in enumerate(found)]
+        choices = [form.choice(index, piece) for index, piece in enumerate(found)]
         return JSONResponse(form.whole(choices) | {"usage": usage.as_dict()})
 
 
@@ -260,7 +260,7 @@ async def _all_or_none(request: Request, waits: list[Coroutine[Any, Any, Piece]]
     try:
         while going:
             done, going = await asyncio.wait(
-                going, timeout=_CLIENT_LOOK_S, return_when=asyncio.FIRST_EXCEPTION
+                going, timeout=_DISCONNECT_CHECK_S, return_when=asyncio.FIRST_EXCEPTION
             )
             for task in done:
                 task.result()
@@ -268,14 +268,14 @@ async def _all_or_none(request: Request, waits: list[Coroutine[Any, Any, Piece]]
                 raise ClientDisconnect
         return [task.result() for task in tasks]
     except NoAnswerError as error:
-        raise _told(error) from error
+        raise _api_error(error) from error
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _told(error: NoAnswerError) -> ApiError:
+def _api_error(error: NoAnswerError) -> ApiError:
     cause = error.cause
     if not isinstance(cause, Refused):
         return ApiError(503, cause.message)
@@ -319,7 +319,7 @@ class _Form:
         """A part of a stream."""
         return self.whole(choices)
 
-    def sampling_params(self, index: int, piece: Piece) -> dict[str, Any]:
+    def choice(self, index: int, piece: Piece) -> dict[str, Any]:
         """One choice of an answer at once."""
         raise NotImplementedError
 
@@ -336,7 +336,7 @@ class _CompletionForm(_Form):
         super().__init__(model)
         self._shown = shown
 
-    def sampling_params(self, index: int, piece: Piece) -> dict[str, Any]:
+    def choice(self, index: int, piece: Piece) -> dict[str, Any]:
         return self.delta(index, piece, is_first=True)
 
     def delta(self, index: int, piece: Piece, *, is_first: bool) -> dict[str, Any]:
@@ -356,7 +356,7 @@ class _ChatForm(_Form):
     def part(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return self.whole(choices) | {"object": "chat.completion.chunk"}
 
-    def sampling_params(self, index: int, piece: Piece) -> dict[str, Any]:
+    def choice(self, index: int, piece: Piece) -> dict[str, Any]:
         return {
             "index": index,
             "message": {"role": "assistant", "content": piece.text},
@@ -403,7 +403,7 @@ async def _events(
             if found is None:
                 going -= 1
             elif isinstance(found, NoAnswerError):
-                yield _event(_told(found).body())
+                yield _event(_api_error(found).body())
             else:
                 yield _event(form.part([form.delta(index, found, is_first=False)]))
         if usage is not None:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 _MAX_PROMPTS = 128
 
-Token = Annotated[int, Field(ge=0, le=2**31 - 1)]
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class StreamOptions(BaseModel):
@@ -29,7 +29,7 @@ class AnswerFields(BaseModel):
     n: Annotated[int, Field(ge=1, le=16)] = 1
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: str | list[str] | None = None
-    stop_token_ids: list[Token] = Field(default_factory=list)
+    stop_token_ids: list[TokenId] = Field(default_factory=list)
     ignore_eos: bool = False
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -51,10 +51,10 @@ class CompletionRequest(AnswerFields):
 
     prompt: (
         str
-        | Annotated[list[Token], Field(min_length=1)]
+        | Annotated[list[TokenId], Field(min_length=1)]
         | Annotated[list[str], Field(min_length=1, max_length=_MAX_PROMPTS)]
         | Annotated[
-            list[Annotated[list[Token], Field(min_length=1)]],
+            list[Annotated[list[TokenId], Field(min_length=1)]],
             Field(min_length=1, max_length=_MAX_PROMPTS),
         ]
     )

@@ -120,7 +120,7 @@ class ArrivingPass:
 class Outbox(Protocol):
     """Where an executor puts what is to be sent."""
 
-    def depart(self, target: int, sequences: list[SequenceState], now: float) -> None:
+    def send_passes(self, target: int, sequences: list[SequenceState], now: float) -> None:
         """Send passes to the next node, or :data:`TO_COORDINATOR`."""
         ...
 
@@ -175,21 +175,21 @@ class NodeExecutor:
         self._runner = runner
         self._outbox = outbox
         self._slack_s = runner.slack_s * time_scale
-        self._coming: list[tuple[float, int, SequenceState, ArrivingPass]] = []
+        self._arrivals: list[tuple[float, int, SequenceState, ArrivingPass]] = []
         self._numbers = count()
         self._step: Step | None = None
         self._passes: list[tuple[int, PassRows]] = []
         self._began_s = 0.0
-        self._looks_again = False
+        self._must_schedule = False
         self.sequences: dict[int, SequenceState] = {}
         self.gauges = Gauges()
         self.lag_s = 0.0
 
     # -- requests come and go ------------------------------------------------------------------
 
-    def expect(self, sequence: SequenceState, arriving: ArrivingPass, due_s: float) -> None:
+    def add_arrival(self, sequence: SequenceState, arriving: ArrivingPass, due_s: float) -> None:
         """Take a pass that arrives at that time."""
-        heappush(self._coming, (due_s, next(self._numbers), sequence, arriving))
+        heappush(self._arrivals, (due_s, next(self._numbers), sequence, arriving))
 
     def drop(self, keys: Sequence[int]) -> None:
         """Drop requests; what they have in a step that runs goes through and is not sent on.
@@ -204,7 +204,7 @@ class NodeExecutor:
         self.scheduler.drop_unless(lambda request: request not in gone)
         if kv is not None and kv.num_free > num_free:
             # Requests that had waited for blocks may have them now.
-            self._looks_again = self._step is None and self.scheduler.num_waiting > 0
+            self._must_schedule = self._step is None and self.scheduler.num_waiting > 0
 
     # -- time --------------------------------------------------------------------------------
 
@@ -212,11 +212,11 @@ class NodeExecutor:
         """When something is to be done, as far as that is known."""
         if self._step is not None:
             return self._runner.end_s
-        if self._looks_again:
+        if self._must_schedule:
             return self._began_s
-        return self._looks_at(self._coming[0][0]) if self._coming else None
+        return self._noticed_at(self._arrivals[0][0]) if self._arrivals else None
 
-    def _looks_at(self, arrival_s: float) -> float:
+    def _noticed_at(self, arrival_s: float) -> float:
         """When an idle node notices an arrival: at the end of its round of polling."""
         round_s = self._runner.poll_s
         if not round_s:
@@ -230,26 +230,26 @@ class NodeExecutor:
             due = self.next_event_s()
             if due is None or due > now:
                 break
-            looks_again, self._looks_again = self._looks_again, False
-            at = now if looks_again else max(due, now - self._slack_s)
-            if not looks_again:
+            must_schedule, self._must_schedule = self._must_schedule, False
+            at = now if must_schedule else max(due, now - self._slack_s)
+            if not must_schedule:
                 self.lag_s = max(self.lag_s, now - due)
             if self._step is None:
                 at = max(at, self._began_s)
             if len(self._passes) <= 1:
                 # Requests that wait at a layer stand before those that a pass brings there.
-                self._take_in(at)
+                self._admit_arrivals(at)
             if self._step is not None:
                 self._end_pass(at)
             if self._step is None:
                 self._begin_step(at)
-        self.gauges.num_waiting = self.scheduler.num_waiting + len(self._coming)
+        self.gauges.num_waiting = self.scheduler.num_waiting + len(self._arrivals)
 
-    def _take_in(self, now: float) -> None:
+    def _admit_arrivals(self, now: float) -> None:
         """Hand the scheduler what has arrived by now, in order of arrival."""
         layer, group = -1, list[Request]()
-        while self._coming and self._coming[0][0] <= now:
-            _, _, sequence, arriving = heappop(self._coming)
+        while self._arrivals and self._arrivals[0][0] <= now:
+            _, _, sequence, arriving = heappop(self._arrivals)
             if self.sequences.get(sequence.key) is not sequence:
                 continue  # dropped on its way
             sequence.begin_pass(arriving)
@@ -283,11 +283,11 @@ class NodeExecutor:
     def _report(self, step: Step) -> None:
         """Report the requests that the scheduler took out, which are gone from here."""
         if step.preempted:
-            self._outbox.out_of_blocks(self._forget(step.preempted))
+            self._outbox.out_of_blocks(self._remove(step.preempted))
         for request, reason in step.failed:
-            self._outbox.failed(self._forget([request]), reason)
+            self._outbox.failed(self._remove([request]), reason)
 
-    def _forget(self, requests: Sequence[Request]) -> list[int]:
+    def _remove(self, requests: Sequence[Request]) -> list[int]:
         keys = [request.key for request in requests if isinstance(request, SequenceState)]
         for key in keys:
             self.sequences.pop(key, None)
@@ -306,7 +306,7 @@ class NodeExecutor:
             self.gauges.num_running = 0
         if outcome.failure is not None:
             batches = step.passes[number:]
-            keys = self._forget([r for batch in batches for r in batch.requests])
+            keys = self._remove([r for batch in batches for r in batch.requests])
             self.scheduler.drop_unless(
                 lambda request: isinstance(request, SequenceState) and request.key in self.sequences
             )
@@ -329,7 +329,7 @@ class NodeExecutor:
             target = following[0].node if following else TO_COORDINATOR
             groups.setdefault(target, []).append(sequence)
         for target, group in groups.items():
-            self._outbox.depart(target, group, now)
+            self._outbox.send_passes(target, group, now)
 
 
 def _rows(step: Step, batch: Batch) -> PassRows:

@@ -164,10 +164,10 @@ class ThreadRunner:
         self._began_s: float | None = time.monotonic()
         self._readable, self._writable = os.pipe()
         self.load_failure: BaseException | None = None
-        self._thread = Thread(target=self._live, args=(load,), name="engine", daemon=True)
+        self._thread = Thread(target=self._run_engine, args=(load,), name="engine", daemon=True)
         self._thread.start()
 
-    def _live(self, load: Callable[[], Engine]) -> None:
+    def _run_engine(self, load: Callable[[], Engine]) -> None:
         try:
             engine = load()
         except BaseException as error:

@@ -124,10 +124,10 @@ class Worker:
         try:
             while self.end_reason is None:
                 self._wait()
-                self._look_after_engine()
+                self._check_engine()
                 if self._executor is not None:
                     self._executor.advance(self._clock.now())
-                self._keep_in_touch()
+                self._send_hello_or_heartbeat()
         finally:
             self._transport.flush()
             if self._runner is not None:
@@ -221,7 +221,7 @@ class Worker:
 
         return ThreadRunner(load, self._clock.now)
 
-    def _look_after_engine(self) -> None:
+    def _check_engine(self) -> None:
         """Report once that it is loaded, or end if it cannot be."""
         runner, assignment = self._runner, self._assignment
         if self._is_ready or runner is None or assignment is None:
@@ -313,7 +313,7 @@ class Worker:
                 sender=work.sender,
                 sent_on_s=work.sent_s,
             )
-            executor.expect(sequence, arriving, work.due_s[place] if work.due_s else now)
+            executor.add_arrival(sequence, arriving, work.due_s[place] if work.due_s else now)
 
     def _sequence(
         self, each: messages.Pass, entry_layer: int, assignment: messages.Assignment
@@ -348,7 +348,7 @@ class Worker:
 
     # -- what the station wants sent ---------------------------------------------------------
 
-    def depart(self, target: int, sequences: list[SequenceState], now: float) -> None:
+    def send_passes(self, target: int, sequences: list[SequenceState], now: float) -> None:
         """Send passes to the next node, or tokens to the coordinator."""
         assignment = self._assignment
         assert assignment is not None
@@ -358,7 +358,7 @@ class Worker:
                 for sequence in sequences
             ]
         link = self._links[assignment.coordinator if target == TO_COORDINATOR else target]
-        due_s = link.carry(now, [sequence.num_new_tokens for sequence in sequences])
+        due_s = link.arrival_times(now, [sequence.num_new_tokens for sequence in sequences])
         if target == TO_COORDINATOR:
             self._send_to_coordinator(
                 messages.Done(
@@ -399,7 +399,7 @@ class Worker:
     def _send_to_coordinator(self, message: messages.Message) -> None:
         self._transport.send(COORDINATOR, message)
 
-    def _keep_in_touch(self) -> None:
+    def _send_hello_or_heartbeat(self) -> None:
         clock_s = time.monotonic()
         assignment = self._assignment
         if assignment is None:
