@@ -154,8 +154,9 @@ class Dispatcher:
         for request in (*actions.dropped, *actions.ended):
             if (attempt := self._attempt_of.get(request)) is not None:
                 self._end_attempt(attempt)
-        if actions.dropped:
-            self.send_drops()  # before other attempts take the room
+        if actions.dropped or actions.admitted:
+            # Workers free these blocks before the passes of admitted requests allocate them.
+            self.send_drops()
         for request, created_s in actions.arrivals:
             heappush(
                 self._pending_arrivals,
