@@ -307,11 +307,11 @@ class Membership:
             # Its own, until it hears from us; or another worker's, for which there is no place
             # until this one has gone silent.
             return
-        worker.register(hello)
         try:
-            self._transport.connect(worker.name, worker.address)
+            self._transport.connect(worker.name, hello.address)
         except InputError as error:
             raise ValueError(str(error)) from error
+        worker.register(hello)
         self._transport.send(worker.name, self._assignment(worker, hello))
 
     def _assignment(self, worker: WorkerHandle, hello: messages.Hello) -> messages.Assignment:
