@@ -1,8 +1,7 @@
-"""Carries out, on a worker, what its node scheduler composes: no sockets here, and no clock.
+"""The node executor of a worker: carries out the steps that its node scheduler composes.
 
-It is told the time, and hands out what is to be sent. Which requests run next, and which are
-preempted, is decided by the same :class:`~helixsim.control.node_schedulers.NodeScheduler` as in
-the simulator.
+It has no sockets and no clock: the caller passes the time in and sends what the executor hands to
+its outbox. The :class:`~helixsim.control.node_schedulers.NodeScheduler` is that of the simulator.
 """
 
 from __future__ import annotations
@@ -22,25 +21,25 @@ from helixsim.requests import Request
 from helixsim.steps import Batch, Step
 
 TO_COORDINATOR = -1
-"""Where passes go from the last layer, in place of a node's number."""
+"""Target of passes that leave the last layer, in place of a node's number."""
 
 
 class SequenceState(Request):
-    """A request that has KV blocks on this node, and the pass that it is in.
+    """A request on this node, and its current pass.
 
     Attributes
     ----------
     key
-        Of the attempt, in messages.
+        Key of the attempt in messages.
     entry_layer, end_layer
-        It runs ``[entry_layer, end_layer)`` here.
+        It runs the layers ``[entry_layer, end_layer)`` of the node.
     next_stages
-        The stages behind this one.
+        The stages after this node.
     sampling
-        How its tokens are chosen.
+        How its tokens are sampled.
     payload, wants_token, sender, sent_on_s
-        Of the pass: what it brings along, whether it ends with a token, which machine sent it and
-        when.
+        Payload of the pass, whether the last stage samples a token, the machine that sent the
+        pass, and the time of sending.
     """
 
     __slots__ = (
@@ -75,7 +74,7 @@ class SequenceState(Request):
         self.sent_on_s = 0.0
 
     def begin_pass(self, arrived: ArrivingPass) -> None:
-        """Stand before a pass that has arrived."""
+        """Set the fields of the current pass."""
         self.is_prefill = arrived.is_prefill
         self.num_computed_tokens = arrived.position
         self.num_new_tokens = arrived.num_tokens
@@ -85,7 +84,7 @@ class SequenceState(Request):
         self.sent_on_s = arrived.sent_on_s
 
     def row(self) -> Row:
-        """The pass as the engine takes it."""
+        """The row of the current pass for the engine."""
         return Row(
             self,
             self.num_computed_tokens,
@@ -98,12 +97,12 @@ class SequenceState(Request):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrivingPass:
-    """A pass on its way to this node; see :class:`SequenceState`.
+    """A pass in flight to this node; see :class:`SequenceState`.
 
     Attributes
     ----------
     position
-        Tokens that the KV cache holds before it.
+        Tokens in the KV cache before the pass.
     num_tokens
         Tokens of the pass.
     """
@@ -118,24 +117,24 @@ class ArrivingPass:
 
 
 class Outbox(Protocol):
-    """Where an executor puts what is to be sent."""
+    """Sends what an executor hands over."""
 
     def send_passes(self, target: int, sequences: list[SequenceState], now: float) -> None:
         """Send passes to the next node, or :data:`TO_COORDINATOR`."""
         ...
 
     def out_of_blocks(self, keys: list[int]) -> None:
-        """Report requests that were preempted for want of KV blocks."""
+        """Report requests that were preempted because KV blocks ran out."""
         ...
 
     def failed(self, keys: list[int], reason: str) -> None:
-        """Report requests that cannot go on."""
+        """Report requests that cannot continue."""
         ...
 
 
 @dataclass(slots=True)
 class Gauges:
-    """What an executor has done so far; see :class:`helixsim.metrics.gauges.NodeGauges`."""
+    """Counters of an executor; see :class:`helixsim.metrics.gauges.NodeGauges`."""
 
     busy_s: float = 0.0
     num_tokens: int = 0
@@ -145,27 +144,29 @@ class Gauges:
 
 
 class NodeExecutor:
-    """Takes passes in, lets the engine run the steps of the scheduler, and sends passes on.
+    """Takes passes, runs the scheduler's steps on the engine, and sends passes on.
 
     Parameters
     ----------
     scheduler
         Composes the node's steps.
     runner
-        Lets the engine work.
+        Runs steps on the engine.
+    outbox
+        Sends passes and reports.
     time_scale
         Seconds of the run per second by the clock; a runner's slack is by the clock.
 
     Attributes
     ----------
     scheduler
-        As given.
+        The node scheduler.
     sequences
-        Requests that have KV blocks here, by key.
+        The requests on this node, by key.
     gauges
-        What has been done.
+        Counters for heartbeats.
     lag_s
-        The longest that it noticed something late, in time of the run.
+        The longest delay between a due time and its processing, in seconds of the run.
     """
 
     def __init__(
@@ -185,16 +186,16 @@ class NodeExecutor:
         self.gauges = Gauges()
         self.lag_s = 0.0
 
-    # -- requests come and go ------------------------------------------------------------------
+    # -- arrivals and drops --------------------------------------------------------------------
 
     def add_arrival(self, sequence: SequenceState, arriving: ArrivingPass, due_s: float) -> None:
-        """Take a pass that arrives at that time."""
+        """Add a pass that arrives at time `due_s`."""
         heappush(self._arrivals, (due_s, next(self._numbers), sequence, arriving))
 
     def drop(self, keys: Sequence[int]) -> None:
-        """Drop requests; what they have in a step that runs goes through and is not sent on.
+        """Drop requests. Their passes in the running step complete, but are not sent on.
 
-        Their blocks are free at once: no other request is given any while a step runs.
+        Their blocks are free at once: no blocks are allocated while a step runs.
         """
         gone = {self.sequences.pop(key) for key in keys if key in self.sequences}
         if not gone:
@@ -203,13 +204,13 @@ class NodeExecutor:
         num_free = 0 if kv is None else kv.num_free
         self.scheduler.drop_unless(lambda request: request not in gone)
         if kv is not None and kv.num_free > num_free:
-            # Requests that had waited for blocks may have them now.
+            # Waiting requests may fit into the freed blocks.
             self._must_schedule = self._step is None and self.scheduler.num_waiting > 0
 
     # -- time --------------------------------------------------------------------------------
 
     def next_event_s(self) -> float | None:
-        """When something is to be done, as far as that is known."""
+        """Time of the next known event; None if there is none."""
         if self._step is not None:
             return self._runner.end_s
         if self._must_schedule:
@@ -217,7 +218,7 @@ class NodeExecutor:
         return self._noticed_at(self._arrivals[0][0]) if self._arrivals else None
 
     def _noticed_at(self, arrival_s: float) -> float:
-        """When an idle node notices an arrival: at the end of its round of polling."""
+        """When an idle node notices an arrival: at the end of the round of polling."""
         round_s = self._runner.poll_s
         if not round_s:
             return arrival_s
@@ -225,7 +226,7 @@ class NodeExecutor:
         return self._began_s + max(rounds, 0) * round_s
 
     def advance(self, now: float) -> None:
-        """Do everything that is due by now."""
+        """Process all events that are due."""
         while True:
             due = self.next_event_s()
             if due is None or due > now:
@@ -237,7 +238,7 @@ class NodeExecutor:
             if self._step is None:
                 at = max(at, self._began_s)
             if len(self._passes) <= 1:
-                # Requests that wait at a layer stand before those that a pass brings there.
+                # Arrived requests queue before requests that a pass brings to their entry layer.
                 self._admit_arrivals(at)
             if self._step is not None:
                 self._end_pass(at)
@@ -246,12 +247,12 @@ class NodeExecutor:
         self.gauges.num_waiting = self.scheduler.num_waiting + len(self._arrivals)
 
     def _admit_arrivals(self, now: float) -> None:
-        """Hand the scheduler what has arrived by now, in order of arrival."""
+        """Pass arrived requests to the scheduler, in order of arrival."""
         layer, group = -1, list[Request]()
         while self._arrivals and self._arrivals[0][0] <= now:
             _, _, sequence, arriving = heappop(self._arrivals)
             if self.sequences.get(sequence.key) is not sequence:
-                continue  # dropped on its way
+                continue  # dropped in flight
             sequence.begin_pass(arriving)
             if group and sequence.entry_layer != layer:
                 self.scheduler.enter(layer, Batch.of(group))
@@ -262,7 +263,7 @@ class NodeExecutor:
             self.scheduler.enter(layer, Batch.of(group))
 
     def _begin_step(self, now: float) -> None:
-        """Let the engine run what the scheduler composes, if anything."""
+        """Start the next step of the scheduler, if it composes one."""
         step = self.scheduler.schedule()
         self._began_s = now
         if step is None:
@@ -281,7 +282,7 @@ class NodeExecutor:
             gauges.num_tokens += sum(batch.num_tokens for batch in step.passes)
 
     def _report(self, step: Step) -> None:
-        """Report the requests that the scheduler took out, which are gone from here."""
+        """Report and remove the requests that the scheduler preempted or failed."""
         if step.preempted:
             self._outbox.out_of_blocks(self._remove(step.preempted))
         for request, reason in step.failed:
@@ -294,7 +295,7 @@ class NodeExecutor:
         return keys
 
     def _end_pass(self, now: float) -> None:
-        """Take the pass that is through, and send on what is through the node."""
+        """Finish the current pass, and send on the requests that leave the node."""
         step = self._step
         assert step is not None
         number, rows = self._passes.pop(0)
@@ -333,7 +334,7 @@ class NodeExecutor:
 
 
 def _rows(step: Step, batch: Batch) -> PassRows:
-    """What the engine runs for a pass of a step."""
+    """The rows of a pass of a step."""
     rows: dict[Request, Row] = {
         request: request.row() for request in batch.requests if isinstance(request, SequenceState)
     }

@@ -253,7 +253,7 @@ def test_a_cancelled_request_makes_room_for_one_that_waits():
     _, second = under_test.submit([4, 5, 6], 1)
     _, third = under_test.submit([7, 8, 9], 1)
     assert under_test.log == [("a", "prefill", 1, 0, [1, 2, 3])]
-    assert third == [Refused("the cluster is full", 2.5)]
+    assert third == [Refused("the KV caches are full", 2.5)]
     under_test.dispatcher.cancel(first, 1.0)
     # The blocks of the first are free before the second takes them.
     assert under_test.log == [("a", "drop", [1]), ("a", "prefill", 2, 0, [4, 5, 6])]

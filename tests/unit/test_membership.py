@@ -295,7 +295,7 @@ def test_a_stuck_engine_is_shut_down_and_lost(under_test, caplog):
     log = under_test.at(100.5)
     assert [entry[:2] for entry in log if entry[0] != "Alive"] == [("Shutdown", "b")]
     assert under_test.membership.lost_nodes == [1]
-    assert caplog.messages == ["b has been at one batch for 10.5 s"]
+    assert caplog.messages == ["b has been running one batch for 10.5 s"]
 
 
 def test_an_engine_that_cannot_be_loaded_again_leaves_the_node_lost(under_test, caplog):
