@@ -35,7 +35,7 @@ class EventLog:
         self._add(request, now, "out")
 
     def pass_returned(self, request: Request, now: float) -> None:
-        """Log a pass that has returned; the request's counters are still those of this pass."""
+        """Log a pass that has returned, before the request's counters change."""
         self._add(request, now, "in")
 
     def _add(self, request: Request, now: float, direction: str) -> None:

@@ -38,7 +38,7 @@ class State(Enum):
 
 
 class WorkerHandle:
-    """One node and its worker. Gauges are those of the last heartbeat, summed over restarts.
+    """One node and its worker. Gauges are of the last heartbeat, summed over restarts.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class WorkerHandle:
         return self.placed.name
 
     def register(self, hello: messages.Hello) -> None:
-        """Register a worker for this node; its gauges are added to those of earlier workers."""
+        """Register a worker for this node; gauges of earlier workers are kept."""
         last = self._now
         self._before = (
             self._before[0] + last.busy_s,

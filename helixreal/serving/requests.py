@@ -1,4 +1,4 @@
-"""What clients may ask for: the fields of OpenAI's API that are served."""
+"""Request bodies: the supported fields of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class StreamOptions(BaseModel):
-    """Of an answer that is streamed."""
+    """Options of a streamed answer."""
 
     include_usage: bool = False
 
 
 class AnswerFields(BaseModel):
-    """What both kinds of requests have."""
+    """Fields of completions and chat completions."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -36,13 +36,13 @@ class AnswerFields(BaseModel):
 
     @property
     def stops(self) -> list[str]:
-        """Texts before which an answer ends."""
+        """Stop strings, without empty ones."""
         found = [self.stop] if isinstance(self.stop, str) else (self.stop or [])
         return [text for text in found if text]
 
     @property
     def wants_usage(self) -> bool:
-        """Whether a stream is to end with how many tokens there were."""
+        """Whether a stream ends with the numbers of tokens."""
         return self.stream_options is not None and self.stream_options.include_usage
 
 

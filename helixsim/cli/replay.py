@@ -162,7 +162,7 @@ def _files(result: ReplayResult) -> dict[str, bytes]:
 
 
 def _look(started: list[Simulation], show: ShowProgress) -> None:
-    """Show the progress of replays, of which the last one started is under way."""
+    """Show the progress of replays, of which the last one started is in progress."""
     if started:
         running = started[-1]
         passed_s = max(running.now - running.start_s, 0.0)

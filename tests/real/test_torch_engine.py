@@ -396,7 +396,7 @@ def test_where_no_token_is_wanted_none_comes(model, engines):
         ({"num_key_value_heads": 3}, "num_key_value_heads: 3 does not divide 4 heads"),
         ({"hidden_size": "64"}, "hidden_size: should be a whole number"),
         ({"num_hidden_layers": 9}, "the model has 9 layers, but 8 are asked for"),
-        (None, "is no JSON"),
+        (None, "is not JSON"),
     ],
 )
 def test_a_model_that_is_not_supported_is_named(model, tmp_path, engines, changes, message):

@@ -413,7 +413,7 @@ def test_settings_that_vllm_cannot_use(model, engines, settings, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ("[]", "should hold keys and values"),
         ('{"architectures": ["GPT2LMHeadModel"]}', "architectures: GPT2LMHeadModel is not"),
         ("{}", "architectures: none is not supported"),

@@ -81,8 +81,6 @@ EXACTLY = {"kV": "KV"}
 NOT_CLEAN = (
     # These are rewritten together with their code. Remove an entry when its prose is clean.
     "docs/architecture.md",
-    "helixreal",
-    "helixsim/cli",
     "helixsim/control",
     "helixsim/drawing",
     "helixsim/metrics",
