@@ -1,4 +1,4 @@
-"""Serving a scenario for real: processes that talk over ZeroMQ, and engines that make tokens.
+"""The real executor: serves a scenario with processes over ZeroMQ and real or emulated engines.
 
-What decides is the simulator's own code; this package only carries its decisions out.
+It uses the simulator's control plane and node schedulers, and carries out their actions.
 """

@@ -1,4 +1,4 @@
-"""Which machine is which node: the inventory of a real cluster."""
+"""Inventory files: the machines and the engines of the nodes of a real cluster."""
 
 from __future__ import annotations
 
@@ -28,19 +28,21 @@ HostPort = Annotated[
     str,
     Field(
         pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?$",
-        description="host, or host:port; without a port any free one is taken.",
+        description="host or host:port; without a port, a free port is used.",
     ),
 ]
 DEFAULT_PORT = 7000
 
 
 class EngineFields(FileModel):
-    """What may be said for all nodes, or for one."""
+    """Fields that can be given for one node, or as defaults for all nodes."""
 
     engine: EngineName | None = None
-    model: str | None = Field(default=None, description="Folder of the model on that machine.")
-    device: str | None = Field(default=None, description="Such as cpu or cuda:0.")
-    dtype: str | None = Field(default=None, description="Such as float32 or bfloat16.")
+    model: str | None = Field(default=None, description="Folder of the model on the machine.")
+    device: str | None = Field(default=None, description="Device, for example cpu or cuda:0.")
+    dtype: str | None = Field(
+        default=None, description="Data type, for example float32 or bfloat16."
+    )
     kv_memory: Bytes | None = Field(default=None, description="Memory for KV caches.")
     dummy_weights: bool | None = Field(default=None, description="Random weights, for load tests.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the engine.")
@@ -56,7 +58,7 @@ class InventoryFile(FileModel):
     """An inventory file."""
 
     schema_version: Literal[1] = Field(alias="schema")
-    coordinator: HostPort = Field(description="host:port; port 7000 if not given.")
+    coordinator: HostPort = Field(description="host or host:port; the default port is 7000.")
     keys: str | None = Field(default=None, description="Folder of keys, see `helixreal keys`.")
     defaults: EngineFields = EngineFields()
     nodes: Annotated[dict[str, NodeFields], Field(min_length=1)]
@@ -69,7 +71,7 @@ class NodeEntry:
     Attributes
     ----------
     address
-        Where it listens, as ``tcp://host:port``; port 0 takes a free one.
+        Address at which it listens, ``tcp://host:port``; port 0 takes a free port.
     """
 
     address: str = "tcp://127.0.0.1:0"
@@ -84,16 +86,16 @@ class NodeEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """A real cluster.
+    """The machines of a real cluster.
 
     Attributes
     ----------
     coordinator
-        Where that listens, as ``tcp://host:port``.
+        Address at which the coordinator listens, ``tcp://host:port``.
     keys
-        Folder of keys; None for none.
+        Folder of keys; None without keys.
     nodes
-        Name -> how its worker is started.
+        Name of node -> how its worker is started.
     """
 
     coordinator: str
@@ -106,7 +108,7 @@ class Inventory:
         Raises
         ------
         ScenarioError
-            If it has none.
+            If the inventory has no such node.
         """
         if name not in self.nodes:
             raise ScenarioError(
@@ -123,7 +125,7 @@ def load_inventory(file: Path) -> Inventory:
     Raises
     ------
     ScenarioError
-        If it is not one.
+        If it is not a valid inventory file.
     """
     found = validate(InventoryFile, read_yaml(file), file)
     return Inventory(

@@ -1,4 +1,4 @@
-"""From a scenario and its machines to a running cluster, for the commands that need one."""
+"""Launches a cluster from a scenario and its machines, for the commands that need one."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ _UNBOUND_CONTEXT = 1_000_000
 
 @dataclass
 class Launch:
-    """What is to be run, and where.
+    """A scenario, and the machines on which it runs.
 
     Attributes
     ----------
     scenario
-        What is run.
+        The scenario.
     inventory
         The machines.
     is_local
-        Whether this process starts the workers, too.
+        Whether this process starts the workers, on this machine.
     time_scale
         Seconds of the run per second by the clock.
     insecure
-        Allow addresses beyond loopback without keys.
+        Whether addresses beyond loopback are allowed without keys.
     facts
-        Of the model; None for emulated engines.
+        Sizes of the model; None for emulated engines.
     """
 
     scenario: Scenario
@@ -61,9 +61,11 @@ class Launch:
         entry: NodeEntry,
         time_scale: float = 1.0,
     ) -> Launch:
-        """A process of this machine for every node that holds layers."""
+        """Launch a process on this machine for every node that holds layers."""
         if time_scale != 1 and entry.engine != "emulated":
-            raise InputError("only emulated engines know another time", where="--time-scale")
+            raise InputError(
+                "only emulated engines support a time scale other than 1", where="--time-scale"
+            )
         scenario = _scenario(file, overrides, seed)
         assert scenario.placement is not None
         inventory = Inventory(
@@ -84,7 +86,7 @@ class Launch:
         *,
         insecure: bool,
     ) -> Launch:
-        """The machines of an inventory file, on which workers are started by others."""
+        """Launch on the machines of an inventory file, on which workers are started separately."""
         scenario = _scenario(file, overrides, seed)
         inventory = load_inventory(inventory_file)
         assert scenario.placement is not None
@@ -93,7 +95,7 @@ class Launch:
         engines = {inventory.nodes[name].engine for name in scenario.placement.layers}
         if len(engines) > 1 and "emulated" in engines:
             raise ScenarioError(
-                "emulated nodes make no real tokens; let all of them be emulated, or none",
+                "emulated engines make no real tokens: use them on all nodes, or on none",
                 file=inventory_file,
                 where="nodes",
             )
@@ -102,17 +104,17 @@ class Launch:
 
     @property
     def max_context_tokens(self) -> int:
-        """No request gets longer."""
+        """Limit of the tokens of a request."""
         return _UNBOUND_CONTEXT if self.facts is None else self.facts.max_context_tokens
 
     @property
     def is_emulated(self) -> bool:
-        """Whether engines only wait."""
+        """Whether engines are emulated."""
         return self.facts is None
 
     @contextmanager
     def cluster(self, load_generator: LoadGenerator | None = None) -> Iterator[Cluster]:
-        """The coordinator's side, and local workers if it has any; ended when it is left.
+        """Start the coordinator and, for a local launch, the workers; both end with the context.
 
         Ctrl-C and SIGTERM end the run between two messages.
         """
@@ -142,18 +144,18 @@ class Launch:
                     finally:
                         cluster.close()
 
-    def gather(self, cluster: Cluster, progress: Callable[[str], None] | None = None) -> None:
-        """Wait for all workers, then begin; not if the run was stopped meanwhile."""
+    def start(self, cluster: Cluster, progress: Callable[[str], None] | None = None) -> None:
+        """Wait for all workers, then begin the run, unless it has been stopped."""
         before: list[str] = []
 
-        def look(missing: list[str]) -> None:
+        def on_wait(missing: list[str]) -> None:
             if self.workers is not None:
                 self.workers.check(missing)
             if progress is not None and missing != before:
                 before[:] = missing
                 progress(f"waiting for {', '.join(missing)}")
 
-        cluster.gather(look)
+        cluster.wait_for_workers(on_wait)
         if not cluster.stopping:
             cluster.begin()
 
@@ -164,20 +166,20 @@ def _scenario(file: str, overrides: Sequence[str] | None, seed: int | None) -> S
     )
     if scenario.placement is None:
         raise ScenarioError(
-            "a run needs a placement: write one here, or name a file that has one",
+            "a run needs a placement: add one here, or the name of a file with one",
             where="placement",
         )
     return scenario
 
 
 def _facts(scenario: Scenario, inventory: Inventory) -> ModelFacts | None:
-    """What the coordinator must know of the model that is served."""
+    """The sizes of the model that the coordinator needs; None for emulated engines."""
     entries = list(inventory.nodes.values())
     if entries[0].engine == "emulated":
         return None
     folders = [entry.model for entry in entries if entry.model is not None]
     if not folders:
-        raise InputError("an engine that computes needs a model: give its folder", where="--model")
+        raise InputError("this engine needs a model: give its folder", where="--model")
     return model_facts(Path(folders[0]), scenario.llm)
 
 

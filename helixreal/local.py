@@ -1,4 +1,4 @@
-"""Workers as processes of this machine: started, watched, and ended with the coordinator."""
+"""Workers as processes of this machine, which end with the coordinator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LEAVE_S = 5.0
 
 
 def worker_command(name: str, entry: NodeEntry, coordinator: str) -> list[str]:
-    """The command that starts the worker of a node, without the program's name."""
+    """The arguments of the command that starts the worker of a node."""
     command = ["worker", "--node", name, "--coordinator", coordinator, "--engine", entry.engine]
     command += ["--listen", entry.address.removeprefix("tcp://")]
     command += ["--device", entry.device, "--dtype", entry.dtype]
@@ -32,14 +32,14 @@ def worker_command(name: str, entry: NodeEntry, coordinator: str) -> list[str]:
 
 
 class LocalWorkers:
-    """A process for each node; a context manager that leaves none of them behind.
+    """A worker process for each node; a context manager that ends all of them.
 
     Parameters
     ----------
     entries
         Name of node -> how its worker is started.
     coordinator
-        Where the coordinator is reached.
+        Address of the coordinator.
     """
 
     def __init__(self, entries: Mapping[str, NodeEntry], coordinator: str) -> None:
@@ -47,7 +47,7 @@ class LocalWorkers:
         try:
             for name, entry in entries.items():
                 command = worker_command(name, entry, coordinator)
-                # In a session of its own: Ctrl-C is for the coordinator, which ends them all.
+                # In a separate session: Ctrl-C goes to the coordinator, which shuts workers down.
                 self._processes[name] = subprocess.Popen(  # noqa: S603  (our own command)
                     [sys.executable, "-m", "helixreal", *command],
                     stdin=subprocess.DEVNULL,
@@ -58,12 +58,12 @@ class LocalWorkers:
             raise
 
     def check(self, missing: Sequence[str]) -> None:
-        """See that those that are waited for still run.
+        """Check that the processes of nodes that are not ready still run.
 
         Raises
         ------
         HelixError
-            If one has ended.
+            If one of them has ended.
         """
         for name in missing:
             code = self._processes[name].poll()
@@ -71,11 +71,11 @@ class LocalWorkers:
                 raise HelixError(f"the worker of {name} has ended with exit code {code}")
 
     def pid(self, name: str) -> int:
-        """The process of a node."""
+        """Process id of a node's worker."""
         return self._processes[name].pid
 
     def end(self, patience_s: float = _LEAVE_S) -> None:
-        """Wait for all to leave; end those that do not."""
+        """Wait for all processes to end; terminate processes that do not end in time."""
         until_s = time.monotonic() + patience_s
         for process in self._processes.values():
             try:
@@ -90,9 +90,9 @@ class LocalWorkers:
                 process.wait()
 
     def __enter__(self) -> Self:
-        """Nothing more to do."""
+        """The workers, which have been started already."""
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        """End them all; at once if something went wrong."""
+        """End all processes, sooner after an error."""
         self.end(_LEAVE_S if kind is None else 1.0)

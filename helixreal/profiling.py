@@ -1,6 +1,6 @@
-"""Measure what a machine does for a model, and write it as helixsim's files.
+"""Measures a machine with an engine and a model, and writes machine and LLM files.
 
-Only the engine protocol is used, so every engine can be measured.
+It uses the engine protocol only, so that it can measure every engine.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from helixsim.profiles.spec import LLMSpec, MachineSpec
 from helixsim.yaml_files import parse_yaml, validate, yaml_text
 
 _LAYERS_TIMED = 4
-"""Layers that the measured engine holds by default: enough to hide what a batch costs once."""
+"""Default number of layers of the measured engine, enough to amortize fixed costs of a batch."""
 _MAX_DECODES = 256
 _TWO_BYTE_TOKENS = 1 << 16
 
 MakeEngine = Callable[[EngineSpec], Engine]
-Watcher = Callable[[str, int, int], None]
-"""Told what is measured, how many points are done, and of how many."""
+ReportProgress = Callable[[str, int, int], None]
+"""Called with the name of the measurement and the numbers of finished points and of all points."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileSettings:
-    """What is measured, and how.
+    """Settings of a measurement.
 
     Attributes
     ----------
@@ -43,18 +43,18 @@ class ProfileSettings:
     device, dtype
         As in an engine's spec.
     layers
-        Numbers of layers to ask the engine's KV blocks for, rising; the last is the most that
-        the machine may hold, and is timed. Empty to ask for a few, and derive all others.
+        Increasing numbers of layers for which KV capacity is measured; the last is the maximum of
+        the machine, and its layers are timed. If empty, one is measured and others are derived.
     max_batch_tokens
         The longest prompt that is timed.
     repeats
-        Runs of each point; the median counts.
+        Runs of each point, of which the median is taken.
     kv_memory_bytes
-        Memory for KV caches, whatever is held; None for what the engine finds free.
+        Memory for KV caches for every number of layers; None for the memory that is free.
     context_tokens
-        Tokens that every decode finds in its cache.
+        Context of every decode.
     dummy_weights
-        Random weights: times are the same, nothing is read.
+        Random weights: the times are the same, and no weights are read.
     """
 
     model: Path
@@ -70,7 +70,7 @@ class ProfileSettings:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What came out.
+    """Results of a measurement.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class Measured:
     kv_token_layers
         Layers held -> KV capacity in tokens x layers, for every count from 1 up.
     wire_bytes_per_token
-        What one token's hidden state weighs between machines.
+        Bytes of one token's hidden state in messages.
     """
 
     prefill: dict[int, float]
@@ -92,7 +92,7 @@ def measure(
     make: MakeEngine,
     settings: ProfileSettings,
     config: LlamaConfig,
-    watch: Watcher = lambda step, done, total: None,
+    watch: ReportProgress = lambda step, done, total: None,
 ) -> Measured:
     """Measure this machine.
 
@@ -101,14 +101,14 @@ def measure(
     make
         Makes an engine.
     settings, config
-        What to measure, of which model.
+        Settings of the measurement, and config of the model.
     watch
-        Told how far it is.
+        Called with the progress.
 
     Raises
     ------
     InputError
-        If the settings do not go with the model, or there is no room to measure anything.
+        If the settings do not fit the model, or there is not enough KV memory.
     """
     _check(settings, config)
     asked = settings.layers or (max(1, min(_LAYERS_TIMED, config.num_layers - 1)),)
@@ -137,7 +137,7 @@ def _check(settings: ProfileSettings, config: LlamaConfig) -> None:
         not 1 <= count <= config.num_layers for count in counts
     ):
         raise InputError(
-            f"layers must rise from 1 up to {config.num_layers}, the layers of the model"
+            f"layers must be increasing numbers from 1 to {config.num_layers}, the model's layers"
         )
 
 
@@ -168,9 +168,9 @@ def _engine(
 def _filled(
     asked: dict[int, int], most: int, settings: ProfileSettings, config: LlamaConfig
 ) -> dict[int, int]:
-    """KV capacity for every count, from those that were asked for.
+    """KV capacity for every number of layers, from the measured numbers.
 
-    Where the engine takes what memory it finds free, another layer's weights are gone from it.
+    If the engine takes the free memory, the weights of each additional layer reduce it.
     """
     layer_bytes = config.layer_values * VALUE_BYTES[settings.dtype]
     token_layer_bytes = config.kv_values_per_token * VALUE_BYTES[settings.dtype]
@@ -186,7 +186,7 @@ def _filled(
 
 
 class _Timer:
-    """Times one engine's layers, entered behind the first where there are several."""
+    """Times the layers of an engine, without the first if there are several."""
 
     def __init__(
         self, engine: Engine, count: int, settings: ProfileSettings, config: LlamaConfig
@@ -198,13 +198,13 @@ class _Timer:
         self._makes_tokens = count == config.num_layers
         self._vocab_size = config.vocab_size
 
-    def prefill(self, watch: Watcher) -> dict[int, float]:
-        """Prompts of n tokens, alone."""
+    def prefill(self, watch: ReportProgress) -> dict[int, float]:
+        """Time prompts of n tokens in batches of one."""
         counts = _points(self._settings.max_batch_tokens)
         return self._curve("prompts", counts, lambda n: [(0, n)], watch)
 
-    def decode(self, watch: Watcher) -> dict[int, float]:
-        """Requests of one token, n at a time, each with the same context."""
+    def decode(self, watch: ReportProgress) -> dict[int, float]:
+        """Time batches of n decodes with the same context."""
         counts = _points(min(_MAX_DECODES, self._settings.max_batch_tokens))
         context = self._settings.context_tokens
         return self._curve("decodes", counts, lambda n: [(context, 1)] * n, watch)
@@ -214,7 +214,7 @@ class _Timer:
         step: str,
         counts: Sequence[int],
         shape: Callable[[int], list[tuple[int, int]]],
-        watch: Watcher,
+        watch: ReportProgress,
     ) -> dict[int, float]:
         seconds: dict[int, float] = {}
         for done, count in enumerate(counts):
@@ -235,7 +235,7 @@ class _Timer:
         return seconds
 
     def _layer_s(self, spans: Sequence[tuple[int, int]]) -> float:
-        """Median seconds of one layer; what the caches hold makes no difference."""
+        """Median time of one layer; the contents of the caches do not matter."""
         rows = [
             Row(
                 request,
@@ -261,12 +261,12 @@ class _Timer:
             waits_s.append(time.perf_counter() - end)
             totals_s.append(end - begin)
         total_s = statistics.median(totals_s)
-        # A clock that is too coarse must not make a layer free.
+        # With a coarse clock, the difference could be zero.
         spent_s = max(total_s - statistics.median(waits_s), total_s / 10)
         return spent_s / (self._end - self._start)
 
     def _wait(self, results: list[Payload]) -> None:
-        """Accelerators work in the background: bytes are there when the work is done."""
+        """Wait for the accelerator: packing needs the results."""
         if not self._makes_tokens:
             self._engine.pack(results)
 
@@ -285,7 +285,7 @@ def _points(most: int) -> list[int]:
 
 
 def file_name(text: str) -> str:
-    """The nearest text that files may use as a name."""
+    """A similar text that is a valid name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:64] or "unnamed"
 
 
@@ -299,18 +299,18 @@ def machine_text(
     nic: str,
     disk: str,
 ) -> str:
-    """The text of a machine file, checked as one that is loaded.
+    """The text of a machine file, validated as when it is loaded.
 
     Parameters
     ----------
     measured
-        What was measured.
+        Results of the measurement.
     name, llm_name
-        Of the machine type and the LLM.
+        Names of the machine type and the LLM.
     source
-        Where the figures come from.
+        Source of the figures.
     memory_bytes
-        Of the machine.
+        Memory of the machine.
     nic, disk
         Bandwidths, with units.
     """
@@ -352,20 +352,20 @@ def _curve_document(seconds: dict[int, float]) -> dict[str, Any]:
 def llm_text(
     config: LlamaConfig, *, name: str, dtype: str, wire_bytes_per_token: int, source: str
 ) -> str:
-    """The text of an LLM file, checked as one that is loaded.
+    """The text of an LLM file, validated as when it is loaded.
 
     Parameters
     ----------
     config
-        Of the model.
+        Config of the model.
     name
-        Of the LLM.
+        Name of the LLM.
     dtype
-        Of weights, activations and KV caches.
+        Data type of weights, activations and KV caches.
     wire_bytes_per_token
-        As an engine says; it need not be the hidden state alone.
+        Bytes of one token in messages; may differ from the size of the hidden state.
     source
-        Where the figures come from.
+        Source of the figures.
     """
     value_bytes = VALUE_BYTES[dtype]
     document: dict[str, Any] = {
@@ -390,7 +390,7 @@ def llm_text(
 
 
 def machine_memory_bytes(device: str) -> int:
-    """Memory of the accelerator, or of the machine where there is none."""
+    """Memory of the accelerator or, for a CPU, of the machine."""
     if device.startswith("cuda"):
         import torch
 

@@ -1,4 +1,4 @@
-"""Workers started over Ray: one actor for each node, on the machine that its address names."""
+"""Starts workers with Ray: one task for each node, on the machine with the node's address."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from helixreal.local import worker_command
 from helixsim.errors import InputError
 
 _PART_OF_HOST = 0.001
-"""Of the resource that Ray gives every machine under its own address: it only says where."""
+"""Share of the resource that Ray gives each machine under its address; it selects the machine."""
 
 
 def start_workers(inventory: Inventory, address: str) -> None:
@@ -18,9 +18,9 @@ def start_workers(inventory: Inventory, address: str) -> None:
     Parameters
     ----------
     inventory
-        Whose nodes are started, each on the Ray machine with the address of the node.
+        The nodes; each is started on the Ray machine with the address of the node.
     address
-        Of the Ray cluster, as ``ray.init`` takes it.
+        Address of the Ray cluster, as for ``ray.init``.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def start_workers(inventory: Inventory, address: str) -> None:
 
 
 def _run_worker(command: list[str]) -> int:
-    """In a Ray process: the worker as a process of its own, ended with this one."""
+    """Run the worker as a child process of a Ray process, and end it with that process."""
     import subprocess
     import sys
 

@@ -27,7 +27,7 @@ second = [time] = s = sec = seconds
 minute = 60 * second = min = minutes
 hour = 3600 * second = h = hr = hours
 day = 86400 * second = d = days
-bit = [data] = bit = bits
+bit = [data] = _ = bits
 byte = 8 * bit = B = bytes
 nano- = 1e-9 = n-
 micro- = 1e-6 = µ- = u-

@@ -204,7 +204,7 @@ class WorkerNode(NodeUnderTest):
                 is_prefill=request.is_prefill,
                 wants_token=True,
             )
-            self.executor.expect(sequence, arriving, at)
+            self.executor.add_arrival(sequence, arriving, at)
 
     def run(self, until=1000.0):
         while True:
@@ -223,7 +223,7 @@ class WorkerNode(NodeUnderTest):
                 self.executor.advance(self._now)
 
     # outbox
-    def depart(self, target, sequences, now):
+    def send_passes(self, target, sequences, now):
         self.note_departure(now, [sequence.key - 1 for sequence in sequences])
 
     def out_of_blocks(self, keys):

@@ -1,4 +1,4 @@
-"""The command line ``helixreal``: one module for each group of commands, put together here."""
+"""The command line ``helixreal``: combines the modules of its commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from helixsim.cli.group import HelixGroup
 app = typer.Typer(
     name="helixreal",
     cls=HelixGroup,
-    help="Serve a scenario for real: processes over ZeroMQ, engines that make tokens.",
+    help="Serve a scenario with real processes: a coordinator, workers and engines.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -1,4 +1,4 @@
-"""Options that many commands have, and what they become."""
+"""Options that several commands share, and their conversions."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ EngineOption = Annotated[
     typer.Option(
         "--engine",
         callback=_known_engine,
-        help="What runs the layers: emulated, torch, vllm, or one of your own.",
+        help="Engine: emulated, torch, vllm, or a registered one.",
     ),
 ]
 ModelOption = Annotated[
     Path | None,
     typer.Option("--model", metavar="DIR", help="Model folder (Hugging Face format)."),
 ]
-DeviceOption = Annotated[str, typer.Option(help="Such as cpu or cuda:0.")]
-DtypeOption = Annotated[str, typer.Option(help="Such as float32 or bfloat16.")]
+DeviceOption = Annotated[str, typer.Option(help="Device, for example cpu or cuda:0.")]
+DtypeOption = Annotated[str, typer.Option(help="Data type, for example float32 or bfloat16.")]
 KvMemoryOption = Annotated[
     str | None, typer.Option("--kv-memory", metavar="SIZE", help="Memory for KV caches.")
 ]
 DummyOption = Annotated[
-    bool, typer.Option("--dummy-weights", help="Random weights, for tests of load.")
+    bool, typer.Option("--dummy-weights", help="Random weights, for load tests.")
 ]
 OptionsOption = Annotated[
     str | None,
-    typer.Option("--options", metavar="JSON", help="Further options of the engine."),
+    typer.Option("--options", metavar="JSON", help="Additional options of the engine."),
 ]
 KeysOption = Annotated[
     Path | None,
@@ -47,15 +47,19 @@ KeysOption = Annotated[
 ]
 InsecureOption = Annotated[
     bool,
-    typer.Option("--insecure", help="No keys beyond loopback: for networks of your own only."),
+    typer.Option(
+        "--insecure",
+        help="Allow addresses beyond loopback without keys; for private networks only.",
+    ),
 ]
 InventoryOption = Annotated[
-    Path, typer.Option("--inventory", metavar="FILE", help="Which machine is which node.")
+    Path,
+    typer.Option("--inventory", metavar="FILE", help="Inventory file: the machine of each node."),
 ]
 
 
 def bytes_of(text: str | None, option: str) -> int | None:
-    """Read a size that an option gives; a mistake names the option."""
+    """Read a size; error messages name the option."""
     from helixsim.errors import InputError
     from helixsim.units import num_bytes
 
@@ -68,18 +72,18 @@ def bytes_of(text: str | None, option: str) -> int | None:
 
 
 def options_of(text: str | None) -> dict[str, Any]:
-    """Read an engine's further options."""
+    """Read the additional options of an engine."""
     from helixsim.errors import InputError
 
     try:
         found = json.loads(text or "{}")
     except ValueError as error:
-        raise InputError(f"is no JSON: {error}", where="--options") from error
+        raise InputError(f"is not JSON: {error}", where="--options") from error
     if not isinstance(found, dict):
         raise InputError('must be a JSON object, such as {"wire": "both"}', where="--options")
     return found
 
 
 def start_logging(name: str) -> None:
-    """Warnings and errors go to standard error, with who says so."""
+    """Log warnings and errors to standard error, with the name of the process."""
     logging.basicConfig(format=f"{name}: %(message)s", level=logging.WARNING)

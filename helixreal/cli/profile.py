@@ -1,4 +1,4 @@
-"""The command that measures a machine."""
+"""The command that measures a machine and writes its machine file."""
 
 from __future__ import annotations
 
@@ -16,43 +16,46 @@ if TYPE_CHECKING:
 
 def profile(
     *,
-    llm: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder of the model, in Hugging Face's format.")
-    ],
+    llm: Annotated[Path, typer.Option(metavar="DIR", help="Model folder (Hugging Face format).")],
     output: OutputOption,
-    engine: Annotated[str, typer.Option(help="torch or vllm.")] = "torch",
+    engine: Annotated[str, typer.Option(help="Engine: torch or vllm.")] = "torch",
     name: Annotated[
-        str | None, typer.Option(help="Of the machine type; if not given, as the file.")
+        str | None, typer.Option(help="Name of the machine type. [default: the file's]")
     ] = None,
     llm_name: Annotated[
-        str | None, typer.Option(help="Of the LLM; if not given, as the folder.")
+        str | None, typer.Option(help="Name of the LLM. [default: the folder's]")
     ] = None,
     llm_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write the LLM file, here.")
+        Path | None, typer.Option(metavar="FILE", help="Write the LLM file, too, to this file.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda:0 or another.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="Device, for example cpu or cuda:0.")] = "cpu",
+    dtype: Annotated[
+        str, typer.Option(help="Data type: float32, bfloat16 or float16.")
+    ] = "float32",
     layers: Annotated[
         str,
         typer.Option(
-            help="Numbers of layers to ask the KV capacity for, such as 1,2,4; the last is the "
-            "most. If not given, one is asked for and all others follow from it."
+            help="Numbers of layers for which KV capacity is measured, for example 1,2,4; the last "
+            "is the maximum. By default, one number is measured and the others are derived."
         ),
     ] = "",
     max_batch_tokens: Annotated[int, typer.Option(min=1, max=2**20)] = 2048,
-    context: Annotated[int, typer.Option(min=1, max=2**20, help="Tokens of each decode.")] = 256,
+    context: Annotated[
+        int, typer.Option(min=1, max=2**20, help="Context of each decode, in tokens.")
+    ] = 256,
     repeats: Annotated[int, typer.Option(min=1, max=1000, help="Runs of each point.")] = 5,
     kv_memory: Annotated[
-        str | None, typer.Option(help="For KV caches, such as '4 GB'; if not given, what is free.")
+        str | None,
+        typer.Option(help="Memory for KV caches, for example '4 GB'. [default: free memory]"),
     ] = None,
-    nic: Annotated[str, typer.Option(help="Bandwidth of the network.")] = "10 Gbit/s",
-    disk: Annotated[str, typer.Option(help="How fast weights are read.")] = "1 GB/s",
+    nic: Annotated[str, typer.Option(help="Bandwidth of the network interface.")] = "10 Gbit/s",
+    disk: Annotated[str, typer.Option(help="Read bandwidth of the disk.")] = "1 GB/s",
     dummy_weights: Annotated[
-        bool, typer.Option("--dummy-weights", help="Needs config.json only.")
+        bool, typer.Option("--dummy-weights", help="Random weights; only config.json is read.")
     ] = False,
     force: ForceOption = False,
 ) -> None:
-    """Measure this machine: seconds of a layer, room for KV caches; write its machine file."""
+    """Measure this machine's time per layer and KV capacity, and write its machine file."""
     from functools import partial
 
     from helixreal import profiling
@@ -123,7 +126,7 @@ def _check_files(output: Path, llm_file: Path | None, *, overwrite: bool) -> Non
         if file is None:
             continue
         if file.suffix not in (".yaml", ".yml"):
-            raise InputError("must end in .yaml, or scenarios cannot name it", file=file)
+            raise InputError("must end in .yaml, so that scenarios can refer to it", file=file)
         check_output(file, overwrite=overwrite)
 
 
@@ -145,7 +148,7 @@ def _name(given: str | None, default: str, option: str) -> str:
     from helixsim.errors import InputError
 
     if given is not None and file_name(given) != given:
-        raise InputError(f"'{given}' is no name; '{file_name(given)}' would be one", where=option)
+        raise InputError(f"'{given}' is not a valid name; '{file_name(given)}' is", where=option)
     return file_name(default) if given is None else given
 
 
@@ -155,4 +158,4 @@ def _counts(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",")) if text else ()
     except ValueError as error:
-        raise InputError(f"'{text}' is no list such as 1,2,4", where="--layers") from error
+        raise InputError(f"'{text}' is not a list such as 1,2,4", where="--layers") from error

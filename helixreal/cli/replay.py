@@ -1,4 +1,4 @@
-"""Send a trace, or a recorded run, against a real cluster."""
+"""The command that sends the requests of a trace or a recorded run to a real cluster."""
 
 from __future__ import annotations
 
@@ -44,21 +44,25 @@ def replay(
         Path,
         typer.Argument(
             metavar="TRACE",
-            help="Folder of a recorded run, or a trace file of any format that scenarios take.",
+            help="Folder of a recorded run, or a trace file in any format of scenarios.",
             show_default=False,
         ),
     ],
     file: ScenarioArgument,
     rate_scale: Annotated[
         float,
-        typer.Option("--rate-scale", help="How many times as often its requests are sent."),
+        typer.Option(
+            "--rate-scale", help="Factor of the request rate: 2 halves the time between requests."
+        ),
     ] = 1.0,
     local: Annotated[
-        bool, typer.Option("--local", help="Everything on this machine, a process for each node.")
+        bool, typer.Option("--local", help="Run all processes on this machine, one for each node.")
     ] = False,
     inventory: Annotated[
         Path | None,
-        typer.Option("--inventory", metavar="FILE", help="Which machine is which node."),
+        typer.Option(
+            "--inventory", metavar="FILE", help="Inventory file: the machine of each node."
+        ),
     ] = None,
     engine: EngineOption = "emulated",
     model: ModelOption = None,
@@ -77,7 +81,7 @@ def replay(
     as_json: JsonOption = False,
     force: ReplaceOption = False,
 ) -> None:
-    """Send a trace's requests against a real cluster, at their own times or scaled."""
+    """Send the requests of a trace to a real cluster, at their arrival times or scaled."""
     from helixreal.inventory import NodeEntry
     from helixreal.launch import Launch
     from helixsim.errors import InputError
@@ -128,7 +132,7 @@ def _trace(path: Path, rate_scale: float) -> Trace:
 
 
 def _sending(scenario: Scenario, trace: Trace, rate_scale: float) -> Scenario:
-    """The scenario with the trace as its workload, until every request has ended."""
+    """The scenario with the trace as its workload; it runs until all requests have ended."""
     workload = replace(
         scenario.workload,
         mode="online",

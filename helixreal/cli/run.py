@@ -1,4 +1,4 @@
-"""Commands that serve a scenario's workload: on this machine, or on a cluster."""
+"""Commands that run a scenario's workload on this machine or on a cluster."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ResultsOption = Annotated[
     typer.Option("--output", "-o", metavar="DIR", help="Folder for the results."),
 ]
 SeedOption = Annotated[
-    int | None, typer.Option(min=0, max=2**63, help="Instead of the scenario's.")
+    int | None, typer.Option(min=0, max=2**63, help="Replaces the scenario's seed.")
 ]
 ScaleOption = Annotated[
     float,
@@ -47,11 +47,13 @@ ScaleOption = Annotated[
         help="Emulated engines only: seconds of the run per second by the clock.",
     ),
 ]
-FormatOption = Annotated[Literal["parquet", "csv"], typer.Option("--format", help="Of the tables.")]
+FormatOption = Annotated[
+    Literal["parquet", "csv"], typer.Option("--format", help="Format of the tables.")
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the summary as JSON, and nothing else.")
 ]
-ReplaceOption = Annotated[bool, typer.Option("--force", help="Replace results that are in DIR.")]
+ReplaceOption = Annotated[bool, typer.Option("--force", help="Replace existing results in DIR.")]
 
 
 def run(
@@ -69,13 +71,13 @@ def run(
     table_format: FormatOption = "parquet",
     *,
     local: Annotated[
-        bool, typer.Option("--local", help="Everything on this machine, a process for each node.")
+        bool, typer.Option("--local", help="Run all processes on this machine, one for each node.")
     ] = False,
     dummy_weights: DummyOption = False,
     as_json: JsonOption = False,
     force: ReplaceOption = False,
 ) -> None:
-    """Serve a scenario's workload with real processes on this machine."""
+    """Run a scenario's workload with real processes on this machine."""
     from helixreal.inventory import NodeEntry
     from helixreal.launch import Launch
     from helixsim.errors import InputError
@@ -110,7 +112,7 @@ def coordinator(
     as_json: JsonOption = False,
     force: ReplaceOption = False,
 ) -> None:
-    """Serve a scenario's workload with the workers of an inventory."""
+    """Run a scenario's workload with the workers of an inventory."""
     from helixreal.launch import Launch
 
     start_logging("coordinator")
@@ -126,7 +128,7 @@ def serve_workload(
     as_json: bool,
     force: bool,
 ) -> None:
-    """Bring a cluster up, serve its workload, and write and show what came of it."""
+    """Start a cluster, run its workload, and write and print the results."""
     import json
 
     from helixsim.metrics.output import OutputFolder
@@ -134,11 +136,11 @@ def serve_workload(
 
     with nullcontext() if output is None else OutputFolder(output, overwrite=force) as folder:
         with launch.cluster() as cluster:
-            launch.gather(cluster, progress=_say if sys.stderr.isatty() else None)
+            launch.start(cluster, progress=_echo if sys.stderr.isatty() else None)
             if not cluster.has_begun:
                 raise typer.Exit(EXIT_INTERRUPTED)
             with show_progress(cluster.scenario.name, "s") as show:
-                cluster.run_workload(_look(cluster, show))
+                cluster.run_workload(_progress_callback(cluster, show))
             result, about = cluster.result(), cluster.about()
         if folder is not None:
             recorded = cluster.events.files(cluster.topology)
@@ -150,19 +152,19 @@ def serve_workload(
         if output is not None:
             typer.echo(f"results in {output}")
     if result.summary["partial"]:
-        typer.echo("interrupted: these results cover the run up to there only", err=True)
+        typer.echo("interrupted: the results cover the run up to the interruption", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)
 
 
-def _say(text: str) -> None:
+def _echo(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def _look(cluster: Cluster, show: ShowProgress) -> Callable[[], None]:
-    """Shows the progress of a cluster's run."""
+def _progress_callback(cluster: Cluster, show: ShowProgress) -> Callable[[], None]:
+    """A function that shows the progress of a cluster's run."""
     duration_s = cluster.end_s - cluster.start_s
 
-    def look() -> None:
+    def report() -> None:
         recorder = cluster.recorder
         show(
             min(max(cluster.now - cluster.start_s, 0.0), duration_s),
@@ -171,4 +173,4 @@ def _look(cluster: Cluster, show: ShowProgress) -> Callable[[], None]:
             f"{len(cluster.coordinator.active)} active",
         )
 
-    return look
+    return report

@@ -1,4 +1,4 @@
-"""The command that serves an OpenAI-compatible endpoint."""
+"""The command ``helixreal serve``: an OpenAI-compatible endpoint."""
 
 from __future__ import annotations
 
@@ -37,28 +37,32 @@ def serve(
     options: OptionsOption = None,
     inventory: Annotated[
         Path | None,
-        typer.Option("--inventory", metavar="FILE", help="A cluster's machines."),
+        typer.Option(
+            "--inventory", metavar="FILE", help="Inventory file: the machine of each node."
+        ),
     ] = None,
-    host: Annotated[str, typer.Option(help="Where clients reach it.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address of the endpoint.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the endpoint; 0 takes a free port.")
+    ] = 8000,
     tokenizer: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder with tokenizer.json. [default: the model's]"),
+        typer.Option(metavar="DIR", help="Folder with tokenizer.json. [default: the model folder]"),
     ] = None,
     max_waiting: Annotated[
-        int, typer.Option(min=0, help="Requests that may wait; more are told to come again.")
+        int, typer.Option(min=0, help="Limit of waiting requests; further ones get status 429.")
     ] = _WAITING,
     overrides: SetOption = None,
     *,
     local: Annotated[
-        bool, typer.Option("--local", help="Everything on this machine, a process for each node.")
+        bool, typer.Option("--local", help="Run all processes on this machine, one for each node.")
     ] = False,
     dummy_weights: DummyOption = False,
     insecure: InsecureOption = False,
 ) -> None:
     """Serve a scenario's placement over an OpenAI-compatible HTTP endpoint.
 
-    A key that clients must send is taken from the environment variable HELIXREAL_API_KEY.
+    The environment variable HELIXREAL_API_KEY sets a key that clients must send.
     """
     from helixreal.coordinator.live import LiveCluster, NoLoad
     from helixreal.inventory import NodeEntry
@@ -90,7 +94,7 @@ def serve(
         tokenizer = model
     words = None if tokenizer is None else Tokenizer(tokenizer)
     with launch.cluster(load_generator=NoLoad()) as cluster:
-        launch.gather(cluster)
+        launch.start(cluster)
         if not cluster.has_begun:
             raise typer.Exit(EXIT_INTERRUPTED)
         live = LiveCluster(cluster, launch.scenario.llm.name, launch.max_context_tokens)

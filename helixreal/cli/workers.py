@@ -1,4 +1,4 @@
-"""Commands about workers: one of them, all of them, their end, and their keys."""
+"""Commands that start workers, stop a cluster, and make keys."""
 
 from __future__ import annotations
 
@@ -26,16 +26,18 @@ from helixreal.cli.options import (
 
 
 def worker(
-    node: Annotated[str, typer.Option(metavar="NAME", help="The node that this machine is.")],
+    node: Annotated[str, typer.Option(metavar="NAME", help="Name of this machine's node.")],
     coordinator: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Where the coordinator is reached.")
+        str | None, typer.Option(metavar="HOST:PORT", help="Address of the coordinator.")
     ] = None,
     inventory: Annotated[
         Path | None,
-        typer.Option("--inventory", metavar="FILE", help="Says all of the rest for this node."),
+        typer.Option(
+            "--inventory", metavar="FILE", help="Inventory file, instead of all other options."
+        ),
     ] = None,
     listen: Annotated[
-        str, typer.Option(metavar="HOST[:PORT]", help="Where this worker is reached.")
+        str, typer.Option(metavar="HOST[:PORT]", help="Address of this worker.")
     ] = "127.0.0.1",
     engine: EngineOption = "emulated",
     model: ModelOption = None,
@@ -48,7 +50,7 @@ def worker(
     dummy_weights: DummyOption = False,
     insecure: InsecureOption = False,
 ) -> None:
-    """Run the layers that the coordinator gives this node, until the coordinator ends it."""
+    """Run the layers that the coordinator assigns to this node, until shutdown."""
     from helixreal.inventory import NodeEntry, load_inventory, tcp_address
     from helixreal.net.transport import Keys, Transport
     from helixreal.worker.worker import Worker, WorkerSettings
@@ -59,10 +61,10 @@ def worker(
         raise InputError("give either --coordinator or --inventory")
     if inventory is not None:
         found = load_inventory(inventory)
-        home, entry = found.coordinator, found.node(node, inventory)
+        coordinator_address, entry = found.coordinator, found.node(node, inventory)
         keys = keys or found.keys
     else:
-        home = tcp_address((coordinator or "").removeprefix("tcp://"), 7000)
+        coordinator_address = tcp_address((coordinator or "").removeprefix("tcp://"), 7000)
         entry = NodeEntry(
             address=tcp_address(listen, 0),
             engine=engine,
@@ -75,7 +77,7 @@ def worker(
         )
     settings = WorkerSettings(
         node=node,
-        coordinator=home,
+        coordinator=coordinator_address,
         engine=entry.engine,
         model=entry.model,
         device=entry.device,
@@ -88,7 +90,7 @@ def worker(
     with Transport(entry.address, own_keys, insecure=insecure) as transport:
         running = Worker(settings, transport)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: running.stop("it was told to leave"))
+            signal.signal(number, lambda *_: running.stop("received a signal"))
         running.run()
 
 
@@ -99,7 +101,7 @@ def up(
         typer.Option(metavar="ADDRESS", help="Start the workers on this Ray cluster."),
     ] = None,
 ) -> None:
-    """Start all workers over Ray, or print the command for each machine."""
+    """Start all workers with Ray, or print the command for each machine."""
     from helixreal.inventory import load_inventory
 
     found = load_inventory(file)
@@ -116,15 +118,16 @@ def up(
 
 def down(
     address: Annotated[
-        str | None, typer.Argument(metavar="[HOST:PORT]", help="Of a coordinator or a worker.")
+        str | None,
+        typer.Argument(metavar="[HOST:PORT]", help="Address of a coordinator or a worker."),
     ] = None,
     inventory: Annotated[
         Path | None,
-        typer.Option("--inventory", metavar="FILE", help="End the cluster of this inventory."),
+        typer.Option("--inventory", metavar="FILE", help="Stop the cluster of this inventory."),
     ] = None,
     keys: KeysOption = None,
 ) -> None:
-    """End a cluster: the coordinator and, through it, all workers."""
+    """Stop a cluster: the coordinator and, through it, all workers."""
     from helixreal.inventory import load_inventory, tcp_address
     from helixreal.net import messages
     from helixreal.net.transport import Keys, Transport
@@ -138,7 +141,7 @@ def down(
         found = load_inventory(inventory)
         keys = keys or found.keys
         targets = [(COORDINATOR, found.coordinator)]
-        # Workers whose coordinator is gone already hear of it directly, where they have a port.
+        # Workers without a coordinator are stopped directly, if the inventory has their port.
         targets += [
             (name, entry.address)
             for name, entry in found.nodes.items()
@@ -154,17 +157,19 @@ def down(
 
 def keys(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NODE]...", help="Names of nodes.")
+        list[str] | None, typer.Argument(metavar="[NODE]...", help="Names of the nodes.")
     ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of keys.")
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the keys.")
     ] = Path("keys"),
     inventory: Annotated[
         Path | None,
-        typer.Option("--inventory", metavar="FILE", help="Keys for all nodes of it."),
+        typer.Option(
+            "--inventory", metavar="FILE", help="Make keys for all nodes of this inventory."
+        ),
     ] = None,
 ) -> None:
-    """Make keys for the coordinator and for nodes; those that there are stay as they are."""
+    """Make keys for the coordinator and the nodes; existing keys stay unchanged."""
     from helixreal.inventory import load_inventory
     from helixreal.net.transport import make_keys
     from helixsim.cluster import COORDINATOR

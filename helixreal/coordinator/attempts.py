@@ -1,4 +1,4 @@
-"""Requests that a cluster serves: their tokens, and who hears of them."""
+"""The tokens of a request, its attempts, and prompts for workloads that give only lengths."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Generation:
     tokens
         Token ids of the prompt, then of the answer so far.
     prompt_tokens
-        How many of them are the prompt.
+        Number of tokens of the prompt.
     stop_tokens
-        An answer ends before one of these.
+        The answer ends before the first of these tokens.
     sampling
         How tokens are chosen.
     listener
-        Who hears of every token; None if nobody.
+        Called with every stream event; None if no client waits for the answer.
     stopped
         Whether a stop token has come.
     """
@@ -42,18 +42,18 @@ class Generation:
 
 
 class Attempt:
-    """One start of a request: from its prefill to its end, or to the loss of a node on its way.
+    """One attempt to serve a request: from its prefill to its end, its preemption or a node's loss.
 
     Attributes
     ----------
     request
-        As the coordinator decides about it.
+        The request in the control plane.
     key
-        Under which workers keep its caches.
+        Identifies the attempt in messages; workers keep its KV blocks under this key.
     generation
-        Its tokens.
+        Tokens of the request.
     route
-        Its stages.
+        Stages of its route.
     """
 
     __slots__ = ("generation", "key", "request", "route")
@@ -66,11 +66,11 @@ class Attempt:
 
     @property
     def first(self) -> int:
-        """The node that its passes enter."""
+        """Number of the node at which its passes enter."""
         return self.route[0].node
 
     def next_pass(self) -> tuple[messages.Pass, Sequence[int]]:
-        """The pass that is to be sent now, and its token ids."""
+        """The next pass to send, and its token ids."""
         request, generation = self.request, self.generation
         start, num_tokens = request.num_computed_tokens, request.num_new_tokens
         prefill = request.is_prefill
@@ -93,16 +93,16 @@ class Attempt:
 
 
 PromptMaker = Callable[[int, int], "array[int]"]
-"""(number of a request, tokens) -> token ids of a prompt."""
+"""(index of a request, number of tokens) -> token ids of its prompt."""
 
 
 def blank_prompts(number: int, num_tokens: int) -> array[int]:
-    """Prompts for engines that do not look at them."""
+    """Prompts of zeros, for engines that do not read token ids."""
     return array("i", bytes(4 * num_tokens))
 
 
 def drawn_prompts(seed: int, vocabulary: int) -> PromptMaker:
-    """Prompts of tokens drawn at random; each depends on the seed and its number alone."""
+    """Prompts of random tokens; each depends only on the seed and the index of its request."""
 
     def make(number: int, num_tokens: int) -> array[int]:
         rng = Random(f"{seed}/{number}")

@@ -1,4 +1,4 @@
-"""The passes of a cluster's requests: sent, on their way, back, and what is heard of them."""
+"""Sends the passes of requests to workers, and takes returned passes and their tokens."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ from helixsim.requests import Request
 
 logger = logging.getLogger(__name__)
 
-_WHY = {
-    Rejection.FLOW: "no route leads on for this request",
-    Rejection.LENGTH: "the prompt and its answer are longer than the nodes on any route take",
-    Rejection.KV: "the cluster is full",
-    Rejection.NODES: "no route leads through all layers without the nodes that are down",
+_REJECTION_TEXTS = {
+    Rejection.FLOW: "no route is left for this request",
+    Rejection.LENGTH: "the prompt and its answer are longer than the nodes of any route allow",
+    Rejection.KV: "the KV caches are full",
+    Rejection.NODES: "no route covers all layers without the nodes that are down",
 }
-_FOR_NOW = (Rejection.KV, Rejection.NODES)
+_TEMPORARY = (Rejection.KV, Rejection.NODES)
 
 
 class LiveRecorder(RunRecorder):
-    """Records, and lets those know who wait for an end."""
+    """Records requests, and calls `on_end` for each request that has ended."""
 
     def __init__(
         self,
@@ -57,59 +57,61 @@ class LiveRecorder(RunRecorder):
         keep_iterations: bool,
     ) -> None:
         super().__init__(window_start_s, window_end_s, node_names, keep_iterations=keep_iterations)
-        self.on_end: Callable[[Request, Finished | Failed | Refused | None], None] = _ignore
+        self.on_end: Callable[[Request, Finished | Failed | Refused | None], None] = _no_listener
         self.retry_after_s: Callable[[], float] = lambda: 1.0
 
     def rejected(self, request: Request, reason: Rejection) -> None:
-        """It has been turned away."""
+        """A request has been rejected."""
         super().rejected(request, reason)
-        retry_after_s = self.retry_after_s() if reason in _FOR_NOW else None
-        self.on_end(request, Refused(_WHY[reason], retry_after_s))
+        retry_after_s = self.retry_after_s() if reason in _TEMPORARY else None
+        self.on_end(request, Refused(_REJECTION_TEXTS[reason], retry_after_s))
 
     def ended(self, request: Request, now: float) -> None:
-        """Its last pass has come back."""
+        """The last pass of a request has returned."""
         super().ended(request, now)
         self.on_end(request, Finished("length"))
 
     def failed(self, request: Request, reason: str, now: float) -> None:
-        """It cannot be served to its end."""
+        """A request had been admitted, but cannot be completed."""
         super().failed(request, reason, now)
         self.on_end(request, Failed(reason))
 
     def cancelled(self, request: Request, now: float) -> None:
-        """Nobody wants it any more."""
+        """The client has cancelled a request."""
         super().cancelled(request, now)
         self.on_end(request, None)
 
 
-def _ignore(request: Request, how: object) -> None:
-    """Nobody waits."""
+def _no_listener(request: Request, how: object) -> None:
+    """Default of `LiveRecorder.on_end`."""
 
 
 class Dispatcher:
-    """Sends requests' passes, takes them back, and keeps their tokens.
+    """Carries out the coordinator's actions: sends passes, processes returned passes, keeps tokens.
 
     Parameters
     ----------
     control_plane
-        What decides.
+        The control plane of the run.
     recorder
-        What it records in.
-    transport, roster
-        The coordinator's sockets, and who is at their other ends.
+        Records the requests of the run.
+    transport, membership
+        The coordinator's sockets, and the workers to which they lead.
     links
-        The coordinator's links to nodes, by their number.
+        The coordinator's outgoing links, by number of the target node.
+    events
+        Log of all passes.
     prompts
         Makes the prompts of requests of which only lengths are known.
     slack_s
-        By so much, in time of the run, may the coordinator be late without that being billed.
+        Up to this delay, events keep the times at which they were due. Seconds of the run.
 
     Attributes
     ----------
     lag_s
-        The longest that it was late, in time of the run.
+        The longest delay between a due time and its processing, in seconds of the run.
     num_output_tokens
-        Tokens of answers so far.
+        Number of output tokens so far.
     """
 
     def __init__(
@@ -144,47 +146,48 @@ class Dispatcher:
         self.lag_s = 0.0
         self.num_output_tokens = 0
         recorder.on_end = self._on_end
-        self._report(RunStarted(), 0.0)
+        self._handle(RunStarted(), 0.0)
 
-    def _report(self, event: Event, now: float) -> None:
-        """Let the coordinator decide about an event, and carry out what it wants done."""
+    def _handle(self, event: Event, now: float) -> None:
+        """Report an event to the coordinator and carry out the actions that it returns."""
         self._carry_out(self._coordinator.handle(event, now))
 
     def _carry_out(self, actions: Actions) -> None:
         for request in (*actions.dropped, *actions.ended):
             if (attempt := self._attempt_of.get(request)) is not None:
-                self._forget(attempt)
-        if actions.dropped:
-            self.send_drops()  # before other attempts take the room
+                self._end_attempt(attempt)
+        if actions.dropped or actions.admitted:
+            # Workers free these blocks before the passes of admitted requests allocate them.
+            self.send_drops()
         for request, created_s in actions.arrivals:
             heappush(
                 self._pending_arrivals,
                 (request.arrival_s, created_s, next(self._numbers), request),
             )
         for request in actions.admitted:
-            self._begin(request)
+            self._start_attempt(request)
         self._send(actions.send, actions.ready_s)
 
     # -- arrivals ----------------------------------------------------------------------------
 
     def submit(self, request: Request, generation: Generation, now: float) -> None:
-        """Let a request with tokens of its own arrive now."""
+        """Report the arrival of a request whose prompt tokens are known."""
         self._generations[request.index] = generation
-        self._report(RequestArrived(request), now)
+        self._handle(RequestArrived(request), now)
 
     def cancel(self, index: int, now: float) -> None:
-        """End a request whose user does not want the answer any more."""
+        """Cancel a request; its listener is not called any more."""
         generation = self._generations.get(index)
         if generation is None:
             return
         generation.listener = None
         for request in (*self._coordinator.active, *self._coordinator.waiting):
             if request.index == index:
-                self._report(RequestCancelled(request), now)
+                self._handle(RequestCancelled(request), now)
                 return
 
     def fail_all(self, reason: str) -> None:
-        """Tell everybody who still listens that no answer will come."""
+        """Report a failure to the listeners of all requests that have not ended."""
         for generation in self._generations.values():
             if generation.listener is not None:
                 generation.listener(Failed(reason))
@@ -194,57 +197,57 @@ class Dispatcher:
 
     @property
     def expects_arrivals(self) -> bool:
-        """Whether some request is still to come."""
+        """Whether arrivals are pending."""
         return bool(self._pending_arrivals)
 
     def next_due_s(self) -> float:
-        """When something is to be done, as far as that is known."""
+        """Time of the next pending arrival or returning pass; infinite if there is none."""
         due = self._pending_arrivals[0][0] if self._pending_arrivals else inf
         return min(due, self._returning[0][0]) if self._returning else due
 
     def process(self, now: float) -> None:
-        """Do everything that is due by now, in order."""
+        """Process all arrivals and returned passes that are due, in order of their due times."""
         while (due := self.next_due_s()) <= now:
             self.lag_s = max(self.lag_s, now - due)
             at = self._last_s = max(due, now - self._slack_s, self._last_s)
             if self._pending_arrivals and self._pending_arrivals[0][0] <= due:
-                self._report(RequestArrived(heappop(self._pending_arrivals)[3]), at)
+                self._handle(RequestArrived(heappop(self._pending_arrivals)[3]), at)
             else:
                 next_arrival_s = self._pending_arrivals[0][0] if self._pending_arrivals else now
-                self._take_back(min(now, next_arrival_s), at)
+                self._process_done(min(now, next_arrival_s), at)
         self.send_drops()
 
-    def back(self, done: messages.Done, now: float) -> None:
-        """Take note of passes that are through the last layer."""
+    def passes_done(self, done: messages.Done, now: float) -> None:
+        """Queue passes that have left the last layer, to be processed when they are due."""
         for place, (key, token) in enumerate(zip(done.keys, done.tokens, strict=True)):
             due = done.due_s[place] if done.due_s else now
             heappush(self._returning, (due, next(self._numbers), key, token))
 
-    def _take_back(self, until: float, floor: float) -> None:
-        """Take back everything that is due by then."""
+    def _process_done(self, until: float, floor: float) -> None:
+        """Process the returned passes that are due at `until`, at times not before `floor`."""
         requests: list[Request] = []
         times: list[float] = []
         while self._returning and self._returning[0][0] <= until:
             due, _, key, token = heappop(self._returning)
             attempt = self._attempts.get(key)
             if attempt is None:
-                continue  # of an attempt that is over
+                continue  # a pass of an attempt that has ended
             floor = self._last_s = max(floor, due)
             request = attempt.request
-            self._events.back(request, floor)
+            self._events.pass_returned(request, floor)
             if not request.is_prefill or request.is_last_chunk:
-                self._hear(attempt, token, floor)
+                self._append_token(attempt, token, floor)
             requests.append(request)
             times.append(floor)
         if requests:
-            self._report(PassesReturned(requests, times), times[-1])
+            self._handle(PassesReturned(requests, times), times[-1])
 
-    def _hear(self, attempt: Attempt, token: int, now: float) -> None:
-        """Take the next token of an answer; a stop token ends it."""
+    def _append_token(self, attempt: Attempt, token: int, now: float) -> None:
+        """Append the next token to an answer; a stop token ends the answer."""
         generation = attempt.generation
         if token in generation.stop_tokens:
             generation.stopped = True
-            self._report(AnswerStopped(attempt.request), now)
+            self._handle(AnswerStopped(attempt.request), now)
             return
         generation.tokens.append(max(token, 0))
         self.num_output_tokens += 1
@@ -252,7 +255,7 @@ class Dispatcher:
             generation.listener(Token(token))
 
     def _on_end(self, request: Request, how: Finished | Failed | Refused | None) -> None:
-        """A request has come to its end, whichever."""
+        """Report the end of a request to its listener."""
         generation = self._generations.pop(request.index, None)
         if generation is None or generation.listener is None or how is None:
             return
@@ -263,17 +266,17 @@ class Dispatcher:
     # -- sending -----------------------------------------------------------------------------
 
     def _send(self, requests: Sequence[Request], ready_s: Sequence[float]) -> None:
-        """Send each on its next pass; one message for each node that they enter."""
+        """Send the next pass of each request, in one message for each entry node."""
         groups: dict[int, list[tuple[Attempt, float]]] = {}
         for request, at in zip(requests, ready_s, strict=True):
             attempt = self._attempt_of[request]
-            self._events.out(request, at)
+            self._events.pass_sent(request, at)
             groups.setdefault(attempt.first, []).append((attempt, at))
         for first, group in groups.items():
             self._send_to(first, group)
 
-    def _begin(self, request: Request) -> None:
-        """Ready a request that was admitted: its route, its key, its prompt."""
+    def _start_attempt(self, request: Request) -> None:
+        """Begin an attempt of an admitted request: set its key, its route and its prompt."""
         generation = self._generations.get(request.index)
         if generation is None:
             prompt = self._prompts(request.index, request.prompt_tokens)
@@ -284,7 +287,7 @@ class Dispatcher:
             messages.Stage(stage.node, stage.start_layer, stage.end_layer) for stage in route.stages
         ]
         self._attempts[attempt.key] = self._attempt_of[request] = attempt
-        self._events.took(request)
+        self._events.route_assigned(request)
 
     def _send_to(self, first: int, group: list[tuple[Attempt, float]]) -> None:
         passes: list[messages.Pass] = []
@@ -295,40 +298,40 @@ class Dispatcher:
             sent, tokens = attempt.next_pass()
             passes.append(sent)
             token_ids += tokens
-            due_s += link.carry(at, [sent.num_tokens])
+            due_s += link.arrival_times(at, [sent.num_tokens])
         frame = struct.pack(f"<{len(token_ids)}i", *token_ids)
         work = messages.Work(self._topology.coordinator, 0, group[0][1], passes, due_s, 1)
         self._transport.send(self._membership.workers[first].name, work, [frame])
 
-    # -- what goes wrong ---------------------------------------------------------------------
+    # -- disruptions -------------------------------------------------------------------------
 
-    def lost(self, node: int, now: float) -> None:
-        """A node is lost: the coordinator restarts the requests that need it."""
-        self._report(NodeLost(node), now)
+    def node_lost(self, node: int, now: float) -> None:
+        """Report the loss of a node: the coordinator restarts the requests that need it."""
+        self._handle(NodeLost(node), now)
 
-    def found(self, node: int, now: float) -> None:
-        """A node works again."""
-        self._report(NodeRecovered(node), now)
+    def node_recovered(self, node: int, now: float) -> None:
+        """Report that a node is available again."""
+        self._handle(NodeRecovered(node), now)
 
-    def out_of_blocks(self, keys: Iterable[int], now: float) -> None:
-        """A worker's scheduler preempted requests: they begin again when there is room."""
+    def requests_preempted(self, keys: Iterable[int], now: float) -> None:
+        """Report requests that a worker preempted: the coordinator restarts them."""
         for key in keys:
             if (attempt := self._attempts.get(key)) is not None:
-                self._report(RequestPreempted(attempt.request), now)
+                self._handle(RequestPreempted(attempt.request), now)
 
-    def fail(self, keys: Iterable[int], reason: str, now: float) -> None:
-        """A worker cannot go on with these requests."""
+    def requests_failed(self, keys: Iterable[int], reason: str, now: float) -> None:
+        """Report requests that a worker cannot continue: they fail."""
         for key in keys:
             if (attempt := self._attempts.get(key)) is not None:
-                self._report(RequestFailed(attempt.request, reason), now)
+                self._handle(RequestFailed(attempt.request, reason), now)
 
-    def _forget(self, attempt: Attempt) -> None:
+    def _end_attempt(self, attempt: Attempt) -> None:
         del self._attempts[attempt.key], self._attempt_of[attempt.request]
         for place in attempt.route:
             self._to_drop.setdefault(place.node, []).append(attempt.key)
 
     def send_drops(self) -> None:
-        """Tell workers which requests they can forget."""
+        """Send workers the keys of ended attempts, whose KV blocks they release."""
         for node, keys in self._to_drop.items():
             self._transport.send(self._membership.workers[node].name, messages.Drop(keys))
         self._to_drop.clear()

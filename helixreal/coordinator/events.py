@@ -1,4 +1,4 @@
-"""Every pass as it left the coordinator and came back, as recorded runs have it."""
+"""Log of all passes that leave the coordinator and return, in the format of recorded runs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class EventLog:
-    """Keeps the events of a run, and the routes that its requests took.
+    """The passes of a run, and the routes of its requests.
 
     Attributes
     ----------
     table
-        Time since feeding began, request, ``out`` or ``in``, ``prompt`` or ``decode``, tokens in
-        the caches before the pass, and tokens of the pass.
+        Time since load generation began, index of the request, ``out`` or ``in``, ``prompt`` or
+        ``decode``, tokens in the KV caches before the pass, and tokens of the pass.
     """
 
     def __init__(self) -> None:
@@ -30,12 +30,12 @@ class EventLog:
         self.table = Columns(EVENT_COLUMNS, "dqssqq")
         self._routes: dict[int, dict[str, object]] = {}
 
-    def out(self, request: Request, now: float) -> None:
-        """A pass leaves."""
+    def pass_sent(self, request: Request, now: float) -> None:
+        """Log a pass that leaves the coordinator."""
         self._add(request, now, "out")
 
-    def back(self, request: Request, now: float) -> None:
-        """A pass has come back; the request is still in it."""
+    def pass_returned(self, request: Request, now: float) -> None:
+        """Log a pass that has returned, before the request's counters change."""
         self._add(request, now, "in")
 
     def _add(self, request: Request, now: float, direction: str) -> None:
@@ -48,10 +48,10 @@ class EventLog:
             request.num_new_tokens,
         )
 
-    def took(self, request: Request) -> None:
-        """A request was given its route; the last one is kept."""
+    def route_assigned(self, request: Request) -> None:
+        """Log the route of a request; after a restart, the new route replaces it."""
         stages = request.route.stages if request.route is not None else []
-        # Node 0 is the coordinator there, with which every route ends.
+        # In recorded runs, node 0 is the coordinator, and every route ends with it.
         self._routes[request.index] = {
             "query": request.index,
             "input_tokens": request.prompt_tokens,
@@ -63,7 +63,7 @@ class EventLog:
 
     @property
     def routes(self) -> list[dict[str, object]]:
-        """The route of every request that was sent, as recorded runs have it."""
+        """The route of every request that was sent, in the format of recorded runs."""
         return [self._routes[query] for query in sorted(self._routes)]
 
     def files(self, topology: Topology) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""A running cluster that other threads ask for answers, behind the interface of a front end."""
+"""A running cluster behind the front-end interface: other threads submit requests to it."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ logger = logging.getLogger(__name__)
 
 
 class NoLoad:
-    """A feeder of a cluster whose requests come from outside."""
+    """A load generator without requests, for clusters whose requests come from clients."""
 
     def opening(self) -> Iterator[Arrival]:
-        """Nobody is there."""
+        """No requests."""
         return iter(())
 
     def later(self) -> Iterator[Arrival]:
-        """Nobody comes."""
+        """No requests."""
         return iter(())
 
     def after_prompt(self, now: float, share: float | None, index: int) -> Arrival | None:
-        """Nobody comes because of what happens here."""
+        """No request."""
         return None
 
     def after_end(self, now: float, share: float | None, index: int | None) -> Arrival | None:
-        """Nobody comes because of what happens here."""
+        """No request."""
         return None
 
 
 class LiveCluster:
-    """Runs a cluster in a thread of its own.
+    """Runs a cluster in its own thread.
 
     Parameters
     ----------
     cluster
-        It has begun, with :class:`NoLoad` as its feeder.
+        A cluster that has begun, with :class:`NoLoad` as its load generator.
     model_name
-        Of the LLM it serves.
+        Name of the LLM.
     max_context_tokens
-        Prompt and answer together are no longer.
+        Limit of the tokens of a prompt and its answer together.
     """
 
     def __init__(self, cluster: Cluster, model_name: str, max_context_tokens: int) -> None:
@@ -73,11 +73,11 @@ class LiveCluster:
         self._thread = Thread(target=self._run, name="cluster", daemon=True)
 
     def start(self) -> None:
-        """Let the cluster run."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the run; requests that have not ended fail."""
+        """Stop the cluster; requests that have not ended fail."""
         if not self._thread.is_alive():
             return
         self._cluster.stopping = True
@@ -88,13 +88,13 @@ class LiveCluster:
 
     @property
     def has_ended(self) -> Event:
-        """Set when the cluster has stopped, for whatever reason."""
+        """Set when the cluster has stopped, for any reason."""
         return self._has_ended
 
     def _run(self) -> None:
         try:
             while not self._cluster.stopping:
-                self._cluster.turn()
+                self._cluster.poll_once()
         except Exception:
             logger.exception("the cluster has stopped")
         finally:
@@ -116,10 +116,10 @@ class LiveCluster:
                 return
             task()
 
-    # -- the front end's side ------------------------------------------------------------------
+    # -- interface of front ends ---------------------------------------------------------------
 
     def submit(self, generation: GenerationRequest, listener: Listener) -> int:
-        """Ask for an answer; the listener hears of every token, and of exactly one end."""
+        """Submit a request; the listener receives every token and exactly one final event."""
         number = next(self._numbers)
         if self._cluster.stopping:
             listener(Refused("the cluster has stopped", None))
@@ -135,7 +135,8 @@ class LiveCluster:
             listener(
                 Refused(
                     f"the prompt has {len(prompt)} tokens and the answer may have "
-                    f"{generation.max_tokens}; together {self.max_context_tokens} are the most",
+                    f"{generation.max_tokens}; the limit of both together is "
+                    f"{self.max_context_tokens}",
                     None,
                 )
             )
@@ -145,10 +146,10 @@ class LiveCluster:
         request = cluster.coordinator.create(Arrival(now, len(prompt), generation.max_tokens))
         self._index_of[number] = request.index
 
-        def heard(happening: StreamEvent) -> None:
-            if not isinstance(happening, Token):
+        def on_event(event: StreamEvent) -> None:
+            if not isinstance(event, Token):
                 self._index_of.pop(number, None)
-            listener(happening)
+            listener(event)
 
         cluster.dispatcher.submit(
             request,
@@ -157,13 +158,13 @@ class LiveCluster:
                 len(prompt),
                 generation.stop_tokens,
                 generation.sampling,
-                heard,
+                on_event,
             ),
             now,
         )
 
     def cancel(self, request: int) -> None:
-        """Nobody wants this answer any more."""
+        """Cancel a request; its listener is not called any more."""
 
         def act() -> None:
             index = self._index_of.pop(request, None)
@@ -175,7 +176,7 @@ class LiveCluster:
         self._wake()
 
     def load(self) -> Load:
-        """Where the cluster stands now."""
+        """The load of the cluster now."""
         cluster = self._cluster
         coordinator, recorder = cluster.coordinator, cluster.recorder
         return Load(
@@ -196,5 +197,5 @@ class LiveCluster:
 
     @property
     def is_ready(self) -> bool:
-        """Whether some route leads through all layers now."""
+        """Whether a route covers all layers now."""
         return not self._cluster.stopping and self._cluster.coordinator.has_route

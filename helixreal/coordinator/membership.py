@@ -1,4 +1,4 @@
-"""Who is there: workers join in any order, are told what to hold, and are missed when silent."""
+"""Membership: workers register in any order, receive assignments, and are lost when silent."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ if TYPE_CHECKING:
 
 
 class State(Enum):
-    """Where a node stands."""
+    """State of a node's worker."""
 
     ABSENT = "absent"
-    """It has not said hello yet."""
+    """No worker has registered yet."""
     LOADING = "loading"
-    """It has been told what to hold."""
+    """The worker has its assignment and loads its layers."""
     READY = "ready"
-    """It works."""
+    """The worker takes passes."""
     LOST = "lost"
-    """It was there, and has gone silent or is stuck."""
+    """The worker has been silent for too long, is stuck, or cannot load its engine."""
 
 
 class WorkerHandle:
-    """One node; its gauges are those that it last reported, and run on over its restarts.
+    """One node and its worker. Gauges are of the last heartbeat, summed over restarts.
 
     Attributes
     ----------
     placed
         The node in the topology.
     state, address, incarnation, engine
-        Where it stands, where it is reached, and what runs there.
+        State, address, identity and engine of its worker.
     kv_blocks, block_tokens
-        The KV cache that it really has.
-    heard_s
-        When it was last heard, by the clock.
+        The KV cache that the worker reported.
+    last_heard_s
+        Time of its last message, by the clock.
     num_tokens, num_batches, num_running, num_waiting
         See :class:`helixsim.metrics.gauges.NodeGauges`.
     lag_s
-        The longest that it noticed something late, by the clock.
+        The longest delay that the worker reported, in seconds by the clock.
     """
 
     def __init__(self, placed: PlacedNode) -> None:
@@ -64,7 +64,7 @@ class WorkerHandle:
         self.engine = ""
         self.kv_blocks = 0
         self.block_tokens = 0
-        self.heard_s = 0.0
+        self.last_heard_s = 0.0
         self.stuck_s = 0.0
         self.lag_s = 0.0
         self.num_refused = 0
@@ -72,62 +72,62 @@ class WorkerHandle:
         self.num_waiting = 0
         self.sent_bytes: list[float] = []
         self.sent_requests: list[int] = []
-        self._now = _silence(placed.index, "x")
+        self._now = _empty_heartbeat(placed.index, "x")
         self._before = (0.0, 0, 0)
         self.held_kv_tokens: Callable[[int], int] | None = None
 
     @property
     def name(self) -> str:
-        """Of the node."""
+        """Name of the node."""
         return self.placed.name
 
-    def begin(self, hello: messages.Hello) -> None:
-        """Take a worker for this node, perhaps after another one."""
+    def register(self, hello: messages.Hello) -> None:
+        """Register a worker for this node; gauges of earlier workers are kept."""
         last = self._now
         self._before = (
             self._before[0] + last.busy_s,
             self._before[1] + last.num_tokens,
             self._before[2] + last.num_batches,
         )
-        self._now = _silence(self.placed.index, hello.incarnation)
+        self._now = _empty_heartbeat(self.placed.index, hello.incarnation)
         self.state = State.LOADING
         self.address, self.incarnation, self.engine = (
             hello.address,
             hello.incarnation,
             hello.engine,
         )
-        self.heard_s = time.monotonic()
+        self.last_heard_s = time.monotonic()
 
-    def take(self, heartbeat: messages.Heartbeat) -> None:
-        """Take what it reports."""
+    def update(self, heartbeat: messages.Heartbeat) -> None:
+        """Take the values of a heartbeat."""
         self._now = heartbeat
-        self.heard_s = time.monotonic()
+        self.last_heard_s = time.monotonic()
         self.stuck_s = heartbeat.stuck_s
         self.lag_s = max(self.lag_s, heartbeat.lag_s)
         self.num_refused = heartbeat.refused
         self.num_running, self.num_waiting = heartbeat.num_running, heartbeat.num_waiting
         self.sent_bytes, self.sent_requests = heartbeat.sent_bytes, heartbeat.sent_requests
 
-    def lose(self) -> None:
-        """It has gone silent."""
+    def mark_lost(self) -> None:
+        """Mark the worker as lost."""
         self.state = State.LOST
         self.num_running = self.num_waiting = 0
 
-    # -- what policies see -----------------------------------------------------------------------
+    # -- interface of policies -------------------------------------------------------------------
 
     @property
     def queue_length(self) -> int:
-        """Requests that waited there by its last report."""
+        """Requests that wait on the node, by its last heartbeat."""
         return self.num_waiting
 
     @property
     def waiting_tokens(self) -> int:
-        """Tokens that waited there by its last report."""
+        """Tokens that wait on the node, by its last heartbeat."""
         return self._now.waiting_tokens
 
     @property
     def free_kv_tokens(self) -> int:
-        """Tokens for which it had room by its last report."""
+        """Free tokens of its KV cache, by its last heartbeat."""
         used = self._now.kv_used_token_layers
         if used is None and self.held_kv_tokens is not None:
             room = self.placed.capacity.kv_token_layers - self.held_kv_tokens(self.placed.index)
@@ -139,40 +139,39 @@ class WorkerHandle:
         """Mean time of its steps so far, seconds; 0 before the first."""
         return self.busy_s(0.0) / self.num_batches if self.num_batches else 0.0
 
-    # -- what metrics see ------------------------------------------------------------------------
+    # -- interface of metrics --------------------------------------------------------------------
 
     @property
     def kv_used_token_layers(self) -> int | None:
-        """What its KV blocks held by its last report; None if it keeps no account."""
+        """Used KV capacity by its last heartbeat; None if its scheduler does not count it."""
         return self._now.kv_used_token_layers
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that came through its last layer so far."""
+        """Tokens that have passed its last layer."""
         return self._before[1] + self._now.num_tokens
 
     @property
     def num_batches(self) -> int:
-        """Batches that it has run so far."""
+        """Batches that it has run."""
         return self._before[2] + self._now.num_batches
 
     def busy_s(self, now: float) -> float:
-        """How long it has computed by its last report."""
+        """Time that its engine was busy, by its last heartbeat."""
         return self._before[0] + self._now.busy_s
 
 
-def _silence(node: int, incarnation: str) -> messages.Heartbeat:
-    """What a worker has reported before its first heartbeat."""
+def _empty_heartbeat(node: int, incarnation: str) -> messages.Heartbeat:
+    """The values of a worker before its first heartbeat."""
     return messages.Heartbeat(
         node, incarnation, 0.0, 0, 0, 0, 0, 0, 0, None, 0.0, 0.0, 0, [], [], []
     )
 
 
 class LinkMeter:
-    """What a link has carried; see :class:`helixsim.metrics.gauges.LinkGauges`.
+    """Traffic of a link; see :class:`helixsim.metrics.gauges.LinkGauges`.
 
-    The bytes are those that the scenario counts. How long the link was busy follows from its
-    bandwidth there.
+    Bytes and busy time are computed with the activation sizes and the bandwidth of the scenario.
     """
 
     def __init__(self, placed: PlacedLink, bandwidth_bytes_per_s: float) -> None:
@@ -182,11 +181,11 @@ class LinkMeter:
         self._bandwidth = bandwidth_bytes_per_s
 
     def busy_s(self, now: float) -> float:
-        """How long it has been sending, at its bandwidth in the scenario."""
+        """Time to send its bytes at its bandwidth in the scenario."""
         return self.num_bytes / self._bandwidth if self._bandwidth > 0 else 0.0
 
     def backlog_s(self, now: float) -> float:
-        """Not known of a real link."""
+        """Always 0: the queue of a real link is not known."""
         return 0.0
 
 
@@ -195,14 +194,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MembershipSettings:
-    """How nodes are looked after; all times by the clock.
+    """Intervals and time limits of membership, in seconds by the clock.
 
     Attributes
     ----------
     heartbeat_s, missing_s
-        How often everybody says that they are there, and after what silence they are lost.
+        Interval of heartbeats, and the silence after which a process counts as lost.
     stuck_s
-        An engine that has been at one batch for longer is lost, too.
+        A worker whose engine runs one batch for longer is shut down and lost.
     """
 
     heartbeat_s: float = 0.5
@@ -211,9 +210,9 @@ class MembershipSettings:
 
 
 def used_bandwidth(performance: PerformanceModel, policy: Policy, link: PlacedLink) -> float:
-    """What emulated transfers may use of a link, in bytes per second.
+    """Bandwidth of a link for emulated transfers, in bytes per second.
 
-    Messages use all of it; links of the published simulator what the policy allows.
+    Messages use the whole bandwidth; links of the published simulator the policy's share of it.
     """
     if performance.sending is not None:
         return link.bandwidth_bytes_per_s
@@ -221,29 +220,31 @@ def used_bandwidth(performance: PerformanceModel, policy: Policy, link: PlacedLi
 
 
 class Membership:
-    """The nodes of a placement, and the workers that stand for them.
+    """The nodes of a placement and their workers.
 
     Parameters
     ----------
     scenario
-        What is run.
+        The scenario of the run.
     topology
         Nodes and links of its placement.
     transport
         The coordinator's sockets.
     clock
         The time of the run.
+    settings
+        Intervals and time limits.
     max_context_tokens
-        No request gets longer.
+        Limit of the tokens of a request.
     reports_transits
-        Whether the policy learns from how long passes take.
+        Whether workers report transit times of passes.
 
     Attributes
     ----------
     workers
-        For every node, in order.
-    lost, back
-        Numbers of nodes that were lost, and of such that work again, since somebody last looked.
+        The handles of all nodes, in order.
+    lost_nodes, recovered_nodes
+        Numbers of nodes that were lost or have recovered; the caller removes what it has processed.
     """
 
     def __init__(
@@ -269,12 +270,12 @@ class Membership:
         self._by_name = {node.name: node.index for node in topology.nodes}
         self._next_alive_s = 0.0
         self.workers = [WorkerHandle(node) for node in topology.nodes]
-        self.lost: list[int] = []
-        self.back: list[int] = []
+        self.lost_nodes: list[int] = []
+        self.recovered_nodes: list[int] = []
 
     @property
     def absent(self) -> list[str]:
-        """Names of the nodes that do not work."""
+        """Names of the nodes that are not ready."""
         return [worker.name for worker in self.workers if worker.state is not State.READY]
 
     def name_of(self, node: int) -> str:
@@ -292,7 +293,7 @@ class Membership:
     # -- joining -----------------------------------------------------------------------------
 
     def on_hello(self, hello: messages.Hello) -> None:
-        """Welcome a worker.
+        """Register a worker, and send it its assignment.
 
         Raises
         ------
@@ -304,14 +305,14 @@ class Membership:
             raise ValueError(f"node '{hello.node}' holds no layers in this placement")
         worker = self.workers[index]
         if worker.state in (State.READY, State.LOADING):
-            # Its own, until it hears from us; or another worker's, for which there is no place
-            # until this one has gone silent.
+            # The worker repeats its hello until it has its assignment. A second worker of the node
+            # is not registered before the first is lost.
             return
-        worker.begin(hello)
         try:
-            self._transport.connect(worker.name, worker.address)
+            self._transport.connect(worker.name, hello.address)
         except InputError as error:
             raise ValueError(str(error)) from error
+        worker.register(hello)
         self._transport.send(worker.name, self._assignment(worker, hello))
 
     def _assignment(self, worker: WorkerHandle, hello: messages.Hello) -> messages.Assignment:
@@ -348,25 +349,25 @@ class Membership:
         )
 
     def on_ready(self, ready: messages.Ready) -> None:
-        """Take note that a worker has loaded its layers."""
+        """Mark a worker that has loaded its layers as ready."""
         worker = self._worker(ready.node, ready.incarnation)
         if worker is None or worker.state is not State.LOADING:
             return
         worker.state = State.READY
-        worker.heard_s = time.monotonic()
+        worker.last_heard_s = time.monotonic()
         worker.kv_blocks, worker.block_tokens = ready.kv_blocks, ready.block_tokens
         if self._policy is not None:
-            self._introduce(worker, self._policy)
-            self.back.append(worker.placed.index)
+            self._send_peers_of(worker, self._policy)
+            self.recovered_nodes.append(worker.placed.index)
 
-    def introduce_all(self, policy: Policy) -> None:
-        """Tell all workers where the others are; from now on whoever joins is told, too."""
+    def send_all_peers(self, policy: Policy) -> None:
+        """Send all workers the addresses of their peers; later workers get them when ready."""
         self._policy = policy
         for worker in self.workers:
             self._transport.send(worker.name, self._peers(worker, policy))
 
-    def _introduce(self, worker: WorkerHandle, policy: Policy) -> None:
-        """Tell a worker that has come back where the others are, and them where it is."""
+    def _send_peers_of(self, worker: WorkerHandle, policy: Policy) -> None:
+        """Send a recovered worker the addresses of its peers, and them its address."""
         self._transport.send(worker.name, self._peers(worker, policy))
         peer = messages.Peer(worker.placed.index, worker.name, worker.address)
         for link in self._topology.incoming[worker.placed.index]:
@@ -394,14 +395,14 @@ class Membership:
             ],
         )
 
-    # -- being there -------------------------------------------------------------------------
+    # -- liveness ----------------------------------------------------------------------------
 
     def on_heartbeat(self, heartbeat: messages.Heartbeat) -> WorkerHandle | None:
-        """Take what a worker reports; None if it is not one of ours any more."""
+        """Take a heartbeat; None if it is of another incarnation than the registered worker."""
         worker = self._worker(heartbeat.node, heartbeat.incarnation)
         if worker is None:
             return None
-        worker.take(heartbeat)
+        worker.update(heartbeat)
         return worker
 
     def _worker(self, node: int, incarnation: str) -> WorkerHandle | None:
@@ -410,50 +411,52 @@ class Membership:
         worker = self.workers[node]
         return worker if worker.incarnation == incarnation else None
 
-    def look(self, clock_s: float) -> None:
-        """See who is missing, and say that the coordinator is there."""
+    def check_liveness(self, clock_s: float) -> None:
+        """Find workers that are silent or stuck, and send heartbeats of the coordinator."""
         for worker in self.workers:
             if worker.state not in (State.READY, State.LOADING):
                 continue
-            silent_s = clock_s - worker.heard_s
+            silent_s = clock_s - worker.last_heard_s
             if silent_s > self._settings.missing_s:
                 logger.warning("%s has been silent for %.1f s", worker.name, silent_s)
-                self._lose(worker)
+                self._node_lost(worker)
             elif worker.state is State.READY and worker.stuck_s > self._settings.stuck_s:
-                logger.warning("%s has been at one batch for %.1f s", worker.name, worker.stuck_s)
-                self._transport.send(worker.name, messages.Shutdown("it was stuck"))
-                self._lose(worker)
+                logger.warning(
+                    "%s has been running one batch for %.1f s", worker.name, worker.stuck_s
+                )
+                self._transport.send(worker.name, messages.Shutdown("its engine was stuck"))
+                self._node_lost(worker)
         if clock_s >= self._next_alive_s:
             self._next_alive_s = clock_s + self._settings.heartbeat_s
             for worker in self.workers:
                 if worker.state in (State.READY, State.LOADING):
                     self._transport.send(worker.name, messages.Alive())
 
-    def _lose(self, worker: WorkerHandle) -> None:
+    def _node_lost(self, worker: WorkerHandle) -> None:
         if worker.state is State.READY:
-            self.lost.append(worker.placed.index)
-        worker.lose()
+            self.lost_nodes.append(worker.placed.index)
+        worker.mark_lost()
 
     def on_failure(self, failed: messages.Failure) -> None:
-        """Hear that an engine cannot be loaded.
+        """Take a worker's report that its engine cannot be loaded.
 
         Raises
         ------
         HelixError
-            If the cluster does not run yet: it cannot begin without that node.
+            If the cluster has not begun: it cannot begin without the node.
         """
         if failed.sender >= len(self.workers):
             raise ValueError(f"there is no node {failed.sender}")
         worker = self.workers[failed.sender]
         if worker.state is not State.LOADING:
             return
-        worker.lose()
+        worker.mark_lost()
         if self._policy is None:
             raise HelixError(f"{worker.name}: {failed.reason}")
         logger.error("%s: %s", worker.name, failed.reason)
 
     def shut_down_all(self, reason: str) -> None:
-        """End all workers."""
+        """Send all workers a shutdown message."""
         for worker in self.workers:
             if worker.state is not State.ABSENT:
                 self._transport.send(worker.name, messages.Shutdown(reason))

@@ -1,7 +1,7 @@
-"""A running cluster, from the coordinator's side.
+"""The coordinator process of a real cluster.
 
-What becomes of requests is decided by :class:`helixsim.control.coordinator.Coordinator`; this
-carries its decisions out over sockets, and measures as the simulator does.
+The control plane is that of the simulator. This module carries out its actions over sockets and
+measures the run as the simulator does.
 """
 
 from __future__ import annotations
@@ -51,25 +51,25 @@ _MAX_WAIT_MS = 100
 _MESSAGES_AT_ONCE = 500
 _BEGIN_MARGIN_S = 0.2
 _EMULATED_SLACK_S = 0.02
-_GREAT_LAG_S = 0.1
+_LAG_WARNING_S = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterSettings:
-    """How a cluster is run.
+    """Settings of a cluster.
 
     Attributes
     ----------
     is_emulated
-        Whether its workers only wait, as long as the paper's physics has them compute.
+        Whether engines are emulated: workers wait for the times of the performance model.
     time_scale
         Seconds of the run per second by the clock.
-    roster
-        How nodes are looked after.
+    membership
+        Intervals and time limits of heartbeats.
     prompts
         Makes the prompts of the scenario's workload, of which only lengths are known.
     max_context_tokens
-        No request gets longer.
+        Limit of the tokens of a request.
     """
 
     is_emulated: bool = True
@@ -80,29 +80,30 @@ class ClusterSettings:
 
 
 class Cluster:
-    """Gathers workers, sends requests through them, and measures; used from one thread.
+    """Waits for workers, serves requests through them, and measures the run; not thread-safe.
 
-    It is a :class:`helixsim.metrics.gauges.MeasuredRun`: results are made as those of a simulation.
+    It is a :class:`helixsim.metrics.gauges.MeasuredRun`: its results have the form of a
+    simulation's.
 
     Parameters
     ----------
     scenario
-        What is run; it must have a placement.
+        The scenario; it must have a placement.
     transport
         The coordinator's sockets.
     settings
-        How it is run.
+        Settings of the cluster.
     load_generator
-        Who sends requests, if not the scenario's workload.
+        Creates the requests; None takes the scenario's workload.
 
     Attributes
     ----------
     start_s, end_s
-        When feeding begins and ends.
+        Start and end of load generation.
     stopping
-        Whether the run is to end now; may be set from anywhere.
+        Set it, from any thread, to stop the run.
     dispatcher
-        Sends the requests, once the cluster has begun.
+        Sends requests; None before :meth:`begin`.
     """
 
     def __init__(
@@ -144,11 +145,11 @@ class Cluster:
         self._poller = zmq.Poller()
         self._poller.register(transport.inbox, zmq.POLLIN)
 
-    # -- what metrics look at ----------------------------------------------------------------
+    # -- interface of metrics -------------------------------------------------------------------
 
     @property
     def topology(self) -> Topology:
-        """Nodes and links, with the capacities that there really are."""
+        """Nodes and links, with the KV capacities that the workers reported."""
         return self._control_plane.topology
 
     @property
@@ -158,27 +159,27 @@ class Cluster:
 
     @property
     def policy(self) -> Policy:
-        """What finds routes."""
+        """The routing policy."""
         return self._control_plane.policy
 
     @property
     def coordinator(self) -> Coordinator:
-        """What decides."""
+        """The coordinator of the control plane."""
         return self._control_plane.coordinator
 
     @property
     def recorder(self) -> RunRecorder:
-        """What has been recorded."""
+        """The records of the run."""
         return self._recorder
 
     @property
     def nodes(self) -> Sequence[WorkerHandle]:
-        """For every node, its gauges."""
+        """The gauges of every node."""
         return self.membership.workers
 
     @property
     def links(self) -> Sequence[LinkMeter]:
-        """For every link, its gauges."""
+        """The gauges of every link."""
         return self._meters
 
     @property
@@ -188,24 +189,24 @@ class Cluster:
 
     @property
     def address(self) -> str:
-        """Where the coordinator is reached."""
+        """The coordinator's address."""
         return self._transport.address
 
     @property
     def lag_s(self) -> float:
-        """The longest that anybody was late, by the clock."""
+        """The longest delay of the coordinator or a worker, in seconds by the clock."""
         own = self.dispatcher.lag_s / self._clock.scale if self.dispatcher is not None else 0.0
         return max(own, *(worker.lag_s for worker in self.membership.workers))
 
-    # -- from the beginning to the end ---------------------------------------------------------
+    # -- phases of a run ----------------------------------------------------------------------
 
-    def gather(self, look: Callable[[list[str]], None] | None = None) -> None:
-        """Wait until every node works.
+    def wait_for_workers(self, on_wait: Callable[[list[str]], None] | None = None) -> None:
+        """Wait until the workers of all nodes are ready.
 
         Parameters
         ----------
-        look
-            Called now and then with the names of those that are missing; it may raise.
+        on_wait
+            Called regularly with the names of the nodes that are not ready; it may raise.
 
         Raises
         ------
@@ -213,23 +214,23 @@ class Cluster:
             If an engine cannot be loaded.
         """
         while (missing := self.membership.absent) and not self.stopping:
-            if look is not None:
-                look(missing)
-            self.turn()
+            if on_wait is not None:
+                on_wait(missing)
+            self.poll_once()
 
     @property
     def has_begun(self) -> bool:
-        """Whether requests may come."""
+        """Whether :meth:`begin` has been called."""
         return self.dispatcher is not None
 
     def begin(self) -> None:
-        """Build what decides, from what the workers really have, and let requests come."""
+        """Build the control plane with the KV capacities of the workers, and start the load."""
         settings, scenario = self._settings, self.scenario
-        # To be compared with a simulation, an emulated workload runs as many passes.
+        # An emulated workload runs as many passes as its simulation, so that results compare.
         runs_as_simulated = settings.is_emulated and self._load_generator is None
         self.start_s = self.events.start_s = self.now + _BEGIN_MARGIN_S
         self.end_s = self.start_s + scenario.run.duration_s
-        topology = self._found_topology()
+        topology = self._actual_topology()
         rng = Random(self.seed)
         self._recorder = LiveRecorder(
             self.start_s + scenario.run.warmup_s,
@@ -247,7 +248,7 @@ class Cluster:
             passes_beyond_answer=None if runs_as_simulated else 0,
         )
         policy, performance = self._control_plane.policy, self._control_plane.performance
-        self._watch_nodes()
+        self._show_workers_to_policies()
         self._meters = [
             LinkMeter(link, used_bandwidth(performance, policy, link)) for link in topology.links
         ]
@@ -265,7 +266,7 @@ class Cluster:
             )
             for link in topology.outgoing[topology.coordinator]
         }
-        self.membership.introduce_all(policy)
+        self.membership.send_all_peers(policy)
         self.dispatcher = Dispatcher(
             self._control_plane,
             self._recorder,
@@ -279,8 +280,8 @@ class Cluster:
         self._timeline = Timeline(self)
         self._next_sample_s = self.start_s
 
-    def _watch_nodes(self) -> None:
-        """Show policies the workers, as their heartbeats tell of them."""
+    def _show_workers_to_policies(self) -> None:
+        """Make the last heartbeats of workers the policies' view of the nodes."""
         workers, coordinator = self.membership.workers, self.coordinator
 
         def held_kv_tokens(node: int) -> int:
@@ -290,7 +291,7 @@ class Cluster:
             worker.held_kv_tokens = held_kv_tokens
         self._control_plane.view.nodes = workers
 
-    def _found_topology(self) -> Topology:
+    def _actual_topology(self) -> Topology:
         """The topology with the KV caches that the workers reported."""
         if self._settings.is_emulated:
             return self._planned
@@ -308,36 +309,36 @@ class Cluster:
         )
         return replace(self._planned, nodes=nodes)
 
-    def run_workload(self, look: Callable[[], None] | None = None) -> None:
-        """Let the scenario's workload come until its end, and all of it end if it drains."""
+    def run_workload(self, on_wait: Callable[[], None] | None = None) -> None:
+        """Serve the scenario's workload until its end or, with `drain`, that of all requests."""
         while not self.stopping:
-            if look is not None:
-                look()
+            if on_wait is not None:
+                on_wait()
             if self.now >= self.end_s and not (self.scenario.run.drain and not self.is_idle):
                 return
-            self.turn()
+            self.poll_once()
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody is being served, waits, or is still to come."""
+        """Whether no request is active, waiting or still to arrive."""
         coordinator = self.coordinator
         assert self.dispatcher is not None
         return not (coordinator.active or coordinator.waiting or self.dispatcher.expects_arrivals)
 
     def result(self) -> RunResult:
-        """What the run has measured."""
+        """The results of the run."""
         self._sample()
         self.recorder.finish(self.coordinator.active, self.coordinator.waiting)
         result = RunResult.of(self, self._timeline, interrupted=self.stopping)
-        if self.lag_s > _GREAT_LAG_S:
+        if self.lag_s > _LAG_WARNING_S:
             result.summary["warnings"].append(
-                f"something was done {self.lag_s:.2f} s too late: the machine cannot keep up; "
-                "take a lower --time-scale"
+                f"the coordinator or a worker was {self.lag_s:.2f} s late: the machine is too slow "
+                "for this run; use a lower --time-scale"
             )
         return result
 
     def about(self) -> dict[str, Any]:
-        """What the run was made of, for its manifest."""
+        """Facts about the cluster, for the manifest of the results."""
         return {
             "emulated": self._settings.is_emulated,
             "time_scale": self._clock.scale,
@@ -357,19 +358,19 @@ class Cluster:
         }
 
     def close(self, reason: str = "the run has ended") -> None:
-        """Send the workers home."""
+        """Shut down all workers."""
         self.membership.shut_down_all(reason)
         self._transport.flush()
 
     # -- the loop ----------------------------------------------------------------------------
 
     def wake_by(self, file: int, act: Callable[[], None]) -> None:
-        """Call something whenever a pipe becomes readable; what is in it is thrown away."""
+        """Call a function after the bytes of a pipe have been read, which wake the loop."""
         self._wake_file, self._on_wake = file, act
         self._poller.register(file, zmq.POLLIN)
 
-    def turn(self) -> None:
-        """Wait for what comes next, and do it."""
+    def poll_once(self) -> None:
+        """Wait for a message or the next due time, and process both."""
         due = self._next_sample_s
         if self.dispatcher is not None:
             due = min(due, self.dispatcher.next_due_s())
@@ -382,24 +383,24 @@ class Cluster:
         if self._on_wake is not None:
             self._on_wake()
         now = self.now
-        self.membership.look(time.monotonic())
+        self.membership.check_liveness(time.monotonic())
         if self.dispatcher is None:
             return
-        self._on_changes(self.dispatcher, now)
+        self._report_node_changes(self.dispatcher, now)
         self.dispatcher.process(now)
         if now >= self._next_sample_s:
             self._next_sample_s += self.scenario.run.sample_interval_s
             self._sample()
 
-    def _on_changes(self, dispatcher: Dispatcher, now: float) -> None:
-        """Carry on without nodes that were lost, and with those that are back."""
+    def _report_node_changes(self, dispatcher: Dispatcher, now: float) -> None:
+        """Report lost and recovered nodes to the dispatcher."""
         membership = self.membership
-        while membership.lost:
-            dispatcher.lost(membership.lost.pop(0), now)
-        while membership.back:
-            node = membership.back.pop(0)
-            logger.warning("%s is back", membership.workers[node].name)
-            dispatcher.found(node, now)
+        while membership.lost_nodes:
+            dispatcher.node_lost(membership.lost_nodes.pop(0), now)
+        while membership.recovered_nodes:
+            node = membership.recovered_nodes.pop(0)
+            logger.warning("%s is available again", membership.workers[node].name)
+            dispatcher.node_recovered(node, now)
 
     def _sample(self) -> None:
         topology = self.topology
@@ -428,7 +429,7 @@ class Cluster:
         dispatcher = self.dispatcher
         match message:
             case messages.Done() if dispatcher is not None:
-                dispatcher.back(message, self.now)
+                dispatcher.passes_done(message, self.now)
             case messages.Heartbeat():
                 self._on_heartbeat(message)
             case messages.Hello():
@@ -440,14 +441,14 @@ class Cluster:
             case messages.Failure():
                 assert dispatcher is not None
                 name = self.membership.name_of(message.sender)
-                dispatcher.fail(message.keys, f"{name}: {message.reason}", self.now)
+                dispatcher.requests_failed(message.keys, f"{name}: {message.reason}", self.now)
             case messages.OutOfBlocks() if dispatcher is not None:
-                dispatcher.out_of_blocks(message.keys, self.now)
+                dispatcher.requests_preempted(message.keys, self.now)
             case messages.Stop():
-                logger.warning("asked to stop")
+                logger.warning("received a stop message")
                 self.stopping = True
             case _:
-                raise ValueError("is not for the coordinator, or not yet")
+                raise ValueError("is not expected by the coordinator in this state")
 
     def _on_heartbeat(self, heartbeat: messages.Heartbeat) -> None:
         worker = self.membership.on_heartbeat(heartbeat)

@@ -1,6 +1,6 @@
-"""Engines by name; each is imported only when it is wanted.
+"""Engines by name, imported when they are made.
 
-Register your own with :func:`helixsim.register_engine`.
+Further engines are registered with :func:`helixsim.register_engine`.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 def make_engine(name: str, spec: EngineSpec) -> Engine:
-    """Load a model into an engine that makes real tokens.
+    """Make an engine and load a model into it.
 
     Parameters
     ----------
     name
         One of `ENGINES`.
     spec
-        What it is to hold.
+        The layers to load, and further settings.
 
     Raises
     ------
     InputError
-        If there is no such engine, what it needs is not installed, or it cannot use the model.
+        If there is no such engine, its packages are not installed, or it cannot use the model.
     """
     try:
         make = ENGINES.get(name)

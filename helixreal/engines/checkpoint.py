@@ -1,4 +1,4 @@
-"""Weights of some layers: from safetensors files, or made up."""
+"""Weights of layers: from safetensors files, or random."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ _WHOLE = "model.safetensors"
 
 
 class Weights(Protocol):
-    """Where tensors come from."""
+    """A source of tensors."""
 
     def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """A tensor by its name, of that shape, on the device and of the type that is wanted."""
+        """A tensor by name and shape, on the device and with the data type of the engine."""
         ...
 
 
 class Checkpoint:
-    """Tensors in one or several safetensors files; a context, which keeps them open.
+    """Tensors in one or several safetensors files; a context manager that keeps them open.
 
     Parameters
     ----------
     model
-        Folder of the model. Only the tensors that are taken are read.
+        Folder of the model. Tensors are read when they are taken.
     device, dtype
-        Of the tensors that it gives.
+        Device and data type of the tensors.
 
     Raises
     ------
     InputError
-        If there are no such files, or (from :meth:`take`) no such tensor of that shape.
+        If there are no such files or, in :meth:`take`, no tensor of that name and shape.
     """
 
     def __init__(self, model: Path, device: torch.device, dtype: torch.dtype) -> None:
@@ -86,7 +86,7 @@ class Checkpoint:
         return self._open[shard]
 
     def _read_index(self) -> dict[str, str] | None:
-        """Tensor -> file; None if there is one file only."""
+        """Tensor -> file; None if there is a single file."""
         index = self._model / _INDEX
         if not index.is_file():
             if not (self._model / _WHOLE).is_file():
@@ -102,12 +102,12 @@ class Checkpoint:
 
 
 class DummyWeights:
-    """Random weights; the same name has the same weights in every engine.
+    """Random weights; a name has the same weights in every engine.
 
     Parameters
     ----------
     device, dtype
-        Of the tensors that it gives.
+        Device and data type of the tensors.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -115,7 +115,7 @@ class DummyWeights:
         self._dtype = dtype
 
     def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """Make a matrix that keeps the size of what it is applied to; ones for a norm."""
+        """A random matrix that preserves the norm of its input on average; ones for norms."""
         if "norm" in name:
             return torch.ones(shape, device=self._device, dtype=self._dtype)
         generator = torch.Generator(self._device).manual_seed(_seed(name.encode()))

@@ -1,7 +1,6 @@
-"""An engine that computes nothing: it takes the time that the latency profile says.
+"""The emulated engine computes nothing; its runner waits for the times of the performance model.
 
-Hidden states are as large as real ones on the wire, and all zero. Tokens are made up from their
-position, the same wherever they are made.
+Hidden states are zeros of the size of real ones. Tokens are a function of their position.
 """
 
 from __future__ import annotations
@@ -15,16 +14,16 @@ _VOCABULARY = 32_000
 
 
 class EmulatedEngine:
-    """Counts KV blocks as simulated nodes do, and makes up the rest.
+    """Counts KV blocks as simulated nodes do; hidden states and tokens are synthetic.
 
     Parameters
     ----------
     kv_token_layers
         KV capacity of the node.
     end_layer, num_layers
-        Where its layers end, and how many the LLM has.
+        End of the node's layers, and number of layers of the LLM.
     bytes_per_token
-        What one token's activation weighs.
+        Bytes of one token's activation.
     """
 
     def __init__(
@@ -37,29 +36,29 @@ class EmulatedEngine:
         self._zeros = memoryview(b"")
 
     def run(self, rows: Sequence[Row], start_layer: int, end_layer: int) -> list[Payload]:
-        """Hidden states are their number of tokens; a token is made from its position."""
+        """Return numbers of tokens as hidden states, and tokens made from their positions."""
         if end_layer < self._num_layers:
             return [row.num_tokens for row in rows]
         return [made_up_token(row.position + row.num_tokens) for row in rows]
 
     def pack(self, payloads: Sequence[Payload]) -> list[Buffer]:
-        """As many zeros as activations of so many tokens weigh."""
+        """A buffer of zeros of the size of the activations."""
         size = sum(payloads) * self.wire_bytes_per_token
         if len(self._zeros) < size:
             self._zeros = memoryview(bytes(size))
         return [self._zeros[:size]]
 
     def unpack(self, buffers: Sequence[Buffer], num_tokens: Sequence[int]) -> list[Payload]:
-        """Check the size; there is nothing to read."""
+        """Check the size of the buffer."""
         size = sum(num_tokens) * self.wire_bytes_per_token
         if len(buffers) != 1 or len(buffers[0]) != size:
             raise ValueError(f"{len(buffers)} buffers; one of {size} bytes was expected")
         return list(num_tokens)
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        """Nothing to release."""
 
 
 def made_up_token(position: int) -> int:
-    """The token that an emulated engine makes at a position."""
+    """The token of an emulated engine at a position."""
     return (position * 7919 + 17) % _VOCABULARY

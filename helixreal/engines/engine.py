@@ -1,9 +1,8 @@
-"""What every engine does: run layers on a batch, keep KV caches, turn activations into bytes.
+"""The interface of engines: run layers on a batch, keep KV caches, serialize hidden states.
 
-A worker owns one engine and calls it from one thread. It hands it rows, one for each request of
-a batch, runs some consecutive layers on them, and either sends the hidden states on or, behind
-the last layer, gets tokens. A batch can be split and joined between two calls: every row carries
-its own payload.
+A worker owns one engine and calls it from one thread. Each call runs consecutive layers on rows,
+one for each request of a batch, and returns hidden states or, after the last layer, tokens. Batches
+can be split and joined between two calls: every row carries its own payload.
 """
 
 from __future__ import annotations
@@ -15,25 +14,24 @@ from typing import Any, Protocol
 from helixsim.control.kv_cache import KvCache
 
 Payload = Any
-"""What a row takes along: token ids before the first layer, then a hidden state of the engine's
-own kind, of as many tokens as the row has."""
+"""Data of a row: token ids before the first layer, then the hidden states of its tokens, in a type
+of the engine's choice."""
 
 Buffer = bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How a token is chosen.
+    """Sampling parameters of a request.
 
     Attributes
     ----------
     temperature
         0 takes the most probable token (greedy).
     top_p
-        Only the most probable tokens, which together have this probability, are drawn from.
+        A token is drawn from the most probable tokens that together have this probability.
     seed
-        Makes a draw repeatable: it depends on the seed and the position of the token alone.
-        None draws anew each time.
+        A draw depends only on the seed and the position of the token; None is not repeatable.
     """
 
     temperature: float = 0.0
@@ -51,18 +49,18 @@ class Row:
     Attributes
     ----------
     request
-        The key of its KV cache.
+        The key of its KV blocks.
     position
-        Tokens of it that the cache holds before this pass.
+        Tokens in the KV cache before the pass.
     num_tokens
-        Tokens that go through the layers in this pass.
+        Tokens of the pass.
     payload
-        Token ids (a sequence of ints) where the pass enters layer 0, else the hidden state.
+        Token ids (a sequence of ints) if the pass enters layer 0, else hidden states.
     wants_token
-        Whether a token is wanted behind the last layer; not for a part of a prompt that more
-        follows on.
+        Whether a token is sampled after the last layer; false for all but the last chunk of a
+        prefill.
     sampling
-        How that token is chosen.
+        How the token is sampled.
     """
 
     request: Hashable
@@ -75,34 +73,34 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
-    """What a worker wants of its engine.
+    """Settings of an engine.
 
     Attributes
     ----------
     start_layer, end_layer
-        It is to hold the layers ``[start_layer, end_layer)``.
+        The engine holds the layers ``[start_layer, end_layer)``.
     num_layers
-        Of the whole LLM; one that ends with it also samples tokens.
+        Layers of the LLM; an engine with the last layer also samples tokens.
     entry_layers
-        Where requests may enter, `start_layer` among them: the boundaries of calls of `run`.
+        Layers at which requests enter, with `start_layer`: calls of `run` start and end there.
     model
-        Folder of the model (Hugging Face format: config.json and safetensors), where needed.
+        Folder of the model (Hugging Face format: config.json and safetensors), if needed.
     device
         For example ``cpu`` or ``cuda:0``.
     dtype
-        Of weights and activations, for example ``float32`` or ``bfloat16``.
+        Data type of weights and activations, for example ``float32`` or ``bfloat16``.
     kv_memory_bytes
-        Memory for KV caches; None leaves it to the engine.
+        Memory for KV caches; None leaves the size to the engine.
     block_tokens
-        Tokens in a block of KV cache.
+        Tokens of a KV block.
     max_batch_tokens
-        A batch has no more tokens.
+        Limit of the tokens of a batch.
     max_context_tokens
-        No request gets longer.
+        Limit of the tokens of a request.
     dummy_weights
-        Random weights instead of the model's; for tests of load.
+        Random weights instead of the model's, for load tests.
     options
-        What else the engine understands.
+        Additional options of the engine.
     """
 
     start_layer: int
@@ -121,25 +119,24 @@ class EngineSpec:
 
     @property
     def num_held(self) -> int:
-        """Layers that it holds."""
+        """Number of layers of the engine."""
         return self.end_layer - self.start_layer
 
 
 class Engine(Protocol):
-    """Runs layers; made by a function that takes an :class:`EngineSpec`, which loads the model.
+    """Runs layers of a model. A function with an :class:`EngineSpec` makes it and loads the model.
 
     Attributes
     ----------
     kv
-        The account of its KV blocks. A request's blocks are allocated before a pass of it runs
+        Allocates its KV blocks; blocks of a request are allocated before its pass runs
         (:mod:`helixsim.control.kv_cache`).
     kv_blocks
-        Blocks of KV cache that there really are; each holds `block_tokens` tokens on all layers
-        that the engine holds.
+        Number of KV blocks; each holds `block_tokens` tokens on all layers of the engine.
     block_tokens
-        Tokens in a block.
+        Tokens of a KV block.
     wire_bytes_per_token
-        What one token's hidden state weighs in `pack`.
+        Bytes of one token's hidden state in `pack`.
     """
 
     kv: KvCache
@@ -148,30 +145,30 @@ class Engine(Protocol):
     wire_bytes_per_token: int
 
     def run(self, rows: Sequence[Row], start_layer: int, end_layer: int) -> list[Payload]:
-        """Run the layers ``[start_layer, end_layer)`` on a batch; blocks have been allocated.
+        """Run the layers ``[start_layer, end_layer)`` on a batch whose KV blocks are allocated.
 
         Returns
         -------
         list
-            For each row its hidden state; or, where `end_layer` is the last of the LLM, its
-            token id, and None where none is wanted.
+            Hidden states of each row; or, if `end_layer` is the LLM's number of layers, its token
+            id, None if `wants_token` is false.
         """
         ...
 
     def pack(self, payloads: Sequence[Payload]) -> list[Buffer]:
-        """Hidden states of some rows as one or more buffers, row after row in each."""
+        """Serialize hidden states of rows to one or more buffers, each with all rows in order."""
         ...
 
     def unpack(self, buffers: Sequence[Buffer], num_tokens: Sequence[int]) -> list[Payload]:
-        """The way back, given the tokens of each row.
+        """The inverse of `pack`, given the number of tokens of each row.
 
         Raises
         ------
         ValueError
-            If the buffers do not have the number or the size that the tokens need.
+            If the number or the size of the buffers does not match the tokens.
         """
         ...
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Release weights and KV caches."""
         ...

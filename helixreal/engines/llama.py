@@ -1,4 +1,4 @@
-"""Llama's arithmetic in torch: one layer on a packed batch."""
+"""Layers of Llama-type models in torch, on packed batches."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch.nn import functional
 
 from helixreal.engines.checkpoint import Weights
 from helixreal.engines.model_config import LlamaConfig
-from helixreal.engines.paged_attention import Batch
+from helixreal.engines.paged_attention import AttentionBatch
 
 
 class Linear:
-    """One or several linear layers on the same input, as one product."""
+    """One or several linear layers on the same input, as one matrix product."""
 
     def __init__(self, weights: Weights, config: LlamaConfig, prefix: str, *names: str) -> None:
         shapes = config.layer_shapes
@@ -27,33 +27,33 @@ class Linear:
         self._bias = joined("bias") if f"{names[0]}.bias" in shapes else None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply it; the outputs stand one after another in the last dimension."""
+        """Apply the layers; their outputs are concatenated in the last dimension."""
         return functional.linear(x, self._weight, self._bias)
 
 
 class RmsNorm:
-    """Divides by the root of the mean square, and scales."""
+    """Root mean square normalization."""
 
     def __init__(self, weights: Weights, config: LlamaConfig, name: str) -> None:
         self._weight = weights.take(f"{name}.weight", (config.hidden_size,))
         self._eps = config.norm_eps
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply it, with the sum of squares in float32."""
+        """Normalize, with the sum of squares in float32."""
         wide = x.float()
         wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self._eps)
         return self._weight * wide.to(x.dtype)
 
 
 class LlamaLayer:
-    """One layer.
+    """One decoder layer.
 
     Parameters
     ----------
     weights
-        Where its tensors come from.
+        Source of its tensors.
     config
-        Of the model.
+        Config of the model.
     index
         Number of the layer in the model.
     """
@@ -70,7 +70,9 @@ class LlamaLayer:
         self._gate_up = Linear(weights, config, prefix, "mlp.gate_proj", "mlp.up_proj")
         self._down = Linear(weights, config, prefix, "mlp.down_proj")
 
-    def __call__(self, hidden: torch.Tensor, batch: Batch, cache: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, hidden: torch.Tensor, batch: AttentionBatch, cache: torch.Tensor
+    ) -> torch.Tensor:
         """Run the layer.
 
         Parameters
@@ -78,10 +80,10 @@ class LlamaLayer:
         hidden
             Of shape (tokens, hidden size).
         batch
-            Which token belongs where.
+            Positions and cache slots of the tokens.
         cache
             Keys and values of this layer, of shape (2, blocks, block tokens, KV heads, head
-            size); those of the batch's tokens are written.
+            size); the keys and values of the batch are written.
         """
         config = self._config
         qkv = self._qkv(self._attention_norm(hidden)).view(len(hidden), -1, config.head_dim)
@@ -94,7 +96,7 @@ class LlamaLayer:
         return hidden + self._down(functional.silu(gate) * up)
 
 
-def _rotate(x: torch.Tensor, batch: Batch) -> torch.Tensor:
+def _rotate(x: torch.Tensor, batch: AttentionBatch) -> torch.Tensor:
     first, second = x.chunk(2, dim=-1)
     return x * batch.cos + torch.cat((-second, first), dim=-1) * batch.sin
 
@@ -117,7 +119,7 @@ def rotary_table(
 
 
 def _scaled(frequencies: torch.Tensor, config: LlamaConfig) -> torch.Tensor:
-    """Llama 3.1's scaling: long waves are stretched, short ones kept, blended in between."""
+    """Llama 3.1's scaling: divides low frequencies by a factor, keeps high ones, with a blend."""
     scaling = config.rope_scaling
     if scaling is None:
         return frequencies

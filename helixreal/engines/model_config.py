@@ -1,4 +1,4 @@
-"""What config.json says about a Llama-type model."""
+"""Reads ``config.json`` of Llama-type models."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from helixsim.profiles.machine import LLM
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """From ``config.json``.
+    """Sizes of a model in ``config.json``.
 
     Attributes
     ----------
     num_layers, vocabulary, max_context_tokens
-        Layers, different tokens, and the longest context.
+        Number of layers, size of the vocabulary, and limit of the context.
     """
 
     num_layers: int
@@ -29,7 +29,7 @@ class ModelFacts:
 
 
 def model_facts(folder: Path, llm: LLM) -> ModelFacts:
-    """Read what a model is like, and see that it is the LLM that a scenario is about.
+    """Read the sizes of a model, and check that they match the scenario's LLM.
 
     Raises
     ------
@@ -41,12 +41,11 @@ def model_facts(folder: Path, llm: LLM) -> ModelFacts:
         config = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(
-            f"cannot be read: {error.strerror or error}; name the folder of a model in Hugging "
-            "Face's format",
+            f"cannot be read: {error.strerror or error}; give a model folder (Hugging Face format)",
             file=file,
         ) from error
     except ValueError as error:
-        raise InputError(f"is no JSON: {error}", file=file) from error
+        raise InputError(f"is not JSON: {error}", file=file) from error
 
     def number(key: str) -> int:
         value: Any = config.get(key) if isinstance(config, dict) else None
@@ -68,23 +67,23 @@ def model_facts(folder: Path, llm: LLM) -> ModelFacts:
 
 
 VALUE_BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""Kinds of numbers that weights and activations may have, and the bytes of one."""
+"""Data type of weights and activations -> bytes of a value."""
 
 _ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RopeScaling:
-    """How Llama 3.1 and later stretch their rotary embedding: rope_type ``llama3``.
+    """Scaling of the rotary embedding of Llama 3.1 and later: rope_type ``llama3``.
 
     Attributes
     ----------
     factor
-        Long wave lengths become longer by it.
+        Divisor of low frequencies.
     low_freq_factor, high_freq_factor
-        Where the stretch begins, and where it is complete.
+        Bounds of the blend between scaled and unscaled frequencies.
     original_tokens
-        Length of context that the model was first trained for.
+        Context length of the original training.
     """
 
     factor: float
@@ -100,19 +99,19 @@ class LlamaConfig:
     Attributes
     ----------
     num_layers, hidden_size, intermediate_size, num_heads, num_kv_heads, head_dim, vocab_size
-        As Hugging Face's keys of these names.
+        As the keys of these names in config.json.
     norm_eps
         Added to the mean square in RMS norms.
     tied
-        Whether the head is the embedding.
+        Whether the output head shares the embedding's weights.
     qkv_bias, output_bias, mlp_bias
         Which linear layers have a bias.
     rope_theta
         Base of the rotary embedding's frequencies.
     rope_divisor
-        All frequencies are divided by it: rope_type ``linear``.
+        Divisor of all frequencies, for rope_type ``linear``.
     rope_scaling
-        If the rope_type is ``llama3``.
+        Scaling for rope_type ``llama3``, else None.
     """
 
     num_layers: int
@@ -157,12 +156,12 @@ class LlamaConfig:
 
     @property
     def layer_values(self) -> int:
-        """Numbers in one layer's weights."""
+        """Number of weights of one layer."""
         return sum(math.prod(shape) for shape in self.layer_shapes.values())
 
     @property
     def kv_values_per_token(self) -> int:
-        """Numbers in the keys and values of one token in one layer."""
+        """Number of key and value elements of one token in one layer."""
         return 2 * self.num_kv_heads * self.head_dim
 
 
@@ -177,7 +176,7 @@ def read_llama_config(model: str | Path) -> LlamaConfig:
     Raises
     ------
     InputError
-        If there is no such file, or the model is of no type that is supported.
+        If there is no such file, or the type of the model is not supported.
     """
     file = Path(model) / "config.json"
     try:
@@ -185,14 +184,14 @@ def read_llama_config(model: str | Path) -> LlamaConfig:
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=file) from error
     except ValueError as error:
-        raise InputError(f"is no JSON: {error}", file=file) from error
+        raise InputError(f"is not JSON: {error}", file=file) from error
     if not isinstance(document, dict):
-        raise InputError("should hold keys and values", file=file)
+        raise InputError("must be a mapping", file=file)
     return _Reader(document, file).config()
 
 
 class _Reader:
-    """Takes values out of config.json, and names the key of what it cannot use."""
+    """Reads values of config.json; errors name the key."""
 
     def __init__(self, document: Mapping[str, Any], file: Path) -> None:
         self._document = document
@@ -248,11 +247,11 @@ class _Reader:
         return architecture
 
     def _rope(self) -> dict[str, Any]:
-        # transformers 5 writes rope_parameters; before that, rope_theta stood beside rope_scaling.
+        # transformers 5 writes rope_parameters, earlier versions rope_theta and rope_scaling.
         key = "rope_parameters" if self._document.get("rope_parameters") else "rope_scaling"
         scaling = self._document.get(key) or {}
         if not isinstance(scaling, dict):
-            raise self._error(key, "should hold keys and values")
+            raise self._error(key, "must be a mapping")
         theta = self._number(self._document, "rope_theta", 10000.0)
         theta = self._number(scaling, "rope_theta", theta)
         if scaling.get("partial_rotary_factor", 1.0) != 1.0:

@@ -1,4 +1,4 @@
-"""Attention of a packed batch over caches that lie in blocks."""
+"""Attention of a packed batch over KV caches in blocks."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch.nn import functional
 
 _GROUP_TOKENS = 65_536
-"""Padded context that decodes gather at once, at most: bounds the memory that this takes."""
+"""Limit of the padded context that decodes gather at once, which bounds their memory."""
 _CPU_GROUP_TOKENS = 4_096
-"""The same on a CPU, where large copies leave the caches and are allocated anew each time; 128
-decodes of 512 tokens took 2.6 times as long with the larger figure."""
+"""The same on a CPU, where large copies exceed the processor's caches and are allocated each time:
+128 decodes of 512 tokens took 2.6 times as long with the larger limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +22,11 @@ class Span:
     Attributes
     ----------
     position
-        Tokens in its cache before.
+        Tokens in its KV cache before the batch.
     num_tokens
         Tokens in the batch.
     blocks
-        Its blocks of KV cache, in order of its tokens; enough for all of these.
+        Its KV blocks in order, enough for all its tokens.
     """
 
     position: int
@@ -35,12 +35,12 @@ class Span:
 
     @property
     def context(self) -> int:
-        """Tokens in its cache afterwards."""
+        """Tokens in its KV cache after the batch."""
         return self.position + self.num_tokens
 
 
-class Batch:
-    """Where every token of a packed batch belongs; made once, used by every layer.
+class AttentionBatch:
+    """Positions, cache slots and groups of a packed batch; made once, used by every layer.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class Batch:
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cache: torch.Tensor
     ) -> torch.Tensor:
-        """Write keys and values into the cache, and attend to all that it holds of each request.
+        """Write keys and values into the cache, and attend to the context of each request.
 
         Parameters
         ----------
@@ -110,15 +110,15 @@ class Batch:
 
 
 def _slots(span: Span, block_tokens: int) -> Iterable[int]:
-    """Where the cache holds each of the batch's tokens of a request."""
-    assert span.context <= len(span.blocks) * block_tokens, "room has been reserved"
+    """The cache slot of each token of a request in the batch."""
+    assert span.context <= len(span.blocks) * block_tokens, "blocks are allocated"
     for position in range(span.position, span.context):
         index, offset = divmod(position, block_tokens)
         yield span.blocks[index] * block_tokens + offset
 
 
 class _Prompt:
-    """Several tokens of one request, perhaps after others that the cache holds already."""
+    """Several tokens of one request, possibly after tokens in the cache."""
 
     def __init__(self, first: int, span: Span, block_tokens: int, device: torch.device) -> None:
         self._tokens = slice(first, first + span.num_tokens)
@@ -133,7 +133,7 @@ class _Prompt:
     def attend(self, query: torch.Tensor, cache: torch.Tensor, result: torch.Tensor) -> None:
         gathered = cache.index_select(1, self._blocks).flatten(1, 2)[:, : self._context]
         num_kv_heads, head_dim = gathered.shape[2:]
-        # (KV heads, queries that share one, tokens, head size): nothing is repeated in memory.
+        # (KV heads, queries of a KV head, tokens, head size): no copies of keys and values.
         rows = query[self._tokens].unflatten(1, (num_kv_heads, -1)).permute(1, 2, 0, 3)
         keys, values = gathered.transpose(1, 2)[:, :, None].expand(
             -1, -1, rows.shape[1], -1, head_dim
@@ -152,7 +152,7 @@ class _Decodes:
     ) -> None:
         spans = [span for _, span in decodes]
         width = max(-(-span.context // block_tokens) for span in spans)
-        # The padding repeats a request's own first block, so that nothing of another's is read.
+        # Padding repeats the request's first block, so that no other request's blocks are read.
         table = [[*span.blocks[:width], *[span.blocks[0]] * width][:width] for span in spans]
         self._blocks = torch.tensor(table, device=device)
         self._tokens = torch.tensor([first for first, _ in decodes], device=device)
@@ -163,7 +163,7 @@ class _Decodes:
     def attend(self, query: torch.Tensor, cache: torch.Tensor, result: torch.Tensor) -> None:
         gathered = cache.index_select(1, self._blocks.flatten())
         gathered = gathered.unflatten(1, self._blocks.shape).flatten(2, 3)
-        # The queries that share a KV head stand where SDPA has the tokens of a request.
+        # The queries of a KV head take the dimension that SDPA uses for tokens.
         rows = query[self._tokens].unflatten(1, (gathered.shape[3], -1))
         keys, values = gathered.transpose(2, 3)
         attended = functional.scaled_dot_product_attention(rows, keys, values, attn_mask=self._mask)
@@ -173,7 +173,7 @@ class _Decodes:
 def _groups(
     decodes: Sequence[tuple[int, Span]], block_tokens: int, most_tokens: int
 ) -> Iterable[list[tuple[int, Span]]]:
-    """Decodes of similar context together, so that little is padded."""
+    """Group decodes of similar context, which reduces padding."""
     group: list[tuple[int, Span]] = []
     longest = 0
     for decode in sorted(decodes, key=lambda decode: -decode[1].context):

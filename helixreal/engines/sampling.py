@@ -1,4 +1,4 @@
-"""Choose tokens from logits, the same way in every engine that has torch."""
+"""Sampling of tokens from logits, shared by the engines that use torch."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def choose_tokens(
     logits
         Of shape (rows, vocabulary).
     samplings
-        How each row's token is chosen.
+        Sampling parameters of each row.
     positions
-        Where each row's token will stand in its request. A draw with a seed depends on the seed
-        and this alone.
+        Position of each row's token in its request. A draw with a seed depends only on the seed
+        and the position.
 
     Returns
     -------
     list of int
-        Token ids. Of equally probable tokens, greedy takes what argmax takes.
+        Token ids. Greedy sampling breaks ties as argmax does.
     """
     tokens: list[int] = logits.argmax(dim=-1).tolist()
     drawn = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
@@ -44,19 +44,19 @@ def choose_tokens(
 def _draw(
     logits: torch.Tensor, samplings: Sequence[Sampling], positions: Sequence[int]
 ) -> list[int]:
-    """Invert the cumulated probabilities, most probable token first."""
+    """Sample by inversion of the cumulative probabilities, most probable token first."""
 
     def column(values: Sequence[float]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float32, device=logits.device)[:, None]
 
     temperatures = column([sampling.temperature for sampling in samplings])
     logits = logits.float()
-    # Subtracting the largest keeps tiny temperatures from overflowing.
+    # Subtracting the maximum avoids overflow at tiny temperatures.
     logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperatures
     ordered, ids = logits.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
     reached = ordered.cumsum(dim=-1)
     top_p = column([sampling.top_p for sampling in samplings])
-    # Rounding may leave the sum of all below 1: top_p 1 must keep every token all the same.
+    # Rounding may leave the total below 1, but top_p 1 must keep every token.
     kept = ((reached - ordered < top_p) | (top_p >= 1)).sum(dim=-1, keepdim=True).clamp(min=1)
     uniform = column([_uniform(*pair) for pair in zip(samplings, positions, strict=True)])
     index = torch.searchsorted(reached, uniform * reached.gather(-1, kept - 1), right=True)

@@ -1,4 +1,4 @@
-"""The engine that needs torch and safetensors only: Llama-type models on any torch device."""
+"""The torch engine: Llama-type models on any torch device, with torch and safetensors only."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from helixreal.engines.checkpoint import Checkpoint, DummyWeights, Weights
 from helixreal.engines.engine import Buffer, EngineSpec, Payload, Row
 from helixreal.engines.llama import LlamaLayer, RmsNorm, rotary_table
 from helixreal.engines.model_config import VALUE_BYTES, LlamaConfig, read_llama_config
-from helixreal.engines.paged_attention import Batch, Span
+from helixreal.engines.paged_attention import AttentionBatch, Span
 from helixreal.engines.sampling import choose_tokens
 from helixsim.control.kv_cache import PagedKvCache
 from helixsim.errors import InputError
 
 _FREE_SHARE = 0.5
-"""Share of the memory left beside the weights that KV caches take if nobody says how much; the
-rest is for activations, and on a CPU for whoever else runs there."""
+"""Default share of the free memory for KV caches, after the weights are loaded; the rest is for
+activations and, on a CPU, for other processes."""
 
 
 class TorchEngine:
     """Runs layers of a Llama-type model; see :class:`~helixreal.engines.engine.Engine`.
 
-    A hidden state is a tensor of shape (tokens, hidden size), the residual stream itself: one
-    process and several compute the same.
+    Hidden states are tensors of shape (tokens, hidden size), the residual stream itself: one
+    process and several processes compute the same values.
 
     Parameters
     ----------
     spec
-        Which layers, of which model, where. It understands no `options`.
+        Layers, model and device. There are no `options`.
 
     Raises
     ------
     InputError
-        If the model, the device or the type of numbers cannot be used, or the memory for KV
-        caches holds no block.
+        If the model, the device or the data type cannot be used, or the memory for KV caches is
+        too small for one block.
     """
 
     def __init__(self, spec: EngineSpec) -> None:
@@ -48,7 +48,8 @@ class TorchEngine:
         config = read_llama_config(spec.model)
         if config.num_layers != spec.num_layers:
             raise InputError(
-                f"the model has {config.num_layers} layers, but {spec.num_layers} are asked for",
+                f"the model has {config.num_layers} layers, but the scenario's LLM has "
+                f"{spec.num_layers}",
                 file=Path(spec.model) / "config.json",
             )
         self._spec = spec
@@ -95,11 +96,11 @@ class TorchEngine:
         self.block_tokens = spec.block_tokens
         if self.kv_blocks == 0:
             raise InputError(
-                f"{memory_bytes} bytes for KV caches hold no block: {spec.block_tokens} tokens on "
-                f"{spec.num_held} layers take {block_bytes}"
+                f"{memory_bytes} bytes for KV caches are less than one block: {spec.block_tokens} "
+                f"tokens on {spec.num_held} layers take {block_bytes}"
             )
         self.kv = PagedKvCache(self.kv_blocks, spec.block_tokens, clear=self._clear_blocks)
-        # Not set to zero here: memory of a CPU that is not touched is not taken.
+        # Not cleared here: CPU memory is allocated when it is first written.
         self._cache = torch.empty(
             (
                 spec.num_held,
@@ -114,21 +115,21 @@ class TorchEngine:
         )
 
     def _clear_blocks(self, blocks: Sequence[int]) -> None:
-        """Set blocks to zero that are handed out.
+        """Clear allocated blocks.
 
-        What is masked is multiplied by zero, which leaves infinities in old memory NaN.
+        Attention multiplies masked values by zero; infinities in old memory would become NaN.
         """
         with torch.inference_mode():
             self._cache[:, :, list(blocks)] = 0
 
     def run(self, rows: Sequence[Row], start_layer: int, end_layer: int) -> list[Payload]:
-        """Run the layers ``[start_layer, end_layer)`` on a batch; blocks have been allocated."""
+        """Run the layers ``[start_layer, end_layer)`` on a batch whose KV blocks are allocated."""
         if not rows:
             return []
         with torch.inference_mode():
             hidden = self._entering(rows, start_layer)
             spans = [Span(row.position, row.num_tokens, self.kv.table(row.request)) for row in rows]
-            batch = Batch(spans, self.block_tokens, self._rotary)
+            batch = AttentionBatch(spans, self.block_tokens, self._rotary)
             for index in range(start_layer, end_layer):
                 cache = self._cache[index - self._spec.start_layer]
                 hidden = self._layers[index](hidden, batch, cache)
@@ -137,15 +138,15 @@ class TorchEngine:
             return list(hidden.split([row.num_tokens for row in rows]))
 
     def _entering(self, rows: Sequence[Row], start_layer: int) -> torch.Tensor:
-        """What goes into the first layer of a pass, of shape (tokens, hidden size)."""
+        """Input of the first layer of a pass, of shape (tokens, hidden size)."""
         if start_layer > 0:
             return rows[0].payload if len(rows) == 1 else torch.cat([row.payload for row in rows])
-        assert self._embedding is not None, "who enters layer 0 holds it"
+        assert self._embedding is not None, "a pass enters layer 0 only where it is held"
         ids = torch.tensor([token for row in rows for token in row.payload], device=self._device)
         return self._embedding[ids]
 
     def _tokens(self, hidden: torch.Tensor, rows: Sequence[Row]) -> list[Payload]:
-        """Tokens behind the last layer, for the rows that want one."""
+        """Sample a token after the last layer for each row that wants one."""
         assert self._norm is not None
         assert self._head is not None
         wanting: list[int] = []
@@ -170,19 +171,19 @@ class TorchEngine:
         return tokens
 
     def pack(self, payloads: Sequence[Payload]) -> list[Buffer]:
-        """Hidden states of some rows as one buffer, row after row."""
+        """Serialize hidden states of rows to one buffer, row after row."""
         with torch.inference_mode():
             joined = payloads[0] if len(payloads) == 1 else torch.cat(list(payloads))
             values = joined.contiguous().cpu().view(torch.uint8).numpy()
         return [memoryview(values).cast("B")]
 
     def unpack(self, buffers: Sequence[Buffer], num_tokens: Sequence[int]) -> list[Payload]:
-        """The way back, given the tokens of each row.
+        """The inverse of `pack`, given the number of tokens of each row.
 
         Raises
         ------
         ValueError
-            If it is not one buffer of the size that the tokens need.
+            If there is not exactly one buffer, of the size of the tokens' hidden states.
         """
         if len(buffers) != 1:
             raise ValueError(f"{len(buffers)} buffers of hidden states, not 1")
@@ -192,8 +193,7 @@ class TorchEngine:
             raise ValueError(
                 f"hidden states of {list(num_tokens)} tokens take {expected} bytes, not {data.size}"
             )
-        # torch warns of memory that must not be written, and memory from elsewhere may lie badly
-        # for its numbers.
+        # torch warns of read-only memory, and received memory may be unaligned.
         if not data.flags.writeable or data.ctypes.data % VALUE_BYTES["float32"]:
             data = data.copy()
         with torch.inference_mode():
@@ -201,7 +201,7 @@ class TorchEngine:
             return list(values.to(self._device).split(list(num_tokens)))
 
     def close(self) -> None:
-        """Give back weights and caches; the engine is of no use afterwards."""
+        """Release weights and KV caches; the engine cannot be used afterwards."""
         self._layers.clear()
         self._embedding = self._norm = self._head = None
         self._cache = torch.empty(0)
@@ -230,6 +230,6 @@ def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free_bytes: int = torch.cuda.mem_get_info(device)[0]
         return free_bytes
-    # Not every system says how much is free.
+    # Not every system reports free memory.
     pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
     return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")

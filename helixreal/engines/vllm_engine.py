@@ -1,4 +1,4 @@
-"""The engine that runs on vLLM: its kernels, its loader, its sizing of KV caches."""
+"""The vLLM engine: layers on vLLM's kernels, loader and KV cache sizing."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from helixreal.engines.vllm_stage import VllmStage
 
 _ENVIRONMENT = {
-    # The worker's layers are called, so they must be in this process.
+    # Layers are called directly, so they must be in this process.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
-# On a machine with other work, threads that wait for each other cost more than they bring.
+# On a machine with other load, threads that wait for each other cost more than they save.
 _CPU_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
 _OPTIONS = ("gpu_memory_utilization", "max_num_seqs", "wire")
@@ -35,30 +35,30 @@ _WIRES = ("both", "sum")
 _VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _CPU_BLOCK_TOKENS = 32
 _CPU_KV_BYTES = 4 << 30
-"""Memory for KV caches on a CPU if nobody says how much, but not more than half of what is free.
-vLLM writes to all of it when it starts."""
+"""Default memory for KV caches on a CPU, limited to half of the free memory. vLLM writes to all of
+it when it starts."""
 
 
 class VllmEngine:
     """Runs layers of a Llama-type model; see :class:`~helixreal.engines.engine.Engine`.
 
-    A hidden state is a pair of tensors, each of shape (tokens, hidden size): the output of the
-    last layer that ran, and the residual stream that vLLM adds it to within the next norm. In 16
-    bits their sum is rounded; sent as the sum, other tokens may come out than from one process.
+    Hidden states are a pair of tensors, each of shape (tokens, hidden size): the output of the
+    last layer, and the residual stream to which vLLM adds it within the next norm. In 16 bits the
+    sum is rounded: if the sum is sent, tokens may differ from a run in one process.
 
     Parameters
     ----------
     spec
-        Which layers, of which model, where. On a CPU, `block_tokens` is rounded up to a multiple
-        of 32. Its `options`:
+        Layers, model and device. On a CPU, `block_tokens` is rounded up to a multiple of 32. The
+        `options` are:
 
         wire
-            What hidden states are on the wire: ``both`` tensors, or their ``sum`` in half the
+            Format of hidden states in messages: ``both`` tensors, or their ``sum`` in half the
             bytes. By default ``sum`` for float32, where it is exact, otherwise ``both``.
         gpu_memory_utilization
             Share of the device's memory that vLLM may use, if `kv_memory_bytes` is None.
         max_num_seqs
-            Requests that go through the layers at once; larger batches go in parts. Default 256.
+            Limit of the requests of one pass; larger batches are split. Default 256.
 
     Raises
     ------
@@ -82,10 +82,10 @@ class VllmEngine:
         self.wire_bytes_per_token = self._num_buffers * self._buffer_bytes_per_token
 
     def run(self, rows: Sequence[Row], start_layer: int, end_layer: int) -> list[Payload]:
-        """Run the layers ``[start_layer, end_layer)`` on a batch; blocks have been allocated."""
+        """Run the layers ``[start_layer, end_layer)`` on a batch whose KV blocks are allocated."""
         import torch
 
-        # Some of vLLM's attention back ends want decodes before longer rows.
+        # Some of vLLM's attention back ends need decodes before longer rows.
         order = sorted(range(len(rows)), key=lambda index: rows[index].num_tokens > 1)
         payloads: list[Payload] = [None] * len(rows)
         with torch.inference_mode():
@@ -111,12 +111,12 @@ class VllmEngine:
     def _entering(
         self, rows: Sequence[Row], start_layer: int
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What goes into the first layer of a pass; before layer 0 there is no residual yet."""
+        """Input of the first layer of a pass; before layer 0 there is no residual."""
         if start_layer == 0:
             return self._stage.embed([token for row in rows for token in row.payload]), None
         import torch
 
-        # Joined even if there is one: vLLM's norms write into what they are given.
+        # A copy even for one row: vLLM's norms write into their inputs.
         return (
             torch.cat([row.payload[0] for row in rows]),
             torch.cat([row.payload[1] for row in rows]),
@@ -125,7 +125,7 @@ class VllmEngine:
     def _tokens(
         self, hidden: torch.Tensor, residual: torch.Tensor, rows: Sequence[Row]
     ) -> list[Payload]:
-        """Tokens behind the last layer, for the rows that want one."""
+        """Sample a token after the last layer for each row that wants one."""
         from helixreal.engines.sampling import choose_tokens
 
         tokens: list[int | None] = [None] * len(rows)
@@ -149,7 +149,7 @@ class VllmEngine:
         return tokens
 
     def pack(self, payloads: Sequence[Payload]) -> list[Buffer]:
-        """Hidden states of some rows: a buffer of outputs and one of residuals, or of sums."""
+        """Serialize hidden states of rows: buffers of outputs and of residuals, or one of sums."""
         import torch
 
         with torch.inference_mode():
@@ -162,12 +162,12 @@ class VllmEngine:
             ]
 
     def unpack(self, buffers: Sequence[Buffer], num_tokens: Sequence[int]) -> list[Payload]:
-        """The way back, given the tokens of each row.
+        """The inverse of `pack`, given the number of tokens of each row.
 
         Raises
         ------
         ValueError
-            If the buffers do not have the number or the size that the tokens need.
+            If the number or the size of the buffers does not match the tokens.
         """
         import torch
 
@@ -190,12 +190,12 @@ class VllmEngine:
     def _tensor(self, buffer: Buffer) -> torch.Tensor:
         import torch
 
-        # A copy: memory from elsewhere may be read-only, or lie badly for its numbers.
+        # A copy: received memory may be read-only or unaligned.
         values = torch.frombuffer(bytearray(buffer), dtype=torch.uint8).view(self._stage.dtype)
         return values.view(-1, self._stage.hidden_size).to(self._stage.device)
 
     def close(self) -> None:
-        """Give back weights and caches; the engine is of no use afterwards."""
+        """Release weights and KV caches; the engine cannot be used afterwards."""
         self._stage.close()
 
 
@@ -219,7 +219,7 @@ def _wire(spec: EngineSpec) -> str:
 def _max_rows(spec: EngineSpec) -> int:
     value = spec.options.get("max_num_seqs", 256)
     if not isinstance(value, int) or value < 1:
-        raise InputError(f"max_num_seqs should be a whole number above zero, not {value!r}")
+        raise InputError(f"max_num_seqs must be a whole number above zero, not {value!r}")
     return min(value, spec.max_batch_tokens)
 
 
@@ -229,7 +229,7 @@ def _start(spec: EngineSpec, max_num_seqs: int) -> VllmStage:
     device_type = spec.device.partition(":")[0]
     _set_environment(device_type)
     with warnings.catch_warnings():
-        # vLLM and what it imports warn of each other's old ways.
+        # vLLM and its dependencies warn of deprecated calls.
         warnings.simplefilter("ignore")
         try:
             from helixreal.engines import vllm_model, vllm_stage
@@ -239,8 +239,8 @@ def _start(spec: EngineSpec, max_num_seqs: int) -> VllmStage:
             ) from error
         if spec.device not in (vllm_stage.DEVICE_TYPE, f"{vllm_stage.DEVICE_TYPE}:0"):
             raise InputError(
-                f"device is '{spec.device}', but this vLLM runs on '{vllm_stage.DEVICE_TYPE}', and "
-                "of several on the first that it sees: CUDA_VISIBLE_DEVICES chooses"
+                f"device is '{spec.device}', but this vLLM runs on the first "
+                f"'{vllm_stage.DEVICE_TYPE}' device; select it with CUDA_VISIBLE_DEVICES"
             )
         architecture = _architecture(spec, spec.model, vllm_model.ARCHITECTURES)
         arguments = _arguments(spec, device_type, max_num_seqs)
@@ -253,11 +253,11 @@ def _start(spec: EngineSpec, max_num_seqs: int) -> VllmStage:
 
 
 def _set_environment(device_type: str) -> None:
-    """What must be so before vLLM is imported, unless the user has said otherwise."""
+    """Set environment variables before vLLM is imported, unless the user has set them."""
     environment = dict(_ENVIRONMENT)
     if device_type == "cpu":
         environment |= _CPU_ENVIRONMENT
-        # It says that there is no Triton, which a CPU has no use for.
+        # It warns that Triton is missing, which CPUs do not use.
         logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
     for name, value in environment.items():
         os.environ.setdefault(name, value)
@@ -266,13 +266,13 @@ def _set_environment(device_type: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong; vLLM's checks of settings wrap it in what pydantic says."""
+    """The message of an error of vLLM, without pydantic's wrapping."""
     _, found, reason = str(error).partition("Value error, ")
     return reason.partition(" [type=")[0] if found else str(error)
 
 
 def _arguments(spec: EngineSpec, device_type: str, max_num_seqs: int) -> dict[str, Any]:
-    """What vLLM is told about numbers and memory."""
+    """Arguments of vLLM's ``LLM`` for data types and memory."""
     arguments: dict[str, Any] = {
         "dtype": spec.dtype,
         "block_size": spec.block_tokens,
@@ -286,7 +286,7 @@ def _arguments(spec: EngineSpec, device_type: str, max_num_seqs: int) -> dict[st
     if device_type == "cpu":
         arguments["block_size"] = -(-spec.block_tokens // _CPU_BLOCK_TOKENS) * _CPU_BLOCK_TOKENS
         if memory_bytes is None and utilization is None:
-            # vLLM would take most of the memory, and fail where others have some of it.
+            # vLLM would take most of the memory, and fail if other processes use some of it.
             memory_bytes = min(_CPU_KV_BYTES, _free_bytes() // 2)
     if memory_bytes is not None:
         arguments["kv_cache_memory_bytes"] = memory_bytes
@@ -296,22 +296,22 @@ def _arguments(spec: EngineSpec, device_type: str, max_num_seqs: int) -> dict[st
 
 
 def _free_bytes() -> int:
-    # Not every system says how much is free.
+    # Not every system reports free memory.
     pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
     return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _architecture(spec: EngineSpec, model: str, supported: Sequence[str]) -> str:
-    """What config.json says the model is."""
+    """The architecture of the model in config.json."""
     file = Path(model) / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=file) from error
     except ValueError as error:
-        raise InputError(f"is no JSON: {error}", file=file) from error
+        raise InputError(f"is not JSON: {error}", file=file) from error
     if not isinstance(config, Mapping):
-        raise InputError("should hold keys and values", file=file)
+        raise InputError("must be a mapping", file=file)
     architecture = str((config.get("architectures") or ["none"])[0])
     if architecture not in supported:
         raise InputError(
@@ -322,6 +322,7 @@ def _architecture(spec: EngineSpec, model: str, supported: Sequence[str]) -> str
     num_layers = config.get("num_hidden_layers")
     if num_layers != spec.num_layers:
         raise InputError(
-            f"the model has {num_layers} layers, but {spec.num_layers} are asked for", file=file
+            f"the model has {num_layers} layers, but the scenario's LLM has {spec.num_layers}",
+            file=file,
         )
     return architecture

@@ -1,4 +1,4 @@
-"""A model class for vLLM that holds some layers of a Llama-type model."""
+"""A model class for vLLM with some layers of a Llama-type model."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from vllm.model_executor.models.qwen2 import Qwen2DecoderLayer
 from vllm.model_executor.models.qwen3 import Qwen3DecoderLayer
 
 Hidden = tuple[torch.Tensor, torch.Tensor]
-"""What a layer hands to the next, each of shape (tokens, hidden size): its own output, and the
-residual stream that it is still to be added to."""
+"""Output of a layer, each of shape (tokens, hidden size): its own output, and the residual stream
+to which the next norm adds it."""
 
 
 def _llama_layer(config: VllmConfig, prefix: str) -> nn.Module:
@@ -48,9 +48,9 @@ _LAYERS: Mapping[str, Callable[[VllmConfig, str], nn.Module]] = {
     "Qwen3ForCausalLM": _qwen_layer(Qwen3DecoderLayer),
 }
 ARCHITECTURES = tuple(_LAYERS)
-"""Architectures, as config.json names them, of which layers can be held."""
+"""Supported architectures, as in config.json."""
 
-# Apart in a checkpoint, one matrix here.
+# Separate matrices in a checkpoint, one matrix here.
 _MERGED = (
     (".q_proj.", ".qkv_proj.", "q"),
     (".k_proj.", ".qkv_proj.", "k"),
@@ -61,9 +61,9 @@ _MERGED = (
 
 
 class HelixStageForCausalLM(nn.Module):
-    """The layers ``[start, end)`` of a model, under the names that its checkpoint gives them.
+    """The layers ``[start, end)`` of a model, with the names of its checkpoint.
 
-    Embedding, last norm and head are there only where they are needed.
+    It has the embedding, the last norm and the head only if its layers need them.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class HelixStageForCausalLM(nn.Module):
         Its Hugging Face part has ``helix_layers``, ``[start, end]``, and ``helix_architecture``,
         one of `ARCHITECTURES`.
     prefix
-        Of the names of its weights.
+        Prefix of the names of its weights.
     """
 
     packed_modules_mapping = {  # noqa: RUF012  (vLLM reads it from the class)
@@ -103,7 +103,7 @@ class HelixStageForCausalLM(nn.Module):
             )
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Embed tokens, where layer 0 is held."""
+        """Embed tokens; needs layer 0."""
         embedded: torch.Tensor = self.model.embed_tokens(input_ids)
         return embedded
 
@@ -120,17 +120,17 @@ class HelixStageForCausalLM(nn.Module):
         Parameters
         ----------
         positions
-            Of each token in its request.
+            Position of each token in its request.
         hidden, residual
-            Of shape (tokens, hidden size); before layer 0 there is no residual stream yet.
+            Of shape (tokens, hidden size); before layer 0, residual is None.
         """
         for index in range(start_layer, end_layer):
             hidden, residual = self.model.layers[str(index)](positions, hidden, residual)
-        assert residual is not None, "some layer has run"
+        assert residual is not None, "at least one layer has run"
         return hidden, residual
 
     def last_norm(self, hidden: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """What the head takes, where the last layer is held."""
+        """Input of the output head; needs the last layer."""
         normed: torch.Tensor = self.model.norm(hidden, residual)[0]
         return normed
 
@@ -141,7 +141,7 @@ class HelixStageForCausalLM(nn.Module):
         intermediate_tensors: Any = None,  # noqa: ANN401  (vLLM's signature)
         inputs_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Run all layers that are held, as vLLM does to measure how much memory that takes."""
+        """Run all layers of the stage; vLLM calls it to measure its memory."""
         if self._start_layer == 0:
             hidden, residual = self.embed_input_ids(input_ids), None
         else:
@@ -156,19 +156,19 @@ class HelixStageForCausalLM(nn.Module):
         return hidden
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Of shape (tokens, vocabulary); zeros where there is no head, for vLLM's measuring."""
+        """Logits of shape (tokens, vocabulary); without a head, zeros for vLLM's measurement."""
         if self._end_layer < self._config.num_hidden_layers:
             return hidden_states.new_zeros(len(hidden_states), self._config.vocab_size)
         logits: torch.Tensor = self.logits_processor(self.lm_head, hidden_states)
         return logits
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """Take those weights of the whole model that are held; gives their names.
+        """Load the weights of the stage's layers from all weights of the model; their names.
 
         Raises
         ------
         ValueError
-            If some are missing.
+            If weights are missing.
         """
         parameters = dict(self.named_parameters())
         num_parts: Counter[str] = Counter()
@@ -179,8 +179,8 @@ class HelixStageForCausalLM(nn.Module):
             load = getattr(parameters[name], "weight_loader", default_weight_loader)
             load(parameters[name], weight, *([] if shard is None else [shard]))
             num_parts[name] += 1
-        # vLLM itself does not miss the weights of linear layers. What is quantized may have
-        # numbers beside its weights that no checkpoint has.
+        # vLLM does not report missing weights of linear layers. Quantized layers may have
+        # parameters that are not in a checkpoint.
         if self.quant_config is None:
             missing = [name for name in parameters if num_parts[name] < _parts_of(name)]
             if missing:
@@ -189,7 +189,7 @@ class HelixStageForCausalLM(nn.Module):
 
 
 class _Layers(nn.Module):
-    """The part that checkpoints call ``model``."""
+    """The part with the name ``model`` in checkpoints."""
 
     def __init__(self, vllm_config: VllmConfig, prefix: str) -> None:
         super().__init__()
@@ -215,7 +215,7 @@ class _Layers(nn.Module):
 
 
 def _merged(name: str) -> tuple[str, str | int | None]:
-    """Name of the matrix that holds a weight, and which part of it that is."""
+    """Name of the matrix that contains a weight, and the weight's part of it."""
     for part, whole, shard in _MERGED:
         if part in name:
             return name.replace(part, whole), shard

@@ -1,8 +1,8 @@
-"""Steps of some layers on vLLM; what vLLM may change between releases is used here only.
+"""Runs layers on vLLM. Only this module uses interfaces that vLLM may change between releases.
 
-vLLM's ``LLM`` starts up, loads weights, chooses the attention back end, and sizes and allocates
-KV caches, for a model class of ours that holds some layers only. Its scheduler is left out: a
-step of ours describes the batch to the attention back end and runs the layers itself.
+vLLM's ``LLM`` loads weights, chooses the attention back end, and sizes and allocates KV caches, for
+the model class :class:`.vllm_model.HelixStageForCausalLM` with some of the layers. Its scheduler is
+not used: this module describes batches to the attention back end and runs the layers directly.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from helixsim.errors import InputError
 _ARCHITECTURE = HelixStageForCausalLM.__name__
 _METADATA_FIELDS = frozenset(field.name for field in fields(CommonAttentionMetadata))
 
-# What vLLM keeps for a start, a pass or an end is there once in a process.
+# vLLM keeps global state during a start, a pass or a shutdown.
 _ONE_AT_A_TIME = threading.Lock()
 
 DEVICE_TYPE: str = current_platform.device_type
-"""What the installed vLLM runs on: ``cpu``, ``cuda``, ..."""
+"""Device type of the installed vLLM: ``cpu``, ``cuda``, ..."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,11 @@ class Span:
     Attributes
     ----------
     position
-        Tokens that the cache holds before.
+        Tokens in the KV cache before the batch.
     num_tokens
-        Tokens that are added.
+        Tokens in the batch.
     blocks
-        Of KV cache, in order; room for all those tokens.
+        Its KV blocks in order, enough for all its tokens.
     """
 
     position: int
@@ -53,19 +53,19 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """A batch as vLLM's attention wants it described; good for any of the layers.
+class StageBatch:
+    """A batch in the form that vLLM's attention needs; used by all layers.
 
     Attributes
     ----------
     num_tokens
-        In all.
+        Tokens of all requests.
     positions
-        Of each token in its request.
+        Position of each token in its request.
     slots
-        Where each token's keys and values go: its block times the tokens in one, plus its place.
+        Cache slot of each token: block number times tokens of a block, plus the offset.
     metadata
-        The attention back end's own.
+        Metadata of the attention back end.
     """
 
     num_tokens: int
@@ -75,7 +75,7 @@ class Batch:
 
 
 class VllmStage:
-    """Layers ``[start_layer, end_layer)`` of a model, held by an ``LLM`` of vLLM's.
+    """Layers ``[start_layer, end_layer)`` of a model, loaded by vLLM's ``LLM``.
 
     Parameters
     ----------
@@ -84,18 +84,18 @@ class VllmStage:
     architecture
         One of `vllm_model.ARCHITECTURES`.
     start_layer, end_layer
-        What to hold.
+        The layers to load.
     arguments
-        More arguments for ``LLM``.
+        Additional arguments of ``LLM``.
 
     Attributes
     ----------
     num_blocks
-        Of KV cache, as allocated; block 0 is for padding.
+        Number of allocated KV blocks; block 0 is for padding.
     block_tokens
-        Tokens in one.
+        Tokens of a KV block.
     device, dtype, hidden_size
-        Of hidden states.
+        Device, data type and size of hidden states.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class VllmStage:
             self._builder = self._make_builder()
 
     def _make_builder(self) -> Any:  # noqa: ANN401  (vLLM's metadata builder)
-        """What describes batches to the attention back end, one for all layers."""
+        """The builder of the attention back end's metadata, one for all layers."""
         layers = self._attention
         assert set(layers) == set(self._layer_names.values())
         kinds = {
@@ -153,7 +153,7 @@ class VllmStage:
         if kv_cache_spec.block_size != self.block_tokens:
             raise InputError("engine 'vllm' cannot serve this model's kind of attention")
         sizes = backend.get_supported_kernel_block_sizes()
-        # Others would be cut into blocks of a size that the back end takes.
+        # Other sizes would be split into blocks of a size that the back end supports.
         if not any(
             self.block_tokens == size
             if isinstance(size, int)
@@ -161,13 +161,13 @@ class VllmStage:
             for size in sizes
         ):
             raise InputError(
-                f"block_tokens: vLLM's attention does not take {self.block_tokens}, but {sizes}"
+                f"block_tokens: vLLM's attention supports {sizes}, not {self.block_tokens}"
             )
         with set_current_vllm_config(self._config):
             return backend.get_builder_cls()(kv_cache_spec, list(layers), self._config, self.device)
 
-    def describe(self, spans: Sequence[Span]) -> Batch:
-        """Describe a batch; the tokens of each request follow on those of the one before."""
+    def describe(self, spans: Sequence[Span]) -> StageBatch:
+        """Describe a batch in which the tokens of the requests are concatenated."""
         counts = torch.tensor([span.num_tokens for span in spans], dtype=torch.int32)
         befores = torch.tensor([span.position for span in spans], dtype=torch.int32)
         starts = torch.zeros(len(spans) + 1, dtype=torch.int32)
@@ -200,18 +200,18 @@ class VllmStage:
             "slot_mapping": slots,
             "positions": positions,
         }
-        # Releases differ in what they also want to know on the CPU.
+        # Releases of vLLM differ in the values that they need on the CPU.
         known = {name: value for name, value in described.items() if name in _METADATA_FIELDS}
         metadata = self._builder.build(0, CommonAttentionMetadata(**known))
-        return Batch(num_tokens, positions, slots, metadata)
+        return StageBatch(num_tokens, positions, slots, metadata)
 
     def embed(self, token_ids: Sequence[int]) -> torch.Tensor:
-        """Embed tokens, where layer 0 is held."""
+        """Embed tokens; needs layer 0."""
         return self._model.embed_input_ids(torch.tensor(token_ids, device=self.device))
 
     def run_layers(
         self,
-        batch: Batch,
+        batch: StageBatch,
         hidden: torch.Tensor,
         residual: torch.Tensor | None,
         start_layer: int,
@@ -231,13 +231,13 @@ class VllmStage:
             return self._model.run_layers(batch.positions, hidden, residual, start_layer, end_layer)
 
     def logits(self, hidden: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """Of shape (tokens, vocabulary), for hidden states behind the last layer."""
+        """Logits of shape (tokens, vocabulary), for hidden states after the last layer."""
         with _ONE_AT_A_TIME, set_forward_context(None, self._config, num_tokens=len(hidden)):
             return self._model.compute_logits(self._model.last_norm(hidden, residual))
 
     def clear(self, blocks: Sequence[int]) -> None:
-        """Set blocks of KV cache to zero, where what others left in them would do harm."""
-        # The CPU's attention multiplies by zero what it masks: of infinities NaN would be left.
+        """Clear KV blocks on a CPU, where the values of earlier requests would do harm."""
+        # The CPU's attention multiplies masked values by zero; infinities would become NaN.
         if not blocks or self.device.type != "cpu":
             return
         with torch.inference_mode():
@@ -246,7 +246,7 @@ class VllmStage:
                 cache.movedim(cache.shape.index(self.num_blocks), 0)[list(blocks)] = 0
 
     def close(self) -> None:
-        """Give back weights and caches; the stage is of no use afterwards."""
+        """Release weights and KV caches; the stage cannot be used afterwards."""
         with _ONE_AT_A_TIME:
             self._llm.llm_engine.engine_core.shutdown()
         del self._llm, self._model, self._attention, self._builder, self._config

@@ -1,4 +1,4 @@
-"""The time of a run, on every host alike: seconds since it began, perhaps faster than the clock."""
+"""The time of a run, the same on every host: seconds since its start, scaled by a factor."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 
 class Clock:
-    """Time of the run.
+    """A clock of the time of the run.
 
     Parameters
     ----------
     scale
         Seconds of the run per second by the clock.
     origin_s
-        What the clock showed when the run was at 0.
+        Reading of the monotonic clock at time 0 of the run; None for now.
     """
 
     def __init__(self, scale: float = 1.0, origin_s: float | None = None) -> None:
@@ -25,10 +25,10 @@ class Clock:
 
     @classmethod
     def like(cls, scale: float, now_s: float, clock_s: float, host: str) -> Clock:
-        """The clock of another process, which told us its time.
+        """A clock that follows that of another process, given its time.
 
-        On the same host all processes read the same clock. From another host, the time on the
-        way cannot be told from a difference; we are behind by as much.
+        Processes of one host read the same monotonic clock. From another host, the transit time of
+        the message is unknown, and this clock is late by it.
         """
         read_s = clock_s if host == this_host() else time.monotonic()
         return cls(scale, read_s - now_s / scale)
@@ -39,7 +39,7 @@ class Clock:
 
 
 def this_host() -> str:
-    """The same for all processes that read the same monotonic clock, different for others."""
+    """Identifies the host and its boot: processes with the same value share a monotonic clock."""
     boot = ""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

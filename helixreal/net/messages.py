@@ -1,10 +1,10 @@
-"""What the processes of a cluster say to one another, and how it becomes frames.
+"""Messages between the processes of a cluster, and their encoding as frames.
 
-A message is a header and as many frames of raw bytes as the header says. It begins with the four
-bytes of :data:`PREFIX`, which hold the version, and four with the length of the header, a
-MessagePack array of one of the types below. A single frame of raw bytes that is not large follows
-in the same ZeroMQ frame, which is quicker than another one. Nothing that arrives is executed: it
-is one of these types with values in their bounds, or it is refused.
+A message is a header, followed by the number of raw frames that the header states. The first frame
+begins with the four bytes of :data:`PREFIX`, which contain the version, and four bytes with the
+length of the header, a MessagePack array of one of the types below. A single small raw frame
+follows in the same ZeroMQ frame, which is faster than a second frame. Received data is never
+executed: it decodes to one of these types, with values within their bounds, or it is refused.
 """
 
 from __future__ import annotations
@@ -38,38 +38,38 @@ Address = Annotated[str, msgspec.Meta(pattern=r"^tcp://.{3,300}$")]
 
 
 class WireError(HelixError):
-    """A message that is not one of ours; it is refused."""
+    """A message that cannot be decoded; it is refused."""
 
 
 class Message(msgspec.Struct, array_like=True, tag=True, forbid_unknown_fields=True):
-    """Root of all messages."""
+    """Base class of messages."""
 
     @property
     def num_frames(self) -> int:
-        """Frames with raw bytes that come behind the header."""
+        """Number of raw frames after the header."""
         return 0
 
 
 class Part(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """Root of what stands inside messages."""
+    """Base class of parts of messages."""
 
 
-# -- getting to know one another ---------------------------------------------------------------
+# -- registration -----------------------------------------------------------------------------
 
 
 class Hello(Message):
-    """A worker is there and waits for work.
+    """A worker registers and waits for its assignment.
 
     Attributes
     ----------
     node
         Name of its node.
     address
-        Where it is to be reached.
+        Its address.
     host
-        Tells whether two processes read the same clock.
+        Identifies its clock, see :func:`helixreal.net.clock.this_host`.
     incarnation
-        Differs each time the worker is started.
+        A value that differs for each start of a worker.
     engine
         Name of its engine.
     """
@@ -99,7 +99,7 @@ class Limits(Part):
 
 
 class OutLink(Part):
-    """A link from a worker's node: to whom, and what it is like where links are emulated."""
+    """A link from a worker's node: its target, and its properties for emulated links."""
 
     target: Index
     bandwidth_bytes_per_s: float
@@ -108,7 +108,7 @@ class OutLink(Part):
 
 
 class Peer(Part):
-    """Somebody to send to."""
+    """The address of another worker."""
 
     index: Index
     name: Name
@@ -116,7 +116,7 @@ class Peer(Part):
 
 
 class Assignment(Message):
-    """What a worker is to do.
+    """The assignment of a worker: its layers, and the settings of the run.
 
     Attributes
     ----------
@@ -125,37 +125,36 @@ class Assignment(Message):
     machine_type, llm
         Names of its machine type and of the LLM.
     start_layer, end_layer, num_layers, entry_layers
-        Which layers it holds, of how many, and where requests enter.
+        The layers of the node, the layers of the LLM, and the layers at which requests enter.
     limits
-        Of its batches.
+        Limits of its batches.
     prefill, decode
-        Its machine type's profile for the LLM.
+        The profile of its machine type for the LLM.
     activation_bytes_per_token, kv_bytes_per_token_layer
-        Of the LLM as the scenario has it.
+        Sizes of the LLM in the scenario.
     nic_bytes_per_s
-        The node's network interface, outbound.
+        Outbound bandwidth of the node's network interface.
     physics, node_scheduler
-        Names of the scenario's performance model, which emulated engines ask, and of the node
-        scheduler.
+        Names of the performance model, which emulated engines use, and of the node scheduler.
     engine_costs
         The scenario's serving engine, as JSON.
     max_context_tokens
-        No request gets longer.
+        Limit of the tokens of a request.
     heartbeat_s, missing_s
-        How often everybody says that they are there, and after what silence they are lost.
-        Seconds by the clock.
+        Interval of heartbeats, and the silence after which a process counts as lost. Seconds by
+        the clock.
     time_scale
         Seconds of the run per second by the clock.
     now_s
         The time of the run when this was sent.
     clock_s
-        The coordinator's clock at that moment; of use to workers on the same host.
+        The coordinator's monotonic clock at that time, for workers on the same host.
     host
-        Tells whether two processes read the same clock.
+        Identifies the coordinator's clock, see :func:`helixreal.net.clock.this_host`.
     emulate_links
-        Whether messages are held back as long as the scenario's links would take.
+        Whether messages arrive after the transfer times of the scenario's links.
     report_transits
-        Whether the policy wants to know how long requests took.
+        Whether heartbeats report transit times of passes.
     """
 
     node: Index
@@ -187,7 +186,7 @@ class Assignment(Message):
 
 
 class Ready(Message):
-    """A worker has loaded its layers; this is the room that it has for KV caches."""
+    """A worker has loaded its layers; the size of its KV cache."""
 
     node: Index
     incarnation: Name
@@ -196,7 +195,7 @@ class Ready(Message):
 
 
 class Peers(Message):
-    """Where others are to be reached now, and the links that leave the receiver's node."""
+    """Current addresses of other workers, and the links that leave the receiver's node."""
 
     peers: list[Peer]
     links: list[OutLink]
@@ -222,24 +221,24 @@ class SamplingParams(Part):
 
 
 class Pass(Part):
-    """One pass of a request on its way.
+    """One pass of a request.
 
     Attributes
     ----------
     key
-        Of the request's KV cache; another one after each new start.
+        Key of the attempt, and of its KV blocks.
     position
-        Tokens that the caches hold already.
+        Tokens in the KV caches before the pass.
     num_tokens
-        Tokens of this pass.
+        Tokens of the pass.
     is_prefill
-        Whether it is a prompt, or a part of one.
+        Whether it is a prefill, or a chunk of one.
     wants_token
-        Whether it ends with a token.
+        Whether the last stage samples a token.
     route
-        Of a prefill: the stages from the receiver on. Decodes go the way of their prefill.
+        For a prefill: the stages from the receiver on. Decodes take the route of their prefill.
     sampling_params
-        Of a prefill: how tokens are chosen, where not greedily.
+        For a prefill: the sampling parameters; None for greedy sampling.
     """
 
     key: Key
@@ -252,21 +251,21 @@ class Pass(Part):
 
 
 class Work(Message):
-    """Passes for a node, all of which enter at the same layer.
+    """Passes for a node that enter at the same layer.
 
-    Token ids (int32, little-endian) come in one frame where they enter layer 0; else the
-    sender's hidden states in as many as its engine makes.
+    At layer 0, one frame contains the token ids (int32, little-endian); at other layers, frames
+    contain the hidden states, as the sender's engine packs them.
 
     Attributes
     ----------
     sender
-        Number of the machine that sends.
+        Number of the sending machine.
     sent_s
-        When, in time of the run.
+        Time of sending, in seconds of the run.
     due_s
-        When each arrives over an emulated link; empty otherwise.
+        Arrival times over an emulated link; empty otherwise.
     frames
-        Frames that follow.
+        Number of raw frames.
     """
 
     sender: Index
@@ -278,12 +277,12 @@ class Work(Message):
 
     @property
     def num_frames(self) -> int:
-        """Frames with raw bytes that come behind the header."""
+        """Number of raw frames after the header."""
         return self.frames
 
 
 class Done(Message):
-    """Passes that are through the last layer, and the tokens that they ended with (-1 for none)."""
+    """Passes that have left the last layer, and their sampled tokens (-1 for none)."""
 
     sender: Index
     keys: list[Key]
@@ -292,31 +291,34 @@ class Done(Message):
 
 
 class Drop(Message):
-    """These requests have ended, or have begun anew: forget them."""
+    """Attempts that have ended: the worker drops them and frees their KV blocks."""
 
     keys: list[Key]
 
 
 class OutOfBlocks(Message):
-    """A worker has no KV blocks left for these requests."""
+    """A worker has preempted these requests because its KV blocks ran out."""
 
     sender: Index
     keys: list[Key]
 
 
 class Failure(Message):
-    """A worker cannot go on with these requests, for a reason that a user understands."""
+    """A worker cannot continue these requests; the reason is shown to users.
+
+    Without keys: the worker cannot load its engine.
+    """
 
     sender: Index
     keys: list[Key]
     reason: Text
 
 
-# -- being there -------------------------------------------------------------------------------
+# -- liveness ----------------------------------------------------------------------------------
 
 
 class Transit(Part):
-    """How long a pass took from being sent by a machine to leaving this one, and when that was."""
+    """Time from the sending of a pass by `source` to its departure from this node, at `at_s`."""
 
     source: Index
     seconds: float
@@ -324,22 +326,22 @@ class Transit(Part):
 
 
 class Heartbeat(Message):
-    """A worker is there; gauges since its start.
+    """A worker is alive; its gauges since its start.
 
     Attributes
     ----------
     waiting_tokens
         Tokens that wait for a step.
     free_kv_tokens
-        Tokens for which all layers of the node still have room in the KV cache.
+        Free tokens of the KV cache, on all layers of the node.
     kv_used_token_layers
-        What its KV blocks hold, in tokens x layers; None if its scheduler keeps no account.
+        Used KV capacity in tokens x layers; None if its scheduler does not count it.
     stuck_s
-        How long its engine has been busy with what it does now, by the clock.
+        Time that its engine has been running the current batch, by the clock.
     lag_s
-        The longest that it noticed something late since the last heartbeat, by the clock.
+        The longest delay since the last heartbeat, by the clock.
     refused
-        Messages that it has refused.
+        Number of messages that it has refused.
     """
 
     node: Index
@@ -361,17 +363,17 @@ class Heartbeat(Message):
 
 
 class Alive(Message):
-    """The coordinator is there."""
+    """Heartbeat of the coordinator."""
 
 
 class Shutdown(Message):
-    """The end: whoever hears it leaves."""
+    """The receiving worker ends."""
 
     reason: Text
 
 
 class Stop(Message):
-    """Somebody asks the coordinator, or a worker without one, to end everything."""
+    """A command asks the coordinator, or a worker without a coordinator, to end."""
 
 
 AnyMessage = (
@@ -395,7 +397,7 @@ _decoder = msgspec.msgpack.Decoder(AnyMessage)
 
 
 def encode(message: Message, frames: Sequence[Frame] = ()) -> list[Frame]:
-    """A message and its raw bytes as they are sent."""
+    """Encode a message and its raw frames."""
     header = _encoder.encode(message)
     start = PREFIX + len(header).to_bytes(_LENGTH_BYTES, "big") + header
     if len(frames) == 1 and len(frames[0]) <= MAX_INLINE_BYTES:
@@ -404,12 +406,12 @@ def encode(message: Message, frames: Sequence[Frame] = ()) -> list[Frame]:
 
 
 def decode(parts: Sequence[Frame]) -> tuple[AnyMessage, list[Frame]]:
-    """The message in frames that were received, and its raw bytes.
+    """Decode received frames to a message and its raw frames.
 
     Raises
     ------
     WireError
-        If it is none of ours, of another version, or of a wrong size.
+        If they are not a message of this version, or have a wrong size.
     """
     if not parts:
         raise WireError("an empty message")
@@ -420,12 +422,12 @@ def decode(parts: Sequence[Frame]) -> tuple[AnyMessage, list[Frame]]:
 
 
 def decode_first(first: Frame) -> tuple[AnyMessage, list[Frame]]:
-    """The message whose first frame this is, and the raw bytes in it, if any.
+    """Decode the first frame of a message to the message and the raw frame in it, if any.
 
     Raises
     ------
     WireError
-        If it is none of ours, or of another version.
+        If it is not a message of this version.
     """
     if first[:4] != PREFIX:
         if first[:2] != PREFIX[:2]:
@@ -440,19 +442,19 @@ def decode_first(first: Frame) -> tuple[AnyMessage, list[Frame]]:
     view = memoryview(first)
     try:
         message: AnyMessage = _decoder.decode(view[_START:end])
-    except (ValueError, RecursionError) as error:  # msgspec's own errors are of the first kind
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise WireError(f"a header that cannot be read: {error}") from error
     _check(message)
     return message, [view[end:]] if end < len(first) else []
 
 
 def check_frames(message: AnyMessage, frames: Sequence[Frame]) -> None:
-    """See that the raw frames behind a header are as many as it says.
+    """Check the number and the size of the raw frames after a header.
 
     Raises
     ------
     WireError
-        If they are not, or too large.
+        If the number differs from the header's, or the frames are too large.
     """
     if len(frames) != message.num_frames:
         raise WireError(f"{len(frames)} raw frames; {message.num_frames} were announced")
@@ -461,11 +463,11 @@ def check_frames(message: AnyMessage, frames: Sequence[Frame]) -> None:
 
 
 def _check(message: object) -> None:
-    """What types do not say: columns of the same length, times that are times."""
+    """Check what types do not express: equal lengths of columns, and the range of times."""
     times: Sequence[float] = ()
     if isinstance(message, Work):
         if message.due_s and len(message.due_s) != len(message.passes):
-            raise WireError("due times that do not fit the passes")
+            raise WireError("the numbers of due times and passes differ")
         if not message.passes:
             raise WireError("work without passes")
         times = (*message.due_s, message.sent_s)
@@ -478,4 +480,4 @@ def _check(message: object) -> None:
     elif isinstance(message, Heartbeat):
         times = (message.busy_s, message.stuck_s, message.lag_s, *message.sent_bytes)
     if not all(0 <= each < MAX_TIME_S for each in times):
-        raise WireError("a time or an amount that cannot be")
+        raise WireError("a time or an amount out of range")

@@ -1,4 +1,4 @@
-"""A link that leaves a machine: what went over it and, where emulated, how long that takes."""
+"""Outgoing links of a machine: traffic counters and, where emulated, arrival times."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from helixsim.physics.performance_model import SendingCosts
 
 
 class EmulatedSender:
-    """A machine that hands messages to the network one after another, whichever link they take.
+    """The emulated sending side of a machine, shared by its links: one message after another.
 
     The same rule as the simulator's :class:`helixsim.models.messages.MessageEgress`.
 
     Parameters
     ----------
     costs
-        What sending costs.
+        Times of the performance model for sending.
     nic_bytes_per_s
-        The machine's network interface, outbound.
+        Outbound bandwidth of the machine's network interface.
     seed
-        Of the delivery delays.
+        Seed of the delivery delays.
     """
 
     def __init__(self, costs: SendingCosts, nic_bytes_per_s: float, seed: str) -> None:
@@ -30,35 +30,35 @@ class EmulatedSender:
         self._random = Random(f"jitter {seed}")
         self._free_s = 0.0
 
-    def hand_over(self, now: float, num_bytes: float) -> tuple[float, float]:
-        """Send a message that is ready now: when its handing over begins, and ends."""
+    def occupy(self, now: float, num_bytes: float) -> tuple[float, float]:
+        """Occupy the sender with a message that is ready now; start and end of its sending."""
         started = max(now, self._free_s)
         self._free_s = started + self._message_s + num_bytes * self._s_per_byte
         return started, self._free_s
 
-    def delay_s(self) -> float:
-        """How long after its arrival the next message is noticed."""
+    def draw_delay_s(self) -> float:
+        """Draw the delay between the arrival of the next message and its processing."""
         return self._random.expovariate(1 / self._jitter_s) if self._jitter_s else 0.0
 
 
 class OutgoingLink:
-    """One request after another, as the simulator's links.
+    """A link that carries one request after another, as the simulator's links do.
 
     Parameters
     ----------
     bandwidth_bytes_per_s, latency_s, bytes_per_token
-        Of the link in the scenario.
+        Properties of the link in the scenario.
     is_emulated
-        Whether what goes over it is to take as long as there.
+        Whether transfers take the time that they take in the scenario.
     sender
-        Sends its messages, where sending costs a machine something.
+        The machine's sending side; None if the performance model has no sending costs.
     to_coordinator
-        Whether it leads to the coordinator, to which a message carries one token.
+        Whether it leads to the coordinator. With sending costs, messages there carry one token.
 
     Attributes
     ----------
     num_bytes, num_requests
-        What it has carried so far; bytes as the scenario counts them.
+        Traffic so far, with the activation sizes of the scenario.
     """
 
     def __init__(
@@ -81,10 +81,10 @@ class OutgoingLink:
         self.num_bytes = 0.0
         self.num_requests = 0
 
-    def carry(self, now: float, num_tokens: Sequence[int]) -> list[float]:
-        """When requests of so many tokens, sent now in that order, arrive.
+    def arrival_times(self, now: float, num_tokens: Sequence[int]) -> list[float]:
+        """Count requests with these numbers of tokens, sent now in this order; when each arrives.
 
-        Empty where links are not emulated: then their arrival shows.
+        Empty if links are not emulated: messages then take the time that they take.
         """
         sizes = [
             self._bytes_per_token * (1 if self._carries_one_token else tokens)
@@ -99,6 +99,6 @@ class OutgoingLink:
         if self._sender is None:
             self._free_s = max(self._free_s, now) + transmission_s
             return self._free_s + self._latency_s
-        started, handed = self._sender.hand_over(now, num_bytes)
+        started, handed = self._sender.occupy(now, num_bytes)
         self._free_s = max(handed, max(started, self._free_s) + transmission_s)
-        return self._free_s + self._latency_s + self._sender.delay_s()
+        return self._free_s + self._latency_s + self._sender.draw_delay_s()

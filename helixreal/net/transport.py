@@ -1,8 +1,8 @@
-"""Sockets: one inbox per process, and one way out to each of the others.
+"""Sockets of a process: one inbox, and one outgoing socket for each peer.
 
-All are ZeroMQ PULL and PUSH sockets: a message that was taken is delivered whole or, where the
-other side is gone, not at all. With keys, everything is encrypted and whoever has no key that
-we know is turned away (CurveZMQ).
+The inbox is a ZeroMQ PULL socket, outgoing sockets are PUSH sockets: a message is delivered as a
+whole or, if the peer has gone, not at all. With keys, messages are encrypted and connections
+without a known key are rejected (CurveZMQ).
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _ASK_EVERY = 8
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """A folder of keys: ``public/NAME.key`` of everybody, ``secret/NAME.key_secret`` of us.
+    """A folder of keys: ``public/NAME.key`` of all, ``secret/NAME.key_secret`` of this process.
 
     Attributes
     ----------
     folder
-        Where they lie.
+        The folder.
     name
-        Who we are.
+        Name of this process: of its node, or ``coordinator``.
     """
 
     folder: Path
@@ -50,12 +50,12 @@ class Keys:
         return self.folder / "public"
 
     def own(self) -> tuple[bytes, bytes]:
-        """Our public and secret key.
+        """The public and the secret key of this process.
 
         Raises
         ------
         InputError
-            If there is no secret key for our name.
+            If the folder has no secret key for its name.
         """
         file = self.folder / "secret" / f"{self.name}.key_secret"
         try:
@@ -70,12 +70,12 @@ class Keys:
         return public, secret
 
     def of(self, name: str) -> bytes:
-        """The public key of another.
+        """The public key of another process.
 
         Raises
         ------
         InputError
-            If there is none.
+            If the folder has none.
         """
         file = self.public / f"{name}.key"
         try:
@@ -87,7 +87,7 @@ class Keys:
 
 
 def make_keys(folder: Path, names: Sequence[str]) -> None:
-    """Make a pair of keys for each name that has none yet; see :class:`Keys`."""
+    """Make a key pair for each name without one; see :class:`Keys`."""
     public, secret = folder / "public", folder / "secret"
     public.mkdir(parents=True, exist_ok=True)
     secret.mkdir(mode=0o700, exist_ok=True)
@@ -100,7 +100,7 @@ def make_keys(folder: Path, names: Sequence[str]) -> None:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address such as ``tcp://127.0.0.1:5`` is reached from this machine only."""
+    """Whether an address such as ``tcp://127.0.0.1:5`` can be reached from this machine only."""
     host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
     if host == "localhost":
         return True
@@ -116,30 +116,32 @@ class Transport:
     Parameters
     ----------
     bind
-        ``tcp://host:port`` to be reached at; port 0 takes a free one.
+        ``tcp://host:port`` of the inbox; port 0 takes a free port.
     keys
-        Ours and everybody's; None sends openly.
+        The keys of the cluster; None for connections without encryption.
     insecure
         Allow an address beyond loopback without keys.
 
     Attributes
     ----------
     address
-        Where we are reached.
+        Address of the inbox.
     num_refused
-        Messages that were none of ours.
+        Number of received messages that were refused.
+    num_lost
+        Number of messages that could not be sent.
 
     Raises
     ------
     InputError
-        If the address cannot be had, or is open to others without keys.
+        If the address cannot be bound, or can be reached by other machines without keys.
     """
 
     def __init__(self, bind: str, keys: Keys | None = None, *, insecure: bool = False) -> None:
         if keys is None and not insecure and not is_loopback(bind):
             raise InputError(
                 f"{bind} is open to other machines: give --keys (see `helixreal keys`), or "
-                "--insecure where nobody else is on the network"
+                "--insecure on a network without other users"
             )
         self._keys = keys
         self._context = zmq.Context()
@@ -171,7 +173,7 @@ class Transport:
         self._inbox.setsockopt(zmq.IPV6, 1 if "[" in bind else 0)
         host, _, port = bind.removeprefix("tcp://").rpartition(":")
         try:
-            # ZeroMQ listens at addresses only; others are told the name that we were given.
+            # ZeroMQ binds addresses only; peers get the host name as it was given.
             own = host if host.startswith("[") else gethostbyname(host)
             self._inbox.bind(f"tcp://{own}:{'*' if port == '0' else port}")
         except (OSError, zmq.ZMQError) as error:
@@ -181,11 +183,11 @@ class Transport:
 
     @property
     def inbox(self) -> zmq.Socket[bytes]:
-        """What to poll."""
+        """The inbox, for pollers."""
         return self._inbox
 
     def connect(self, name: str, address: str) -> None:
-        """Open the way to somebody, or to their new address."""
+        """Connect to a process, or to its new address."""
         self.disconnect(name)
         socket = self._context.socket(zmq.PUSH)
         socket.setsockopt(zmq.LINGER, 0)
@@ -205,12 +207,12 @@ class Transport:
         self._out[name] = socket
 
     def disconnect(self, name: str) -> None:
-        """Close the way to somebody; what was not sent yet is lost."""
+        """Close the connection to a process; unsent messages are lost."""
         if (socket := self._out.pop(name, None)) is not None:
             socket.close()
 
     def send(self, name: str, message: Message, frames: Sequence[Frame] = ()) -> bool:
-        """Send; False if there is no way there, or it is jammed, and the message is lost."""
+        """Send a message; False if it is lost: no connection, or a full send queue."""
         socket = self._out.get(name)
         if socket is None:
             self.num_lost += 1
@@ -223,16 +225,16 @@ class Transport:
                 socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
         except zmq.Again:
             self.num_lost += 1
-            logger.warning("the way to %s is jammed; a message was lost", name)
+            logger.warning("the send queue to %s is full; a message was lost", name)
             return False
         return True
 
     def received(self, limit: int) -> Iterator[tuple[AnyMessage, list[Frame]]]:
-        """Messages that are there, to be asked for when the inbox is readable.
+        """Received messages, at most `limit`; to be called when the inbox is readable.
 
-        What is none of ours is counted and left out. Whether more has come, the socket is asked
-        for its events, which costs less than to try and fail; and only now and then while
-        messages come one at a time, because the caller polls anyway.
+        Messages that cannot be decoded are counted and left out. To find out whether more have
+        arrived, the socket's events are read, which costs less than a failing receive; while
+        messages arrive one at a time, only once in several calls, because the caller polls anyway.
         """
         inbox = self._inbox
         for _ in range(limit):
@@ -258,19 +260,19 @@ class Transport:
                 return
 
     def refuse(self, why: str) -> None:
-        """Count and log a message that cannot be what it says it is."""
+        """Count and log a message that is invalid."""
         self.num_refused += 1
         if self.num_refused <= 10 or self.num_refused % 1000 == 0:
             logger.warning("refused a message (number %d): %s", self.num_refused, why)
 
     def flush(self, timeout_s: float = 1.0) -> None:
-        """Close the ways out, and give what was sent that long to leave."""
+        """Close outgoing sockets; unsent messages get `timeout_s` to leave."""
         for socket in self._out.values():
             socket.close(linger=int(timeout_s * 1000))
         self._out.clear()
 
     def close(self) -> None:
-        """Close everything; ways that were flushed keep the time they were given."""
+        """Close all sockets; sockets that were flushed keep their timeout."""
         for name in list(self._out):
             self.disconnect(name)
         self._inbox.close(linger=0)
@@ -279,9 +281,9 @@ class Transport:
         self._context.term()
 
     def __enter__(self) -> Self:
-        """Nothing more to do."""
+        """The transport itself, which is open already."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close everything."""
+        """Close all sockets."""
         self.close()

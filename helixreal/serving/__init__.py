@@ -1,8 +1,8 @@
-"""An OpenAI-compatible HTTP endpoint over a :class:`helixreal.serving.frontend.Frontend`.
+"""An OpenAI-compatible HTTP endpoint for a :class:`helixreal.serving.frontend.Frontend`.
 
-``create_app(frontend, tokenizer)`` makes the application, ``run_server(app, host, port)`` serves
-it until Ctrl-C. Without a tokenizer, prompts are token ids, and so are answers: their ``text`` is
-the ids with spaces between them.
+``create_app(frontend, tokenizer)`` makes the application, ``run_server(app, host, port)`` runs it
+until Ctrl-C. Without a tokenizer, prompts and answers are token ids: the ``text`` of an answer is
+the ids, separated by spaces.
 """
 
 from helixreal.serving.app import create_app

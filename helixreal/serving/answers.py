@@ -1,4 +1,4 @@
-"""One answer of the cluster, as it comes: tokens become text, stop texts end it."""
+"""Streams one answer of the cluster: detokenizes its tokens and applies stop strings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from helixreal.serving.tokenizer import Detokenizer, Tokenizer
 
 
 class NoAnswerError(Exception):
-    """The cluster has refused a request, or could not finish it."""
+    """The cluster has refused a request, or could not complete it."""
 
     def __init__(self, cause: Failed | Refused) -> None:
         super().__init__(cause.message)
@@ -30,7 +30,7 @@ class NoAnswerError(Exception):
 
 @dataclass(slots=True)
 class Piece:
-    """What there is of an answer since the piece before; the last has a reason."""
+    """The next piece of an answer; the last piece has a finish reason."""
 
     text: str
     tokens: list[int] = field(default_factory=list)
@@ -38,12 +38,18 @@ class Piece:
 
 
 class Answer:
-    """Asks the cluster, and gives out pieces of the answer.
+    """Submits a request, and yields the pieces of its answer.
 
     Parameters
     ----------
+    frontend, generation
+        The cluster, and the request.
+    tokenizer
+        Detokenizes the answer; None for token ids as text.
     stops
-        Texts before which the answer ends.
+        Stop strings: the answer ends before the first of them.
+    metrics
+        Latency metrics of the endpoint.
     """
 
     def __init__(
@@ -63,29 +69,29 @@ class Answer:
         self.num_tokens = 0
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """Every piece as it comes.
+        """Yield the pieces as tokens are made.
 
         Raises
         ------
         NoAnswerError
-            If there is none, or it cannot be finished.
+            If the request is refused, or cannot be completed.
         """
         loop = asyncio.get_running_loop()
         heard: asyncio.Queue[StreamEvent] = asyncio.Queue()
 
-        def listener(happening: StreamEvent) -> None:
-            # The server may have gone by the time the cluster says something.
+        def listener(event: StreamEvent) -> None:
+            # The server may have stopped before the cluster reports an event.
             if not loop.is_closed():
-                loop.call_soon_threadsafe(heard.put_nowait, happening)
+                loop.call_soon_threadsafe(heard.put_nowait, event)
 
         began_s = last_s = time.monotonic()
         number = self._frontend.submit(self._generation, listener)
         has_ended = False
         try:
             while not has_ended:
-                happening = await heard.get()
+                event = await heard.get()
                 now_s = time.monotonic()
-                match happening:
+                match event:
                     case Token(token):
                         metric = self._metrics.gap_s
                         if not self.num_tokens:
@@ -101,7 +107,7 @@ class Answer:
                         yield self._finish(reason)
                     case _:
                         has_ended = True
-                        raise NoAnswerError(happening)
+                        raise NoAnswerError(event)
             self._metrics.whole_s.observe(time.monotonic() - began_s)
         finally:
             if not has_ended:
@@ -127,7 +133,7 @@ class Answer:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of a text may be the beginning of a stop text."""
+    """Length of the longest end of a text that is a beginning of a stop string."""
     for length in range(min(len(stop) - 1, len(text)), 0, -1):
         if text.endswith(stop[:length]):
             return length

@@ -1,4 +1,4 @@
-"""The application: routes, and answers in OpenAI's form."""
+"""The HTTP application: routes, and responses in the format of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from helixsim.errors import InputError
 
 _MAX_BODY_BYTES = 16_000_000
 _DEFAULT_TOKENS = 16
-_CLIENT_LOOK_S = 0.5
+_DISCONNECT_CHECK_S = 0.5
 _Body = TypeVar("_Body", bound=AnswerFields)
 _Handler = Callable[[Request], Awaitable[Response]]
 
 
 class ApiError(Exception):
-    """Something that a client is told, in OpenAI's form."""
+    """An error response in the format of OpenAI's API."""
 
     def __init__(
         self, status: int, message: str, *, param: str | None = None, retry_s: float | None = None
@@ -42,7 +42,7 @@ class ApiError(Exception):
         self.status, self.message, self.param, self.retry_s = status, message, param, retry_s
 
     def body(self) -> dict[str, Any]:
-        """What the client gets."""
+        """The JSON body."""
         kinds = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
         usual = "invalid_request_error" if self.status < 500 else "server_error"
         kind = kinds.get(self.status, usual)
@@ -50,7 +50,7 @@ class ApiError(Exception):
         return {"error": error}
 
     def response(self) -> Response:
-        """The whole answer."""
+        """The HTTP response."""
         headers = {}
         if self.retry_s is not None:
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_s)))
@@ -60,16 +60,16 @@ class ApiError(Exception):
 def create_app(
     frontend: Frontend, tokenizer: Tokenizer | None = None, *, api_key: str | None = None
 ) -> Starlette:
-    """Make the application.
+    """Create the application.
 
     Parameters
     ----------
     frontend
         The cluster that answers.
     tokenizer
-        Of its model; without one, prompts and answers are token ids.
+        Tokenizer of its model; without one, prompts and answers are token ids.
     api_key
-        Clients must send it as ``Authorization: Bearer ...``.
+        Key that clients must send as ``Authorization: Bearer ...``.
     """
     endpoint = _Endpoint(frontend, tokenizer, api_key)
     routes = [
@@ -92,10 +92,10 @@ class _Endpoint:
         self._metrics = Metrics(frontend)
         self._created = int(time.time())
 
-    # -- about the service ---------------------------------------------------------------------
+    # -- routes --------------------------------------------------------------------------------
 
     def guarded(self, handler: _Handler) -> _Handler:
-        """With the key checked, and errors told in OpenAI's form."""
+        """A handler that checks the key, and turns errors into responses."""
 
         async def handle(request: Request) -> Response:
             try:
@@ -113,18 +113,18 @@ class _Endpoint:
             return
         sent = request.headers.get("authorization", "").removeprefix("Bearer ")
         if not hmac.compare_digest(sent.encode(), self._api_key.encode()):
-            raise ApiError(401, "a wrong API key, or none")
+            raise ApiError(401, "the API key is missing or wrong")
 
     async def health(self, _: Request) -> Response:
-        """200 while some route leads through all layers."""
+        """``GET /health``: 200 while a route covers all layers."""
         return Response(status_code=200 if self._frontend.is_ready else 503)
 
     async def metrics(self, _: Request) -> Response:
-        """For Prometheus."""
+        """``GET /metrics``, for Prometheus."""
         return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
 
     async def models(self, _: Request) -> Response:
-        """The one that is served."""
+        """``GET /v1/models``: the model of the cluster."""
         model = {
             "id": self._frontend.model_name,
             "object": "model",
@@ -151,7 +151,7 @@ class _Endpoint:
         body = await self._body(request, ChatRequest)
         if self._tokenizer is None:
             raise ApiError(
-                400, "no tokenizer is given (--tokenizer); use /v1/completions with token ids"
+                400, "the server has no tokenizer (--tokenizer); use /v1/completions with token ids"
             )
         try:
             prompt = self._tokenizer.chat(body.messages)
@@ -168,7 +168,7 @@ class _Endpoint:
         async for chunk in request.stream():
             raw += chunk
             if len(raw) > _MAX_BODY_BYTES:
-                raise ApiError(413, f"more than {_MAX_BODY_BYTES} bytes")
+                raise ApiError(413, f"the body has more than {_MAX_BODY_BYTES} bytes")
         try:
             body = kind.model_validate_json(raw)
         except ValidationError as error:
@@ -178,13 +178,13 @@ class _Endpoint:
         if body.model not in (None, self._frontend.model_name):
             raise ApiError(
                 404,
-                f"there is no model '{body.model}'; '{self._frontend.model_name}' is served",
+                f"there is no model '{body.model}', only '{self._frontend.model_name}'",
                 param="model",
             )
         return body
 
     def _prompts(self, body: CompletionRequest) -> list[list[int]]:
-        """Token ids of every answer's prompt: all prompts, each `n` times."""
+        """Token ids of the prompt of every answer: all prompts, each `n` times."""
         prompt: Any = body.prompt
         is_one = isinstance(prompt, str) or isinstance(prompt[0], int)
         several = [prompt] if is_one else prompt
@@ -194,12 +194,12 @@ class _Endpoint:
                 if self._tokenizer is None:
                     raise ApiError(
                         400,
-                        "no tokenizer is given (--tokenizer), so a prompt is a list of token ids",
+                        "the server has no tokenizer (--tokenizer): prompts must be token ids",
                         param="prompt",
                     )
                 each = self._tokenizer.encode(each)  # noqa: PLW2901
             if not each:
-                raise ApiError(400, "a prompt needs one token at least", param="prompt")
+                raise ApiError(400, "a prompt needs at least one token", param="prompt")
             found += [each] * body.n
         return found
 
@@ -230,13 +230,13 @@ class _Endpoint:
     ) -> Response:
         usage = _Usage(prompt_tokens, answers)
         if body.stream:
-            # A refusal is told before the stream begins, with its own status.
+            # A refused request gets an error status, so streams begin after their first piece.
             streams = [answer.pieces() for answer in answers]
             firsts = await _all_or_none(request, [_next(stream) for stream in streams])
             events = _events(form, streams, firsts, usage if body.wants_usage else None)
             return StreamingResponse(events, media_type="text/event-stream")
         found = await _all_or_none(request, [_whole(answer) for answer in answers])
-        choices = [form.sampling_params(index, piece) for index, piece in enumerate(found)]
+        choices = [form.choice(index, piece) for index, piece in enumerate(found)]
         return JSONResponse(form.whole(choices) | {"usage": usage.as_dict()})
 
 
@@ -254,13 +254,13 @@ async def _next(stream: AsyncIterator[Piece]) -> Piece:
 
 
 async def _all_or_none(request: Request, waits: list[Coroutine[Any, Any, Piece]]) -> list[Piece]:
-    """All results; if one fails or the client leaves, the others are given up."""
+    """All results; if one fails or the client disconnects, the others are cancelled."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     going = set(tasks)
     try:
         while going:
             done, going = await asyncio.wait(
-                going, timeout=_CLIENT_LOOK_S, return_when=asyncio.FIRST_EXCEPTION
+                going, timeout=_DISCONNECT_CHECK_S, return_when=asyncio.FIRST_EXCEPTION
             )
             for task in done:
                 task.result()
@@ -268,14 +268,14 @@ async def _all_or_none(request: Request, waits: list[Coroutine[Any, Any, Piece]]
                 raise ClientDisconnect
         return [task.result() for task in tasks]
     except NoAnswerError as error:
-        raise _told(error) from error
+        raise _api_error(error) from error
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _told(error: NoAnswerError) -> ApiError:
+def _api_error(error: NoAnswerError) -> ApiError:
     cause = error.cause
     if not isinstance(cause, Refused):
         return ApiError(503, cause.message)
@@ -299,7 +299,7 @@ class _Usage:
 
 
 class _Form:
-    """How an answer is told: as a completion or as a chat."""
+    """The format of an answer: a completion or a chat completion."""
 
     kind = ""
     prefix = ""
@@ -312,19 +312,19 @@ class _Form:
         }
 
     def whole(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        """An answer at once."""
+        """A complete response."""
         return self._head | {"object": self.kind, "choices": choices}
 
     def part(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        """A part of a stream."""
+        """An event of a stream."""
         return self.whole(choices)
 
-    def sampling_params(self, index: int, piece: Piece) -> dict[str, Any]:
-        """One choice of an answer at once."""
+    def choice(self, index: int, piece: Piece) -> dict[str, Any]:
+        """One choice of a complete response."""
         raise NotImplementedError
 
     def delta(self, index: int, piece: Piece, *, is_first: bool) -> dict[str, Any]:
-        """A piece of one choice of a stream."""
+        """A piece of one choice in a stream."""
         raise NotImplementedError
 
 
@@ -336,7 +336,7 @@ class _CompletionForm(_Form):
         super().__init__(model)
         self._shown = shown
 
-    def sampling_params(self, index: int, piece: Piece) -> dict[str, Any]:
+    def choice(self, index: int, piece: Piece) -> dict[str, Any]:
         return self.delta(index, piece, is_first=True)
 
     def delta(self, index: int, piece: Piece, *, is_first: bool) -> dict[str, Any]:
@@ -356,7 +356,7 @@ class _ChatForm(_Form):
     def part(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return self.whole(choices) | {"object": "chat.completion.chunk"}
 
-    def sampling_params(self, index: int, piece: Piece) -> dict[str, Any]:
+    def choice(self, index: int, piece: Piece) -> dict[str, Any]:
         return {
             "index": index,
             "message": {"role": "assistant", "content": piece.text},
@@ -382,7 +382,7 @@ async def _events(
     firsts: list[Piece],
     usage: _Usage | None,
 ) -> AsyncIterator[str]:
-    """Server-sent events of all choices, each piece as it comes."""
+    """Server-sent events of all choices, in the order in which their pieces are made."""
     pieces: asyncio.Queue[tuple[int, Piece | NoAnswerError | None]] = asyncio.Queue()
 
     async def follow(index: int, stream: AsyncIterator[Piece]) -> None:
@@ -403,7 +403,7 @@ async def _events(
             if found is None:
                 going -= 1
             elif isinstance(found, NoAnswerError):
-                yield _event(_told(found).body())
+                yield _event(_api_error(found).body())
             else:
                 yield _event(form.part([form.delta(index, found, is_first=False)]))
         if usage is not None:

@@ -1,6 +1,6 @@
-"""What an HTTP server, or any other front end, sees of a running cluster.
+"""The interface between front ends, such as the HTTP server, and a running cluster.
 
-Calls may come from any thread. Listeners are called from the cluster's own thread and must
+Methods can be called from any thread. Listeners are called from the cluster's thread and must
 return at once.
 """
 
@@ -29,21 +29,21 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The answer ends here, for a reason that a user understands."""
+    """The request has failed; the message is shown to users."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The request was not taken.
+    """The request was rejected.
 
     Attributes
     ----------
     message
-        Why.
+        The reason.
     retry_after_s
-        When it may be tried again; None if it never fits.
+        Seconds after which to try again; None if the request can never be served.
     """
 
     message: str
@@ -56,18 +56,18 @@ Listener = Callable[[StreamEvent], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """One answer that is wanted.
+    """A request for one answer.
 
     Attributes
     ----------
     prompt
         Token ids, at least one.
     max_tokens
-        The answer ends with so many tokens (``length``).
+        The answer ends after this number of tokens (``length``).
     stop_tokens
-        Or with one of these (``stop``), which is not part of the answer.
+        The answer ends before the first of these tokens (``stop``).
     sampling
-        How tokens are chosen.
+        How tokens are sampled.
     """
 
     prompt: Sequence[int]
@@ -78,20 +78,20 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Where the cluster stands.
+    """The load of a cluster.
 
     Attributes
     ----------
     running, waiting
-        Requests that are being served, and that wait for room.
+        Active requests, and requests that wait for KV capacity.
     kv_share
         Expected use of the fullest layer's KV cache, 0 to 1.
     nodes_up
-        Name of node -> whether it is there.
+        Name of node -> whether its worker is ready.
     prompt_tokens, output_tokens
-        Counted since the start.
+        Tokens since the start.
     completed, failed, refused
-        Requests, since the start.
+        Requests since the start.
     """
 
     running: int
@@ -111,27 +111,27 @@ class Frontend(Protocol):
     Attributes
     ----------
     model_name
-        Of the LLM it serves.
+        Name of the LLM.
     max_context_tokens
-        Prompt and answer together are no longer.
+        Limit of the tokens of a prompt and its answer together.
     """
 
     model_name: str
     max_context_tokens: int
 
     def submit(self, generation: GenerationRequest, listener: Listener) -> int:
-        """Ask for an answer; the listener hears of every token, and of exactly one end."""
+        """Submit a request; the listener receives every token and exactly one final event."""
         ...
 
     def cancel(self, request: int) -> None:
-        """Nobody wants this answer any more; its listener hears nothing further."""
+        """Cancel a request; its listener is not called any more."""
         ...
 
     def load(self) -> Load:
-        """Where the cluster stands now."""
+        """The load of the cluster now."""
         ...
 
     @property
     def is_ready(self) -> bool:
-        """Whether some route leads through all layers now."""
+        """Whether a route covers all layers now."""
         ...

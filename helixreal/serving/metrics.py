@@ -1,4 +1,4 @@
-"""``/metrics``: the cluster in Prometheus's text, under the names that vLLM uses."""
+"""``/metrics``: metrics in Prometheus' text format, with vLLM's names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
 class _Gauges(Collector):
-    """Reads the cluster when somebody looks."""
+    """Reads the load of the cluster for each scrape."""
 
     def __init__(self, frontend: Frontend) -> None:
         self._frontend = frontend
@@ -22,36 +22,42 @@ class _Gauges(Collector):
     def collect(self) -> Iterator[Metric]:
         load, name = self._frontend.load(), self._frontend.model_name
         for key, text, value in (
-            ("num_requests_running", "Requests that are being served.", load.running),
-            ("num_requests_waiting", "Requests that wait for room.", load.waiting),
-            ("kv_cache_usage_perc", "Expected use of the fullest layer, 0 to 1.", load.kv_share),
+            ("num_requests_running", "Active requests.", load.running),
+            ("num_requests_waiting", "Requests that wait for KV capacity.", load.waiting),
+            (
+                "kv_cache_usage_perc",
+                "Expected use of the fullest layer's KV cache, 0 to 1.",
+                load.kv_share,
+            ),
         ):
             gauge = GaugeMetricFamily(f"vllm:{key}", text, labels=["model_name"])
             gauge.add_metric([name], value)
             yield gauge
         for key, text, count in (
-            ("prompt_tokens", "Tokens of prompts that are through.", load.prompt_tokens),
-            ("generation_tokens", "Tokens of answers.", load.output_tokens),
-            ("request_success", "Requests that have been answered.", load.completed),
+            ("prompt_tokens", "Tokens of prefilled prompts.", load.prompt_tokens),
+            ("generation_tokens", "Output tokens.", load.output_tokens),
+            ("request_success", "Completed requests.", load.completed),
         ):
             counter = CounterMetricFamily(f"vllm:{key}", text, labels=["model_name"])
             counter.add_metric([name], count)
             yield counter
         for key, text, count in (
-            ("requests_failed", "Requests that could not be answered.", load.failed),
-            ("requests_refused", "Requests that were not taken.", load.refused),
+            ("requests_failed", "Failed requests.", load.failed),
+            ("requests_refused", "Rejected requests.", load.refused),
         ):
             counter = CounterMetricFamily(f"helix_{key}", text)
             counter.add_metric([], count)
             yield counter
-        nodes = GaugeMetricFamily("helix_node_up", "1 if a node works.", labels=["node"])
+        nodes = GaugeMetricFamily(
+            "helix_node_up", "1 if the worker of a node is ready.", labels=["node"]
+        )
         for node, is_up in load.nodes_up.items():
             nodes.add_metric([node], float(is_up))
         yield nodes
 
 
 class Metrics:
-    """All metrics of one endpoint."""
+    """The metrics of an endpoint."""
 
     def __init__(self, frontend: Frontend) -> None:
         self._registry = CollectorRegistry()
@@ -73,5 +79,5 @@ class Metrics:
         )
 
     def text(self) -> bytes:
-        """As Prometheus reads it."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)

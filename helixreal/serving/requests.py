@@ -1,4 +1,4 @@
-"""What clients may ask for: the fields of OpenAI's API that are served."""
+"""Request bodies: the supported fields of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 _MAX_PROMPTS = 128
 
-Token = Annotated[int, Field(ge=0, le=2**31 - 1)]
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class StreamOptions(BaseModel):
-    """Of an answer that is streamed."""
+    """Options of a streamed answer."""
 
     include_usage: bool = False
 
 
 class AnswerFields(BaseModel):
-    """What both kinds of requests have."""
+    """Fields of completions and chat completions."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -29,20 +29,20 @@ class AnswerFields(BaseModel):
     n: Annotated[int, Field(ge=1, le=16)] = 1
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: str | list[str] | None = None
-    stop_token_ids: list[Token] = Field(default_factory=list)
+    stop_token_ids: list[TokenId] = Field(default_factory=list)
     ignore_eos: bool = False
     stream: bool = False
     stream_options: StreamOptions | None = None
 
     @property
     def stops(self) -> list[str]:
-        """Texts before which an answer ends."""
+        """Stop strings, without empty ones."""
         found = [self.stop] if isinstance(self.stop, str) else (self.stop or [])
         return [text for text in found if text]
 
     @property
     def wants_usage(self) -> bool:
-        """Whether a stream is to end with how many tokens there were."""
+        """Whether a stream ends with the numbers of tokens."""
         return self.stream_options is not None and self.stream_options.include_usage
 
 
@@ -51,10 +51,10 @@ class CompletionRequest(AnswerFields):
 
     prompt: (
         str
-        | Annotated[list[Token], Field(min_length=1)]
+        | Annotated[list[TokenId], Field(min_length=1)]
         | Annotated[list[str], Field(min_length=1, max_length=_MAX_PROMPTS)]
         | Annotated[
-            list[Annotated[list[Token], Field(min_length=1)]],
+            list[Annotated[list[TokenId], Field(min_length=1)]],
             Field(min_length=1, max_length=_MAX_PROMPTS),
         ]
     )

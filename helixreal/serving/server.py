@@ -1,4 +1,4 @@
-"""Serves an application until Ctrl-C."""
+"""Runs the HTTP application until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ def run_server(
     ready: Callable[[str], None] | None = None,
     until: Event | None = None,
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM, or until an event is set.
+    """Run the application until Ctrl-C or SIGTERM, or until an event is set.
 
     Parameters
     ----------
     port
-        0 takes a free one.
+        Port; 0 takes a free port.
     ready
-        Called with the address, such as ``http://127.0.0.1:8000``.
+        Called with the URL, such as ``http://127.0.0.1:8000``.
     until
-        Ends it when it is set.
+        Event that ends the server.
 
     Raises
     ------
     InputError
-        If the address cannot be had.
+        If the address cannot be bound.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listening:

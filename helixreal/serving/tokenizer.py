@@ -1,4 +1,4 @@
-"""Text to token ids and back, from a model's folder."""
+"""Tokenizer, chat template and detokenizer of a model."""
 
 from __future__ import annotations
 
@@ -15,30 +15,32 @@ from helixsim.errors import InputError
 
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 _LONGEST_CHARACTER = 4
-"""Tokens that one character may be cut into, at most: its bytes."""
+"""The maximum number of tokens of one character: the bytes of its UTF-8 encoding."""
 
 
 class Tokenizer:
-    """``tokenizer.json`` of a model, with its chat template and its end of text.
+    """The tokenizer of a model, with its chat template and its end-of-text tokens.
 
     Parameters
     ----------
     folder
-        Of the model.
+        Folder of the model.
 
     Raises
     ------
     InputError
-        If there is no tokenizer in it.
+        If it has no tokenizer.
     """
 
     def __init__(self, folder: Path) -> None:
         file = folder / "tokenizer.json"
         if not file.is_file():
-            raise InputError("there is no tokenizer here; --tokenizer names its folder", file=file)
+            raise InputError(
+                "there is no such file; give the tokenizer's folder with --tokenizer", file=file
+            )
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # tokenizers raises nothing more special
+        except Exception as error:  # tokenizers raises no special class
             raise InputError(f"cannot be read: {error}", file=file) from error
         self._config = _json(folder / "tokenizer_config.json")
         template_file = folder / "chat_template.jinja"
@@ -70,12 +72,12 @@ class Tokenizer:
         return text
 
     def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Token ids of a conversation that waits for an answer.
+        """Token ids of a conversation, with the prompt for the next answer.
 
         Raises
         ------
         InputError
-            If the model has no chat template, or that refuses the conversation.
+            If the model has no chat template, or the template rejects the conversation.
         """
         if self._template is None:
             raise InputError("this model has no chat template; use /v1/completions")
@@ -91,7 +93,7 @@ class Tokenizer:
                 messages=messages, add_generation_prompt=True, **special
             )
         except TemplateError as error:
-            raise InputError(f"the chat template refuses these messages: {error}") from error
+            raise InputError(f"the chat template rejects these messages: {error}") from error
         return self.encode(text, plain=True)
 
 
@@ -108,37 +110,37 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 class Detokenizer:
-    """The text of an answer as its tokens come; characters come whole.
+    """Converts the tokens of an answer to text incrementally, in complete characters.
 
-    Without a tokenizer, the text is the token ids, with spaces between them.
+    Without a tokenizer, the text is the token ids, separated by spaces.
     """
 
     def __init__(self, tokenizer: Tokenizer | None) -> None:
         self._tokenizer = tokenizer
         self._tokens: list[int] = []
-        self._start = 0  # whatever is before has been told, and changes nothing behind
-        self._told = 0
+        self._start = 0  # tokens before it have been returned, and do not change later text
+        self._returned = 0
 
     def add(self, token: int) -> str:
-        """The text that is certain with one more token."""
+        """The text that one more token completes."""
         tokens = self._tokens
         tokens.append(token)
         if self._tokenizer is None:
             return f" {token}" if len(tokens) > 1 else str(token)
-        before = self._tokenizer.decode(tokens[self._start : self._told])
+        before = self._tokenizer.decode(tokens[self._start : self._returned])
         text = self._tokenizer.decode(tokens[self._start :])
-        waiting = len(tokens) - self._told
+        waiting = len(tokens) - self._returned
         if text.endswith(_INCOMPLETE) and waiting < _LONGEST_CHARACTER:
             return ""
-        return self._tell(before, text)
+        return self._advance(before, text)
 
     def end(self) -> str:
-        """What was held back."""
-        if self._tokenizer is None or self._told == len(self._tokens):
+        """The rest of the text."""
+        if self._tokenizer is None or self._returned == len(self._tokens):
             return ""
-        before = self._tokenizer.decode(self._tokens[self._start : self._told])
-        return self._tell(before, self._tokenizer.decode(self._tokens[self._start :]))
+        before = self._tokenizer.decode(self._tokens[self._start : self._returned])
+        return self._advance(before, self._tokenizer.decode(self._tokens[self._start :]))
 
-    def _tell(self, before: str, text: str) -> str:
-        self._start, self._told = self._told, len(self._tokens)
+    def _advance(self, before: str, text: str) -> str:
+        self._start, self._returned = self._returned, len(self._tokens)
         return text[len(before) :]

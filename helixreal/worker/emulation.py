@@ -1,4 +1,4 @@
-"""What emulation makes of an assignment: the node as performance models take it."""
+"""Conversions between assignments and the values that performance models and schedulers take."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from helixsim.profiles.machine import (
 
 
 def performance_model_of(assignment: messages.Assignment) -> PerformanceModel:
-    """The performance model that the scenario names, in this process."""
+    """The performance model of the scenario, made in this process."""
     return PERFORMANCE_MODELS.get(assignment.physics)(
         ModelInputs(llm=_llm(assignment), engine=engine_costs_of(assignment))
     )
@@ -36,12 +36,12 @@ def engine_costs_of(assignment: messages.Assignment) -> EngineCosts:
 
 
 def engine_json(engine: EngineCosts) -> str:
-    """The way back."""
+    """A serving engine as JSON; the inverse of :func:`engine_costs_of`."""
     return engine.model_dump_json(include=set(EngineCosts.model_fields))
 
 
 def emulated_runner(name: str, assignment: messages.Assignment) -> TimedRunner:
-    """An emulated engine that takes as long as the performance model says."""
+    """A runner for an emulated engine, with the step times of the performance model."""
     node = _placed_node(name, assignment)
     engine = EmulatedEngine(
         node.capacity.kv_token_layers,
@@ -53,7 +53,7 @@ def emulated_runner(name: str, assignment: messages.Assignment) -> TimedRunner:
 
 
 def emulated_sender(assignment: messages.Assignment) -> EmulatedSender | None:
-    """What sends the messages of an emulated worker; None where sending costs nothing."""
+    """The sending side of an emulated worker; None if the model has no sending costs."""
     costs = performance_model_of(assignment).sending
     if costs is None or not assignment.emulate_links:
         return None
@@ -61,7 +61,7 @@ def emulated_sender(assignment: messages.Assignment) -> EmulatedSender | None:
 
 
 def capacity_of(limits: messages.Limits) -> Capacity:
-    """Limits as node schedulers take them."""
+    """The capacity that limits of a message describe."""
     return Capacity(
         kv_token_layers=limits.kv_token_layers,
         max_prompts=limits.max_prompts,
@@ -72,7 +72,7 @@ def capacity_of(limits: messages.Limits) -> Capacity:
 
 
 def limits_of(capacity: Capacity) -> messages.Limits:
-    """The way back."""
+    """Limits for a message; the inverse of :func:`capacity_of`."""
     return messages.Limits(
         capacity.kv_token_layers,
         capacity.max_prompts,
@@ -83,7 +83,7 @@ def limits_of(capacity: Capacity) -> messages.Limits:
 
 
 def curve_of(profile: LatencyProfile) -> messages.Curve:
-    """A latency profile as it is sent."""
+    """A latency profile for a message."""
     return messages.Curve(list(profile.tokens), list(profile.seconds))
 
 

@@ -1,8 +1,7 @@
-"""Carries out, on a worker, what its node scheduler composes: no sockets here, and no clock.
+"""The node executor of a worker: carries out the steps that its node scheduler composes.
 
-It is told the time, and hands out what is to be sent. Which requests run next, and which are
-preempted, is decided by the same :class:`~helixsim.control.node_schedulers.NodeScheduler` as in
-the simulator.
+It has no sockets and no clock: the caller passes the time in and sends what the executor hands to
+its outbox. The :class:`~helixsim.control.node_schedulers.NodeScheduler` is that of the simulator.
 """
 
 from __future__ import annotations
@@ -25,25 +24,25 @@ _DROPPED_REMEMBERED = 10_000
 """Keys of dropped requests that an executor remembers; passes in flight are far fewer."""
 
 TO_COORDINATOR = -1
-"""Where passes go from the last layer, in place of a node's number."""
+"""Target of passes that leave the last layer, in place of a node's number."""
 
 
 class SequenceState(Request):
-    """A request that has KV blocks on this node, and the pass that it is in.
+    """A request on this node, and its current pass.
 
     Attributes
     ----------
     key
-        Of the attempt, in messages.
+        Key of the attempt in messages.
     entry_layer, end_layer
-        It runs ``[entry_layer, end_layer)`` here.
+        It runs the layers ``[entry_layer, end_layer)`` of the node.
     next_stages
-        The stages behind this one.
+        The stages after this node.
     sampling
-        How its tokens are chosen.
+        How its tokens are sampled.
     payload, wants_token, sender, sent_on_s
-        Of the pass: what it brings along, whether it ends with a token, which machine sent it and
-        when.
+        Payload of the pass, whether the last stage samples a token, the machine that sent the
+        pass, and the time of sending.
     """
 
     __slots__ = (
@@ -78,7 +77,7 @@ class SequenceState(Request):
         self.sent_on_s = 0.0
 
     def begin_pass(self, arrived: ArrivingPass) -> None:
-        """Stand before a pass that has arrived."""
+        """Set the fields of the current pass."""
         self.is_prefill = arrived.is_prefill
         self.num_computed_tokens = arrived.position
         self.num_new_tokens = arrived.num_tokens
@@ -88,7 +87,7 @@ class SequenceState(Request):
         self.sent_on_s = arrived.sent_on_s
 
     def row(self) -> Row:
-        """The pass as the engine takes it."""
+        """The row of the current pass for the engine."""
         return Row(
             self,
             self.num_computed_tokens,
@@ -101,12 +100,12 @@ class SequenceState(Request):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrivingPass:
-    """A pass on its way to this node; see :class:`SequenceState`.
+    """A pass in flight to this node; see :class:`SequenceState`.
 
     Attributes
     ----------
     position
-        Tokens that the KV cache holds before it.
+        Tokens in the KV cache before the pass.
     num_tokens
         Tokens of the pass.
     """
@@ -121,24 +120,24 @@ class ArrivingPass:
 
 
 class Outbox(Protocol):
-    """Where an executor puts what is to be sent."""
+    """Sends what an executor hands over."""
 
-    def depart(self, target: int, sequences: list[SequenceState], now: float) -> None:
+    def send_passes(self, target: int, sequences: list[SequenceState], now: float) -> None:
         """Send passes to the next node, or :data:`TO_COORDINATOR`."""
         ...
 
     def out_of_blocks(self, keys: list[int]) -> None:
-        """Report requests that were preempted for want of KV blocks."""
+        """Report requests that were preempted because KV blocks ran out."""
         ...
 
     def failed(self, keys: list[int], reason: str) -> None:
-        """Report requests that cannot go on."""
+        """Report requests that cannot continue."""
         ...
 
 
 @dataclass(slots=True)
 class Gauges:
-    """What an executor has done so far; see :class:`helixsim.metrics.gauges.NodeGauges`."""
+    """Counters of an executor; see :class:`helixsim.metrics.gauges.NodeGauges`."""
 
     busy_s: float = 0.0
     num_tokens: int = 0
@@ -148,27 +147,29 @@ class Gauges:
 
 
 class NodeExecutor:
-    """Takes passes in, lets the engine run the steps of the scheduler, and sends passes on.
+    """Takes passes, runs the scheduler's steps on the engine, and sends passes on.
 
     Parameters
     ----------
     scheduler
         Composes the node's steps.
     runner
-        Lets the engine work.
+        Runs steps on the engine.
+    outbox
+        Sends passes and reports.
     time_scale
         Seconds of the run per second by the clock; a runner's slack is by the clock.
 
     Attributes
     ----------
     scheduler
-        As given.
+        The node scheduler.
     sequences
-        Requests that have KV blocks here, by key.
+        The requests on this node, by key.
     gauges
-        What has been done.
+        Counters for heartbeats.
     lag_s
-        The longest that it noticed something late, in time of the run.
+        The longest delay between a due time and its processing, in seconds of the run.
     """
 
     def __init__(
@@ -178,27 +179,27 @@ class NodeExecutor:
         self._runner = runner
         self._outbox = outbox
         self._slack_s = runner.slack_s * time_scale
-        self._coming: list[tuple[float, int, SequenceState, ArrivingPass]] = []
+        self._arrivals: list[tuple[float, int, SequenceState, ArrivingPass]] = []
         self._numbers = count()
         self._step: Step | None = None
         self._passes: list[tuple[int, PassRows]] = []
         self._began_s = 0.0
-        self._looks_again = False
         self._dropped: dict[int, None] = {}
+        self._must_schedule = False
         self.sequences: dict[int, SequenceState] = {}
         self.gauges = Gauges()
         self.lag_s = 0.0
 
-    # -- requests come and go ------------------------------------------------------------------
+    # -- arrivals and drops --------------------------------------------------------------------
 
-    def expect(self, sequence: SequenceState, arriving: ArrivingPass, due_s: float) -> None:
-        """Take a pass that arrives at that time."""
-        heappush(self._coming, (due_s, next(self._numbers), sequence, arriving))
+    def add_arrival(self, sequence: SequenceState, arriving: ArrivingPass, due_s: float) -> None:
+        """Add a pass that arrives at time `due_s`."""
+        heappush(self._arrivals, (due_s, next(self._numbers), sequence, arriving))
 
     def drop(self, keys: Sequence[int]) -> None:
-        """Drop requests; what they have in a step that runs goes through and is not sent on.
+        """Drop requests. Their passes in the running step complete, but are not sent on.
 
-        Their blocks are free at once: no other request is given any while a step runs.
+        Their blocks are free at once: no blocks are allocated while a step runs.
         """
         for key in keys:
             self._dropped[key] = None
@@ -211,8 +212,8 @@ class NodeExecutor:
         num_free = 0 if kv is None else kv.num_free
         self.scheduler.drop_unless(lambda request: request not in gone)
         if kv is not None and kv.num_free > num_free:
-            # Requests that had waited for blocks may have them now.
-            self._looks_again = self._step is None and self.scheduler.num_waiting > 0
+            # Waiting requests may fit into the freed blocks.
+            self._must_schedule = self._step is None and self.scheduler.num_waiting > 0
 
     def was_dropped(self, key: int) -> bool:
         """Whether a request was dropped: a pass of it that still arrives would hold its blocks."""
@@ -221,15 +222,15 @@ class NodeExecutor:
     # -- time --------------------------------------------------------------------------------
 
     def next_event_s(self) -> float | None:
-        """When something is to be done, as far as that is known."""
+        """Time of the next known event; None if there is none."""
         if self._step is not None:
             return self._runner.end_s
-        if self._looks_again:
+        if self._must_schedule:
             return self._began_s
-        return self._looks_at(self._coming[0][0]) if self._coming else None
+        return self._noticed_at(self._arrivals[0][0]) if self._arrivals else None
 
-    def _looks_at(self, arrival_s: float) -> float:
-        """When an idle node notices an arrival: at the end of its round of polling."""
+    def _noticed_at(self, arrival_s: float) -> float:
+        """When an idle node notices an arrival: at the end of the round of polling."""
         round_s = self._runner.poll_s
         if not round_s:
             return arrival_s
@@ -237,33 +238,33 @@ class NodeExecutor:
         return self._began_s + max(rounds, 0) * round_s
 
     def advance(self, now: float) -> None:
-        """Do everything that is due by now."""
+        """Process all events that are due."""
         while True:
             due = self.next_event_s()
             if due is None or due > now:
                 break
-            looks_again, self._looks_again = self._looks_again, False
-            at = now if looks_again else max(due, now - self._slack_s)
-            if not looks_again:
+            must_schedule, self._must_schedule = self._must_schedule, False
+            at = now if must_schedule else max(due, now - self._slack_s)
+            if not must_schedule:
                 self.lag_s = max(self.lag_s, now - due)
             if self._step is None:
                 at = max(at, self._began_s)
             if len(self._passes) <= 1:
-                # Requests that wait at a layer stand before those that a pass brings there.
-                self._take_in(at)
+                # Arrived requests queue before requests that a pass brings to their entry layer.
+                self._admit_arrivals(at)
             if self._step is not None:
                 self._end_pass(at)
             if self._step is None:
                 self._begin_step(at)
-        self.gauges.num_waiting = self.scheduler.num_waiting + len(self._coming)
+        self.gauges.num_waiting = self.scheduler.num_waiting + len(self._arrivals)
 
-    def _take_in(self, now: float) -> None:
-        """Hand the scheduler what has arrived by now, in order of arrival."""
+    def _admit_arrivals(self, now: float) -> None:
+        """Pass arrived requests to the scheduler, in order of arrival."""
         layer, group = -1, list[Request]()
-        while self._coming and self._coming[0][0] <= now:
-            _, _, sequence, arriving = heappop(self._coming)
+        while self._arrivals and self._arrivals[0][0] <= now:
+            _, _, sequence, arriving = heappop(self._arrivals)
             if self.sequences.get(sequence.key) is not sequence:
-                continue  # dropped on its way
+                continue  # dropped in flight
             sequence.begin_pass(arriving)
             if group and sequence.entry_layer != layer:
                 self.scheduler.enter(layer, Batch.of(group))
@@ -274,7 +275,7 @@ class NodeExecutor:
             self.scheduler.enter(layer, Batch.of(group))
 
     def _begin_step(self, now: float) -> None:
-        """Let the engine run what the scheduler composes, if anything."""
+        """Start the next step of the scheduler, if it composes one."""
         step = self.scheduler.schedule()
         self._began_s = now
         if step is None:
@@ -293,20 +294,20 @@ class NodeExecutor:
             gauges.num_tokens += sum(batch.num_tokens for batch in step.passes)
 
     def _report(self, step: Step) -> None:
-        """Report the requests that the scheduler took out, which are gone from here."""
+        """Report and remove the requests that the scheduler preempted or failed."""
         if step.preempted:
-            self._outbox.out_of_blocks(self._forget(step.preempted))
+            self._outbox.out_of_blocks(self._remove(step.preempted))
         for request, reason in step.failed:
-            self._outbox.failed(self._forget([request]), reason)
+            self._outbox.failed(self._remove([request]), reason)
 
-    def _forget(self, requests: Sequence[Request]) -> list[int]:
+    def _remove(self, requests: Sequence[Request]) -> list[int]:
         keys = [request.key for request in requests if isinstance(request, SequenceState)]
         for key in keys:
             self.sequences.pop(key, None)
         return keys
 
     def _end_pass(self, now: float) -> None:
-        """Take the pass that is through, and send on what is through the node."""
+        """Finish the current pass, and send on the requests that leave the node."""
         step = self._step
         assert step is not None
         number, rows = self._passes.pop(0)
@@ -318,7 +319,7 @@ class NodeExecutor:
             self.gauges.num_running = 0
         if outcome.failure is not None:
             batches = step.passes[number:]
-            keys = self._forget([r for batch in batches for r in batch.requests])
+            keys = self._remove([r for batch in batches for r in batch.requests])
             self.scheduler.drop_unless(
                 lambda request: isinstance(request, SequenceState) and request.key in self.sequences
             )
@@ -341,11 +342,11 @@ class NodeExecutor:
             target = following[0].node if following else TO_COORDINATOR
             groups.setdefault(target, []).append(sequence)
         for target, group in groups.items():
-            self._outbox.depart(target, group, now)
+            self._outbox.send_passes(target, group, now)
 
 
 def _rows(step: Step, batch: Batch) -> PassRows:
-    """What the engine runs for a pass of a step."""
+    """The rows of a pass of a step."""
     rows: dict[Request, Row] = {
         request: request.row() for request in batch.requests if isinstance(request, SequenceState)
     }

@@ -1,7 +1,7 @@
-"""How a worker lets its engine work: for as long as it takes, or for as long as is emulated.
+"""Runners: run the steps of a worker on its engine, in real or in emulated time.
 
-Both take one step at a time and tell when each of its passes is through. A worker's loop goes on
-meanwhile: it takes messages and sends heartbeats.
+A runner takes one step at a time and reports the end of each of its passes. The worker's loop
+continues meanwhile: it takes messages and sends heartbeats.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from helixsim.steps import Step
 
 @dataclass(frozen=True, slots=True)
 class PassRows:
-    """What an engine runs for one pass of a step.
+    """The rows of one pass of a step.
 
     Attributes
     ----------
     rows
-        Request -> its row; the row's payload is the result once the pass is through.
+        Request -> its row; after the pass, the row's payload is the result.
     segments
-        (start layer, end layer, rows inside there), in order: requests that enter in the middle
-        join there.
+        (start layer, end layer, rows), in order of layers: requests that enter at a later layer
+        join at that segment.
     """
 
     rows: dict[Request, Row]
     segments: list[tuple[int, int, list[Row]]]
 
     def run(self, engine: Engine) -> None:
-        """Let an engine run it, one segment after another."""
+        """Run the pass on an engine, one segment after another."""
         for start_layer, end_layer, rows in self.segments:
             if rows:
                 payloads = engine.run(rows, start_layer, end_layer)
@@ -47,22 +47,22 @@ class PassRows:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a pass: why the engine failed, if it did."""
+    """Result of a pass: the engine's error, if it failed."""
 
     failure: BaseException | None = None
 
 
 class Runner(Protocol):
-    """Lets the engine of a worker work.
+    """Runs steps on the engine of a worker.
 
     Attributes
     ----------
     engine
-        The engine, or None until it has been loaded.
+        The engine; None until it has been loaded.
     slack_s
-        By so much, by the clock, may the worker be late without that being billed.
+        Up to this delay, by the clock, events keep the times at which they were due.
     poll_s
-        An idle node notices arrivals once in so many seconds of the run; 0 for at once.
+        Interval, in seconds of the run, in which an idle node notices arrivals; 0 for at once.
     """
 
     engine: Engine | None
@@ -70,34 +70,34 @@ class Runner(Protocol):
     poll_s: float
 
     def start(self, now: float, step: Step, passes: Sequence[PassRows]) -> list[int]:
-        """Begin a step at this time of the run; the numbers of the passes that will end."""
+        """Start a step at this time of the run; the numbers of the passes that will end."""
         ...
 
     @property
     def end_s(self) -> float | None:
-        """When the pass that runs is through, in time of the run; None if not known yet."""
+        """End of the current pass, in time of the run; None if not known yet."""
         ...
 
     def finish(self) -> Outcome:
-        """Take the pass that is through."""
+        """Take the result of the pass that has ended."""
         ...
 
     @property
     def busy_for_s(self) -> float:
-        """How long the engine has been busy with the pass that runs, by the clock."""
+        """Time that the engine has been running the current pass, by the clock."""
         ...
 
     def fileno(self) -> int:
-        """What becomes readable when something is through; -1 if nothing does."""
+        """A file that becomes readable when a pass has ended; -1 without one."""
         ...
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release all resources."""
         ...
 
 
 class TimedRunner:
-    """For the emulated engine: a pass is through when the performance model says so."""
+    """For the emulated engine: passes end at the times of the performance model."""
 
     slack_s = 0.02
 
@@ -108,7 +108,7 @@ class TimedRunner:
         self._ends_s: list[float] = []
 
     def start(self, now: float, step: Step, passes: Sequence[PassRows]) -> list[int]:
-        """Begin a step at this time of the run."""
+        """Start a step at this time of the run."""
         assert self.engine is not None
         ends, _ = self._timer.time_step(step, now)
         numbers = step.passes_that_end(ends)
@@ -119,36 +119,36 @@ class TimedRunner:
 
     @property
     def end_s(self) -> float | None:
-        """When the pass that runs is through."""
+        """End of the current pass."""
         return self._ends_s[0] if self._ends_s else None
 
     def finish(self) -> Outcome:
-        """Take the pass that is through."""
+        """Take the result of the pass that has ended."""
         self._ends_s.pop(0)
         return Outcome()
 
     @property
     def busy_for_s(self) -> float:
-        """It never gets stuck."""
+        """Always 0: an emulated engine cannot get stuck."""
         return 0.0
 
     def fileno(self) -> int:
-        """The time tells."""
+        """Always -1: the end of a pass is known in advance."""
         return -1
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        """Nothing to release."""
 
 
 class ThreadRunner:
-    """For engines that compute: in a thread of their own.
+    """For real engines: runs steps in a separate thread.
 
     Parameters
     ----------
     load
-        Makes the engine; called in that thread, to keep its context there.
+        Makes the engine; called in the thread, which owns the engine's device context.
     now
-        The time of the run.
+        Returns the time of the run.
     """
 
     slack_s = 0.0
@@ -164,10 +164,10 @@ class ThreadRunner:
         self._began_s: float | None = time.monotonic()
         self._readable, self._writable = os.pipe()
         self.load_failure: BaseException | None = None
-        self._thread = Thread(target=self._live, args=(load,), name="engine", daemon=True)
+        self._thread = Thread(target=self._run_engine, args=(load,), name="engine", daemon=True)
         self._thread.start()
 
-    def _live(self, load: Callable[[], Engine]) -> None:
+    def _run_engine(self, load: Callable[[], Engine]) -> None:
         try:
             engine = load()
         except BaseException as error:
@@ -188,11 +188,11 @@ class ThreadRunner:
                 self._outcomes.put((self._now(), outcome))
                 os.write(self._writable, b"x")
                 if outcome.failure is not None:
-                    break  # the step ends here
+                    break  # the rest of the step is not run
         engine.close()
 
     def start(self, now: float, step: Step, passes: Sequence[PassRows]) -> list[int]:
-        """Begin a step: its passes run one after another."""
+        """Start a step: its passes run one after another."""
         self._began_s = time.monotonic()
         numbers = [number for number, batch in enumerate(step.passes) if batch.requests]
         self._num_left = len(numbers)
@@ -201,13 +201,13 @@ class ThreadRunner:
 
     @property
     def end_s(self) -> float | None:
-        """When the pass was through; None if it is not."""
+        """End of the current pass; None while it runs."""
         if self._done is None and not self._outcomes.empty():
             self._done = self._outcomes.get()
         return None if self._done is None else self._done[0]
 
     def finish(self) -> Outcome:
-        """Take the pass that is through."""
+        """Take the result of the pass that has ended."""
         assert self._done is not None
         outcome = self._done[1]
         self._done = None
@@ -217,16 +217,16 @@ class ThreadRunner:
 
     @property
     def busy_for_s(self) -> float:
-        """How long the engine has been at what it does, by the clock."""
+        """Time that the engine has been loading or running the current pass, by the clock."""
         began_s = self._began_s
         return 0.0 if began_s is None else time.monotonic() - began_s
 
     def fileno(self) -> int:
-        """Readable when the engine is loaded, and when a pass is through."""
+        """Readable when the engine is loaded, and when a pass has ended."""
         return self._readable
 
     def close(self) -> None:
-        """End the thread once its step is through."""
+        """End the thread after the current step."""
         self._steps.put(None)
         self._thread.join(timeout=5)
         if not self._thread.is_alive():

@@ -1,4 +1,4 @@
-"""A worker: one process for one node, which runs the layers that the coordinator gives it."""
+"""A worker process: runs the layers that the coordinator assigns to its node."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ _MESSAGES_AT_ONCE = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """What a worker knows before it has met the coordinator.
+    """Settings of a worker, known before its assignment.
 
     Attributes
     ----------
     node
         Name of its node.
     coordinator
-        Where that is to be reached, as ``tcp://host:port``.
+        Address of the coordinator, ``tcp://host:port``.
     engine
-        ``emulated``, ``torch`` or ``vllm``.
+        Name of its engine: ``emulated``, ``torch``, ``vllm`` or a registered one.
     model, device, dtype, kv_memory_bytes, dummy_weights, options
         See :class:`helixreal.engines.engine.EngineSpec`.
     """
@@ -79,14 +79,14 @@ class WorkerSettings:
 
 
 class Worker:
-    """Says hello, is told what to hold, and works until somebody ends it.
+    """Joins a cluster as one node: registers, receives its assignment, runs passes until shutdown.
 
     Parameters
     ----------
     settings
-        Who it is.
+        Settings of the worker.
     transport
-        Its sockets, which it closes at the end.
+        Its sockets, which it flushes at the end.
     """
 
     def __init__(self, settings: WorkerSettings, transport: Transport) -> None:
@@ -113,7 +113,7 @@ class Worker:
     # -- the loop ----------------------------------------------------------------------------
 
     def run(self) -> str:
-        """Work until the end, and say why it came.
+        """Run until shutdown; the reason of the shutdown.
 
         Raises
         ------
@@ -124,10 +124,10 @@ class Worker:
         try:
             while self.end_reason is None:
                 self._wait()
-                self._look_after_engine()
+                self._check_engine()
                 if self._executor is not None:
                     self._executor.advance(self._clock.now())
-                self._keep_in_touch()
+                self._send_hello_or_heartbeat()
         finally:
             self._transport.flush()
             if self._runner is not None:
@@ -135,7 +135,7 @@ class Worker:
         return self.end_reason
 
     def stop(self, reason: str) -> None:
-        """End the loop when it comes round."""
+        """End the loop after the current iteration."""
         self.end_reason = reason
 
     def _wait(self) -> None:
@@ -172,17 +172,17 @@ class Worker:
             case messages.Shutdown():
                 self.stop(message.reason)
             case messages.Stop():
-                self.stop("asked to stop")
+                self.stop("received a stop message")
             case _:
-                raise ValueError("is not for workers")
+                raise ValueError("is not expected by workers")
 
-    # -- beginning ---------------------------------------------------------------------------
+    # -- assignment --------------------------------------------------------------------------
 
     def _on_assignment(self, assignment: messages.Assignment) -> None:
         if self._assignment is not None:
-            return  # a second one, because our hello crossed the first
+            return  # sent for a repeated hello, after the first assignment
         if not assignment.start_layer < assignment.end_layer <= assignment.num_layers:
-            raise ValueError("layers that cannot be")
+            raise ValueError("the layers are not a part of the LLM's layers")
         self._assignment = assignment
         self._heard_s = time.monotonic()
         self._sender = emulated_sender(assignment)
@@ -221,8 +221,8 @@ class Worker:
 
         return ThreadRunner(load, self._clock.now)
 
-    def _look_after_engine(self) -> None:
-        """Report once that it is loaded, or end if it cannot be."""
+    def _check_engine(self) -> None:
+        """Report once that the engine is loaded, or end if it cannot be loaded."""
         runner, assignment = self._runner, self._assignment
         if self._is_ready or runner is None or assignment is None:
             return
@@ -250,7 +250,7 @@ class Worker:
         )
 
     def _make_scheduler(self, assignment: messages.Assignment, engine: Engine) -> NodeScheduler:
-        """The node scheduler that the scenario has, over the KV blocks of the engine."""
+        """The node scheduler of the scenario, with the KV blocks of the engine."""
         factory = NODE_SCHEDULERS.get(assignment.node_scheduler)
         is_emulated = self._settings.engine == EMULATED
         return factory(
@@ -260,7 +260,7 @@ class Worker:
                 end_layer=assignment.end_layer,
                 entry_layers=assignment.entry_layers,
                 limits=capacity_of(assignment.limits),
-                # An engine writes into its blocks; an emulated one has what the simulator has.
+                # Real engines always need blocks, emulated ones where the simulator has them.
                 kv=engine.kv if factory.counts_kv or not is_emulated else None,
                 engine=engine_costs_of(assignment),
             )
@@ -289,10 +289,10 @@ class Worker:
     def _on_work(self, work: messages.Work, frames: list[Frame]) -> None:
         executor, runner, assignment = self._executor, self._runner, self._assignment
         if executor is None or runner is None or assignment is None:
-            return  # for an earlier worker at this address
+            return  # meant for an earlier worker at this address
         assert runner.engine is not None
         if work.entry_layer not in assignment.entry_layers:
-            raise ValueError(f"nobody enters at layer {work.entry_layer} here")
+            raise ValueError(f"layer {work.entry_layer} is not an entry layer of this node")
         num_tokens = [each.num_tokens for each in work.passes]
         payloads: Sequence[Any]
         if work.entry_layer == 0:
@@ -313,30 +313,30 @@ class Worker:
                 sender=work.sender,
                 sent_on_s=work.sent_s,
             )
-            executor.expect(sequence, arriving, work.due_s[place] if work.due_s else now)
+            executor.add_arrival(sequence, arriving, work.due_s[place] if work.due_s else now)
 
     def _sequence(
         self, each: messages.Pass, entry_layer: int, assignment: messages.Assignment
     ) -> SequenceState | None:
-        """The sequence that a pass belongs to; None if it was dropped meanwhile."""
+        """The sequence of a pass; None if it has been dropped."""
         assert self._executor is not None
         sequences = self._executor.sequences
         if each.position + each.num_tokens > assignment.max_context_tokens:
-            raise ValueError(f"more than {assignment.max_context_tokens} tokens")
+            raise ValueError(f"the request has more than {assignment.max_context_tokens} tokens")
         if each.route is None:
             return sequences.get(each.key)
         here = each.route[0] if each.route else None
         if here is None or (here.node, here.start_layer) != (assignment.node, entry_layer):
-            raise ValueError("a route that does not begin here")
+            raise ValueError("the route does not begin at this node")
         if here.end_layer != assignment.end_layer:
-            raise ValueError("a route that leaves before the node's last layer")
+            raise ValueError("the route leaves before the node's last layer")
         if (len(each.route) == 1) != (here.end_layer == assignment.num_layers):
-            raise ValueError("a route that does not end at the last layer")
+            raise ValueError("the route does not end at the last layer")
         if self._executor.was_dropped(each.key):
             return None
         if each.key not in sequences:
             if each.route[1:] and each.route[1].node not in self._links:
-                raise ValueError("a route over a link that is not there")
+                raise ValueError("the route has no link to its next node")
             params = each.sampling_params
             sampling = GREEDY
             if params is not None:
@@ -348,9 +348,9 @@ class Worker:
             )
         return sequences[each.key]
 
-    # -- what the station wants sent ---------------------------------------------------------
+    # -- outbox of the node executor ---------------------------------------------------------
 
-    def depart(self, target: int, sequences: list[SequenceState], now: float) -> None:
+    def send_passes(self, target: int, sequences: list[SequenceState], now: float) -> None:
         """Send passes to the next node, or tokens to the coordinator."""
         assignment = self._assignment
         assert assignment is not None
@@ -360,7 +360,7 @@ class Worker:
                 for sequence in sequences
             ]
         link = self._links[assignment.coordinator if target == TO_COORDINATOR else target]
-        due_s = link.carry(now, [sequence.num_new_tokens for sequence in sequences])
+        due_s = link.arrival_times(now, [sequence.num_new_tokens for sequence in sequences])
         if target == TO_COORDINATOR:
             self._send_to_coordinator(
                 messages.Done(
@@ -386,22 +386,22 @@ class Worker:
             logger.warning("%d passes for node %d could not be sent", len(sequences), target)
 
     def out_of_blocks(self, keys: list[int]) -> None:
-        """Tell the coordinator, which starts them again when there is room."""
+        """Report preempted requests to the coordinator, which restarts them."""
         assert self._assignment is not None
         self._send_to_coordinator(messages.OutOfBlocks(self._assignment.node, keys))
 
     def failed(self, keys: list[int], reason: str) -> None:
-        """Tell the coordinator, which ends them."""
+        """Report failed requests to the coordinator, which ends them."""
         assert self._assignment is not None
         logger.error("a batch failed: %s", reason)
         self._send_to_coordinator(messages.Failure(self._assignment.node, keys, reason[:20_000]))
 
-    # -- being there -------------------------------------------------------------------------
+    # -- heartbeats --------------------------------------------------------------------------
 
     def _send_to_coordinator(self, message: messages.Message) -> None:
         self._transport.send(COORDINATOR, message)
 
-    def _keep_in_touch(self) -> None:
+    def _send_hello_or_heartbeat(self) -> None:
         clock_s = time.monotonic()
         assignment = self._assignment
         if assignment is None:
@@ -453,7 +453,7 @@ class Worker:
 
 
 def _pass_of(sequence: SequenceState) -> messages.Pass:
-    """A pass as it goes on from here; with its route while it is a prefill."""
+    """The pass of a sequence for the next node; a prefill carries its route."""
     prefill = sequence.is_prefill
     sampling = sequence.sampling
     sampling_params = None
@@ -473,15 +473,15 @@ def _pass_of(sequence: SequenceState) -> messages.Pass:
 
 
 def token_lists(frames: Sequence[Frame], num_tokens: Sequence[int]) -> list[array[int]]:
-    """Token ids of some passes from one frame of int32.
+    """Token ids of passes, from one frame of int32.
 
     Raises
     ------
     ValueError
-        If its size is not that of so many tokens.
+        If the size of the frame does not match the number of tokens.
     """
     if len(frames) != 1 or len(frames[0]) != 4 * sum(num_tokens):
-        raise ValueError("token ids of a wrong size")
+        raise ValueError("the frame of token ids has a wrong size")
     ids = array("i", struct.unpack(f"<{sum(num_tokens)}i", frames[0]))
     lists = []
     at = 0

@@ -1,4 +1,4 @@
-"""Fit an engine to recorded runs."""
+"""The command that fits an engine to recorded runs."""
 
 from __future__ import annotations
 
@@ -35,37 +35,40 @@ def calibrate(
         typer.Option(
             "--hold-out",
             metavar="NAME",
-            help="A run that is not fitted, only replayed at the end. May be repeated.",
+            help="A run that is replayed at the end, but not fitted. Repeatable.",
         ),
     ] = None,
     start: Annotated[
-        str, typer.Option(metavar="ENGINE", help="Engine that the fit begins with.")
+        str, typer.Option(metavar="ENGINE", help="Initial engine of the fit.")
     ] = "helix-prototype",
     evaluations: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="How many engines to try, at most.")
+        int, typer.Option(min=1, max=1_000_000, help="Limit of the engines to try.")
     ] = 300,
     time_limit: Annotated[
         str | None,
         typer.Option(
             metavar="TIME",
-            help="Stop trying after so long; what is found then depends on the machine.",
+            help="Time limit; the result then depends on the speed of the machine.",
         ),
     ] = None,
     slice_: Annotated[
         str,
-        typer.Option("--slice", metavar="TIME", help="How much of each run to fit, its last part."),
+        typer.Option(
+            "--slice", metavar="TIME", help="Length of the last part of each run, which is fitted."
+        ),
     ] = "60 s",
     warmup: Annotated[
         str,
-        typer.Option(
-            metavar="TIME", help="Start of the replays at the end, left out of their figures."
-        ),
+        typer.Option(metavar="TIME", help="Warm-up of the final replays, which figures leave out."),
     ] = "60 s",
     seeds: Annotated[
-        int, typer.Option(min=1, max=1000, help="Seeds of the replays at the end.")
+        int, typer.Option(min=1, max=1000, help="Number of seeds of the final replays.")
     ] = 3,
     jobs: Annotated[
-        int | None, typer.Option(min=1, max=_MAX_JOBS, help="Processes; one a core by default.")
+        int | None,
+        typer.Option(
+            min=1, max=_MAX_JOBS, help="Number of processes. [default: one for each core]"
+        ),
     ] = None,
     overrides: SetOption = None,
     *,

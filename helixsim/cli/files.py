@@ -14,7 +14,7 @@ def generate_cluster(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="Generator file.")],
     output: OutputOption,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**63, help="Instead of the seed in SPEC.")
+        int | None, typer.Option(min=0, max=2**63, help="Replaces the seed in SPEC.")
     ] = None,
     *,
     explicit_links: Annotated[
@@ -41,7 +41,7 @@ def import_helix(
     output: OutputOption,
     force: ForceOption = False,
 ) -> None:
-    """Turn files of the published Helix artifact into a scenario."""
+    """Convert files of the published Helix artifact to a scenario."""
     from helixsim.output_files import check_output, write_whole
     from helixsim.scenario import import_helix as importer
     from helixsim.yaml_files import yaml_text
@@ -74,8 +74,10 @@ def generate_trace(
         str, typer.Option(help="azure-conversation, azure-code, alpaca, sharegpt, or a file.")
     ] = "azure-conversation",
     rate: Annotated[float, typer.Option(help="Requests per second on average.")] = 1.0,
-    cv: Annotated[float, typer.Option(help="Of the gaps, for gamma.")] = 2.0,
-    duration: Annotated[str, typer.Option(help="How long, such as '10 min'.")] = "10 min",
+    cv: Annotated[
+        float, typer.Option(help="Coefficient of variation of the gaps, for gamma.")
+    ] = 2.0,
+    duration: Annotated[str, typer.Option(help="Duration, for example '10 min'.")] = "10 min",
     seed: Annotated[int, typer.Option(min=0, max=2**63)] = 0,
     *,
     force: ForceOption = False,

@@ -42,8 +42,7 @@ class HelixGroup(TyperGroup):
             typer.echo(str(error), err=True)
             raise typer.Exit(EXIT_ERROR) from error
         except BrokenPipeError as error:
-            # The reader of the output has closed the pipe. Python must not write to it either
-            # as it exits.
+            # The reader of the output has closed the pipe; Python must not write to it at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(EXIT_BROKEN_PIPE) from error
         except OSError as error:
@@ -61,11 +60,11 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="PATH=VALUE",
-        help='Change a value, such as run.seed=1 or run.duration="120 s". May be repeated.',
+        help='Set a value, for example run.seed=1 or run.duration="120 s". Repeatable.',
     ),
 ]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 
 
 def seconds_of(text: str, option: str) -> float:

@@ -1,4 +1,4 @@
-"""Pictures and reports of results."""
+"""Commands for plots and reports of results."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def plot(
         ),
     ] = None,
     file_format: Annotated[
-        Literal["png", "svg", "pdf"], typer.Option("--format", help="Of the pictures.")
+        Literal["png", "svg", "pdf"], typer.Option("--format", help="Format of the pictures.")
     ] = "png",
     *,
     force: ForceOption = False,
 ) -> None:
-    """Draw results: latencies, throughput, nodes and links over time, runs compared."""
+    """Plot results: latencies, throughput, nodes and links over time, comparisons of runs."""
     from helixsim.errors import InputError
     from helixsim.output_files import check_output, write_whole
     from helixsim.plots.pictures import figure_bytes, pictures_of
@@ -75,7 +75,7 @@ def report(
     *,
     force: ForceOption = False,
 ) -> None:
-    """Write one page on one run or several: placement, figures, plots, scenario."""
+    """Write an HTML report of one or several runs: placement, figures, plots, scenario."""
     from helixsim.errors import OutputError
     from helixsim.output_files import check_output, write_whole
     from helixsim.report.page import report_page
@@ -88,7 +88,7 @@ def report(
 
 
 def _loaded(folders: list[Path]) -> dict[str, RunResult]:
-    """Results by the names of their folders, which must differ."""
+    """Results by folder name; the names must differ."""
     from helixsim.errors import InputError
     from helixsim.metrics.result import load_results
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from helixsim.scenario.resolved import Scenario
 
 _Method = Literal["optimise", "milp", "petals", "swarm", "separate", "separate-mixed"]
-_MaxStages = Annotated[int | None, typer.Option(min=1, help="Most nodes of a route.")]
+_MaxStages = Annotated[int | None, typer.Option(min=1, help="Limit of the nodes of a route.")]
 _KeepLinks = Annotated[
     int | None, typer.Option(min=1, help="Keep only the N fastest links from each node to others.")
 ]
@@ -68,7 +68,7 @@ def plan(
     ] = None,
     effort: Annotated[
         Literal["quick", "normal", "thorough"],
-        typer.Option(help="With objective simulated: how much to try."),
+        typer.Option(help="With objective simulated: number of trials."),
     ] = "normal",
     seed: Annotated[int, typer.Option(min=0, max=2**63, help="Seed of the search.")] = 0,
     seeds: Annotated[
@@ -218,7 +218,7 @@ def _uses_default_split(scenario: Scenario) -> bool:
 
 
 def _check_distinct(paths: list[Path]) -> None:
-    """Refuse one path for two outputs before the search; the second would fail after it."""
+    """Reject one path for two outputs before the search, not after it."""
     from helixsim.errors import OutputError
 
     seen = set()

@@ -1,4 +1,4 @@
-"""Progress of a command: a bar on a terminal, a line now and then in a pipe or a log file."""
+"""Progress of a command: a bar on a terminal, occasional lines in a pipe or a log file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Protocol
 
 LINE_EVERY_S = 30.0
-"""Without a terminal, progress is printed as often as this; short commands print nothing."""
+"""Interval of progress lines without a terminal; short commands print none."""
 
 _POLL_EVERY_S = 0.2
 
@@ -57,7 +57,7 @@ def show_progress(title: str, unit: str = "", total: float | None = None) -> Ite
 
 @contextmanager
 def polled(look: Callable[[], None]) -> Iterator[None]:
-    """Call a function every now and then, from another thread, until the context ends.
+    """Call a function at intervals, from another thread, until the context ends.
 
     A simulation is observed this way because a watcher within it brings the coordinator up to
     date more often, and the calibrated physics then draws its delays in another order.

@@ -19,7 +19,7 @@ RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN_DIR", help="Folder of a recorded run.", show_default=False)
 ]
 WarmupOption = Annotated[
-    str, typer.Option(metavar="TIME", help="Left out of the figures, from the start.")
+    str, typer.Option(metavar="TIME", help="Time from the start that the figures leave out.")
 ]
 UntilOption = Annotated[
     str | None,
@@ -41,7 +41,7 @@ def replay(
     overrides: SetOption = None,
     physics: Annotated[
         Literal["paper", "calibrated"] | None,
-        typer.Option(help="Instead of the scenario's."),
+        typer.Option(help="Replaces the scenario's physics."),
     ] = None,
     seeds: Annotated[
         int, typer.Option(min=1, max=1000, help="Replays, with seeds 0, 1, ...; means are shown.")
@@ -54,13 +54,13 @@ def replay(
     ] = "auto",
     *,
     reroute: Annotated[
-        bool, typer.Option("--reroute", help="Let the scenario's scheduler find routes.")
+        bool, typer.Option("--reroute", help="Use the scenario's policy for routes.")
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the figures as JSON, and nothing else.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace results that are in DIR.")
+        bool, typer.Option("--force", help="Replace existing results in DIR.")
     ] = False,
 ) -> None:
     """Send a recorded run through the simulator and compare the figures."""
@@ -87,7 +87,7 @@ def replay(
         started: list[Simulation] = []
         with (
             show_progress("replaying", "s", recorded.length_s * seeds) as show,
-            polled(lambda: _look(started, show)),
+            polled(lambda: _show_replays(started, show)),
         ):
             result = replay_run(recorded, loaded, settings, on_start=started.append)
         if folder is not None:
@@ -115,9 +115,7 @@ def inspect(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the figures as JSON, and nothing else.")
     ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace what an inspection before left in DIR.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace earlier files in DIR.")] = False,
 ) -> None:
     """Print throughput, latencies and routes of a recorded run."""
     import json
@@ -148,7 +146,7 @@ def inspect(
 
 
 def _files(result: ReplayResult) -> dict[str, bytes]:
-    """Further files of a replay, beside the results of its first simulation."""
+    """Additional files of a replay, besides the results of its first simulation."""
     import json
 
     from helixsim.recorded.plots import replay_picture
@@ -161,8 +159,8 @@ def _files(result: ReplayResult) -> dict[str, bytes]:
     }
 
 
-def _look(started: list[Simulation], show: ShowProgress) -> None:
-    """Show the progress of replays, of which the last one started is running."""
+def _show_replays(started: list[Simulation], show: ShowProgress) -> None:
+    """Show the progress of replays, of which the last one started is in progress."""
     if started:
         running = started[-1]
         passed_s = max(running.now - running.start_s, 0.0)

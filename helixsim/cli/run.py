@@ -24,7 +24,7 @@ def run(
         typer.Option("--output", "-o", metavar="DIR", help="Folder for the results."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**63, help="Instead of the scenario's.")
+        int | None, typer.Option(min=0, max=2**63, help="Replaces the scenario's seed.")
     ] = None,
     overrides: SetOption = None,
     record: Annotated[
@@ -32,11 +32,11 @@ def run(
         typer.Option(help="Also keep a row for every pass of every request."),
     ] = None,
     table_format: Annotated[
-        Literal["parquet", "csv"], typer.Option("--format", help="Of the tables.")
+        Literal["parquet", "csv"], typer.Option("--format", help="Format of the tables.")
     ] = "parquet",
     watch: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Print the status every so much simulated time."),
+        typer.Option(metavar="TIME", help="Print the status at this interval of simulated time."),
     ] = None,
     trace_from: Annotated[
         str | None,
@@ -45,7 +45,7 @@ def run(
             help="--trace: start, since the first request; by default the end of the warm-up.",
         ),
     ] = None,
-    trace_for: Annotated[str, typer.Option(metavar="TIME", help="--trace: for how long.")] = "20 s",
+    trace_for: Annotated[str, typer.Option(metavar="TIME", help="--trace: duration.")] = "20 s",
     *,
     trace: Annotated[
         bool,
@@ -55,7 +55,7 @@ def run(
         bool, typer.Option("--json", help="Print the summary as JSON, and nothing else.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace results that are in DIR.")
+        bool, typer.Option("--force", help="Replace existing results in DIR.")
     ] = False,
 ) -> None:
     """Simulate a scenario and print its summary."""
@@ -87,7 +87,10 @@ def run(
         )
     with nullcontext() if output is None else OutputFolder(output, overwrite=force) as folder:
         simulation = Simulation(scenario, record_iterations=record is not None, trace_span_s=span_s)
-        with show_progress(scenario.name, "s") as show, polled(lambda: _look(simulation, show)):
+        with (
+            show_progress(scenario.name, "s") as show,
+            polled(lambda: _show_state(simulation, show)),
+        ):
             result = simulation.run(tuple(watchers))
         if folder is not None:
             more = {}
@@ -114,7 +117,7 @@ def _interval_s(text: str) -> float:
     return interval_s
 
 
-def _look(running: Simulation, show: ShowProgress) -> None:
+def _show_state(running: Simulation, show: ShowProgress) -> None:
     """Show the progress of a simulation."""
     duration_s = running.end_s - running.start_s
     passed_s = running.now - running.start_s

@@ -76,7 +76,7 @@ def _subject(file: str, scenario: str | None, overrides: list[str]) -> Scenario 
             raise InputError("--scenario goes with a placement file, and this is none", file=path)
         return load_scenario(path, overrides)
     if scenario is not None:
-        # YAML reads what JSON writes, whatever characters the name has.
+        # JSON is valid YAML, with any characters in the name.
         placed = f"placement.file={json.dumps(str(path.absolute()))}"
         return load_scenario(scenario, [placed, *overrides])
     if overrides:

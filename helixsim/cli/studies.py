@@ -1,4 +1,4 @@
-"""Commands that run a scenario many times."""
+"""Commands that run a scenario several times."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from helixsim.cli.progress import show_progress
 EXIT_FAILED = 1
 
 BackendOption = Annotated[
-    Literal["local", "ray"], typer.Option(help="Processes of this machine, or a Ray cluster.")
+    Literal["local", "ray"], typer.Option(help="Run on this machine or on a Ray cluster.")
 ]
 JobsOption = Annotated[
     int | None, typer.Option(min=1, help="Runs at a time. [default: one for each core]")
@@ -25,13 +25,13 @@ def sweep(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", metavar="DIR", help="Folder for the results; go on if it has some."
+            "--output", "-o", metavar="DIR", help="Folder for the results; existing runs are kept."
         ),
     ],
     backend: BackendOption = "local",
     jobs: JobsOption = None,
     table_format: Annotated[
-        Literal["parquet", "csv"], typer.Option("--format", help="Of the tables.")
+        Literal["parquet", "csv"], typer.Option("--format", help="Format of the tables.")
     ] = "parquet",
 ) -> None:
     """Simulate a scenario with many values and seeds."""
@@ -76,14 +76,14 @@ def capacity(
         list[str] | None,
         typer.Option(
             metavar="LIMITS",
-            help="Such as 'ttft_s.p95<=5, tpot_s.p95<=1'. [default: the scenario's classes]",
+            help="Limits, e.g. 'ttft_s.p95<=5, tpot_s.p95<=1'. [default: the scenario's classes]",
         ),
     ] = None,
     seeds: Annotated[
-        int, typer.Option(min=1, max=1000, help="Runs at each rate; their mean counts.")
+        int, typer.Option(min=1, max=1000, help="Runs at each rate; figures are their means.")
     ] = 3,
     tolerance: Annotated[
-        float, typer.Option(min=0.001, max=1, help="How near, as a share of the rate.")
+        float, typer.Option(min=0.001, max=1, help="Precision, as a share of the rate.")
     ] = 0.02,
     keep_up: Annotated[
         float, typer.Option(min=0.001, max=1, help="Share of arriving requests that must finish.")
@@ -96,7 +96,7 @@ def capacity(
         bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")
     ] = False,
 ) -> None:
-    """Search the highest arrival rate at which objectives are kept."""
+    """Find the highest arrival rate that meets the objectives."""
     import json
 
     from helixsim.studies.capacity import CapacitySearch, Probe

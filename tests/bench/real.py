@@ -194,7 +194,7 @@ def coordinator() -> None:
         names = [worker.name for worker in cluster.membership.workers]
         nodes = spawn.Process(target=echo_nodes, args=(transport.address, names))
         nodes.start()
-        cluster.gather()
+        cluster.wait_for_workers()
         cluster.begin()
         assert cluster.dispatcher is not None
         for _ in range(ACTIVE_REQUESTS):
@@ -209,7 +209,7 @@ def coordinator() -> None:
                 time.process_time(),
             )
             while time.monotonic() < began + 1:
-                cluster.turn()
+                cluster.poll_once()
             done = cluster.recorder.num_decode_tokens - count
             rates.append((done / (time.monotonic() - began), done / (time.process_time() - cpu)))
         active = len(cluster.coordinator.active)

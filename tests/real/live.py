@@ -22,12 +22,12 @@ class Answer:
         self.ends = []
         self.is_over = Event()
 
-    def __call__(self, happening):
-        if isinstance(happening, Token):
+    def __call__(self, event):
+        if isinstance(event, Token):
             assert not self.ends
-            self.tokens.append(happening.token)
+            self.tokens.append(event.token)
         else:
-            self.ends.append(happening)
+            self.ends.append(event)
             self.is_over.set()
 
 
@@ -36,7 +36,7 @@ def running(scenario, entry, *, time_scale=1.0, overrides=()):
     """The cluster as its front end sees it, how it was launched, and its coordinator's side."""
     launch = Launch.local(scenario, overrides, 0, entry, time_scale)
     with launch.cluster(load_generator=NoLoad()) as cluster:
-        launch.gather(cluster)
+        launch.start(cluster)
         live = LiveCluster(cluster, launch.scenario.llm.name, launch.max_context_tokens)
         live.start()
         try:

@@ -223,7 +223,7 @@ def test_broken_bytes_are_shown_as_such_in_the_end(tmp_path):
 
 
 def test_a_folder_without_a_tokenizer(tmp_path):
-    with pytest.raises(InputError, match="no tokenizer here"):
+    with pytest.raises(InputError, match="there is no such file; give the tokenizer"):
         Tokenizer(tmp_path)
 
 

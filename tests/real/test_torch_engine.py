@@ -390,8 +390,8 @@ def test_where_no_token_is_wanted_none_comes(model, engines):
         ({"quantization_config": {"bits": 4}}, "quantization_config: "),
         ({"num_key_value_heads": 3}, "num_key_value_heads: 3 does not divide 4 heads"),
         ({"hidden_size": "64"}, "hidden_size: should be a whole number"),
-        ({"num_hidden_layers": 9}, "the model has 9 layers, but 8 are asked for"),
-        (None, "is no JSON"),
+        ({"num_hidden_layers": 9}, "the model has 9 layers, but the scenario's LLM has 8"),
+        (None, "is not JSON"),
     ],
 )
 def test_a_model_that_is_not_supported_is_named(model, tmp_path, engines, changes, message):
@@ -407,7 +407,7 @@ def test_a_model_that_is_not_supported_is_named(model, tmp_path, engines, change
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kv_memory_bytes": 65535}, "65535 bytes for KV caches hold no block"),
+        ({"kv_memory_bytes": 65535}, "65535 bytes for KV caches are less than one block"),
         ({"dtype": "int8"}, "there is no dtype 'int8'"),
         ({"device": "abacus"}, "torch cannot use the device 'abacus'"),
         ({"device": "cuda:99"}, "torch cannot use the device 'cuda:99'"),

@@ -402,7 +402,7 @@ def test_blocks_are_as_large_as_the_cpu_needs(model, engines):
         ({"kv_memory_bytes": 1000}, "No available memory for the cache blocks"),
         ({"max_context_tokens": 1024}, r"max_model_len \(1024\) is greater"),
         ({"device": "cuda"}, "device is 'cuda', but this vLLM runs on 'cpu'"),
-        ({"num_layers": 9}, "the model has 8 layers, but 9 are asked for"),
+        ({"num_layers": 9}, "the model has 8 layers, but the scenario's LLM has 9"),
     ],
 )
 def test_settings_that_vllm_cannot_use(model, engines, settings, message):
@@ -413,8 +413,8 @@ def test_settings_that_vllm_cannot_use(model, engines, settings, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no JSON"),
-        ("[]", "should hold keys and values"),
+        ("{", "is not JSON"),
+        ("[]", "must be a mapping"),
         ('{"architectures": ["GPT2LMHeadModel"]}', "architectures: GPT2LMHeadModel is not"),
         ("{}", "architectures: none is not supported"),
         (None, "cannot be read: No such file"),

@@ -24,8 +24,8 @@ def _environment(monkeypatch):
         ({"dtype": "int8"}, "there is no dtype 'int8'; there are float32, bfloat16, float16"),
         ({"options": {"wires": "sum"}}, "has no option 'wires'; it has gpu_memory_utilization"),
         ({"options": {"wire": "all"}}, "wire is both or sum, not 'all'"),
-        ({"options": {"max_num_seqs": 0}}, "max_num_seqs should be a whole number above zero"),
-        ({"options": {"max_num_seqs": "2"}}, "max_num_seqs should be a whole number above zero"),
+        ({"options": {"max_num_seqs": 0}}, "max_num_seqs must be a whole number above zero"),
+        ({"options": {"max_num_seqs": "2"}}, "max_num_seqs must be a whole number above zero"),
     ],
 )
 def test_settings_that_no_engine_has(settings, message):

@@ -136,3 +136,11 @@ def test_common_units_mean_what_pint_says(common, number, space):
     text = f"{number}{space}{unit}"
     by_pint = units._registry().Quantity(text).to(dimension.unit).magnitude
     assert units.parse_quantity(text, dimension) == float(by_pint)
+
+
+def test_pint_defines_each_unit_once(caplog):
+    units._registry.cache_clear()
+    with caplog.at_level("INFO"):
+        assert units.parse_quantity("10 Mibit/s", units.Dimension.BANDWIDTH) == 10 * 2**20 / 8
+        assert units.parse_quantity("10 kilobits/second", units.Dimension.BANDWIDTH) == 1250
+    assert caplog.messages == []

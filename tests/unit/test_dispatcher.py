@@ -1,0 +1,427 @@
+"""The dispatcher without sockets: every message that it sends, every token that listeners get."""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from dataclasses import replace
+from math import inf
+from random import Random
+from types import SimpleNamespace
+
+import pytest
+from builders import capacity, make_scenario, make_topology, offline
+
+from helixreal.coordinator.attempts import Generation
+from helixreal.coordinator.dispatcher import Dispatcher, LiveRecorder
+from helixreal.coordinator.events import EventLog
+from helixreal.coordinator.live import NoLoad
+from helixreal.engines.engine import Sampling
+from helixreal.net import messages
+from helixreal.net.outgoing_link import OutgoingLink
+from helixreal.serving.frontend import Failed, Finished, Refused, Token
+from helixsim.control.control_plane import build_control_plane
+from helixsim.control.load import Arrival
+from helixsim.scenario.load_generator import build_load_generator
+
+pytestmark = pytest.mark.usefixtures("checked_runs")
+
+CHAIN = {"a": (0, 1), "b": (1, 2)}
+TWO = {"a": (0, 1), "b": (0, 1)}
+
+
+class NotingTransport:
+    """Keeps every message that is sent, with the token ids of work."""
+
+    def __init__(self):
+        self.log = []
+
+    def send(self, name, message, frames=()):
+        if isinstance(message, messages.Drop):
+            self.log.append((name, "drop", message.keys))
+            return True
+        assert isinstance(message, messages.Work)
+        (frame,) = frames
+        ids = list(struct.unpack(f"<{len(frame) // 4}i", frame))
+        assert len(ids) == sum(each.num_tokens for each in message.passes)
+        for each in message.passes:
+            kind = "prefill" if each.is_prefill else "decode"
+            own, ids = ids[: each.num_tokens], ids[each.num_tokens :]
+            self.log.append((name, kind, each.key, each.position, own))
+        self.last = message
+        return True
+
+
+class DispatcherUnderTest:
+    """A dispatcher with a real control plane; `log` has what it has sent since it was last read."""
+
+    def __init__(self, layers, *, load_generator=None, chunk=None, waiting=0, slack_s=0.0, **more):
+        scenario = make_scenario(layers, **({"requests": [(0, 1, 1)]} | more))
+        scheduler = replace(scenario.scheduler, prefill_chunk_tokens=chunk, max_waiting=waiting)
+        scenario = replace(scenario, scheduler=scheduler)
+        topology, rng = make_topology(scenario), Random(0)
+        names = tuple(node.name for node in topology.nodes)
+        recorder = LiveRecorder(0.0, 1000.0, names, keep_iterations=False)
+        recorder.retry_after_s = lambda: 2.5
+        self.control_plane = build_control_plane(
+            scenario,
+            topology,
+            load_generator=load_generator or build_load_generator(scenario, rng, 0.0),
+            recorder=recorder,
+            rng=rng,
+            passes_beyond_answer=0,
+        )
+        self.coordinator = self.control_plane.coordinator
+        self.transport = NotingTransport()
+        self.links = {
+            link.target: OutgoingLink(8.0, 0.5, 2.0, is_emulated=False)
+            for link in topology.outgoing[topology.coordinator]
+        }
+        self.events = EventLog()
+        self.dispatcher = Dispatcher(
+            self.control_plane,
+            recorder,
+            self.transport,
+            SimpleNamespace(workers=[SimpleNamespace(name=name) for name in names]),
+            self.links,
+            self.events,
+            lambda number, num_tokens: array("i", [100 * number + i for i in range(num_tokens)]),
+            slack_s,
+        )
+
+    @property
+    def log(self):
+        """What was sent since the last look."""
+        log, self.transport.log = self.transport.log, []
+        return log
+
+    def done(self, now, *passes, due_s=()):
+        """The last nodes report passes as (key, token)."""
+        keys, tokens = [key for key, _ in passes], [token for _, token in passes]
+        self.dispatcher.passes_done(messages.Done(0, keys, tokens, list(due_s)), now)
+        self.dispatcher.process(now)
+        return self.log
+
+    def submit(self, prompt, output_tokens, now=0.0, **settings):
+        """A request with tokens of its own; the list in which its listener puts stream events."""
+        told = []
+        request = self.coordinator.create(Arrival(now, len(prompt), output_tokens))
+        generation = Generation(array("i", prompt), len(prompt), listener=told.append, **settings)
+        self.dispatcher.submit(request, generation, now)
+        return request.index, told
+
+
+def live(layers=CHAIN, **settings):
+    return DispatcherUnderTest(layers, load_generator=NoLoad(), **settings)
+
+
+# -- arrivals and passes
+
+
+def test_requests_leave_at_their_arrival_times():
+    under_test = DispatcherUnderTest(CHAIN, requests=[(1.0, 3, 2), (2.0, 2, 1)])
+    dispatcher = under_test.dispatcher
+    assert dispatcher.expects_arrivals
+    assert dispatcher.next_due_s() == 1.0
+    dispatcher.process(0.9)
+    assert under_test.log == []
+    dispatcher.process(1.0)
+    assert under_test.log == [("a", "prefill", 1, 0, [0, 1, 2])]
+    (sent,) = under_test.transport.last.passes
+    assert sent.route == [messages.Stage(0, 0, 1), messages.Stage(1, 1, 2)]
+    assert sent.wants_token
+    assert sent.sampling_params is None
+    work = under_test.transport.last
+    assert (work.sender, work.entry_layer, work.sent_s, work.due_s) == (2, 0, 1.0, [])
+    dispatcher.process(2.25)
+    assert under_test.log == [("a", "prefill", 2, 0, [100, 101])]
+    assert under_test.transport.last.sent_s == 2.25  # no slack: it was late
+    assert dispatcher.lag_s == 0.25
+    assert not dispatcher.expects_arrivals
+    assert dispatcher.next_due_s() == inf
+
+
+def test_lateness_within_the_slack_is_not_counted_in_the_times_of_the_run():
+    under_test = DispatcherUnderTest(CHAIN, requests=[(1.0, 3, 2)], slack_s=0.5)
+    under_test.dispatcher.process(1.25)
+    assert under_test.transport.last.sent_s == 1.0
+    assert under_test.dispatcher.lag_s == 0.25
+
+
+def test_each_token_becomes_the_next_decode():
+    under_test = live()
+    _, told = under_test.submit([7, 8, 9], 3)
+    assert under_test.log == [("a", "prefill", 1, 0, [7, 8, 9])]
+    assert under_test.done(1.0, (1, 50)) == [("a", "decode", 1, 3, [50])]
+    (sent,) = under_test.transport.last.passes
+    assert (sent.route, sent.wants_token) == (None, True)
+    assert under_test.done(2.0, (1, 51)) == [("a", "decode", 1, 4, [51])]
+    assert told == [Token(50), Token(51)]
+    # The end: nodes drop what they have of the request.
+    assert under_test.done(3.0, (1, 52)) == [("a", "drop", [1]), ("b", "drop", [1])]
+    assert told == [Token(50), Token(51), Token(52), Finished("length")]
+    assert under_test.dispatcher.num_output_tokens == 3
+    assert under_test.done(4.0, (1, 53)) == []  # of an attempt that is over
+    link = under_test.links[0]
+    assert (link.num_requests, link.num_bytes) == (3, 2.0 * (3 + 1 + 1))
+
+
+def test_passes_are_taken_back_in_the_order_of_their_due_times():
+    under_test = live()
+    _, first = under_test.submit([1], 2)
+    _, second = under_test.submit([2], 2)
+    assert len(under_test.log) == 2
+    assert under_test.done(1.0, (1, 10), (2, 20), due_s=[1.5, 1.25]) == []
+    assert under_test.dispatcher.next_due_s() == 1.25
+    under_test.dispatcher.process(1.25)
+    assert under_test.log == [("a", "decode", 2, 1, [20])]
+    assert (first, second) == ([], [Token(20)])
+    under_test.dispatcher.process(1.5)
+    assert under_test.log == [("a", "decode", 1, 1, [10])]
+    times, *_ = under_test.events.table.values
+    assert list(times) == [0.0, 0.0, 1.25, 1.25, 1.5, 1.5]
+
+
+def test_passes_that_enter_one_node_share_a_message():
+    under_test = live()
+    for prompt in ([1], [2]):
+        under_test.submit(prompt, 2)
+    assert under_test.done(1.0, (2, 20), (1, 10)) == [
+        ("a", "prefill", 1, 0, [1]),
+        ("a", "prefill", 2, 0, [2]),
+        ("a", "decode", 2, 1, [20]),
+        ("a", "decode", 1, 1, [10]),
+    ]
+    assert [sent.key for sent in under_test.transport.last.passes] == [2, 1]
+
+
+def test_a_prompt_is_prefilled_in_chunks():
+    under_test = live(chunk=2)
+    _, told = under_test.submit([1, 2, 3, 4, 5], 1, sampling=Sampling(temperature=0.5, seed=3))
+    assert under_test.log == [("a", "prefill", 1, 0, [1, 2])]
+    for number, now, expected in [
+        (1, 1.0, ("a", "prefill", 1, 2, [3, 4])),
+        (2, 2.0, ("a", "prefill", 1, 4, [5])),
+    ]:
+        (sent,) = under_test.transport.last.passes
+        assert not sent.wants_token
+        assert under_test.done(now, (1, -1)) == [expected], number
+    (sent,) = under_test.transport.last.passes
+    assert sent.wants_token
+    assert sent.sampling_params == messages.SamplingParams(0.5, 1.0, 3)
+    assert told == []  # chunks yield no tokens
+    under_test.done(3.0, (1, 60))
+    assert told == [Token(60), Finished("length")]
+
+
+# -- ends
+
+
+def test_a_stop_token_ends_the_answer():
+    under_test = live()
+    _, told = under_test.submit([1, 2], 10, stop_tokens=frozenset({99}))
+    under_test.done(1.0, (1, 50))
+    assert under_test.done(2.0, (1, 99)) == [("a", "drop", [1]), ("b", "drop", [1])]
+    assert told == [Token(50), Finished("stop")]
+    assert under_test.dispatcher.num_output_tokens == 1
+
+
+def test_a_stop_token_may_be_the_first():
+    under_test = live()
+    _, told = under_test.submit([1, 2], 10, stop_tokens=frozenset({99}))
+    under_test.done(1.0, (1, 99))
+    assert told == [Finished("stop")]
+    assert not under_test.coordinator.active
+
+
+def test_a_cancelled_request_is_dropped_at_its_nodes():
+    under_test = live()
+    index, told = under_test.submit([1, 2], 10)
+    under_test.done(1.0, (1, 50))
+    under_test.dispatcher.cancel(index, 1.5)
+    assert under_test.log == [("a", "drop", [1]), ("b", "drop", [1])]
+    assert under_test.done(2.0, (1, 51)) == []
+    under_test.dispatcher.cancel(index, 2.5)
+    under_test.dispatcher.cancel(77, 2.5)
+    assert told == [Token(50)]
+    assert under_test.log == []
+
+
+def test_a_cancelled_request_makes_room_for_one_that_waits():
+    under_test = live({"a": (0, 1)}, waiting=1, room=capacity(kv_token_layers=10))
+    first, _ = under_test.submit([1, 2, 3], 1)
+    _, second = under_test.submit([4, 5, 6], 1)
+    _, third = under_test.submit([7, 8, 9], 1)
+    assert under_test.log == [("a", "prefill", 1, 0, [1, 2, 3])]
+    assert third == [Refused("the KV caches are full", 2.5)]
+    under_test.dispatcher.cancel(first, 1.0)
+    # The blocks of the first are free before the second takes them.
+    assert under_test.log == [("a", "drop", [1]), ("a", "prefill", 2, 0, [4, 5, 6])]
+    under_test.done(2.0, (2, 50))
+    assert second == [Token(50), Finished("length")]
+
+
+def test_a_request_that_fits_nowhere_is_refused_for_good():
+    under_test = live({"a": (0, 1)}, room=capacity(max_prompt_tokens=4))
+    _, told = under_test.submit([1] * 5, 1)
+    (refused,) = told
+    assert isinstance(refused, Refused)
+    assert "longer than" in refused.message
+    assert refused.retry_after_s is None
+    assert under_test.log == []
+
+
+def test_a_worker_fails_a_request():
+    under_test = live()
+    _, told = under_test.submit([1, 2], 10)
+    under_test.dispatcher.requests_failed([1, 5], "a: a reason", 1.0)
+    assert told == [Failed("a: a reason")]
+    under_test.dispatcher.process(1.0)
+    assert under_test.log[1:] == [("a", "drop", [1]), ("b", "drop", [1])]
+
+
+def test_all_listeners_are_told_when_the_cluster_stops():
+    under_test = live()
+    _, told = under_test.submit([1, 2], 10)
+    index, cancelled = under_test.submit([1, 2], 10)
+    under_test.dispatcher.cancel(index, 0.5)
+    under_test.dispatcher.fail_all("the cluster has stopped")
+    under_test.dispatcher.fail_all("the cluster has stopped")
+    assert told == [Failed("the cluster has stopped")]
+    assert cancelled == []
+
+
+# -- restarts
+
+
+def test_a_preempted_request_is_restarted_with_its_tokens():
+    under_test = live()
+    _, told = under_test.submit([1, 2], 3)
+    under_test.done(1.0, (1, 50))
+    under_test.dispatcher.requests_preempted([1, 9], 1.5)
+    # Nodes drop the first attempt before the second, under a new key, takes blocks.
+    assert under_test.log == [
+        ("a", "drop", [1]),
+        ("b", "drop", [1]),
+        ("a", "prefill", 2, 0, [1, 2, 50]),
+    ]
+    assert under_test.done(2.0, (1, 51)) == []  # of the attempt that is over
+    assert under_test.done(3.0, (2, 51)) == [("a", "decode", 2, 3, [51])]
+    under_test.done(4.0, (2, 52))
+    assert told == [Token(50), Token(51), Token(52), Finished("length")]
+    assert under_test.coordinator.num_restarts == 1
+
+
+def test_a_preempted_request_waits_while_others_are_active():
+    under_test = live()
+    under_test.submit([1, 2], 3)
+    _, second = under_test.submit([3, 4], 2)
+    assert len(under_test.log) == 2
+    under_test.dispatcher.requests_preempted([2], 1.0)
+    assert under_test.log == [("a", "drop", [2]), ("b", "drop", [2])]
+    under_test.done(2.0, (1, 50))
+    under_test.done(3.0, (1, 51))
+    assert under_test.log == []
+    # The blocks of the first are free before the second takes them.
+    assert under_test.done(4.0, (1, 52)) == [
+        ("a", "drop", [1]),
+        ("b", "drop", [1]),
+        ("a", "prefill", 3, 0, [3, 4]),
+    ]
+    under_test.done(5.0, (3, 60))
+    under_test.done(6.0, (3, 61))
+    assert second == [Token(60), Token(61), Finished("length")]
+
+
+def test_requests_of_a_lost_node_are_restarted_elsewhere():
+    under_test = live(TWO)
+    told = [under_test.submit([1, 2], 3)[1], under_test.submit([3, 4], 3)[1]]
+    log = under_test.log
+    assert [name for name, *_ in log] == ["a", "b"]
+    under_test.done(1.0, (1, 50), (2, 60))
+    under_test.dispatcher.node_lost(0, 1.5)
+    assert under_test.log == [("a", "drop", [1]), ("b", "prefill", 3, 0, [1, 2, 50])]
+    under_test.dispatcher.node_recovered(0, 2.0)
+    assert under_test.done(2.5, (1, 51), (3, 51), (2, 61)) == [
+        ("b", "decode", 3, 3, [51]),
+        ("b", "decode", 2, 3, [61]),
+    ]
+    under_test.done(3.0, (3, 52), (2, 62))
+    assert told == [
+        [*map(Token, (50, 51, 52)), Finished("length")],
+        [*map(Token, (60, 61, 62)), Finished("length")],
+    ]
+    assert under_test.log == []
+    for _ in range(3):
+        under_test.submit([5], 1)
+    assert {name for name, *_ in under_test.log} == {"a", "b"}  # the node is used again
+
+
+def test_without_a_route_requests_fail_and_are_refused_until_a_node_is_back():
+    under_test = live()
+    _, told = under_test.submit([1, 2], 3)
+    under_test.dispatcher.node_lost(1, 1.0)
+    assert told == [Failed("b was lost")]
+    assert under_test.log[1:] == [("a", "drop", [1]), ("b", "drop", [1])]
+    _, refused = under_test.submit([3, 4], 1, 1.5)
+    assert [type(event) for event in refused] == [Refused]
+    assert "nodes that are down" in refused[0].message
+    assert refused[0].retry_after_s == 2.5
+    under_test.dispatcher.node_recovered(1, 2.0)
+    _, told = under_test.submit([5, 6], 1, 2.5)
+    assert under_test.log == [("a", "prefill", 2, 0, [5, 6])]
+    under_test.done(3.0, (2, 50))
+    assert told == [Token(50), Finished("length")]
+
+
+# -- closed loops
+
+
+def test_a_closed_loop_goes_on():
+    under_test = DispatcherUnderTest(
+        {"a": (0, 1)},
+        workload=offline([(3, 2)], initial_requests=1, spacing_s=0.5),
+        room=capacity(kv_token_layers=20),  # for two of 3 + 4 expected tokens
+    )
+    under_test.dispatcher.process(0.0)
+    assert under_test.log == [("a", "prefill", 1, 0, [0, 1, 2])]
+    # Each prefill that ends while there is room, and each request that ends, brings another.
+    assert under_test.done(1.0, (1, 50)) == [("a", "decode", 1, 3, [50])]
+    assert under_test.dispatcher.next_due_s() == 1.5
+    under_test.dispatcher.process(1.5)
+    assert under_test.log == [("a", "prefill", 2, 0, [100, 101, 102])]
+    assert under_test.done(2.0, (1, 51)) == [("a", "drop", [1])]
+    under_test.dispatcher.process(2.5)
+    assert under_test.log == [("a", "prefill", 3, 0, [200, 201, 202])]
+    # A request that fails, too, is followed by another.
+    under_test.dispatcher.requests_failed([2], "a reason", 3.0)
+    under_test.dispatcher.process(3.5)
+    assert under_test.log == [("a", "drop", [2]), ("a", "prefill", 4, 0, [300, 301, 302])]
+    assert under_test.dispatcher.next_due_s() == inf
+
+
+# -- what is recorded
+
+
+def test_passes_and_routes_are_recorded():
+    under_test = live()
+    under_test.submit([1, 2, 3], 2)
+    under_test.done(1.0, (1, 50))
+    under_test.done(2.0, (1, 51))
+    rows = list(zip(*under_test.events.table.values, strict=True))
+    assert rows == [
+        (0.0, 0, "out", "prompt", 0, 3),
+        (1.0, 0, "in", "prompt", 0, 3),
+        (1.0, 0, "out", "decode", 3, 1),
+        (2.0, 0, "in", "decode", 3, 1),
+    ]
+    assert under_test.events.routes == [
+        {
+            "query": 0,
+            "input_tokens": 3,
+            "output_tokens": 2,
+            "nodes": [1, 2, 0],
+            "start_layers": [0, 1, -1],
+            "end_layers": [1, 2, -1],
+        }
+    ]
