@@ -13,17 +13,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from helixsim.calibration.calibrate import calibrate
     from helixsim.calibration.fit import CalibrationResult
+    from helixsim.control.node_schedulers import register_node_scheduler
+    from helixsim.control.routing import register_policy
     from helixsim.errors import HelixError
     from helixsim.metrics.result import RunResult, load_results
     from helixsim.models.simulation import simulate
+    from helixsim.physics.performance_model import register_performance_model
     from helixsim.placement.placement import Placement
     from helixsim.planner.plan import plan
     from helixsim.planner.result import PlanResult
     from helixsim.recorded.replay import ReplayResult, replay
+    from helixsim.registry import register_engine
     from helixsim.scenario.load import load_scenario
     from helixsim.scenario.resolved import Scenario
     from helixsim.studies.capacity import CapacityResult, capacity
     from helixsim.studies.sweep import SweepResult, sweep
+    from helixsim.traces.formats import register_trace_format
 
 __all__ = [
     "CalibrationResult",
@@ -40,6 +45,11 @@ __all__ = [
     "load_results",
     "load_scenario",
     "plan",
+    "register_engine",
+    "register_node_scheduler",
+    "register_performance_model",
+    "register_policy",
+    "register_trace_format",
     "replay",
     "simulate",
     "sweep",
@@ -60,6 +70,11 @@ _MODULES = {
     "load_results": "helixsim.metrics.result",
     "load_scenario": "helixsim.scenario.load",
     "plan": "helixsim.planner.plan",
+    "register_engine": "helixsim.registry",
+    "register_node_scheduler": "helixsim.control.node_schedulers",
+    "register_performance_model": "helixsim.physics.performance_model",
+    "register_policy": "helixsim.control.routing",
+    "register_trace_format": "helixsim.traces.formats",
     "replay": "helixsim.recorded.replay",
     "simulate": "helixsim.models.simulation",
     "sweep": "helixsim.studies.sweep",

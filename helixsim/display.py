@@ -1,7 +1,8 @@
 """Display of values: one line of text, a small HTML table, a picture.
 
 Values of low modules (a placement, a scenario, a result) are drawn by `drawing` and `plots`, which
-are above them in the order of imports. This module alone imports upwards, within functions.
+are above them in the order of imports: these are named here, and imported when a picture is asked
+for.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 from textwrap import shorten
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from helixsim.errors import HelixError, InputError
+from helixsim.registry import by_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,10 +69,8 @@ def table_html(
 
 def placement_image(subject: Scenario | Placement) -> str:
     """The picture of a placement as an HTML image; empty where it cannot be drawn."""
-    from helixsim.drawing.save import drawing_bytes
-
     try:
-        content = drawing_bytes(_drawing(subject), ".svg")
+        content = by_path("helixsim.drawing.save:drawing_bytes")(_drawing(subject), ".svg")
     except HelixError:
         return ""
     data = base64.b64encode(content).decode()
@@ -91,10 +91,8 @@ def placement_plot(subject: Scenario | Placement) -> Figure:
 
 
 def _drawing(subject: Scenario | Placement) -> Drawing:
-    from helixsim.drawing.picture import picture_of
-    from helixsim.drawing.placement_figure import placement_figure
-
-    return placement_figure(picture_of(subject))
+    picture = by_path("helixsim.drawing.picture:picture_of")(subject)
+    return cast("Drawing", by_path("helixsim.drawing.placement_figure:placement_figure")(picture))
 
 
 def result_plot(result: RunResult, name: str | None) -> Figure:
@@ -105,10 +103,9 @@ def result_plot(result: RunResult, name: str | None) -> Figure:
     InputError
         If there is no picture of that name.
     """
-    from helixsim.plots.pictures import PICTURES, overview
-
     if name is None:
-        return overview(result)
-    if name not in PICTURES:
-        raise InputError(f"no picture '{name}'; there are {', '.join(PICTURES)}", where="plot")
-    return PICTURES[name](result)
+        return cast("Figure", by_path("helixsim.plots.pictures:overview")(result))
+    pictures = by_path("helixsim.plots.pictures:PICTURES")
+    if name not in pictures:
+        raise InputError(f"no picture '{name}'; there are {', '.join(pictures)}", where="plot")
+    return cast("Figure", pictures[name](result))

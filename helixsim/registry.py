@@ -144,6 +144,17 @@ class Registry(Generic[Factory]):
             ) from error
 
 
+def by_path(path: str) -> Any:  # noqa: ANN401 - whatever the path names
+    """What ``module:attribute`` names, imported when it is asked for.
+
+    For the few conveniences of low values that are implemented by high modules: a picture of a
+    placement, a scenario from a dictionary. Named here, imported nowhere, so that imports run one
+    way.
+    """
+    module, _, attribute = path.partition(":")
+    return getattr(import_module(module), attribute)
+
+
 def registered_here() -> dict[str, dict[str, Any]]:
     """Extensions registered in this process, by entry-point group and name; for workers."""
     return {

@@ -80,8 +80,8 @@ class Request:
     num_decodes
         Decodes that it runs in all: the pass with this number is its last.
     is_prefill
-        Whether known tokens go through the layers: those of the prompt and, after a restart, the
-        answer so far. Otherwise the request is in a decode.
+        Whether known tokens go through the layers: the prompt and, after a restart, the answer so
+        far. Otherwise the request is in a decode.
     max_chunk_tokens
         The most tokens of its prefill that go through the layers at once.
     num_new_tokens
@@ -99,8 +99,8 @@ class Request:
         Number of a machine -> where the request goes on to from there. It belongs to the executor,
         which puts its own objects there; decisions do not read it.
     via_link, sent_s
-        The number of the link that it came over, and when that link began to send it. Kept up to
-        date only for policies that need transit times.
+        The number of the link that it came over, and when that link began to send it. Current
+        only for policies that need transit times.
     """
 
     __slots__ = (

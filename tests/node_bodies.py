@@ -19,7 +19,7 @@ from helixsim.control.kv_cache import KvCache
 from helixsim.control.node_schedulers import NODE_SCHEDULERS, NodeSchedulerInputs
 from helixsim.models.engine_node import EngineNode
 from helixsim.models.event_loop import ExactEnvironment, ReusableEvent
-from helixsim.models.links import DeliveryQueue, Link
+from helixsim.models.links import DeliveryQueue, SerialLink
 from helixsim.models.paper_node import PaperNode
 from helixsim.physics.engine import IDEAL_ENGINE
 from helixsim.placement.topology import PlacedLink
@@ -55,12 +55,14 @@ class NodeUnderTest:
         activation_bytes=0.0,
         scheduler="paper",
         engine=IDEAL_ENGINE,
+        counts_kv=False,
         **limits,
     ):
         self.layers, self.entries = layers, entries
         self.scenario = node_scenario(layers, activation_bytes, limits)
         self.placed = make_topology(self.scenario).nodes[0]
-        self.physics = "paper" if scheduler == "paper" else "calibrated"
+        self.physics = "paper" if scheduler == "paper" and not counts_kv else "calibrated"
+        self.counts_kv = counts_kv
         self.engine_costs = engine
         self.log = []
         self.when_departed = lambda now, indices: None
@@ -79,7 +81,7 @@ class NodeUnderTest:
 
     def make_kv(self, factory):
         """The blocks that the scheduler counts, if it does."""
-        if not factory.counts_kv:
+        if not (factory.counts_kv or self.counts_kv):
             return None
         return KvCache.by_layer(self.placed.capacity.kv_token_layers, self.layers[1])
 
@@ -104,7 +106,7 @@ class SimulatedNode(NodeUnderTest):
         self.node = PaperNode(*parts) if self.physics == "paper" else EngineNode(*parts, self)
         self.node.connect(self, num_sources=1)
         self._links = {
-            layer: Link(
+            layer: SerialLink(
                 PlacedLink(0, 1, 0, inf, 0.0, layer, 2.0),
                 inf,
                 self.inbox,

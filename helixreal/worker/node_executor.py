@@ -20,6 +20,9 @@ from helixsim.control.node_schedulers import NodeScheduler
 from helixsim.requests import Request
 from helixsim.steps import Batch, Step
 
+_DROPPED_REMEMBERED = 10_000
+"""Keys of dropped requests that an executor remembers; passes in flight are far fewer."""
+
 TO_COORDINATOR = -1
 """Target of passes that leave the last layer, in place of a node's number."""
 
@@ -182,6 +185,7 @@ class NodeExecutor:
         self._passes: list[tuple[int, PassRows]] = []
         self._began_s = 0.0
         self._must_schedule = False
+        self._dropped: dict[int, None] = {}
         self.sequences: dict[int, SequenceState] = {}
         self.gauges = Gauges()
         self.lag_s = 0.0
@@ -197,6 +201,10 @@ class NodeExecutor:
 
         Their blocks are free at once: no blocks are allocated while a step runs.
         """
+        for key in keys:
+            self._dropped[key] = None
+        while len(self._dropped) > _DROPPED_REMEMBERED:
+            del self._dropped[next(iter(self._dropped))]
         gone = {self.sequences.pop(key) for key in keys if key in self.sequences}
         if not gone:
             return
@@ -206,6 +214,10 @@ class NodeExecutor:
         if kv is not None and kv.num_free > num_free:
             # Waiting requests may fit into the freed blocks.
             self._must_schedule = self._step is None and self.scheduler.num_waiting > 0
+
+    def was_dropped(self, key: int) -> bool:
+        """Whether a request was dropped: a pass of it that still arrives would hold its blocks."""
+        return key in self._dropped
 
     # -- time --------------------------------------------------------------------------------
 

@@ -332,6 +332,8 @@ class Worker:
             raise ValueError("the route leaves before the node's last layer")
         if (len(each.route) == 1) != (here.end_layer == assignment.num_layers):
             raise ValueError("the route does not end at the last layer")
+        if self._executor.was_dropped(each.key):
+            return None
         if each.key not in sequences:
             if each.route[1:] and each.route[1].node not in self._links:
                 raise ValueError("the route has no link to its next node")

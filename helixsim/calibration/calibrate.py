@@ -64,7 +64,7 @@ def calibrate(
     warmup_s
         Start of the replays at the end, left out of their figures.
     seeds
-        Seeds of the replays at the end; a number stands for the seeds from 0 on.
+        Seeds of these replays; a number n means the seeds 0 to n - 1.
     jobs
         Number of processes; one for each core if not given.
     on_progress

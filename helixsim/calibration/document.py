@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from helixsim.calibration.fit import CalibrationResult, Quality
 from helixsim.units import format_bytes_per_s
+
+if TYPE_CHECKING:
+    from helixsim.calibration.fit import CalibrationResult, Quality
 
 
 def engine_document(found: CalibrationResult, source: str) -> dict[str, Any]:

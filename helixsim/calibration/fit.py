@@ -66,7 +66,7 @@ class CalibrationSettings:
     warmup_s
         Start of the replays at the end, left out of their figures.
     seeds
-        Seeds of the replays at the end.
+        Seeds of these replays.
     jobs
         Number of processes.
     """

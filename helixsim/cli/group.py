@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -17,11 +18,24 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
 
+def _note(  # as :func:`warnings.showwarning`
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning as one line; the place in the code is of no use to a user of a command."""
+    typer.echo(f"note: {message}", err=True)
+
+
 class HelixGroup(TyperGroup):
     """Turns a :class:`HelixError` into a message and an exit code, without a traceback."""
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  (typer's own signature)
         """Run the command."""
+        warnings.showwarning = _note
         try:
             return super().invoke(ctx)
         except HelixError as error:

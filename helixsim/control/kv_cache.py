@@ -52,11 +52,11 @@ class KvCache:
         return self.num_blocks - self.num_free
 
     def used_token_layers(self, num_layers: int) -> int:
-        """What held blocks have room for, in tokens x layers, on a node of so many layers."""
+        """Room in held blocks, in tokens x layers, on a node of `num_layers` layers."""
         return self.num_used * self.block_tokens * self._layers_of_block(num_layers)
 
     def free_tokens(self, num_layers: int) -> int:
-        """Tokens for which free blocks have room on all of so many layers."""
+        """Tokens for which free blocks have room on each of `num_layers` layers."""
         token_layers = self.num_free * self.block_tokens * self._layers_of_block(num_layers)
         return token_layers // num_layers
 
@@ -68,7 +68,7 @@ class KvCache:
         return self._held.get(key, 0)
 
     def missing(self, key: Hashable, num_tokens: int, entry_layer: int = 0) -> int:
-        """Blocks that a request lacks to hold so many tokens in all."""
+        """Blocks that a request lacks to hold `num_tokens` tokens."""
         layers = 1 if self._end_layer is None else self._end_layer - entry_layer
         blocks = -(-num_tokens // self.block_tokens) * layers
         return max(blocks - self._held.get(key, 0), 0)
@@ -167,7 +167,7 @@ class PagedKvCache(KvCache):
 
 
 def reserve(kv: KvCache, key: Hashable, num_tokens: int) -> bool:
-    """Give a request blocks for so many tokens in all; False, and none given, if too few are free.
+    """Give a request blocks for a number of tokens; False, and no change, if too few are free.
 
     For callers that drive an engine directly, without a node scheduler.
     """

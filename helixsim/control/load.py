@@ -1,6 +1,6 @@
-"""Who sends requests, and when: offline to keep the cluster full, online as users would.
+"""Load generators: a closed loop that keeps the cluster full, an open loop as users send.
 
-A feeder draws lengths from the run's one random stream in the order in which requests are
+A load generator draws lengths from the run's one random stream in the order in which requests are
 created, which is part of what makes a run repeatable.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from random import Random
 
-Lengths = tuple[int, int]
+LengthPair = tuple[int, int]
 """(prompt tokens, output tokens)."""
 
 
@@ -70,18 +70,18 @@ class ClosedLoop:
     draw
         Draws the lengths of the next request.
     start_s, end_s
-        When feeding starts; nothing comes after the end.
+        When load generation starts and ends.
     num_requests
         How many come at the start.
     spacing_s
-        Time between those, and between an event and the request it brings.
+        Time between the first requests, and between an event and the request that it causes.
     high_water_mark
         The mark, 0 to 1.
     """
 
     def __init__(
         self,
-        draw: Callable[[], Lengths],
+        draw: Callable[[], LengthPair],
         *,
         start_s: float,
         end_s: float,
@@ -104,7 +104,7 @@ class ClosedLoop:
                 yield arrival
 
     def later(self) -> Iterator[Arrival]:
-        """Nobody comes without a cause."""
+        """No request comes without a cause."""
         return iter(())
 
     def after_prompt(self, now: float, share: float | None, index: int) -> Arrival | None:
@@ -139,7 +139,7 @@ class OpenLoop:
             self._output_tokens.append(arrival.output_tokens)
 
     def opening(self) -> Iterator[Arrival]:
-        """Nobody is there before their time."""
+        """No request is there when the run begins."""
         return iter(())
 
     def later(self) -> Iterator[Arrival]:
@@ -147,11 +147,11 @@ class OpenLoop:
         return map(Arrival, self._times, self._prompt_tokens, self._output_tokens)
 
     def after_prompt(self, now: float, share: float | None, index: int) -> Arrival | None:
-        """Nobody comes because of what happens here."""
+        """An open loop does not react."""
         return None
 
     def after_end(self, now: float, share: float | None, index: int | None) -> Arrival | None:
-        """Nobody comes because of what happens here."""
+        """An open loop does not react."""
         return None
 
 
@@ -159,7 +159,7 @@ def slot_arrivals(
     counts: Sequence[int],
     slot_s: float,
     requests_per_s: float,
-    draw: Callable[[], Lengths],
+    draw: Callable[[], LengthPair],
     rng: Random,
     *,
     start_s: float,
@@ -168,7 +168,7 @@ def slot_arrivals(
     """Arrivals drawn slot by slot from counts of a real trace, as the published runs do.
 
     Every slot takes the count of a slot drawn at random, scaled to the mean rate; what rounding
-    leaves is carried over. Times are uniform within the slot. Lengths are drawn slot by slot
+    leaves is carried over. Times are uniform within the slot. LengthPair are drawn slot by slot
     too, from the same stream.
 
     Parameters

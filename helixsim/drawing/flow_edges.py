@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from helixsim.drawing.canvas import Canvas, Point
-from helixsim.drawing.captions import edge_id
 from helixsim.drawing.lanes import COORDINATOR_LANE, FlowEdge
 from helixsim.drawing.picture import Picture
 from helixsim.drawing.style import BOUND, FAINT, OTHER_REGION, SAME_REGION, STRIP
-from helixsim.drawing.table import TableLayout
+from helixsim.drawing.table import TableLayout, edge_id
 
 _STRIP_WIDTH, _STRIP_GAP = 0.17, 0.17
 _MAX_IDLE = 150

@@ -13,7 +13,6 @@ from helixsim.drawing.canvas import (
     patch_swatch,
     wrapped,
 )
-from helixsim.drawing.captions import tooltips
 from helixsim.drawing.flow_edges import draw_coordinator, draw_edges
 from helixsim.drawing.layer_panels import PANELS_HEIGHT, draw_panels
 from helixsim.drawing.picture import Picture
@@ -28,7 +27,7 @@ from helixsim.drawing.style import (
     tint,
     type_colours,
 )
-from helixsim.drawing.table import TableLayout, draw_lanes, table_layout
+from helixsim.drawing.table import TableLayout, draw_lanes, table_layout, tooltips
 
 _MARGIN = 0.3
 _TITLE_SIZE, _TITLE_HEIGHT = 13.0, 0.32

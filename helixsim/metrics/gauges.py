@@ -31,7 +31,7 @@ class NodeGauges(Protocol):
 
     @property
     def num_running(self) -> int:
-        """Requests in the batch under way."""
+        """Requests in the running batch."""
         ...
 
     @property
@@ -77,7 +77,7 @@ class LinkGauges(Protocol):
 
 
 class MeasuredRun(Protocol):
-    """A run that is under way or has ended."""
+    """A run that is in progress or has ended."""
 
     scenario: Scenario
     seed: int

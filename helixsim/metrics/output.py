@@ -194,7 +194,7 @@ def build_manifest(
     Parameters
     ----------
     document, digest
-        Those of a :class:`~helixsim.scenario.resolved.Scenario`.
+        As in a :class:`~helixsim.scenario.resolved.Scenario`.
     seed
         The seed used.
     partial

@@ -74,7 +74,7 @@ class Timeline:
         now = run.now
         elapsed = now - self._then
         if self._then == 0.0:
-            self._then = now  # work under way already belongs to the first row
+            self._then = now  # work in progress already belongs to the first row
         elif elapsed > 0:
             self._sample_nodes(now, elapsed)
             self._sample_links(now, elapsed)

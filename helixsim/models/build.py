@@ -34,7 +34,7 @@ from helixsim.models.egress import (
 )
 from helixsim.models.engine_node import EngineNode
 from helixsim.models.event_loop import ExactEnvironment
-from helixsim.models.links import DeliveryQueue, Link
+from helixsim.models.links import DeliveryQueue, SerialLink
 from helixsim.models.messages import MessageEgress, MessageLink, ReceivingNic
 from helixsim.models.node import SimulatedNode
 from helixsim.models.paper_node import PaperNode
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from helixsim.models.tracing import Tracer
 
 
-class LinkModel(LinkGauges, Protocol):
+class SimulatedLink(LinkGauges, Protocol):
     """A link as faults and the driver see it."""
 
     def use_bandwidth(self, bandwidth_bytes_per_s: float) -> None:
@@ -97,7 +97,7 @@ class Models:
 
     coordinator_node: CoordinatorNode
     nodes: Sequence[SimulatedNode]
-    links: Sequence[LinkModel]
+    links: Sequence[SimulatedLink]
 
 
 def build_models(parts: Parts) -> Models:
@@ -117,7 +117,7 @@ def build_models(parts: Parts) -> Models:
     )
     nodes = [_node(parts, node, inboxes[node.index], coordinator_node) for node in topology.nodes]
     parts.view.nodes = nodes
-    links: Sequence[LinkModel]
+    links: Sequence[SimulatedLink]
     if sending is None:
         paper_links = _links(parts, inboxes)
         links, make_egress = paper_links, _egress_maker(parts, paper_links)
@@ -185,8 +185,8 @@ def make_node_scheduler(parts: Parts, placed: PlacedNode) -> NodeScheduler:
 # -- links of the published simulator --------------------------------------------------------------
 
 
-def _links(parts: Parts, inboxes: Sequence[DeliveryQueue]) -> list[Link]:
-    make_link = Link if parts.tracer is None else traced_link(parts.tracer)
+def _links(parts: Parts, inboxes: Sequence[DeliveryQueue]) -> list[SerialLink]:
+    make_link = SerialLink if parts.tracer is None else traced_link(parts.tracer)
     number = parts.environment.next_number
     return [
         make_link(placed, parts.policy.link_bandwidth(placed), inboxes[placed.target], number)
@@ -194,7 +194,7 @@ def _links(parts: Parts, inboxes: Sequence[DeliveryQueue]) -> list[Link]:
     ]
 
 
-def _egress_maker(parts: Parts, all_links: Sequence[Link]) -> Callable[[int], Egress]:
+def _egress_maker(parts: Parts, all_links: Sequence[SerialLink]) -> Callable[[int], Egress]:
     topology, environment, point = parts.topology, parts.environment, parts.policy.routing_point
     outgoing = [[all_links[link.index] for link in links] for links in topology.outgoing]
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from helixsim.control.cluster_view import ClusterView
 from helixsim.control.routing.policy import Chooser, HopPolicy, LinkPolicy
 from helixsim.models.event_loop import ExactEnvironment, ReusableEvent
-from helixsim.models.links import Link
+from helixsim.models.links import SerialLink
 from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Request, Stage
 from helixsim.steps import Batch
@@ -36,7 +36,7 @@ class Egress(Protocol):
 class SingleLinkEgress:
     """For routes that are known, on a machine with one link: there is nothing to divide."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: SerialLink) -> None:
         # The link's own methods: most batches leave by one, and a call more would cost.
         self.depart: Callable[[Batch, float], object] = link.send
         self.depart_each: Callable[[list[Request], list[float]], None] = link.send_each
@@ -45,7 +45,7 @@ class SingleLinkEgress:
         """No request waits here."""
 
 
-def routed_egress(machine: int, links: Sequence[Link]) -> Egress:
+def routed_egress(machine: int, links: Sequence[SerialLink]) -> Egress:
     """The egress of a machine from which routes are known."""
     return SingleLinkEgress(links[0]) if len(links) == 1 else RoutedEgress(machine)
 
@@ -59,7 +59,7 @@ class RoutedEgress:
     def depart(self, batch: Batch, now: float) -> object:
         """Send a group on, divided by link."""
         machine = self._machine
-        groups: dict[Link, list[Request]] = {}
+        groups: dict[SerialLink, list[Request]] = {}
         for request in batch.requests:
             link = request.onward[machine]
             if link in groups:
@@ -74,7 +74,7 @@ class RoutedEgress:
 
     def depart_each(self, requests: list[Request], ready_s: list[float]) -> None:
         """Send requests on as they become ready."""
-        groups: dict[Link, tuple[list[Request], list[float]]] = {}
+        groups: dict[SerialLink, tuple[list[Request], list[float]]] = {}
         for request, ready in zip(requests, ready_s, strict=True):
             group = groups.setdefault(request.onward[self._machine], ([], []))
             group[0].append(request)
@@ -95,7 +95,7 @@ class HopEgress:
     def __init__(
         self,
         machine: int,
-        links: Sequence[Link],
+        links: Sequence[SerialLink],
         policy: HopPolicy,
         end_layer: Callable[[int], int],
         view: ClusterView | None,
@@ -141,7 +141,7 @@ class HopEgress:
 def take_link(
     request: Request,
     placed: PlacedLink,
-    links: Mapping[int, Link],
+    links: Mapping[int, SerialLink],
     end_layer: Callable[[int], int],
 ) -> None:
     """Extend a prompt's route over a link."""
@@ -161,7 +161,7 @@ class SharedNic:
     outbound_free, inbound_free
         Bytes per second.
     held_up
-        Ports that would have sent here but for lack of inbound bandwidth.
+        Egresses that would have sent here but for lack of inbound bandwidth.
     """
 
     __slots__ = ("held_up", "inbound_free", "outbound_bytes_per_s", "outbound_free")
@@ -176,15 +176,15 @@ class SharedNic:
 class ContendedEgress:
     """For policies that choose when links are free: one request at a time and link.
 
-    Every attempt to send works out what each link could carry now, then goes through those that
-    wait, in order of readiness. Decodes take the link of their route; prompts ask the policy.
+    Every attempt to send works out what each link could carry now, then goes through the requests
+    that wait, in order of readiness. Decodes take the link of their route; prompts ask the policy.
     """
 
     def __init__(
         self,
         environment: ExactEnvironment,
         machine: int,
-        links: Sequence[Link],
+        links: Sequence[SerialLink],
         nics: Sequence[SharedNic],
         policy: LinkPolicy,
         end_layer: Callable[[int], int],
@@ -248,7 +248,7 @@ class ContendedEgress:
         choose: Chooser,
     ) -> int | None:
         """The number of the link that a request takes now, if any."""
-        link: Link | None = request.onward.get(self._machine)
+        link: SerialLink | None = request.onward.get(self._machine)
         if link is not None:
             index = link.index
             return index if index in usable and index not in taken else None
@@ -276,7 +276,7 @@ class ContendedEgress:
                 usable[index] = bandwidth
         return usable
 
-    def _send(self, request: Request, link: Link, bandwidth: float) -> None:
+    def _send(self, request: Request, link: SerialLink, bandwidth: float) -> None:
         environment, index = self._environment, link.index
         sender, receiver = self._nics[self._machine], self._nics[link.placed.target]
         now = environment.now
@@ -289,11 +289,11 @@ class ContendedEgress:
             self._used[index] -= bandwidth
             sender.outbound_free += bandwidth
             receiver.inbound_free += bandwidth
-            # Those who wait try again once all links that come free now have done so.
+            # Requests that wait try again once all links that come free now have done so.
             self._retry.schedule(environment.now, environment.now)
-            for port in receiver.held_up:
-                if port is not self:
-                    port._retry.schedule(environment.now, environment.now)
+            for egress in receiver.held_up:
+                if egress is not self:
+                    egress._retry.schedule(environment.now, environment.now)
             receiver.held_up.clear()
 
         ReusableEvent(environment, give_back).schedule(sent, now)

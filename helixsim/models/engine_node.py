@@ -2,7 +2,7 @@
 
 The worker looks for messages only between steps. Its scheduler composes the next step from what
 has arrived; the passes of a step leave the node one after another. With nothing to run the worker
-polls, and a message waits until the round of polling that is under way has ended.
+polls, and a message waits until the current round of polling has ended.
 """
 
 from __future__ import annotations
@@ -103,12 +103,12 @@ class EngineNode(SimulatedNode):
         now = self._environment._now
         if now != self._wakes_at:
             return  # an earlier event made this one superfluous
+        step, number = self._step, -1
         if self._pass_ends:
-            assert self._step is not None
+            assert step is not None
             _, number = self._pass_ends.pop(0)
-            batch = self.scheduler.finish_pass(self._step, number)
-            if batch is not None:
-                self._egress.depart(batch, now)
+            if step.is_last or self._pass_ends:
+                self._finish_pass(step, number, now)
             if self._pass_ends:
                 self._wake_at(self._pass_ends[0][0])
                 return
@@ -118,7 +118,16 @@ class EngineNode(SimulatedNode):
         self._inbox.announce_before_s = MUTE
         for transfer in self._inbox.take(now) if self._inbox.transfers else ():
             self.scheduler.enter(transfer.entry_layer, transfer)
+        if number >= 0 and step is not None and not step.is_last:
+            # Requests that wait at a layer stand before the requests that a pass brings there.
+            self._finish_pass(step, number, now)
         self._begin_step(now)
+
+    def _finish_pass(self, step: Step, number: int, now: float) -> None:
+        """Send on the requests of a pass that are through the node."""
+        batch = self.scheduler.finish_pass(step, number)
+        if batch is not None:
+            self._egress.depart(batch, now)
 
     def _begin_step(self, now: float) -> None:
         """Run what the scheduler composes, or idle."""

@@ -22,7 +22,7 @@ MUTE = -inf
 """A delivery queue announces nothing while its machine is busy or down."""
 
 Delivery = tuple[float, float, float, int, int, Request]
-"""A request on its way, and what orders arrivals: (arrival, sent, started, train, place)."""
+"""A request in flight, and what orders arrivals: (arrival, sent, started, transfer, place)."""
 
 
 class Transfer(Batch):
@@ -40,7 +40,7 @@ class Transfer(Batch):
         When the link began to send the first, and each. `started_s` is empty where each began
         when the one before had been sent.
     number
-        Trains are numbered in the order in which they were sent, as all events are.
+        Transfers are numbered in the order in which they were sent, as all events are.
     last_arrival_s
         When the last of them arrives.
     """
@@ -88,7 +88,7 @@ class Transfer(Batch):
         first_started_s: float,
         number: int,
     ) -> Transfer:
-        """A batch on its way, each request sent when the one before had been.
+        """A batch in flight, each request sent when the one before had been.
 
         A batch that is a transfer has arrived and belongs to its sender alone, so it goes on as it
         is: most batches of decodes pass through a whole route as one object.
@@ -125,7 +125,7 @@ class Transfer(Batch):
         return bisect_right(self.sent_s, now - self.latency_s)
 
     def split(self, now: float) -> Transfer:
-        """Take out and return those that have arrived by now, at least one; the rest stays."""
+        """Take out and return the requests that have arrived by now, at least one."""
         latency, sent, started = self.latency_s, self.sent_s, self.started_s
         n = 1
         if sent[1] + latency <= now:
@@ -178,16 +178,16 @@ class Transfer(Batch):
 
 
 class DeliveryQueue:
-    """Trains on their way to one machine, or arrived there and not yet looked at.
+    """Transfers in flight to one machine, or arrived there and not yet taken in.
 
     Attributes
     ----------
-    trains
+    transfers
         In the order in which they were sent.
-    wakes_at
-        A train that arrives before this is announced to the machine when it sets out.
+    announce_before_s
+        A transfer that arrives before this is announced to the machine when it sets out.
     announce
-        Called with such a train.
+        Called with such a transfer.
     """
 
     __slots__ = ("announce", "announce_before_s", "transfers")
@@ -198,16 +198,16 @@ class DeliveryQueue:
         self.announce: Callable[[Transfer], None]
 
     def next_arrival(self) -> Transfer | None:
-        """The train whose first request is the next to arrive, if any is on its way."""
+        """The transfer whose first request is the next to arrive, if any is in flight."""
         transfers = self.transfers
         if not transfers:
             return None
         return transfers[0] if len(transfers) == 1 else min(transfers, key=_first_arrival)
 
     def take(self, now: float) -> list[Transfer]:
-        """Remove and return what has arrived by now, as trains in order of first arrival.
+        """Remove and return what has arrived by now, as transfers in order of first arrival.
 
-        A train that has arrived in part is divided.
+        A transfer that has arrived in part is divided.
         """
         transfers = self.transfers
         if len(transfers) == 1:
@@ -246,7 +246,7 @@ def _first_arrival(transfer: Transfer) -> tuple[float, float, float, int]:
 
 
 def interleaved(transfers: list[Transfer]) -> bool:
-    """Whether trains, in order of first arrival, overlap in time."""
+    """Whether transfers, in order of first arrival, overlap in time."""
     return any(
         before.last_arrival_s >= after.sent_s[0] + after.latency_s
         for before, after in pairwise(transfers)
@@ -254,13 +254,13 @@ def interleaved(transfers: list[Transfer]) -> bool:
 
 
 def merge(transfers: list[Transfer]) -> list[Delivery]:
-    """The passengers of several trains, in order of arrival."""
+    """The deliveries of several transfers, in order of arrival."""
     deliveries = [delivery for transfer in transfers for delivery in transfer.deliveries()]
     deliveries.sort()
     return deliveries
 
 
-class Link:
+class SerialLink:
     """A link in closed form: requests queue for it without end and go one by one.
 
     Attributes
@@ -367,7 +367,7 @@ class Link:
         return sent
 
     def transit_s(self, num_tokens: int) -> float:
-        """How long so many tokens take from the start of sending to arrival."""
+        """How long `num_tokens` tokens take from the start of sending to arrival."""
         return self.latency_s + num_tokens * self._bytes_per_token / self._bandwidth_bytes_per_s
 
     def _transfer(self, batch: Batch, sent: list[float], started: list[float]) -> Transfer:

@@ -43,7 +43,7 @@ class ReceivingNic:
 
 
 class MessageLink:
-    """A link that carries one message after another; the gauges are those of any link.
+    """A link that carries one message after another; it has the gauges of any link.
 
     Attributes
     ----------
@@ -115,7 +115,7 @@ class MessageLink:
         return self._bytes_per_token * (request.num_new_tokens if self._carries_steps else 1)
 
     def depart(self, requests: list[Request], sent_s: list[float]) -> None:
-        """Let messages be on their way that arrive, latency apart, at these rising times."""
+        """Put messages in flight that arrive, latency apart, at these rising times."""
         batch = Batch.of(requests)
         self.num_requests += len(requests)
         transfer = Transfer(

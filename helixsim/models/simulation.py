@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from math import ceil
 from random import Random
 from types import FrameType
@@ -44,13 +43,13 @@ class Traffic(Protocol):
         ...
 
     def load_generator(self, start_s: float) -> LoadGenerator:
-        """Who sends them, from `start_s` on."""
+        """What sends them, from `start_s` on."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Watcher:
-    """Somebody who wants to see a run while it goes on.
+    """A function that is called while a run goes on.
 
     Attributes
     ----------
@@ -82,7 +81,7 @@ def simulate(
     record_iterations
         Whether to keep a row for every pass of every request.
     watchers
-        Who is shown the simulation as it goes on.
+        Called with the simulation as it goes on.
 
     Returns
     -------
@@ -109,7 +108,7 @@ class Simulation:
     topology, flow
         Nodes and links, and the maximum flow over them.
     start_s
-        When feeding starts: all weights are loaded, plus a second.
+        When load generation starts: all weights are loaded, plus a second.
     """
 
     def __init__(
@@ -146,6 +145,7 @@ class Simulation:
         self.flow: Flow = control_plane.flow
         self.policy: Policy = control_plane.policy
         self.coordinator: Coordinator = control_plane.coordinator
+        self._catches_up_for_watchers = control_plane.performance.sending is None
         self.environment = ExactEnvironment()
         self.tracer = None
         if trace_span_s is not None:
@@ -177,9 +177,9 @@ class Simulation:
         if self.scenario.faults.events:
             self._plan_faults()
         interval = self.scenario.run.sample_interval_s
-        environment.process(self._every(interval, self.timeline.sample))
+        environment.process(self._sampled_every(interval))
         for watcher in watchers:
-            environment.process(self._every(watcher.every_s, partial(watcher.look, self)))
+            environment.process(self._watched_by(watcher))
         with _stopped_by_ctrl_c(environment):
             environment.run_through(self.end_s)
             self.coordinator_node.catch_up(environment.now)
@@ -200,15 +200,28 @@ class Simulation:
             faults.detection_s,
         ).plan(faults.events, self.start_s)
 
-    def _every(
-        self, interval_s: float, act: Callable[[], None]
-    ) -> Generator[simpy.Event, None, None]:
-        """Look at the model now and then. It must not notice: looking changes nothing."""
+    def _watched_by(self, watcher: Watcher) -> Generator[simpy.Event, None, None]:
+        """Let a watcher look at the models now and then, which changes nothing.
+
+        The coordinator does not catch up for it where sending has costs: what its machine sends
+        and what others send compete for receivers, in the order in which it is simulated. A watcher
+        then sees the coordinator as it last looked, some milliseconds ago.
+        """
+        environment = self.environment
+        yield environment.timeout(self.start_s)
+        while True:
+            if self._catches_up_for_watchers:
+                self.coordinator_node.catch_up(environment.now)
+            watcher.look(self)
+            yield environment.timeout(watcher.every_s)
+
+    def _sampled_every(self, interval_s: float) -> Generator[simpy.Event, None, None]:
+        """Sample all gauges now and then, and see that the models still move."""
         environment = self.environment
         yield environment.timeout(self.start_s)
         while True:
             self.coordinator_node.catch_up(environment.now)
-            act()
+            self.timeline.sample()
             if environment.now > self.end_s and not environment.is_waited_for:
                 raise SimulationError(
                     f"after {environment.now:g} s nothing moves any more, but "

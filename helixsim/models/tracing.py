@@ -1,8 +1,8 @@
 """A trace of what every node and link does, for ui.perfetto.dev or chrome://tracing.
 
 Traced models are models that also tell a :class:`Tracer` what they begin; without a tracer the
-plain ones are built, so that nothing is paid for what nobody wants. Format: the JSON of Google's
-"Trace Event Format"; times are microseconds since feeding began.
+plain ones are built, so that a run without a trace costs nothing more. Format: JSON of Google's
+"Trace Event Format"; times are microseconds since the start of load generation.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from helixsim.models.engine_node import EngineNode
-from helixsim.models.links import Link, Transfer
+from helixsim.models.links import SerialLink, Transfer
 from helixsim.models.messages import MessageLink
 from helixsim.models.paper_node import PaperNode
 from helixsim.requests import Request
@@ -197,10 +197,10 @@ def traced_engine_node(tracer: Tracer) -> type[EngineNode]:
     return TracedEngineNode
 
 
-def traced_link(tracer: Tracer) -> type[Link]:
+def traced_link(tracer: Tracer) -> type[SerialLink]:
     """Links of the paper's physics that tell a tracer of what they carry."""
 
-    class TracedLink(Link):
+    class TracedLink(SerialLink):
         def _depart(self, transfer: Transfer) -> None:
             tracer.carried(
                 self.index,

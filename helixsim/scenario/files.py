@@ -51,9 +51,9 @@ def find_scenario(path: str | Path) -> Path:
     return shipped_folder() / f"{name}.yaml"
 
 
-Step = str | int
+KeyStep = str | int
 
-_FILES: tuple[tuple[Step, ...], ...] = (
+_FILES: tuple[tuple[KeyStep, ...], ...] = (
     ("cluster", "file"),
     ("cluster", "generate"),
     ("placement", "file"),
@@ -62,7 +62,7 @@ _FILES: tuple[tuple[Step, ...], ...] = (
 )
 """Places at which a text is always the name of a file."""
 
-_ORDERED: tuple[tuple[Step, ...], ...] = (
+_ORDERED: tuple[tuple[KeyStep, ...], ...] = (
     ("cluster", "generate", "machines"),
     ("cluster", "generate", "regions"),
 )
@@ -86,7 +86,7 @@ def is_arrivals_name(text: str) -> bool:
     return text == POISSON or text in ARRIVAL_PATTERNS
 
 
-def named_files(document: object) -> Iterator[tuple[tuple[Step, ...], str]]:
+def named_files(document: object) -> Iterator[tuple[tuple[KeyStep, ...], str]]:
     """Find every name of a file in a scenario document, with its place."""
     for place in _FILES:
         if isinstance(name := _at(document, place), str):
@@ -109,7 +109,7 @@ def named_files(document: object) -> Iterator[tuple[tuple[Step, ...], str]]:
         yield ("workload", "arrivals"), arrivals
 
 
-def _at(document: object, place: tuple[Step, ...]) -> object:
+def _at(document: object, place: tuple[KeyStep, ...]) -> object:
     for step in place:
         if not isinstance(document, Mapping) or step not in document:
             return None
@@ -117,7 +117,7 @@ def _at(document: object, place: tuple[Step, ...]) -> object:
     return document
 
 
-def replace_at(document: object, place: tuple[Step, ...], value: object) -> object:
+def replace_at(document: object, place: tuple[KeyStep, ...], value: object) -> object:
     """Copy a document with another value at one existing place."""
     if not place:
         return value

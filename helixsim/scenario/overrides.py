@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast, get_origin
 
 from helixsim.errors import ScenarioError
-from helixsim.scenario.files import Step, named_files, replace_at
+from helixsim.scenario.files import KeyStep, named_files, replace_at
 from helixsim.scenario.plain import plain_data
 from helixsim.scenario.spec import ScenarioSpec
 from helixsim.yaml_files import is_model, keys_of, parse_yaml, read_yaml, types_at
@@ -119,9 +119,9 @@ def apply_overrides(
     return result
 
 
-def _steps(override: Override) -> list[Step]:
+def _steps(override: Override) -> list[KeyStep]:
     """Keys and indices of a path; a path that no scenario has is refused."""
-    seen: list[Step] = []
+    seen: list[KeyStep] = []
     for step in override.path:
         level = types_at(ScenarioSpec, seen)
         keys = {str(key) for found in level if is_model(found) for key in keys_of(found)}
@@ -186,7 +186,7 @@ def _body(file: Path) -> dict[str, object]:
     return {key: value for key, value in content.items() if key not in _FILE_HEAD}
 
 
-def _set(document: dict[str, object], override: Override, steps: Sequence[Step]) -> None:
+def _set(document: dict[str, object], override: Override, steps: Sequence[KeyStep]) -> None:
     holder: Any = document
     for depth, (step, after) in enumerate(pairwise(steps), start=1):
         inner = holder.get(step) if isinstance(holder, dict) else holder[step]
@@ -204,7 +204,7 @@ def _set(document: dict[str, object], override: Override, steps: Sequence[Step])
 
 
 def _with_files_found(
-    document: dict[str, object], steps: Sequence[Step], folder: Path
+    document: dict[str, object], steps: Sequence[KeyStep], folder: Path
 ) -> dict[str, object]:
     """Make the names of files in a changed value absolute if the folder has them."""
     result: Any = document

@@ -12,6 +12,7 @@ from helixsim.display import placement_image, placement_plot, short_text, table_
 from helixsim.physics.engine import IDEAL_ENGINE, EngineCosts
 from helixsim.placement.placement import Placement
 from helixsim.profiles.machine import LLM, MachineProfile, MachineType
+from helixsim.registry import by_path
 from helixsim.scenario.plain import plain_data
 from helixsim.scenario.scenario_text import scenario_rows
 from helixsim.traces.arrivals import SLOT_S
@@ -315,10 +316,9 @@ class Scenario:
         InputError
             As :func:`helixsim.load_scenario`, for the same mistakes.
         """
-        from helixsim.scenario.load import resolve_scenario
-
         whole = {"schema": 1, **cast("dict[str, object]", plain_data(document))}
-        return resolve_scenario(whole, Path(base_dir) / IN_MEMORY)
+        resolve = by_path("helixsim.scenario.load:resolve_scenario")
+        return cast(Scenario, resolve(whole, Path(base_dir) / IN_MEMORY))
 
     def with_(self, **changes: object) -> Scenario:
         """The scenario with other values; checked as in a file.
@@ -344,9 +344,7 @@ class Scenario:
         >>> scenario.with_(**{"workload.initial_requests": 4}).workload.initial_requests
         4
         """
-        from helixsim.scenario.load import change_scenario
-
-        return change_scenario(self, changes)
+        return cast(Scenario, by_path("helixsim.scenario.load:change_scenario")(self, changes))
 
     def plot(self) -> Figure:
         """Draw the placement with its maximum flow and what bounds it.

@@ -167,7 +167,7 @@ def _ray_tasks(
     runs: Sequence[StudyRun],
     jobs: int,
 ) -> Outcomes:
-    """Keep `jobs` tasks under way. Scenarios are sent whole: other machines lack their files."""
+    """Keep `jobs` tasks running. Scenarios are sent whole: other machines lack their files."""
     remote = ray.remote(num_cpus=1)(_in_task)
     waiting = iter(enumerate(runs))
     going: dict[Any, int] = {}

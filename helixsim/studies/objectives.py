@@ -77,7 +77,7 @@ class Verdict:
     figures
         Means over the seeds, of the figures that all runs have.
     sustained
-        Requests that finished in the windows of all runs, over those that arrived in them.
+        Requests that finished in the windows of all runs, over the requests that arrived in them.
     misses
         Objectives that are missed, as sentences; empty if the load is sustained.
     """

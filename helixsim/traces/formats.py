@@ -159,4 +159,4 @@ def detect(names: Collection[str], *, json: bool) -> Format:
     if fitting:
         raise ValueError("fits several formats: " + ", ".join(form.title for form in fitting))
     columns = "; ".join(f"{form.title}: {', '.join(form.columns)}" for form in known)
-    raise ValueError(f"is no format that is known. Known columns are: {columns}")
+    raise ValueError(f"is no known format. Known columns are: {columns}")

@@ -211,6 +211,30 @@ def test_steps_of_the_paper_scheduler(
 @settings(max_examples=200, deadline=None)
 @given(
     jobs,
+    st.integers(1, 12),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.none() | st.tuples(st.integers(0, 60), st.sets(st.integers(0, 9), max_size=3)),
+)
+def test_steps_of_the_paper_scheduler_with_little_kv(
+    jobs, num_blocks, max_prompts, max_decode_tokens, lost
+):
+    """As a real engine has it: requests without blocks are preempted when their batch starts."""
+    limits = {
+        "max_prompts": max_prompts,
+        "max_decode_tokens": max_decode_tokens,
+        "kv_token_layers": 16 * 4 * num_blocks,
+    }
+    logs = [
+        play(kind(LAYERS, ENTRIES, counts_kv=True, **limits), jobs, lost)
+        for kind in (SimulatedNode, WorkerNode)
+    ]
+    assert logs[0] == logs[1]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    jobs,
     st.integers(1, 12),  # blocks of 16 tokens on each layer
     st.integers(6, 20),
     st.integers(1, 4),

@@ -125,7 +125,7 @@ def test_kv_capacity_is_asked_for_and_between_follows_from_the_weights():
     # 5 layers leave 166 blocks' worth: as many decodes of 101 tokens as have room are timed.
     room = 16 * made[-1].kv_blocks // 101
     assert max(measured.decode) <= room
-    assert not made[-1].held
+    assert made[-1].kv.num_used == 0
 
     everything = measure(Machine, ProfileSettings(model=None, max_batch_tokens=32), config)
     assert max(everything.kv_token_layers) == 8

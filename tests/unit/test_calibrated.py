@@ -319,3 +319,16 @@ def test_every_request_ends(scenario):
     assert all(s <= e for s, e in zip(passes["start_s"], passes["end_s"], strict=True))
     again = simulate(scenario, record_iterations=True)
     assert again.tables["iterations"].as_dict() == passes
+
+
+def test_watching_a_run_does_not_change_it():
+    from helixsim import load_scenario
+    from helixsim.models.simulation import Watcher, simulate
+
+    scenario = load_scenario("quickstart", ["physics=calibrated", "run.duration=30 s"])
+    looks = []
+    plain = simulate(scenario, record_iterations=True)
+    watched = simulate(scenario, record_iterations=True, watchers=(Watcher(0.37, looks.append),))
+    assert len(looks) > 50
+    assert watched.tables["iterations"].values == plain.tables["iterations"].values
+    assert watched.summary == plain.summary

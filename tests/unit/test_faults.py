@@ -27,7 +27,7 @@ from helixsim.control.node_schedulers.paper import BatchQueue
 from helixsim.control.routing.maxflow import MaxFlowPolicy
 from helixsim.control.routing.policy import Rejection
 from helixsim.control.routing.swarm import SwarmPolicy
-from helixsim.models.links import DeliveryQueue, Link
+from helixsim.models.links import DeliveryQueue, SerialLink
 from helixsim.models.simulation import simulate
 from helixsim.placement.flow import Flow
 from helixsim.placement.topology import PlacedLink
@@ -165,7 +165,7 @@ def test_a_transfer_without_some_of_its_requests():
     inbox = DeliveryQueue()
     inbox.announce = lambda transfer: None
     numbers = count()
-    link = Link(PlacedLink(0, 0, 1, 8.0, 0.5, 0, 2.0), 8.0, inbox, lambda: next(numbers))
+    link = SerialLink(PlacedLink(0, 0, 1, 8.0, 0.5, 0, 2.0), 8.0, inbox, lambda: next(numbers))
     link.send(Batch.of([prompt(4, 0), decode(9, 1), decode(9, 2)]), 0.0)
     link.send(Batch.of([decode(9, 3)]), 2.0)
     before = [transfer.deliveries() for transfer in inbox.transfers]
@@ -181,7 +181,7 @@ def test_a_transfer_without_some_of_its_requests():
 def test_a_link_counts_its_time_at_each_bandwidth():
     inbox = DeliveryQueue()
     inbox.announce = lambda transfer: None
-    link = Link(PlacedLink(0, 0, 1, 8.0, 0.5, 0, 2.0), 8.0, inbox, lambda: 0)
+    link = SerialLink(PlacedLink(0, 0, 1, 8.0, 0.5, 0, 2.0), 8.0, inbox, lambda: 0)
     link.send(Batch.of([prompt(4)]), 0.0)  # a second
     link.use_bandwidth(4.0)
     assert [link.busy_s(at) for at in (0.5, 1.0, 5.0)] == [0.5, 1.0, 1.0]

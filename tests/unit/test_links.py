@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 from builders import decode, prompt
 
-from helixsim.models.links import DeliveryQueue, Link, Transfer, interleaved, merge
+from helixsim.models.links import DeliveryQueue, SerialLink, Transfer, interleaved, merge
 from helixsim.placement.topology import PlacedLink
 from helixsim.steps import Batch
 
@@ -33,7 +33,7 @@ def make_link(inbox):
 
     def make(bandwidth=8.0, latency=0.5, index=0):
         placed = PlacedLink(index, 0, 1, bandwidth, latency, entry_layer=3, bytes_per_token=2.0)
-        return Link(placed, bandwidth, inbox, lambda: next(numbers))
+        return SerialLink(placed, bandwidth, inbox, lambda: next(numbers))
 
     return make
 

@@ -350,6 +350,25 @@ def test_shipped_engines_load(name):
     assert load_engine(name).name == name
 
 
+OLD_KEYS = """\
+schema: 1
+kind: engine
+name: old
+per_further_request: 0.02 ms
+machine_types:
+  A100: {several_decodes: 0.5 ms}
+"""
+
+
+def test_old_keys_are_read_with_a_note(tmp_path):
+    (tmp_path / "old.yaml").write_text(OLD_KEYS)
+    with pytest.warns(FutureWarning, match="is now called") as notes:
+        engine = load_engine("old.yaml", tmp_path)
+    assert engine.per_sequence_overhead_s == pytest.approx(2e-5)
+    assert engine.for_machine("A100").multi_sequence_overhead_s == pytest.approx(5e-4)
+    assert ["per_further_request" in str(note.message) for note in notes] == [True, False]
+
+
 def test_scenarios_name_engines(tmp_path):
     assert load_scenario("quickstart").engine.name == "helix-prototype"
     file = tmp_path / "mine.yaml"

@@ -121,9 +121,9 @@ def test_a_name_that_does_not_exist(kinds, offered):
         with pytest.raises(UnknownNameError) as error:
             look("pur")
         assert error.value.message == (
-            "no kind of thing 'pur'; there are pure, odd, mine, rounded (looked for among those "
-            "registered in this process, the shipped ones, and the entry points 'test.kinds' of "
-            "installed packages; one of your own can be named as module:Class)"
+            "no kind of thing 'pur'; there are pure, odd, mine, rounded (searched: registered in "
+            "this process, shipped with helixsim, and entry points 'test.kinds' of installed "
+            "packages; name your own as module:Class)"
         )
 
 

@@ -78,19 +78,6 @@ INSTEAD = {
 EXACTLY = {"kV": "KV"}
 """The same, where upper and lower case matter."""
 
-NOT_CLEAN = (
-    # These are rewritten together with their code. Remove an entry when its prose is clean.
-    "docs/architecture.md",
-    "helixsim/control",
-    "helixsim/drawing",
-    "helixsim/metrics",
-    "helixsim/models",
-    "helixsim/plots",
-    "helixsim/requests.py",
-    "helixsim/studies",
-)
-"""Files and packages that still contain such words."""
-
 PATTERNS = [
     (re.compile(rf"(?<![\w-])(?:{words})(?![\w-])".replace(" ", r"\s+"), flags), instead)
     for table, flags in ((INSTEAD, re.IGNORECASE), (EXACTLY, 0))
@@ -170,18 +157,9 @@ def files() -> list[Path]:
     ]
 
 
-def is_clean(path: Path) -> bool:
-    name = path.relative_to(ROOT).as_posix()
-    return not any(name == entry or name.startswith(f"{entry}/") for entry in NOT_CLEAN)
-
-
 def test_prose_uses_plain_technical_english():
-    found = [complaint for path in files() if is_clean(path) for complaint in complaints(path)]
+    found = [complaint for path in files() for complaint in complaints(path)]
     assert not found, "\n" + "\n".join(found)
-
-
-def test_the_list_of_unclean_files_names_files():
-    assert [name for name in NOT_CLEAN if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,7 @@ class PaperScheduler:
         return True
 
     def _schedule_with_blocks(self, step: Step, kv: KvCache) -> Step | None:
-        """The same, with blocks for every request; those for which none are left are preempted."""
+        """The same, with blocks for every request; a request without blocks is preempted."""
         step.preempted.clear()
         while self._take_next(step):
             if self._allocate(step, kv):

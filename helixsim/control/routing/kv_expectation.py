@@ -50,7 +50,7 @@ class KvExpectation:
         return max(int(request.prompt_tokens + self._output_tokens), request.num_tokens)
 
     def fits(self, node: int, tokens: int) -> bool:
-        """Whether so many tokens on all layers of a node stay below the high-water mark."""
+        """Whether `tokens` more on all layers of a node stay below the high-water mark."""
         asked = tokens * self._nodes[node].num_layers
         return self.expected_tokens[node] + asked <= self._limit[node]
 

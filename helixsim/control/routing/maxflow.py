@@ -27,7 +27,7 @@ class FlowRoute(Route):
     links
         The links it takes, from the coordinator back to the coordinator.
     chosen
-        Those of them to which there was an alternative. Loads matter on no others.
+        The links to which there was an alternative. Loads matter only on these.
     unbilled_decodes
         Decodes that went over it since their load was last added to its links.
     """
@@ -68,14 +68,14 @@ class MaxFlowPolicy:
         """What a link may use, in bytes per second.
 
         The least of its own bandwidth and of its share of the sender's and the receiver's
-        network interface, shares being those of the flow; a whole number, at least 1.
+        network interface, by the shares of the flow; a whole number, at least 1.
         """
         return self._bandwidth[link.index]
 
     def reroute(self, flow: Flow, down: frozenset[int]) -> None:
         """Share requests out anew; nothing flows over the nodes that are down.
 
-        Loads start from nothing. A link without any flow keeps its bandwidth, for those whose
+        Loads start from nothing. A link without any flow keeps its bandwidth, for requests whose
         route leads over it already.
         """
         topology, by_link = self._topology, flow.link_tokens_per_s
@@ -99,9 +99,9 @@ class MaxFlowPolicy:
         """Give a request its whole route, or say why it gets none."""
         self._bill_decodes()
         links: list[PlacedLink] = []
-        machine = home = self._topology.coordinator
+        machine = coordinator = self._topology.coordinator
         tokens = self._kv.tokens(request)
-        while not links or machine != home:
+        while not links or machine != coordinator:
             link = self._next(machine, request, tokens)
             if link is None:
                 for taken in links:
@@ -141,12 +141,12 @@ class MaxFlowPolicy:
         self._kv.validate(active)
 
     def _next(self, machine: int, request: Request, tokens: int) -> PlacedLink | None:
-        home, nodes = self._topology.coordinator, self._topology.nodes
+        coordinator, nodes = self._topology.coordinator, self._topology.nodes
         best: PlacedLink | None = None
         best_load = 0.0
         for link in self._open[machine]:
             target = link.target
-            if target != home and (
+            if target != coordinator and (
                 not can_run(nodes[target], request) or not self._kv.fits(target, tokens)
             ):
                 continue
@@ -157,11 +157,11 @@ class MaxFlowPolicy:
 
     def _reason(self, machine: int, request: Request) -> Rejection:
         nodes = self._topology.nodes
-        home = self._topology.coordinator
+        coordinator = self._topology.coordinator
         targets = [link.target for link in self._open[machine]]
         if not targets:
             return Rejection.FLOW
-        if not any(target == home or can_run(nodes[target], request) for target in targets):
+        if not any(target == coordinator or can_run(nodes[target], request) for target in targets):
             return Rejection.LENGTH
         return Rejection.KV
 

@@ -1,13 +1,14 @@
-"""What every scheduling policy answers, and what it is made of.
+"""What every routing policy answers, and what it is made of.
 
-A policy says at one of three moments where a prompt goes next; decodes follow their prompt.
+A policy chooses the next node of a prompt at one of three routing points; decodes follow their
+prompt.
 
 ``ADMISSION``
     The whole route is fixed before the prompt leaves the coordinator.
-``DEPARTURE``
-    The next node is chosen when the prompt is through with a node.
-``TRANSMISSION``
-    The next node is chosen among the links that are free when there is one.
+``HOP``
+    The next node is chosen when the prompt leaves a machine.
+``LINK``
+    The next node is chosen among the links that are free, when one is.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class RoutingPoint(Enum):
 
 
 class Rejection(StrEnum):
-    """Why a request is turned away."""
+    """Why a request is rejected."""
 
     FLOW = "flow"
     """No successor on the way has any share of the flow."""
@@ -160,7 +161,7 @@ class LinkPolicy(Policy, Protocol):
         Parameters
         ----------
         machine
-            Who sends.
+            Number of the machine that sends.
         usable
             The links that could carry something now, in link order.
         """
@@ -191,7 +192,7 @@ class RouteFilter:
         self._new_tokens = min(node.capacity.max_prompt_tokens for node in nodes)
         self._context = min(node.capacity.max_decode_context for node in nodes)
         if down:
-            self._new_tokens = 0  # nobody fits everywhere
+            self._new_tokens = 0  # no request fits everywhere
 
     def fits(self, link: PlacedLink, request: Request) -> bool:
         """Whether a request can go over a link and on to the end."""
@@ -225,10 +226,10 @@ class RouteFilter:
         return links
 
     def _open_links(self, closed: frozenset[int]) -> frozenset[int]:
-        topology, home = self._topology, self._topology.coordinator
-        reaches_end = {home}
+        topology, coordinator = self._topology, self._topology.coordinator
+        reaches_end = {coordinator}
         links: set[int] = set()
-        # Links lead to higher layers, so a node is settled once those that end later are.
+        # Links lead to higher layers, so a node is settled once all nodes that end later are.
         for node in sorted(topology.nodes, key=lambda node: -node.end_layer):
             onward = [
                 link.index for link in topology.outgoing[node.index] if link.target in reaches_end
@@ -236,7 +237,9 @@ class RouteFilter:
             if onward and node.index not in closed:
                 reaches_end.add(node.index)
                 links.update(onward)
-        links.update(link.index for link in topology.outgoing[home] if link.target in reaches_end)
+        links.update(
+            link.index for link in topology.outgoing[coordinator] if link.target in reaches_end
+        )
         return frozenset(links)
 
 

@@ -23,7 +23,7 @@ class RandomPolicy(HopByHopPolicy):
         """Begin an attempt to send; any usable link will do."""
 
         def choose(request: Request, taken: Container[int]) -> PlacedLink | None:
-            # All usable links are shuffled, those taken included, as published: it decides how
+            # All usable links are shuffled, taken ones included, as published: it decides how
             # much of the random stream is used up.
             order = list(usable)
             self._rng.shuffle(order)
