@@ -15,7 +15,7 @@ from helixsim.control.node_schedulers import NODE_SCHEDULERS, NodeSchedulerInput
 from helixsim.models.engine_node import EngineNode
 from helixsim.models.event_loop import ExactEnvironment, ReusableEvent
 from helixsim.models.faults import FaultInjector
-from helixsim.models.links import DeliveryQueue, Link
+from helixsim.models.links import DeliveryQueue, SerialLink
 from helixsim.placement.topology import PlacedLink
 from helixsim.scenario.resolved import Fault
 from helixsim.steps import Batch
@@ -68,7 +68,9 @@ class EngineNodeUnderTest:
             self,
         )
         self.node.connect(self, num_sources=1)
-        self.link = Link(PlacedLink(0, 1, 0, inf, 0.0, 0, 2.0), inf, self.inbox, count().__next__)
+        self.link = SerialLink(
+            PlacedLink(0, 1, 0, inf, 0.0, 0, 2.0), inf, self.inbox, count().__next__
+        )
 
     def depart(self, batch, now):
         self.node.scheduler.validate()
