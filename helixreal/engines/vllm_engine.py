@@ -239,8 +239,8 @@ def _start(spec: EngineSpec, max_num_seqs: int) -> VllmStage:
             ) from error
         if spec.device not in (vllm_stage.DEVICE_TYPE, f"{vllm_stage.DEVICE_TYPE}:0"):
             raise InputError(
-                f"device is '{spec.device}', but this vLLM runs on the first "
-                f"'{vllm_stage.DEVICE_TYPE}' device; select it with CUDA_VISIBLE_DEVICES"
+                f"device is '{spec.device}', but this vLLM runs on '{vllm_stage.DEVICE_TYPE}'; "
+                "of several devices it takes the first, which CUDA_VISIBLE_DEVICES selects"
             )
         architecture = _architecture(spec, spec.model, vllm_model.ARCHITECTURES)
         arguments = _arguments(spec, device_type, max_num_seqs)
