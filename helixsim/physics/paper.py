@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from helixsim.physics.performance_model import ModelInputs, SendingCosts, StepTimer
 from helixsim.placement.topology import PlacedNode
 from helixsim.profiles.machine import LLM
-from helixsim.steps import Step
+from helixsim.steps import Batch, Step
 
 _UNPACK_BYTES_PER_S = 4e9
 _PACK_BYTES_PER_S = 5e9
@@ -44,12 +44,13 @@ class PaperModel:
 class PaperStepTimer:
     """Times the steps of one node."""
 
-    __slots__ = ("_activation_bytes", "_decode_s", "_prefill_s", "poll_s")
+    __slots__ = ("_activation_bytes", "_decode_s", "_prefill_s", "_profile", "poll_s")
 
     def __init__(self, llm: LLM, node: PlacedNode) -> None:
         self.poll_s = 0.0
         self._activation_bytes = llm.activation_bytes_per_token
         profile, capacity = node.profile, node.capacity
+        self._profile = profile
         # Dense tables: a batch is timed hundreds of thousands of times, and token counts repeat.
         self._prefill_s = [profile.prefill(n) for n in range(capacity.max_prompt_tokens + 1)]
         self._decode_s = [profile.decode(n) for n in range(capacity.max_decode_tokens + 1)]
@@ -61,10 +62,13 @@ class PaperStepTimer:
         batch = step.passes[0]
         if len(step.passes) > 1 or step.entry_layers:
             return self._time_passes(step, now)
-        layer_s = (
-            self._prefill_s[batch.prompt_tokens]
-            + self._decode_s[len(batch.requests) - batch.num_prompts]
-        )
+        try:
+            layer_s = (
+                self._prefill_s[batch.prompt_tokens]
+                + self._decode_s[len(batch.requests) - batch.num_prompts]
+            )
+        except IndexError:  # larger than the paper's scheduler makes a batch
+            return self._time_passes(step, now)
         first_s = layer_s
         if step.received_tokens:
             received = step.received_tokens * self._activation_bytes
@@ -82,9 +86,16 @@ class PaperStepTimer:
         ends = []
         for batch in step.passes:
             for start_layer, end_layer, inside in step.segments(batch):
-                layer_s = self._prefill_s[inside.prompt_tokens] + self._decode_s[inside.num_decodes]
+                layer_s = self._layer_s(inside)
                 for _ in range(end_layer - start_layer):
                     start = end
                     end += layer_s
             ends.append(end)
         return ends, start
+
+    def _layer_s(self, batch: Batch) -> float:
+        """How long a batch of any size takes for one layer."""
+        prefill_s = self._profile.prefill(batch.prompt_tokens)
+        num_decodes = batch.num_decodes
+        decode_s = self._profile.decode(num_decodes)
+        return prefill_s + (2 * decode_s if num_decodes == 1 else decode_s)

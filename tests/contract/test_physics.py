@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from builders import decode, make_scenario, make_timer, one_pass, prompt
+from builders import capacity, decode, make_scenario, make_timer, one_pass, prompt
 
 from helixsim.control.node_schedulers import NODE_SCHEDULERS
 from helixsim.physics.engine import IDEAL_ENGINE
@@ -162,3 +162,15 @@ def test_paper_pays_for_what_has_come_at_the_first_layer():
     first = layer_s + 70 * 1e6 / 4e9 + 70 * 1e6 / 5e9
     batch = Batch.of([prompt(30)])
     assert paper(7.0, batch, 2, 70) == (((7.0 + first) + layer_s,), 7.0 + first)
+
+
+def test_a_batch_larger_than_the_limits_of_the_machine_takes_its_time(name):
+    room = capacity(max_prompt_tokens=10, max_decode_tokens=2)
+    scenario = make_scenario(
+        {"a": (0, 4)}, requests=[(0, 1, 1)], prefill=PREFILL, decode=DECODE, room=room
+    )
+    timer = make_timer(scenario, physics=name)
+    small, large = Batch.of([prompt(10)]), Batch.of([prompt(60), *(decode(5, n) for n in range(5))])
+    (small_end,), _ = timer.time_step(one_pass(small, 2), 0.0)
+    (large_end,), _ = timer.time_step(one_pass(large, 2), 0.0)
+    assert small_end < large_end
