@@ -153,7 +153,7 @@ class Coordinator:
         self._num_tokens_of_ended = 0
         self._has_route = True
         self._last_lost = ""
-        self._num_owed = 0
+        self._num_unreplaced = 0
         self.active: dict[Request, None] = {}
         self.waiting: deque[Request] = deque()
         self.down: frozenset[int] = frozenset()
@@ -274,23 +274,23 @@ class Coordinator:
             request.next_chunk()
             _send(actions, request, now)
             return
-        iteration = request.num_output_tokens
-        if iteration:
+        number = request.num_output_tokens
+        if number:
             self._recorder.decodes_ended((request,), (now,))
         else:
             self._recorder.prompt_ended(request, now)
             request.first_token_s = now
         self._num_tokens_returned += 1
-        if iteration == request.num_decodes:
+        if number == request.num_decodes:
             self._end(request, now, actions)
             return
         request.num_computed_tokens += request.num_new_tokens
         request.num_new_tokens = 1
         request.is_prefill = False
-        request.num_output_tokens = iteration + 1
+        request.num_output_tokens = number + 1
         request.dispatched_s = now
         self._policy.decodes_dispatched((request,))
-        if not iteration:
+        if not number:
             share = self._policy.bottleneck_share()
             self._generate(
                 self._load_generator.after_prompt(now, share, request.index), now, actions
@@ -329,8 +329,8 @@ class Coordinator:
         self._serve_waiting(now, actions)
         if self._has_route:
             # A closed loop replaces the requests that were rejected for want of a route.
-            owed, self._num_owed = self._num_owed, 0
-            for _ in range(owed):
+            missing, self._num_unreplaced = self._num_unreplaced, 0
+            for _ in range(missing):
                 self._generate_after_end(now, None, actions)
 
     def _preempted(self, request: Request, now: float, actions: Actions) -> None:
@@ -418,7 +418,7 @@ class Coordinator:
 
     def _reject(self, request: Request, reason: Rejection) -> None:
         if reason is Rejection.NODES:
-            self._num_owed += 1
+            self._num_unreplaced += 1
         self._count_ended(0)
         self._recorder.rejected(request, reason)
 

@@ -168,7 +168,7 @@ def slot_arrivals(
     """Arrivals drawn slot by slot from counts of a real trace, as the published runs do.
 
     Every slot takes the count of a slot drawn at random, scaled to the mean rate; what rounding
-    leaves is carried over. Times are uniform within the slot. LengthPair are drawn slot by slot
+    leaves is carried over. Times are uniform within the slot. Lengths are drawn slot by slot
     too, from the same stream.
 
     Parameters

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -19,7 +20,6 @@ from helixsim.control.node_schedulers import NODE_SCHEDULERS, NodeScheduler, Nod
 from helixsim.control.node_schedulers.paper import PaperScheduler
 from helixsim.control.node_schedulers.scheduler import ContextBound
 from helixsim.control.routing import Policy
-from helixsim.control.routing.maxflow import FlowRoute
 from helixsim.control.routing.policy import HopPolicy, LinkPolicy, RoutingPoint
 from helixsim.errors import ScenarioError
 from helixsim.metrics.gauges import LinkGauges
@@ -137,7 +137,7 @@ def build_models(parts: Parts) -> Models:
         make_egress(topology.coordinator),
         nodes,
         [nodes[index] for index in first],
-        RouteFollower(links) if point is RoutingPoint.ADMISSION else start_empty,
+        RouteFollower(topology, links) if point is RoutingPoint.ADMISSION else start_empty,
         releases=any(node.scheduler.kv is not None for node in nodes),
     )
     return Models(coordinator_node, nodes, links)
@@ -152,7 +152,9 @@ def _node(
     scheduler = make_node_scheduler(parts, placed)
     timer = parts.performance.step_timer(placed)
     environment, tracer = parts.environment, parts.tracer
-    if isinstance(scheduler, PaperScheduler) and isinstance(parts.performance, PaperModel):
+    is_paper = type(scheduler) is PaperScheduler and type(parts.performance) is PaperModel
+    if is_paper and scheduler.kv is None:
+        assert isinstance(scheduler, PaperScheduler)
         make_paper_node = PaperNode if tracer is None else traced_paper_node(tracer)
         node: SimulatedNode = make_paper_node(environment, placed, scheduler, timer, inbox)
     else:
@@ -293,17 +295,20 @@ class RouteFollower:
     Requests on the same path share the answer.
     """
 
-    def __init__(self, links: Sequence[Any]) -> None:
-        self._links = links
-        self._onward: dict[FlowRoute, Mapping[int, Any]] = {}
+    def __init__(self, topology: Topology, links: Sequence[Any]) -> None:
+        self._coordinator = topology.coordinator
+        self._links = {(link.source, link.target): links[link.index] for link in topology.links}
+        self._onward: dict[tuple[int, ...], Mapping[int, Any]] = {}
 
     def __call__(self, request: Request) -> None:
         """Ready one request."""
-        route = cast(FlowRoute, request.route)
-        onward = self._onward.get(route)
+        assert request.route is not None
+        nodes = tuple([stage.node for stage in request.route.stages])
+        onward = self._onward.get(nodes)
         if onward is None:
-            onward = {link.source: self._links[link.index] for link in route.links}
-            self._onward[route] = onward
+            hops = pairwise((self._coordinator, *nodes, self._coordinator))
+            onward = {source: self._links[source, target] for source, target in hops}
+            self._onward[nodes] = onward
         request.onward = onward
 
 

@@ -34,7 +34,7 @@ from helixsim.scenario.resolved import Scenario
 _LOADING_MARGIN_S = 1
 
 
-class Traffic(Protocol):
+class LoadSource(Protocol):
     """Sends other requests than the scenario's workload."""
 
     @property
@@ -117,7 +117,7 @@ class Simulation:
         *,
         seed: int | None = None,
         record_iterations: bool = False,
-        traffic: Traffic | None = None,
+        source: LoadSource | None = None,
         trace_span_s: tuple[float, float] | None = None,
     ) -> None:
         self.scenario = scenario
@@ -136,11 +136,11 @@ class Simulation:
             scenario,
             self.topology,
             load_generator=build_load_generator(scenario, rng, self.start_s)
-            if traffic is None
-            else traffic.load_generator(self.start_s),
+            if source is None
+            else source.load_generator(self.start_s),
             recorder=self.recorder,
             rng=rng,
-            make_policy=None if traffic is None else traffic.make_policy,
+            make_policy=None if source is None else source.make_policy,
         )
         self.flow: Flow = control_plane.flow
         self.policy: Policy = control_plane.policy

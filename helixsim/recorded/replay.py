@@ -191,7 +191,7 @@ class ReplayResult:
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedTraffic:
+class RecordedSource:
     """The load of a recorded run, in the form that a simulation needs."""
 
     run: RecordedRun
@@ -201,7 +201,7 @@ class RecordedTraffic:
     _load_generators: list[RecordedLoad]
 
     @classmethod
-    def of(cls, run: RecordedRun, scenario: Scenario, settings: ReplaySettings) -> RecordedTraffic:
+    def of(cls, run: RecordedRun, scenario: Scenario, settings: ReplaySettings) -> RecordedSource:
         """The load of a run, with the settings of a replay."""
         closed = settings.closed_loop
         return cls(
@@ -298,7 +298,7 @@ def replay(
             timed,
             seed=seed,
             record_iterations=True,
-            traffic=RecordedTraffic.of(run, timed, settings),
+            source=RecordedSource.of(run, timed, settings),
         )
         simulation.end_s = simulation.start_s + run.length_s
         on_start(simulation)

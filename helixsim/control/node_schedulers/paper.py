@@ -130,6 +130,7 @@ class PaperScheduler:
         "_contexts",
         "_last",
         "_layers",
+        "_name",
         "_received_tokens",
         "_segment",
         "_step",
@@ -139,6 +140,7 @@ class PaperScheduler:
     )
 
     def __init__(self, inputs: NodeSchedulerInputs) -> None:
+        self._name = inputs.name
         starts = sorted({inputs.start_layer, *inputs.entry_layers})
         self._bounds = (*starts, inputs.end_layer)
         self._layers = tuple(pairwise(self._bounds))
@@ -212,11 +214,12 @@ class PaperScheduler:
     def _schedule_with_blocks(self, step: Step, kv: KvCache) -> Step | None:
         """The same, with blocks for every request; a request without blocks is preempted."""
         step.preempted.clear()
+        step.failed.clear()
         while self._take_next(step):
             if self._allocate(step, kv):
                 return step
             self._received_tokens += step.received_tokens  # nothing ran that could copy them
-        return step if step.preempted else None
+        return step if step.preempted or step.failed else None
 
     def finish_pass(self, step: Step, number: int) -> Batch | None:
         """Take the batch that is through its segment; it, if it is through the node, too."""
@@ -246,6 +249,10 @@ class PaperScheduler:
         for request in batch.requests:
             tokens = request.num_computed_tokens + request.num_new_tokens
             missing = kv.missing(request, tokens, step.start_layer)
+            if missing + kv.held(request) > kv.num_blocks:
+                kv.release(request)
+                step.failed.append((request, f"{self._name} has too little KV cache for it"))
+                continue
             if missing > kv.num_free:
                 kv.release(request)
                 step.preempted.append(request)

@@ -141,7 +141,7 @@ class PrototypeScheduler:
             missing = kv.missing(
                 request, request.num_computed_tokens + request.num_new_tokens, self._entry[request]
             )
-            if missing > kv.num_blocks:
+            if missing + kv.held(request) > kv.num_blocks:
                 step.failed.append((request, f"{self._name} has too little KV cache for it"))
                 self._take_out(request)
                 continue

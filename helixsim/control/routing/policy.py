@@ -32,8 +32,8 @@ class RoutingPoint(Enum):
     """When a policy decides about the next node of a prompt."""
 
     ADMISSION = "admission"
-    HOP = "departure"
-    LINK = "transmission"
+    HOP = "hop"
+    LINK = "link"
 
 
 class Rejection(StrEnum):
