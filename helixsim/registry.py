@@ -6,17 +6,19 @@ models, engines, trace formats. A name is resolved
 1. among the extensions registered in this process (:meth:`Registry.register`),
 2. among the shipped extensions,
 3. among the entry points of installed packages,
-4. and, if it has a colon, as ``module:attribute`` on the import path.
+4. and, if it has a colon, as ``module:attribute`` on the import path or in the current directory.
 """
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module, invalidate_caches
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any, Generic, TypeVar, cast
 
 from helixsim.errors import InputError
@@ -26,6 +28,7 @@ Factory = TypeVar("Factory")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
+_OURS = (__file__, importlib.__file__, importlib.metadata.__file__)
 _registries: dict[str, Registry[Any]] = {}
 
 
@@ -44,12 +47,21 @@ class Registry(Generic[Factory]):
         Entry-point group of extensions in installed packages.
     shipped
         Name -> ``module:attribute`` of the shipped extensions, imported at their first use.
+    attributes
+        Names of the attributes that every extension must have; ``__call__`` for factories.
     """
 
-    def __init__(self, kind: str, group: str, shipped: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        group: str,
+        shipped: Mapping[str, str],
+        attributes: Sequence[str] = (),
+    ) -> None:
         self.kind = kind
         self.group = group
         self._shipped = dict(shipped)
+        self._attributes = tuple(attributes)
         self._registered: dict[str, Factory] = {}
         self._entry_points: dict[str, EntryPoint] | None = None
         _registries[group] = self
@@ -61,7 +73,7 @@ class Registry(Generic[Factory]):
         ------
         InputError
             If the name is that of a shipped extension, or contains characters other than letters,
-            digits, ``.``, ``_`` and ``-``.
+            digits, ``.``, ``_`` and ``-``; or if the extension lacks a required attribute.
         """
         if not _NAME.fullmatch(name):
             raise InputError(
@@ -69,6 +81,7 @@ class Registry(Generic[Factory]):
             )
         if name in self._shipped:
             raise InputError(f"the {self.kind} '{name}' ships with helixsim; take another name")
+        self._check_attributes(name, factory)
         self._registered[name] = factory
 
     def get(self, name: str) -> Factory:
@@ -77,16 +90,17 @@ class Registry(Generic[Factory]):
         Raises
         ------
         UnknownNameError
-            If there is none; the message lists the known names and the places searched.
+            If there is none; the message lists the known names and the places searched. Or if it
+            cannot be imported, or lacks an attribute that every one must have.
         """
         if name in self._registered:
             return self._registered[name]
         if name in self._shipped:
-            return self._imported(name, self._shipped[name])
+            return self._import_shipped(name)
         if (entry := self._offered().get(name)) is not None:
-            return self._imported(name, entry.value)
+            return self._import(name, entry.load)
         if _PATH.fullmatch(name):
-            return self._imported(name, name)
+            return self._import(name, lambda: _import_path(name))
         raise UnknownNameError(
             f"no {self.kind} '{name}'; there are {', '.join(self.names())} "
             f"(searched: registered in this process, shipped with helixsim, and entry points "
@@ -123,25 +137,50 @@ class Registry(Generic[Factory]):
             self._entry_points = {entry.name: entry for entry in found}
         return self._entry_points
 
-    def _imported(self, name: str, path: str) -> Factory:
-        module, _, attribute = path.partition(":")
-        here = str(Path.cwd())
-        if path == name and here not in sys.path:  # a file of the user's own, beside the scenario
-            sys.path.append(here)
-            invalidate_caches()
+    def _import_shipped(self, name: str) -> Factory:
+        # Its own import errors are passed on: engines need packages that may not be installed.
+        return cast(Factory, by_path(self._shipped[name]))
+
+    def _import(self, name: str, load: Callable[[], object]) -> Factory:
+        """Import an extension that does not ship; whatever goes wrong is an error of the user's."""
         try:
-            return cast(Factory, getattr(import_module(module), attribute))
-        except ModuleNotFoundError as error:
-            if error.name is not None and not f"{module}.".startswith(f"{error.name}."):
-                raise  # the module is there, something that it needs is not
+            extension = load()
+        except Exception as error:
             raise UnknownNameError(
-                f"the {self.kind} '{name}' cannot be imported: {error}"
+                f"the {self.kind} '{name}' cannot be imported: {_told(error)}"
             ) from error
-        except AttributeError as error:
+        self._check_attributes(name, extension)
+        return cast(Factory, extension)
+
+    def _check_attributes(self, name: str, extension: object) -> None:
+        if "__call__" in self._attributes and not callable(extension):
             raise UnknownNameError(
-                f"the {self.kind} '{name}' cannot be imported: "
-                f"module '{module}' has no '{attribute}'"
-            ) from error
+                f"the {self.kind} '{name}' is neither a class nor a function that makes one"
+            )
+        missing = [each for each in self._attributes if not hasattr(extension, each)]
+        if missing:
+            raise UnknownNameError(f"the {self.kind} '{name}' has no {', '.join(missing)}")
+
+
+def _import_path(path: str) -> object:
+    here = str(Path.cwd())
+    if here not in sys.path:  # a module of the user's own, in the current directory
+        sys.path.append(here)
+        invalidate_caches()
+    return by_path(path)
+
+
+def _told(error: Exception) -> str:
+    """An error at import, with the line of the user's module where it arose."""
+    if isinstance(error, SyntaxError):
+        return str(error)
+    told = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+    frames = [
+        frame
+        for frame in extract_tb(error.__traceback__)
+        if not frame.filename.startswith("<frozen importlib") and frame.filename not in _OURS
+    ]
+    return f"{told} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else told
 
 
 def by_path(path: str) -> Any:  # noqa: ANN401 - whatever the path names
@@ -182,6 +221,7 @@ ENGINES: Registry[Callable[[Any], Any]] = Registry(
         "torch": "helixreal.engines.torch_engine:TorchEngine",
         "vllm": "helixreal.engines.vllm_engine:VllmEngine",
     },
+    attributes=("__call__",),
 )
 """Makers of engines: called with a :class:`helixreal.engines.engine.EngineSpec`, they load a model
 into a :class:`helixreal.engines.engine.Engine`."""

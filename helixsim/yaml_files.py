@@ -285,7 +285,7 @@ def validate(model_type: type[Model], data: object, file: str | Path | None) -> 
         kind = "is empty" if data is None else f"holds {_shown(data)}"
         raise ScenarioError(f"this file {kind}; it should hold keys and values", file=file)
     try:
-        return model_type.model_validate(data, context=_FROM_FILE)
+        return model_type.model_validate(data, context=_FROM_FILE, by_alias=True, by_name=False)
     except ValidationError as error:
         raise scenario_error(error, model_type, data, file) from error
 

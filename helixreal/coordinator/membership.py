@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from helixreal.net import messages
 from helixreal.net.clock import Clock, this_host
 from helixreal.net.transport import Transport
-from helixreal.worker.emulation import curve_of, engine_json, limits_of
+from helixreal.worker.emulation import curve_of, engine_json, limits_of, machine_of
 from helixsim.control.control_plane import node_scheduler_name, performance_model
 from helixsim.control.routing import Policy
 from helixsim.errors import HelixError, InputError
@@ -322,18 +322,14 @@ class Membership:
         return messages.Assignment(
             node=placed.index,
             coordinator=topology.coordinator,
-            machine_type=placed.machine_type,
-            llm=topology.llm.name,
+            machine=machine_of(placed),
+            llm=messages.Llm(**asdict(topology.llm)),
             start_layer=placed.start_layer,
             end_layer=placed.end_layer,
-            num_layers=topology.llm.num_layers,
             entry_layers=sorted({placed.start_layer, *entries}),
             limits=limits_of(placed.capacity),
             prefill=curve_of(placed.profile.prefill),
             decode=curve_of(placed.profile.decode),
-            activation_bytes_per_token=topology.llm.activation_bytes_per_token,
-            kv_bytes_per_token_layer=topology.llm.kv_bytes_per_token_layer,
-            nic_bytes_per_s=placed.nic.outbound_bytes_per_s,
             physics=self._scenario.physics,
             node_scheduler=node_scheduler_name(self._scenario),
             engine_costs=engine_json(self._scenario.engine),

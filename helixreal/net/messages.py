@@ -98,6 +98,37 @@ class Limits(Part):
     max_decode_context: int
 
 
+class Llm(Part):
+    """The LLM of the scenario, as :class:`helixsim.profiles.machine.LLM`."""
+
+    name: Name
+    num_layers: Index
+    activation_bytes_per_token: float
+    token_bytes: float
+    layer_bytes: float
+    kv_bytes_per_token_layer: float
+
+
+class Machine(Part):
+    """The properties of a node's machine that performance models may use.
+
+    Attributes
+    ----------
+    machine_type, region
+        Names of its machine type and of its region.
+    inbound_bytes_per_s, outbound_bytes_per_s
+        Bandwidths of its network interface.
+    disk_bytes_per_s
+        Bandwidth of its disk.
+    """
+
+    machine_type: Name
+    region: Text
+    inbound_bytes_per_s: float
+    outbound_bytes_per_s: float
+    disk_bytes_per_s: float
+
+
 class OutLink(Part):
     """A link from a worker's node: its target, and its properties for emulated links."""
 
@@ -122,18 +153,14 @@ class Assignment(Message):
     ----------
     node, coordinator
         Numbers of its node and of the coordinator.
-    machine_type, llm
-        Names of its machine type and of the LLM.
-    start_layer, end_layer, num_layers, entry_layers
-        The layers of the node, the layers of the LLM, and the layers at which requests enter.
+    machine, llm
+        Its machine, and the LLM.
+    start_layer, end_layer, entry_layers
+        The layers of the node, and the layers at which requests enter.
     limits
         Limits of its batches.
     prefill, decode
         The profile of its machine type for the LLM.
-    activation_bytes_per_token, kv_bytes_per_token_layer
-        Sizes of the LLM in the scenario.
-    nic_bytes_per_s
-        Outbound bandwidth of the node's network interface.
     physics, node_scheduler
         Names of the performance model, which emulated engines use, and of the node scheduler.
     engine_costs
@@ -159,18 +186,14 @@ class Assignment(Message):
 
     node: Index
     coordinator: Index
-    machine_type: Name
-    llm: Name
+    machine: Machine
+    llm: Llm
     start_layer: Index
     end_layer: Index
-    num_layers: Index
     entry_layers: list[Index]
     limits: Limits
     prefill: Curve
     decode: Curve
-    activation_bytes_per_token: float
-    kv_bytes_per_token_layer: float
-    nic_bytes_per_s: float
     physics: Name
     node_scheduler: Name
     engine_costs: Annotated[str, msgspec.Meta(max_length=1_000_000)]

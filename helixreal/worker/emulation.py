@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from helixreal.engines.emulated import EmulatedEngine
 from helixreal.net import messages
 from helixreal.net.outgoing_link import EmulatedSender
@@ -26,7 +28,23 @@ from helixsim.profiles.machine import (
 def performance_model_of(assignment: messages.Assignment) -> PerformanceModel:
     """The performance model of the scenario, made in this process."""
     return PERFORMANCE_MODELS.get(assignment.physics)(
-        ModelInputs(llm=_llm(assignment), engine=engine_costs_of(assignment))
+        ModelInputs(llm=llm_of(assignment), engine=engine_costs_of(assignment))
+    )
+
+
+def llm_of(assignment: messages.Assignment) -> LLM:
+    """The LLM of the scenario."""
+    return LLM(**msgspec.structs.asdict(assignment.llm))
+
+
+def machine_of(placed: PlacedNode) -> messages.Machine:
+    """The machine of a node for a message."""
+    return messages.Machine(
+        placed.machine_type,
+        placed.region,
+        placed.nic.inbound_bytes_per_s,
+        placed.nic.outbound_bytes_per_s,
+        placed.disk_bytes_per_s,
     )
 
 
@@ -42,12 +60,12 @@ def engine_json(engine: EngineCosts) -> str:
 
 def emulated_runner(name: str, assignment: messages.Assignment) -> TimedRunner:
     """A runner for an emulated engine, with the step times of the performance model."""
-    node = _placed_node(name, assignment)
+    node = placed_node(name, assignment)
     engine = EmulatedEngine(
         node.capacity.kv_token_layers,
         node.end_layer,
-        assignment.num_layers,
-        assignment.activation_bytes_per_token,
+        assignment.llm.num_layers,
+        assignment.llm.activation_bytes_per_token,
     )
     return TimedRunner(engine, performance_model_of(assignment).step_timer(node))
 
@@ -57,7 +75,33 @@ def emulated_sender(assignment: messages.Assignment) -> EmulatedSender | None:
     costs = performance_model_of(assignment).sending
     if costs is None or not assignment.emulate_links:
         return None
-    return EmulatedSender(costs, assignment.nic_bytes_per_s, str(assignment.node))
+    return EmulatedSender(costs, assignment.machine.outbound_bytes_per_s, str(assignment.node))
+
+
+def placed_node(name: str, assignment: messages.Assignment) -> PlacedNode:
+    """The node, with its layers and its machine."""
+    machine, capacity = assignment.machine, capacity_of(assignment.limits)
+    num_layers = assignment.end_layer - assignment.start_layer
+    return PlacedNode(
+        index=assignment.node,
+        name=name,
+        machine_type=machine.machine_type,
+        region=machine.region,
+        nic=Nic(machine.inbound_bytes_per_s, machine.outbound_bytes_per_s),
+        disk_bytes_per_s=machine.disk_bytes_per_s,
+        start_layer=assignment.start_layer,
+        end_layer=assignment.end_layer,
+        profile=MachineProfile(
+            machine_type=machine.machine_type,
+            llm=assignment.llm.name,
+            prefill=_profile(assignment.prefill),
+            decode=_profile(assignment.decode),
+            capacities={num_layers: capacity},
+            max_layers=num_layers,
+            hints=PlannerHints(num_layers, num_layers, 1.0),
+        ),
+        capacity=capacity,
+    )
 
 
 def capacity_of(limits: messages.Limits) -> Capacity:
@@ -85,42 +129,6 @@ def limits_of(capacity: Capacity) -> messages.Limits:
 def curve_of(profile: LatencyProfile) -> messages.Curve:
     """A latency profile for a message."""
     return messages.Curve(list(profile.tokens), list(profile.seconds))
-
-
-def _llm(assignment: messages.Assignment) -> LLM:
-    return LLM(
-        name=assignment.llm,
-        num_layers=assignment.num_layers,
-        activation_bytes_per_token=assignment.activation_bytes_per_token,
-        token_bytes=0.0,
-        layer_bytes=0.0,
-        kv_bytes_per_token_layer=assignment.kv_bytes_per_token_layer,
-    )
-
-
-def _placed_node(name: str, assignment: messages.Assignment) -> PlacedNode:
-    capacity = capacity_of(assignment.limits)
-    num_layers = assignment.end_layer - assignment.start_layer
-    return PlacedNode(
-        index=assignment.node,
-        name=name,
-        machine_type=assignment.machine_type,
-        region="",
-        nic=Nic(0.0, assignment.nic_bytes_per_s),
-        disk_bytes_per_s=0.0,
-        start_layer=assignment.start_layer,
-        end_layer=assignment.end_layer,
-        profile=MachineProfile(
-            machine_type=assignment.machine_type,
-            llm=assignment.llm,
-            prefill=_profile(assignment.prefill),
-            decode=_profile(assignment.decode),
-            capacities={num_layers: capacity},
-            max_layers=num_layers,
-            hints=PlannerHints(num_layers, num_layers, 1.0),
-        ),
-        capacity=capacity,
-    )
 
 
 def _profile(curve: messages.Curve) -> LatencyProfile:

@@ -181,7 +181,7 @@ class Worker:
     def _on_assignment(self, assignment: messages.Assignment) -> None:
         if self._assignment is not None:
             return  # sent for a repeated hello, after the first assignment
-        if not assignment.start_layer < assignment.end_layer <= assignment.num_layers:
+        if not assignment.start_layer < assignment.end_layer <= assignment.llm.num_layers:
             raise ValueError("the layers are not a part of the LLM's layers")
         self._assignment = assignment
         self._heard_s = time.monotonic()
@@ -200,7 +200,7 @@ class Worker:
         spec = EngineSpec(
             start_layer=assignment.start_layer,
             end_layer=assignment.end_layer,
-            num_layers=assignment.num_layers,
+            num_layers=assignment.llm.num_layers,
             entry_layers=tuple(assignment.entry_layers),
             model=settings.model,
             device=settings.device,
@@ -330,7 +330,7 @@ class Worker:
             raise ValueError("the route does not begin at this node")
         if here.end_layer != assignment.end_layer:
             raise ValueError("the route leaves before the node's last layer")
-        if (len(each.route) == 1) != (here.end_layer == assignment.num_layers):
+        if (len(each.route) == 1) != (here.end_layer == assignment.llm.num_layers):
             raise ValueError("the route does not end at the last layer")
         if self._executor.was_dropped(each.key):
             return None

@@ -114,7 +114,10 @@ def generate_trace(
 
 def schema(
     kind: Annotated[
-        str, typer.Option(help="scenario, cluster, generator, placement, llm or machine.")
+        str,
+        typer.Option(
+            help="scenario, cluster, generator, placement, llm, machine, engine or sweep."
+        ),
     ] = "scenario",
 ) -> None:
     """Print the JSON Schema of a kind of file, for editors."""

@@ -126,6 +126,7 @@ PERFORMANCE_MODELS: Registry[PerformanceModelFactory] = Registry(
         "paper": "helixsim.physics.paper:PaperModel",
         "calibrated": "helixsim.physics.calibrated:CalibratedModel",
     },
+    attributes=("__call__",),
 )
 """Performance models by their name in a scenario's ``physics``."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from numbers import Integral, Real
 from pathlib import Path
 
 from helixsim.cluster import Link, LinkRule, Nic, Spread
@@ -15,8 +16,8 @@ Plain = dict[str, object]
 def plain_data(value: object) -> object:
     """A value of Python code as a scenario file would have it.
 
-    Tuples become lists, paths become texts, a :class:`Placement` becomes its section; plain data is
-    returned unchanged.
+    Tuples become lists, paths become texts, numbers of numpy those of Python, a :class:`Placement`
+    becomes its section; plain data is returned unchanged.
     """
     if isinstance(value, Placement):
         return placement_data(value)
@@ -24,6 +25,10 @@ def plain_data(value: object) -> object:
         return {key: plain_data(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [plain_data(inner) for inner in value]
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    if isinstance(value, Real) and not isinstance(value, int):
+        return float(value)
     return str(value) if isinstance(value, Path) else value
 
 

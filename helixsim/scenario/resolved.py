@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from helixsim.cluster import Cluster
 from helixsim.display import placement_image, placement_plot, short_text, table_html
+from helixsim.errors import InputError
 from helixsim.physics.engine import IDEAL_ENGINE, EngineCosts
 from helixsim.placement.placement import Placement
 from helixsim.profiles.machine import LLM, MachineProfile, MachineType
@@ -316,9 +317,13 @@ class Scenario:
         InputError
             As :func:`helixsim.load_scenario`, for the same mistakes.
         """
+        if not isinstance(document, Mapping):
+            raise InputError(
+                f"a scenario is a mapping from keys to values, not {type(document).__name__}"
+            )
         whole = {"schema": 1, **cast("dict[str, object]", plain_data(document))}
         resolve = by_path("helixsim.scenario.load:resolve_scenario")
-        return cast(Scenario, resolve(whole, Path(base_dir) / IN_MEMORY))
+        return cast(Scenario, resolve(whole, Path(base_dir).resolve() / IN_MEMORY))
 
     def with_(self, **changes: object) -> Scenario:
         """The scenario with other values; checked as in a file.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from helixsim.registry import Registry
+from helixsim.registry import Registry, UnknownNameError
 from helixsim.traces import fields
 
 
@@ -129,6 +129,7 @@ TRACE_FORMATS: Registry[Format] = Registry(
         "lengths": "helixsim.traces.formats:LENGTHS",
         "slot-arrivals": "helixsim.traces.formats:SLOT_ARRIVALS",
     },
+    attributes=("title", "holds", "columns", "parse"),
 )
 """Trace formats by name. Files are told by their columns; a scenario may name the format."""
 
@@ -152,11 +153,22 @@ def detect(names: Collection[str], *, json: bool) -> Format:
     ValueError
         If the columns match no format, or more than one.
     """
-    known = [TRACE_FORMATS.get(name) for name in TRACE_FORMATS.names()]
+    known, broken = _known()
     fitting = [form for form in known if form.json == json and set(form.columns) <= set(names)]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
         raise ValueError("fits several formats: " + ", ".join(form.title for form in fitting))
     columns = "; ".join(f"{form.title}: {', '.join(form.columns)}" for form in known)
-    raise ValueError(f"is no known format. Known columns are: {columns}")
+    raise ValueError(". ".join((f"is no known format. Known columns are: {columns}", *broken)))
+
+
+def _known() -> tuple[list[Format], list[str]]:
+    """All formats; and for those of installed packages that cannot be imported, why not."""
+    known, broken = [], []
+    for name in TRACE_FORMATS.names():
+        try:
+            known.append(TRACE_FORMATS.get(name))
+        except UnknownNameError as error:
+            broken.append(error.message)
+    return known, broken

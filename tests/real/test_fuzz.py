@@ -22,6 +22,8 @@ NAN, INF = float("nan"), float("inf")
 
 LIMITS = messages.Limits(1000, 1, 100, 10, 1000)
 CURVE = messages.Curve([0, 1], [0.0, 1.0])
+MACHINE = messages.Machine("A100", "eu", 1e9, 1e9, 1e9)
+LLM = messages.Llm("toy", 2, 2.0, 4.0, 8.0, 1.0)
 PASS = messages.Pass(
     1, 0, 4, True, True, [messages.Stage(0, 0, 14), messages.Stage(1, 14, 28)], None
 )
@@ -30,8 +32,8 @@ MESSAGES = [
     (messages.Hello("unknown", "tcp://127.0.0.1:9", "host", "x", "emulated"), []),
     (
         messages.Assignment(
-            0, 6, "A100", "toy", 0, 1, 2, [0], LIMITS, CURVE, CURVE, 2.0, 1.0, 1e9, "paper",
-            "paper", "{}", 9, 0.1, 1.0, 1.0, 0.0, 0.0, "h",
+            0, 6, MACHINE, LLM, 0, 1, [0], LIMITS, CURVE, CURVE, "paper", "paper", "{}", 9,
+            0.1, 1.0, 1.0, 0.0, 0.0, "h",
             emulate_links=True, report_transits=True,
         ),
         [],

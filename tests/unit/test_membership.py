@@ -11,6 +11,7 @@ from helixreal.coordinator import membership as module
 from helixreal.coordinator.membership import Membership, MembershipSettings, State
 from helixreal.net import messages
 from helixreal.net.clock import Clock
+from helixreal.worker.emulation import engine_costs_of, llm_of, placed_node
 from helixsim.control.routing.maxflow import MaxFlowPolicy
 from helixsim.errors import HelixError, InputError
 
@@ -123,6 +124,22 @@ def under_test(monkeypatch):
 # -- joining
 
 
+def test_an_emulated_worker_has_the_llm_the_machine_and_the_engine_of_the_scenario(under_test):
+    """Performance models of users see the same inputs in a worker as in the simulator."""
+    under_test.hello("b")
+    sent = b"".join(messages.encode(under_test.transport.last))
+    assignment, _ = messages.decode([sent])
+    assert llm_of(assignment) == under_test.topology.llm
+    assert engine_costs_of(assignment) == under_test.scenario.engine
+    node, placed = placed_node("b", assignment), under_test.topology.nodes[1]
+    for name in ("index", "name", "machine_type", "region", "nic", "disk_bytes_per_s", "capacity"):
+        assert getattr(node, name) == getattr(placed, name), name
+    assert (node.profile.prefill, node.profile.decode) == (
+        placed.profile.prefill,
+        placed.profile.decode,
+    )
+
+
 def test_a_worker_registers_is_assigned_its_layers_and_becomes_ready(under_test):
     membership = under_test.membership
     assert membership.absent == ["a", "b"]
@@ -132,7 +149,7 @@ def test_a_worker_registers_is_assigned_its_layers_and_becomes_ready(under_test)
     ]
     assignment = under_test.transport.last
     assert (assignment.node, assignment.coordinator) == (1, 2)
-    assert (assignment.start_layer, assignment.end_layer, assignment.num_layers) == (1, 2, 2)
+    assert (assignment.start_layer, assignment.end_layer, assignment.llm.num_layers) == (1, 2, 2)
     assert assignment.entry_layers == [1]
     assert (assignment.heartbeat_s, assignment.missing_s) == (1.0, 3.0)
     assert (assignment.time_scale, assignment.clock_s) == (2.0, 100.0)

@@ -46,8 +46,6 @@ def test_one_that_ships_is_imported_when_it_is_asked_for(kinds):
 
     assert kinds.get("pure") is sqrt
     kinds.check("odd")  # it ships: that is enough, without an import
-    with pytest.raises(UnknownNameError, match="module 'math' has no 'no_such'"):
-        kinds.get("odd")
 
 
 def test_one_that_is_registered(kinds):
@@ -101,17 +99,59 @@ def test_one_from_a_file_in_the_current_directory(kinds, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert kinds.get("own_kinds:Mine").__name__ == "Mine"
     assert kinds.names() == ("pure", "odd")
-    with pytest.raises(UnknownNameError, match="module 'own_kinds' has no 'Yours'"):
+    with pytest.raises(UnknownNameError, match="'own_kinds' has no attribute 'Yours'"):
         kinds.get("own_kinds:Yours")
 
 
-def test_an_import_that_the_module_itself_lacks_is_not_taken_for_the_module(
-    kinds, tmp_path, monkeypatch
+@pytest.mark.parametrize(
+    ("module", "complaint"),
+    [
+        ("import no_such_module", r"No module named 'no_such_module' \(.*own_kinds.py, line 1\)"),
+        ("\nx = 1 / 0", r"ZeroDivisionError: division by zero \(.*own_kinds.py, line 2\)"),
+        ("def Mine(:", r"invalid syntax \(own_kinds.py, line 1\)"),
+        ("from math import no", r"cannot import name 'no' from 'math' .*own_kinds.py, line 1\)"),
+        ("import sys\nsys.path.nothing", r"AttributeError: .*own_kinds.py, line 2\)"),
+    ],
+)
+def test_whatever_goes_wrong_at_an_import_is_one_error_with_its_line(
+    kinds, tmp_path, monkeypatch, module, complaint
 ):
-    (tmp_path / "own_kinds.py").write_text("import no_such_module_at_all\n")
+    (tmp_path / "own_kinds.py").write_text(module + "\n")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="no_such_module_at_all"):
+    with pytest.raises(UnknownNameError, match=complaint):
         kinds.get("own_kinds:Mine")
+
+
+def test_a_missing_package_of_one_that_ships_is_told_apart(offered, tmp_path, monkeypatch):
+    """`make_engine` says which extra to install."""
+    (tmp_path / "own_kinds.py").write_text("import no_such_module_at_all\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    kinds = Registry("kind of thing", "test.kinds", {"shipped": "own_kinds:Mine"})
+    with pytest.raises(ModuleNotFoundError, match="no_such_module_at_all"):
+        kinds.get("shipped")
+
+
+@pytest.mark.parametrize(
+    ("path", "complaint"),
+    [
+        ("math:pi", "the routing policy 'math:pi' is neither a class nor a function"),
+        ("math:sqrt", "the routing policy 'math:sqrt' has no routing_point, needs_transits"),
+    ],
+)
+def test_what_cannot_be_such_an_extension_is_refused(path, complaint):
+    with pytest.raises(UnknownNameError, match=complaint):
+        POLICIES.check(path)
+    value = POLICIES.__class__("x", "test.x", {}).get(path)
+    with pytest.raises(InputError, match=complaint.replace(path, "mine")):
+        POLICIES.register("mine", value)
+    assert "mine" not in POLICIES.names()
+
+
+def test_an_entry_point_is_loaded_as_packages_write_it(kinds, offered):
+    offered.append(EntryPoint("nested", "os:path.join [extra]", "test.kinds"))
+    from os.path import join
+
+    assert kinds.get("nested") is join
 
 
 def test_a_name_that_does_not_exist(kinds, offered):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -29,6 +30,31 @@ def test_python_values_are_taken_as_those_of_a_file():
     built = Scenario.from_dict(QUICKSTART | {"placement": {"layers": layers}})
     assert built.placement == load_scenario("quickstart").placement
     assert built.document["placement"]["layers"] == QUICKSTART["placement"]["layers"]
+
+
+def test_numbers_of_numpy_are_taken_as_those_of_python():
+    run = QUICKSTART["run"] | {"seed": np.int64(7)}
+    workload = QUICKSTART["workload"] | {"initial_requests": np.int32(4)}
+    built = Scenario.from_dict(QUICKSTART | {"run": run, "workload": workload})
+    assert (built.run.seed, built.workload.initial_requests) == (7, 4)
+    assert type(built.document["run"]["seed"]) is int
+    changed = load_scenario("quickstart").with_(scheduler={"min_flow_share": np.float64(0.25)})
+    assert type(changed.document["scheduler"]["min_flow_share"]) is float
+
+
+def test_a_document_that_is_no_mapping():
+    with pytest.raises(InputError, match="a scenario is a mapping from keys to values, not list"):
+        Scenario.from_dict([QUICKSTART])
+
+
+def test_files_are_found_from_elsewhere_later(tmp_path, monkeypatch):
+    """A relative folder is that of the time when the scenario was made."""
+    (tmp_path / "two.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0,9,3\n")
+    monkeypatch.chdir(tmp_path)
+    workload = {"mode": "online", "trace": "two.csv"}
+    built = Scenario.from_dict(QUICKSTART | {"workload": workload})
+    monkeypatch.chdir("/")
+    assert built.with_(run={"seed": 5}).workload.trace == built.workload.trace
 
 
 def test_mistakes_are_told_as_those_of_a_file():

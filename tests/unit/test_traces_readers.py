@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gzip
+from importlib.metadata import EntryPoint
 
 import pytest
 
 from helixsim.errors import TraceError
 from helixsim.requests import TraceRequest
-from helixsim.traces import read_lengths, read_slot_arrivals, read_trace
+from helixsim.traces import TRACE_FORMATS, read_lengths, read_slot_arrivals, read_trace
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:46.6805900,374,44
@@ -255,3 +256,15 @@ def test_reference_lengths(reference, name, num_rows, first):
 def test_reference_arrivals(reference, name, total):
     counts = read_slot_arrivals(reference / "traces" / f"{name}_arrivals_per_3s.csv")
     assert (len(counts), sum(counts)) == (1200, total)
+
+
+def test_a_format_that_cannot_be_imported_does_not_keep_others_from_being_read(
+    tmp_path, monkeypatch
+):
+    broken = EntryPoint("broken", "no_such_module:FORMAT", TRACE_FORMATS.group)
+    monkeypatch.setattr(TRACE_FORMATS, "_entry_points", {"broken": broken})
+    (tmp_path / "trace.csv").write_text(VIDUR)
+    assert len(read_trace(tmp_path / "trace.csv")) == VIDUR.count("\n") - 1
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(TraceError, match="trace format 'broken' cannot be imported: No module"):
+        read_trace(tmp_path / "other.csv")

@@ -34,6 +34,7 @@ NODE_SCHEDULERS: Registry[NodeSchedulerFactory] = Registry(
         "paper": "helixsim.control.node_schedulers.paper:PaperScheduler",
         "prototype": "helixsim.control.node_schedulers.prototype:PrototypeScheduler",
     },
+    attributes=("__call__", "counts_kv"),
 )
 """Node schedulers by their name in a scenario's ``scheduler.node``."""
 

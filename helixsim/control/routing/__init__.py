@@ -32,6 +32,7 @@ POLICIES: Registry[PolicyFactory] = Registry(
         "shortest_queue": "helixsim.control.routing.shortest_queue:ShortestQueuePolicy",
         "least_kv": "helixsim.control.routing.least_kv:LeastKvPolicy",
     },
+    attributes=("__call__", "routing_point", "needs_transits"),
 )
 """Routing policies by their name in a scenario's ``scheduler.policy``."""
 
