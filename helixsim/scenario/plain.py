@@ -16,7 +16,7 @@ Plain = dict[str, object]
 def plain_data(value: object) -> object:
     """A value of Python code as a scenario file would have it.
 
-    Tuples become lists, paths become texts, numbers of numpy those of Python, a :class:`Placement`
+    Tuples become lists, paths become texts, numpy's numbers Python's, a :class:`Placement`
     becomes its section; plain data is returned unchanged.
     """
     if isinstance(value, Placement):

@@ -164,7 +164,7 @@ def detect(names: Collection[str], *, json: bool) -> Format:
 
 
 def _known() -> tuple[list[Format], list[str]]:
-    """All formats; and for those of installed packages that cannot be imported, why not."""
+    """All formats that can be imported; and the errors of the others."""
     known, broken = [], []
     for name in TRACE_FORMATS.names():
         try:

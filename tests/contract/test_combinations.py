@@ -11,7 +11,10 @@ from builders import make_scenario
 from helixsim import simulate
 from helixsim.control.node_schedulers import NODE_SCHEDULERS
 from helixsim.control.routing import POLICIES
+from helixsim.control.routing.hop_by_hop import HopByHopPolicy
+from helixsim.control.routing.policy import RoutingPoint
 from helixsim.physics.performance_model import PERFORMANCE_MODELS
+from helixsim.requests import Route, Stage
 
 PLUGGED = (POLICIES, NODE_SCHEDULERS, PERFORMANCE_MODELS)
 LAYERS = {"a": (0, 2), "b": (2, 4), "c": (0, 4)}
@@ -26,3 +29,25 @@ def test_all_requests_are_answered(policy, node, physics):
     result = simulate(replace(scenario, physics=physics, scheduler=scheduler))
     assert list(result.requests["status"]) == ["completed"] * len(REQUESTS)
     assert list(result.requests["output_tokens"]) == [output for _, _, output in REQUESTS]
+
+
+class WholeRoutePolicy(HopByHopPolicy):
+    """Gives each request a whole route of its own, of nothing but stages."""
+
+    routing_point = RoutingPoint.ADMISSION
+
+    def admit(self, request):
+        rejection = super().admit(request)
+        stages = [Stage(2, 0, 4)] if request.index % 2 else [Stage(0, 0, 2), Stage(1, 2, 4)]
+        request.route = Route(stages)
+        return rejection
+
+
+@pytest.mark.parametrize("physics", PERFORMANCE_MODELS.shipped_names())
+def test_a_policy_of_a_user_may_set_whole_routes(physics, monkeypatch):
+    monkeypatch.setattr(POLICIES, "_registered", {"whole": WholeRoutePolicy})
+    scenario = make_scenario(LAYERS, requests=REQUESTS, policy="whole", drain=True)
+    result = simulate(replace(scenario, physics=physics))
+    assert list(result.requests["status"]) == ["completed"] * len(REQUESTS)
+    routes = ["a[0:2] b[2:4]", "c[0:4]"] * (len(REQUESTS) // 2)
+    assert list(result.requests["route"]) == routes

@@ -532,7 +532,10 @@ MISTAKES = [
         "scheduler.policy: no routing policy 'max'; there are maxflow, swarm, random, "
         "shortest_queue, least_kv (searched: registered",
     ),
-    ({"scheduler.policy": "helixsim.control:Nothing"}, "'helixsim.control' has no 'Nothing'"),
+    (
+        {"scheduler.policy": "helixsim.control:Nothing"},
+        "'helixsim.control' has no attribute 'Nothing'",
+    ),
     (
         {"scheduler.node": "papre"},
         "scheduler.node: no node scheduler 'papre'; there are paper, prototype (searched:",
