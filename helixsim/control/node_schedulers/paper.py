@@ -158,7 +158,8 @@ class PaperScheduler:
 
     def enter(self, layer: int, batch: Batch) -> None:
         """Append a group to the queue of the layer where it enters."""
-        self._received_tokens += batch.num_tokens
+        # Spelled out, as this runs hundreds of thousands of times: batch.num_tokens.
+        self._received_tokens += batch.prompt_tokens + len(batch.requests) - batch.num_prompts
         self._at[layer].add(batch)
 
     def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
@@ -197,12 +198,14 @@ class PaperScheduler:
 
     def _take_next(self, step: Step) -> bool:
         """Make the next batch the running step; whether there is one."""
-        segment = self._next_segment()
-        if segment < 0:
+        queues, segment = self.queues, self._segment
+        if len(queues) > 1:
+            segment = self._next_segment()
+        if queues[segment].waiting is None:
             self.running = None
             return False
         self._segment = segment
-        step.passes[0] = self.queues[segment].take(self._contexts.longest)
+        step.passes[0] = queues[segment].take(self._contexts.longest)
         step.start_layer, step.end_layer = self._layers[segment]
         step.is_last = segment == self._last
         step.received_tokens = 0
@@ -233,14 +236,12 @@ class PaperScheduler:
         return None
 
     def _next_segment(self) -> int:
-        """The segment whose turn it is; -1 if no request waits anywhere."""
+        """The next segment, in turn, at which requests wait; this one if none wait."""
         queues, segment = self.queues, self._segment
-        if len(queues) == 1:
-            return segment if queues[0].waiting is not None else -1
-        for number in (*range(segment + 1, len(queues)), *range(segment + 1)):
+        for number in (*range(segment + 1, len(queues)), *range(segment)):
             if queues[number].waiting is not None:
                 return int(number)
-        return -1
+        return segment
 
     def _allocate(self, step: Step, kv: KvCache) -> bool:
         """Give every request blocks for its tokens; whether any request stays."""
