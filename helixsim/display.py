@@ -11,18 +11,13 @@ import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 from textwrap import shorten
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from helixsim.errors import HelixError, InputError
 from helixsim.registry import by_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from helixsim.drawing.save import Drawing
-    from helixsim.metrics.result import RunResult
-    from helixsim.placement.placement import Placement
-    from helixsim.scenario.resolved import Scenario
 
 MAX_TEXT = 160
 MAX_ROWS = 20
@@ -67,8 +62,11 @@ def table_html(
     return "".join(parts) + (picture or "")
 
 
-def placement_image(subject: Scenario | Placement) -> str:
-    """The picture of a placement as an HTML image; empty where it cannot be drawn."""
+def placement_image(subject: object) -> str:
+    """The picture of a scenario's placement, or of a placement, as an HTML image.
+
+    It is empty where it cannot be drawn.
+    """
     try:
         content = by_path("helixsim.drawing.save:drawing_bytes")(_drawing(subject), ".svg")
     except HelixError:
@@ -77,7 +75,7 @@ def placement_image(subject: Scenario | Placement) -> str:
     return f'<img style="max-width: 100%" src="data:image/svg+xml;base64,{data}">'
 
 
-def placement_plot(subject: Scenario | Placement) -> Figure:
+def placement_plot(subject: object) -> Figure:
     """The picture of a scenario's placement with its flow, or of a placement alone.
 
     Raises
@@ -87,16 +85,16 @@ def placement_plot(subject: Scenario | Placement) -> Figure:
     NoRouteError
         If no route leads through all layers.
     """
-    return _drawing(subject).figure
+    return cast("Figure", _drawing(subject).figure)
 
 
-def _drawing(subject: Scenario | Placement) -> Drawing:
+def _drawing(subject: object) -> Any:  # noqa: ANN401 - a `Drawing`, of a module above this one
     picture = by_path("helixsim.drawing.picture:picture_of")(subject)
-    return cast("Drawing", by_path("helixsim.drawing.placement_figure:placement_figure")(picture))
+    return by_path("helixsim.drawing.placement_figure:placement_figure")(picture)
 
 
-def result_plot(result: RunResult, name: str | None) -> Figure:
-    """A picture of a result by its name, or an overview.
+def result_plot(result: object, name: str | None) -> Figure:
+    """A picture of a :class:`~helixsim.metrics.result.RunResult` by its name, or an overview.
 
     Raises
     ------
