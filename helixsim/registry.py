@@ -11,9 +11,9 @@ models, engines, trace formats. A name is resolved
 
 from __future__ import annotations
 
-import importlib
 import re
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module, invalidate_caches
 from importlib.metadata import EntryPoint, entry_points
@@ -21,14 +21,14 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import Any, Generic, TypeVar, cast
 
-from helixsim.errors import InputError
+from helixsim.errors import HelixError, InputError
 
 Factory = TypeVar("Factory")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
-_OURS = (__file__, importlib.__file__, importlib.metadata.__file__)
+_LIBRARIES = (*(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "purelib")), __file__)
 _registries: dict[str, Registry[Any]] = {}
 
 
@@ -107,6 +107,25 @@ class Registry(Generic[Factory]):
             f"'{self.group}' of installed packages; name your own as module:Class)"
         )
 
+    def make(self, name: str, inputs: object) -> Any:  # noqa: ANN401 - what the factory makes
+        """Call the factory of that name.
+
+        Raises
+        ------
+        InputError
+            If there is none, or one that does not ship raises an error: a constructor that takes
+            no inputs, for example.
+        """
+        factory = cast("Callable[[object], Any]", self.get(name))
+        if name in self._shipped and name not in self._registered:
+            return factory(inputs)
+        try:
+            return factory(inputs)
+        except HelixError:
+            raise
+        except Exception as error:
+            raise InputError(f"the {self.kind} '{name}' cannot be made: {_told(error)}") from error
+
     def check(self, name: str) -> None:
         """Check that there is an extension of that name, without importing shipped ones.
 
@@ -145,7 +164,7 @@ class Registry(Generic[Factory]):
         """Import an extension that does not ship; whatever goes wrong is an error of the user's."""
         try:
             extension = load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UnknownNameError(
                 f"the {self.kind} '{name}' cannot be imported: {_told(error)}"
             ) from error
@@ -170,15 +189,17 @@ def _import_path(path: str) -> object:
     return by_path(path)
 
 
-def _told(error: Exception) -> str:
-    """An error at import, with the line of the user's module where it arose."""
+def _told(error: BaseException) -> str:
+    """An error in one line, with the line of the user's module where it arose."""
+    told = " ".join(str(error).split())
     if isinstance(error, SyntaxError):
-        return str(error)
-    told = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        return told
+    if not isinstance(error, ImportError):
+        told = f"{type(error).__name__}: {told}"
     frames = [
         frame
         for frame in extract_tb(error.__traceback__)
-        if not frame.filename.startswith("<frozen importlib") and frame.filename not in _OURS
+        if Path(frame.filename).is_file() and not frame.filename.startswith(_LIBRARIES)
     ]
     return f"{told} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else told
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import msgspec
 
 from helixreal.engines.emulated import EmulatedEngine
@@ -27,9 +29,8 @@ from helixsim.profiles.machine import (
 
 def performance_model_of(assignment: messages.Assignment) -> PerformanceModel:
     """The performance model of the scenario, made in this process."""
-    return PERFORMANCE_MODELS.get(assignment.physics)(
-        ModelInputs(llm=llm_of(assignment), engine=engine_costs_of(assignment))
-    )
+    inputs = ModelInputs(llm=llm_of(assignment), engine=engine_costs_of(assignment))
+    return cast("PerformanceModel", PERFORMANCE_MODELS.make(assignment.physics, inputs))
 
 
 def llm_of(assignment: messages.Assignment) -> LLM:

@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import zmq
@@ -251,20 +251,19 @@ class Worker:
 
     def _make_scheduler(self, assignment: messages.Assignment, engine: Engine) -> NodeScheduler:
         """The node scheduler of the scenario, with the KV blocks of the engine."""
-        factory = NODE_SCHEDULERS.get(assignment.node_scheduler)
+        counts_kv = NODE_SCHEDULERS.get(assignment.node_scheduler).counts_kv
         is_emulated = self._settings.engine == EMULATED
-        return factory(
-            NodeSchedulerInputs(
-                name=self._settings.node,
-                start_layer=assignment.start_layer,
-                end_layer=assignment.end_layer,
-                entry_layers=assignment.entry_layers,
-                limits=capacity_of(assignment.limits),
-                # Real engines always need blocks, emulated ones where the simulator has them.
-                kv=engine.kv if factory.counts_kv or not is_emulated else None,
-                engine=engine_costs_of(assignment),
-            )
+        inputs = NodeSchedulerInputs(
+            name=self._settings.node,
+            start_layer=assignment.start_layer,
+            end_layer=assignment.end_layer,
+            entry_layers=assignment.entry_layers,
+            limits=capacity_of(assignment.limits),
+            # Real engines always need blocks, emulated ones where the simulator has them.
+            kv=engine.kv if counts_kv or not is_emulated else None,
+            engine=engine_costs_of(assignment),
         )
+        return cast("NodeScheduler", NODE_SCHEDULERS.make(assignment.node_scheduler, inputs))
 
     def _on_peers(self, message: messages.Peers) -> None:
         assignment = self._assignment

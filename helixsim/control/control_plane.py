@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from sys import maxsize
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from helixsim.control.cluster_view import ClusterView
 from helixsim.control.coordinator import Coordinator, Recorder
 from helixsim.control.load import LoadGenerator
 from helixsim.control.routing import POLICIES, Policy, PolicyInputs
-from helixsim.errors import NoRouteError, ScenarioError
+from helixsim.control.routing.policy import RoutingPoint
+from helixsim.errors import InputError, NoRouteError, ScenarioError
 from helixsim.physics.performance_model import (
     PERFORMANCE_MODELS,
     ModelInputs,
@@ -56,8 +57,8 @@ class ControlPlane:
 
 def performance_model(scenario: Scenario) -> PerformanceModel:
     """The performance model that a scenario names as its ``physics``."""
-    factory = PERFORMANCE_MODELS.get(scenario.physics)
-    return factory(ModelInputs(llm=scenario.llm, engine=scenario.engine))
+    inputs = ModelInputs(llm=scenario.llm, engine=scenario.engine)
+    return cast("PerformanceModel", PERFORMANCE_MODELS.make(scenario.physics, inputs))
 
 
 def node_scheduler_name(scenario: Scenario) -> str:
@@ -118,19 +119,23 @@ def build_control_plane(
     performance = performance_model(scenario)
     flow = followed_flow(scenario, topology)
     view = ClusterView(len(topology.links))
-    policy = (make_policy or POLICIES.get(scheduler.policy))(
-        PolicyInputs(
-            topology=topology,
-            flow=flow,
-            high_water_mark=scheduler.kv.high_water_mark,
-            expected_output_tokens=scenario.workload.mean_output_tokens
-            * scheduler.kv.expected_output_ratio,
-            min_flow_share=scheduler.min_flow_share,
-            uses_small_shares_alone=performance.requests_wait,
-            rng=rng,
-            view=view,
-        )
+    inputs = PolicyInputs(
+        topology=topology,
+        flow=flow,
+        high_water_mark=scheduler.kv.high_water_mark,
+        expected_output_tokens=scenario.workload.mean_output_tokens
+        * scheduler.kv.expected_output_ratio,
+        min_flow_share=scheduler.min_flow_share,
+        uses_small_shares_alone=performance.requests_wait,
+        rng=rng,
+        view=view,
     )
+    policy = make_policy(inputs) if make_policy else POLICIES.make(scheduler.policy, inputs)
+    if not isinstance(policy.routing_point, RoutingPoint):
+        raise InputError(
+            f"the routing policy '{scheduler.policy}' has a routing_point of "
+            f"{policy.routing_point!r}; it must be a RoutingPoint, such as RoutingPoint.HOP"
+        )
     if passes_beyond_answer is None:
         passes_beyond_answer = performance.passes_beyond_answer
     coordinator = Coordinator(

@@ -168,20 +168,19 @@ def _node(
 def make_node_scheduler(parts: Parts, placed: PlacedNode) -> NodeScheduler:
     """The scheduler of a node, as the scenario names it or its performance model has it."""
     scenario = parts.scenario
-    factory = NODE_SCHEDULERS.get(scenario.scheduler.node or parts.performance.node_scheduler)
+    name = scenario.scheduler.node or parts.performance.node_scheduler
     kv = KvCache.by_layer(placed.capacity.kv_token_layers, placed.end_layer)
-    return factory(
-        NodeSchedulerInputs(
-            name=placed.name,
-            start_layer=placed.start_layer,
-            end_layer=placed.end_layer,
-            entry_layers={link.entry_layer for link in parts.topology.incoming[placed.index]},
-            limits=placed.capacity,
-            kv=kv if factory.counts_kv else None,
-            engine=scenario.engine,
-            contexts=parts.coordinator.contexts,
-        )
+    inputs = NodeSchedulerInputs(
+        name=placed.name,
+        start_layer=placed.start_layer,
+        end_layer=placed.end_layer,
+        entry_layers={link.entry_layer for link in parts.topology.incoming[placed.index]},
+        limits=placed.capacity,
+        kv=kv if NODE_SCHEDULERS.get(name).counts_kv else None,
+        engine=scenario.engine,
+        contexts=parts.coordinator.contexts,
     )
+    return cast("NodeScheduler", NODE_SCHEDULERS.make(name, inputs))
 
 
 # -- links of the published simulator --------------------------------------------------------------

@@ -225,7 +225,7 @@ class RecordedSource:
         return load_generator
 
     def _recorded_routes(self, inputs: PolicyInputs) -> Policy:
-        inner = POLICIES.get(self.scenario.scheduler.policy)(inputs)
+        inner = POLICIES.make(self.scenario.scheduler.policy, inputs)
         return RecordedRoutes(self.run, self._load_generators[-1], inputs.topology, inner)
 
 

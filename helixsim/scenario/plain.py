@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -25,10 +26,16 @@ def plain_data(value: object) -> object:
         return {key: plain_data(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [plain_data(inner) for inner in value]
+    return _plain_scalar(value)
+
+
+def _plain_scalar(value: object) -> object:
     if isinstance(value, Integral) and not isinstance(value, bool):
         return int(value)
-    if isinstance(value, Real) and not isinstance(value, int):
+    if isinstance(value, Real | Decimal) and not isinstance(value, int):
         return float(value)
+    if isinstance(value, str):
+        return str.__str__(value)
     return str(value) if isinstance(value, Path) else value
 
 

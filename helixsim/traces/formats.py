@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from enum import Enum
 
 from helixsim.registry import Registry, UnknownNameError
@@ -129,7 +130,7 @@ TRACE_FORMATS: Registry[Format] = Registry(
         "lengths": "helixsim.traces.formats:LENGTHS",
         "slot-arrivals": "helixsim.traces.formats:SLOT_ARRIVALS",
     },
-    attributes=("title", "holds", "columns", "parse"),
+    attributes=tuple(each.name for each in dataclass_fields(Format)),
 )
 """Trace formats by name. Files are told by their columns; a scenario may name the format."""
 

@@ -13,6 +13,7 @@ from helixsim.control.node_schedulers import NODE_SCHEDULERS
 from helixsim.control.routing import POLICIES
 from helixsim.control.routing.hop_by_hop import HopByHopPolicy
 from helixsim.control.routing.policy import RoutingPoint
+from helixsim.errors import InputError
 from helixsim.physics.performance_model import PERFORMANCE_MODELS
 from helixsim.requests import Route, Stage
 
@@ -41,6 +42,16 @@ class WholeRoutePolicy(HopByHopPolicy):
         stages = [Stage(2, 0, 4)] if request.index % 2 else [Stage(0, 0, 2), Stage(1, 2, 4)]
         request.route = Route(stages)
         return rejection
+
+
+def test_a_routing_point_that_is_none(monkeypatch):
+    class Lost(HopByHopPolicy):
+        routing_point = "admission"
+
+    monkeypatch.setattr(POLICIES, "_registered", {"lost": Lost})
+    scenario = make_scenario(LAYERS, requests=REQUESTS, policy="lost")
+    with pytest.raises(InputError, match="'lost' has a routing_point of 'admission'; it must be"):
+        simulate(scenario)
 
 
 @pytest.mark.parametrize("physics", PERFORMANCE_MODELS.shipped_names())

@@ -147,6 +147,40 @@ def test_what_cannot_be_such_an_extension_is_refused(path, complaint):
     assert "mine" not in POLICIES.names()
 
 
+@pytest.mark.parametrize("body", ["import sys\nsys.exit(0)", "raise SystemExit"])
+def test_a_module_that_ends_the_process_is_an_error(kinds, tmp_path, monkeypatch, body):
+    (tmp_path / "own_kinds.py").write_text(body + "\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnknownNameError, match="cannot be imported: SystemExit"):
+        kinds.get("own_kinds:Mine")
+
+
+def test_the_line_is_that_of_the_user_not_of_a_library(kinds, tmp_path, monkeypatch):
+    (tmp_path / "own_kinds.py").write_text("import json\njson.loads('x')\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnknownNameError, match=r"JSONDecodeError: .*own_kinds.py, line 2\)"):
+        kinds.get("own_kinds:Mine")
+
+
+def test_a_constructor_that_fails_is_one_error_with_its_line(kinds):
+    class Mine:
+        def __init__(self, inputs):
+            raise ValueError(f"no\n{inputs}")
+
+    class Empty:
+        pass
+
+    kinds.register("mine", Mine)
+    kinds.register("empty", Empty)
+    with pytest.raises(InputError, match=r"'mine' cannot be made: ValueError: no 3 \(.*line \d"):
+        kinds.make("mine", 3)
+    with pytest.raises(InputError, match=r"'empty' cannot be made: TypeError: .*no arguments"):
+        kinds.make("empty", 3)
+    assert kinds.make("pure", 9) == 3.0
+    with pytest.raises(ValueError, match=r"math domain|nonnegative"):
+        kinds.make("pure", -1)  # it ships: a fault of ours keeps its traceback
+
+
 def test_an_entry_point_is_loaded_as_packages_write_it(kinds, offered):
     offered.append(EntryPoint("nested", "os:path.join [extra]", "test.kinds"))
     from os.path import join

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +39,11 @@ def test_numbers_of_numpy_are_taken_as_those_of_python():
     built = Scenario.from_dict(QUICKSTART | {"run": run, "workload": workload})
     assert (built.run.seed, built.workload.initial_requests) == (7, 4)
     assert type(built.document["run"]["seed"]) is int
-    changed = load_scenario("quickstart").with_(scheduler={"min_flow_share": np.float64(0.25)})
-    assert type(changed.document["scheduler"]["min_flow_share"]) is float
+    for share in (np.float64(0.25), Decimal("0.25")):
+        changed = load_scenario("quickstart").with_(scheduler={"min_flow_share": share})
+        assert type(changed.document["scheduler"]["min_flow_share"]) is float
+    named = Scenario.from_dict(QUICKSTART | {"name": np.str_("mine")})
+    assert type(named.document["name"]) is str
 
 
 def test_a_document_that_is_no_mapping():
