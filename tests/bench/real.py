@@ -263,7 +263,7 @@ def main() -> None:
     parser.add_argument("--time-scale", type=float, default=2.0)
     parser.add_argument("--duration", default="300 s")
     parser.add_argument("--physics", default="paper")
-    parser.add_argument("--only", help="one of the scenarios")
+    parser.add_argument("--only", choices=EMULATED, help="one of the scenarios")
     arguments = parser.parse_args()
     for name in arguments.figures:
         if name == "emulated":
