@@ -7,6 +7,7 @@ import hmac
 import json
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -298,7 +299,7 @@ class _Usage:
         }
 
 
-class _Form:
+class _Form(ABC):
     """The format of an answer: a completion or a chat completion."""
 
     kind = ""
@@ -319,13 +320,13 @@ class _Form:
         """An event of a stream."""
         return self.whole(choices)
 
+    @abstractmethod
     def choice(self, index: int, piece: Piece) -> dict[str, Any]:
         """One choice of a complete response."""
-        raise NotImplementedError
 
+    @abstractmethod
     def delta(self, index: int, piece: Piece, *, is_first: bool) -> dict[str, Any]:
         """A piece of one choice in a stream."""
-        raise NotImplementedError
 
 
 class _CompletionForm(_Form):

@@ -14,15 +14,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from helixsim.errors import ScenarioError
+from helixsim.profiles.library import load_named, shipped_names
 from helixsim.profiles.spec import Count, Name
 from helixsim.yaml_files import (
     BytesPerSecond,
     FileModel,
     Seconds,
-    did_you_mean,
-    read_yaml,
-    validate,
 )
 
 DEFAULT_ENGINE = "helix-prototype"
@@ -194,7 +191,7 @@ class EngineFile(EngineCosts):
 
 def shipped_engines() -> tuple[str, ...]:
     """Names of the engines that ship with helixsim, sorted."""
-    return tuple(sorted(path.stem for path in DATA.glob("*.yaml")))
+    return shipped_names(DATA)
 
 
 def load_engine(name_or_path: str | Path, base_dir: str | Path = ".") -> EngineFile:
@@ -212,14 +209,4 @@ def load_engine(name_or_path: str | Path, base_dir: str | Path = ".") -> EngineF
     ScenarioError
         If there is no such engine, or its file has errors.
     """
-    if Path(name_or_path).suffix in (".yaml", ".yml"):
-        file = Path(base_dir) / name_or_path
-    elif str(name_or_path) in shipped_engines():
-        file = DATA / f"{name_or_path}.yaml"
-    else:
-        raise ScenarioError(
-            f"no engine '{name_or_path}' ships with helixsim; "
-            f"{did_you_mean(str(name_or_path), shipped_engines())} "
-            "(for your own file, give its path, ending in .yaml)"
-        )
-    return validate(EngineFile, read_yaml(file), file)
+    return load_named(EngineFile, DATA, "engine", name_or_path, base_dir)[0]

@@ -13,17 +13,17 @@ from helixsim.yaml_files import FileModel, did_you_mean, read_yaml, validate
 
 DATA = Path(__file__).parent / "data"
 
-Spec = TypeVar("Spec", bound=FileModel)
+Model = TypeVar("Model", bound=FileModel)
 
 
 def shipped_llms() -> tuple[str, ...]:
     """Names of the LLMs that ship with helixsim, sorted."""
-    return _names("llms")
+    return shipped_names(DATA / "llms")
 
 
 def shipped_machine_types() -> tuple[str, ...]:
     """Names of the machine types that ship with helixsim, sorted."""
-    return _names("machines")
+    return shipped_names(DATA / "machines")
 
 
 def load_llm(name_or_path: str | Path, base_dir: str | Path = ".") -> LLM:
@@ -41,7 +41,7 @@ def load_llm(name_or_path: str | Path, base_dir: str | Path = ".") -> LLM:
     ScenarioError
         If there is no such LLM, or its file has errors.
     """
-    return _load(LLMSpec, "llms", "LLM", name_or_path, base_dir)[0].to_llm()
+    return load_named(LLMSpec, DATA / "llms", "LLM", name_or_path, base_dir)[0].to_llm()
 
 
 def load_machine_type(
@@ -65,7 +65,8 @@ def load_machine_type(
     ScenarioError
         If there is no such machine type, or its file has errors.
     """
-    spec, file = _load(MachineSpec, "machines", "machine type", name_or_path, base_dir)
+    folder = DATA / "machines"
+    spec, file = load_named(MachineSpec, folder, "machine type", name_or_path, base_dir)
     known = {llm.name: llm for llm in llms}
     for name, serving in spec.llms.items():
         if serving.kv.from_memory is not None and name not in known and name in shipped_llms():
@@ -76,22 +77,43 @@ def load_machine_type(
         raise ScenarioError(error.message, file=file, where=error.where) from error
 
 
-def _names(folder: str) -> tuple[str, ...]:
-    return tuple(sorted(path.stem for path in (DATA / folder).glob("*.yaml")))
+def shipped_names(folder: Path) -> tuple[str, ...]:
+    """Names of the files in a folder of shipped data, sorted."""
+    return tuple(sorted(path.stem for path in folder.glob("*.yaml")))
 
 
-def _load(
-    spec_type: type[Spec], folder: str, noun: str, name_or_path: str | Path, base_dir: str | Path
-) -> tuple[Spec, Path]:
+def load_named(
+    model_type: type[Model], folder: Path, noun: str, name_or_path: str | Path, base_dir: str | Path
+) -> tuple[Model, Path]:
+    """Load a shipped file by its name, or a file by its path.
+
+    Parameters
+    ----------
+    model_type
+        Model of the file.
+    folder
+        Folder of the shipped files.
+    noun
+        Kind of the file, for messages.
+    name_or_path
+        A name, or a path that ends in ``.yaml`` or ``.yml``.
+    base_dir
+        Folder to which a relative path refers.
+
+    Raises
+    ------
+    ScenarioError
+        If there is no such name, or the file has errors.
+    """
     if Path(name_or_path).suffix in (".yaml", ".yml"):
         file = Path(base_dir) / name_or_path
     else:
-        names = _names(folder)
+        names = shipped_names(folder)
         if str(name_or_path) not in names:
             raise ScenarioError(
                 f"no {noun} '{name_or_path}' ships with helixsim; "
                 f"{did_you_mean(str(name_or_path), names)} "
                 "(for your own file, give its path, ending in .yaml)"
             )
-        file = DATA / folder / f"{name_or_path}.yaml"
-    return validate(spec_type, read_yaml(file), file), file
+        file = folder / f"{name_or_path}.yaml"
+    return validate(model_type, read_yaml(file), file), file

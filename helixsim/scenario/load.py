@@ -181,24 +181,20 @@ class _Loader:
                 raise ScenarioError(error.message, file=self.file, where=where) from error
 
     def _llm(self) -> LLM:
-        name = self.spec.llm
-        if not is_yaml_name(name) and name not in shipped_llms():
-            message = (
-                f"no LLM '{name}' ships with helixsim; {did_you_mean(name, shipped_llms())} "
-                "(for your own, give its file, ending in .yaml)"
-            )
-            raise ScenarioError(message, file=self.file, where="llm")
-        return load_llm(name, self.folder)
+        self._check_shipped("llm", "LLM", self.spec.llm, shipped_llms())
+        return load_llm(self.spec.llm, self.folder)
 
     def _engine(self) -> EngineCosts:
-        name = self.spec.engine
-        if not is_yaml_name(name) and name not in shipped_engines():
+        self._check_shipped("engine", "engine", self.spec.engine, shipped_engines())
+        return load_engine(self.spec.engine, self.folder)
+
+    def _check_shipped(self, where: str, noun: str, name: str, names: Sequence[str]) -> None:
+        if not is_yaml_name(name) and name not in names:
             message = (
-                f"no engine '{name}' ships with helixsim; {did_you_mean(name, shipped_engines())} "
+                f"no {noun} '{name}' ships with helixsim; {did_you_mean(name, names)} "
                 "(for your own, give its file, ending in .yaml)"
             )
-            raise ScenarioError(message, file=self.file, where="engine")
-        return load_engine(name, self.folder)
+            raise ScenarioError(message, file=self.file, where=where)
 
     # -- cluster
 

@@ -284,7 +284,7 @@ def test_refusals_come_before_a_stream_begins():
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_is_forgotten(stream):
+def test_a_request_is_cancelled_when_its_client_disconnects(stream):
     frontend = Scripted(Token(1))  # and then nothing for ever
     with served(frontend) as address:
         body = json.dumps({"prompt": [1], "stream": stream}).encode()
