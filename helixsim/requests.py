@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,11 +58,34 @@ class Route:
         return self.stages[-1].end_layer if self.stages else 0
 
 
+@dataclass(frozen=True, slots=True)
+class SharedPrefix:
+    """What a prompt may share with other prompts: keys of its leading blocks.
+
+    Prompts whose first n keys are equal begin with the same ``n x block_tokens`` tokens, as the
+    ``hash_ids`` of Mooncake traces say it.
+
+    Attributes
+    ----------
+    keys
+        One for each block of the prompt that can be shared, from its start.
+    block_tokens
+        Tokens that a key stands for, a multiple of the KV cache's own block size.
+    """
+
+    keys: tuple[Hashable, ...]
+    block_tokens: int
+
+
 class Request:
     """One request while it is being served: changed by the coordinator, passed on by the executor.
 
     One counter, `num_computed_tokens`, covers chunks and restarts, as in vLLM: a request is
     through with its prefill when all its tokens are computed.
+
+    Where decodes loop through the nodes without waiting for the coordinator, `is_prefill`,
+    `num_new_tokens`, `num_computed_tokens` and `num_generated_tokens` belong to the scheduler of
+    the first node, and the coordinator counts the tokens that reach it in `num_output_tokens`.
 
     Attributes
     ----------
@@ -77,8 +100,18 @@ class Request:
     num_output_tokens
         Tokens of the answer that are known. It is also the number of the pass that the request is
         in: 0 for the prefill of the first attempt, then one number for each decode.
+    num_generated_tokens
+        Tokens of the answer that the nodes have made, where decodes loop.
     num_decodes
         Decodes that it runs in all: the pass with this number is its last.
+    num_preemptions
+        How many times a node has taken it out for want of KV blocks.
+    num_cached_tokens
+        Tokens of its prompt that a prefix cache held when it was admitted first.
+    priority
+        Requests with a lower number go first, where a node schedules by priority.
+    prefix
+        What its prompt may share with others; None if nothing is known of it.
     is_prefill
         Whether known tokens go through the layers: the prompt and, after a restart, the answer so
         far. Otherwise the request is in a decode.
@@ -112,12 +145,17 @@ class Request:
         "index",
         "is_prefill",
         "max_chunk_tokens",
+        "num_cached_tokens",
         "num_computed_tokens",
         "num_decodes",
+        "num_generated_tokens",
         "num_new_tokens",
         "num_output_tokens",
+        "num_preemptions",
         "onward",
         "output_tokens",
+        "prefix",
+        "priority",
         "prompt_tokens",
         "route",
         "sent_s",
@@ -139,6 +177,11 @@ class Request:
         self.output_tokens = output_tokens
         self.attempt = 0
         self.num_output_tokens = 0
+        self.num_generated_tokens = 0
+        self.num_preemptions = 0
+        self.num_cached_tokens = 0
+        self.priority = 0
+        self.prefix: SharedPrefix | None = None
         self.num_decodes = num_decodes
         self.split_prefill(max_chunk_tokens)
         self.dispatched_s = float("nan")
@@ -163,6 +206,34 @@ class Request:
     def num_restarts(self) -> int:
         """How many attempts after the first have been sent; one without a route has not."""
         return self.attempt - (self.attempt > 0 and self.route is None)
+
+    @property
+    def yields_token(self) -> bool:
+        """Whether the pass that it is in computes the last token that is known, so yields one."""
+        known = self.prompt_tokens + self.num_generated_tokens
+        return self.num_computed_tokens + self.num_new_tokens == known
+
+    @property
+    def is_last_pass(self) -> bool:
+        """Whether the pass that it is in yields the last token of the answer."""
+        return self.num_generated_tokens == self.num_decodes and self.yields_token
+
+    def block_key(self, number: int, block_tokens: int) -> Hashable:
+        """What stands in one block of its KV cache: blocks with equal keys hold the same tokens.
+
+        Parameters
+        ----------
+        number
+            Of the block, from 0.
+        block_tokens
+            Tokens of a block.
+        """
+        prefix = self.prefix
+        if prefix is not None:
+            each = prefix.block_tokens // block_tokens
+            if number < len(prefix.keys) * each:
+                return prefix.keys[number // each], number % each
+        return self.index, number, None
 
     @property
     def is_last_chunk(self) -> bool:
@@ -192,7 +263,10 @@ class Request:
             self.num_decodes,
         )
         new.attempt = self.attempt + 1
-        new.num_output_tokens = self.num_output_tokens
+        new.num_output_tokens = new.num_generated_tokens = self.num_output_tokens
+        new.num_preemptions = self.num_preemptions
+        new.num_cached_tokens = self.num_cached_tokens
+        new.priority, new.prefix = self.priority, self.prefix
         new.split_prefill(max_chunk_tokens)
         new.dispatched_s = self.dispatched_s
         new.first_dispatch_s = self.first_dispatch_s

@@ -208,7 +208,7 @@ class Worker:
             kv_memory_bytes=settings.kv_memory_bytes,
             max_batch_tokens=max(
                 assignment.limits.max_prompts * assignment.limits.max_prompt_tokens,
-                engine_costs_of(assignment).max_batched_tokens,
+                engine_costs_of(assignment).max_num_batched_tokens,
             )
             + assignment.limits.max_decode_tokens,
             max_context_tokens=assignment.max_context_tokens,

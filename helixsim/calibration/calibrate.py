@@ -13,7 +13,7 @@ from helixsim.calibration.fit import (
     fit_engine,
 )
 from helixsim.errors import InputError
-from helixsim.physics.engine import DEFAULT_ENGINE, load_engine
+from helixsim.physics.engine import PROTOTYPE_ENGINE, load_engine
 from helixsim.recorded.recording import RecordedRun, load_recorded_run
 from helixsim.scenario.load import load_scenario
 from helixsim.scenario.resolved import Scenario
@@ -30,7 +30,7 @@ def calibrate(
     scenarios: ScenarioLike | Sequence[ScenarioLike],
     *,
     name: str = "fitted",
-    start: str = DEFAULT_ENGINE,
+    start: str = PROTOTYPE_ENGINE,
     hold_out: Sequence[str] = (),
     evaluations: int = 300,
     time_limit_s: float | None = None,

@@ -36,6 +36,21 @@ class PassesReturned(NamedTuple):
     times_s: list[float]
 
 
+class TokensReturned(NamedTuple):
+    """Tokens have reached the coordinator from nodes whose decodes go on by themselves.
+
+    Attributes
+    ----------
+    requests
+        In order; each has one more token, and no request is named twice.
+    times_s
+        When each came, not decreasing.
+    """
+
+    requests: list[Request]
+    times_s: list[float]
+
+
 class AnswerStopped(NamedTuple):
     """The pass that is about to return yields a stop token: it is the request's last pass."""
 
@@ -77,6 +92,7 @@ Event = (
     RunStarted
     | RequestArrived
     | PassesReturned
+    | TokensReturned
     | AnswerStopped
     | NodeLost
     | NodeRecovered

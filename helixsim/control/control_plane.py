@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf
 from sys import maxsize
 from typing import TYPE_CHECKING, cast
 
+from helixsim.control.admission import admission_topology, with_kv_tokens
 from helixsim.control.cluster_view import ClusterView
 from helixsim.control.coordinator import Coordinator, Recorder
 from helixsim.control.load import LoadGenerator
+from helixsim.control.node_schedulers import NODE_SCHEDULERS, decodes_loop
 from helixsim.control.routing import POLICIES, Policy, PolicyInputs
 from helixsim.control.routing.policy import RoutingPoint
 from helixsim.errors import InputError, NoRouteError, ScenarioError
@@ -81,9 +84,10 @@ def placed_topology(scenario: Scenario) -> Topology:
             "a run needs a placement: write one here, or name a file that has one",
             where="placement",
         )
-    return build_topology(
+    topology = build_topology(
         scenario.llm, scenario.cluster, scenario.placement, scenario.machine_types
     )
+    return with_kv_tokens(topology, scenario.engine.kv_tokens)
 
 
 def build_control_plane(
@@ -117,12 +121,18 @@ def build_control_plane(
     """
     scheduler = scenario.scheduler
     performance = performance_model(scenario)
+    factory = NODE_SCHEDULERS.get(scheduler.node or performance.node_scheduler)
+    loops = decodes_loop(factory)
     flow = followed_flow(scenario, topology)
     view = ClusterView(len(topology.links))
     inputs = PolicyInputs(
-        topology=topology,
+        topology=admission_topology(
+            topology, scenario.engine, counts_kv=factory.counts_kv, loops=loops
+        ),
         flow=flow,
-        high_water_mark=scheduler.kv.high_water_mark,
+        high_water_mark=inf
+        if loops and _has_only_whole_nodes(topology)
+        else scheduler.kv.high_water_mark,
         expected_output_tokens=scenario.workload.mean_output_tokens
         * scheduler.kv.expected_output_ratio,
         min_flow_share=scheduler.min_flow_share,
@@ -145,10 +155,18 @@ def build_control_plane(
         passes_beyond_answer,
         node_names=tuple(node.name for node in topology.nodes),
         reflow=lambda down: flow_without(scenario, topology, down) if down else flow,
-        prefill_chunk_tokens=_chunk_tokens(scenario, topology, performance),
+        prefill_chunk_tokens=scheduler.prefill_chunk_tokens
+        if loops
+        else _chunk_tokens(scenario, topology, performance),
         max_waiting=_max_waiting(scenario, performance),
+        decodes_loop=loops,
     )
     return ControlPlane(topology, flow, performance, view, policy, coordinator)
+
+
+def _has_only_whole_nodes(topology: Topology) -> bool:
+    """Whether each node holds the whole LLM: then requests wait in the queues of the nodes."""
+    return all(node.num_layers == topology.llm.num_layers for node in topology.nodes)
 
 
 def _max_waiting(scenario: Scenario, performance: PerformanceModel) -> int:

@@ -6,7 +6,7 @@ real cluster use the same object.
 
 A request is created by the load generator, arrives, and is admitted, waits, or is rejected. Its
 prefill leaves and returns, in one or several chunks; then its decodes, one at a time; then it has
-ended.
+ended. Where decodes loop, the request leaves once, and its tokens come in while the nodes go on.
 
 When a node is lost, the KV caches that it held are gone. Each request that needs them is
 abandoned, and a new attempt takes its place: another :class:`~helixsim.requests.Request` of the
@@ -44,6 +44,7 @@ from helixsim.control.actions import (
     RequestPreempted,
     RunStarted,
     ScheduledArrival,
+    TokensReturned,
     no_actions,
 )
 from helixsim.control.load import Arrival, LoadGenerator
@@ -108,6 +109,9 @@ class Coordinator:
         returned. None for whole prefills.
     max_waiting
         How many requests may wait for room in the KV caches, instead of being rejected.
+    decodes_loop
+        Whether decodes go on at the nodes by themselves: then :class:`~.actions.TokensReturned`
+        is reported, not :class:`~.actions.PassesReturned`.
 
     Attributes
     ----------
@@ -135,6 +139,7 @@ class Coordinator:
         reflow: Callable[[frozenset[int]], Flow | None] = lambda down: None,
         prefill_chunk_tokens: int | None = None,
         max_waiting: int = 0,
+        decodes_loop: bool = False,
     ) -> None:
         self._policy = policy
         self._load_generator = load_generator
@@ -144,6 +149,7 @@ class Coordinator:
         self._reflow = reflow
         self._chunk_tokens = prefill_chunk_tokens
         self._max_waiting = max_waiting
+        self._decodes_loop = decodes_loop
         self._open_loop: Iterator[Arrival] = iter(())
         self._next_of_open_loop: Request | None = None
         self._num_created = 0
@@ -186,6 +192,8 @@ class Coordinator:
         """
         if event.__class__ is PassesReturned:  # nearly all are
             return self._passes_returned(event.requests, event.times_s)
+        if event.__class__ is TokensReturned:
+            return self._tokens_returned(event.requests, event.times_s)
         actions = no_actions()
         match event:
             case RequestArrived(request):
@@ -202,13 +210,9 @@ class Coordinator:
             case RequestPreempted(request):
                 self._preempted(request, now, actions)
             case RequestFailed(request, reason):
-                if self._take_out(request, actions):
-                    self._recorder.failed(request, reason, now)
-                    self._go_on_without(request, now, actions)
+                self._lose(request, reason, now, actions)
             case RequestCancelled(request):
-                if self._take_out(request, actions):
-                    self._recorder.cancelled(request, now)
-                    self._go_on_without(request, now, actions)
+                self._lose(request, None, now, actions)
         return actions
 
     # -- arrivals ------------------------------------------------------------------------------
@@ -274,13 +278,7 @@ class Coordinator:
             request.next_chunk()
             _send(actions, request, now)
             return
-        number = request.num_output_tokens
-        if number:
-            self._recorder.decodes_ended((request,), (now,))
-        else:
-            self._recorder.prompt_ended(request, now)
-            request.first_token_s = now
-        self._num_tokens_returned += 1
+        number = self._take_token(request, now)
         if number == request.num_decodes:
             self._end(request, now, actions)
             return
@@ -291,11 +289,48 @@ class Coordinator:
         request.dispatched_s = now
         self._policy.decodes_dispatched((request,))
         if not number:
-            share = self._policy.bottleneck_share()
-            self._generate(
-                self._load_generator.after_prompt(now, share, request.index), now, actions
-            )
+            self._generate_after_prompt(request, now, actions)
         _send(actions, request, now)
+
+    def _tokens_returned(self, requests: list[Request], times: list[float]) -> Actions:
+        """Take tokens of requests that go on by themselves; nothing is sent."""
+        actions = no_actions()
+        if all(0 < request.num_output_tokens < request.num_decodes for request in requests):
+            self._recorder.decodes_ended(requests, times)
+            for request, now in zip(requests, times, strict=True):
+                request.num_output_tokens += 1
+                request.dispatched_s = now
+            self._num_tokens_returned += len(requests)
+            self._policy.decodes_dispatched(requests)
+            return actions
+        for request, now in zip(requests, times, strict=True):
+            if request not in self.active:
+                continue  # a token of an attempt that is over
+            number = self._take_token(request, now)
+            if number == request.num_decodes:
+                self._end(request, now, actions)
+                continue
+            self._policy.decodes_dispatched((request,))
+            request.num_output_tokens = number + 1
+            request.dispatched_s = now
+            if not number:
+                self._generate_after_prompt(request, now, actions)
+        return actions
+
+    def _take_token(self, request: Request, now: float) -> int:
+        """Record a token of an active request; its number."""
+        number = request.num_output_tokens
+        if number:
+            self._recorder.decodes_ended((request,), (now,))
+        else:
+            self._recorder.prompt_ended(request, now)
+            request.first_token_s = now
+        self._num_tokens_returned += 1
+        return number
+
+    def _generate_after_prompt(self, request: Request, now: float, actions: Actions) -> None:
+        share = self._policy.bottleneck_share()
+        self._generate(self._load_generator.after_prompt(now, share, request.index), now, actions)
 
     def _end(self, request: Request, now: float, actions: Actions) -> None:
         self._policy.finished(request)
@@ -356,7 +391,14 @@ class Coordinator:
         self._count_ended(request.num_output_tokens)
         return True
 
-    def _go_on_without(self, request: Request, now: float, actions: Actions) -> None:
+    def _lose(self, request: Request, reason: str | None, now: float, actions: Actions) -> None:
+        """Let a request fail for a reason, or, without one, be cancelled; others go on."""
+        if not self._take_out(request, actions):
+            return
+        if reason is None:
+            self._recorder.cancelled(request, now)
+        else:
+            self._recorder.failed(request, reason, now)
         self._serve_waiting(now, actions)
         self._generate_after_end(now, request.index, actions)
 
@@ -474,6 +516,11 @@ class Coordinator:
             f"{self._num_tokens_of_ended} of ended requests, {tokens} inside"
         )
         for request in self.active:
+            if self._decodes_loop:
+                assert request.num_output_tokens <= request.num_generated_tokens, (
+                    f"tokens-conserved: request {request.index} has tokens that no node made"
+                )
+                continue
             known = request.prompt_tokens + request.num_output_tokens
             position = request.num_computed_tokens + request.num_new_tokens
             assert position <= known, f"tokens-conserved: request {request.index} runs ahead"

@@ -87,17 +87,21 @@ class KvCache:
 
     def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
         """Take the blocks of requests back that are not wanted any more."""
-        for key in [key for key in self._held if isinstance(key, Request) and not is_wanted(key)]:
-            self.release(key)
+        for key in list(self._holders()):
+            if isinstance(key, Request) and not is_wanted(key):
+                self.release(key)
 
     def clear(self) -> None:
         """Take all blocks back."""
-        for key in list(self._held):
+        for key in list(self._holders()):
             self.release(key)
 
     def latest(self) -> Iterator[Hashable]:
         """Requests that hold blocks, the last to have come first."""
-        return reversed(self._held)
+        return reversed(list(self._holders()))
+
+    def _holders(self) -> Iterable[Hashable]:
+        return self._held
 
     def validate(self) -> None:
         """Check the invariant ``kv-conserved``.

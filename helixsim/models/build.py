@@ -3,7 +3,8 @@
 What kind of links there are follows from the performance model: with sending costs, a machine sends
 a message for each request and hop; without, links are the published simulator's. What kind of
 nodes: batches under the paper's scheduler and performance model have a fast node of their own,
-everything else runs on an :class:`~helixsim.models.engine_node.EngineNode`.
+everything else runs on an :class:`~helixsim.models.engine_node.EngineNode`, or, where decodes loop,
+on a :class:`~helixsim.models.looping_node.LoopingNode`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from helixsim.control.cluster_view import ClusterView
 from helixsim.control.kv_cache import KvCache, held_token_layers
-from helixsim.control.node_schedulers import NODE_SCHEDULERS, NodeScheduler, NodeSchedulerInputs
+from helixsim.control.node_schedulers import (
+    NODE_SCHEDULERS,
+    NodeScheduler,
+    NodeSchedulerInputs,
+    decodes_loop,
+)
 from helixsim.control.node_schedulers.paper import PaperScheduler
 from helixsim.control.node_schedulers.scheduler import ContextBound
 from helixsim.control.routing import Policy
@@ -35,12 +41,15 @@ from helixsim.models.egress import (
 from helixsim.models.engine_node import EngineNode
 from helixsim.models.event_loop import ExactEnvironment
 from helixsim.models.links import DeliveryQueue, SerialLink
+from helixsim.models.looping_node import LoopingNode
 from helixsim.models.messages import MessageEgress, MessageLink, ReceivingNic
 from helixsim.models.node import SimulatedNode
 from helixsim.models.paper_node import PaperNode
+from helixsim.models.token_stream import Carrier, ReturnPaths, TokenStream
 from helixsim.models.tracing import (
     traced_engine_node,
     traced_link,
+    traced_looping_node,
     traced_message_link,
     traced_paper_node,
 )
@@ -115,8 +124,6 @@ def build_models(parts: Parts) -> Models:
     coordinator_node = CoordinatorNode(
         parts.environment, parts.coordinator, inboxes[-1], eager=eager
     )
-    nodes = [_node(parts, node, inboxes[node.index], coordinator_node) for node in topology.nodes]
-    parts.view.nodes = nodes
     links: Sequence[SimulatedLink]
     if sending is None:
         paper_links = _links(parts, inboxes)
@@ -124,9 +131,11 @@ def build_models(parts: Parts) -> Models:
     else:
         message_links = _message_links(parts, inboxes)
         links, make_egress = message_links, _message_egress_maker(parts, message_links, sending)
+    nodes = [_node(parts, node, inboxes, coordinator_node, links) for node in topology.nodes]
+    parts.view.nodes = nodes
     first = sorted({link.target for link in topology.outgoing[topology.coordinator]})
     for index, node in enumerate(nodes):
-        looks_back = index in first and not eager
+        looks_back = index in first and not eager and not isinstance(node, LoopingNode)
         node.connect(
             make_egress(index),
             coordinator_node.catch_up if looks_back else None,
@@ -147,8 +156,13 @@ def build_models(parts: Parts) -> Models:
 
 
 def _node(
-    parts: Parts, placed: PlacedNode, inbox: DeliveryQueue, coordinator_node: CoordinatorNode
+    parts: Parts,
+    placed: PlacedNode,
+    inboxes: Sequence[DeliveryQueue],
+    coordinator_node: CoordinatorNode,
+    links: Sequence[SimulatedLink],
 ) -> SimulatedNode:
+    inbox = inboxes[placed.index]
     scheduler = make_node_scheduler(parts, placed)
     timer = parts.performance.step_timer(placed)
     environment, tracer = parts.environment, parts.tracer
@@ -157,6 +171,12 @@ def _node(
         assert isinstance(scheduler, PaperScheduler)
         make_paper_node = PaperNode if tracer is None else traced_paper_node(tracer)
         node: SimulatedNode = make_paper_node(environment, placed, scheduler, timer, inbox)
+    elif decodes_loop(NODE_SCHEDULERS.get(_scheduler_name(parts))):
+        make_looping_node = LoopingNode if tracer is None else traced_looping_node(tracer)
+        stream, ways_back = _ways_of_tokens(parts, placed, inboxes, coordinator_node, links)
+        node = make_looping_node(
+            environment, placed, scheduler, timer, inbox, coordinator_node, stream, ways_back
+        )
     else:
         make_node = EngineNode if tracer is None else traced_engine_node(tracer)
         node = make_node(environment, placed, scheduler, timer, inbox, coordinator_node)
@@ -167,8 +187,7 @@ def _node(
 
 def make_node_scheduler(parts: Parts, placed: PlacedNode) -> NodeScheduler:
     """The scheduler of a node, as the scenario names it or its performance model has it."""
-    scenario = parts.scenario
-    name = scenario.scheduler.node or parts.performance.node_scheduler
+    scenario, name = parts.scenario, _scheduler_name(parts)
     kv = KvCache.by_layer(placed.capacity.kv_token_layers, placed.end_layer)
     inputs = NodeSchedulerInputs(
         name=placed.name,
@@ -179,8 +198,38 @@ def make_node_scheduler(parts: Parts, placed: PlacedNode) -> NodeScheduler:
         kv=kv if NODE_SCHEDULERS.get(name).counts_kv else None,
         engine=scenario.engine,
         contexts=parts.coordinator.contexts,
+        num_llm_layers=parts.topology.llm.num_layers,
     )
     return cast("NodeScheduler", NODE_SCHEDULERS.make(name, inputs))
+
+
+def _scheduler_name(parts: Parts) -> str:
+    return parts.scenario.scheduler.node or parts.performance.node_scheduler
+
+
+def _ways_of_tokens(
+    parts: Parts,
+    placed: PlacedNode,
+    inboxes: Sequence[DeliveryQueue],
+    coordinator_node: CoordinatorNode,
+    links: Sequence[SimulatedLink],
+) -> tuple[TokenStream | None, ReturnPaths | None]:
+    """Where the tokens of a node go, if it holds the last layer."""
+    topology, index = parts.topology, placed.index
+    if placed.end_layer < topology.llm.num_layers:
+        return None, None
+    to_coordinator = next(
+        link for link in topology.outgoing[index] if link.target == topology.coordinator
+    )
+    stream = TokenStream(
+        index,
+        cast(Carrier, links[to_coordinator.index]),
+        coordinator_node.tokens,
+        coordinator_node.expect_tokens,
+    )
+    network = parts.scenario.cluster.network
+    number = parts.environment.next_number
+    return stream, ReturnPaths(topology, network, index, list(inboxes), number)
 
 
 # -- links of the published simulator --------------------------------------------------------------

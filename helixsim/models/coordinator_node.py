@@ -22,10 +22,12 @@ from helixsim.control.actions import (
     RequestFailed,
     RequestPreempted,
     RunStarted,
+    TokensReturned,
 )
 from helixsim.models.egress import Egress
 from helixsim.models.event_loop import ExactEnvironment, ReusableEvent
 from helixsim.models.links import DeliveryQueue, Transfer, interleaved, merge
+from helixsim.models.token_stream import ArrivedTokens
 from helixsim.requests import Request
 from helixsim.steps import Batch, Step
 
@@ -69,6 +71,11 @@ class CoordinatorNode:
     eager
         Whether to wake for everything that returns, at its own time; needed where sending depends
         on what else is being sent at that moment.
+
+    Attributes
+    ----------
+    tokens
+        Tokens on their way here from nodes whose decodes loop.
     """
 
     def __init__(
@@ -92,6 +99,7 @@ class CoordinatorNode:
         self._first_nodes: Sequence[AttachedNode] = ()
         self._releases = False
         self._prepare: Callable[[Request], None]
+        self.tokens = ArrivedTokens()
         inbox.announce = self._on_transfer
 
     def connect(
@@ -156,7 +164,19 @@ class CoordinatorNode:
         if self._inbox.transfers and not self._eager:
             self.arm_if_needed()
 
+    def expect_tokens(self, arrival_s: float, sent_s: float) -> None:
+        """Look when tokens arrive that something follows from."""
+        self._event.schedule(arrival_s, sent_s)
+
     def _take_back(self, until: float) -> None:
+        if self.tokens.messages:
+            for arrival, _, _, requests in self.tokens.take(until):
+                times = [arrival] * len(requests)
+                actions = self._handle(TokensReturned(requests, times), arrival)
+                if actions.send or actions.ended or actions.arrivals:
+                    self._settle(actions)
+                    if actions.send:
+                        self._egress.depart_each(actions.send, actions.ready_s)
         transfers = self._inbox.take(until) if self._inbox.transfers else None
         if not transfers:
             return
@@ -209,6 +229,7 @@ class CoordinatorNode:
             return request not in gone
 
         self._inbox.drop_unless(is_wanted)
+        self.tokens.drop_unless(is_wanted)
         self._egress.drop_unless(is_wanted)
         for node in self._nodes:
             node.drop_unless(is_wanted)

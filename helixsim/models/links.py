@@ -366,6 +366,14 @@ class SerialLink:
         self._depart(self._transfer(Batch.of([request]), [sent], [now]))
         return sent
 
+    def carry_tokens(self, num_tokens: int, now: float) -> float:
+        """Send tokens that are ready now as one message; return when it has been sent."""
+        free = self.free_s if self.free_s > now else now
+        self.free_s = free + num_tokens * self._bytes_per_token / self._bandwidth_bytes_per_s
+        self.num_requests += num_tokens
+        self.num_tokens += num_tokens
+        return self.free_s
+
     def transit_s(self, num_tokens: int) -> float:
         """How long `num_tokens` tokens take from the start of sending to arrival."""
         return self.latency_s + num_tokens * self._bytes_per_token / self._bandwidth_bytes_per_s

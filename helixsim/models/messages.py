@@ -114,6 +114,11 @@ class MessageLink:
         """
         return self._bytes_per_token * (request.num_new_tokens if self._carries_steps else 1)
 
+    def carry_tokens(self, num_tokens: int, now: float) -> float:
+        """Carry tokens that are ready now as one message; when it has arrived, latency apart."""
+        self.num_requests += num_tokens
+        return self.carry(num_tokens * self._bytes_per_token, now, now)
+
     def depart(self, requests: list[Request], sent_s: list[float]) -> None:
         """Put messages in flight that arrive, latency apart, at these rising times."""
         batch = Batch.of(requests)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from helixsim.models.engine_node import EngineNode
 from helixsim.models.links import SerialLink, Transfer
+from helixsim.models.looping_node import LoopingNode
 from helixsim.models.messages import MessageLink
 from helixsim.models.paper_node import PaperNode
 from helixsim.requests import Request
@@ -195,6 +196,20 @@ def traced_engine_node(tracer: Tracer) -> type[EngineNode]:
                 start = end
 
     return TracedEngineNode
+
+
+def traced_looping_node(tracer: Tracer) -> type[LoopingNode]:
+    """Nodes whose decodes loop that tell a tracer of their steps, one by one."""
+
+    class TracedLoopingNode(LoopingNode):
+        repeats = False
+
+        def _begin_step(self, now: float) -> None:
+            super()._begin_step(now)
+            if self._step is not None:
+                tracer.worked(self.index, now, self._wakes_at, self._step.passes[0].requests)
+
+    return TracedLoopingNode
 
 
 def traced_link(tracer: Tracer) -> type[SerialLink]:

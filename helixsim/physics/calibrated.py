@@ -31,11 +31,11 @@ _LEAST_ROUND_S = 1e-6
 class CalibratedModel:
     """``physics: calibrated``; see :class:`helixsim.physics.performance_model.PerformanceModel`."""
 
-    node_scheduler = "prototype"
     passes_beyond_answer = 0
     requests_wait = True
 
     def __init__(self, inputs: ModelInputs) -> None:
+        self.node_scheduler = inputs.engine.scheduler
         self._llm, self._engine = inputs.llm, inputs.engine
         self.sending: SendingCosts | None = SendingCosts(
             message_s=inputs.engine.message_s,
@@ -119,6 +119,10 @@ class EngineStepTimer:
         return self.mixed_layer_s(
             batch.num_prompts, batch.prompt_tokens, num_decodes, batch.context_tokens
         )
+
+    def decode_step_s(self, num_decodes: int, context_tokens: int, longest: int) -> float:
+        """How long a step of decodes takes on a node that holds all layers, with host costs."""
+        return self._num_layers * self.decode_layer_s(num_decodes, context_tokens)
 
     def copy_s(self, num_tokens: int) -> float:
         """How long the hidden states of some tokens take into the GPU, or out of it."""

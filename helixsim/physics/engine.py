@@ -22,7 +22,8 @@ from helixsim.yaml_files import (
     Seconds,
 )
 
-DEFAULT_ENGINE = "helix-prototype"
+PROTOTYPE_ENGINE = "helix-prototype"
+VLLM_ENGINE = "vllm"
 DATA = Path(__file__).parent / "data"
 
 Batching = Literal["separate", "mixed"]
@@ -32,6 +33,7 @@ Rate = Annotated[BytesPerSecond, Field(gt=0)]
 _OLD_KEYS = {
     "per_further_request": "per_sequence_overhead",
     "several_decodes": "multi_sequence_overhead",
+    "max_batched_tokens": "max_num_batched_tokens",
 }
 
 
@@ -119,15 +121,54 @@ class EngineCosts(_Costs):
     """
 
     name: Name = "ideal"
+    scheduler: Annotated[str, Field(min_length=1)] = Field(
+        default="vllm",
+        description="Node scheduler that makes up the steps: `vllm`, `prototype`, or one of your "
+        "own ([recipes](recipes.md)). A scenario's `scheduler.node` goes first.",
+    )
+    max_num_seqs: Count = Field(
+        default=256, description="`vllm`: the most requests that a node runs at once."
+    )
+    max_num_batched_tokens: Count = Field(
+        default=4096,
+        description="`vllm`: the most tokens in a step; longer prefills are split. `prototype`: "
+        "the most prompt tokens in a pass; with mixed batching, prompt tokens and decodes. A "
+        "longer prompt runs in a pass of its own.",
+    )
+    enable_prefix_caching: bool = Field(
+        default=True,
+        description="`vllm`: whether KV blocks are found again by other requests with the same "
+        "first tokens, and by a request that was preempted. On nodes that hold all layers.",
+    )
+    async_scheduling: bool = Field(
+        default=True,
+        description="`vllm`: whether the host composes a step, and pays its cost, while the step "
+        "before it runs.",
+    )
+    scheduling: Literal["fcfs", "priority"] = Field(
+        default="fcfs",
+        description="`vllm`: whether requests are admitted in order of arrival, or by priority.",
+    )
+    kv_tokens: Count | None = Field(
+        default=None,
+        description="`vllm`: measured KV capacity of every node, in tokens on all of its layers, "
+        "instead of what the machine type says.",
+    )
+    step_host_s: Cost = Field(
+        default=0.0,
+        alias="per_step",
+        description="Host time of a step: hidden behind the GPU with async scheduling, added to "
+        "each step without.",
+    )
+    all_reduce_latency_s: Cost | None = Field(
+        default=None,
+        alias="all_reduce_latency",
+        description="Latency of an all-reduce, instead of what the machine type says.",
+    )
     batching: Batching = Field(
         default="separate",
-        description="`separate`: a step runs its prefills in one pass, its decodes in a second. "
-        "`mixed`: one pass runs both, as engines with chunked prefill do.",
-    )
-    max_batched_tokens: Count = Field(
-        default=4096,
-        description="The most prompt tokens in a pass; with mixed batching, prompt tokens and "
-        "decodes. A longer prompt runs in a pass of its own.",
+        description="`prototype`: with `separate`, a step runs its prefills in one pass, its "
+        "decodes in a second; with `mixed`, one pass runs both.",
     )
     per_sequence_overhead_s: Cost = Field(
         default=0.0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +11,13 @@ from helixsim.cluster import Cluster
 from helixsim.control.node_schedulers import NODE_SCHEDULERS
 from helixsim.control.routing import POLICIES
 from helixsim.errors import ScenarioError
-from helixsim.physics.engine import EngineCosts, load_engine, shipped_engines
+from helixsim.physics.engine import (
+    PROTOTYPE_ENGINE,
+    VLLM_ENGINE,
+    EngineCosts,
+    load_engine,
+    shipped_engines,
+)
 from helixsim.physics.performance_model import PERFORMANCE_MODELS
 from helixsim.placement.placement import Placement, placement_mistakes
 from helixsim.profiles.library import (
@@ -160,7 +166,7 @@ class _Loader:
             document=document,
             digest=digest(document, self.folder),
             faults=faults,
-            engine=self._engine(),
+            engine=self._engine(node.machine_type for node in cluster.nodes),
             slos=to_slos(spec.slo),
             dollars_per_hour=prices,
             file=self.file,
@@ -184,9 +190,17 @@ class _Loader:
         self._check_shipped("llm", "LLM", self.spec.llm, shipped_llms())
         return load_llm(self.spec.llm, self.folder)
 
-    def _engine(self) -> EngineCosts:
-        self._check_shipped("engine", "engine", self.spec.engine, shipped_engines())
-        return load_engine(self.spec.engine, self.folder)
+    def _engine(self, machine_types: Iterable[str]) -> EngineCosts:
+        name = self.spec.engine
+        if name is None:
+            prototype = load_engine(PROTOTYPE_ENGINE)
+            return (
+                prototype
+                if prototype.gpus.keys() >= set(machine_types)
+                else load_engine(VLLM_ENGINE)
+            )
+        self._check_shipped("engine", "engine", name, shipped_engines())
+        return load_engine(name, self.folder)
 
     def _check_shipped(self, where: str, noun: str, name: str, names: Sequence[str]) -> None:
         if not is_yaml_name(name) and name not in names:

@@ -6,7 +6,6 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from helixsim.physics.engine import DEFAULT_ENGINE
 from helixsim.profiles.spec import Count, Name
 from helixsim.scenario.cluster_spec import ClusterSpec
 from helixsim.scenario.generator_spec import GeneratorSpec
@@ -325,10 +324,11 @@ class ScenarioSpec(FileModel):
         description="Performance model: `paper`, `calibrated`, or one of your own "
         "([recipes](recipes.md)).",
     )
-    engine: FileName = Field(
-        default=DEFAULT_ENGINE,
-        description="Costs of the serving engine, for the calibrated physics: the name of a "
-        "shipped engine, or a file ending in .yaml, such as `helixsim calibrate` writes.",
+    engine: FileName | None = Field(
+        default=None,
+        description="The serving engine, for the calibrated physics: the name of a shipped "
+        "engine, or a file ending in .yaml, such as `helixsim calibrate` writes. Default: "
+        "`helix-prototype` if all machine types are those of the Helix paper, otherwise `vllm`.",
     )
     run: RunSpec
     slo: dict[Name, SloSpec] = Field(

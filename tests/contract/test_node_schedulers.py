@@ -43,8 +43,8 @@ class Node:
         factory = NODE_SCHEDULERS.get(name)
         with_kv = factory.counts_kv if with_kv is None else with_kv
         kv = KvCache(num_blocks, 16, END) if with_kv else None
-        engine = EngineCosts(batching=batching, max_batched_tokens=70)
-        self.max_batched_tokens = engine.max_batched_tokens
+        engine = EngineCosts(batching=batching, max_num_batched_tokens=70)
+        self.max_num_batched_tokens = engine.max_num_batched_tokens
         self.scheduler = factory(
             NodeSchedulerInputs(
                 name="node",
@@ -115,7 +115,7 @@ class Node:
                 again.prompt_tokens,
             )
             assert (
-                batch.prompt_tokens <= max(LIMITS.max_prompt_tokens, self.max_batched_tokens)
+                batch.prompt_tokens <= max(LIMITS.max_prompt_tokens, self.max_num_batched_tokens)
                 or batch.num_prompts == 1
             )
         if self.kv is None:

@@ -243,10 +243,10 @@ def test_steps_of_the_paper_scheduler_with_little_kv(
     st.none() | st.tuples(st.integers(0, 60), st.sets(st.integers(0, 9), max_size=3)),
 )
 def test_steps_of_the_prototype_scheduler(
-    jobs, num_blocks, max_batched_tokens, max_decode_tokens, batching, poll_layer_s, lost
+    jobs, num_blocks, max_num_batched_tokens, max_decode_tokens, batching, poll_layer_s, lost
 ):
     engine = EngineCosts(
-        batching=batching, max_batched_tokens=max_batched_tokens, poll_layer_s=poll_layer_s
+        batching=batching, max_num_batched_tokens=max_num_batched_tokens, poll_layer_s=poll_layer_s
     )
     limits = {"max_decode_tokens": max_decode_tokens, "kv_token_layers": 16 * 4 * num_blocks}
     logs = [

@@ -55,7 +55,7 @@ def test_a_simulated_cluster_shows_its_nodes(physics):
         policy="least_kv",
         drain=True,
     )
-    engine = EngineCosts(max_batched_tokens=6)  # one prompt a step here, too
+    engine = EngineCosts(max_num_batched_tokens=6)  # one prompt a step here, too
     simulation = Simulation(replace(scenario, physics=physics, engine=engine))
     (node,) = simulation.policy._view.nodes
     assert node is simulation.nodes[0]

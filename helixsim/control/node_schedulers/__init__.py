@@ -33,10 +33,19 @@ NODE_SCHEDULERS: Registry[NodeSchedulerFactory] = Registry(
     {
         "paper": "helixsim.control.node_schedulers.paper:PaperScheduler",
         "prototype": "helixsim.control.node_schedulers.prototype:PrototypeScheduler",
+        "vllm": "helixsim.control.node_schedulers.vllm:vllm_schedulers",
     },
     attributes=("__call__", "counts_kv"),
 )
 """Node schedulers by their name in a scenario's ``scheduler.node``."""
+
+
+def decodes_loop(factory: NodeSchedulerFactory) -> bool:
+    """Whether decodes go on by themselves under it, without waiting for the coordinator.
+
+    A factory says so by an attribute of that name; without it they do not.
+    """
+    return bool(getattr(factory, "decodes_loop", False))
 
 
 def register_node_scheduler(name: str, factory: NodeSchedulerFactory) -> None:
@@ -55,5 +64,6 @@ __all__ = [
     "NodeScheduler",
     "NodeSchedulerFactory",
     "NodeSchedulerInputs",
+    "decodes_loop",
     "register_node_scheduler",
 ]

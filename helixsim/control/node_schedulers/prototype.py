@@ -25,7 +25,7 @@ class PrototypeScheduler:
         self._name = inputs.name
         self._bounds = (*sorted({inputs.start_layer, *inputs.entry_layers}), inputs.end_layer)
         self._is_mixed = inputs.engine.batching == "mixed"
-        self._max_tokens = inputs.engine.max_batched_tokens
+        self._max_tokens = inputs.engine.max_num_batched_tokens
         self._max_decodes = inputs.limits.max_decode_tokens
         self.kv = inputs.kv
         self.running: Step | None = None

@@ -50,6 +50,8 @@ class NodeSchedulerInputs:
         How the engine makes up its steps (batching, token budget).
     contexts
         Bound on the length of contexts.
+    num_llm_layers
+        Layers of the LLM; with 0, the node counts as one that ends at the last of them.
     """
 
     name: str
@@ -60,10 +62,16 @@ class NodeSchedulerInputs:
     kv: KvCache | None = None
     engine: EngineCosts = IDEAL_ENGINE
     contexts: ContextBound = field(default_factory=lambda: ContextBound(2**62))
+    num_llm_layers: int = 0
 
 
 class NodeScheduler(Protocol):
     """Composes the steps of one node.
+
+    Where decodes loop (:func:`helixsim.control.node_schedulers.decodes_loop`), the scheduler of a
+    route's first node keeps a request until its answer is complete, advances its counters, and
+    takes it back from the last stage by `enter`; on a node that holds all layers, `finish_pass`
+    returns the requests that have a new token.
 
     Attributes
     ----------

@@ -1,0 +1,430 @@
+"""The node scheduler of an engine of today, after vLLM v1 (``vllm/v1/core/sched/scheduler.py``).
+
+The first node of a route keeps one list of running requests and one queue of waiting ones, and one
+counter for each request, `num_computed_tokens`. A step has a token budget. Running requests come
+first: each gets the tokens that it still has to compute, as far as the budget lasts: a decode has
+one, a prefill a chunk. If no KV block is left, the request that came last is preempted: it gives
+all its blocks back and goes to the head of the queue, to be computed again. Then waiting
+requests are admitted, in order, while budget, `max_num_seqs` and blocks last: the whole of what
+is known of a request must fit into free blocks, blocks that a prefix cache has cost nothing.
+Nothing is admitted in a step that preempted.
+
+A decode that is through goes on in the next step, without waiting for the coordinator. Where a
+route has further stages, a request is in one step at a time, and no more groups of requests are
+under way than the route has stages.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from helixsim.control.node_schedulers.scheduler import NodeScheduler, NodeSchedulerInputs
+from helixsim.control.node_schedulers.vllm_stage import VllmStageScheduler
+from helixsim.control.prefix_cache import PrefixCache
+from helixsim.requests import Request
+from helixsim.steps import Batch, Step
+
+
+class VllmScheduler:
+    """Composes the steps of the first node of a route; see :class:`.scheduler.NodeScheduler`."""
+
+    counts_kv = True
+    decodes_loop = True
+
+    def __init__(self, inputs: NodeSchedulerInputs) -> None:
+        assert inputs.kv is not None
+        engine = inputs.engine
+        self.kv = _blocks_of_all_layers(inputs)
+        self.running: Step | None = None
+        self._name = inputs.name
+        self._bounds = (inputs.start_layer, inputs.end_layer)
+        self._is_whole = inputs.end_layer >= inputs.num_llm_layers
+        self._max_tokens = engine.max_num_batched_tokens
+        self._max_seqs = engine.max_num_seqs
+        self._by_priority = engine.scheduling == "priority"
+        # A step is composed while the one before it runs, so from what was there when that began.
+        self._looks_ahead = engine.async_scheduling and self._is_whole
+        self._admitted: list[Request] = []
+        self._waiting: deque[Request] = deque()
+        self._arrived: list[Request] = []
+        self._finished: dict[Request, None] = {}
+        self._groups = Groups()
+        self._may_admit_next = False
+
+    # -- requests come and go ------------------------------------------------------------------
+
+    def enter(self, layer: int, batch: Batch) -> None:
+        """Take new requests, and requests that are back from the last stage of their route."""
+        for request in batch.requests:
+            if self._groups.take_back(request):
+                _advance(request)
+            else:
+                self._arrived.append(request)
+
+    def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
+        """Drop requests that are not wanted any more; a step that runs goes on without them."""
+        self._admitted = [request for request in self._admitted if is_wanted(request)]
+        self._waiting = deque(request for request in self._waiting if is_wanted(request))
+        self._arrived = [request for request in self._arrived if is_wanted(request)]
+        for request in [request for request in self._finished if not is_wanted(request)]:
+            del self._finished[request]
+        self._groups.drop_unless(is_wanted)
+        if self.running is not None:
+            batch = self.running.passes[0]
+            self.running.passes[0] = Batch.of([r for r in batch.requests if is_wanted(r)])
+        self.kv.drop_unless(is_wanted)
+
+    def release(self, request: Request) -> bool:
+        """Take back what a request held that has ended, here or by a decision elsewhere."""
+        if request.num_generated_tokens > request.num_decodes or request in self._finished:
+            return False  # it has ended here; its blocks come back with the next step
+        if self.kv.held(request) or request in self._waiting or request in self._arrived:
+            self.drop_unless(lambda other: other is not request)
+            return True
+        return False
+
+    def reset(self) -> None:
+        """Forget all requests and the prefix cache, as a node that has failed."""
+        self.running = None
+        self._admitted.clear()
+        self._waiting.clear()
+        self._arrived.clear()
+        self._finished.clear()
+        self._groups = Groups()
+        self.kv.forget()
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    def schedule(self) -> Step | None:
+        """Compose the next step: running requests, then waiting ones that are admitted."""
+        step = Step([Batch([], 0, 0)], self._bounds)
+        if not (self._looks_ahead and self._admitted):
+            self._release_finished()
+            self._take_arrived(step)
+        if self._groups.is_room_for(self._admitted or self._waiting):
+            self._compose(step)
+        self._may_admit_next = False
+        if self._looks_ahead and (self._finished or self._arrived):
+            self._release_finished()
+            self._take_arrived(step)
+            self._may_admit_next = bool(self._waiting)
+        batch = step.passes[0]
+        self.running = step if batch.requests else None
+        if not self._is_whole and batch.requests:
+            self._groups.send_away(batch.requests)
+        return step if batch.requests or step.preempted or step.failed else None
+
+    def _release_finished(self) -> None:
+        for request in self._finished:
+            self.kv.release(request)
+        self._finished.clear()
+
+    def _take_arrived(self, step: Step) -> None:
+        """Let requests that have arrived wait for their admission."""
+        kv = self.kv
+        for request in self._arrived:
+            if kv.missing(request, request.longest_context) > kv.num_blocks:
+                step.failed.append((request, f"{self._name} has too little KV cache for it"))
+                continue
+            self._waiting.append(request)
+        if self._arrived and self._by_priority:
+            self._waiting = deque(sorted(self._waiting, key=_priority))
+        self._arrived.clear()
+
+    def _compose(self, step: Step) -> None:
+        batch = step.passes[0]
+        taken = batch.requests
+        budget, size = self._max_tokens, self.kv.block_tokens
+        admitted, kv, away = self._admitted, self.kv, self._groups.away
+        victims: list[Request] = []
+        position = 0
+        while position < len(admitted) and budget:
+            request = admitted[position]
+            if request in away:
+                position += 1
+                continue
+            computed = request.num_computed_tokens
+            new = request.prompt_tokens + request.num_generated_tokens - computed
+            new = min(new, budget)
+            missing = -(-(computed + new) // size) - -(-computed // size)
+            if missing:
+                if missing > kv.num_free:
+                    self._preempt_for(request, missing, victims, taken)
+                    budget = self._max_tokens - sum(r.num_new_tokens for r in taken)
+                    if request in victims:
+                        continue
+                    position = admitted.index(request)
+                    if missing > kv.num_free:
+                        position += 1
+                        continue  # all that could be preempted is away
+                kv.allocate(request, missing)
+            kv.know(request, computed + new)
+            request.num_new_tokens = new
+            taken.append(request)
+            budget -= new
+            position += 1
+        if victims:
+            self._take_out(victims, step)
+        else:
+            self._admit(taken, budget, step)
+        for request in taken:
+            if request.is_prefill:
+                batch.num_prompts += 1
+                batch.prompt_tokens += request.num_new_tokens
+
+    def _admit(self, taken: list[Request], budget: int, step: Step) -> None:
+        kv, waiting, size = self.kv, self._waiting, self.kv.block_tokens
+        while waiting and budget and kv.num_free and len(self._admitted) < self._max_seqs:
+            request = waiting[0]
+            tokens = request.prompt_tokens + request.num_generated_tokens
+            # One token at least has to be computed: without it there is no next one.
+            found = kv.found(request, tokens - 1) if self._is_whole else []
+            if kv.num_needed(tokens, found) > kv.num_free:
+                break
+            waiting.popleft()
+            cached = len(found) * size
+            new = min(tokens - cached, budget)
+            kv.adopt(request, found, tokens)
+            kv.allocate(request, -(-(cached + new) // size) - len(found))
+            kv.know(request, cached + new)
+            request.is_prefill = True
+            request.num_computed_tokens = cached
+            request.num_new_tokens = new
+            if not request.num_generated_tokens and not request.num_preemptions:
+                request.num_cached_tokens = cached
+            self._admitted.append(request)
+            taken.append(request)
+            budget -= new
+
+    def finish_pass(self, step: Step, number: int) -> Batch | None:
+        """Take the pass that has run.
+
+        On a node that holds all layers, the requests that have a new token; they go on by
+        themselves. Otherwise, all requests, which go to the next stage of their routes.
+        """
+        self.running = None
+        batch = step.passes[0]
+        if not batch.requests:
+            return None
+        if self._is_whole:
+            tokens = [request for request in batch.requests if _advance(request)]
+            ended = [r for r in tokens if r.num_generated_tokens > r.num_decodes]
+            batch = Batch(tokens, 0, 0)
+        else:
+            ended = [request for request in batch.requests if request.is_last_pass]
+            for request in ended:
+                self._groups.take_back(request)
+        if ended:
+            gone = set(ended)
+            self._admitted = [request for request in self._admitted if request not in gone]
+            self._finished.update(dict.fromkeys(ended))
+        return batch if batch.requests else None
+
+    # -- preemption ----------------------------------------------------------------------------
+
+    def _preempt_for(
+        self, request: Request, num_blocks: int, victims: list[Request], taken: list[Request]
+    ) -> None:
+        """Preempt, the last to have come first, until there is room or the request itself is."""
+        while num_blocks > self.kv.num_free and request not in victims:
+            victim = self._victim()
+            if victim is None:
+                return
+            self._admitted.remove(victim)
+            self.kv.release(victim)
+            victims.append(victim)
+            if victim in taken:
+                taken.remove(victim)
+
+    def _victim(self) -> Request | None:
+        candidates = [request for request in self._admitted if request not in self._groups.away]
+        if not candidates:
+            return None
+        return max(candidates, key=_priority) if self._by_priority else candidates[-1]
+
+    def _take_out(self, victims: list[Request], step: Step) -> None:
+        """Let preempted requests wait here, or have the coordinator begin them anew."""
+        for victim in victims:
+            victim.num_preemptions += 1
+            if self._is_whole:
+                victim.num_computed_tokens = 0
+                victim.is_prefill = True
+                self._waiting.appendleft(victim)
+            else:
+                step.preempted.append(victim)
+        if self._by_priority:
+            self._waiting = deque(sorted(self._waiting, key=_priority))
+
+    # -- steps that repeat -----------------------------------------------------------------------
+
+    def num_repeats(self, step: Step) -> int:
+        """How many times a step that has just been composed would be composed again as it is.
+
+        Only of decodes, on a node that holds all layers, and as long as nothing arrives: until a
+        request ends, or blocks may run short. Waiting requests stay where they are: they find less
+        room each time.
+        """
+        batch = step.passes[0]
+        if not self._is_whole or batch.num_prompts or self._may_admit_next:
+            return 0
+        requests = batch.requests
+        if len(requests) < len(self._admitted) or step.preempted or step.failed:
+            return 0
+        left = min([r.num_decodes - r.num_generated_tokens for r in requests])
+        blocks_each = self.kv.num_free // len(requests)
+        return min(left, blocks_each * self.kv.block_tokens)
+
+    def repeat(self, step: Step, num_steps: int) -> None:
+        """Account for a step, and as many repetitions of it less one, as if each had been composed.
+
+        The step that follows, which is composed like them, runs then.
+        """
+        size, kv = self.kv.block_tokens, self.kv
+        requests = step.passes[0].requests
+        filled: list[tuple[int, int]] = []
+        for place, request in enumerate(requests):
+            computed = request.num_computed_tokens
+            # Step j (from 0) computes the token at position `computed + j`.
+            first = -(computed + 1) % size
+            filled += [(j, place) for j in range(first, num_steps + 1, size) if j]
+            first = -computed % size
+            filled += [(j, place) for j in range(first or size, num_steps + 1, size)]
+            request.num_computed_tokens = computed + num_steps
+            request.num_generated_tokens += num_steps
+        filled.sort()
+        for j, place in filled:
+            request = requests[place]
+            computed = request.num_computed_tokens - num_steps + j
+            if computed % size == 0:
+                kv.allocate(request, 1)
+            else:
+                kv.know(request, computed + 1)
+
+    # -- gauges --------------------------------------------------------------------------------
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that have entered and have not been admitted."""
+        return len(self._waiting) + len(self._arrived)
+
+    @property
+    def num_admitted(self) -> int:
+        """Requests that have been admitted, in a step or between two."""
+        return len(self._admitted)
+
+    @property
+    def queue_length(self) -> int:
+        """Requests that a new one would wait behind, or run with."""
+        return self.num_waiting + len(self._admitted)
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens that wait for a step."""
+        waiting = sum(
+            r.prompt_tokens + r.num_generated_tokens for r in (*self._waiting, *self._arrived)
+        )
+        return waiting + sum(
+            r.prompt_tokens + r.num_generated_tokens - r.num_computed_tokens for r in self._admitted
+        )
+
+    def validate(self) -> None:
+        """Check the invariants ``one-place`` and ``kv-conserved`` on this node."""
+        inside = [*self._admitted, *self._waiting, *self._arrived, *self._finished]
+        assert len(set(inside)) == len(inside), "one-place: a request waits and runs"
+        running = self.running.passes[0].requests if self.running is not None else []
+        assert set(running) <= set(self._admitted), "one-place: a request runs that is not admitted"
+        for request in self._admitted:
+            num_tokens = request.num_computed_tokens
+            if request in running or request in self._groups.away:
+                num_tokens += request.num_new_tokens
+            blocks = -(-num_tokens // self.kv.block_tokens)
+            assert self.kv.held(request) == blocks, "kv-conserved: more or fewer blocks than tokens"
+        self.kv.validate()
+
+
+class Groups:
+    """Requests that are away, at later stages of their routes, by the step that sent them.
+
+    Attributes
+    ----------
+    away
+        Request -> number of its group.
+    """
+
+    def __init__(self) -> None:
+        self.away: dict[Request, int] = {}
+        self._sizes: dict[int, int] = {}
+        self._next = 0
+
+    def is_room_for(self, requests: Sequence[Request]) -> bool:
+        """Whether another group may leave: as many are under way as a route has stages."""
+        if not self._sizes:
+            return True
+        stages = [len(r.route.stages) for r in requests if r.route is not None]
+        return len(self._sizes) < max(stages, default=1)
+
+    def send_away(self, requests: Sequence[Request]) -> None:
+        """Count a group that leaves."""
+        self._sizes[self._next] = len(requests)
+        self.away.update(dict.fromkeys(requests, self._next))
+        self._next += 1
+
+    def take_back(self, request: Request) -> bool:
+        """Take note that a request is back, or will not come back; whether it was away."""
+        group = self.away.pop(request, None)
+        if group is None:
+            return False
+        self._sizes[group] -= 1
+        if not self._sizes[group]:
+            del self._sizes[group]
+        return True
+
+    def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
+        """Forget requests that are not wanted any more."""
+        for request in [request for request in self.away if not is_wanted(request)]:
+            self.take_back(request)
+
+
+def _advance(request: Request) -> bool:
+    """Count the tokens of a pass as computed; whether it has yielded a token of the answer."""
+    computed = request.num_computed_tokens + request.num_new_tokens
+    request.num_computed_tokens = computed
+    if computed < request.prompt_tokens + request.num_generated_tokens:
+        return False
+    request.num_generated_tokens += 1
+    request.is_prefill = False
+    return True
+
+
+def _priority(request: Request) -> tuple[int, float, int]:
+    return request.priority, request.arrival_s, request.index
+
+
+def _blocks_of_all_layers(inputs: NodeSchedulerInputs) -> PrefixCache:
+    """The node's KV cache in blocks that span all its layers: every request enters at the first."""
+    kv, num_layers = inputs.kv, inputs.end_layer - inputs.start_layer
+    assert kv is not None
+    if isinstance(kv, PrefixCache):
+        return kv
+    return PrefixCache(
+        kv.num_blocks // num_layers,
+        kv.block_tokens,
+        is_enabled=inputs.engine.enable_prefix_caching,
+    )
+
+
+class VllmSchedulers:
+    """Makes the scheduler of a node: one for first nodes of routes, one for all others."""
+
+    counts_kv = True
+    decodes_loop = True
+
+    def __call__(self, inputs: NodeSchedulerInputs) -> NodeScheduler:
+        """Make it."""
+        made = VllmStageScheduler(inputs) if inputs.start_layer else VllmScheduler(inputs)
+        return cast(NodeScheduler, made)
+
+
+vllm_schedulers = VllmSchedulers()

@@ -1,0 +1,194 @@
+"""KV blocks that outlive their request: the prefix cache of an engine.
+
+Full blocks are known by a key of their content. A request that begins with the same tokens takes
+the blocks over, at no cost of computation. Blocks of requests that have ended stay, free and known,
+until they are needed for other tokens: the least recently used first, and of one request the
+last first, as in vLLM v1 (``vllm/v1/core/block_pool.py``).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable
+
+from helixsim.control.kv_cache import KvCache
+from helixsim.requests import Request
+
+
+class PrefixCache(KvCache):
+    """A KV cache whose blocks span all layers of the node, and can be shared.
+
+    Parameters
+    ----------
+    num_blocks, block_tokens
+        As :class:`~helixsim.control.kv_cache.KvCache`.
+    first_block
+        Number of the first block.
+    is_enabled
+        Whether blocks are found again; without, they are only counted and numbered.
+
+    Attributes
+    ----------
+    num_hit_tokens, num_asked_tokens
+        Tokens of requests that were admitted: those found in the cache, and all.
+    """
+
+    __slots__ = (
+        "_block_of",
+        "_first",
+        "_free",
+        "_is_enabled",
+        "_key_of",
+        "_num_known",
+        "_tables",
+        "_users",
+        "num_asked_tokens",
+        "num_hit_tokens",
+    )
+
+    def __init__(
+        self,
+        num_blocks: int,
+        block_tokens: int,
+        *,
+        first_block: int = 0,
+        is_enabled: bool = True,
+    ) -> None:
+        super().__init__(num_blocks, block_tokens)
+        self._first = first_block
+        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(
+            range(first_block, first_block + num_blocks)
+        )
+        self._is_enabled = is_enabled
+        self._tables: dict[Request, list[int]] = {}
+        self._num_known: dict[Request, int] = {}
+        self._users: dict[int, int] = {}
+        self._key_of: dict[int, Hashable] = {}
+        self._block_of: dict[Hashable, int] = {}
+        self.num_hit_tokens = 0
+        self.num_asked_tokens = 0
+
+    def table(self, request: Request) -> list[int]:
+        """The blocks of a request, in order of its tokens."""
+        return self._tables.get(request, [])
+
+    def held(self, key: Hashable) -> int:
+        """Blocks that a request holds."""
+        return len(self._tables.get(key, ()))  # type: ignore[call-overload]
+
+    def missing(self, key: Hashable, num_tokens: int, entry_layer: int = 0) -> int:
+        """Blocks that a request lacks to hold `num_tokens` tokens."""
+        return max(-(-num_tokens // self.block_tokens) - self.held(key), 0)
+
+    # -- prefixes ------------------------------------------------------------------------------
+
+    def found(self, request: Request, num_tokens: int) -> list[int]:
+        """Blocks with the request's first tokens, at most `num_tokens` of them."""
+        blocks: list[int] = []
+        if self._is_enabled:
+            size, block_of = self.block_tokens, self._block_of
+            for number in range(num_tokens // size):
+                block = block_of.get(request.block_key(number, size))
+                if block is None:
+                    break
+                blocks.append(block)
+        return blocks
+
+    def num_needed(self, num_tokens: int, found: list[int]) -> int:
+        """Free blocks that a request of `num_tokens` tokens takes, if it takes over `found`."""
+        return -(-num_tokens // self.block_tokens) - sum(block in self._users for block in found)
+
+    def adopt(self, request: Request, found: list[int], num_tokens: int) -> None:
+        """Let a request that holds nothing take over blocks; `num_tokens` are all it asks for."""
+        users = self._users
+        for block in found:
+            if block in users:
+                users[block] += 1
+            else:
+                users[block] = 1
+                del self._free[block]
+        self.num_free = len(self._free)
+        self._tables[request] = found
+        self._num_known[request] = len(found)
+        self.num_hit_tokens += len(found) * self.block_tokens
+        self.num_asked_tokens += num_tokens
+
+    def know(self, request: Request, num_tokens: int) -> None:
+        """Take note that the first `num_tokens` tokens of a request stand in its blocks."""
+        if not self._is_enabled:
+            return
+        known, full = self._num_known[request], num_tokens // self.block_tokens
+        if full <= known:
+            return
+        table = self._tables[request]
+        for number in range(known, full):
+            key = request.block_key(number, self.block_tokens)
+            if key not in self._block_of:
+                self._block_of[key] = block = table[number]
+                self._key_of[block] = key
+        self._num_known[request] = full
+
+    # -- blocks come and go --------------------------------------------------------------------
+
+    def allocate(self, key: Hashable, num_blocks: int) -> None:
+        """Give a request more blocks, which must be free."""
+        assert isinstance(key, Request)
+        assert num_blocks <= self.num_free, "kv-conserved: blocks that are not free"
+        table = self._tables.get(key)
+        if table is None:
+            table = self._tables[key] = []
+            self._num_known[key] = 0
+        take, users, key_of = self._free.popitem, self._users, self._key_of
+        for _ in range(num_blocks):
+            block, _none = take(last=False)
+            if block in key_of:
+                del self._block_of[key_of.pop(block)]
+            users[block] = 1
+            table.append(block)
+        self.num_free -= num_blocks
+
+    def release(self, key: Hashable) -> bool:
+        """Take all blocks of a request back; whether it had any."""
+        table = self._tables.pop(key, None)  # type: ignore[call-overload]
+        if table is None:
+            return False
+        del self._num_known[key]  # type: ignore[arg-type]
+        free, users = self._free, self._users
+        for block in reversed(table):
+            if users[block] == 1:
+                del users[block]
+                free[block] = None
+            else:
+                users[block] -= 1
+        self.num_free = len(free)
+        return bool(table)
+
+    def forget(self) -> None:
+        """Take all blocks back, and know none of them any more."""
+        self.clear()
+        self._key_of.clear()
+        self._block_of.clear()
+
+    def _holders(self) -> Iterable[Hashable]:
+        return self._tables
+
+    def validate(self) -> None:
+        """Check the invariant ``kv-conserved``: each block is free or used, and counted right.
+
+        Raises
+        ------
+        AssertionError
+            If blocks were lost or made.
+        """
+        users: dict[int, int] = {}
+        for table in self._tables.values():
+            for block in table:
+                users[block] = users.get(block, 0) + 1
+        assert users == self._users, "kv-conserved: a block has other users than are counted"
+        blocks = sorted([*users, *self._free])
+        assert blocks == list(range(self._first, self._first + self.num_blocks)), (
+            "kv-conserved: a block is lost or twice"
+        )
+        assert self.num_free == len(self._free), "kv-conserved: free blocks are miscounted"
+        for key, block in self._block_of.items():
+            assert self._key_of.get(block) == key, "kv-conserved: a known block lost its key"

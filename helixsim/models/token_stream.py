@@ -1,0 +1,209 @@
+"""How tokens travel where decodes loop: to the coordinator, and back to the first node of a route.
+
+All tokens of a step travel as one message. Both ways have a closed form, as links have: a message
+is sent when the one before it has been, and arrives one latency later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from helixsim.cluster import COORDINATOR, Network
+from helixsim.models.links import DeliveryQueue, Transfer
+from helixsim.placement.topology import Topology
+from helixsim.requests import Request
+from helixsim.steps import Batch
+
+
+class Carrier(Protocol):
+    """A link that also carries tokens."""
+
+    latency_s: float
+
+    def carry_tokens(self, num_tokens: int, now: float) -> float:
+        """Carry tokens that are ready now as one message; when it has been sent."""
+        ...
+
+
+class ArrivedTokens:
+    """Tokens on their way to the coordinator.
+
+    Attributes
+    ----------
+    messages
+        (arrival, node, number of the message among the node's, requests with one token each).
+    """
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[float, int, int, list[Request]]] = []
+
+    def take(self, until: float) -> list[tuple[float, int, int, list[Request]]]:
+        """Remove and return the messages that arrive by then, in order."""
+        arrived = [message for message in self.messages if message[0] <= until]
+        if len(arrived) == len(self.messages):
+            self.messages = []
+        elif arrived:
+            self.messages = [message for message in self.messages if message[0] > until]
+        arrived.sort()
+        return arrived
+
+    def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
+        """Drop the tokens of requests that are not wanted any more."""
+        self.messages = [
+            (arrival, node, number, kept)
+            for arrival, node, number, requests in self.messages
+            if (kept := [request for request in requests if is_wanted(request)])
+        ]
+
+
+class TokenStream:
+    """The tokens of one last node, on their way to the coordinator.
+
+    Parameters
+    ----------
+    node
+        Number of the node.
+    link
+        Its link to the coordinator.
+    arrived
+        Where the coordinator finds them.
+    expect
+        Called with (arrival, sent) of a message that the coordinator has to look at in time.
+    """
+
+    def __init__(
+        self,
+        node: int,
+        link: Carrier,
+        arrived: ArrivedTokens,
+        expect: Callable[[float, float], None],
+    ) -> None:
+        self._node = node
+        self._link = link
+        self._latency_s = link.latency_s
+        self._arrived = arrived
+        self._expect = expect
+        self._num_messages = 0
+
+    def send(self, requests: list[Request], now: float, *, is_notable: bool) -> None:
+        """Send a token of each request; notable ones are first or last tokens of answers."""
+        sent = self._link.carry_tokens(len(requests), now)
+        arrival = sent + self._latency_s
+        self._num_messages += 1
+        self._arrived.messages.append((arrival, self._node, self._num_messages, requests))
+        if is_notable:
+            self._expect(arrival, sent)
+
+
+class ReturnPath:
+    """From the last node of a route to the first: the token that the next decode begins with.
+
+    Parameters
+    ----------
+    bandwidth_bytes_per_s, latency_s
+        Of the network between them.
+    bytes_per_token
+        What is sent for each request.
+    inbox
+        Of the first node.
+    next_number
+        Numbers what happens.
+    """
+
+    def __init__(
+        self,
+        bandwidth_bytes_per_s: float,
+        latency_s: float,
+        bytes_per_token: float,
+        inbox: DeliveryQueue,
+        next_number: Callable[[], int],
+    ) -> None:
+        self._s_per_token = bytes_per_token / bandwidth_bytes_per_s
+        self._latency_s = latency_s
+        self._inbox = inbox
+        self._next_number = next_number
+        self._free_s = 0.0
+
+    def send(self, requests: list[Request], now: float) -> None:
+        """Send requests back that are to go on."""
+        start = max(self._free_s, now)
+        self._free_s = sent = start + len(requests) * self._s_per_token
+        batch = Batch(requests, 0, 0)
+        transfer = Transfer(
+            batch.requests,
+            0,
+            0,
+            0,
+            self._latency_s,
+            [sent] * len(requests),
+            start,
+            None,
+            self._next_number(),
+        )
+        inbox = self._inbox
+        inbox.transfers.append(transfer)
+        if transfer.first_arrival_s < inbox.announce_before_s:
+            inbox.announce(transfer)
+
+
+class ReturnPaths:
+    """The ways back from one last node, made when they are needed first.
+
+    Parameters
+    ----------
+    topology, network
+        Nodes, and what connects them.
+    node
+        Number of the last node.
+    inboxes
+        Of all nodes.
+    next_number
+        Numbers what happens.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        network: Network,
+        node: int,
+        inboxes: list[DeliveryQueue],
+        next_number: Callable[[], int],
+    ) -> None:
+        self._topology = topology
+        self._network = network
+        self._node = node
+        self._inboxes = inboxes
+        self._next_number = next_number
+        self._paths: dict[int, ReturnPath] = {}
+
+    def send(self, requests: list[Request], now: float) -> None:
+        """Send requests back, each to the first node of its route."""
+        groups: dict[int, list[Request]] = {}
+        for request in requests:
+            assert request.route is not None
+            groups.setdefault(request.route.stages[0].node, []).append(request)
+        for first, group in groups.items():
+            path = self._paths.get(first)
+            if path is None:
+                path = self._paths[first] = self._path_to(first)
+            path.send(group, now)
+
+    def _path_to(self, first: int) -> ReturnPath:
+        """The network's own link, or the way over the coordinator where there is none."""
+        names = [self._topology.name(self._node), self._topology.name(first)]
+        hops = [self._network.link(*names)]
+        if hops[0] is None:
+            hops = [
+                self._network.link(names[0], COORDINATOR),
+                self._network.link(COORDINATOR, names[1]),
+            ]
+        links = [link for link in hops if link is not None]
+        assert links, "a route begins and ends at the coordinator"
+        return ReturnPath(
+            min(link.bandwidth_bytes_per_s for link in links),
+            sum(link.latency_s for link in links),
+            self._topology.llm.token_bytes,
+            self._inboxes[first],
+            self._next_number,
+        )
