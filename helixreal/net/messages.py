@@ -107,6 +107,7 @@ class Llm(Part):
     token_bytes: float
     layer_bytes: float
     kv_bytes_per_token_layer: float
+    once_bytes: float = 0.0
 
 
 class Machine(Part):

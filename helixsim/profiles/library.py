@@ -58,7 +58,8 @@ def load_machine_type(
         Folder to which a relative path refers.
     llms
         Known LLMs in addition to the shipped ones. Only a profile that derives its KV cache
-        from the machine's memory needs its LLM; if that is unknown, the profile is left out.
+        from the machine's memory, or its times from operators, needs its LLM; if that is
+        unknown, the profile is left out.
 
     Raises
     ------
@@ -69,7 +70,7 @@ def load_machine_type(
     spec, file = load_named(MachineSpec, folder, "machine type", name_or_path, base_dir)
     known = {llm.name: llm for llm in llms}
     for name, serving in spec.llms.items():
-        if serving.kv.from_memory is not None and name not in known and name in shipped_llms():
+        if serving.needs_llm and name not in known and name in shipped_llms():
             known[name] = load_llm(name)
     try:
         return spec.to_machine_type(known)

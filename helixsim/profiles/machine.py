@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite
+from typing import TYPE_CHECKING
 
 from helixsim.errors import PlacementError, ScenarioError
+
+if TYPE_CHECKING:
+    from helixsim.profiles.operators import OperatorTables
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,8 @@ class LLM:
         Weights of one layer, read from disk before a run starts.
     kv_bytes_per_token_layer
         Size of the keys and values of one token in the KV cache of one layer.
+    once_bytes
+        Weights outside the layers: of the embedding and the head.
     """
 
     name: str
@@ -37,6 +43,7 @@ class LLM:
     token_bytes: float
     layer_bytes: float
     kv_bytes_per_token_layer: float
+    once_bytes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +168,9 @@ class MachineProfile:
         The most layers that a planner may assign to it.
     hints
         Inputs of the published throughput estimate.
+    operators
+        Times of its operators, if they were measured; `prefill` and `decode` then follow from
+        them.
     """
 
     machine_type: str
@@ -170,6 +180,7 @@ class MachineProfile:
     capacities: Mapping[int, Capacity]
     max_layers: int
     hints: PlannerHints
+    operators: OperatorTables | None = None
 
     def capacity(self, num_layers: int) -> Capacity:
         """Capacity of such a machine when it holds `num_layers`.

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from helixsim.errors import InputError
+from helixsim.profiles.curve_spec import CurveSpec
 from helixsim.profiles.machine import (
     LLM,
     Capacity,
@@ -17,7 +18,9 @@ from helixsim.profiles.machine import (
     MachineType,
     PlannerHints,
 )
-from helixsim.units import seconds_from_ms
+from helixsim.profiles.operator_spec import OperatorsSpec
+from helixsim.profiles.operators import OperatorTables
+from helixsim.profiles.planning_curves import CONTEXT_PER_DECODE, planning_curves
 from helixsim.yaml_files import Bytes, BytesPerSecond, FileModel, located_error
 
 BLOCK_TOKENS = 16
@@ -25,8 +28,6 @@ BLOCK_TOKENS = 16
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _MAX_LAYERS = 10_000
-_MAX_POINTS = 100_000
-_CONTEXT_PER_DECODE = 1000
 
 Name = Annotated[str, Field(pattern=_NAME)]
 Count = Annotated[int, Field(ge=1, le=2**53)]
@@ -63,6 +64,11 @@ class LLMSpec(FileModel):
     token_size: Bytes = Field(default=2.0, description="Size of one token id in messages.")
     layer_size: Bytes = Field(description="Size of the weights of one layer.")
     kv_size: Bytes = Field(description="Size of the keys and values of one token in one layer.")
+    once_size: Bytes = Field(
+        default=0.0,
+        description="Size of the weights outside the layers: embedding and head. With "
+        "kv.from_memory, a machine with all layers holds them, and one with fewer layers half.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -86,33 +92,8 @@ class LLMSpec(FileModel):
             token_bytes=self.token_size,
             layer_bytes=self.layer_size,
             kv_bytes_per_token_layer=self.kv_size,
+            once_bytes=self.once_size,
         )
-
-
-class CurveSpec(FileModel):
-    """Measured time of one layer, in milliseconds, as a function of the batched tokens."""
-
-    tokens: Annotated[
-        tuple[Annotated[int, Field(ge=0, le=2**53)], ...],
-        Field(strict=False, max_length=_MAX_POINTS),
-    ]
-    ms: Annotated[
-        tuple[Annotated[float, Field(le=1e6)], ...],
-        Field(strict=False, max_length=_MAX_POINTS),
-    ]
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        try:
-            self.to_profile()
-        except InputError as error:
-            where = (error.where or "").replace("seconds", "ms")
-            raise located_error(where, error.message) from error
-        return self
-
-    def to_profile(self) -> LatencyProfile:
-        """Turn the columns into a profile in seconds."""
-        return LatencyProfile(self.tokens, tuple(seconds_from_ms(value) for value in self.ms))
 
 
 class KvSpec(FileModel):
@@ -163,7 +144,10 @@ class KvSpec(FileModel):
             return dict(zip(self.layers or (), self.token_layers or (), strict=True))
         by_count = {}
         for num_layers in range(1, llm.num_layers + 1):
-            free_bytes = self.from_memory * memory_bytes - num_layers * llm.layer_bytes
+            # A stage with the first or the last layer holds the embedding or the head.
+            once_bytes = llm.once_bytes / (1 if num_layers == llm.num_layers else 2)
+            weights_bytes = num_layers * llm.layer_bytes + once_bytes
+            free_bytes = self.from_memory * memory_bytes - weights_bytes
             block_bytes = BLOCK_TOKENS * num_layers * llm.kv_bytes_per_token_layer
             if free_bytes < block_bytes:
                 break
@@ -180,7 +164,7 @@ class BatchLimitsSpec(FileModel):
     max_decode_context: Limit | None = Field(
         default=None,
         description="Largest sum of the decodes' context lengths. Default: "
-        f"{_CONTEXT_PER_DECODE} x max_decode_tokens.",
+        f"{CONTEXT_PER_DECODE} x max_decode_tokens.",
     )
 
     def columns(self) -> dict[str, int]:
@@ -196,7 +180,7 @@ class BatchLimitsSpec(FileModel):
             max_prompts=_at(self.max_prompts, row),
             max_prompt_tokens=_at(self.max_prompt_tokens, row),
             max_decode_tokens=decode_tokens,
-            max_decode_context=_CONTEXT_PER_DECODE * decode_tokens
+            max_decode_context=CONTEXT_PER_DECODE * decode_tokens
             if self.max_decode_context is None
             else _at(self.max_decode_context, row),
         )
@@ -233,8 +217,12 @@ class PlannerSpec(FileModel):
 class ServingSpec(FileModel):
     """Latency profile, KV cache and batch limits of a machine for one LLM."""
 
-    prefill: CurveSpec
-    decode: CurveSpec
+    prefill: CurveSpec | None = None
+    decode: CurveSpec | None = None
+    operators: OperatorsSpec | None = Field(
+        default=None,
+        description="Times of the operators of a layer, instead of `prefill` and `decode`.",
+    )
     max_layers: LayerCount | None = Field(
         default=None,
         description="The most layers that a planner may assign. Default: the layers that fit into "
@@ -244,8 +232,25 @@ class ServingSpec(FileModel):
     batch_limits: BatchLimitsSpec = BatchLimitsSpec()
     planner: PlannerSpec = PlannerSpec()
 
+    @property
+    def needs_llm(self) -> bool:
+        """Whether the profile follows only with the sizes of the LLM."""
+        return self.kv.from_memory is not None or self.operators is not None
+
+    def curves(
+        self, llm: LLM | None
+    ) -> tuple[LatencyProfile, LatencyProfile, OperatorTables | None]:
+        """Profiles of prefills and decodes, and the tables that they follow from, if any."""
+        if self.operators is not None and llm is not None:
+            tables = self.operators.to_tables()
+            return *planning_curves(tables, llm), tables
+        assert self.prefill is not None
+        assert self.decode is not None
+        return self.prefill.to_profile(), self.decode.to_profile(), None
+
     @model_validator(mode="after")
     def _check(self) -> Self:
+        self._check_form()
         for name, length in self.batch_limits.columns().items():
             if self.kv.layers is None:
                 raise located_error(
@@ -268,6 +273,15 @@ class ServingSpec(FileModel):
                 "missing",
             )
         return self
+
+    def _check_form(self) -> None:
+        """Times are given in exactly one of two forms."""
+        for name in ("prefill", "decode"):
+            given = getattr(self, name) is not None
+            if given and self.operators is not None:
+                raise located_error(name, "give either operators or prefill with decode")
+            if not given and self.operators is None:
+                raise located_error(name, "this key is missing (or operators instead)")
 
 
 class MachineSpec(FileModel):
@@ -297,8 +311,8 @@ class MachineSpec(FileModel):
         Parameters
         ----------
         llms
-            The known LLMs. A profile that derives its KV cache from the memory needs
-            its LLM; without it, the profile is left out.
+            The known LLMs. A profile that derives its KV cache from the memory, or its times
+            from operators, needs its LLM; without it, the profile is left out.
 
         Raises
         ------
@@ -314,7 +328,7 @@ class MachineSpec(FileModel):
             profiles={
                 name: self._profile(name, serving, llms.get(name))
                 for name, serving in self.llms.items()
-                if name in llms or serving.kv.from_memory is None
+                if name in llms or not serving.needs_llm
             },
         )
 
@@ -338,7 +352,7 @@ class MachineSpec(FileModel):
                 f"its memory holds {max(kv)} layers of {llm_name} at most, not {max_layers}",
                 where=f"{where}.max_layers",
             )
-        prefill, decode = serving.prefill.to_profile(), serving.decode.to_profile()
+        prefill, decode, operators = serving.curves(llm)
         hints = serving.planner.to_hints(max_layers, prefill, decode)
         for key in ("typical_layers", "crowded_typical_layers"):
             if (count := getattr(hints, key)) > max_layers:
@@ -356,4 +370,5 @@ class MachineSpec(FileModel):
             },
             max_layers=max_layers,
             hints=hints,
+            operators=operators,
         )

@@ -139,8 +139,10 @@ MEANINGS = {
     "`max_layers`.",
     "PlannerSpec.start_performance": "Initial value of the estimate, in layers x tokens per "
     "millisecond.",
-    "ServingSpec.prefill": "Time of prefills as a function of their total tokens.",
-    "ServingSpec.decode": "Time of decodes as a function of their number.",
+    "ServingSpec.prefill": "Time of prefills as a function of their total tokens. Needed without "
+    "`operators`.",
+    "ServingSpec.decode": "Time of decodes as a function of their number. Needed without "
+    "`operators`.",
     "ServingSpec.kv": "Capacity of the KV cache.",
     "ServingSpec.batch_limits": "Limits of one batch.",
     "ServingSpec.planner": "Inputs of the throughput estimate.",
