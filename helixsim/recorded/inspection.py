@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,6 @@ from helixsim.recorded.recording import RecordedRun, tokens_by_node
 if TYPE_CHECKING:
     import pandas as pd
 
-_FILES = ("inspection.json", "series.csv", "nodes.csv", "routes.csv", "inspection.png")
 _STEP_S = 10.0
 
 
@@ -92,9 +92,6 @@ def write_inspection(
     """
     from helixsim.recorded.plots import inspection_picture
 
-    check_output(folder.with_name(folder.name + ".x"), overwrite=True)
-    for name in _FILES if folder.is_dir() else ():
-        check_output(folder / name, overwrite=overwrite)
     over_time = series(run)
     work = tokens_by_node(run)
     contents: dict[str, str | bytes] = {
@@ -106,6 +103,20 @@ def write_inspection(
         + "".join(f"{count},{route}\n" for route, count in _routes(run).most_common()),
         "inspection.png": inspection_picture(run, over_time, work),
     }
+    write_files(folder, contents, overwrite=overwrite)
+
+
+def write_files(folder: Path, contents: Mapping[str, str | bytes], *, overwrite: bool) -> None:
+    """Write files by name into a folder, which is created if it does not exist.
+
+    Raises
+    ------
+    OutputError
+        If a file exists and `overwrite` is false, or a file cannot be written.
+    """
+    check_output(folder.with_name(folder.name + ".x"), overwrite=True)
+    for name in contents if folder.is_dir() else ():
+        check_output(folder / name, overwrite=overwrite)
     folder.mkdir(exist_ok=True)
     for name, content in contents.items():
         write_whole(folder / name, content, overwrite=overwrite)
