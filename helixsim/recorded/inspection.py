@@ -46,6 +46,7 @@ def inspect_run(run: RecordedRun, start_s: float, end_s: float) -> dict[str, Any
         "mean_output_tokens": sum(r.output_tokens for r in run.requests) / len(lengths),
         "nodes": len(run.node_names),
         "routes": len(_routes(run)),
+        "without_route": run.num_without_route,
         **recorded_figures(run, start_s, end_s),
         "busiest_routes": [
             {"requests": count, "route": route} for route, count in _routes(run).most_common(5)
@@ -125,7 +126,7 @@ def write_files(folder: Path, contents: Mapping[str, str | bytes], *, overwrite:
 def _num_completed(run: RecordedRun) -> int:
     passes = run.passes
     done = Counter(passes.request[np.isfinite(passes.end_s)].tolist())
-    return sum(done[number] >= request.output_tokens for number, request in enumerate(run.requests))
+    return sum(done[number] >= request.num_passes for number, request in enumerate(run.requests))
 
 
 def _routes(run: RecordedRun) -> Counter[str]:
@@ -135,4 +136,5 @@ def _routes(run: RecordedRun) -> Counter[str]:
             for stage in request.stages
         )
         for request in run.requests
+        if request.stages
     )
