@@ -97,10 +97,15 @@ def cut(run: RecordedRun, scenario: Scenario, slice_s: float, lead_s: float) -> 
     """
     topology = placed_topology(scenario)
     maker = RouteMaker(run, topology)
-    routes = [maker.route(request) for request in run.requests]
+    routes = {
+        number: maker.route(request)
+        for number, request in enumerate(run.requests)
+        if request.stages
+    }
     passes, end = run.passes, run.sending_ended_s
     begins = max(end - slice_s - lead_s, 0.0)
-    chosen = np.flatnonzero((passes.start_s >= begins) & (passes.start_s <= end))
+    has_route = np.array([number in routes for number in passes.request.tolist()])
+    chosen = np.flatnonzero((passes.start_s >= begins) & (passes.start_s <= end) & has_route)
     judged_from = begins + min(lead_s, (end - begins) / 2)
     return Slice(
         scenario,

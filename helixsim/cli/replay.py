@@ -16,17 +16,27 @@ if TYPE_CHECKING:
     from helixsim.recorded.replay import ReplayResult
 
 RunArgument = Annotated[
-    Path, typer.Argument(metavar="RUN_DIR", help="Folder of a recorded run.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="RUN_DIR",
+        help="Folder of a recorded run or of a request log, or a result of vllm bench serve.",
+        show_default=False,
+    ),
 ]
 WarmupOption = Annotated[
-    str, typer.Option(metavar="TIME", help="Time from the start that the figures leave out.")
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="Time from the start that the figures leave out; if not given, 60 s, and none of a "
+        "request log.",
+    ),
 ]
 UntilOption = Annotated[
     str | None,
     typer.Option(
         metavar="TIME",
         help="End of the window of the figures; if not given, the end of sending, which is the "
-        "last prompt, rounded up to a minute.",
+        "last prompt, rounded up to a minute; of a request log, the last request.",
     ),
 ]
 
@@ -46,7 +56,7 @@ def replay(
     seeds: Annotated[
         int, typer.Option(min=1, max=1000, help="Replays, with seeds 0, 1, ...; means are shown.")
     ] = 1,
-    warmup: WarmupOption = "60 s",
+    warmup: WarmupOption = None,
     until: UntilOption = None,
     loop: Annotated[
         Literal["auto", "open", "closed"],
@@ -63,18 +73,21 @@ def replay(
         bool, typer.Option("--force", help="Replace existing results in DIR.")
     ] = False,
 ) -> None:
-    """Send a recorded run through the simulator and compare the figures."""
+    """Send a recorded run or a request log through the simulator and compare the figures."""
     import json
 
+    from helixsim.cli.request_log import print_replay
+    from helixsim.errors import InputError
     from helixsim.metrics.output import OutputFolder
     from helixsim.recorded.figures import comparison_text
-    from helixsim.recorded.recording import load_recorded_run
     from helixsim.recorded.replay import ReplaySettings
     from helixsim.recorded.replay import replay as replay_run
+    from helixsim.recorded.request_log import RequestLog
+    from helixsim.recorded.sources import load_recording
     from helixsim.scenario.load import load_scenario
 
     settings = ReplaySettings(
-        warmup_s=seconds_of(warmup, "--warmup"),
+        warmup_s=seconds_of(warmup or "60 s", "--warmup"),
         until_s=None if until is None else seconds_of(until, "--until"),
         seeds=tuple(range(seeds)),
         reroute=reroute,
@@ -82,12 +95,25 @@ def replay(
     )
     chosen = [*(overrides or []), *([] if physics is None else [f"physics={physics}"])]
     loaded = load_scenario(scenario, chosen)
-    recorded = load_recorded_run(run)
+    recorded = load_recording(run)
+    if isinstance(recorded, RequestLog):
+        if loop == "closed":
+            raise InputError("a request log is sent at its recorded times", where="--loop closed")
+        print_replay(
+            recorded,
+            loaded,
+            output,
+            seeds=seeds,
+            window_s=(settings.warmup_s if warmup else 0.0, settings.until_s),
+            as_json=as_json,
+            force=force,
+        )
+        return
     with nullcontext() if output is None else OutputFolder(output, overwrite=force) as folder:
         started: list[Simulation] = []
         with (
             show_progress("replaying", "s", recorded.length_s * seeds) as show,
-            polled(lambda: _show_replays(started, show)),
+            polled(lambda: show_replays(started, show)),
         ):
             result = replay_run(recorded, loaded, settings, on_start=started.append)
         if folder is not None:
@@ -109,7 +135,7 @@ def inspect(
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Folder for plots and tables."),
     ] = None,
-    warmup: WarmupOption = "60 s",
+    warmup: WarmupOption = None,
     until: UntilOption = None,
     *,
     as_json: Annotated[
@@ -117,17 +143,26 @@ def inspect(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace earlier files in DIR.")] = False,
 ) -> None:
-    """Print throughput, latencies and routes of a recorded run."""
+    """Print throughput, latencies and routes of a recorded run, or of a request log."""
     import json
 
+    from helixsim.cli.request_log import print_inspection
     from helixsim.errors import InputError
     from helixsim.recorded.figures import inspection_text
     from helixsim.recorded.inspection import inspect_run, write_inspection
-    from helixsim.recorded.recording import load_recorded_run
+    from helixsim.recorded.request_log import RequestLog
+    from helixsim.recorded.sources import load_recording
 
-    recorded = load_recorded_run(run)
-    start_s = seconds_of(warmup, "--warmup")
-    end_s = recorded.sending_ended_s if until is None else seconds_of(until, "--until")
+    recorded = load_recording(run)
+    given_end_s = None if until is None else seconds_of(until, "--until")
+    if isinstance(recorded, RequestLog):
+        start_s = seconds_of(warmup or "0 s", "--warmup")
+        print_inspection(
+            recorded, output, window_s=(start_s, given_end_s), as_json=as_json, force=force
+        )
+        return
+    start_s = seconds_of(warmup or "60 s", "--warmup")
+    end_s = recorded.sending_ended_s if given_end_s is None else given_end_s
     if not start_s < end_s:
         raise InputError(
             f"the warm-up of {start_s:g} s leaves nothing of the {end_s:g} s of sending; make it "
@@ -159,7 +194,7 @@ def _files(result: ReplayResult) -> dict[str, bytes]:
     }
 
 
-def _show_replays(started: list[Simulation], show: ShowProgress) -> None:
+def show_replays(started: list[Simulation], show: ShowProgress) -> None:
     """Show the progress of replays, of which the last one started is in progress."""
     if started:
         running = started[-1]

@@ -35,7 +35,13 @@ EVENT_COLUMNS = (
 )
 """Columns of ``events.csv.gz``: helixreal writes them, ``helixsim replay`` reads them."""
 
-REPLAY_FILES = ("replay.json", "replay_series.csv", "replay_nodes.csv", "replay.png")
+REPLAY_FILES = (
+    "replay.json",
+    "replay_series.csv",
+    "replay_nodes.csv",
+    "replay_requests.csv",
+    "replay.png",
+)
 """Further files of a replay: the comparison with the recorded run."""
 
 TRACE_FILE = "trace.json.gz"

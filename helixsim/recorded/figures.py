@@ -11,11 +11,8 @@ import numpy as np
 from helixsim.metrics.sample import PERCENTILES, Sample
 from helixsim.recorded.recording import RecordedRun
 
-COMPARED = ("decode_tokens_per_s", "prompt_latency_s", "decode_latency_s")
-"""Keys of a run's summary that a recording has as well."""
-
 ReplayFigures = dict[str, Any]
-"""Key of :data:`COMPARED` -> a number, or for latencies mean and percentiles by name."""
+"""Name of a figure -> a number, or for latencies mean and percentiles by name."""
 
 
 def recorded_figures(run: RecordedRun, start_s: float, end_s: float) -> ReplayFigures:
@@ -31,11 +28,37 @@ def recorded_figures(run: RecordedRun, start_s: float, end_s: float) -> ReplayFi
         The window, seconds since the start of sending.
     """
     passes = run.passes
-    within = (passes.end_s >= start_s) & (passes.end_s <= end_s)
-    prompts = passes.latency_s[within & passes.is_prompt]
-    decodes = passes.latency_s[within & ~passes.is_prompt]
+    return figures_of_passes(
+        passes.end_s, passes.latency_s, passes.is_prompt, window_s=(start_s, end_s)
+    )
+
+
+def figures_of_passes(
+    end_s: np.ndarray,
+    latency_s: np.ndarray,
+    is_prompt: np.ndarray,
+    *,
+    window_s: tuple[float, float],
+    tolerance_s: float = 0.0,
+) -> ReplayFigures:
+    """Figures of passes, recorded or simulated; see :func:`recorded_figures`.
+
+    Parameters
+    ----------
+    end_s
+        When each pass came back, in seconds since the start of sending.
+    latency_s, is_prompt
+        Its latency, and whether it is a prefill.
+    window_s
+        Start and end of the window.
+    tolerance_s
+        How much later than the end a pass may come back and still count.
+    """
+    start, end = window_s
+    within = (end_s >= start) & (end_s <= end + tolerance_s)
+    prompts, decodes = latency_s[within & is_prompt], latency_s[within & ~is_prompt]
     return {
-        "decode_tokens_per_s": len(decodes) / (end_s - start_s),
+        "decode_tokens_per_s": len(decodes) / (end - start) if end > start else 0.0,
         "prompt_latency_s": _statistics(prompts),
         "decode_latency_s": _statistics(decodes),
     }
@@ -99,7 +122,7 @@ def comparison_text(found: Mapping[str, Any]) -> str:
         lines += [
             _row(f"{title + ' s':<18} {column}", *_sides(found, key, column)) for column in _COLUMNS
         ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"note: {note}" for note in found["notes"])])
 
 
 def inspection_text(found: Mapping[str, Any]) -> str:
@@ -121,6 +144,8 @@ def inspection_text(found: Mapping[str, Any]) -> str:
         lines.append(f"{title + ' s':<18}{figures}")
     lines += ["", f"{found['routes']} routes; the most frequent ones:"]
     lines += [f"{each['requests']:>5}  {each['route']}" for each in found["busiest_routes"]]
+    if found["without_route"]:
+        lines.append(f"{found['without_route']:>5}  requests without a recorded route")
     return "\n".join(lines)
 
 

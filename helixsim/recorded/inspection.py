@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,6 @@ from helixsim.recorded.recording import RecordedRun, tokens_by_node
 if TYPE_CHECKING:
     import pandas as pd
 
-_FILES = ("inspection.json", "series.csv", "nodes.csv", "routes.csv", "inspection.png")
 _STEP_S = 10.0
 
 
@@ -46,6 +46,7 @@ def inspect_run(run: RecordedRun, start_s: float, end_s: float) -> dict[str, Any
         "mean_output_tokens": sum(r.output_tokens for r in run.requests) / len(lengths),
         "nodes": len(run.node_names),
         "routes": len(_routes(run)),
+        "without_route": run.num_without_route,
         **recorded_figures(run, start_s, end_s),
         "busiest_routes": [
             {"requests": count, "route": route} for route, count in _routes(run).most_common(5)
@@ -92,9 +93,6 @@ def write_inspection(
     """
     from helixsim.recorded.plots import inspection_picture
 
-    check_output(folder.with_name(folder.name + ".x"), overwrite=True)
-    for name in _FILES if folder.is_dir() else ():
-        check_output(folder / name, overwrite=overwrite)
     over_time = series(run)
     work = tokens_by_node(run)
     contents: dict[str, str | bytes] = {
@@ -106,6 +104,20 @@ def write_inspection(
         + "".join(f"{count},{route}\n" for route, count in _routes(run).most_common()),
         "inspection.png": inspection_picture(run, over_time, work),
     }
+    write_files(folder, contents, overwrite=overwrite)
+
+
+def write_files(folder: Path, contents: Mapping[str, str | bytes], *, overwrite: bool) -> None:
+    """Write files by name into a folder, which is created if it does not exist.
+
+    Raises
+    ------
+    OutputError
+        If a file exists and `overwrite` is false, or a file cannot be written.
+    """
+    check_output(folder.with_name(folder.name + ".x"), overwrite=True)
+    for name in contents if folder.is_dir() else ():
+        check_output(folder / name, overwrite=overwrite)
     folder.mkdir(exist_ok=True)
     for name, content in contents.items():
         write_whole(folder / name, content, overwrite=overwrite)
@@ -114,7 +126,7 @@ def write_inspection(
 def _num_completed(run: RecordedRun) -> int:
     passes = run.passes
     done = Counter(passes.request[np.isfinite(passes.end_s)].tolist())
-    return sum(done[number] >= request.output_tokens for number, request in enumerate(run.requests))
+    return sum(done[number] >= request.num_passes for number, request in enumerate(run.requests))
 
 
 def _routes(run: RecordedRun) -> Counter[str]:
@@ -124,4 +136,5 @@ def _routes(run: RecordedRun) -> Counter[str]:
             for stage in request.stages
         )
         for request in run.requests
+        if request.stages
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import pairwise
 
 from helixsim.control.load import Arrival
 from helixsim.control.routing import Policy
 from helixsim.control.routing.maxflow import FlowRoute
-from helixsim.control.routing.policy import Rejection, RoutingPoint
+from helixsim.control.routing.policy import Rejection, RoutingPoint, complete_route
 from helixsim.errors import InputError
 from helixsim.placement.flow import Flow
 from helixsim.placement.topology import PlacedLink, Topology
@@ -28,7 +29,8 @@ class RecordedLoad:
     start_s
         Simulated time of the start of the recording.
     passes_beyond_answer
-        Decodes that the simulation runs beyond the answer; answers are shortened by as many.
+        Decodes that the simulation runs beyond the answer. Answers are set such that each request
+        has as many passes as in the recording.
     closed_loop
         Whether requests follow the completions that they followed in the recording.
 
@@ -86,12 +88,15 @@ class RecordedLoad:
 
     def _arrival(self, request: RecordedRequest, at_s: float) -> Arrival:
         self.sent.append(request)
-        output_tokens = max(request.output_tokens - self._beyond, 1)
-        return Arrival(at_s, request.prompt_tokens, output_tokens)
+        output_tokens = request.num_passes - self._beyond
+        return Arrival(at_s, request.prompt_tokens, max(output_tokens, 0))
 
 
 class RecordedRoutes:
     """A policy that gives every request its recorded route.
+
+    A request without a recorded route takes the route that the scenario's policy chooses at its
+    admission.
 
     Parameters
     ----------
@@ -102,7 +107,8 @@ class RecordedRoutes:
     topology
         Nodes and links of the replay.
     inner
-        The scenario's policy, which limits the bandwidth of links.
+        The scenario's policy, which limits the bandwidth of links, and routes requests without
+        a recorded route.
 
     Raises
     ------
@@ -118,8 +124,14 @@ class RecordedRoutes:
     ) -> None:
         self._load_generator = load_generator
         self._inner = inner
-        maker = RouteMaker(run, topology)
-        self._routes = {request.query: maker.route(request) for request in run.requests}
+        self._topology = topology
+        self._maker = RouteMaker(run, topology)
+        self._routes = {
+            request.query: self._maker.route(request) for request in run.requests if request.stages
+        }
+        self._routed_by_inner: set[Request] = set()
+        if run.num_without_route:
+            self.needs_transits = inner.needs_transits
 
     def link_bandwidth(self, link: PlacedLink) -> int:
         """Bandwidth that the scenario's policy allows; all of a link that it does not use."""
@@ -134,14 +146,30 @@ class RecordedRoutes:
 
     def admit(self, request: Request) -> Rejection | None:
         """Give a request its route."""
-        request.route = self._routes[self._load_generator.sent[request.index].query]
-        return None
+        route = self._routes.get(self._load_generator.sent[request.index].query)
+        if route is not None:
+            request.route = route
+            return None
+        rejection = self._inner.admit(request)
+        if rejection is None:
+            chosen = complete_route(self._inner, self._topology, request)
+            if not isinstance(chosen, FlowRoute):
+                request.route = self._maker.over(chosen.stages)
+            self._routed_by_inner.add(request)
+        return rejection
 
     def decodes_dispatched(self, requests: Iterable[Request]) -> None:
-        """Recorded routes do not depend on it."""
+        """Tell the scenario's policy, if it chose their routes."""
+        if self._routed_by_inner:
+            self._inner.decodes_dispatched(
+                [request for request in requests if request in self._routed_by_inner]
+            )
 
     def finished(self, request: Request) -> None:
-        """Recorded routes do not depend on it."""
+        """Tell the scenario's policy, if it chose its route."""
+        if request in self._routed_by_inner:
+            self._routed_by_inner.remove(request)
+            self._inner.finished(request)
 
     def bottleneck_share(self) -> float | None:
         """None: KV use is not tracked."""
@@ -197,6 +225,12 @@ class RouteMaker:
         if key not in self._made:
             self._made[key] = FlowRoute(_stages(request, machines), tuple(links), ())
         return self._made[key]
+
+    def over(self, stages: Sequence[Stage]) -> FlowRoute:
+        """The route over stages that a policy chose, which are numbered as in the topology."""
+        coordinator = self._topology.coordinator
+        machines = [coordinator, *(stage.node for stage in stages), coordinator]
+        return FlowRoute(list(stages), tuple(self._links[pair] for pair in pairwise(machines)), ())
 
     def _node(self, request: RecordedRequest, number: int) -> int:
         name = self._names[number]

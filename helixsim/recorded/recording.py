@@ -8,58 +8,24 @@ format.
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, inf
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from helixsim.errors import InputError
-from helixsim.metrics.output import EVENT_COLUMNS
+from helixsim.recorded.events import Passes, read_part, read_passes
 from helixsim.requests import Stage
 
 _MINUTE_S = 60.0
 _CLOSED_SHARE = 0.5
 """A run in which at least this share of the prompts left at the instant at which a pass came back
 had a closed loop."""
-
-
-@dataclass(frozen=True, slots=True)
-class Passes:
-    """Passes of requests through the LLM, in the order in which they left.
-
-    Attributes
-    ----------
-    request
-        Number of the request in the run.
-    is_prompt
-        Whether it is a prefill; the chunks of one count as one pass.
-    start_s, end_s
-        When it left the coordinator and came back, seconds since the start of sending; infinite
-        if it did not.
-    context_tokens, num_tokens
-        Tokens in the KV caches before the pass, and tokens of the pass.
-    """
-
-    request: np.ndarray
-    is_prompt: np.ndarray
-    start_s: np.ndarray
-    end_s: np.ndarray
-    context_tokens: np.ndarray
-    num_tokens: np.ndarray
-
-    @property
-    def latency_s(self) -> np.ndarray:
-        """Time from leaving the coordinator to coming back to it."""
-        latency: np.ndarray = self.end_s - self.start_s
-        return latency
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +48,10 @@ class RecordedRequest:
         When its prompt left the coordinator.
     prompt_tokens, output_tokens
         Processed tokens of the prompt, and tokens of the answer.
+    num_passes
+        Passes that it ran; of a request that had not ended, passes that it would have run.
     stages
-        Its route; node numbers are the files' minus one.
+        Its route; node numbers are the files' minus one. Empty if the files do not contain it.
     trigger
         The completion at the instant at which it was sent, if there was one.
     """
@@ -92,6 +60,7 @@ class RecordedRequest:
     dispatched_s: float
     prompt_tokens: int
     output_tokens: int
+    num_passes: int
     stages: tuple[Stage, ...]
     trigger: Trigger | None
 
@@ -144,6 +113,19 @@ class RecordedRun:
         return min(ceil(last / _MINUTE_S) * _MINUTE_S, self.length_s) or self.length_s
 
     @property
+    def num_without_route(self) -> int:
+        """Requests whose route the files do not contain, as when a recording was cut off."""
+        return sum(not request.stages for request in self.requests)
+
+    @cached_property
+    def has_drained(self) -> bool:
+        """Whether all requests had ended at the end of the recording."""
+        returned = Counter(self.passes.request[np.isfinite(self.passes.end_s)].tolist())
+        return all(
+            returned[number] >= request.num_passes for number, request in enumerate(self.requests)
+        )
+
+    @property
     def is_closed_loop(self) -> bool:
         """Whether the run was a closed loop: prompts left when other requests came back."""
         triggered = sum(request.trigger is not None for request in self.requests)
@@ -166,11 +148,12 @@ def load_recorded_run(folder: str | Path) -> RecordedRun:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError("is no folder; a recorded run is one", file=folder)
-    routes_file, routes_text = _read(folder, "routes.jsonl")
-    events_file, events_text = _read(folder, "events.csv")
-    routes = _routes(routes_file, routes_text)
+    routes = _routes(*read_part(folder, "routes.jsonl"))
     names = _node_names(folder)
-    passes, order, prompt_tokens = _passes(events_file, events_text, routes)
+    passes, order, prompt_tokens = read_passes(*read_part(folder, "events.csv"))
+    lengths = answers(
+        passes, [routes[query].output_tokens if query in routes else None for query in order]
+    )
     triggers = _triggers(passes, len(order))
     prompts = {
         int(request): float(start)
@@ -183,8 +166,8 @@ def load_recorded_run(folder: str | Path) -> RecordedRun:
             query,
             prompts[number],
             prompt_tokens[number],
-            routes[query].output_tokens,
-            routes[query].stages,
+            *lengths[number],
+            routes[query].stages if query in routes else (),
             triggers.get(number),
         )
         for number, query in enumerate(order)
@@ -202,20 +185,6 @@ def load_recorded_run(folder: str | Path) -> RecordedRun:
 class _Route:
     output_tokens: int
     stages: tuple[Stage, ...]
-
-
-def _read(folder: Path, name: str) -> tuple[Path, str]:
-    plain, packed = folder / name, folder / f"{name}.gz"
-    try:
-        if packed.exists():
-            return packed, gzip.decompress(packed.read_bytes()).decode()
-        if plain.exists():
-            return plain, plain.read_text(encoding="utf-8")
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"cannot be read: {error}", file=packed) from error
-    except UnicodeDecodeError as error:
-        raise InputError("is not UTF-8 text", file=packed) from error
-    raise InputError(f"{name}.gz is missing; a recorded run must contain it", file=folder)
 
 
 def _routes(file: Path, text: str) -> dict[int, _Route]:
@@ -270,114 +239,6 @@ def _node_names(folder: Path) -> dict[int, str]:
         ) from error
 
 
-class _Event(NamedTuple):
-    """A row of the events."""
-
-    at_s: float
-    query: int
-    is_out: bool
-    is_prompt: bool
-    context_tokens: int
-    num_tokens: int
-
-
-class _PassTable:
-    """Collects passes; chunks of a prefill become one."""
-
-    def __init__(self) -> None:
-        self.order: dict[int, int] = {}
-        self.prompt_tokens: list[int] = []
-        self.rows: list[tuple[int, bool, float, int, int]] = []
-        self.ends: list[float] = []
-        self._out: dict[int, int] = {}
-        self._chunked: dict[int, int] = {}
-
-    def add(self, event: _Event) -> None:
-        """Add an event, in order of time; raises ValueError for an invalid event."""
-        if event.is_out:
-            self._out_of_coordinator(event)
-            return
-        row = self._out.pop(event.query, None)
-        if row is None:
-            raise ValueError(f"request {event.query} comes back without having left")
-        self.ends[row] = event.at_s
-
-    def _out_of_coordinator(self, event: _Event) -> None:
-        at, query, _, is_prompt, context, tokens = event
-        number = self.order.get(query)
-        if number is None:
-            if not is_prompt:
-                raise ValueError(f"request {query} leaves for a decode before its prompt")
-            number = self.order[query] = len(self.order)
-            self.prompt_tokens.append(tokens)
-            self._chunked[query] = len(self.rows)
-        elif is_prompt and query in self._chunked:
-            # The next chunk, or another attempt: the pass began when its first chunk left.
-            row = self._chunked[query]
-            self.prompt_tokens[number] = max(self.prompt_tokens[number], context + tokens)
-            self.ends[row] = inf
-            self._out[query] = row
-            return
-        else:
-            self._chunked.pop(query, None)
-        self._out[query] = len(self.rows)
-        self.rows.append((number, query in self._chunked, at, context, tokens))
-        self.ends.append(inf)
-
-    def passes(self) -> Passes:
-        number, is_prompt, start, context, tokens = zip(*self.rows, strict=True)
-        sizes = [
-            self.prompt_tokens[n] if prompt else size
-            for n, prompt, size in zip(number, is_prompt, tokens, strict=True)
-        ]
-        return Passes(
-            np.array(number),
-            np.array(is_prompt),
-            np.array(start),
-            np.array(self.ends),
-            np.array(context),
-            np.array(sizes),
-        )
-
-
-def _passes(
-    file: Path, text: str, routes: Mapping[int, _Route]
-) -> tuple[Passes, list[int], list[int]]:
-    lines = text.splitlines()
-    if not lines or tuple(lines[0].split(",")) != EVENT_COLUMNS:
-        raise InputError(f"should begin with {','.join(EVENT_COLUMNS)}", file=file, where="row 1")
-    events = []
-    for row, line in enumerate(lines[1:], start=2):
-        try:
-            events.append((row, _event(line, routes)))
-        except ValueError as error:
-            raise InputError(str(error), file=file, where=f"row {row}") from error
-    # Events are stamped at their source and may be written in another order.
-    events.sort(key=lambda event: event[1].at_s)
-    table = _PassTable()
-    for row, event in events:
-        try:
-            table.add(event)
-        except ValueError as error:
-            raise InputError(str(error), file=file, where=f"row {row}") from error
-    if not table.rows:
-        raise InputError("has no events", file=file)
-    return table.passes(), list(table.order), table.prompt_tokens
-
-
-def _event(line: str, routes: Mapping[int, _Route]) -> _Event:
-    """Read one row; raises ValueError if it is invalid."""
-    time_text, query_text, direction, phase, context, tokens = line.split(",")
-    at_s, query = float(time_text), int(query_text)
-    if not 0 <= at_s < inf:
-        raise ValueError(f"time {time_text} should be finite and not negative")
-    if phase not in ("prompt", "decode") or direction not in ("in", "out"):
-        raise ValueError("direction is in or out, phase is prompt or decode")
-    if query not in routes:
-        raise ValueError(f"request {query} has no route")
-    return _Event(at_s, query, direction == "out", phase == "prompt", int(context), int(tokens))
-
-
 def _triggers(passes: Passes, num_requests: int) -> dict[int, Trigger]:
     """For requests that left at the instant at which another came back: that other request."""
     last_row = {number: row for row, number in enumerate(passes.request.tolist())}
@@ -395,6 +256,34 @@ def _triggers(passes: Passes, num_requests: int) -> dict[int, Trigger]:
         causes = came_back.get(float(passes.start_s[row]))
         if causes:
             found[int(passes.request[row])] = causes.pop(0)
+    return found
+
+
+def answers(passes: Passes, output_tokens: Sequence[int | None]) -> list[tuple[int, int]]:
+    """Output tokens and passes of each request.
+
+    A run has as many passes for each request as output tokens, or one more, as with the paper's
+    physics; the ended requests show which. An ended request has the passes that came back. A
+    request is in flight if its last pass did not come back. Output tokens that are not known
+    (None) follow from the passes.
+    """
+    total = Counter(passes.request.tolist())
+    returned = Counter(passes.request[np.isfinite(passes.end_s)].tolist())
+    last_row = {number: row for row, number in enumerate(passes.request.tolist())}
+    beyond = [
+        int(returned[number] > tokens)
+        for number, tokens in enumerate(output_tokens)
+        if tokens is not None and returned[number] >= tokens
+    ]
+    more = round(sum(beyond) / len(beyond)) if beyond else 0
+    found = []
+    for number, tokens in enumerate(output_tokens):
+        if tokens is None:
+            found.append((max(total[number] - more, 1), total[number]))
+            continue
+        has_ended = np.isfinite(passes.end_s[last_row[number]])
+        planned = tokens + more
+        found.append((tokens, min(returned[number], planned) if has_ended else planned))
     return found
 
 

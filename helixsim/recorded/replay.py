@@ -17,9 +17,9 @@ from helixsim.errors import InputError
 from helixsim.metrics.result import RunResult
 from helixsim.models.simulation import Simulation
 from helixsim.recorded.figures import (
-    COMPARED,
     ReplayFigures,
     errors,
+    figures_of_passes,
     mean_figures,
     recorded_figures,
 )
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 SERIES_STEP_S = 10.0
 """Time that one row of a replay's time series covers."""
+
+_TOLERANCE_S = 1e-3
+"""If the window ends with the last recorded pass, the simulated pass may be this much later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +104,19 @@ class ReplayResult:
             "recorded": self.recorded,
             "simulated": self.simulated,
             "error": self.error,
+            "notes": self.notes,
         }
+
+    @property
+    def notes(self) -> list[str]:
+        """Peculiarities of the replay, as sentences."""
+        missing = self.run.num_without_route
+        if not missing or self.settings.reroute:
+            return []
+        return [
+            f"{missing} of {len(self.run.requests)} requests have no recorded route; the policy "
+            f"{self.scenario.scheduler.policy} routed them"
+        ]
 
     def plot(self) -> Figure:
         """Draw throughput and latencies, as recorded and as simulated."""
@@ -146,16 +161,9 @@ class ReplayResult:
         edges = np.arange(0.0, self.run.length_s + SERIES_STEP_S, SERIES_STEP_S)
         columns: dict[str, np.ndarray] = {"time_s": edges[1:]}
         recorded = self.run.passes
-        simulated = self.results[0].iterations
-        start = self.results[0].summary["window_start_s"] - self.settings.warmup_s
         for name, ends, latency, is_prompt in (
             ("recorded", recorded.end_s, recorded.latency_s, recorded.is_prompt),
-            (
-                "simulated",
-                simulated["end_s"].to_numpy() - start,
-                (simulated["end_s"] - simulated["start_s"]).to_numpy(),
-                (simulated["phase"] == "prompt").to_numpy(),
-            ),
+            ("simulated", *_passes(self.results[0], self.settings.warmup_s)),
         ):
             for phase, wanted in (("decode", ~is_prompt), ("prompt", is_prompt)):
                 count = np.histogram(ends[wanted], edges)[0]
@@ -244,8 +252,9 @@ def replay(
     """Replay a recorded run in the simulator.
 
     Requests arrive at their recorded times (closed loop: after the completions that they
-    followed), with their recorded lengths and, without `reroute`, on their recorded routes. Each
-    replay lasts as long as the recording; both are measured in the same window.
+    followed), with as many passes as recorded and, without `reroute`, on their recorded routes.
+    An open loop in which all requests ended lasts until they have ended; other replays last as long
+    as the recording; both are measured in the same window.
 
     Parameters
     ----------
@@ -288,9 +297,13 @@ def replay(
             "make it shorter",
             file=run.folder,
         )
+    # A closed loop is cut off where the recording ends: its load depends on what was served.
+    closed = run.is_closed_loop if settings.closed_loop is None else settings.closed_loop
+    drains = run.has_drained and not closed
+    tolerance_s = _TOLERANCE_S if until == run.length_s else 0.0
     timed = replace(
         scenario,
-        run=replace(scenario.run, warmup_s=settings.warmup_s, duration_s=until, drain=False),
+        run=replace(scenario.run, warmup_s=settings.warmup_s, duration_s=until, drain=drains),
     )
     results: list[RunResult] = []
     for seed in settings.seeds:
@@ -300,13 +313,22 @@ def replay(
             record_iterations=True,
             source=RecordedSource.of(run, timed, settings),
         )
-        simulation.end_s = simulation.start_s + run.length_s
+        simulation.end_s = simulation.start_s + max(run.length_s, until) + tolerance_s
         on_start(simulation)
         results.append(simulation.run())
         if results[-1].summary["partial"]:
             break
     recorded = recorded_figures(run, settings.warmup_s, until)
-    simulated = mean_figures([{key: result.summary[key] for key in COMPARED} for result in results])
+    simulated = mean_figures(
+        [
+            figures_of_passes(
+                *_passes(result, settings.warmup_s),
+                window_s=(settings.warmup_s, _window_end_s(result, settings.warmup_s, until)),
+                tolerance_s=tolerance_s,
+            )
+            for result in results
+        ]
+    )
     return ReplayResult(
         run,
         timed,
@@ -316,6 +338,24 @@ def replay(
         simulated,
         errors(simulated, recorded),
         tuple(results),
+    )
+
+
+def _window_end_s(result: RunResult, warmup_s: float, until_s: float) -> float:
+    """End of the window, earlier if the simulation was interrupted."""
+    if not result.summary["partial"]:
+        return until_s
+    return float(result.summary["window_end_s"] - result.summary["window_start_s"]) + warmup_s
+
+
+def _passes(result: RunResult, warmup_s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """End in seconds since the start of sending, latency, and whether it is a prefill."""
+    passes = result.iterations
+    start_s = result.summary["window_start_s"] - warmup_s
+    return (
+        passes["end_s"].to_numpy() - start_s,
+        (passes["end_s"] - passes["start_s"]).to_numpy(),
+        (passes["phase"] == "prompt").to_numpy(),
     )
 
 

@@ -155,7 +155,6 @@ def test_what_never_came_back_does_not_count(tmp_path):
 
 
 MISTAKES = [
-    (["1,7,out,prompt,0,5"], None, "row 2: request 7 has no route"),
     (["1,0,in,prompt,0,5"], None, "row 2: request 0 comes back without having left"),
     (["1,0,out,decode,0,1"], None, "row 2: request 0 leaves for a decode before its prompt"),
     (["2,0,out,prompt,0,5", "1,0,in,prompt,0,5"], None, "row 3: request 0 comes back without"),
