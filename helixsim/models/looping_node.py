@@ -38,10 +38,10 @@ class RepeatingScheduler(NodeScheduler, Protocol):
 
 
 class RepeatingTimer(StepTimer, Protocol):
-    """A step timer that times steps of decodes by themselves, to the same last bit."""
+    """A step timer that times steps of decodes by their numbers, to the same last bit."""
 
-    def decode_step_s(self, num_decodes: int, context_tokens: int, longest: int) -> float:
-        """How long a step takes; contexts are the tokens in the KV cache before it."""
+    def decodes_end(self, start: float, num_decodes: int, context_sum: int, longest: int) -> float:
+        """When a step that starts then is through; each context has its new token."""
         ...
 
 
@@ -79,7 +79,7 @@ class LoopingNode(SimulatedNode):
         self._ways_back = ways_back
         self._is_whole = stream is not None and node.start_layer == 0
         self._can_repeat = (
-            self._is_whole and hasattr(scheduler, "num_repeats") and hasattr(timer, "decode_step_s")
+            self._is_whole and hasattr(scheduler, "num_repeats") and hasattr(timer, "decodes_end")
         )
         self._step: Step | None = None
         inbox.announce = self._wake_for
@@ -201,15 +201,15 @@ class LoopingNode(SimulatedNode):
         timer = cast("RepeatingTimer", self._timer)
         requests = step.passes[0].requests
         num = len(requests)
-        contexts = [request.num_computed_tokens for request in requests]
-        context_tokens, longest = sum(contexts), max(contexts)
+        contexts = [request.num_computed_tokens + 1 for request in requests]
+        context_sum, longest = sum(contexts), max(contexts)
         done = 0
         while done < most and end < horizon:
             self._count(step, start, end)
             self._stream.send(requests, end, is_notable=False)
             done += 1
             start = end
-            end = start + timer.decode_step_s(num, context_tokens + done * num, longest + done)
+            end = timer.decodes_end(start, num, context_sum + done * num, longest + done)
         if done:
             scheduler.repeat(step, done)
         return start, end

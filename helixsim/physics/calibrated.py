@@ -17,8 +17,10 @@ cache; with a shorter context, decodes are faster, but never faster than two dec
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from helixsim.physics.engine import EngineCosts
+from helixsim.physics.operators import OperatorStepTimer
 from helixsim.physics.performance_model import ModelInputs, SendingCosts, StepTimer
 from helixsim.placement.topology import PlacedNode
 from helixsim.profiles.machine import LLM
@@ -44,8 +46,69 @@ class CalibratedModel:
         )
 
     def step_timer(self, node: PlacedNode) -> StepTimer:
-        """What times the steps of a node."""
-        return EngineStepTimer(self._llm, node, self._engine)
+        """What times the steps of a node: from operator tables, where its machine type has some."""
+        timer: TimerOfDecodes
+        if node.profile.operators is None:
+            timer = EngineStepTimer(self._llm, node, self._engine)
+        else:
+            timer = OperatorStepTimer(self._llm, node, self._engine)
+        if not self._engine.step_host_s:
+            return timer
+        return HostStepTimer(timer, self._engine)
+
+
+class TimerOfDecodes(StepTimer, Protocol):
+    """A step timer that also times steps of decodes alone by their numbers."""
+
+    def decodes_end(self, start: float, num_decodes: int, context_sum: int, longest: int) -> float:
+        """When a step of decodes is through on a node that holds all layers.
+
+        To the last bit what :meth:`time_step` says.
+
+        Parameters
+        ----------
+        start
+            When it begins.
+        num_decodes
+            Number of decodes, at least 1.
+        context_sum, longest
+            Sum of their contexts, and the longest, each with the new token.
+        """
+        ...
+
+
+class HostStepTimer:
+    """Adds what the host takes for a step.
+
+    With asynchronous scheduling the host prepares a step while the GPU runs the one before, so that
+    its cost shows only where the GPU is faster. Without, the GPU waits.
+
+    Parameters
+    ----------
+    timer
+        What the GPU takes.
+    engine
+        What the host takes.
+    """
+
+    def __init__(self, timer: TimerOfDecodes, engine: EngineCosts) -> None:
+        self.poll_s = timer.poll_s
+        self._timer = timer
+        self._host_s = engine.step_host_s
+        self._hides = engine.async_scheduling
+
+    def time_step(self, step: Step, now: float) -> tuple[Sequence[float], float]:
+        """When each pass of a step is through, and when its last layer started."""
+        ends, last_s = self._timer.time_step(step, now)
+        return [*ends[:-1], self._with_host(now, ends[-1])], last_s
+
+    def decodes_end(self, start: float, num_decodes: int, context_sum: int, longest: int) -> float:
+        """When a step of decodes is through; see :class:`TimerOfDecodes`."""
+        end = self._timer.decodes_end(start, num_decodes, context_sum, longest)
+        return self._with_host(start, end)
+
+    def _with_host(self, start: float, end: float) -> float:
+        return max(end, start + self._host_s) if self._hides else end + self._host_s
 
 
 class EngineStepTimer:
@@ -120,9 +183,11 @@ class EngineStepTimer:
             batch.num_prompts, batch.prompt_tokens, num_decodes, batch.context_tokens
         )
 
-    def decode_step_s(self, num_decodes: int, context_tokens: int, longest: int) -> float:
-        """How long a step of decodes takes on a node that holds all layers, with host costs."""
-        return self._num_layers * self.decode_layer_s(num_decodes, context_tokens)
+    def decodes_end(self, start: float, num_decodes: int, context_sum: int, longest: int) -> float:
+        """When a step of decodes is through; see :class:`TimerOfDecodes`."""
+        return start + self._num_layers * self.decode_layer_s(
+            num_decodes, context_sum - num_decodes
+        )
 
     def copy_s(self, num_tokens: int) -> float:
         """How long the hidden states of some tokens take into the GPU, or out of it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 
 from helixsim.physics.engine import EngineCosts
 from helixsim.placement.topology import PlacedNode
@@ -30,15 +31,17 @@ class OperatorStepTimer:
     llm, node
         What runs where; the node's profile has operator tables.
     engine
-        The serving engine, as for all timers; nothing of it concerns the kernels.
+        The serving engine; it may have a measured latency of all-reduces.
     """
 
     poll_s = 0.0
 
     def __init__(self, llm: LLM, node: PlacedNode, engine: EngineCosts) -> None:
-        del engine
         tables = node.profile.operators
         assert tables is not None, f"{node.name} has no operator tables"
+        latency_s = engine.all_reduce_latency_s
+        if tables.all_reduce is not None and latency_s is not None:
+            tables = replace(tables, all_reduce=replace(tables.all_reduce, latency_s=latency_s))
         self._tables = tables
         self._num_layers = node.num_layers
         self._is_first = node.start_layer == 0
@@ -60,6 +63,10 @@ class OperatorStepTimer:
                 end += seconds
             ends.append(end)
         return ends, end - tail_s
+
+    def decodes_end(self, start: float, num_decodes: int, context_sum: int, longest: int) -> float:
+        """When a step of decodes that starts then is through."""
+        return start + self.decode_step_s(num_decodes, context_sum, longest)
 
     def decode_step_s(self, num_decodes: int, context_sum: int, longest: int) -> float:
         """How long a pass of decodes alone takes, through all layers of the node.
