@@ -465,9 +465,19 @@ class Coordinator:
         self._recorder.rejected(request, reason)
 
     def _serve_waiting(self, now: float, actions: Actions) -> None:
-        """Admit requests that wait, in order, while there is room."""
+        """Admit requests that wait, in order, while there is room.
+
+        Where no use of the KV caches is expected, nothing tells whether there is room for requests
+        that were preempted: one at a time begins anew, so that they do not preempt one another.
+        """
+        knows_room = self._policy.bottleneck_share() is not None
+        num_restarts = 0
         while self.waiting:
             request = self.waiting[0]
+            if request.attempt and not knows_room and self.active:
+                if num_restarts:
+                    break
+                num_restarts += 1
             reason = self._admit(request, now)
             if reason is Rejection.KV and self.active:
                 break
