@@ -17,6 +17,7 @@ from helixsim.profiles.machine import LatencyProfile
 from helixsim.recorded.log_inspection import inspect_log
 from helixsim.recorded.log_replay import replay_log
 from helixsim.recorded.recording import RecordedRun
+from helixsim.recorded.replay import replay
 from helixsim.recorded.request_log import LOG_COLUMNS
 from helixsim.recorded.sources import load_recording
 
@@ -317,6 +318,14 @@ def test_a_replay_has_a_window(tmp_path):
     assert result.recorded["ttft_s"]["mean"] == 1.0
     with pytest.raises(InputError, match="no request was sent from 9 s to 2 s"):
         replay_log(log, toy(), warmup_s=9.0)
+
+
+def test_each_kind_of_recording_has_its_function(tmp_path, reference):
+    with pytest.raises(InputError, match=r"is a request log; helixsim\.recorded\.log_replay"):
+        replay(write_log(tmp_path / "log"), toy())
+    run = reference / "recorded_runs" / "single24-llama1-30b-helix-t4-online"
+    with pytest.raises(InputError, match=r"is a recorded run; helixsim\.replay replays it"):
+        replay_log(run, toy())
 
 
 def test_a_replay_is_shown(tmp_path):
