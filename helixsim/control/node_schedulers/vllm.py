@@ -157,7 +157,8 @@ class VllmScheduler:
                         continue
                     position = admitted.index(request)
                 kv.allocate(request, missing)
-            kv.know(request, computed + new)
+            if (computed + new) // size > computed // size:
+                kv.know(request, computed + new)
             request.num_new_tokens = new
             taken.append(request)
             budget -= new
