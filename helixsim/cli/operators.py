@@ -9,6 +9,8 @@ import typer
 
 from helixsim.cli.group import ForceOption, OutputOption, seconds_of
 
+DEFAULT_LATENCY = "65 us"
+
 
 def import_operators(
     folder: Annotated[
@@ -26,8 +28,15 @@ def import_operators(
             help="config.json of a Llama, Qwen3 or Qwen3-MoE model, or an LLM file.",
         ),
     ],
-    memory: Annotated[str, typer.Option(help="Memory of the whole machine, for example '24 GB'.")],
     output: OutputOption,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory of the whole machine, for example '24 GB'. [default: of the GPUs, if a "
+            "folder of DIR is named after a known one]",
+            show_default=False,
+        ),
+    ] = None,
     llm_file: Annotated[
         Path | None, typer.Option(help="LLM file to write; needed with a config.json.")
     ] = None,
@@ -40,14 +49,22 @@ def import_operators(
     nic: Annotated[str, typer.Option(help="Bandwidth of the network interface.")] = "10 Gbit/s",
     disk: Annotated[str, typer.Option(help="Bandwidth for reading weights.")] = "2 GB/s",
     all_reduce_latency: Annotated[
-        str, typer.Option(help="Time of an all-reduce with hardly any data.")
-    ] = "20 us",
+        str,
+        typer.Option(
+            help="Time of an all-reduce with hardly any data; the default is of two GPUs over PCIe."
+        ),
+    ] = DEFAULT_LATENCY,
     all_reduce_bandwidth: Annotated[
         str, typer.Option(help="Bandwidth of each GPU in an all-reduce; the default is PCIe.")
     ] = "20 GB/s",
     memory_share: Annotated[
-        float, typer.Option(help="Usable share of the memory, for weights and KV caches.")
-    ] = 0.9,
+        float | None,
+        typer.Option(
+            help="Usable share of the memory, for weights and KV caches. [default: 0.9, less "
+            "1.25 GB of each GPU for activations]",
+            show_default=False,
+        ),
+    ] = None,
     source: Annotated[
         str, typer.Option(help="Source of the figures. [default: DIR]", show_default=False)
     ] = "",
@@ -73,7 +90,15 @@ def import_operators(
         check_output(file, overwrite=force)
     if llm_file is not None and llm_file.absolute() == output.absolute():
         raise InputError("must not be the machine file", where="--llm-file")
-    if not 0 < memory_share <= 1:
+    if memory is None:
+        memory = importer.memory_of_gpus(folder, tensor_parallel)
+        if memory is None:
+            raise InputError(
+                f"no folder of {folder} is named after a GPU whose memory is known; give it, for "
+                "example --memory '24 GB'",
+                where="--memory",
+            )
+    if memory_share is not None and not 0 < memory_share <= 1:
         raise InputError(f"must be above 0, at most 1, not {memory_share}", where="--memory-share")
     for text, dimension, option in (
         (memory, Dimension.DATA, "--memory"),

@@ -19,6 +19,36 @@ from helixsim.profiles.spec import KvSpec, LLMSpec, MachineSpec
 from helixsim.units import num_bytes
 from helixsim.yaml_files import parse_yaml, validate, yaml_text
 
+RESERVED_BYTES = 1.25e9
+"""What vLLM keeps of each GPU beside weights and KV cache, with steps of 2,048 tokens: vLLM 0.19
+left room for 41,408 tokens of Llama-3.1-8B in 0.9 x 25.25 GB of an RTX 4090."""
+
+_MEMORY_GB = {
+    "a100sxm": 85,
+    "a40": 48,
+    "h100": 85,
+    "h200": 150,
+    "l4": 24,
+    "l40s": 48,
+    "rtx3090": 25.3,
+    "rtx4090": 25.25,
+    "rtx5090": 34,
+    "rtxa6000": 51,
+    "rtxpro6000": 102,
+    "t4": 15.8,
+}
+"""GPU -> memory that its driver reports, in 10^9 bytes: a little more than its name says, since that
+counts in GiB."""
+
+
+def memory_of_gpus(folder: Path, num_gpus: int) -> str | None:
+    """The memory of a machine, if a folder on the way to its measurements is named after a GPU."""
+    for part in reversed(folder.absolute().parts):
+        each = _MEMORY_GB.get(re.sub(r"[^a-z0-9]", "", part.lower()))
+        if each is not None:
+            return f"{each * num_gpus:g} GB"
+    return None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportSettings:
@@ -35,7 +65,8 @@ class ImportSettings:
     all_reduce_latency, all_reduce_bandwidth
         Costs of an all-reduce among them, with units.
     memory_share
-        Usable share of the memory, for weights and KV caches.
+        Usable share of the memory, for weights and KV caches. None for what vLLM takes by default:
+        0.9, less what it keeps for activations and CUDA graphs (:data:`RESERVED_BYTES`).
     source
         Source of the figures; empty for the folder.
     """
@@ -45,9 +76,9 @@ class ImportSettings:
     nic: str = "10 Gbit/s"
     disk: str = "2 GB/s"
     tensor_parallel: int = 1
-    all_reduce_latency: str = "20 us"
+    all_reduce_latency: str = "65 us"
     all_reduce_bandwidth: str = "20 GB/s"
-    memory_share: float = 0.9
+    memory_share: float | None = None
     source: str = ""
 
 
@@ -134,10 +165,14 @@ def _machine_text(
 ) -> str:
     operators, limits = _operators(measured, sizes, settings)
     serving: dict[str, Any] = {"operators": operators}
-    kv = KvSpec(from_memory=settings.memory_share)
-    if by_count := kv.token_layers_by_count(num_bytes(settings.memory), llm):
+    memory_bytes = num_bytes(settings.memory)
+    share = settings.memory_share
+    if share is None:
+        share = max(0.9 - RESERVED_BYTES * settings.tensor_parallel / memory_bytes, 0.1)
+    kv = KvSpec(from_memory=_rounded(share))
+    if by_count := kv.token_layers_by_count(memory_bytes, llm):
         serving["max_layers"] = max(by_count)
-    serving |= {"kv": {"from_memory": settings.memory_share}, "batch_limits": limits}
+    serving |= {"kv": {"from_memory": _rounded(share)}, "batch_limits": limits}
     document = {
         "schema": 1,
         "kind": "machine",
