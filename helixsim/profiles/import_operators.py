@@ -37,8 +37,8 @@ _MEMORY_GB = {
     "rtxpro6000": 102,
     "t4": 15.8,
 }
-"""GPU -> memory that its driver reports, in 10^9 bytes: a little more than its name says, since that
-counts in GiB."""
+"""GPU -> memory that its driver reports, in 10^9 bytes: mostly a little more than its name says,
+which counts in GiB."""
 
 
 def memory_of_gpus(folder: Path, num_gpus: int) -> str | None:
