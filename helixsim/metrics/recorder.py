@@ -67,8 +67,9 @@ def _request_columns() -> Columns:
             "e2e_s",
             "route",
             "restarts",
+            "preemptions",
         ),
-        "qsddddqqqdddsq",
+        "qsddddqqqdddsqq",
     )
 
 
@@ -210,6 +211,7 @@ class RunRecorder:
             end_s - request.arrival_s,
             self._route_text(request),
             request.num_restarts,
+            request.num_preemptions,
         )
 
     def _route_text(self, request: Request) -> str | None:
