@@ -1,6 +1,6 @@
 """Simulated tokens per CPU second under the node scheduler `vllm`.
 
-10,000 requests of 512 / 128 tokens at 6 a second, Llama-3.1-8B on RTX PRO 6000: one machine, or four
+10,000 requests of 512 / 128 tokens at 6 a second, Llama-3.1-8B on RTX PRO 6000: one machine, or 4
 with a quarter of the layers each. Step times come from the operator tables of the reference data.
 
     python tests/bench/today.py [--stages 1 4] [--repeats 5] [--reference ../shared/reference]
