@@ -21,19 +21,27 @@ SCALE = 0.3
 _COMMON = (
     "per_sequence_overhead_s",
     "prompt_s",
+    "kv_block_s",
     "copy_bytes_per_s",
     "send_bytes_per_s",
     "poll_layer_s",
     "delivery_jitter_s",
 )
-_OF_GPU = ("prefill_scale", "layer_pass_s", "multi_sequence_overhead_s")
+_OF_GPU = (
+    "prefill_scale",
+    "layer_pass_s",
+    "multi_sequence_overhead_s",
+    "output_pass_s",
+)
 _LEAST = {
     "per_sequence_overhead_s": 2e-6,
     "prompt_s": 2e-5,
+    "kv_block_s": 2e-8,
     "poll_layer_s": 5e-6,
     "delivery_jitter_s": 2e-5,
     "layer_pass_s": 2e-5,
     "multi_sequence_overhead_s": 2e-5,
+    "output_pass_s": 1e-4,
 }
 """Start of a cost of zero, which a factor would not change."""
 

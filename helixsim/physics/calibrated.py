@@ -22,6 +22,7 @@ from helixsim.physics.engine import EngineCosts
 from helixsim.physics.performance_model import ModelInputs, SendingCosts, StepTimer
 from helixsim.placement.topology import PlacedNode
 from helixsim.profiles.machine import LLM
+from helixsim.profiles.spec import BLOCK_TOKENS
 from helixsim.steps import Batch, Step
 
 _LEAST_ROUND_S = 1e-6
@@ -75,6 +76,8 @@ class EngineStepTimer:
         self._prompt_s = engine.prompt_s
         kv_bytes_per_s = gpu.kv_read_bytes_per_s
         self._context_s = llm.kv_bytes_per_token_layer / kv_bytes_per_s if kv_bytes_per_s else 0.0
+        self._table_s = engine.kv_block_s / BLOCK_TOKENS
+        self._output_s = gpu.output_pass_s if self._is_last else 0.0
         self._profile_context = engine.profile_context_tokens
         self._copy_s_per_token = llm.activation_bytes_per_token / engine.copy_bytes_per_s
         self._prefill_s: dict[int, float] = {}
@@ -93,8 +96,7 @@ class EngineStepTimer:
                 ends.append(end)
                 continue
             end, layer_s = self._pass_end(step, batch, end)
-            if not self._is_last:
-                end += self.copy_s(batch.num_tokens)
+            end += self._output_s if self._is_last else self.copy_s(batch.num_tokens)
             ends.append(end)
         return ends, end - layer_s
 
@@ -136,7 +138,7 @@ class EngineStepTimer:
         seconds = known[num_decodes]
         if self._context_s:
             seconds += self._beyond_profile_s(num_decodes, context_tokens)
-        return max(seconds, self._least_s)
+        return max(seconds, self._least_s) + context_tokens * self._table_s
 
     def mixed_layer_s(
         self, num_prompts: int, prompt_tokens: int, num_decodes: int, context_tokens: int
@@ -152,7 +154,8 @@ class EngineStepTimer:
             - self._least_s
             + self._beyond_profile_s(num_decodes, context_tokens)
         )
-        return prompts_s + max(attention_s, 0.0) + num_decodes * self._further_s
+        host_s = num_decodes * self._further_s + context_tokens * self._table_s
+        return prompts_s + max(attention_s, 0.0) + host_s
 
     def _linear_s(self, num_tokens: int) -> float:
         known = self._prefill_s.get(num_tokens)

@@ -82,6 +82,11 @@ class GpuCosts(_Costs):
         description="Bandwidth at which attention reads the KV cache: of the GPU's memory. "
         "Default: context costs no time.",
     )
+    output_pass_s: Cost = Field(
+        default=0.0,
+        alias="per_output_pass",
+        description="Time of a pass after the LLM's last layer: LM head, sampler, results.",
+    )
 
 
 class KnownRange(FileModel):
@@ -138,6 +143,12 @@ class EngineCosts(_Costs):
         default=0.0,
         alias="per_prompt",
         description="Host time per layer for each prompt of a pass.",
+    )
+    kv_block_s: Cost = Field(
+        default=0.0,
+        alias="per_kv_block",
+        description="Host time per layer for each KV block of a decode, to build the table of "
+        "blocks.",
     )
     profile_context_tokens: Count = Field(
         default=1000, description="Context per request in the measurement of decode profiles."

@@ -86,7 +86,9 @@ class PrototypeScheduler:
         self.running = None
         if not prompts and not decodes:
             return step if step.preempted or step.failed else None
-        groups = [prompts + decodes] if self._is_mixed else [prompts, decodes]
+        groups = [prompts, decodes] if prompts else [decodes]
+        if self._is_mixed:
+            groups = [prompts + decodes]
         step.passes = [Batch.of(requests) for requests in groups]
         step.received_tokens, self._received_tokens = self._received_tokens, 0
         if len(self._bounds) > 2:
