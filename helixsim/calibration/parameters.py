@@ -30,8 +30,10 @@ _COMMON = (
 _OF_GPU = (
     "prefill_scale",
     "layer_pass_s",
+    "prefill_pass_s",
     "multi_sequence_overhead_s",
     "output_pass_s",
+    "kv_read_bytes_per_s",
 )
 _LEAST = {
     "per_sequence_overhead_s": 2e-6,
@@ -40,6 +42,7 @@ _LEAST = {
     "poll_layer_s": 5e-6,
     "delivery_jitter_s": 2e-5,
     "layer_pass_s": 2e-5,
+    "prefill_pass_s": 2e-5,
     "multi_sequence_overhead_s": 2e-5,
     "output_pass_s": 1e-4,
 }

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 
 from helixsim.physics.engine import EngineCosts
 from helixsim.physics.performance_model import ModelInputs, SendingCosts, StepTimer
+from helixsim.physics.rounded_profile import without_rounding
 from helixsim.placement.topology import PlacedNode
 from helixsim.profiles.machine import LLM
 from helixsim.profiles.spec import BLOCK_TOKENS
@@ -67,10 +68,12 @@ class EngineStepTimer:
         gpu = engine.for_machine(node.machine_type)
         self._num_layers = node.num_layers
         self._is_last = node.end_layer == llm.num_layers
-        self._prefill, self._decode = node.profile.prefill, node.profile.decode
+        self._prefill = without_rounding(node.profile.prefill)
+        self._decode = without_rounding(node.profile.decode)
         self._least_s = self._decode(2)
         self._scale = gpu.prefill_scale
         self._host_s = gpu.layer_pass_s
+        self._prefill_pass_s = gpu.layer_pass_s + gpu.prefill_pass_s
         self._several_s = gpu.multi_sequence_overhead_s
         self._further_s = engine.per_sequence_overhead_s
         self._prompt_s = engine.prompt_s
@@ -128,7 +131,7 @@ class EngineStepTimer:
 
     def prefill_layer_s(self, num_prompts: int, num_tokens: int) -> float:
         """How long a pass of prompts takes for one layer."""
-        return self._linear_s(num_tokens) + self._host_s + num_prompts * self._prompt_s
+        return self._linear_s(num_tokens) + self._prefill_pass_s + num_prompts * self._prompt_s
 
     def decode_layer_s(self, num_decodes: int, context_tokens: int) -> float:
         """How long a pass of decodes takes for one layer; contexts are given as their sum."""

@@ -70,6 +70,11 @@ class GpuCosts(_Costs):
         alias="per_layer_and_pass",
         description="Host time for each layer of each pass, in addition to the kernels.",
     )
+    prefill_pass_s: Cost = Field(
+        default=0.0,
+        alias="per_prefill_pass",
+        description="Additional host time for each layer of a pass with prefills.",
+    )
     multi_sequence_overhead_s: Cost = Field(
         default=0.0,
         alias="multi_sequence_overhead",
