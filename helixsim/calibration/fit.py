@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from math import log
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import numpy as np
 
+from helixsim.calibration.latencies import Slice, cut, loss_of
 from helixsim.calibration.parameters import Parameters
-from helixsim.calibration.passes import Slice, cut, latencies
 from helixsim.display import short_text
 from helixsim.errors import InputError
 from helixsim.physics.engine import EngineCosts, KnownRange
@@ -25,17 +24,11 @@ from helixsim.recorded.recording import RecordedRun
 from helixsim.recorded.replay import ReplaySettings, replay
 from helixsim.scenario.resolved import Scenario
 
-_LEAD_S = 10.0
-_CLIP = 0.7
-"""An error of more than a factor of two counts as a factor of two: the pass was in another group of
-decodes in the recording, which no cost can explain."""
-
+_LEAD_S = 30.0
 _FIRST_STEP = 0.5
 _PRIOR = 0.001
 """Penalty on the squared distance from the start: keeps parameters on which the runs have no
 influence at their start."""
-
-_STUCK_LOSS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +55,7 @@ class CalibrationSettings:
     time_limit_s
         Time limit of the search; the result then depends on the machine's speed.
     slice_s
-        Length of the part of each run that is fitted, the last seconds of its sending.
+        Length of the part of each run that is fitted, after the time in which its pipelines fill.
     warmup_s
         Start of the replays at the end, left out of their figures.
     seeds
@@ -75,7 +68,7 @@ class CalibrationSettings:
     name: str
     evaluations: int = 300
     time_limit_s: float | None = None
-    slice_s: float = 60.0
+    slice_s: float = 90.0
     warmup_s: float = 60.0
     seeds: tuple[int, ...] = (0, 1, 2)
     jobs: int = 1
@@ -156,9 +149,9 @@ def fit_engine(
 ) -> CalibrationResult:
     """Fit an engine to recordings by CMA-ES, then replay all of them with it.
 
-    The loss is the mean over recordings of: mean and median absolute logarithmic error of decode
-    latencies, half of the same for prompts, each with every pass sent at its recorded time; plus a
-    small penalty for distance from the initial engine.
+    The loss is the mean over recordings of: mean absolute logarithmic error of the quantiles of decode
+    latencies, of their mean and of their number, half of the same for prompts, in a replay of the start
+    of the run; plus a small penalty for distance from the initial engine.
 
     Parameters
     ----------
@@ -228,24 +221,6 @@ def known_range(recordings: Sequence[Recording]) -> KnownRange:
         max_context_tokens=context,
         max_decode_tokens_per_s=most_tokens,
     )
-
-
-def loss_of(part: Slice, engine: EngineCosts, seed: int = 0) -> float:
-    """Distance of an engine from a part of a run; see :func:`fit_engine`."""
-    simulated = latencies(part, engine, seed)
-    judged = part.is_judged & np.isfinite(simulated)
-    num_judged = int(part.is_judged.sum())
-    loss = _STUCK_LOSS * (num_judged - int(judged.sum())) / max(num_judged, 1)
-    for weight, of_phase in ((1.0, ~part.is_prompt), (0.5, part.is_prompt)):
-        chosen = judged & of_phase
-        if not chosen.any():
-            continue
-        ours, theirs = simulated[chosen], part.latency_s[chosen]
-        each = np.abs(np.log(ours / theirs))
-        means = float(ours.mean()) / float(theirs.mean())
-        loss += weight * float(np.minimum(each, _CLIP).mean())
-        loss += weight * abs(log(means))
-    return loss
 
 
 def _quality(recording: Recording, engine: EngineCosts, settings: CalibrationSettings) -> Quality:

@@ -24,6 +24,7 @@ _COMMON = (
     "kv_block_s",
     "copy_bytes_per_s",
     "send_bytes_per_s",
+    "message_s",
     "poll_layer_s",
     "delivery_jitter_s",
 )
@@ -39,8 +40,9 @@ _LEAST = {
     "per_sequence_overhead_s": 2e-6,
     "prompt_s": 2e-5,
     "kv_block_s": 2e-8,
+    "message_s": 1e-6,
     "poll_layer_s": 5e-6,
-    "delivery_jitter_s": 2e-5,
+    "delivery_jitter_s": 1e-6,
     "layer_pass_s": 2e-5,
     "prefill_pass_s": 2e-5,
     "multi_sequence_overhead_s": 2e-5,
