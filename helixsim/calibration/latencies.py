@@ -46,8 +46,8 @@ class Observed:
     decodes, prompts
         Latencies.
     intervals
-        For each range of :data:`_GROUP_SIZES`: times between the return of a group of so many
-        decodes and the return of the group before it.
+        For each range of :data:`_GROUP_SIZES`: times between the return of a group of this
+        number of decodes and the return of the group before it.
     """
 
     decodes: np.ndarray
