@@ -76,7 +76,7 @@ class Parameters:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the elements of the vector."""
-        of_gpus = (f"{name}.{field}" for name in self.machine_types for field in _OF_GPU)
+        of_gpus = (f"{name}.{field}" for name in self.machine_types for field in self._fields(name))
         return (*_COMMON, *of_gpus)
 
     def engine(self, point: Sequence[float]) -> EngineCosts:
@@ -86,9 +86,14 @@ class Parameters:
         gpus = dict(self.start.gpus)
         for name in self.machine_types:
             costs = self.start.for_machine(name)
-            changed = {field: getattr(costs, field) * next(factors) for field in _OF_GPU}
+            changed = {field: getattr(costs, field) * next(factors) for field in self._fields(name)}
             gpus[name] = costs.model_copy(update=changed)
         return self.start.model_copy(update={"gpus": gpus, **common})
+
+    def _fields(self, machine_type: str) -> list[str]:
+        """The costs of a machine type; a bandwidth that is not given is not fitted."""
+        costs = self.start.for_machine(machine_type)
+        return [field for field in _OF_GPU if getattr(costs, field) is not None]
 
 
 def _begun(costs: Costs, names: Iterable[str]) -> Costs:
