@@ -2,16 +2,18 @@
 
 Time of one layer, with ``prefill`` and ``decode`` the machine's measured profile:
 
-- a pass of prefills: ``max(scale x prefill(tokens), decode(2)) + host + prompts x per prompt``.
-  Even a short prompt has the layer's weights read, as two decodes have.
-- a pass of n decodes: ``decode(max(n, 2)) + host + (n - 1) x per sequence + context``, and
+- a pass of prefills: ``max(scale x prefill(tokens), decode(2)) + host + prefill host + prompts x
+  per prompt``. Even a short prompt has the layer's weights read, as two decodes have.
+- a pass of n decodes: ``decode(max(n, 2)) + host + (n - 1) x per sequence + context + table``, and
   ``multi-sequence overhead`` if n > 1. What the profile says of a single decode is an interpolation
   towards zero; the weights are read for one as for two.
 - a pass of both: the linear parts of the layer run once over all tokens, attention of the decodes
   comes on top: ``max(scale x prefill(tokens + n), decode(2)) + decode(n) - decode(2) + ...``.
 
 ``context`` is the time to read the tokens of context beyond the profile's context from the KV
-cache; with a shorter context, decodes are faster, but never faster than two decodes.
+cache; with a shorter context, decodes are faster, but never faster than two decodes. ``table`` is the
+time to list the KV blocks of each decode, which the engine does for every layer. After the LLM's
+last layer, a pass takes time for the LM head, the sampler and the results.
 """
 
 from __future__ import annotations
