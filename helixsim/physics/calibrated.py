@@ -11,9 +11,9 @@ Time of one layer, with ``prefill`` and ``decode`` the machine's measured profil
   comes on top: ``max(scale x prefill(tokens + n), decode(2)) + decode(n) - decode(2) + ...``.
 
 ``context`` is the time to read the tokens of context beyond the profile's context from the KV
-cache; with a shorter context, decodes are faster, but never faster than two decodes. ``table`` is the
-time to list the KV blocks of each decode, which the engine does for every layer. After the LLM's
-last layer, a pass takes time for the LM head, the sampler and the results.
+cache; with a shorter context, decodes are faster, but never faster than two decodes. ``table`` is
+the time to list the KV blocks of each decode, which the engine does for every layer. After the
+LLM's last layer, a pass takes time for the LM head, the sampler and the results.
 """
 
 from __future__ import annotations
