@@ -34,7 +34,7 @@ def calibrate(
     hold_out: Sequence[str] = (),
     evaluations: int = 300,
     time_limit_s: float | None = None,
-    slice_s: float = 60.0,
+    slice_s: float = 90.0,
     warmup_s: float = 60.0,
     seeds: int | Sequence[int] = 3,
     jobs: int | None = None,
@@ -60,7 +60,7 @@ def calibrate(
     time_limit_s
         When to stop trying; the result then depends on the machine.
     slice_s
-        Length of the part of each run that is fitted, its last seconds.
+        Length of the part of each run that is fitted, after its first 30 s.
     warmup_s
         Start of the replays at the end, left out of their figures.
     seeds

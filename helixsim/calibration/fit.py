@@ -8,15 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from math import log
 from pathlib import Path
-from time import monotonic
-from typing import Any
 
 import numpy as np
 
+from helixsim.calibration.latencies import Slice, cut, residuals
 from helixsim.calibration.parameters import Parameters
-from helixsim.calibration.passes import Slice, cut, latencies
+from helixsim.calibration.search import Search
 from helixsim.display import short_text
 from helixsim.errors import InputError
 from helixsim.physics.engine import EngineCosts, KnownRange
@@ -25,17 +23,7 @@ from helixsim.recorded.recording import RecordedRun
 from helixsim.recorded.replay import ReplaySettings, replay
 from helixsim.scenario.resolved import Scenario
 
-_LEAD_S = 10.0
-_CLIP = 0.7
-"""An error of more than a factor of two counts as a factor of two: the pass was in another group of
-decodes in the recording, which no cost can explain."""
-
-_FIRST_STEP = 0.5
-_PRIOR = 0.001
-"""Penalty on the squared distance from the start: keeps parameters on which the runs have no
-influence at their start."""
-
-_STUCK_LOSS = 10.0
+_LEAD_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +50,7 @@ class CalibrationSettings:
     time_limit_s
         Time limit of the search; the result then depends on the machine's speed.
     slice_s
-        Length of the part of each run that is fitted, the last seconds of its sending.
+        Length of the part of each run that is fitted, after the time in which its pipelines fill.
     warmup_s
         Start of the replays at the end, left out of their figures.
     seeds
@@ -75,7 +63,7 @@ class CalibrationSettings:
     name: str
     evaluations: int = 300
     time_limit_s: float | None = None
-    slice_s: float = 60.0
+    slice_s: float = 90.0
     warmup_s: float = 60.0
     seeds: tuple[int, ...] = (0, 1, 2)
     jobs: int = 1
@@ -154,11 +142,9 @@ def fit_engine(
     settings: CalibrationSettings,
     on_progress: OnStep = lambda step, tried, loss: None,
 ) -> CalibrationResult:
-    """Fit an engine to recordings by CMA-ES, then replay all of them with it.
+    """Fit an engine to recordings, then replay all of them with it.
 
-    The loss is the mean over recordings of: mean and median absolute logarithmic error of decode
-    latencies, half of the same for prompts, each with every pass sent at its recorded time; plus a
-    small penalty for distance from the initial engine.
+    The loss is the mean over recordings of the absolute sum of :func:`.latencies.residuals`.
 
     Parameters
     ----------
@@ -181,22 +167,20 @@ def fit_engine(
     types = {node.machine_type for part in slices for node in part.topology.nodes}
     parameters = Parameters.of(settings.start, types)
     with _workers(slices, settings.jobs) as workers:
-        point, loss, start_loss, tried, interrupted = _search(
-            workers, parameters, settings, on_progress
-        )
-    engine = parameters.engine(point).model_copy(
+        search, interrupted = _search(workers, parameters, settings, on_progress)
+    engine = parameters.engine(search.point.tolist()).model_copy(
         update={"name": settings.name, "known": known_range(fitted)}
     )
     quality: list[Quality] = []
     with suppress(KeyboardInterrupt):
         for recording in recordings:
-            on_progress(f"replaying {recording.run.name}", tried, loss)
+            on_progress(f"replaying {recording.run.name}", search.tried, search.loss)
             quality.append(_quality(recording, engine, settings))
     return CalibrationResult(
         engine,
-        loss,
-        start_loss,
-        tried,
+        search.loss,
+        search.start_loss,
+        search.tried,
         tuple(quality),
         interrupted,
         settings.start.name,
@@ -230,24 +214,6 @@ def known_range(recordings: Sequence[Recording]) -> KnownRange:
     )
 
 
-def loss_of(part: Slice, engine: EngineCosts, seed: int = 0) -> float:
-    """Distance of an engine from a part of a run; see :func:`fit_engine`."""
-    simulated = latencies(part, engine, seed)
-    judged = part.is_judged & np.isfinite(simulated)
-    num_judged = int(part.is_judged.sum())
-    loss = _STUCK_LOSS * (num_judged - int(judged.sum())) / max(num_judged, 1)
-    for weight, of_phase in ((1.0, ~part.is_prompt), (0.5, part.is_prompt)):
-        chosen = judged & of_phase
-        if not chosen.any():
-            continue
-        ours, theirs = simulated[chosen], part.latency_s[chosen]
-        each = np.abs(np.log(ours / theirs))
-        means = float(ours.mean()) / float(theirs.mean())
-        loss += weight * float(np.minimum(each, _CLIP).mean())
-        loss += weight * abs(log(means))
-    return loss
-
-
 def _quality(recording: Recording, engine: EngineCosts, settings: CalibrationSettings) -> Quality:
     scenario = replace(recording.scenario, physics="calibrated", engine=engine)
     warmup_s = min(settings.warmup_s, recording.run.sending_ended_s / 2)
@@ -267,27 +233,27 @@ def _begin_worker(slices: list[Slice]) -> None:
     _slices[:] = slices
 
 
-def _loss_in_worker(task: tuple[int, EngineCosts]) -> float:
+def _residuals_in_worker(task: tuple[int, EngineCosts]) -> np.ndarray:
     index, engine = task
-    return loss_of(_slices[index], engine)
+    return residuals(_slices[index], engine)
 
 
 class _Workers:
-    """Computes losses, in this or in other processes."""
+    """Computes differences, in this or in other processes."""
 
     def __init__(self, slices: list[Slice], pool: ProcessPoolExecutor | None) -> None:
         self._slices = slices
         self._pool = pool
 
-    def losses(self, engines: Sequence[EngineCosts]) -> list[float]:
-        """Mean loss over the slices for each engine."""
+    def residuals(self, engines: Sequence[EngineCosts]) -> list[np.ndarray]:
+        """Differences of each engine from all slices; their absolute sum is the mean loss."""
         num = len(self._slices)
         tasks = [(index, engine) for engine in engines for index in range(num)]
         if self._pool is None:
-            found = [loss_of(self._slices[index], engine) for index, engine in tasks]
+            found = [residuals(self._slices[index], engine) for index, engine in tasks]
         else:
-            found = list(self._pool.map(_loss_in_worker, tasks))
-        return [sum(found[i * num : (i + 1) * num]) / num for i in range(len(engines))]
+            found = list(self._pool.map(_residuals_in_worker, tasks))
+        return [np.concatenate(found[i * num : (i + 1) * num]) / num for i in range(len(engines))]
 
 
 @contextmanager
@@ -312,35 +278,15 @@ def _search(
     parameters: Parameters,
     settings: CalibrationSettings,
     on_progress: OnStep,
-) -> tuple[list[float], float, float, int, bool]:
-    """Best point, its loss, initial loss, number of evaluations, whether it was interrupted."""
-    import cma
-
-    size = len(parameters.names)
-    best = [0.0] * size
-    interrupted = False
-    deadline = None if settings.time_limit_s is None else monotonic() + settings.time_limit_s
-    start_loss = least = workers.losses([parameters.engine(best)])[0]
-    tried = 1
-    on_progress("fitting", tried, least)
-    options: dict[str, Any] = {"seed": 1, "verbose": -9}
-    search = cma.CMAEvolutionStrategy(best, _FIRST_STEP, options)
+) -> tuple[Search, bool]:
+    """The search at its end, and whether it was interrupted."""
+    search = Search(
+        len(parameters.names),
+        lambda points: workers.residuals([parameters.engine(point.tolist()) for point in points]),
+        lambda tried, loss: on_progress("fitting", tried, loss),
+    )
     try:
-        while tried < settings.evaluations and not search.stop():
-            if deadline is not None and monotonic() >= deadline:
-                break
-            points = search.ask()
-            found = workers.losses([parameters.engine(point) for point in points])
-            priced = [
-                loss + _PRIOR * float(np.square(point).sum()) / size * 15
-                for loss, point in zip(found, points, strict=True)
-            ]
-            search.tell(points, priced)
-            tried += len(points)
-            place = int(np.argmin(priced))
-            if priced[place] < least:
-                best, least = list(points[place]), priced[place]
-            on_progress("fitting", tried, least)
+        search.run(settings.evaluations, settings.time_limit_s)
     except KeyboardInterrupt:
-        interrupted = True
-    return best, least, start_loss, tried, interrupted
+        return search, True
+    return search, False

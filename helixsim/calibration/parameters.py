@@ -21,19 +21,32 @@ SCALE = 0.3
 _COMMON = (
     "per_sequence_overhead_s",
     "prompt_s",
+    "kv_block_s",
     "copy_bytes_per_s",
     "send_bytes_per_s",
+    "message_s",
     "poll_layer_s",
     "delivery_jitter_s",
 )
-_OF_GPU = ("prefill_scale", "layer_pass_s", "multi_sequence_overhead_s")
+_OF_GPU = (
+    "prefill_scale",
+    "layer_pass_s",
+    "prefill_pass_s",
+    "multi_sequence_overhead_s",
+    "output_pass_s",
+    "kv_read_bytes_per_s",
+)
 _LEAST = {
     "per_sequence_overhead_s": 2e-6,
     "prompt_s": 2e-5,
+    "kv_block_s": 2e-8,
+    "message_s": 1e-6,
     "poll_layer_s": 5e-6,
-    "delivery_jitter_s": 2e-5,
+    "delivery_jitter_s": 1e-6,
     "layer_pass_s": 2e-5,
+    "prefill_pass_s": 2e-5,
     "multi_sequence_overhead_s": 2e-5,
+    "output_pass_s": 1e-4,
 }
 """Start of a cost of zero, which a factor would not change."""
 
@@ -63,7 +76,7 @@ class Parameters:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the elements of the vector."""
-        of_gpus = (f"{name}.{field}" for name in self.machine_types for field in _OF_GPU)
+        of_gpus = (f"{name}.{field}" for name in self.machine_types for field in self._fields(name))
         return (*_COMMON, *of_gpus)
 
     def engine(self, point: Sequence[float]) -> EngineCosts:
@@ -73,9 +86,14 @@ class Parameters:
         gpus = dict(self.start.gpus)
         for name in self.machine_types:
             costs = self.start.for_machine(name)
-            changed = {field: getattr(costs, field) * next(factors) for field in _OF_GPU}
+            changed = {field: getattr(costs, field) * next(factors) for field in self._fields(name)}
             gpus[name] = costs.model_copy(update=changed)
         return self.start.model_copy(update={"gpus": gpus, **common})
+
+    def _fields(self, machine_type: str) -> list[str]:
+        """The costs of a machine type; a bandwidth that is not given is not fitted."""
+        costs = self.start.for_machine(machine_type)
+        return [field for field in _OF_GPU if getattr(costs, field) is not None]
 
 
 def _begun(costs: Costs, names: Iterable[str]) -> Costs:

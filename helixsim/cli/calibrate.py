@@ -54,9 +54,11 @@ def calibrate(
     slice_: Annotated[
         str,
         typer.Option(
-            "--slice", metavar="TIME", help="Length of the last part of each run, which is fitted."
+            "--slice",
+            metavar="TIME",
+            help="Length of the part of each run that is fitted, after its first 30 s.",
         ),
-    ] = "60 s",
+    ] = "90 s",
     warmup: Annotated[
         str,
         typer.Option(metavar="TIME", help="Warm-up of the final replays, which figures leave out."),

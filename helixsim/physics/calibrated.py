@@ -2,16 +2,18 @@
 
 Time of one layer, with ``prefill`` and ``decode`` the machine's measured profile:
 
-- a pass of prefills: ``max(scale x prefill(tokens), decode(2)) + host + prompts x per prompt``.
-  Even a short prompt has the layer's weights read, as two decodes have.
-- a pass of n decodes: ``decode(max(n, 2)) + host + (n - 1) x per sequence + context``, and
+- a pass of prefills: ``max(scale x prefill(tokens), decode(2)) + host + prefill host + prompts x
+  per prompt``. Even a short prompt has the layer's weights read, as two decodes have.
+- a pass of n decodes: ``decode(max(n, 2)) + host + (n - 1) x per sequence + context + table``, and
   ``multi-sequence overhead`` if n > 1. What the profile says of a single decode is an interpolation
   towards zero; the weights are read for one as for two.
 - a pass of both: the linear parts of the layer run once over all tokens, attention of the decodes
   comes on top: ``max(scale x prefill(tokens + n), decode(2)) + decode(n) - decode(2) + ...``.
 
 ``context`` is the time to read the tokens of context beyond the profile's context from the KV
-cache; with a shorter context, decodes are faster, but never faster than two decodes.
+cache; with a shorter context, decodes are faster, but never faster than two decodes. ``table`` is
+the time to list the KV blocks of each decode, which the engine does for every layer. After the
+LLM's last layer, a pass takes time for the LM head, the sampler and the results.
 """
 
 from __future__ import annotations
@@ -22,8 +24,10 @@ from typing import Protocol
 from helixsim.physics.engine import EngineCosts
 from helixsim.physics.operators import OperatorStepTimer
 from helixsim.physics.performance_model import ModelInputs, SendingCosts, StepTimer
+from helixsim.physics.rounded_profile import without_rounding
 from helixsim.placement.topology import PlacedNode
 from helixsim.profiles.machine import LLM
+from helixsim.profiles.spec import BLOCK_TOKENS
 from helixsim.steps import Batch, Step
 
 _LEAST_ROUND_S = 1e-6
@@ -131,14 +135,20 @@ class EngineStepTimer:
         self._num_layers = node.num_layers
         self._is_last = node.end_layer == llm.num_layers
         self._prefill, self._decode = node.profile.prefill, node.profile.decode
+        if node.machine_type in engine.gpus:  # the published profiles, which are rounded
+            self._prefill = without_rounding(self._prefill)
+            self._decode = without_rounding(self._decode)
         self._least_s = self._decode(2)
         self._scale = gpu.prefill_scale
         self._host_s = gpu.layer_pass_s
+        self._prefill_pass_s = gpu.layer_pass_s + gpu.prefill_pass_s
         self._several_s = gpu.multi_sequence_overhead_s
         self._further_s = engine.per_sequence_overhead_s
         self._prompt_s = engine.prompt_s
         kv_bytes_per_s = gpu.kv_read_bytes_per_s
         self._context_s = llm.kv_bytes_per_token_layer / kv_bytes_per_s if kv_bytes_per_s else 0.0
+        self._table_s = engine.kv_block_s / BLOCK_TOKENS
+        self._output_s = gpu.output_pass_s if self._is_last else 0.0
         self._profile_context = engine.profile_context_tokens
         self._copy_s_per_token = llm.activation_bytes_per_token / engine.copy_bytes_per_s
         self._prefill_s: dict[int, float] = {}
@@ -157,8 +167,7 @@ class EngineStepTimer:
                 ends.append(end)
                 continue
             end, layer_s = self._pass_end(step, batch, end)
-            if not self._is_last:
-                end += self.copy_s(batch.num_tokens)
+            end += self._output_s if self._is_last else self.copy_s(batch.num_tokens)
             ends.append(end)
         return ends, end - layer_s
 
@@ -186,9 +195,8 @@ class EngineStepTimer:
 
     def decodes_end(self, start: float, num_decodes: int, context_sum: int, longest: int) -> float:
         """When a step of decodes is through; see :class:`TimerOfDecodes`."""
-        return start + self._num_layers * self.decode_layer_s(
-            num_decodes, context_sum - num_decodes
-        )
+        layer_s = self.decode_layer_s(num_decodes, context_sum - num_decodes)
+        return start + self._num_layers * layer_s + self._output_s
 
     def copy_s(self, num_tokens: int) -> float:
         """How long the hidden states of some tokens take into the GPU, or out of it."""
@@ -196,7 +204,7 @@ class EngineStepTimer:
 
     def prefill_layer_s(self, num_prompts: int, num_tokens: int) -> float:
         """How long a pass of prompts takes for one layer."""
-        return self._linear_s(num_tokens) + self._host_s + num_prompts * self._prompt_s
+        return self._linear_s(num_tokens) + self._prefill_pass_s + num_prompts * self._prompt_s
 
     def decode_layer_s(self, num_decodes: int, context_tokens: int) -> float:
         """How long a pass of decodes takes for one layer; contexts are given as their sum."""
@@ -206,7 +214,7 @@ class EngineStepTimer:
         seconds = known[num_decodes]
         if self._context_s:
             seconds += self._beyond_profile_s(num_decodes, context_tokens)
-        return max(seconds, self._least_s)
+        return max(seconds, self._least_s) + context_tokens * self._table_s
 
     def mixed_layer_s(
         self, num_prompts: int, prompt_tokens: int, num_decodes: int, context_tokens: int
@@ -222,7 +230,8 @@ class EngineStepTimer:
             - self._least_s
             + self._beyond_profile_s(num_decodes, context_tokens)
         )
-        return prompts_s + max(attention_s, 0.0) + num_decodes * self._further_s
+        host_s = num_decodes * self._further_s + context_tokens * self._table_s
+        return prompts_s + max(attention_s, 0.0) + host_s
 
     def _linear_s(self, num_tokens: int) -> float:
         known = self._prefill_s.get(num_tokens)

@@ -72,6 +72,11 @@ class GpuCosts(_Costs):
         alias="per_layer_and_pass",
         description="Host time for each layer of each pass, in addition to the kernels.",
     )
+    prefill_pass_s: Cost = Field(
+        default=0.0,
+        alias="per_prefill_pass",
+        description="Additional host time for each layer of a pass with prefills.",
+    )
     multi_sequence_overhead_s: Cost = Field(
         default=0.0,
         alias="multi_sequence_overhead",
@@ -83,6 +88,11 @@ class GpuCosts(_Costs):
         alias="kv_read_bandwidth",
         description="Bandwidth at which attention reads the KV cache: of the GPU's memory. "
         "Default: context costs no time.",
+    )
+    output_pass_s: Cost = Field(
+        default=0.0,
+        alias="per_output_pass",
+        description="Time of a pass after the LLM's last layer: LM head, sampler, results.",
     )
 
 
@@ -179,6 +189,12 @@ class EngineCosts(_Costs):
         default=0.0,
         alias="per_prompt",
         description="Host time per layer for each prompt of a pass.",
+    )
+    kv_block_s: Cost = Field(
+        default=0.0,
+        alias="per_kv_block",
+        description="Host time per layer for each KV block of a decode, to build the table of "
+        "blocks.",
     )
     profile_context_tokens: Count = Field(
         default=1000, description="Context per request in the measurement of decode profiles."

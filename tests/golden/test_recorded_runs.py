@@ -23,6 +23,7 @@ RUNS = (
     "single24-llama2-70b-separate-l4-online",
     "single24-llama1-30b-helix-l4-offline",
     "single24-llama1-30b-helix-t4-online",
+    "single24-llama1-30b-helix-a100-online",
 )
 SEEDS = (0, 1)
 

@@ -23,6 +23,7 @@ from helixsim.models.messages import _JITTER
 from helixsim.models.simulation import simulate
 from helixsim.physics.calibrated import EngineStepTimer
 from helixsim.physics.engine import EngineCosts, GpuCosts, KnownRange
+from helixsim.physics.rounded_profile import without_rounding
 from helixsim.profiles.machine import LatencyProfile
 from helixsim.requests import Request
 
@@ -39,7 +40,7 @@ def calibrated(layers, *, engine=None, waiting=None, chunk=None, **changes):
     return replace(
         scenario,
         physics="calibrated",
-        engine=engine or EngineCosts(),
+        engine=(engine or EngineCosts()).model_copy(update={"scheduler": "prototype"}),
         scheduler=replace(scenario.scheduler, max_waiting=waiting, prefill_chunk_tokens=chunk),
     )
 
@@ -145,29 +146,34 @@ def test_seeds_change_delays_and_nothing_else():
 
 
 @pytest.fixture
-def times():
-    kind = make_machine_type(
-        "kind",
-        1,
-        prefill=LatencyProfile((0, 100), (0.0, 1.0)),
-        decode=LatencyProfile((0, 2, 10), (0.0, 0.1, 0.2)),
-    )
-    engine = EngineCosts(
-        per_sequence_overhead_s=0.001,
-        prompt_s=0.01,
-        profile_context_tokens=50,
-        gpus={
-            "kind": GpuCosts(
-                prefill_scale=0.5,
-                layer_pass_s=0.02,
-                multi_sequence_overhead_s=0.03,
-                kv_read_bytes_per_s=1000.0,
-            )
-        },
-    )
-    scenario = make_scenario({"a": (0, 1)}, requests=[(0, 1, 1)], types={"a": kind})
-    node = make_topology(scenario).nodes[0]
-    return EngineStepTimer(make_llm(1), node, engine)
+def times_of():
+    def make(engine=None, gpu=None):
+        kind = make_machine_type(
+            "kind",
+            1,
+            prefill=LatencyProfile((0, 100), (0.0, 1.0)),
+            decode=LatencyProfile((0, 2, 10), (0.0, 0.1, 0.2)),
+        )
+        costs = {
+            "prefill_scale": 0.5,
+            "layer_pass_s": 0.02,
+            "multi_sequence_overhead_s": 0.03,
+            "kv_read_bytes_per_s": 1000.0,
+        }
+        common = {"per_sequence_overhead_s": 0.001, "prompt_s": 0.01, "profile_context_tokens": 50}
+        costly = EngineCosts(
+            **(common | (engine or {})), gpus={"kind": GpuCosts(**(costs | (gpu or {})))}
+        )
+        scenario = make_scenario({"a": (0, 1)}, requests=[(0, 1, 1)], types={"a": kind})
+        node = make_topology(scenario).nodes[0]
+        return EngineStepTimer(make_llm(1), node, costly)
+
+    return make
+
+
+@pytest.fixture
+def times(times_of):
+    return times_of()
 
 
 def test_prefill_pass(times):
@@ -192,6 +198,52 @@ def test_mixed_pass(times):
     assert times.mixed_layer_s(1, 74, 6, 300) == pytest.approx(
         0.4 + 0.02 + 0.01 + (0.15 - 0.1) + 0.006
     )
+
+
+def test_passes_of_prompts_have_host_time_of_their_own(times_of):
+    plain, costly = times_of(), times_of(gpu={"prefill_pass_s": 0.5})
+    assert costly.prefill_layer_s(2, 80) - plain.prefill_layer_s(2, 80) == pytest.approx(0.5)
+    assert costly.decode_layer_s(6, 300) == plain.decode_layer_s(6, 300)
+
+
+def test_tables_of_blocks_take_time(times_of):
+    plain, costly = times_of(), times_of(engine={"kv_block_s": 0.16})
+    assert costly.decode_layer_s(6, 400) - plain.decode_layer_s(6, 400) == pytest.approx(4.0)
+    mixed = [each.mixed_layer_s(1, 74, 6, 400) for each in (plain, costly)]
+    assert mixed[1] - mixed[0] == pytest.approx(4.0)
+
+
+def test_only_the_last_layer_makes_tokens():
+    layers = {"a": (0, 1), "b": (1, 2)}
+    costly = EngineCosts(other_gpus=GpuCosts(output_pass_s=0.5))
+    plain, found = (
+        log_of(layers, requests=[(0, 3, 2)], engine=engine) for engine in (None, costly)
+    )
+    assert [b[3] - a[3] for a, b in zip(plain, found, strict=True)] == pytest.approx(
+        [0.5, 1.0], abs=NEAR
+    )
+
+
+# -- rounded profiles
+
+
+def test_short_times_in_whole_milliseconds_lie_on_a_line():
+    rounded = LatencyProfile((0, 250, 500, 750, 1000, 20000), (0.0, 1e-3, 2e-3, 4e-3, 5e-3, 0.1))
+    found = without_rounding(rounded)
+    assert found.seconds[1:5] == pytest.approx([0.9e-3, 2.3e-3, 3.7e-3, 5.1e-3])
+    assert (found.seconds[0], found.seconds[5]) == (0.0, 0.1)
+    tenths = LatencyProfile((0, 2, 4, 6, 8), (0.0, 0.9e-3, 0.9e-3, 1e-3, 1e-3))
+    assert without_rounding(tenths).seconds == pytest.approx(
+        [0.85e-3, 0.89e-3, 0.93e-3, 0.97e-3, 1.01e-3]
+    )
+
+
+@pytest.mark.parametrize(
+    "seconds", [(0.0, 0.00123, 0.002, 0.003), (0.0, 0.001, 0.002, 0.5), (0.0, 0.5, 0.6, 0.7)]
+)
+def test_other_times_stay(seconds):
+    profile = LatencyProfile((0, 10, 20, 30), seconds)
+    assert without_rounding(profile) is profile
 
 
 # -- KV caches

@@ -34,6 +34,7 @@ PREFILL = LatencyProfile((0, 10, 100), (0.0, 0.02, 0.1))
 DECODE = LatencyProfile((0, 2, 10), (0.0, 0.015, 0.03))
 ENGINE = EngineCosts(
     name="true",
+    scheduler="prototype",
     per_sequence_overhead_s=0.0002,
     prompt_s=0.0005,
     poll_layer_s=0.0001,
