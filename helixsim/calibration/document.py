@@ -10,6 +10,7 @@ from helixsim.units import format_bytes_per_s
 
 if TYPE_CHECKING:
     from helixsim.calibration.fit import CalibrationResult, Quality
+    from helixsim.physics.engine import EngineCosts
 
 
 def engine_document(found: CalibrationResult, source: str) -> dict[str, Any]:
@@ -23,9 +24,14 @@ def engine_document(found: CalibrationResult, source: str) -> dict[str, Any]:
         Origin of the figures, for readers.
     """
     engine = found.engine
-    document: dict[str, Any] = {"schema": 1, "kind": "engine", **_section(engine), "source": source}
+    document = engine_section(engine, source)
     document["fit"] = [_fit(quality) for quality in found.quality]
     return document
+
+
+def engine_section(engine: EngineCosts, source: str) -> dict[str, Any]:
+    """An engine as plain data, without errors of a fit."""
+    return {"schema": 1, "kind": "engine", **_section(engine), "source": source}
 
 
 def _section(values: BaseModel) -> dict[str, Any]:

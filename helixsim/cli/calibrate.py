@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,10 @@ from helixsim.cli.group import (
     seconds_of,
 )
 from helixsim.cli.progress import show_progress
+
+if TYPE_CHECKING:
+    from helixsim.recorded.request_log import RequestLog
+    from helixsim.scenario.resolved import Scenario
 
 _MAX_JOBS = 64
 
@@ -76,17 +80,31 @@ def calibrate(
     *,
     force: ForceOption = False,
 ) -> None:
-    """Fit the costs of the serving engine to recorded runs; writes an engine file."""
+    """Fit the costs of the serving engine to recorded runs; writes an engine file.
+
+    Of request logs (requests.csv, results of vllm bench serve), it fits the latency of all-reduces,
+    the host time of steps and the KV capacity, as far as they matter, and starts from the engine of
+    the scenario.
+    """
     from helixsim.calibration.calibrate import calibrate as fit
     from helixsim.calibration.document import calibration_text
+    from helixsim.errors import InputError
     from helixsim.output_files import check_output
+    from helixsim.recorded.request_log import RequestLog
+    from helixsim.recorded.sources import load_recording
     from helixsim.scenario.import_helix import scenario_name
     from helixsim.scenario.load import load_scenario
 
     check_output(output, overwrite=force)
-    folders = [name for name in files if Path(name).is_dir()]
-    scenarios = [name for name in files if not Path(name).is_dir()]
+    folders = [name for name in files if Path(name).is_dir() or Path(name).suffix == ".json"]
+    scenarios = [name for name in files if name not in folders]
     loaded = {name: load_scenario(name, overrides or []) for name in dict.fromkeys(scenarios)}
+    logs = [each for each in map(load_recording, folders) if isinstance(each, RequestLog)]
+    if logs:
+        if len(logs) < len(folders):
+            raise InputError("give either request logs or recordings pass by pass, not both")
+        _calibrate_logs(logs, [loaded[name] for name in scenarios], output, evaluations, force)
+        return
     with show_progress("fitting", "engines", evaluations) as show:
         found = fit(
             folders,
@@ -110,3 +128,39 @@ def calibrate(
     if found.interrupted or len(found.quality) < len(folders):
         typer.echo("interrupted: this is the best engine so far", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _calibrate_logs(
+    logs: list[RequestLog],
+    scenarios: list[Scenario],
+    output: Path,
+    evaluations: int,
+    force: bool,
+) -> None:
+    """Fit an engine to request logs, and write it."""
+    from helixsim.calibration.document import engine_section
+    from helixsim.calibration.log_fit import fit_logs, fit_text
+    from helixsim.errors import InputError
+    from helixsim.output_files import write_whole
+    from helixsim.scenario.import_helix import scenario_name
+    from helixsim.yaml_files import yaml_text
+
+    if len(scenarios) == 1:
+        scenarios = scenarios * len(logs)
+    if len(scenarios) != len(logs):
+        raise InputError(
+            f"{len(logs)} request logs and {len(scenarios)} scenarios; give one for each log, or "
+            "one for all"
+        )
+    names = [log.name for log in logs]
+    with show_progress("fitting", "engines", evaluations) as show:
+        found = fit_logs(
+            list(zip(logs, scenarios, strict=True)),
+            evaluations=evaluations,
+            on_progress=lambda tried, loss: show(tried, step="replays", figures=f"{loss:.2%}"),
+        )
+    engine = found.engine.model_copy(update={"name": scenario_name(output)})
+    source = f"Fitted to {', '.join(names)}: mean error of latencies {found.loss:.1%}"
+    write_whole(output, yaml_text(engine_section(engine, source)), overwrite=force)
+    typer.echo(fit_text(found, names))
+    typer.echo(f"\nwritten: {output}; a scenario names it as engine, with physics: calibrated")
