@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from helixsim.requests import SharedPrefix
+
 if TYPE_CHECKING:
     from random import Random
 
@@ -28,11 +30,17 @@ class Arrival:
         When.
     prompt_tokens, output_tokens
         Its lengths.
+    prefix
+        What its prompt may share with others; None if nothing is known of it.
+    priority
+        Requests with a lower number go first, where a node schedules by priority.
     """
 
     at_s: float
     prompt_tokens: int
     output_tokens: int
+    prefix: SharedPrefix | None = None
+    priority: int = 0
 
 
 class LoadGenerator(Protocol):
@@ -133,10 +141,16 @@ class OpenLoop:
         self._times = array("d")
         self._prompt_tokens = array("q")
         self._output_tokens = array("q")
-        for arrival in arrivals:
+        self._prefixes: dict[int, SharedPrefix] = {}
+        self._priorities: dict[int, int] = {}
+        for number, arrival in enumerate(arrivals):
             self._times.append(arrival.at_s)
             self._prompt_tokens.append(arrival.prompt_tokens)
             self._output_tokens.append(arrival.output_tokens)
+            if arrival.prefix is not None:
+                self._prefixes[number] = arrival.prefix
+            if arrival.priority:
+                self._priorities[number] = arrival.priority
 
     def opening(self) -> Iterator[Arrival]:
         """No request is there when the run begins."""
@@ -144,7 +158,10 @@ class OpenLoop:
 
     def later(self) -> Iterator[Arrival]:
         """All requests, in order of time."""
-        return map(Arrival, self._times, self._prompt_tokens, self._output_tokens)
+        prefix_of, priority_of = self._prefixes.get, self._priorities.get
+        columns = zip(self._times, self._prompt_tokens, self._output_tokens, strict=True)
+        for number, values in enumerate(columns):
+            yield Arrival(*values, prefix_of(number), priority_of(number, 0))
 
     def after_prompt(self, now: float, share: float | None, index: int) -> Arrival | None:
         """An open loop does not react."""

@@ -70,7 +70,13 @@ def _replay(trace: Trace, start_s: float, duration_s: float) -> Iterator[Arrival
     for request in trace.requests:
         if request.arrival_s > duration_s:
             return
-        yield Arrival(start_s + request.arrival_s, request.prompt_tokens, request.output_tokens)
+        yield Arrival(
+            start_s + request.arrival_s,
+            request.prompt_tokens,
+            request.output_tokens,
+            request.prefix,
+            request.priority,
+        )
 
 
 def _arrivals(

@@ -226,8 +226,8 @@ class WorkloadSpec(FileModel):
     )
     trace_format: ExtensionName | None = Field(
         default=None,
-        description="Format of the trace: `azure`, `mooncake`, `burstgpt`, `vidur`, or one of your "
-        "own ([recipes](recipes.md)). If not given, its columns tell.",
+        description="Format of the trace: `azure`, `mooncake`, `bailian`, `burstgpt`, `vidur`, or "
+        "one of your own ([recipes](recipes.md)). If not given, its columns tell.",
     )
     rate_scale: Annotated[float, Field(gt=0, le=1e6)] = Field(
         default=1.0, description="Online: factor on the arrival rate of a trace."
