@@ -10,7 +10,18 @@ from typing import Annotated
 
 import typer
 
-from helixsim.cli import calibrate, files, pictures, plan, replay, run, scenarios, show, studies
+from helixsim.cli import (
+    calibrate,
+    files,
+    operators,
+    pictures,
+    plan,
+    replay,
+    run,
+    scenarios,
+    show,
+    studies,
+)
 from helixsim.cli.group import HelixGroup
 
 app = typer.Typer(
@@ -38,6 +49,7 @@ app.command("show")(show.show)
 app.command("generate-cluster")(files.generate_cluster)
 app.command("generate-trace")(files.generate_trace)
 app.command("import-helix")(files.import_helix)
+app.command("import-operators")(operators.import_operators)
 app.command("schema")(files.schema)
 
 

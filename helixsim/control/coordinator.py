@@ -28,7 +28,7 @@ Invariants, checked by :meth:`Coordinator.validate`:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from helixsim.control.actions import (
@@ -296,15 +296,23 @@ class Coordinator:
     def _tokens_returned(self, requests: list[Request], times: list[float]) -> Actions:
         """Take tokens of requests that go on by themselves; nothing is sent."""
         actions = no_actions()
-        if all(0 < request.num_output_tokens < request.num_decodes for request in requests):
-            self._recorder.decodes_ended(requests, times)
-            for request, now in zip(requests, times, strict=True):
+        # Neither the first token nor the last one: nothing to decide, and most of all tokens.
+        between = [
+            request for request in requests if 0 < request.num_output_tokens < request.num_decodes
+        ]
+        others: Iterable[tuple[Request, float]] = ()
+        if len(between) < len(requests):
+            known = set(between)
+            others = [pair for pair in zip(requests, times, strict=True) if pair[0] not in known]
+            times = [now for request, now in zip(requests, times, strict=True) if request in known]
+        if between:
+            self._recorder.decodes_ended(between, times)
+            for request, now in zip(between, times, strict=True):
                 request.num_output_tokens += 1
                 request.dispatched_s = now
-            self._num_tokens_returned += len(requests)
-            self._policy.decodes_dispatched(requests)
-            return actions
-        for request, now in zip(requests, times, strict=True):
+            self._num_tokens_returned += len(between)
+            self._policy.decodes_dispatched(between)
+        for request, now in others:
             if request not in self.active:
                 continue  # a token of an attempt that is over
             number = self._take_token(request, now)
@@ -466,9 +474,19 @@ class Coordinator:
         self._recorder.rejected(request, reason)
 
     def _serve_waiting(self, now: float, actions: Actions) -> None:
-        """Admit requests that wait, in order, while there is room."""
+        """Admit requests that wait, in order, while there is room.
+
+        Where no use of the KV caches is expected, nothing tells whether there is room for requests
+        that were preempted: one at a time begins anew, so that they do not preempt one another.
+        """
+        knows_room = self._policy.bottleneck_share() is not None
+        num_restarts = 0
         while self.waiting:
             request = self.waiting[0]
+            if request.attempt and not knows_room and self.active:
+                if num_restarts:
+                    break
+                num_restarts += 1
             reason = self._admit(request, now)
             if reason is Rejection.KV and self.active:
                 break

@@ -35,8 +35,10 @@ class PrefixCache(KvCache):
 
     __slots__ = (
         "_block_of",
+        "_end",
         "_first",
         "_free",
+        "_fresh",
         "_is_enabled",
         "_key_of",
         "_num_known",
@@ -55,10 +57,10 @@ class PrefixCache(KvCache):
         is_enabled: bool = True,
     ) -> None:
         super().__init__(num_blocks, block_tokens)
-        self._first = first_block
-        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(
-            range(first_block, first_block + num_blocks)
-        )
+        self._first = self._fresh = first_block
+        self._end = first_block + num_blocks
+        # Free blocks in order of their use to come; before them, those that were never used.
+        self._free: OrderedDict[int, None] = OrderedDict()
         self._is_enabled = is_enabled
         self._tables: dict[Request, list[int]] = {}
         self._num_known: dict[Request, int] = {}
@@ -112,7 +114,7 @@ class PrefixCache(KvCache):
             else:
                 users[block] = 1
                 del self._free[block]
-        self.num_free = len(self._free)
+        self.num_free = self._end - self._fresh + len(self._free)
         self._tables[request] = found
         self._num_known[request] = len(found)
         self.num_hit_tokens += len(found) * self.block_tokens
@@ -145,9 +147,13 @@ class PrefixCache(KvCache):
             self._num_known[key] = 0
         take, users, key_of = self._free.popitem, self._users, self._key_of
         for _ in range(num_blocks):
-            block, _none = take(last=False)
-            if block in key_of:
-                del self._block_of[key_of.pop(block)]
+            if self._fresh < self._end:
+                block = self._fresh
+                self._fresh += 1
+            else:
+                block, _none = take(last=False)
+                if block in key_of:
+                    del self._block_of[key_of.pop(block)]
             users[block] = 1
             table.append(block)
         self.num_free -= num_blocks
@@ -165,7 +171,7 @@ class PrefixCache(KvCache):
                 free[block] = None
             else:
                 users[block] -= 1
-        self.num_free = len(free)
+        self.num_free = self._end - self._fresh + len(free)
         return bool(table)
 
     def forget(self) -> None:
@@ -190,10 +196,10 @@ class PrefixCache(KvCache):
             for block in table:
                 users[block] = users.get(block, 0) + 1
         assert users == self._users, "kv-conserved: a block has other users than are counted"
-        blocks = sorted([*users, *self._free])
-        assert blocks == list(range(self._first, self._first + self.num_blocks)), (
+        assert sorted([*users, *self._free]) == list(range(self._first, self._fresh)), (
             "kv-conserved: a block is lost or twice"
         )
-        assert self.num_free == len(self._free), "kv-conserved: free blocks are miscounted"
+        num_free = self._end - self._fresh + len(self._free)
+        assert self.num_free == num_free, "kv-conserved: free blocks are miscounted"
         for key, block in self._block_of.items():
             assert self._key_of.get(block) == key, "kv-conserved: a known block lost its key"

@@ -1,4 +1,4 @@
-"""Links that carry messages: one for each request and hop.
+"""Links that carry messages: one for each request and hop, or one for all that leave at once.
 
 A machine hands its messages to the network one after another, whichever link they take. A link
 and the receiver's network interface carry one after another too; bytes flow on while the rest is
@@ -199,6 +199,7 @@ class MessageEgress:
         self._message_s = sending.message_s
         self._jitter_s = tuple(sending.delivery_jitter_s * quantile for quantile in _JITTER)
         self._random_bits = jitter.getrandbits
+        self._is_batched = sending.is_batched
         self._free_s = 0.0
 
     def depart(self, batch: Batch, now: float) -> None:
@@ -235,6 +236,9 @@ class MessageEgress:
     def _send(
         self, requests: Iterable[Request], now: float, ready_s: Sequence[float] | None
     ) -> None:
+        if self._is_batched:
+            self._send_batched(requests, now, ready_s)
+            return
         machine, bits, jitter_s = self._machine, self._random_bits, self._jitter_s
         s_per_byte, message_s = self._s_per_byte, self._message_s
         free = self._free_s
@@ -257,3 +261,22 @@ class MessageEgress:
         for link, messages in groups.items():
             messages.sort(key=itemgetter(0, 1))
             link.depart([message[2] for message in messages], [message[0] for message in messages])
+
+    def _send_batched(
+        self, requests: Iterable[Request], now: float, ready_s: Sequence[float] | None
+    ) -> None:
+        """Send requests for the same machine that are ready at the same time as one message."""
+        groups: dict[tuple[float, MessageLink], list[Request]] = {}
+        for place, request in enumerate(requests):
+            ready = now if ready_s is None else ready_s[place]
+            groups.setdefault((ready, request.onward[self._machine]), []).append(request)
+        for (ready, link), group in groups.items():
+            num_bytes = sum([link.num_message_bytes(request) for request in group])
+            started = max(ready, self._free_s)
+            self._free_s = handed = started + (self._message_s + num_bytes * self._s_per_byte)
+            jitter_s = self._jitter_s[self._random_bits(10)]
+            sent = link.carry(num_bytes, started, handed) + jitter_s
+            if self._chooses:
+                for request in group:
+                    request.via_link, request.sent_s = link.index, started
+            link.depart(group, [sent] * len(group))

@@ -43,6 +43,7 @@ class CalibratedModel:
             message_s=inputs.engine.message_s,
             bytes_per_s=inputs.engine.send_bytes_per_s,
             delivery_jitter_s=inputs.engine.delivery_jitter_s,
+            is_batched=inputs.engine.scheduler != "prototype",
         )
 
     def step_timer(self, node: PlacedNode) -> StepTimer:

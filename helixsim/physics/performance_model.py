@@ -36,7 +36,7 @@ class ModelInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendingCosts:
-    """What a machine takes to send requests as messages, one for each request and hop.
+    """What a machine takes to send requests as messages.
 
     Attributes
     ----------
@@ -46,11 +46,15 @@ class SendingCosts:
         How fast a machine hands messages to the network, all its links together.
     delivery_jitter_s
         Mean of the exponential delay between a message's arrival and its being noticed.
+    is_batched
+        Whether requests that leave a machine at once for the same next one travel as one message;
+        otherwise each has a message of its own.
     """
 
     message_s: float = 0.0
     bytes_per_s: float = 1e12
     delivery_jitter_s: float = 0.0
+    is_batched: bool = False
 
 
 class StepTimer(Protocol):

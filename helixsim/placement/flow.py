@@ -18,6 +18,10 @@ from networkx.algorithms.flow import preflow_push, shortest_augmenting_path
 from helixsim.placement.topology import PlacedLink, Topology
 from helixsim.profiles.throughput import ThroughputTable
 
+_AMPLE = 1e9
+"""Network capacities above this multiple of all compute capacities together count as this multiple:
+larger ones cannot limit a flow, and floats lose the compute capacities beside them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Flow:
@@ -55,8 +59,8 @@ def max_flow(topology: Topology, throughput: ThroughputTable) -> Flow:
     graph, source, sink, compute = flow_graph(topology, throughput)
     try:
         value, by_edge = nx.maximum_flow(graph, source, sink, flow_func=preflow_push)
-    except IndexError:
-        # networkx raises it on some graphs with fractional capacities, if rounding leaves an
+    except (IndexError, KeyError):
+        # networkx raises them on some graphs with fractional capacities, if rounding leaves an
         # excess without a path back.
         value, by_edge = nx.maximum_flow(graph, source, sink, flow_func=shortest_augmenting_path)
     flows = tuple(float(by_edge[_out(link.source)][_in(link.target)]) for link in topology.links)
@@ -121,13 +125,21 @@ def flow_graph(
     source, sink = 4 * coordinator + 2, 4 * coordinator + 3
     graph: nx.DiGraph[int] = nx.DiGraph()
     nic = topology.coordinator_nic
-    graph.add_edge(source, _out(coordinator), capacity=nic.outbound_bytes_per_s / llm.token_bytes)
-    compute = []
+    compute = tuple(
+        throughput.tokens_per_s(node.machine_type, node.num_layers, node.own_kv_token_layers)
+        for node in topology.nodes
+    )
+    ample = _AMPLE * sum(compute)
+
+    def add_network(start: int, end: int, bytes_per_s: float, bytes_per_token: float) -> None:
+        graph.add_edge(start, end, capacity=min(bytes_per_s / bytes_per_token, ample))
 
     def add_links(machine: int) -> None:
         for link in topology.outgoing[machine]:
-            capacity = link.bandwidth_bytes_per_s / link.bytes_per_token
-            graph.add_edge(_out(machine), _in(link.target), capacity=capacity)
+            bandwidth = link.bandwidth_bytes_per_s
+            add_network(_out(machine), _in(link.target), bandwidth, link.bytes_per_token)
+
+    add_network(source, _out(coordinator), nic.outbound_bytes_per_s, llm.token_bytes)
 
     # Machine by machine: the order selects one of several maximum flows, and this order selects
     # the published runs' splits.
@@ -136,13 +148,10 @@ def flow_graph(
         i = node.index
         to_coordinator = all(link.target == coordinator for link in topology.outgoing[i])
         from_coordinator = all(link.source == coordinator for link in topology.incoming[i])
-        rate = throughput.tokens_per_s(node.machine_type, node.num_layers, node.own_kv_token_layers)
-        compute.append(rate)
-        inbound = node.nic.inbound_bytes_per_s / (llm.token_bytes if from_coordinator else between)
-        outbound = node.nic.outbound_bytes_per_s / (llm.token_bytes if to_coordinator else between)
-        graph.add_edge(_in(i), 4 * i + 2, capacity=inbound)
-        graph.add_edge(4 * i + 2, 4 * i + 3, capacity=rate)
-        graph.add_edge(4 * i + 3, _out(i), capacity=outbound)
+        inbound, outbound = node.nic.inbound_bytes_per_s, node.nic.outbound_bytes_per_s
+        add_network(_in(i), 4 * i + 2, inbound, llm.token_bytes if from_coordinator else between)
+        graph.add_edge(4 * i + 2, 4 * i + 3, capacity=compute[i])
+        add_network(4 * i + 3, _out(i), outbound, llm.token_bytes if to_coordinator else between)
         add_links(i)
-    graph.add_edge(_in(coordinator), sink, capacity=nic.inbound_bytes_per_s / llm.token_bytes)
-    return graph, source, sink, tuple(compute)
+    add_network(_in(coordinator), sink, nic.inbound_bytes_per_s, llm.token_bytes)
+    return graph, source, sink, compute

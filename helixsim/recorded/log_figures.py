@@ -102,10 +102,16 @@ def figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
+def count(value: float | None) -> str:
+    """A number of events, or a mean of such numbers, for a table."""
+    return "-" if value is None else f"{value:g}"
+
+
 def _row(found: Mapping[str, Any], title: str, key: str, column: str | None = None) -> str:
     recorded, simulated, error = (
         found[side][key] if column is None else found[side][key][column]
         for side in ("recorded", "simulated", "error")
     )
     shown = "-" if error is None else f"{error:+.1%}"
-    return f"{title:<30}{figure(recorded):>10}{figure(simulated):>11}{shown:>9}"
+    show = count if key == "preemptions" else figure
+    return f"{title:<30}{show(recorded):>10}{show(simulated):>11}{shown:>9}"

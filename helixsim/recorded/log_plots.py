@@ -68,7 +68,9 @@ def replay_figure(result: LogReplayResult) -> Figure:
     over_time = result.series
     for ax, state in ((axes[2], "running"), (axes[3], "waiting")):
         for side, colour in (("recorded", RECORDED), ("simulated", SIMULATED)):
-            line(ax, over_time["time_s"], over_time[f"{side}_{state}"], colour, side)
+            # The samples of the two runs may be at other times.
+            known = over_time[["time_s", f"{side}_{state}"]].dropna()
+            line(ax, known["time_s"], known[f"{side}_{state}"], colour, side)
         ax.set(title=f"{state.capitalize()} requests")
         ax.legend(frameon=False)
     figure.suptitle(f"{result.log.name}, {result.scenario.physics} physics")

@@ -115,7 +115,7 @@ class LogReplayResult:
             columns[f"recorded_{name}"] = getattr(recorded, name)
             columns[f"simulated_{name}"] = getattr(simulated, name)
         return pd.DataFrame(
-            columns | {"simulated_restarts": self.results[0].requests["restarts"].to_numpy()}
+            columns | {"simulated_preemptions": self.results[0].requests["preemptions"].to_numpy()}
         )
 
     @property
@@ -302,5 +302,5 @@ def _simulated(log: RequestLog, result: RunResult, chosen: np.ndarray) -> Replay
     return {
         **_latencies(log, result).statistics(chosen),
         "makespan_s": float(ends.max() - start_s(result)) if len(ends) else None,
-        "preemptions": int(frame["restarts"].sum()),
+        "preemptions": int(frame["preemptions"].sum()),
     }

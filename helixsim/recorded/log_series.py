@@ -23,7 +23,7 @@ def simulated_series(result: RunResult) -> pd.DataFrame:
     Requests wait at the coordinator, or at a node while they are in no batch; all others in the
     system run. The gauge of a node includes decodes between two batches, which an engine counts as
     running. Therefore at most the requests count as waiting that have no token yet, or that were
-    restarted.
+    preempted or restarted.
     """
     import pandas as pd
 
@@ -34,11 +34,10 @@ def simulated_series(result: RunResult) -> pd.DataFrame:
     active = result.timeline.set_index("time_s")["active_requests"].reindex(times).to_numpy()
     in_system = _between(requests["arrival_s"], requests["end_s"], times)
     with_token = _between(requests["first_token_s"], requests["end_s"], times)
-    again = requests[requests["restarts"] > 0]
-    restarted = _between(again["first_token_s"], again["end_s"], times)
-    waiting = np.minimum(
-        at_nodes.to_numpy() + np.maximum(in_system - active, 0), in_system - with_token + restarted
-    )
+    taken_out = requests[(requests["restarts"] > 0) | (requests["preemptions"] > 0)]
+    may_wait_again = _between(taken_out["first_token_s"], taken_out["end_s"], times)
+    without_batch = at_nodes.to_numpy() + np.maximum(in_system - active, 0)
+    waiting = np.minimum(without_batch, in_system - with_token + may_wait_again)
     return pd.DataFrame(
         {
             "time_s": np.round(times - start_s(result), 6),

@@ -24,7 +24,8 @@ from helixsim.recorded.figures import (
     recorded_figures,
 )
 from helixsim.recorded.load import RecordedLoad, RecordedRoutes
-from helixsim.recorded.recording import RecordedRun, load_recorded_run, tokens_by_node
+from helixsim.recorded.recording import RecordedRun, tokens_by_node
+from helixsim.recorded.sources import load_recording
 from helixsim.scenario.load import load_scenario
 from helixsim.scenario.resolved import Scenario
 
@@ -278,7 +279,13 @@ def replay(
     ScenarioError
         If the scenario has no placement.
     """
-    run = run if isinstance(run, RecordedRun) else load_recorded_run(run)
+    found = run if isinstance(run, RecordedRun) else load_recording(run)
+    if not isinstance(found, RecordedRun):
+        raise InputError(
+            "is a request log; helixsim.recorded.log_replay.replay_log replays it",
+            file=found.source,
+        )
+    run = found
     scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
     given = {
         "warmup_s": warmup_s,

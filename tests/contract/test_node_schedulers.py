@@ -43,7 +43,11 @@ class Node:
         factory = NODE_SCHEDULERS.get(name)
         with_kv = factory.counts_kv if with_kv is None else with_kv
         kv = KvCache(num_blocks, 16, END) if with_kv else None
-        engine = EngineCosts(batching=batching, max_num_batched_tokens=70)
+        engine = EngineCosts(
+            batching=batching,
+            max_num_batched_tokens=70,
+            max_num_seqs=LIMITS.max_decode_tokens,
+        )
         self.max_num_batched_tokens = engine.max_num_batched_tokens
         self.scheduler = factory(
             NodeSchedulerInputs(

@@ -57,6 +57,18 @@ def test_replicas_add_up():
     assert (by_link["a", "b"], by_link["a", "c"]) == (30.0, 20.0)
 
 
+@pytest.mark.parametrize("rate", [20.0, 1750.3, 1e-3])
+@pytest.mark.parametrize("bytes_per_s", [1.25e11, 1.25e15, 1.25e17, 1.25e20, 1e30])
+def test_networks_without_practical_limit_do_not_disturb_the_flow(rate, bytes_per_s):
+    """Beside 1e9 Gbit/s, floats lose the capacity of a node, and networkx raised KeyError."""
+    names = ("a", "b", "c", "coordinator")
+    layers, rates = {"a": (0, 1), "b": (1, 2), "c": (1, 2)}, {"a": 3 * rate, "b": rate, "c": rate}
+    nics = dict.fromkeys(names, bytes_per_s)
+    flow, by_link = flow_of(layers, rates, link=(bytes_per_s, 0.0), nics=nics)
+    assert flow.tokens_per_s == pytest.approx(2 * rate, rel=1e-6)
+    assert by_link["a", "b"] == pytest.approx(rate, rel=1e-6)
+
+
 def test_a_link_carries_tokens_by_their_weight():
     links = {(HOST, "a"): (1e9, 0.0), ("a", "b"): (150.0, 0.0), ("b", HOST): (1e9, 0.0)}
     flow, _ = flow_of({"a": (0, 1), "b": (1, 2)}, {"a": 99.0, "b": 99.0}, links=links)

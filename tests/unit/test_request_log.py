@@ -14,9 +14,11 @@ from typer.testing import CliRunner
 from helixsim.cli import app
 from helixsim.errors import InputError
 from helixsim.profiles.machine import LatencyProfile
+from helixsim.recorded.log_figures import comparison_text
 from helixsim.recorded.log_inspection import inspect_log
 from helixsim.recorded.log_replay import replay_log
 from helixsim.recorded.recording import RecordedRun
+from helixsim.recorded.replay import replay
 from helixsim.recorded.request_log import LOG_COLUMNS
 from helixsim.recorded.sources import load_recording
 
@@ -267,18 +269,23 @@ def toy(**changes):
     return make_scenario({"node": (0, 1)}, **(settings | changes))
 
 
-@pytest.mark.parametrize("physics", ["paper", "calibrated"])
-def test_a_replay_by_hand(tmp_path, physics):
+@pytest.mark.parametrize(("physics", "decode_s"), [("paper", 0.012), ("calibrated", 0.01)])
+def test_a_replay_by_hand(tmp_path, physics, decode_s):
     log = write_log(tmp_path / "log", series=SERIES)
     result = replay_log(log, replace(toy(), physics=physics))
-    # Prompts of 200, 100 and 50 tokens, and 2 ms of network; then 12 ms for each decode.
+    # Prompts of 200, 100 and 50 tokens, and 2 ms of network; then two and four decodes of 10 ms,
+    # each with 2 ms of network if it leaves from the coordinator.
     assert result.latencies.ttft_s == pytest.approx([0.202, 0.102, 0.052], abs=1e-5)
-    assert result.latencies.tpot_s[1:] == pytest.approx([0.012, 0.012], abs=1e-5)
+    assert result.latencies.tpot_s[1:] == pytest.approx([decode_s, decode_s], abs=1e-5)
     assert np.isnan(result.latencies.tpot_s[0])
-    assert result.latencies.e2e_s == pytest.approx([0.202, 0.126, 0.1], abs=1e-5)
-    assert result.simulated["e2e_s"]["p90"] == pytest.approx(0.126 + 0.8 * 0.076, abs=1e-5)
-    assert result.simulated["makespan_s"] == pytest.approx(2.1, abs=1e-5)
-    assert result.error["makespan_s"] == pytest.approx(2.1 / 7 - 1, abs=1e-5)
+    ends = [0.202, 0.102 + 2 * decode_s, 0.052 + 4 * decode_s]
+    assert result.latencies.e2e_s == pytest.approx(ends, abs=1e-5)
+    second = max(ends[1:])
+    assert result.simulated["e2e_s"]["p90"] == pytest.approx(
+        second + 0.8 * (0.202 - second), abs=1e-5
+    )
+    assert result.simulated["makespan_s"] == pytest.approx(2 + ends[2], abs=1e-5)
+    assert result.error["makespan_s"] == pytest.approx((2 + ends[2]) / 7 - 1, abs=1e-5)
     assert result.error["ttft_s"]["p50"] == pytest.approx(-0.898, abs=1e-5)
     assert (result.simulated["preemptions"], result.recorded["preemptions"]) == (0, None)
     assert result.error["preemptions"] is None
@@ -297,6 +304,24 @@ def test_running_and_waiting_over_time(tmp_path):
     assert over_time.loc[0.8].tolist() == [2, 1, 1, 2]
     assert over_time.loc[2.0].tolist() == [0, 0, 1, 2]
     assert over_time["simulated_running"].iloc[-1] == 0
+
+
+@pytest.mark.parametrize("node", ["prototype", "vllm"])
+def test_preemptions_are_counted(tmp_path, node):
+    # Both prompts fill two of five blocks of 16 tokens; the fifth goes to the request that came
+    # first, and the other one is preempted when it needs its third.
+    header = "preemptions,input_tokens,output_tokens,queued_s,first_token_s,last_token_s"
+    log = write_log(tmp_path / "log", ["2,30,20,0,1,2", "2,30,20,0,1,2"], header)
+    scenario = replace(toy(room=capacity(kv_token_layers=16 * 5)), physics="calibrated")
+    kv = replace(scenario.scheduler.kv, high_water_mark=1.0)
+    scenario = replace(scenario, scheduler=replace(scenario.scheduler, node=node, kv=kv))
+    result = replay_log(log, scenario)
+    assert result.recorded["preemptions"] == 4
+    assert result.simulated["preemptions"] == 1
+    assert result.error["preemptions"] == -0.75
+    assert list(result.requests["simulated_preemptions"]) == [0, 1]
+    last_line = comparison_text(result.as_dict()).splitlines()[-1]
+    assert last_line.split() == ["preemptions", "4", "1", "-75.0%"]
 
 
 def test_rejected_requests_are_counted_in_a_note(tmp_path):
@@ -319,6 +344,14 @@ def test_a_replay_has_a_window(tmp_path):
         replay_log(log, toy(), warmup_s=9.0)
 
 
+def test_each_kind_of_recording_has_its_function(tmp_path, reference):
+    with pytest.raises(InputError, match=r"is a request log; helixsim\.recorded\.log_replay"):
+        replay(write_log(tmp_path / "log"), toy())
+    run = reference / "recorded_runs" / "single24-llama1-30b-helix-t4-online"
+    with pytest.raises(InputError, match=r"is a recorded run; helixsim\.replay replays it"):
+        replay_log(run, toy())
+
+
 def test_a_replay_is_shown(tmp_path):
     result = replay_log(write_log(tmp_path / "log"), toy())
     assert repr(result) == (
@@ -326,7 +359,7 @@ def test_a_replay_is_shown(tmp_path):
     )
     assert "e2e_s.p90" in result._repr_html_()
     assert len(result.plot().axes) == 4
-    assert list(result.requests["simulated_restarts"]) == [0, 0, 0]
+    assert list(result.requests["simulated_preemptions"]) == [0, 0, 0]
 
 
 def invoke(*arguments):

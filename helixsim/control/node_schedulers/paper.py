@@ -256,6 +256,7 @@ class PaperScheduler:
                 continue
             if missing > kv.num_free:
                 kv.release(request)
+                request.num_preemptions += 1
                 step.preempted.append(request)
                 continue
             if missing:

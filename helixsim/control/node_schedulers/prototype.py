@@ -165,6 +165,7 @@ class PrototypeScheduler:
         while num_blocks > self.kv.num_free and request in groups[0]:
             victim = next(self.kv.latest(), request)
             assert isinstance(victim, Request)
+            victim.num_preemptions += 1
             step.preempted.append(victim)
             self._take_out(victim)
             for group in groups:

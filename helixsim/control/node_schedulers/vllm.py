@@ -17,7 +17,7 @@ under way than the route has stages.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 from helixsim.control.node_schedulers.scheduler import NodeScheduler, NodeSchedulerInputs
@@ -58,7 +58,7 @@ class VllmScheduler:
     def enter(self, layer: int, batch: Batch) -> None:
         """Take new requests, and requests that are back from the last stage of their route."""
         for request in batch.requests:
-            if self._groups.take_back(request):
+            if self._groups.is_back(request):
                 _advance(request)
             else:
                 self._arrived.append(request)
@@ -103,7 +103,7 @@ class VllmScheduler:
         if not (self._looks_ahead and self._admitted):
             self._release_finished()
             self._take_arrived(step)
-        if self._groups.is_room_for(self._admitted or self._waiting):
+        if self._groups.is_room_for(self._admitted):
             self._compose(step)
         self._may_admit_next = False
         if self._looks_ahead and (self._finished or self._arrived):
@@ -156,11 +156,9 @@ class VllmScheduler:
                     if request in victims:
                         continue
                     position = admitted.index(request)
-                    if missing > kv.num_free:
-                        position += 1
-                        continue  # all that could be preempted is away
                 kv.allocate(request, missing)
-            kv.know(request, computed + new)
+            if (computed + new) // size > computed // size:
+                kv.know(request, computed + new)
             request.num_new_tokens = new
             taken.append(request)
             budget -= new
@@ -215,7 +213,7 @@ class VllmScheduler:
         else:
             ended = [request for request in batch.requests if request.is_last_pass]
             for request in ended:
-                self._groups.take_back(request)
+                self._groups.leave(request)
         if ended:
             gone = set(ended)
             self._admitted = [request for request in self._admitted if request not in gone]
@@ -228,21 +226,15 @@ class VllmScheduler:
         self, request: Request, num_blocks: int, victims: list[Request], taken: list[Request]
     ) -> None:
         """Preempt, the last to have come first, until there is room or the request itself is."""
+        admitted = self._admitted
         while num_blocks > self.kv.num_free and request not in victims:
-            victim = self._victim()
-            if victim is None:
-                return
-            self._admitted.remove(victim)
+            victim = max(admitted, key=_priority) if self._by_priority else admitted[-1]
+            admitted.remove(victim)
+            self._groups.leave(victim)
             self.kv.release(victim)
             victims.append(victim)
             if victim in taken:
                 taken.remove(victim)
-
-    def _victim(self) -> Request | None:
-        candidates = [request for request in self._admitted if request not in self._groups.away]
-        if not candidates:
-            return None
-        return max(candidates, key=_priority) if self._by_priority else candidates[-1]
 
     def _take_out(self, victims: list[Request], step: Step) -> None:
         """Let preempted requests wait here, or have the coordinator begin them anew."""
@@ -347,6 +339,9 @@ class VllmScheduler:
 class Groups:
     """Requests that are away, at later stages of their routes, by the step that sent them.
 
+    A group is under way until the first of its requests is back: those that were with it follow at
+    once, unless something holds them up, which others shall not wait for.
+
     Attributes
     ----------
     away
@@ -358,7 +353,7 @@ class Groups:
         self._sizes: dict[int, int] = {}
         self._next = 0
 
-    def is_room_for(self, requests: Sequence[Request]) -> bool:
+    def is_room_for(self, requests: Iterable[Request]) -> bool:
         """Whether another group may leave: as many are under way as a route has stages."""
         if not self._sizes:
             return True
@@ -371,20 +366,26 @@ class Groups:
         self.away.update(dict.fromkeys(requests, self._next))
         self._next += 1
 
-    def take_back(self, request: Request) -> bool:
-        """Take note that a request is back, or will not come back; whether it was away."""
+    def is_back(self, request: Request) -> bool:
+        """Take a request back; whether it was away."""
         group = self.away.pop(request, None)
         if group is None:
             return False
-        self._sizes[group] -= 1
-        if not self._sizes[group]:
-            del self._sizes[group]
+        self._sizes.pop(group, None)
         return True
+
+    def leave(self, request: Request) -> None:
+        """Take note that a request will not come back, if it is away."""
+        group = self.away.pop(request, None)
+        if group in self._sizes:
+            self._sizes[group] -= 1
+            if not self._sizes[group]:
+                del self._sizes[group]
 
     def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
         """Forget requests that are not wanted any more."""
         for request in [request for request in self.away if not is_wanted(request)]:
-            self.take_back(request)
+            self.leave(request)
 
 
 def _advance(request: Request) -> bool:

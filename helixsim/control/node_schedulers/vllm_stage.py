@@ -2,9 +2,9 @@
 
 What a request computes in a pass is decided on the first node of its route
 (:mod:`helixsim.control.node_schedulers.vllm`). Here passes run in the order of their arrival, all
-that have arrived and fit the token budget in one step. A pass takes the KV blocks that it needs;
-the first pass of a request waits until there are some; for others the request that came last is
-preempted, and the coordinator begins it anew.
+that have arrived and fit the token budget in one step. A pass takes the KV blocks that it needs. If
+there are too few, the first pass of a request waits while the node has something else to run; for
+others the request that came last is preempted. The coordinator begins preempted requests anew.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class VllmStageScheduler:
         self._max_seqs = inputs.engine.max_num_seqs
         self._queue: list[Request] = []
         self._entry: dict[Request, int] = {}
+        self._received_tokens = 0
 
     # -- requests come and go ------------------------------------------------------------------
 
@@ -42,6 +43,7 @@ class VllmStageScheduler:
             if not request.num_computed_tokens:
                 self.kv.release(request)  # it is computed from the start
         self._queue += batch.requests
+        self._received_tokens += batch.num_tokens
 
     def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
         """Drop requests that are not wanted any more; a step that runs goes on without them."""
@@ -64,6 +66,7 @@ class VllmStageScheduler:
         self.running = None
         self._queue.clear()
         self._entry.clear()
+        self._received_tokens = 0
         self.kv.clear()
 
     # -- steps ---------------------------------------------------------------------------------
@@ -86,8 +89,13 @@ class VllmStageScheduler:
                 continue
             taken.append(request)
             budget -= request.num_new_tokens
+        if not taken:
+            # What they wait for may wait for them in turn, elsewhere.
+            for request in left:
+                self._preempt(request, step)
         self._queue = [request for request in left if request in self._entry]
         if taken:
+            step.received_tokens, self._received_tokens = self._received_tokens, 0
             step.passes[0] = Batch.of(taken)
             start = self._bounds[0]
             step.entry_layers = {r: self._entry[r] for r in taken if self._entry[r] > start}
@@ -112,14 +120,19 @@ class VllmStageScheduler:
             victim = next(
                 (r for r in kv.latest() if isinstance(r, Request) and r not in taken), request
             )
-            victim.num_preemptions += 1
-            step.preempted.append(victim)
-            self._take_out(victim)
+            self._preempt(victim, step)
             if victim is request:
                 return False
         if missing:
             kv.allocate(request, missing)
         return True
+
+    def _preempt(self, request: Request, step: Step) -> None:
+        if request in step.preempted:
+            return
+        request.num_preemptions += 1
+        step.preempted.append(request)
+        self._take_out(request)
 
     def _take_out(self, request: Request) -> None:
         self.kv.release(request)
