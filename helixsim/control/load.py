@@ -43,6 +43,11 @@ class Arrival:
     priority: int = 0
 
 
+def nothing_shared(prompt_tokens: int) -> SharedPrefix | None:
+    """What a prompt shares with others where nothing is known of it."""
+    return None
+
+
 class LoadGenerator(Protocol):
     """Says when the next requests come."""
 
@@ -85,6 +90,8 @@ class ClosedLoop:
         Time between the first requests, and between an event and the request that it causes.
     high_water_mark
         The mark, 0 to 1.
+    draw_prefix
+        Draws what a prompt of so many tokens shares with others.
     """
 
     def __init__(
@@ -96,6 +103,7 @@ class ClosedLoop:
         num_requests: int,
         spacing_s: float,
         high_water_mark: float,
+        draw_prefix: Callable[[int], SharedPrefix | None] = nothing_shared,
     ) -> None:
         self._draw = draw
         self._start_s = start_s
@@ -103,11 +111,12 @@ class ClosedLoop:
         self._num_requests = num_requests
         self._spacing_s = spacing_s
         self._high_water_mark = high_water_mark
+        self._draw_prefix = draw_prefix
 
     def opening(self) -> Iterator[Arrival]:
         """The first requests, one spacing apart."""
         for number in range(self._num_requests):
-            arrival = Arrival(self._start_s + self._spacing_s * number, *self._draw())
+            arrival = self._arrival(self._start_s + self._spacing_s * number)
             if arrival.at_s <= self._end_s:
                 yield arrival
 
@@ -127,7 +136,11 @@ class ClosedLoop:
         at = now + self._spacing_s
         if at > self._end_s or (share is not None and share > self._high_water_mark):
             return None
-        return Arrival(at, *self._draw())
+        return self._arrival(at)
+
+    def _arrival(self, at: float) -> Arrival:
+        prompt_tokens, output_tokens = self._draw()
+        return Arrival(at, prompt_tokens, output_tokens, self._draw_prefix(prompt_tokens))
 
 
 class OpenLoop:
