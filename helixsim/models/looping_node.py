@@ -22,7 +22,7 @@ from helixsim.models.token_stream import ReturnPaths, TokenStream
 from helixsim.physics.performance_model import StepTimer
 from helixsim.placement.topology import PlacedNode
 from helixsim.requests import Request
-from helixsim.steps import Batch, Step
+from helixsim.steps import Step
 
 
 class RepeatingScheduler(NodeScheduler, Protocol):
@@ -140,26 +140,34 @@ class LoopingNode(SimulatedNode):
         if self._stream is None:
             self._egress.depart(batch, now)
             return
-        requests = batch.requests
+        own: list[Request] = []
+        others = batch.requests
         if self._is_whole:
-            first, last = 1, 1
-        else:
-            self._send_back(batch, now)
-            requests = [request for request in requests if request.yields_token]
-            first, last = 0, 0
-        if requests:
-            is_notable = any(
-                request.num_generated_tokens == first
-                or request.num_generated_tokens - last == request.num_decodes
-                for request in requests
+            index = self.index
+            own = [r for r in others if r.route is not None and r.route.stages[0].node == index]
+            if len(own) == len(others):
+                others = []
+            else:
+                inside = set(own)
+                others = [request for request in others if request not in inside]
+        tokens, is_notable = own, False
+        for request in own:  # their counters are those of the next pass already
+            number = request.num_generated_tokens
+            if number == 1 or number > request.num_decodes:
+                is_notable = True
+                break
+        if others:
+            goes_on = [request for request in others if not request.is_last_pass]
+            if goes_on:
+                assert self._ways_back is not None
+                self._ways_back.send(goes_on, now)
+            yielding = [request for request in others if request.yields_token]
+            tokens = [*own, *yielding]
+            is_notable = is_notable or any(
+                not request.num_generated_tokens or request.is_last_pass for request in yielding
             )
-            self._stream.send(requests, now, is_notable=is_notable)
-
-    def _send_back(self, batch: Batch, now: float) -> None:
-        goes_on = [request for request in batch.requests if not request.is_last_pass]
-        if goes_on:
-            assert self._ways_back is not None
-            self._ways_back.send(goes_on, now)
+        if tokens:
+            self._stream.send(tokens, now, is_notable=is_notable)
 
     def _begin_step(self, now: float) -> None:
         """Run what the scheduler composes, or idle."""

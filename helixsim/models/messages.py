@@ -114,6 +114,12 @@ class MessageLink:
         """
         return self._bytes_per_token * (request.num_new_tokens if self._carries_steps else 1)
 
+    def num_bytes_of(self, requests: Sequence[Request]) -> float:
+        """What requests weigh here together."""
+        if not self._carries_steps:
+            return self._bytes_per_token * len(requests)
+        return self._bytes_per_token * sum([request.num_new_tokens for request in requests])
+
     def carry_tokens(self, num_tokens: int, now: float) -> float:
         """Carry tokens that are ready now as one message; when it has arrived, latency apart."""
         self.num_requests += num_tokens
@@ -267,12 +273,17 @@ class MessageEgress:
     ) -> None:
         """Send requests for the same machine that are ready at the same time as one message."""
         groups: dict[tuple[float, MessageLink], list[Request]] = {}
+        machine = self._machine
         for place, request in enumerate(requests):
             ready = now if ready_s is None else ready_s[place]
-            groups.setdefault((ready, request.onward[self._machine]), []).append(request)
+            key = ready, request.onward[machine]
+            if key in groups:
+                groups[key].append(request)
+            else:
+                groups[key] = [request]
         for (ready, link), group in groups.items():
-            num_bytes = sum([link.num_message_bytes(request) for request in group])
-            started = max(ready, self._free_s)
+            num_bytes = link.num_bytes_of(group)
+            started = ready if ready > self._free_s else self._free_s
             self._free_s = handed = started + (self._message_s + num_bytes * self._s_per_byte)
             jitter_s = self._jitter_s[self._random_bits(10)]
             sent = link.carry(num_bytes, started, handed) + jitter_s

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from helixsim.cluster import COORDINATOR, Network
+from helixsim.control.node_schedulers.scheduler import RETURNS
 from helixsim.models.links import DeliveryQueue, Transfer
 from helixsim.placement.topology import Topology
 from helixsim.requests import Request
@@ -134,7 +135,7 @@ class ReturnPath:
             batch.requests,
             0,
             0,
-            0,
+            RETURNS,
             self._latency_s,
             [sent] * len(requests),
             start,

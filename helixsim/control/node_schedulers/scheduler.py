@@ -20,6 +20,10 @@ from helixsim.profiles.machine import Capacity
 from helixsim.requests import Request
 from helixsim.steps import Batch, Step
 
+RETURNS = -1
+"""The "layer" at which requests enter the first node of their route when they are back from the
+last one, where decodes loop."""
+
 
 class ContextBound:
     """The most tokens that any request admitted so far may come to hold on a layer."""
@@ -70,8 +74,8 @@ class NodeScheduler(Protocol):
 
     Where decodes loop (:func:`helixsim.control.node_schedulers.decodes_loop`), the scheduler of a
     route's first node keeps a request until its answer is complete, advances its counters, and
-    takes it back from the last stage by `enter`; on a node that holds all layers, `finish_pass`
-    returns the requests that have a new token.
+    takes it back from the last stage by `enter` at :data:`RETURNS`; on a node that holds all
+    layers, `finish_pass` returns the requests that have a new token.
 
     Attributes
     ----------

@@ -11,7 +11,10 @@ Nothing is admitted in a step that preempted.
 
 A decode that is through goes on in the next step, without waiting for the coordinator. Where a
 route has further stages, a request is in one step at a time, and no more groups of requests are
-under way than the route has stages.
+in flight than the route has stages.
+
+Routes that begin on another node may lead through this one as well. Their passes come after the
+running requests and before new ones (:mod:`helixsim.control.node_schedulers.vllm_stage`).
 """
 
 from __future__ import annotations
@@ -20,8 +23,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
-from helixsim.control.node_schedulers.scheduler import NodeScheduler, NodeSchedulerInputs
-from helixsim.control.node_schedulers.vllm_stage import VllmStageScheduler
+from helixsim.control.node_schedulers.scheduler import (
+    RETURNS,
+    NodeScheduler,
+    NodeSchedulerInputs,
+)
+from helixsim.control.node_schedulers.vllm_stage import (
+    PassQueue,
+    VllmStageScheduler,
+    entry_layers,
+)
 from helixsim.control.prefix_cache import PrefixCache
 from helixsim.requests import Request
 from helixsim.steps import Batch, Step
@@ -39,7 +50,7 @@ class VllmScheduler:
         self.kv = _blocks_of_all_layers(inputs)
         self.running: Step | None = None
         self._name = inputs.name
-        self._bounds = (inputs.start_layer, inputs.end_layer)
+        self._bounds = (*sorted({inputs.start_layer, *inputs.entry_layers}), inputs.end_layer)
         self._is_whole = inputs.end_layer >= inputs.num_llm_layers
         self._max_tokens = engine.max_num_batched_tokens
         self._max_seqs = engine.max_num_seqs
@@ -51,17 +62,21 @@ class VllmScheduler:
         self._arrived: list[Request] = []
         self._finished: dict[Request, None] = {}
         self._groups = Groups()
+        self._passes = PassQueue(self._name, self.kv, self._max_seqs, self._preempt_for_pass)
         self._may_admit_next = False
 
     # -- requests come and go ------------------------------------------------------------------
 
     def enter(self, layer: int, batch: Batch) -> None:
-        """Take new requests, and requests that are back from the last stage of their route."""
-        for request in batch.requests:
-            if self._groups.is_back(request):
-                _advance(request)
-            else:
-                self._arrived.append(request)
+        """Take new requests, requests that are back from the last stage, and passes of others."""
+        if layer == RETURNS:
+            for request in batch.requests:
+                if self._groups.is_back(request):
+                    _advance(request)
+        elif layer > self._bounds[0]:
+            self._passes.enter(layer, batch)
+        else:
+            self._arrived += batch.requests
 
     def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
         """Drop requests that are not wanted any more; a step that runs goes on without them."""
@@ -71,6 +86,7 @@ class VllmScheduler:
         for request in [request for request in self._finished if not is_wanted(request)]:
             del self._finished[request]
         self._groups.drop_unless(is_wanted)
+        self._passes.drop_unless(is_wanted)
         if self.running is not None:
             batch = self.running.passes[0]
             self.running.passes[0] = Batch.of([r for r in batch.requests if is_wanted(r)])
@@ -93,6 +109,7 @@ class VllmScheduler:
         self._arrived.clear()
         self._finished.clear()
         self._groups = Groups()
+        self._passes.clear()
         self.kv.forget()
 
     # -- steps ---------------------------------------------------------------------------------
@@ -103,17 +120,21 @@ class VllmScheduler:
         if not (self._looks_ahead and self._admitted):
             self._release_finished()
             self._take_arrived(step)
-        if self._groups.is_room_for(self._admitted):
-            self._compose(step)
+        batch = step.passes[0]
+        self._compose(step)
         self._may_admit_next = False
         if self._looks_ahead and (self._finished or self._arrived):
             self._release_finished()
             self._take_arrived(step)
-            self._may_admit_next = bool(self._waiting)
-        batch = step.passes[0]
+            if batch.requests:
+                self._may_admit_next = bool(self._waiting)
+            else:
+                self._compose(step)
         self.running = step if batch.requests else None
         if not self._is_whole and batch.requests:
-            self._groups.send_away(batch.requests)
+            own = [request for request in batch.requests if request not in self._passes.entry]
+            if own:
+                self._groups.send_away(own)
         return step if batch.requests or step.preempted or step.failed else None
 
     def _release_finished(self) -> None:
@@ -139,8 +160,9 @@ class VllmScheduler:
         budget, size = self._max_tokens, self.kv.block_tokens
         admitted, kv, away = self._admitted, self.kv, self._groups.away
         victims: list[Request] = []
+        has_room = self._groups.is_room_for(admitted)
         position = 0
-        while position < len(admitted) and budget:
+        while has_room and position < len(admitted) and budget:
             request = admitted[position]
             if request in away:
                 position += 1
@@ -165,14 +187,18 @@ class VllmScheduler:
             position += 1
         if victims:
             self._take_out(victims, step)
-        else:
-            self._admit(taken, budget, step)
+        if self._passes:
+            budget = self._passes.take(step, taken, budget)
+        if has_room and not victims and budget > 0:
+            self._admit(taken, budget)
+        if self._passes.entry:
+            step.entry_layers = entry_layers(self._passes.entry, self._bounds, taken)
         for request in taken:
             if request.is_prefill:
                 batch.num_prompts += 1
                 batch.prompt_tokens += request.num_new_tokens
 
-    def _admit(self, taken: list[Request], budget: int, step: Step) -> None:
+    def _admit(self, taken: list[Request], budget: int) -> None:
         kv, waiting, size = self.kv, self._waiting, self.kv.block_tokens
         while waiting and budget and kv.num_free and len(self._admitted) < self._max_seqs:
             request = waiting[0]
@@ -199,19 +225,27 @@ class VllmScheduler:
     def finish_pass(self, step: Step, number: int) -> Batch | None:
         """Take the pass that has run.
 
-        On a node that holds all layers, the requests that have a new token; they go on by
-        themselves. Otherwise, all requests, which go to the next stage of their routes.
+        On a node that holds all layers, requests that began here return if they have a new token,
+        and go on by themselves. All others leave: for the next stage of their routes, or, from the
+        last layer, for the first.
         """
         self.running = None
         batch = step.passes[0]
         if not batch.requests:
             return None
+        entry = self._passes.entry
+        through = [request for request in batch.requests if request in entry] if entry else []
+        own = batch.requests
+        if through:
+            own = [request for request in own if request not in entry]
+            for request in through:
+                self._passes.finish(request)
         if self._is_whole:
-            tokens = [request for request in batch.requests if _advance(request)]
+            tokens = [request for request in own if _advance(request)]
             ended = [r for r in tokens if r.num_generated_tokens > r.num_decodes]
-            batch = Batch(tokens, 0, 0)
+            batch = Batch.of([*tokens, *through])
         else:
-            ended = [request for request in batch.requests if request.is_last_pass]
+            ended = [request for request in own if request.is_last_pass]
             for request in ended:
                 self._groups.leave(request)
         if ended:
@@ -236,6 +270,17 @@ class VllmScheduler:
             if victim in taken:
                 taken.remove(victim)
 
+    def _preempt_for_pass(self, request: Request, step: Step) -> None:
+        """Preempt a request for a pass that began elsewhere."""
+        if request not in self._admitted:
+            if request not in self._finished:
+                self._passes.preempt(request, step)
+            return
+        self._admitted.remove(request)
+        self._groups.leave(request)
+        self.kv.release(request)
+        self._take_out([request], step)
+
     def _take_out(self, victims: list[Request], step: Step) -> None:
         """Let preempted requests wait here, or have the coordinator begin them anew."""
         for victim in victims:
@@ -259,7 +304,7 @@ class VllmScheduler:
         room each time.
         """
         batch = step.passes[0]
-        if not self._is_whole or batch.num_prompts or self._may_admit_next:
+        if not self._is_whole or batch.num_prompts or self._may_admit_next or self._passes.entry:
             return 0
         requests = batch.requests
         if len(requests) < len(self._admitted) or step.preempted or step.failed:
@@ -299,7 +344,7 @@ class VllmScheduler:
     @property
     def num_waiting(self) -> int:
         """Requests that have entered and have not been admitted."""
-        return len(self._waiting) + len(self._arrived)
+        return len(self._waiting) + len(self._arrived) + len(self._passes)
 
     @property
     def num_admitted(self) -> int:
@@ -317,16 +362,24 @@ class VllmScheduler:
         waiting = sum(
             r.prompt_tokens + r.num_generated_tokens for r in (*self._waiting, *self._arrived)
         )
+        waiting += sum(request.num_new_tokens for request in self._passes.requests)
         return waiting + sum(
             r.prompt_tokens + r.num_generated_tokens - r.num_computed_tokens for r in self._admitted
         )
 
     def validate(self) -> None:
         """Check the invariants ``one-place`` and ``kv-conserved`` on this node."""
-        inside = [*self._admitted, *self._waiting, *self._arrived, *self._finished]
+        inside = [
+            *self._admitted,
+            *self._waiting,
+            *self._arrived,
+            *self._finished,
+            *self._passes.requests,
+        ]
         assert len(set(inside)) == len(inside), "one-place: a request waits and runs"
         running = self.running.passes[0].requests if self.running is not None else []
-        assert set(running) <= set(self._admitted), "one-place: a request runs that is not admitted"
+        known = {*self._admitted, *self._passes.entry}
+        assert set(running) <= known, "one-place: a request runs that is not admitted"
         for request in self._admitted:
             num_tokens = request.num_computed_tokens
             if request in running or request in self._groups.away:
