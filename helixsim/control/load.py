@@ -91,7 +91,7 @@ class ClosedLoop:
     high_water_mark
         The mark, 0 to 1.
     draw_prefix
-        Draws what a prompt of so many tokens shares with others.
+        Draws what a prompt shares with others, given its tokens.
     """
 
     def __init__(

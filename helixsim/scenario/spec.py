@@ -100,7 +100,7 @@ class SchedulerSpec(FileModel):
     policy: ExtensionName = Field(
         default="maxflow",
         description="Routing policy: `maxflow`, `swarm`, `random`, `shortest_queue`, `least_kv`, "
-        "or one of your own ([recipes](recipes.md)); see [physics](physics.md#scheduling).",
+        "`prefix_aware`, or one of your own ([recipes](recipes.md)); see [physics](physics.md#scheduling).",
     )
     node: ExtensionName | None = Field(
         default=None,
@@ -262,7 +262,7 @@ class WorkloadSpec(FileModel):
     conversations: ConversationsSpec | None = Field(
         default=None,
         description="Online, without a trace: conversations instead of single requests. "
-        "`arrivals` are those of first turns.",
+        "`arrivals` are the arrivals of first turns.",
     )
     mean_prompt_tokens: Count = Field(
         default=750, description="Prompt tokens of the mean request, for the throughput estimate."

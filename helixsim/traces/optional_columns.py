@@ -73,7 +73,7 @@ def shared_prefixes(extras: Sequence[Extra], prompts: Iterable[int]) -> list[Sha
 
     Where a hash always follows the same one, it stands for all tokens up to it, and is a key. In a
     file in which one does not, hashes stand for blocks by themselves: then a key is a number for
-    each hash and all those before it.
+    each hash and all hashes before it.
 
     Parameters
     ----------

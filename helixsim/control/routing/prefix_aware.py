@@ -87,7 +87,7 @@ class PrefixAwarePolicy(HopByHopPolicy):
         return best
 
     def decodes_dispatched(self, requests: Iterable[Request]) -> None:
-        """Take note that prefills are back, of those requests of which it is not known yet."""
+        """Take note that the prefills of requests are back, where it is not known yet."""
         if not self._prefilling:
             return
         for request in requests:
@@ -152,7 +152,7 @@ class SentPrefixes:
     """Blocks that were sent to a node, the least recently used forgotten beyond a size.
 
     Because a key stands for all tokens up to the end of its block, and blocks of a prompt are
-    forgotten from its end, those that are remembered are a beginning of it.
+    forgotten from its end, what is remembered of a prompt is a beginning of it.
 
     Parameters
     ----------
