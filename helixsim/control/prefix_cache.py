@@ -30,7 +30,7 @@ class PrefixCache(KvCache):
     Attributes
     ----------
     num_hit_tokens, num_asked_tokens
-        Tokens of requests that were admitted: those found in the cache, and all.
+        Tokens of admitted requests: found in the cache, and all.
     """
 
     __slots__ = (
@@ -59,7 +59,7 @@ class PrefixCache(KvCache):
         super().__init__(num_blocks, block_tokens)
         self._first = self._fresh = first_block
         self._end = first_block + num_blocks
-        # Free blocks in order of their use to come; before them, those that were never used.
+        # Free blocks in order of their use to come; blocks that were never used come before them.
         self._free: OrderedDict[int, None] = OrderedDict()
         self._is_enabled = is_enabled
         self._tables: dict[Request, list[int]] = {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heappop, heappush
-from math import inf
+from math import inf, nextafter
 
 import simpy
 
@@ -24,10 +24,13 @@ class ExactEnvironment(simpy.Environment):
         Numbers whatever happens, in order of its happening: SimPy's own count of events.
     stopping
         Set it, and the run ends after the event that is being processed.
+    until_s
+        Events up to and including this time are being processed.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.until_s = inf
         self.next_number: Callable[[], int] = self._eid.__next__
         self.stopping = False
 
@@ -37,6 +40,7 @@ class ExactEnvironment(simpy.Environment):
         Without an end, or told to stop, it stands at the time of the last event.
         """
         queue = self._queue
+        self.until_s = until
         while queue and queue[0][0] <= until:
             if self.stopping:
                 return
@@ -45,6 +49,7 @@ class ExactEnvironment(simpy.Environment):
                 event.handler()
             else:
                 self._call_back(event)
+        self.until_s = inf
         if until != inf:
             self._now = until
 
@@ -52,6 +57,15 @@ class ExactEnvironment(simpy.Environment):
         """Process events while there are any and a condition holds; stand at the last one."""
         while self._queue and not self.stopping and goes_on():
             self.step()
+
+    @property
+    def next_s(self) -> float:
+        """Nothing happens before this time but for what the caller does; infinite if nothing is due.
+
+        An instant after the end of the run, if that comes first.
+        """
+        due = self._queue[0][0] if self._queue else inf
+        return due if due <= self.until_s else nextafter(self.until_s, inf)
 
     def step(self) -> None:
         """Process the next event."""

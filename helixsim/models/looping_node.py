@@ -151,7 +151,7 @@ class LoopingNode(SimulatedNode):
                 inside = set(own)
                 others = [request for request in others if request not in inside]
         tokens, is_notable = own, False
-        for request in own:  # their counters are those of the next pass already
+        for request in own:  # counted on to their next pass already
             number = request.num_generated_tokens
             if number == 1 or number > request.num_decodes:
                 is_notable = True
@@ -197,8 +197,10 @@ class LoopingNode(SimulatedNode):
         Returns when the step that runs then begins and ends: the first one that something else
         may come before the end of, or that changes something.
         """
-        queue = self._environment._queue
-        horizon = queue[0][0] if queue else inf
+        horizon = self._environment.next_s
+        transfer = self._inbox.next_arrival()
+        if transfer is not None:
+            horizon = min(horizon, transfer.first_arrival_s)
         if end >= horizon:
             return start, end
         scheduler = cast("RepeatingScheduler", self.scheduler)

@@ -100,7 +100,8 @@ class SchedulerSpec(FileModel):
     policy: ExtensionName = Field(
         default="maxflow",
         description="Routing policy: `maxflow`, `swarm`, `random`, `shortest_queue`, `least_kv`, "
-        "`prefix_aware`, or one of your own ([recipes](recipes.md)); see [physics](physics.md#scheduling).",
+        "`prefix_aware`, or one of your own ([recipes](recipes.md)); see "
+        "[physics](physics.md#scheduling).",
     )
     node: ExtensionName | None = Field(
         default=None,
@@ -362,7 +363,7 @@ class ScenarioSpec(FileModel):
         default=None,
         description="The serving engine, for the calibrated physics: the name of a shipped "
         "engine, or a file ending in .yaml, such as `helixsim calibrate` writes. Default: "
-        "`helix-prototype` if all machine types are those of the Helix paper, otherwise `vllm`.",
+        "`helix-prototype` if all machine types are from the Helix paper, otherwise `vllm`.",
     )
     run: RunSpec
     slo: dict[Name, SloSpec] = Field(

@@ -392,8 +392,8 @@ class VllmScheduler:
 class Groups:
     """Requests that are away, at later stages of their routes, by the step that sent them.
 
-    A group is under way until the first of its requests is back: those that were with it follow at
-    once, unless something holds them up, which others shall not wait for.
+    A group is in flight until the first of its requests is back: the others follow at once, unless
+    something holds them up, and then no group waits for them.
 
     Attributes
     ----------
@@ -407,7 +407,7 @@ class Groups:
         self._next = 0
 
     def is_room_for(self, requests: Iterable[Request]) -> bool:
-        """Whether another group may leave: as many are under way as a route has stages."""
+        """Whether another group may leave: as many are in flight as a route has stages."""
         if not self._sizes:
             return True
         stages = [len(r.route.stages) for r in requests if r.route is not None]
