@@ -60,7 +60,7 @@ class ExactEnvironment(simpy.Environment):
 
     @property
     def next_s(self) -> float:
-        """Nothing happens before this time but for what the caller does; infinite if nothing is due.
+        """Before this time nothing happens but for what the caller does; infinite without an event.
 
         An instant after the end of the run, if that comes first.
         """

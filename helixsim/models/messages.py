@@ -114,11 +114,10 @@ class MessageLink:
         """
         return self._bytes_per_token * (request.num_new_tokens if self._carries_steps else 1)
 
-    def num_bytes_of(self, requests: Sequence[Request]) -> float:
+    def num_batch_bytes(self, batch: Batch) -> float:
         """What requests weigh here together."""
-        if not self._carries_steps:
-            return self._bytes_per_token * len(requests)
-        return self._bytes_per_token * sum([request.num_new_tokens for request in requests])
+        num_tokens = batch.num_tokens if self._carries_steps else len(batch.requests)
+        return self._bytes_per_token * num_tokens
 
     def carry_tokens(self, num_tokens: int, now: float) -> float:
         """Carry tokens that are ready now as one message; when it has arrived, latency apart."""
@@ -127,10 +126,13 @@ class MessageLink:
 
     def depart(self, requests: list[Request], sent_s: list[float]) -> None:
         """Put messages in flight that arrive, latency apart, at these rising times."""
-        batch = Batch.of(requests)
-        self.num_requests += len(requests)
+        self.depart_batch(Batch.of(requests), sent_s)
+
+    def depart_batch(self, batch: Batch, sent_s: list[float]) -> None:
+        """The same for a group whose prompts have been counted."""
+        self.num_requests += len(batch.requests)
         transfer = Transfer(
-            requests,
+            batch.requests,
             batch.num_prompts,
             batch.prompt_tokens,
             self.placed.entry_layer,
@@ -216,7 +218,10 @@ class MessageEgress:
             for request in batch.requests:
                 if request.is_prefill and self._machine not in request.onward:
                     self._choose(request)
-        self._send(batch.requests, now, None)
+        if self._is_batched and len(self._links) == 1:
+            self._send_as_one(batch.requests[0].onward[self._machine], batch, now)
+        else:
+            self._send(batch.requests, now, None)
 
     def depart_each(self, requests: list[Request], ready_s: list[float]) -> None:
         """Send requests as they become ready, in that order."""
@@ -243,7 +248,8 @@ class MessageEgress:
         self, requests: Iterable[Request], now: float, ready_s: Sequence[float] | None
     ) -> None:
         if self._is_batched:
-            self._send_batched(requests, now, ready_s)
+            for ready, shared, group in self._groups(requests, now, ready_s):
+                self._send_as_one(shared, Batch.of(group), ready)
             return
         machine, bits, jitter_s = self._machine, self._random_bits, self._jitter_s
         s_per_byte, message_s = self._s_per_byte, self._message_s
@@ -268,26 +274,24 @@ class MessageEgress:
             messages.sort(key=itemgetter(0, 1))
             link.depart([message[2] for message in messages], [message[0] for message in messages])
 
-    def _send_batched(
+    def _groups(
         self, requests: Iterable[Request], now: float, ready_s: Sequence[float] | None
-    ) -> None:
-        """Send requests for the same machine that are ready at the same time as one message."""
+    ) -> Iterable[tuple[float, MessageLink, list[Request]]]:
+        """Requests for the same machine that are ready at the same time, with that time."""
         groups: dict[tuple[float, MessageLink], list[Request]] = {}
-        machine = self._machine
         for place, request in enumerate(requests):
             ready = now if ready_s is None else ready_s[place]
-            key = ready, request.onward[machine]
-            if key in groups:
-                groups[key].append(request)
-            else:
-                groups[key] = [request]
-        for (ready, link), group in groups.items():
-            num_bytes = link.num_bytes_of(group)
-            started = ready if ready > self._free_s else self._free_s
-            self._free_s = handed = started + (self._message_s + num_bytes * self._s_per_byte)
-            jitter_s = self._jitter_s[self._random_bits(10)]
-            sent = link.carry(num_bytes, started, handed) + jitter_s
-            if self._chooses:
-                for request in group:
-                    request.via_link, request.sent_s = link.index, started
-            link.depart(group, [sent] * len(group))
+            groups.setdefault((ready, request.onward[self._machine]), []).append(request)
+        return [(ready, link, group) for (ready, link), group in groups.items()]
+
+    def _send_as_one(self, link: MessageLink, batch: Batch, ready_s: float) -> None:
+        """Send requests that leave at once as one message."""
+        num_bytes = link.num_batch_bytes(batch)
+        started = ready_s if ready_s > self._free_s else self._free_s
+        self._free_s = handed = started + (self._message_s + num_bytes * self._s_per_byte)
+        jitter_s = self._jitter_s[self._random_bits(10)]
+        sent = link.carry(num_bytes, started, handed) + jitter_s
+        if self._chooses:
+            for request in batch.requests:
+                request.via_link, request.sent_s = link.index, started
+        link.depart_batch(batch, [sent] * len(batch.requests))

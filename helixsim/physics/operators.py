@@ -16,7 +16,8 @@ from helixsim.placement.topology import PlacedNode
 from helixsim.profiles.machine import LLM
 from helixsim.steps import Batch, Step
 
-_Line = tuple[tuple[float, ...], tuple[float, ...]]
+_Points = tuple[float, ...]
+_Line = tuple[_Points, _Points]
 """Offsets and slopes of a piecewise linear function, for each gap between its points."""
 
 
@@ -50,10 +51,18 @@ class OperatorStepTimer:
         self._contexts = tables.attention.decode_context
         self._skew = tables.decode_skew
         self._layers: dict[int, float] = {}
-        self._decodes: dict[int, tuple[float, float, tuple[float, ...], tuple[float, ...]]] = {}
+        self._decodes: dict[int, tuple[float, float, float, _Points, _Points]] = {}
 
     def time_step(self, step: Step, now: float) -> tuple[Sequence[float], float]:
         """When each pass of a step is through, and when the last layer of the last one started."""
+        if len(step.passes) == 1 and not step.entry_layers:
+            batch = step.passes[0]
+            if batch.requests and not batch.num_prompts:  # nearly all steps
+                num_decodes = len(batch.requests)
+                seconds = self.decode_step_s(num_decodes, *_contexts(batch))
+                once_s, last_s = self._decodes[num_decodes][:2]
+                end = now + seconds
+                return (end,), end - (seconds - once_s) / self._num_layers - last_s
         end, tail_s = now, 0.0
         ends = []
         for batch in step.passes:
@@ -79,7 +88,7 @@ class OperatorStepTimer:
             Sum of their contexts, and the longest; each is the tokens in the KV cache and the new
             token: `num_computed_tokens + 1`.
         """
-        once_s, layer_s, offsets, slopes = self._decodes.get(num_decodes) or self._decodes_of(
+        once_s, _, layer_s, offsets, slopes = self._decodes.get(num_decodes) or self._decodes_of(
             num_decodes
         )
         # As in `_decode_attention_s`; a call would take as long as all the rest.
@@ -153,21 +162,20 @@ class OperatorStepTimer:
 
     def _attention_s(self, num_decodes: int, context: float) -> float:
         """How long the attention of a layer takes for decodes alone, all with this context."""
-        _, _, offsets, slopes = self._decodes.get(num_decodes) or self._decodes_of(num_decodes)
+        _, _, _, offsets, slopes = self._decodes.get(num_decodes) or self._decodes_of(num_decodes)
         gap = bisect_right(self._contexts, context)
         return offsets[gap] + slopes[gap] * context
 
-    def _decodes_of(
-        self, num_decodes: int
-    ) -> tuple[float, float, tuple[float, ...], tuple[float, ...]]:
-        """What a number of decodes costs once, per layer, and by context."""
-        once_s = 0.0
+    def _decodes_of(self, num_decodes: int) -> tuple[float, float, float, _Points, _Points]:
+        """What a number of decodes costs once, of that at the end, per layer, and by context."""
+        once_s = last_s = 0.0
         if self._is_first:
             once_s += self._tables.embedding(num_decodes)
         if self._is_last:
-            once_s += self._tables.last_s(num_decodes, num_decodes)
+            last_s = self._tables.last_s(num_decodes, num_decodes)
+            once_s += last_s
         line = _line(self._contexts, self._tables.attention.of_decodes(num_decodes))
-        known = (once_s, self._layer_s(num_decodes), *line)
+        known = (once_s, last_s, self._layer_s(num_decodes), *line)
         self._decodes[num_decodes] = known
         return known
 

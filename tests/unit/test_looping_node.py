@@ -71,7 +71,7 @@ def test_tokens_reach_the_coordinator_a_latency_later_and_nothing_waits_for_them
 
 
 def test_the_way_back_is_one_hop():
-    """Two stages of a second; from the last node straight to the first, not over the coordinator."""
+    """Two stages of a second; from the last node straight to the first one."""
     links = {("coordinator", "a"): (1e12, 50.0), ("a", "b"): (1e12, 1.0)}
     links |= {("b", "coordinator"): (1e12, 50.0), ("b", "a"): (1e12, 2.0)}
     scenario = today({"a": (0, 1), "b": (1, 2)}, [(0, 10, 6)], links=links)

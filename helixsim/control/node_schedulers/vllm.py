@@ -116,6 +116,11 @@ class VllmScheduler:
 
     def schedule(self) -> Step | None:
         """Compose the next step: running requests, then waiting ones that are admitted."""
+        if len(self._groups.away) == len(self._admitted) and not (
+            self._waiting or self._arrived or self._finished or self._passes
+        ):
+            self.running = None
+            return None  # all requests are at later stages, if there are any
         step = Step([Batch([], 0, 0)], self._bounds)
         if not (self._looks_ahead and self._admitted):
             self._release_finished()
