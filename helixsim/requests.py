@@ -8,6 +8,35 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
+class SharedPrefix:
+    """What a request may share with others: keys of its leading blocks.
+
+    A key stands for all tokens up to the end of its block: requests whose first n keys are equal
+    begin with the same ``n x block_tokens`` tokens, as the ``hash_ids`` of Mooncake traces say it.
+
+    Attributes
+    ----------
+    keys
+        One for each block that can be shared, from the start of the prompt.
+    block_tokens
+        Tokens that a key stands for.
+    num_tokens
+        Tokens that all keys together stand for, where the last stands for fewer than the others.
+        In a conversation, the answer can be among them.
+    """
+
+    keys: tuple[Hashable, ...]
+    block_tokens: int
+    num_tokens: int | None = None
+
+    @property
+    def shared_tokens(self) -> int:
+        """Tokens that the keys stand for."""
+        whole = len(self.keys) * self.block_tokens
+        return whole if self.num_tokens is None else min(self.num_tokens, whole)
+
+
+@dataclass(frozen=True, slots=True)
 class TraceRequest:
     """One request of a workload, before anything has happened to it.
 
@@ -19,11 +48,17 @@ class TraceRequest:
         Length of the prompt, at least 1.
     output_tokens
         Length of the answer, at least 1.
+    prefix
+        What its prompt may share with others; None if nothing is known of it.
+    priority
+        Requests with a lower number go first, where a node schedules by priority.
     """
 
     arrival_s: float
     prompt_tokens: int
     output_tokens: int
+    prefix: SharedPrefix | None = None
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +91,6 @@ class Route:
     def end_layer(self) -> int:
         """The layer at which the route goes on, 0 for an empty one."""
         return self.stages[-1].end_layer if self.stages else 0
-
-
-@dataclass(frozen=True, slots=True)
-class SharedPrefix:
-    """What a prompt may share with other prompts: keys of its leading blocks.
-
-    Prompts whose first n keys are equal begin with the same ``n x block_tokens`` tokens, as the
-    ``hash_ids`` of Mooncake traces say it.
-
-    Attributes
-    ----------
-    keys
-        One for each block of the prompt that can be shared, from its start.
-    block_tokens
-        Tokens that a key stands for, a multiple of the KV cache's own block size.
-    """
-
-    keys: tuple[Hashable, ...]
-    block_tokens: int
 
 
 class Request:
@@ -230,9 +246,9 @@ class Request:
         """
         prefix = self.prefix
         if prefix is not None:
-            each = prefix.block_tokens // block_tokens
-            if number < len(prefix.keys) * each:
-                return prefix.keys[number // each], number % each
+            end = (number + 1) * block_tokens
+            if end <= prefix.shared_tokens:
+                return prefix.keys[(end - 1) // prefix.block_tokens], number
         return self.index, number, None
 
     @property

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from helixsim.profiles.machine import Capacity, LatencyProfile, MachineType
 from helixsim.scenario.resolved import Fault, Faults, Scenario, Workload
 
-POLICIES = ("maxflow", "swarm", "random", "shortest_queue", "least_kv")
+POLICIES = ("maxflow", "swarm", "random", "shortest_queue", "least_kv", "prefix_aware")
 
 
 @st.composite

@@ -181,6 +181,7 @@ class Coordinator:
             num_decodes=arrival.output_tokens - 1 + self._passes_beyond_answer,
             max_chunk_tokens=self._chunk_tokens,
         )
+        request.prefix, request.priority = arrival.prefix, arrival.priority
         self._num_created += 1
         return request
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from helixsim.requests import SharedPrefix
+
 if TYPE_CHECKING:
     from random import Random
 
@@ -28,11 +30,22 @@ class Arrival:
         When.
     prompt_tokens, output_tokens
         Its lengths.
+    prefix
+        What its prompt may share with others; None if nothing is known of it.
+    priority
+        Requests with a lower number go first, where a node schedules by priority.
     """
 
     at_s: float
     prompt_tokens: int
     output_tokens: int
+    prefix: SharedPrefix | None = None
+    priority: int = 0
+
+
+def nothing_shared(prompt_tokens: int) -> SharedPrefix | None:
+    """What a prompt shares with others where nothing is known of it."""
+    return None
 
 
 class LoadGenerator(Protocol):
@@ -77,6 +90,8 @@ class ClosedLoop:
         Time between the first requests, and between an event and the request that it causes.
     high_water_mark
         The mark, 0 to 1.
+    draw_prefix
+        Draws what a prompt shares with others, given its tokens.
     """
 
     def __init__(
@@ -88,6 +103,7 @@ class ClosedLoop:
         num_requests: int,
         spacing_s: float,
         high_water_mark: float,
+        draw_prefix: Callable[[int], SharedPrefix | None] = nothing_shared,
     ) -> None:
         self._draw = draw
         self._start_s = start_s
@@ -95,11 +111,12 @@ class ClosedLoop:
         self._num_requests = num_requests
         self._spacing_s = spacing_s
         self._high_water_mark = high_water_mark
+        self._draw_prefix = draw_prefix
 
     def opening(self) -> Iterator[Arrival]:
         """The first requests, one spacing apart."""
         for number in range(self._num_requests):
-            arrival = Arrival(self._start_s + self._spacing_s * number, *self._draw())
+            arrival = self._arrival(self._start_s + self._spacing_s * number)
             if arrival.at_s <= self._end_s:
                 yield arrival
 
@@ -119,7 +136,11 @@ class ClosedLoop:
         at = now + self._spacing_s
         if at > self._end_s or (share is not None and share > self._high_water_mark):
             return None
-        return Arrival(at, *self._draw())
+        return self._arrival(at)
+
+    def _arrival(self, at: float) -> Arrival:
+        prompt_tokens, output_tokens = self._draw()
+        return Arrival(at, prompt_tokens, output_tokens, self._draw_prefix(prompt_tokens))
 
 
 class OpenLoop:
@@ -133,10 +154,16 @@ class OpenLoop:
         self._times = array("d")
         self._prompt_tokens = array("q")
         self._output_tokens = array("q")
-        for arrival in arrivals:
+        self._prefixes: dict[int, SharedPrefix] = {}
+        self._priorities: dict[int, int] = {}
+        for number, arrival in enumerate(arrivals):
             self._times.append(arrival.at_s)
             self._prompt_tokens.append(arrival.prompt_tokens)
             self._output_tokens.append(arrival.output_tokens)
+            if arrival.prefix is not None:
+                self._prefixes[number] = arrival.prefix
+            if arrival.priority:
+                self._priorities[number] = arrival.priority
 
     def opening(self) -> Iterator[Arrival]:
         """No request is there when the run begins."""
@@ -144,7 +171,10 @@ class OpenLoop:
 
     def later(self) -> Iterator[Arrival]:
         """All requests, in order of time."""
-        return map(Arrival, self._times, self._prompt_tokens, self._output_tokens)
+        prefix_of, priority_of = self._prefixes.get, self._priorities.get
+        columns = zip(self._times, self._prompt_tokens, self._output_tokens, strict=True)
+        for number, values in enumerate(columns):
+            yield Arrival(*values, prefix_of(number), priority_of(number, 0))
 
     def after_prompt(self, now: float, share: float | None, index: int) -> Arrival | None:
         """An open loop does not react."""

@@ -70,6 +70,11 @@ class PrefixCache(KvCache):
         self.num_hit_tokens = 0
         self.num_asked_tokens = 0
 
+    @property
+    def is_enabled(self) -> bool:
+        """Whether blocks are found again."""
+        return self._is_enabled
+
     def table(self, request: Request) -> list[int]:
         """The blocks of a request, in order of its tokens."""
         return self._tables.get(request, [])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from helixsim.control.kv_cache import held_token_layers
+from helixsim.control.prefix_cache import PrefixCache
 
 if TYPE_CHECKING:
     from helixsim.control.coordinator import Coordinator
@@ -123,6 +124,19 @@ class MeasuredRun(Protocol):
     def now(self) -> float:
         """The time, in seconds."""
         ...
+
+
+def has_prefix_cache(run: MeasuredRun) -> bool:
+    """Whether a node finds KV blocks of earlier requests again.
+
+    Only nodes that hold all layers do. A real cluster does not tell it.
+    """
+    num_layers = run.topology.llm.num_layers
+    for placed, node in zip(run.topology.nodes, run.nodes, strict=True):
+        kv = getattr(getattr(node, "scheduler", None), "kv", None)
+        if placed.num_layers == num_layers and isinstance(kv, PrefixCache) and kv.is_enabled:
+            return True
+    return False
 
 
 def kv_used_token_layers(run: MeasuredRun) -> list[int]:

@@ -68,8 +68,9 @@ def _request_columns() -> Columns:
             "route",
             "restarts",
             "preemptions",
+            "cached_tokens",
         ),
-        "qsddddqqqdddsqq",
+        "qsddddqqqdddsqqq",
     )
 
 
@@ -112,12 +113,18 @@ class RunRecorder:
         self.rejected_for = dict.fromkeys(Rejection, 0)
         self.num_decode_tokens = 0
         self.num_prompt_tokens = 0
+        self.num_cached_tokens = 0
         self.requests = _request_columns()
         self.iterations = (
             Columns(("request", "iteration", "phase", "start_s", "end_s"), "qqsdd")
             if keep_iterations
             else None
         )
+
+    @property
+    def num_preemptions(self) -> int:
+        """Preemptions of the requests that have a row."""
+        return sum(self.requests.as_dict()["preemptions"])  # type: ignore[arg-type]
 
     @property
     def num_rejected(self) -> int:
@@ -136,6 +143,7 @@ class RunRecorder:
     def prompt_ended(self, request: Request, now: float) -> None:
         """The prefill of a request has come back."""
         self.num_prompt_tokens += request.prompt_tokens
+        self.num_cached_tokens += request.num_cached_tokens
         if self.window_start_s <= now <= self.window_end_s:
             self.prompt_latency_s.append(now - request.dispatched_s)
             self.ttft_s.append(now - request.arrival_s)
@@ -212,6 +220,7 @@ class RunRecorder:
             self._route_text(request),
             request.num_restarts,
             request.num_preemptions,
+            request.num_cached_tokens,
         )
 
     def _route_text(self, request: Request) -> str | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from helixsim.control.control_plane import node_scheduler_name
 from helixsim.control.routing.policy import Rejection
+from helixsim.metrics.gauges import has_prefix_cache
 from helixsim.metrics.goals import attainments, cost
 
 if TYPE_CHECKING:
@@ -105,9 +106,22 @@ def build_summary(
         "rejected_for": {reason.value: recorder.rejected_for[reason] for reason in Rejection},
         "slo": attainments(run.scenario.slos, recorder.requests, start, end),
         "cost": cost(run.scenario, per_s(decodes + prompts), total_tokens_per_s),
+        "prefix_cache_hit_rate": _hit_rate(run),
+        "preemptions": recorder.num_preemptions,
         "kv_overflow_samples": timeline.kv_overflows,
         "warnings": _warnings(run, timeline),
     }
+
+
+def _hit_rate(run: MeasuredRun) -> float | None:
+    """Share of the prompts' tokens that a prefix cache held; None without one, or without prompts.
+
+    Of prompts whose prefill has come back.
+    """
+    recorder = run.recorder
+    if not recorder.num_prompt_tokens or not has_prefix_cache(run):
+        return None
+    return recorder.num_cached_tokens / recorder.num_prompt_tokens
 
 
 def _warnings(run: MeasuredRun, timeline: Timeline) -> list[str]:

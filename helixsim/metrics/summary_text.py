@@ -51,6 +51,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         + _reasons(summary["rejected_for"])
         + "".join(f", {requests[key]} {key}" for key in _SELDOM if requests[key]),
     ]
+    lines += _kv_lines(summary)
     lines += _slo_lines(summary["slo"]) + _cost_lines(summary["cost"])
     lines += [f"warning: {warning}" for warning in summary["warnings"]]
     return "\n".join(lines)
@@ -75,6 +76,16 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows.append(("requests", ", ".join(counts).replace("_", " ") or "none"))
     rows += [("warning", warning) for warning in summary["warnings"]]
     return rows
+
+
+def _kv_lines(summary: Mapping[str, Any]) -> list[str]:
+    """What became of KV blocks, if anything did; results of earlier versions do not tell it."""
+    facts = []
+    if hit_rate := summary.get("prefix_cache_hit_rate"):
+        facts.append(f"{hit_rate:.1%} of prompt tokens found in prefix caches")
+    if count := summary.get("preemptions"):
+        facts.append(f"{count} preemption{'s' * (count > 1)}")
+    return [f"KV caches: {', '.join(facts)}"] if facts else []
 
 
 def _slo_lines(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import takewhile
 from random import Random
 
-from helixsim.control.load import Arrival, ClosedLoop, LoadGenerator, OpenLoop, slot_arrivals
+from helixsim.control.conversations import CommonBeginnings, Conversations, Start
+from helixsim.control.load import (
+    Arrival,
+    ClosedLoop,
+    LoadGenerator,
+    OpenLoop,
+    nothing_shared,
+    slot_arrivals,
+)
 from helixsim.errors import ScenarioError
+from helixsim.requests import SharedPrefix
 from helixsim.scenario.resolved import (
     GammaArrivals,
     PatternArrivals,
@@ -42,9 +52,12 @@ def build_load_generator(scenario: Scenario, rng: Random, start_s: float) -> Loa
         If the workload lacks something that its mode needs.
     """
     workload, run = scenario.workload, scenario.run
+    draw_prefix = nothing_shared
+    if (shared := workload.shared_prefix) is not None:
+        draw_prefix = CommonBeginnings(shared.prompts, shared.tokens, rng).draw
     if workload.trace is not None:
         trace = workload.trace.scaled(workload.rate_scale)
-        return OpenLoop(_replay(trace, start_s, run.duration_s))
+        return OpenLoop(_with_prefixes(_replay(trace, start_s, run.duration_s), draw_prefix))
     lengths = workload.lengths
     if lengths is None:
         raise ScenarioError(
@@ -62,15 +75,45 @@ def build_load_generator(scenario: Scenario, rng: Random, start_s: float) -> Loa
             num_requests=workload.initial_requests,
             spacing_s=workload.spacing_s,
             high_water_mark=scenario.scheduler.feed_high_water_mark,
+            draw_prefix=draw_prefix,
         )
-    return OpenLoop(_arrivals(workload, run, draw, rng, start_s))
+    arrivals = _with_prefixes(_arrivals(workload, run, draw, rng, start_s), draw_prefix)
+    if (talks := workload.conversations) is None:
+        return OpenLoop(arrivals)
+    later = range(talks.turns - 1)
+    return Conversations(
+        [Start(arrival, tuple(draw() for _ in later)) for arrival in arrivals],
+        think_time_s=talks.think_time_s,
+        end_s=start_s + run.duration_s,
+    )
+
+
+def _with_prefixes(
+    arrivals: Iterable[Arrival], draw_prefix: Callable[[int], SharedPrefix | None]
+) -> Iterable[Arrival]:
+    """Draw what prompts begin with, where nothing is known of it.
+
+    After all arrivals, so that these are the same with and without.
+    """
+    if draw_prefix is nothing_shared:
+        return arrivals
+    return [
+        replace(each, prefix=draw_prefix(each.prompt_tokens)) if each.prefix is None else each
+        for each in list(arrivals)
+    ]
 
 
 def _replay(trace: Trace, start_s: float, duration_s: float) -> Iterator[Arrival]:
     for request in trace.requests:
         if request.arrival_s > duration_s:
             return
-        yield Arrival(start_s + request.arrival_s, request.prompt_tokens, request.output_tokens)
+        yield Arrival(
+            start_s + request.arrival_s,
+            request.prompt_tokens,
+            request.output_tokens,
+            request.prefix,
+            request.priority,
+        )
 
 
 def _arrivals(
@@ -86,6 +129,8 @@ def _arrivals(
             "online needs arrivals and mean_tokens_per_s, or a trace", where="workload"
         )
     rate = workload.mean_tokens_per_s / mean_request_tokens(workload)
+    if workload.conversations is not None:
+        rate /= workload.conversations.turns
     if isinstance(arrivals, SlotArrivals):
         return slot_arrivals(
             arrivals.counts,
@@ -110,6 +155,14 @@ def _arrivals(
 
 def mean_request_tokens(workload: Workload) -> float:
     """Mean number of prompt plus output tokens of a workload's requests."""
+    tokens = _mean_drawn_tokens(workload)
+    if workload.conversations is not None:
+        # In the first turn it is one new prompt and one answer, in the second two of each, ...
+        tokens *= (workload.conversations.turns + 1) / 2
+    return tokens
+
+
+def _mean_drawn_tokens(workload: Workload) -> float:
     lengths = workload.lengths
     if lengths is None:
         return float(workload.mean_prompt_tokens + workload.mean_output_tokens)

@@ -112,6 +112,22 @@ class GammaArrivals:
     cv: float
 
 
+@dataclass(frozen=True, slots=True)
+class CommonPrefixes:
+    """Prompts begin with one of `prompts` texts of `tokens` tokens."""
+
+    tokens: int
+    prompts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Conversations of `turns` requests, each `think_time_s` after the answer to the last."""
+
+    turns: int
+    think_time_s: float
+
+
 Arrivals = SlotArrivals | PatternArrivals | PoissonArrivals | GammaArrivals
 
 
@@ -141,6 +157,10 @@ class Workload:
         Lengths of the mean request that throughput is estimated for.
     rate_scale
         Online with a trace: factor on the rate of its requests.
+    shared_prefix
+        What prompts begin with; None if they share nothing, or as the trace has it.
+    conversations
+        Online without a trace: requests are turns of conversations; None if each is by itself.
     """
 
     mode: str
@@ -153,6 +173,8 @@ class Workload:
     mean_prompt_tokens: int = 750
     mean_output_tokens: int = 240
     rate_scale: float = 1.0
+    shared_prefix: CommonPrefixes | None = None
+    conversations: Turns | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

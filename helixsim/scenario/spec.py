@@ -100,7 +100,8 @@ class SchedulerSpec(FileModel):
     policy: ExtensionName = Field(
         default="maxflow",
         description="Routing policy: `maxflow`, `swarm`, `random`, `shortest_queue`, `least_kv`, "
-        "or one of your own ([recipes](recipes.md)); see [physics](physics.md#scheduling).",
+        "`prefix_aware`, or one of your own ([recipes](recipes.md)); see "
+        "[physics](physics.md#scheduling).",
     )
     node: ExtensionName | None = Field(
         default=None,
@@ -190,6 +191,28 @@ ArrivalsEntry = Annotated[
 ]
 
 
+class SharedPrefixSpec(FileModel):
+    """Prompts begin with one of several texts."""
+
+    tokens: Count = Field(
+        description="Length of each text. It is part of the prompt, whose length stays the same; a "
+        "shorter prompt is the beginning of a text."
+    )
+    prompts: Count = Field(description="Number of texts; each is equally likely.")
+
+
+class ConversationsSpec(FileModel):
+    """Requests are turns of conversations."""
+
+    turns: Annotated[int, Field(ge=1, le=1000)] = Field(
+        description="Turns of each conversation. The prompt of a turn is the whole conversation so "
+        "far and a new prompt; `lengths` are of the new prompt and of the answer."
+    )
+    think_time: Seconds = Field(
+        default=20.0, description="Time from the last token of an answer to the next turn."
+    )
+
+
 class WorkloadSpec(FileModel):
     """The requests of users and their arrivals."""
 
@@ -226,11 +249,21 @@ class WorkloadSpec(FileModel):
     )
     trace_format: ExtensionName | None = Field(
         default=None,
-        description="Format of the trace: `azure`, `mooncake`, `burstgpt`, `vidur`, or one of your "
-        "own ([recipes](recipes.md)). If not given, its columns tell.",
+        description="Format of the trace: `azure`, `mooncake`, `bailian`, `burstgpt`, `vidur`, or "
+        "one of your own ([recipes](recipes.md)). If not given, its columns tell.",
     )
     rate_scale: Annotated[float, Field(gt=0, le=1e6)] = Field(
         default=1.0, description="Online: factor on the arrival rate of a trace."
+    )
+    shared_prefix: SharedPrefixSpec | None = Field(
+        default=None,
+        description="What prompts begin with, for [prefix caches](traces.md#shared-prefixes); for "
+        "the requests of a trace, where its columns do not tell it.",
+    )
+    conversations: ConversationsSpec | None = Field(
+        default=None,
+        description="Online, without a trace: conversations instead of single requests. "
+        "`arrivals` are the arrivals of first turns.",
     )
     mean_prompt_tokens: Count = Field(
         default=750, description="Prompt tokens of the mean request, for the throughput estimate."
@@ -253,6 +286,8 @@ class WorkloadSpec(FileModel):
                 raise located_error(
                     "rate_scale", "is for a trace; set mean_tokens_per_s for other arrivals"
                 )
+        if self.conversations is not None and self.mode == "offline":
+            raise located_error("conversations", "are for an online workload; this one is offline")
         if self.trace is None and self.trace_format is not None:
             raise located_error("trace_format", "is for a trace; there is none")
         return self
@@ -264,7 +299,7 @@ class WorkloadSpec(FileModel):
                 "an offline workload is a closed loop without arrival times; set mode to "
                 "online, or give the trace as lengths",
             )
-        for key in ("lengths", "arrivals", "mean_tokens_per_s"):
+        for key in ("lengths", "arrivals", "mean_tokens_per_s", "conversations"):
             if getattr(self, key) is not None:
                 raise located_error(key, "conflicts with the trace; give one of the two")
 

@@ -11,10 +11,12 @@ from helixsim.registry import UnknownNameError
 from helixsim.scenario.files import POISSON, is_arrivals_name, is_lengths_name
 from helixsim.scenario.resolved import (
     Arrivals,
+    CommonPrefixes,
     GammaArrivals,
     PatternArrivals,
     PoissonArrivals,
     SlotArrivals,
+    Turns,
     Workload,
 )
 from helixsim.scenario.spec import (
@@ -53,6 +55,7 @@ def resolve_workload(spec: WorkloadSpec, file: Path) -> Workload:
     resolver = _Resolver(spec, file)
     online = spec.mode == "online"
     synthetic = spec.trace is None
+    shared, talks = spec.shared_prefix, spec.conversations
     return Workload(
         mode=spec.mode,
         lengths=resolver.lengths() if synthetic else None,
@@ -64,6 +67,8 @@ def resolve_workload(spec: WorkloadSpec, file: Path) -> Workload:
         mean_prompt_tokens=spec.mean_prompt_tokens,
         mean_output_tokens=spec.mean_output_tokens,
         rate_scale=spec.rate_scale,
+        shared_prefix=None if shared is None else CommonPrefixes(shared.tokens, shared.prompts),
+        conversations=None if talks is None else Turns(talks.turns, talks.think_time),
     )
 
 

@@ -16,6 +16,9 @@ MAX_TOKENS = 100_000_000
 MAX_TIME = 1e15
 """Longest time, in seconds or milliseconds; beyond it, floats cannot distinguish arrivals."""
 
+MAX_HASH = 10**18
+"""Above the number of any block of a trace."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _WALL_CLOCK = re.compile(
     r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?", re.ASCII
@@ -39,6 +42,32 @@ def tokens(field: object) -> int:
     if number == 0:
         raise ValueError("0 tokens: a prompt and an answer have at least 1 each")
     return number
+
+
+def integer(field: object) -> int:
+    """Read a whole number, negative or not."""
+    if isinstance(field, str):
+        text = field.strip()
+        sign = text[:1] == "-"
+        return -count(text[1:]) if sign else count(text)
+    if isinstance(field, int) and not isinstance(field, bool) and abs(field) <= MAX_TOKENS:
+        return field
+    raise ValueError(f"{_shown(field)} is not a whole number")
+
+
+def hashes(field: object) -> tuple[int, ...]:
+    """Read whole numbers: a list, or text in which they are separated by spaces."""
+    found = field
+    if isinstance(field, str):
+        words = field.split()
+        found = [int(word) for word in words if word.isascii() and word.isdigit()]
+        if len(found) < len(words):
+            found = None
+    if not isinstance(found, list) or not all(
+        type(each) is int and 0 <= each <= MAX_HASH for each in found
+    ):
+        raise ValueError(f"{_shown(field)} is not a list of whole numbers from 0 to {MAX_HASH}")
+    return tuple(found)
 
 
 def time(field: object) -> float:

@@ -11,7 +11,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from operator import attrgetter
@@ -21,6 +21,14 @@ from typing import BinaryIO, cast
 from helixsim.errors import OutputError, TraceError
 from helixsim.requests import TraceRequest
 from helixsim.traces.formats import TRACE_FORMATS, Format, Holds, Row, detect
+from helixsim.traces.optional_columns import (
+    NOTHING,
+    OPTIONAL_COLUMNS,
+    Extra,
+    read_extra,
+    shared_prefixes,
+    written,
+)
 from helixsim.traces.values import Lengths, Trace
 
 MAX_LINE_CHARS = 1_000_000
@@ -88,7 +96,7 @@ def write_text(text: str, path: Path) -> None:
 
 
 def read_trace(path: str | Path, form: Format | None = None) -> Trace:
-    """Read requests with their arrival times: Azure, Mooncake, BurstGPT or Vidur format.
+    """Read requests with their arrival times, in a known format such as Azure's or Mooncake's.
 
     Parameters
     ----------
@@ -103,7 +111,8 @@ def read_trace(path: str | Path, form: Format | None = None) -> Trace:
         In order of arrival. Logs are often written in order of completion, so rows may come in
         any order; requests that arrive together keep the order of the file. Wall-clock times
         (Azure) count from the first arrival, other times are not changed. Failed requests of
-        BurstGPT (no response tokens) are left out and counted in ``num_skipped``.
+        BurstGPT (no response tokens) are left out and counted in ``num_skipped``. What prompts
+        share, and priorities, come from the columns of :mod:`helixsim.traces.optional_columns`.
 
     Raises
     ------
@@ -133,7 +142,7 @@ def read_lengths(path: str | Path) -> Lengths:
         return _trace(path, form, rows).lengths
     if form.holds is not Holds.LENGTHS:
         raise TraceError(f"holds {form.holds.value}, not {Holds.LENGTHS.value}", file=path)
-    return Lengths(tuple((row[1], row[2]) for row in rows if row is not None), source=str(path))
+    return Lengths(tuple(row[1:] for row, _ in rows if row is not None), source=str(path))
 
 
 def read_slot_arrivals(path: str | Path) -> tuple[int, ...]:
@@ -154,22 +163,30 @@ def read_slot_arrivals(path: str | Path) -> tuple[int, ...]:
     form, rows = _read(path)
     if form.holds is not Holds.SLOTS:
         raise TraceError(f"holds {form.holds.value}, not {Holds.SLOTS.value}", file=path)
-    return tuple(int(row[0]) for row in rows if row is not None)
+    return tuple(int(row[0]) for row, _ in rows if row is not None)
 
 
-def _trace(path: Path, form: Format, rows: list[Row | None]) -> Trace:
+_Read = tuple["Row | None", Extra]
+"""A row, None if it is left out, and what its optional columns say."""
+
+
+def _trace(path: Path, form: Format, rows: list[_Read]) -> Trace:
     if form.holds is not Holds.REQUESTS:
         raise TraceError(f"holds {form.holds.value}, not {Holds.REQUESTS.value}", file=path)
-    kept = [row for row in rows if row is not None]
+    kept = [(row, extra) for row, extra in rows if row is not None]
     if not kept:
         raise TraceError("every request in it failed: no response tokens", file=path)
-    origin = min(time for time, _, _ in kept) if form.wall_clock else 0
-    requests = [TraceRequest((t - origin) / form.ticks_per_s, p, o) for t, p, o in kept]
+    origin = min(row[0] for row, _ in kept) if form.wall_clock else 0
+    prefixes = shared_prefixes([extra for _, extra in kept], (row[1] for row, _ in kept))
+    requests = [
+        TraceRequest((t - origin) / form.ticks_per_s, p, o, prefix, extra.priority)
+        for ((t, p, o), extra), prefix in zip(kept, prefixes, strict=True)
+    ]
     requests.sort(key=attrgetter("arrival_s"))
     return Trace(tuple(requests), source=str(path), num_skipped=len(rows) - len(kept))
 
 
-def _read(path: Path, form: Format | None = None) -> tuple[Format, list[Row | None]]:
+def _read(path: Path, form: Format | None = None) -> tuple[Format, list[_Read]]:
     """Read all rows of a file; at least one."""
     with open_lines(path) as lines:
         first = next(lines, None)
@@ -178,10 +195,11 @@ def _read(path: Path, form: Format | None = None) -> tuple[Format, list[Row | No
         open_table = _json_table if first.lstrip().startswith("{") else _csv_table
         found, table = open_table(path, first, lines, form)
         parse = found.parse
-        rows: list[Row | None] = []
-        for number, fields in table:
+        rows: list[_Read] = []
+        for number, fields, more in table:
             try:
-                rows.append(parse(fields))
+                extra = read_extra(more, found.block_tokens) if more else NOTHING
+                rows.append((parse(fields), extra))
             except ValueError as error:
                 raise _row_error(path, number, str(error)) from error
     if not rows:
@@ -189,8 +207,15 @@ def _read(path: Path, form: Format | None = None) -> tuple[Format, list[Row | No
     return found, rows
 
 
-_Table = Iterator[tuple[int, Sequence[object]]]
-"""Line number in the file, and the fields of the required columns."""
+_Table = Iterator[tuple[int, Sequence[object], Mapping[str, object]]]
+"""Line number in the file, the fields of the required columns, and optional columns by name."""
+
+
+def _optional_columns(form: Format, names: Collection[str]) -> list[str]:
+    """The optional columns that a file has and its format does not read itself."""
+    if form.holds is not Holds.REQUESTS:
+        return []
+    return [name for name in OPTIONAL_COLUMNS if name in names and name not in form.columns]
 
 
 def _csv_table(
@@ -204,6 +229,7 @@ def _csv_table(
     if repeated := [name for name in form.columns if header.count(name) > 1]:
         raise _row_error(path, 1, f"duplicate column {repeated[0]}")
     wanted = [header.index(name) for name in form.columns]
+    optional = {name: header.index(name) for name in _optional_columns(form, header)}
 
     def table() -> _Table:
         for row in cells:
@@ -213,7 +239,8 @@ def _csv_table(
                 raise _row_error(
                     path, reader.line_num, f"has {len(row)} columns, the header {len(header)}"
                 )
-            yield reader.line_num, [row[column] for column in wanted]
+            more = {name: row[column].strip() for name, column in optional.items()}
+            yield reader.line_num, [row[column] for column in wanted], more
 
     return form, table()
 
@@ -239,7 +266,8 @@ def _json_table(
             row = _json_object(path, number, line)
             if missing := [name for name in form.columns if name not in row]:
                 raise _row_error(path, number, f"has no {missing[0]}")
-            yield number, [row[name] for name in form.columns]
+            more = {name: row[name] for name in _optional_columns(form, row)}
+            yield number, [row[name] for name in form.columns], more
 
     return form, table()
 
@@ -279,21 +307,30 @@ def write_trace(trace: Trace, path: str | Path) -> None:
     Parameters
     ----------
     trace
-        The trace. Times are written in full, so that they read back to the last bit.
+        The trace. Times are written in full, so that they read back to the last bit; what prompts
+        share, and priorities, as optional columns, if it has any.
     path
         The file; gzip if its name ends in ``.gz``. Equal traces give equal bytes.
 
     Raises
     ------
+    InputError
+        If a key of what prompts share is not a whole number.
     OutputError
         If the file cannot be written.
     """
     # Through float(), because a NumPy number would be written with its type.
+    has_more = any(r.prefix is not None or r.priority for r in trace.requests)
     rows = (
-        (repr(float(r.arrival_s)), str(r.prompt_tokens), str(r.output_tokens))
+        (
+            repr(float(r.arrival_s)),
+            str(r.prompt_tokens),
+            str(r.output_tokens),
+            *(written(r) if has_more else ()),
+        )
         for r in trace.requests
     )
-    _write("vidur", rows, Path(path))
+    _write("vidur", rows, Path(path), OPTIONAL_COLUMNS if has_more else ())
 
 
 def write_lengths(lengths: Lengths, path: str | Path) -> None:
@@ -314,6 +351,8 @@ def write_lengths(lengths: Lengths, path: str | Path) -> None:
     _write("lengths", ((str(prompt), str(output)) for prompt, output in lengths.pairs), Path(path))
 
 
-def _write(format_name: str, rows: Iterable[tuple[str, ...]], path: Path) -> None:
-    table = [TRACE_FORMATS.get(format_name).columns, *rows]
+def _write(
+    format_name: str, rows: Iterable[tuple[str, ...]], path: Path, more: tuple[str, ...] = ()
+) -> None:
+    table = [TRACE_FORMATS.get(format_name).columns + more, *rows]
     write_text("".join(",".join(row) + "\n" for row in table), path)

@@ -49,6 +49,9 @@ class Format:
     wall_clock
         Whether its times are dates; then the first arrival becomes the start of the trace.
         Otherwise times count from the start of the trace and are not changed.
+    block_tokens
+        Tokens that one of the ``hash_ids`` of a prompt stands for, unless the file says it; see
+        :mod:`helixsim.traces.optional_columns`.
     """
 
     title: str
@@ -58,6 +61,7 @@ class Format:
     json: bool = False
     ticks_per_s: int = 1
     wall_clock: bool = False
+    block_tokens: int = 512
 
 
 def _azure(row: Sequence[object]) -> Row:
@@ -68,6 +72,10 @@ def _azure(row: Sequence[object]) -> Row:
 def _timed(row: Sequence[object]) -> Row:
     time, prompt, output = row
     return fields.time(time), fields.tokens(prompt), fields.tokens(output)
+
+
+def _bailian(row: Sequence[object]) -> Row:
+    return _timed(row[:3])
 
 
 def _burstgpt(row: Sequence[object]) -> Row | None:
@@ -104,6 +112,14 @@ MOONCAKE = Format(
     json=True,
     ticks_per_s=1000,
 )
+BAILIAN = Format(
+    "Qwen-Bailian JSONL",
+    Holds.REQUESTS,
+    ("timestamp", "input_length", "output_length", "chat_id", "parent_chat_id", "turn"),
+    _bailian,
+    json=True,
+    block_tokens=16,
+)
 BURSTGPT = Format(
     "BurstGPT CSV",
     Holds.REQUESTS,
@@ -125,6 +141,7 @@ TRACE_FORMATS: Registry[Format] = Registry(
     {
         "azure": "helixsim.traces.formats:AZURE",
         "mooncake": "helixsim.traces.formats:MOONCAKE",
+        "bailian": "helixsim.traces.formats:BAILIAN",
         "burstgpt": "helixsim.traces.formats:BURSTGPT",
         "vidur": "helixsim.traces.formats:VIDUR",
         "lengths": "helixsim.traces.formats:LENGTHS",
@@ -149,6 +166,8 @@ def register_trace_format(name: str, form: Format) -> None:
 def detect(names: Collection[str], *, json: bool) -> Format:
     """Detect the format by its column names, or by the keys of its first JSON object.
 
+    Of several that match, it is the one that needs the columns of all the others, and more.
+
     Raises
     ------
     ValueError
@@ -158,6 +177,9 @@ def detect(names: Collection[str], *, json: bool) -> Format:
     fitting = [form for form in known if form.json == json and set(form.columns) <= set(names)]
     if len(fitting) == 1:
         return fitting[0]
+    for form in fitting:
+        if all(set(form.columns) > set(other.columns) for other in fitting if other is not form):
+            return form
     if fitting:
         raise ValueError("fits several formats: " + ", ".join(form.title for form in fitting))
     columns = "; ".join(f"{form.title}: {', '.join(form.columns)}" for form in known)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from statistics import fmean
@@ -146,8 +146,7 @@ class Trace:
         if not (math.isfinite(factor) and factor > 0):
             raise InputError(f"a rate is scaled by a finite factor above 0, not {factor!r}")
         return self._with(
-            TraceRequest(r.arrival_s / factor, r.prompt_tokens, r.output_tokens)
-            for r in self.requests
+            replace(request, arrival_s=request.arrival_s / factor) for request in self.requests
         )
 
     def scaled_to(self, rate_per_s: float) -> Trace:
@@ -166,9 +165,9 @@ class Trace:
     def between(self, start_s: float, end_s: float) -> Trace:
         """Keep arrivals from `start_s` up to, not including, `end_s`; `start_s` becomes 0."""
         return self._with(
-            TraceRequest(r.arrival_s - start_s, r.prompt_tokens, r.output_tokens)
-            for r in self.requests
-            if start_s <= r.arrival_s < end_s
+            replace(request, arrival_s=request.arrival_s - start_s)
+            for request in self.requests
+            if start_s <= request.arrival_s < end_s
         )
 
     def limited(

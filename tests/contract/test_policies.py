@@ -70,7 +70,8 @@ def decide():
 def test_scenarios_can_name_every_policy(name):
     scenario = load_scenario("quickstart", [f"scheduler.policy={name}"])
     assert scenario.scheduler.policy == name
-    assert {"maxflow", "swarm", "random", "shortest_queue", "least_kv"} <= set(POLICIES)
+    shipped = {"maxflow", "swarm", "random", "shortest_queue", "least_kv", "prefix_aware"}
+    assert shipped <= set(POLICIES)
 
 
 def test_it_says_when_it_decides(make):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helixsim.errors import TraceError
-from helixsim.requests import TraceRequest
+from helixsim.requests import SharedPrefix, TraceRequest
 from helixsim.traces import (
     Lengths,
     Trace,
@@ -25,7 +25,12 @@ from helixsim.traces import (
 from helixsim.traces.fields import wall_clock_ns
 
 TOKENS = st.integers(1, 10**8)
-REQUESTS = st.lists(st.builds(TraceRequest, st.floats(0, 1e9), TOKENS, TOKENS), min_size=1)
+KEYS = st.integers(0, 10**18).map(lambda key: (key,))
+PREFIXES = st.none() | st.builds(SharedPrefix, KEYS, st.just(1))
+REQUESTS = st.lists(
+    st.builds(TraceRequest, st.floats(0, 1e9), TOKENS, TOKENS, PREFIXES, st.integers(-9, 9)),
+    min_size=1,
+)
 TRACES = REQUESTS.map(lambda r: Trace(tuple(sorted(r, key=lambda request: request.arrival_s))))
 HEADERS = st.sampled_from(
     [

@@ -18,6 +18,7 @@ from helixsim.control.actions import (
 from helixsim.control.load import Arrival
 from helixsim.control.routing.maxflow import MaxFlowPolicy
 from helixsim.control.routing.policy import Rejection
+from helixsim.requests import Request, SharedPrefix
 
 
 class Noting:
@@ -104,6 +105,27 @@ def goes_on(coordinator, request, now):
         [],
     )
     return bool(actions.send)
+
+
+def test_a_request_knows_what_it_shares_and_its_priority():
+    shared = SharedPrefix((1,), 16)
+    request = coordinator_of(Noting()).create(Arrival(2.0, 20, 2, shared, 3))
+    assert (request.prefix, request.priority) == (shared, 3)
+    again = request.restarted(None)
+    assert (again.prefix, again.priority) == (shared, 3)
+
+
+def test_blocks_are_known_by_key_and_place():
+    request = Request(5, 0.0, 40, 20, num_decodes=20)
+    assert request.block_key(0, 16) == (5, 0, None)
+    request.prefix = SharedPrefix(("a", "b"), 16)
+    assert [request.block_key(n, 16) for n in range(3)] == [("a", 0), ("b", 1), (5, 2, None)]
+    # A key of 512 tokens stands for 32 blocks; the last one of a prompt of 40 tokens for fewer.
+    request.prefix = SharedPrefix(("a",), 512, 40)
+    assert [request.block_key(n, 16) for n in range(3)] == [("a", 0), ("a", 1), (5, 2, None)]
+    # Blocks that are larger than those of the keys are known by the last key in them.
+    request.prefix = SharedPrefix(("a", "b", "c"), 16)
+    assert [request.block_key(n, 32) for n in range(2)] == [("b", 0), (5, 1, None)]
 
 
 def test_a_request_from_arrival_to_end():

@@ -10,7 +10,7 @@ from builders import make_scenario, offline
 
 from helixsim.control.load import Arrival, ClosedLoop, OpenLoop, slot_arrivals
 from helixsim.errors import ScenarioError
-from helixsim.requests import TraceRequest
+from helixsim.requests import SharedPrefix, TraceRequest
 from helixsim.scenario.load_generator import build_load_generator, mean_request_tokens
 from helixsim.scenario.resolved import GammaArrivals, PoissonArrivals, SlotArrivals, Workload
 from helixsim.traces.values import Lengths, Trace
@@ -76,7 +76,8 @@ def test_no_request_comes_after_the_end():
 
 
 def test_online_requests_come_at_their_own_times():
-    arrivals = [Arrival(2.5, 10, 3), Arrival(2.5, 20, 4), Arrival(7.0, 30, 5)]
+    shared = SharedPrefix((1,), 16)
+    arrivals = [Arrival(2.5, 10, 3), Arrival(2.5, 20, 4, shared), Arrival(7.0, 30, 5, None, 2)]
     load_generator = OpenLoop(iter(arrivals))
     assert list(load_generator.opening()) == []
     assert list(load_generator.later()) == arrivals
@@ -148,6 +149,13 @@ def test_a_trace_is_replayed_up_to_the_end():
         Arrival(25.0, 7, 4),
     ]
     assert len(list(load_generator_of(workload, duration_s=4.9).later())) == 2
+
+
+def test_a_trace_tells_what_prompts_share_and_priorities():
+    shared = SharedPrefix((1,), 16)
+    workload = Workload(mode="online", trace=Trace((TraceRequest(0.0, 20, 2, shared, 7),)))
+    (arrival,) = load_generator_of(workload, duration_s=5.0).later()
+    assert arrival == Arrival(20.0, 20, 2, shared, 7)
 
 
 def test_an_offline_workload_feeds_from_the_start_to_the_end():

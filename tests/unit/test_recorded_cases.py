@@ -106,7 +106,9 @@ def test_a_request_in_flight_goes_on(tmp_path):
     assert not run.has_drained
 
 
-@pytest.mark.parametrize("policy", ["maxflow", "swarm", "random", "shortest_queue", "least_kv"])
+@pytest.mark.parametrize(
+    "policy", ["maxflow", "swarm", "random", "shortest_queue", "least_kv", "prefix_aware"]
+)
 def test_requests_without_a_route_are_routed_by_the_scheduler(tmp_path, policy):
     run = recorded(tmp_path / "run", routed=(0, 1))
     assert run.num_without_route == 1

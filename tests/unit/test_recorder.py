@@ -59,6 +59,7 @@ def test_a_completed_request():
         "tpot_s": 1.0,
         "e2e_s": 3.5,
         "restarts": 0,
+        "cached_tokens": 0,
         "preemptions": 0,
         "route": "a[0:2] b[2:4]",
     }

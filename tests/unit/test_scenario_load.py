@@ -530,7 +530,7 @@ MISTAKES = [
     (
         {"scheduler.policy": "max"},
         "scheduler.policy: no routing policy 'max'; there are maxflow, swarm, random, "
-        "shortest_queue, least_kv (searched: registered",
+        "shortest_queue, least_kv, prefix_aware (searched: registered",
     ),
     (
         {"scheduler.policy": "helixsim.control:Nothing"},

@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from helixsim.errors import TraceError
-from helixsim.requests import TraceRequest
+from helixsim.requests import SharedPrefix, TraceRequest
 from helixsim.traces import TRACE_FORMATS, read_lengths, read_slot_arrivals, read_trace
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
@@ -22,6 +22,12 @@ AZURE_2024 = """TIMESTAMP,ContextTokens,GeneratedTokens
 MOONCAKE = """{"timestamp": 27482, "input_length": 6955, "output_length": 52, "hash_ids": [46, 47]}
 {"timestamp": 30535, "input_length": 6472, "output_length": 26, "hash_ids": []}
 """
+BAILIAN = (
+    '{"chat_id": 1, "parent_chat_id": -1, "timestamp": 0.0, "input_length": 100, '
+    '"output_length": 5, "type": "text", "turn": 1, "hash_ids": [1, 2]}\n'
+    '{"chat_id": 2, "parent_chat_id": 1, "timestamp": 20.5, "input_length": 500, '
+    '"output_length": 3, "type": "text", "turn": 2, "hash_ids": [1, 2, 3]}\n'
+)
 BURSTGPT = """Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type
 5,ChatGPT,472,18,490,Conversation log
 45,ChatGPT,1087,0,1087,Conversation log
@@ -52,15 +58,80 @@ def file(tmp_path):
         (AZURE, [(0.0, 374, 44), (4.314579, 396, 109)]),
         (AZURE_2024, [(0.0, 2399, 6), (0.00993, 2162, 5)]),
         (MOONCAKE, [(27.482, 6955, 52), (30.535, 6472, 26)]),
+        (BAILIAN, [(0.0, 100, 5), (20.5, 500, 3)]),
         (BURSTGPT, [(5.0, 472, 18), (118.5, 417, 276)]),
         (VIDUR, [(0.25, 374, 44), (4.314579, 396, 109)]),
     ],
-    ids=["azure", "azure-2024", "mooncake", "burstgpt", "vidur"],
+    ids=["azure", "azure-2024", "mooncake", "bailian", "burstgpt", "vidur"],
 )
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
 def test_formats_are_told_by_content(file, content, expected, packed):
     data = gzip.compress(content.encode()) if packed else content.encode()
-    assert read_trace(file(data)).requests == tuple(TraceRequest(*row) for row in expected)
+    rows = [
+        (r.arrival_s, r.prompt_tokens, r.output_tokens) for r in read_trace(file(data)).requests
+    ]
+    assert rows == expected
+
+
+def test_hashes_of_blocks_tell_what_prompts_share(file):
+    first, second = read_trace(file(MOONCAKE)).requests
+    assert first.prefix == SharedPrefix((46, 47), 512)
+    assert second.prefix is None  # nothing is known of it
+    bailian = read_trace(file(BAILIAN)).requests
+    assert [r.prefix for r in bailian] == [SharedPrefix((1, 2), 16), SharedPrefix((1, 2, 3), 16)]
+
+
+def test_the_last_block_may_be_shorter(file):
+    line = '{"timestamp": 0, "input_length": 700, "output_length": 1, "hash_ids": [4, 5]}\n'
+    prefix = read_trace(file(line)).requests[0].prefix
+    assert prefix == SharedPrefix((4, 5), 512, 700)
+    assert prefix.shared_tokens == 700
+
+
+def test_every_format_takes_the_optional_columns(file):
+    text = (
+        "arrived_at,num_prefill_tokens,num_decode_tokens,hash_ids,block_tokens,priority\n"
+        "0,40,1,7 8,16,-2\n1,2000,1,1 2,,\n2,40,1,,,3\n"
+    )
+    assert read_trace(file(text)).requests == (
+        TraceRequest(0.0, 40, 1, SharedPrefix((7, 8), 16), -2),
+        TraceRequest(1.0, 2000, 1, SharedPrefix((1, 2), 512)),
+        TraceRequest(2.0, 40, 1, None, 3),
+    )
+
+
+def test_hashes_of_blocks_by_themselves_become_those_of_prefixes(file):
+    # Block 2 comes after block 1 and after block 3: its KV cache is not the same in both.
+    text = (
+        "arrived_at,num_prefill_tokens,num_decode_tokens,hash_ids,block_tokens\n"
+        "0,32,1,1 2,16\n1,32,1,3 2,16\n2,48,1,1 2 2,16\n"
+    )
+    keys = [r.prefix.keys for r in read_trace(file(text)).requests]
+    assert keys == [(0, 1), (2, 3), (0, 1, 4)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ("1 x,,", "hash_ids: '1 x' is not a list of whole numbers"),
+        ("-1,,", "hash_ids: '-1' is not a list of whole numbers"),
+        ("1,0,", "block_tokens: 0 tokens"),
+        ("1,16,high", "priority: 'high' is not a whole number"),
+    ],
+)
+def test_bad_optional_columns_are_told_by_name(file, fields, message):
+    text = (
+        "arrived_at,num_prefill_tokens,num_decode_tokens,hash_ids,block_tokens,priority\n"
+        f"0,40,1,{fields}\n"
+    )
+    with pytest.raises(TraceError, match=rf"row 2: {message}"):
+        read_trace(file(text))
+
+
+def test_bad_hashes_of_json(file):
+    line = '{"timestamp": 0, "input_length": 700, "output_length": 1, "hash_ids": [4, "a"]}\n'
+    with pytest.raises(TraceError, match="row 1: hash_ids: "):
+        read_trace(file(line))
 
 
 def test_failed_requests_of_burstgpt_are_left_out_and_counted(file):

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from helixsim.errors import InputError
-from helixsim.requests import TraceRequest
+from helixsim.requests import SharedPrefix, TraceRequest
 from helixsim.traces import Lengths, Trace
 
 TRACE = Trace(
@@ -21,7 +21,7 @@ TRACE = Trace(
 
 
 def rows(trace):
-    return [dataclasses.astuple(request) for request in trace.requests]
+    return [dataclasses.astuple(request)[:3] for request in trace.requests]
 
 
 def test_rate_is_gaps_over_the_time_they_take():
@@ -56,6 +56,15 @@ def test_between_takes_the_start_and_leaves_the_end():
     assert rows(TRACE.between(1.0, 5.0)) == [(0.0, 10, 2), (1.0, 3000, 5)]
     with pytest.raises(InputError, match="three: a trace needs at least one request"):
         TRACE.between(6.0, 7.0)
+
+
+def test_what_prompts_share_and_priorities_are_kept():
+    shared = SharedPrefix((1,), 16), 4
+    trace = Trace((TraceRequest(1.0, 20, 2, *shared), TraceRequest(3.0, 30, 2)))
+    for changed in (trace.scaled(2), trace.scaled_to(7), trace.between(1, 9), trace.limited()):
+        first, second = changed.requests
+        assert (first.prefix, first.priority) == shared
+        assert (second.prefix, second.priority) == (None, 0)
 
 
 def test_limits_leave_out_longer_requests():

@@ -7,8 +7,8 @@ import gzip
 import numpy as np
 import pytest
 
-from helixsim.errors import OutputError
-from helixsim.requests import TraceRequest
+from helixsim.errors import InputError, OutputError
+from helixsim.requests import SharedPrefix, TraceRequest
 from helixsim.traces import Lengths, Trace, read_lengths, read_trace, write_lengths, write_trace
 
 TRACE = Trace((TraceRequest(0.1, 374, 44), TraceRequest(1 / 3, 396, 109)))
@@ -19,6 +19,25 @@ def test_a_trace_is_written_as_vidur_csv(tmp_path):
     write_trace(TRACE, tmp_path / "trace.csv")
     assert (tmp_path / "trace.csv").read_bytes() == TEXT.encode()
     assert read_trace(tmp_path / "trace.csv") == TRACE
+
+
+def test_what_prompts_share_is_written_if_there_is_any(tmp_path):
+    trace = Trace(
+        (
+            TraceRequest(0.0, 700, 4, SharedPrefix((3, 9), 512, 700)),
+            TraceRequest(1.0, 512, 4, SharedPrefix((3,), 512), 2),
+            TraceRequest(2.0, 10, 4),
+        )
+    )
+    write_trace(trace, tmp_path / "trace.csv")
+    assert (tmp_path / "trace.csv").read_text() == (
+        "arrived_at,num_prefill_tokens,num_decode_tokens,hash_ids,block_tokens,priority\n"
+        "0.0,700,4,3 9,512,\n1.0,512,4,3,512,2\n2.0,10,4,,,\n"
+    )
+    assert read_trace(tmp_path / "trace.csv") == trace
+    unwritable = Trace((TraceRequest(0.0, 700, 4, SharedPrefix(("a",), 512)),))
+    with pytest.raises(InputError, match="only if they are whole numbers"):
+        write_trace(unwritable, tmp_path / "trace.csv")
 
 
 def test_gzip_goes_by_suffix_and_holds_no_name_or_time(tmp_path):

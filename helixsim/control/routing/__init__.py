@@ -31,6 +31,7 @@ POLICIES: Registry[PolicyFactory] = Registry(
         "random": "helixsim.control.routing.random_choice:RandomPolicy",
         "shortest_queue": "helixsim.control.routing.shortest_queue:ShortestQueuePolicy",
         "least_kv": "helixsim.control.routing.least_kv:LeastKvPolicy",
+        "prefix_aware": "helixsim.control.routing.prefix_aware:PrefixAwarePolicy",
     },
     attributes=("__call__", "routing_point", "needs_transits"),
 )

@@ -1,0 +1,136 @@
+"""Columns that a trace of requests may have in any format: what prompts share, and priorities.
+
+``hash_ids`` are hashes of the blocks of a prompt, ``block_tokens`` is the size of such a block
+where it is not that of the format, and ``priority`` is the request's priority.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from helixsim.errors import InputError
+from helixsim.requests import SharedPrefix, TraceRequest
+from helixsim.traces import fields
+
+HASH_IDS, BLOCK_TOKENS, PRIORITY = "hash_ids", "block_tokens", "priority"
+OPTIONAL_COLUMNS = (HASH_IDS, BLOCK_TOKENS, PRIORITY)
+
+
+class Extra(NamedTuple):
+    """What the optional columns of a row say.
+
+    Attributes
+    ----------
+    hash_ids
+        Hashes of the blocks of the prompt; the last block may be shorter.
+    block_tokens
+        Tokens of a block.
+    priority
+        As :class:`~helixsim.requests.TraceRequest`.
+    """
+
+    hash_ids: tuple[int, ...] = ()
+    block_tokens: int = 0
+    priority: int = 0
+
+
+NOTHING = Extra()
+
+
+def read_extra(values: Mapping[str, object], block_tokens: int) -> Extra:
+    """Read the optional columns of a row; an empty field says nothing.
+
+    Parameters
+    ----------
+    values
+        Column -> field, as in the file.
+    block_tokens
+        Size of a block in the format.
+
+    Raises
+    ------
+    ValueError
+        If a field is none of its kind.
+    """
+    given = {name: value for name, value in values.items() if value not in (None, "")}
+    if not given:
+        return NOTHING
+    try:
+        name = HASH_IDS
+        hash_ids = fields.hashes(given[name]) if name in given else ()
+        name = BLOCK_TOKENS
+        size = fields.tokens(given[name]) if name in given else block_tokens
+        name = PRIORITY
+        priority = fields.integer(given[name]) if name in given else 0
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    return Extra(hash_ids, size, priority)
+
+
+def shared_prefixes(extras: Sequence[Extra], prompts: Iterable[int]) -> list[SharedPrefix | None]:
+    """What each of the prompts of a trace may share with the others.
+
+    Where a hash always follows the same one, it stands for all tokens up to it, and is a key. In a
+    file in which one does not, hashes stand for blocks by themselves: then a key is a number for
+    each hash and all hashes before it.
+
+    Parameters
+    ----------
+    extras
+        What the file says, in order of the requests.
+    prompts
+        Prompt tokens of each request.
+    """
+    rows = [extra.hash_ids for extra in extras]
+    if not _stand_for_prefixes(rows):
+        numbers: dict[tuple[int, int], int] = {}
+        rows = [_chained(row, numbers) for row in rows]
+    return [
+        _prefix(keys, extra.block_tokens, prompt)
+        for keys, extra, prompt in zip(rows, extras, prompts, strict=True)
+    ]
+
+
+def _stand_for_prefixes(rows: Iterable[Sequence[int]]) -> bool:
+    before: dict[int, int] = {}
+    for row in rows:
+        last = -1
+        for each in row:
+            if before.setdefault(each, last) != last:
+                return False
+            last = each
+    return True
+
+
+def _chained(row: Sequence[int], numbers: dict[tuple[int, int], int]) -> tuple[int, ...]:
+    keys: list[int] = []
+    last = -1
+    for each in row:
+        last = numbers.setdefault((last, each), len(numbers))
+        keys.append(last)
+    return tuple(keys)
+
+
+def _prefix(keys: tuple[int, ...], block_tokens: int, prompt_tokens: int) -> SharedPrefix | None:
+    if not keys:
+        return None
+    is_whole = len(keys) * block_tokens <= prompt_tokens
+    return SharedPrefix(keys, block_tokens, None if is_whole else prompt_tokens)
+
+
+def written(request: TraceRequest) -> tuple[str, str, str]:
+    """The optional columns of a request, as text.
+
+    Raises
+    ------
+    InputError
+        If a key of its prefix is not a whole number from 0 on.
+    """
+    prefix = request.prefix
+    priority = str(request.priority or "")
+    if prefix is None:
+        return "", "", priority
+    if not all(isinstance(key, int) and 0 <= key <= fields.MAX_HASH for key in prefix.keys):
+        raise InputError("the keys of a prefix can be written only if they are whole numbers")
+    return " ".join(map(str, prefix.keys)), str(prefix.block_tokens), priority
