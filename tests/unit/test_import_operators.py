@@ -202,7 +202,7 @@ def test_damaged_files(run, tmp_path):
     [
         (("--memory", "24"), "--memory: '24' is not a quantity"),
         (("--memory", "0 GB"), "--memory: must be above zero"),
-        (("--memory", "1 kB"), "1e-06 GB x 0.9 are too small for a layer of llm and a KV cache"),
+        (("--memory", "1 kB"), "1e-06 GB x 0.1 are too small for a layer of llm and a KV cache"),
         (("--memory-share", "2"), "--memory-share: must be above 0, at most 1, not 2.0"),
         (("--all-reduce-latency", "1 m"), "--all-reduce-latency: '1 m' is not a time"),
         (("--all-reduce-bandwidth", "0 B/s"), "--all-reduce-bandwidth: must be above zero"),

@@ -14,7 +14,8 @@ import pytest
 from builders import make_scenario
 from test_recorded import route, write_run
 
-from helixsim.calibration.passes import cut
+from helixsim.calibration.latencies import cut, residuals
+from helixsim.physics.engine import EngineCosts
 from helixsim.profiles.machine import LatencyProfile
 from helixsim.recorded.figures import comparison_text, inspection_text
 from helixsim.recorded.inspection import inspect_run
@@ -124,11 +125,10 @@ def test_requests_without_a_route_are_routed_by_the_scheduler(tmp_path, policy):
     assert replay(run, scenario(policy=policy), warmup_s=0.0, reroute=True).notes == []
 
 
-def test_requests_without_a_route_are_inspected_and_not_calibrated(tmp_path):
+def test_requests_without_a_route_are_inspected_and_calibrated(tmp_path):
     run = recorded(tmp_path / "run", routed=(0, 1))
     found = inspect_run(run, 0.0, 2.0)
     assert (found["without_route"], found["completed"], found["routes"]) == (1, 3, 1)
     assert inspection_text(found).endswith("    1  requests without a recorded route")
     part = cut(run, scenario(), 60.0, 0.0)
-    assert len(part.start_s) == 6 + 2
-    assert np.isfinite(part.latency_s).all()
+    assert np.isfinite(residuals(part, EngineCosts(scheduler="prototype"))).all()

@@ -157,5 +157,5 @@ def test_capacity_of_a_scenario_is_that_of_a_file():
 
 
 def test_folders_and_names_can_be_replayed_alike(tmp_path):
-    with pytest.raises(InputError, match="is no folder; a recorded run is one"):
+    with pytest.raises(InputError, match="does not exist; name a folder or a file of a recording"):
         replay(Path("nothing"), "quickstart")

@@ -538,7 +538,7 @@ MISTAKES = [
     ),
     (
         {"scheduler.node": "papre"},
-        "scheduler.node: no node scheduler 'papre'; there are paper, prototype (searched:",
+        "scheduler.node: no node scheduler 'papre'; there are paper, prototype, vllm (searched:",
     ),
     ({"scheduler.kv.high_water_mark": 0}, "scheduler.kv.high_water_mark: should be greater than 0"),
     ({"scheduler.kv.high_water_mark": 1.1}, "should be less than or equal to 1, not 1.1"),
