@@ -234,7 +234,7 @@ def test_utilisation_is_a_share(policy):
         result = simulate(scenario)
         for table in ("nodes", "links"):
             for row in rows(result, table):
-                # Policies work with whole bytes per second, of a thousand at least here.
-                assert -1e-9 <= row["utilisation"] <= 1 + 1e-3
+                # Policies work with whole bytes per second; a share may have a hundred here.
+                assert -1e-9 <= row["utilisation"] <= 1 + 2e-2
 
     check()
