@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helixreal.engines.engine import Buffer, EngineSpec, Payload, Row
-from helixsim.control.kv_cache import PagedKvCache
+from helixsim.control.prefix_cache import PrefixCache
 from helixsim.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class VllmEngine:
         self._stage = _start(spec, self._max_rows)
         self.block_tokens = self._stage.block_tokens
         self.kv_blocks = self._stage.num_blocks - 1
-        self.kv = PagedKvCache(
+        self.kv = PrefixCache(
             self.kv_blocks, self.block_tokens, first_block=1, clear=self._stage.clear
         )
         self._buffer_bytes_per_token = self._stage.hidden_size * _VALUE_BYTES[spec.dtype]

@@ -16,7 +16,7 @@ import msgspec
 
 from helixsim.errors import HelixError
 
-VERSION = 2
+VERSION = 3
 PREFIX = b"hx" + VERSION.to_bytes(2, "big")
 MAX_HEADER_BYTES = 8_000_000
 MAX_BODY_BYTES = 2_000_000_000
@@ -31,7 +31,7 @@ Frame = bytes | bytearray | memoryview
 
 Index = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 Key = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-Tokens = Annotated[int, msgspec.Meta(ge=0, le=100_000_000)]
+NumTokens = Annotated[int, msgspec.Meta(ge=0, le=100_000_000)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Text = Annotated[str, msgspec.Meta(max_length=20_000)]
 Address = Annotated[str, msgspec.Meta(pattern=r"^tcp://.{3,300}$")]
@@ -84,7 +84,7 @@ class Hello(Message):
 class Curve(Part):
     """A latency profile: seconds of one layer against batched tokens."""
 
-    tokens: list[Tokens]
+    tokens: list[NumTokens]
     seconds: list[float]
 
 
@@ -183,6 +183,8 @@ class Assignment(Message):
         Whether messages arrive after the transfer times of the scenario's links.
     report_transits
         Whether heartbeats report transit times of passes.
+    operators
+        The operator tables of its machine type for the LLM, as JSON; empty without.
     """
 
     node: Index
@@ -198,7 +200,7 @@ class Assignment(Message):
     physics: Name
     node_scheduler: Name
     engine_costs: Annotated[str, msgspec.Meta(max_length=1_000_000)]
-    max_context_tokens: Tokens
+    max_context_tokens: NumTokens
     heartbeat_s: float
     missing_s: float
     time_scale: float
@@ -207,6 +209,7 @@ class Assignment(Message):
     host: Text
     emulate_links: bool
     report_transits: bool
+    operators: Annotated[str, msgspec.Meta(max_length=4_000_000)] = ""
 
 
 class Ready(Message):
@@ -219,10 +222,17 @@ class Ready(Message):
 
 
 class Peers(Message):
-    """Current addresses of other workers, and the links that leave the receiver's node."""
+    """Current addresses of other workers, and the links that leave the receiver's node.
+
+    Attributes
+    ----------
+    ways_back
+        Where decodes loop: from a last node of routes to the first nodes, for tokens.
+    """
 
     peers: list[Peer]
     links: list[OutLink]
+    ways_back: list[OutLink] = []
 
 
 # -- work --------------------------------------------------------------------------------------
@@ -244,8 +254,24 @@ class SamplingParams(Part):
     seed: int | None
 
 
+class Answer(Part):
+    """What the first node of a route needs to go on by itself, where decodes loop.
+
+    Attributes
+    ----------
+    max_tokens
+        Tokens to generate, at most.
+    priority, arrival_s
+        See :class:`helixsim.requests.Request`.
+    """
+
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
+    priority: int
+    arrival_s: float
+
+
 class Pass(Part):
-    """One pass of a request.
+    """One pass of a request or, from the coordinator where decodes loop, the whole of it.
 
     Attributes
     ----------
@@ -263,15 +289,24 @@ class Pass(Part):
         For a prefill: the stages from the receiver on. Decodes take the route of their prefill.
     sampling_params
         For a prefill: the sampling parameters; None for greedy sampling.
+    first
+        For a prefill where decodes loop: number of the first node of the route.
+    is_last
+        Where decodes loop: whether the pass yields the last token of the answer.
+    answer
+        For a whole request: what is to be generated.
     """
 
     key: Key
-    position: Tokens
+    position: NumTokens
     num_tokens: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
     is_prefill: bool
     wants_token: bool
     route: list[Stage] | None = None
     sampling_params: SamplingParams | None = None
+    first: Index = 0
+    is_last: bool = False
+    answer: Answer | None = None
 
 
 class Work(Message):
@@ -306,12 +341,35 @@ class Work(Message):
 
 
 class Done(Message):
-    """Passes that have left the last layer, and their sampled tokens (-1 for none)."""
+    """Passes that have left the last layer, and their sampled tokens (-1 for none).
+
+    Attributes
+    ----------
+    due_s
+        Arrival times over an emulated link: one for each, or one for all; empty otherwise.
+    """
 
     sender: Index
     keys: list[Key]
     tokens: list[int]
     due_s: list[float]
+
+
+class Tokens(Message):
+    """Passes that have left the last layer, for the first node of their route to go on with.
+
+    Attributes
+    ----------
+    tokens
+        The sampled tokens; -1 for chunks that yield none.
+    due_s
+        Arrival time over an emulated way back; None otherwise.
+    """
+
+    sender: Index
+    keys: list[Key]
+    tokens: list[int]
+    due_s: float | None
 
 
 class Drop(Message):
@@ -407,6 +465,7 @@ AnyMessage = (
     | Peers
     | Work
     | Done
+    | Tokens
     | Drop
     | OutOfBlocks
     | Failure
@@ -497,10 +556,14 @@ def _check(message: object) -> None:
         times = (*message.due_s, message.sent_s)
     elif isinstance(message, Done):
         if len(message.keys) != len(message.tokens) or (
-            len(message.due_s) not in (0, len(message.keys))
+            len(message.due_s) not in (0, 1, len(message.keys))
         ):
             raise WireError("columns of different lengths")
         times = message.due_s
+    elif isinstance(message, Tokens):
+        if len(message.keys) != len(message.tokens):
+            raise WireError("columns of different lengths")
+        times = (message.due_s or 0.0,)
     elif isinstance(message, Heartbeat):
         times = (message.busy_s, message.stuck_s, message.lag_s, *message.sent_bytes)
     if not all(0 <= each < MAX_TIME_S for each in times):

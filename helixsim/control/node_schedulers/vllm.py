@@ -233,10 +233,11 @@ class VllmScheduler:
             if victim is None:
                 return
             self._admitted.remove(victim)
-            self.kv.release(victim)
-            victims.append(victim)
             if victim in taken:
                 taken.remove(victim)
+                self.kv.unlearn(victim, victim.num_computed_tokens)
+            self.kv.release(victim)
+            victims.append(victim)
 
     def _victim(self) -> Request | None:
         candidates = [request for request in self._admitted if request not in self._groups.away]
@@ -406,13 +407,11 @@ def _blocks_of_all_layers(inputs: NodeSchedulerInputs) -> PrefixCache:
     """The node's KV cache in blocks that span all its layers: every request enters at the first."""
     kv, num_layers = inputs.kv, inputs.end_layer - inputs.start_layer
     assert kv is not None
-    if isinstance(kv, PrefixCache):
-        return kv
-    return PrefixCache(
-        kv.num_blocks // num_layers,
-        kv.block_tokens,
-        is_enabled=inputs.engine.enable_prefix_caching,
-    )
+    if not isinstance(kv, PrefixCache):
+        kv = PrefixCache(kv.num_blocks // num_layers, kv.block_tokens)
+    is_whole = inputs.end_layer >= inputs.num_llm_layers
+    kv.is_enabled = inputs.engine.enable_prefix_caching and is_whole
+    return kv
 
 
 class VllmSchedulers:
