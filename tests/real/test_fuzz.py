@@ -169,5 +169,5 @@ def test_what_is_nearly_a_message_is_one_or_refused(seed):
 def test_other_versions_are_named():
     (part,) = messages.encode(messages.Alive())
     other = part[:2] + (7).to_bytes(2, "big") + part[4:]
-    with pytest.raises(WireError, match="version 7; this is 2"):
+    with pytest.raises(WireError, match="version 7; this is 3"):
         messages.decode([other])

@@ -109,6 +109,8 @@ class VllmScheduler:
         if self._looks_ahead and (self._finished or self._arrived):
             self._release_finished()
             self._take_arrived(step)
+            if not step.num_requests:  # all that was admitted is preempted: nothing to run beside
+                self._compose(step)
             self._may_admit_next = bool(self._waiting)
         batch = step.passes[0]
         self.running = step if batch.requests else None
