@@ -85,12 +85,15 @@ class VllmEngine:
         """Run the layers ``[start_layer, end_layer)`` on a batch whose KV blocks are allocated."""
         import torch
 
-        # Some of vLLM's attention back ends need decodes before longer rows.
-        order = sorted(range(len(rows)), key=lambda index: rows[index].num_tokens > 1)
         payloads: list[Payload] = [None] * len(rows)
         with torch.inference_mode():
+            # Parts keep the order: a row may read blocks that one before it writes.
             for first in range(0, len(rows), self._max_rows):
-                part = order[first : first + self._max_rows]
+                # Some of vLLM's attention back ends need decodes before longer rows.
+                part = sorted(
+                    range(first, min(first + self._max_rows, len(rows))),
+                    key=lambda index: rows[index].num_tokens > 1,
+                )
                 done = self._run([rows[index] for index in part], start_layer, end_layer)
                 for index, payload in zip(part, done, strict=True):
                     payloads[index] = payload

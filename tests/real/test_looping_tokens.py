@@ -110,7 +110,7 @@ def test_little_room_and_shared_prefixes(engine, model, expected, tmp_path, is_e
         model,
         tmp_path,
         "one node",
-        kv_memory_bytes=1_000_000,
+        kv_memory_bytes=2_500_000,
         enable_prefix_caching=is_enabled,
     ) as (live, _, cluster):
         answers = [

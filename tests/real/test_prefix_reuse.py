@@ -25,51 +25,48 @@ SAMPLINGS = [GREEDY, Sampling(temperature=0.9, top_p=0.95, seed=4)]
 
 
 @pytest.fixture(
+    scope="module",
     params=[
         pytest.param("torch", marks=pytest.mark.torch),
         pytest.param("vllm", marks=pytest.mark.vllm),
-    ]
+    ],
 )
-def served(request, tmp_path):
-    """Serves the prompts with an engine of its own."""
+def engine(request, tmp_path_factory):
     from tiny_llama import write_tiny_llama
 
-    model = write_tiny_llama(tmp_path / "model")
-    engines = []
+    model = write_tiny_llama(tmp_path_factory.mktemp("model"))
+    (spec,) = make_specs(model, [(0, 8)], kv_memory_bytes=2 << 20)
+    engine = make_engine(request.param, spec)
+    yield engine
+    engine.close()
 
-    def serve(num_blocks, prompts=PROMPTS, **costs):
-        if engines:
-            engines.pop().close()
-        (spec,) = make_specs(model, [(0, 8)], kv_memory_bytes=1 << 20)
-        engine = make_engine(request.param, spec)
-        engines.append(engine)
-        spare = engine.kv_blocks - num_blocks * 16 // engine.block_tokens
-        engine.kv.allocate("spare", spare)
-        it = Served(engine, EngineCosts(**costs), 8)
-        for key, prompt in enumerate(prompts):
-            sampling = SAMPLINGS[key % 2]
-            it.ask(key, prompt, NUM_OUTPUT, sampling, at=3.0 * key, priority=key % 3)
-        return it.run()
 
-    yield serve
-    for engine in engines:
-        engine.close()
+def serve(engine, num_blocks, **costs):
+    """Serve the prompts with this number of blocks of 16 tokens, none of them known before."""
+    engine.kv.forget()
+    engine.kv.num_hit_tokens = 0
+    engine.kv.allocate("spare", engine.kv_blocks - num_blocks * 16 // engine.block_tokens)
+    it = Served(engine, EngineCosts(**costs), 8)
+    for key, prompt in enumerate(PROMPTS):
+        sampling = SAMPLINGS[key % 2]
+        it.ask(key, prompt, NUM_OUTPUT, sampling, at=3.0 * key, priority=key % 3)
+    return it.run()
 
 
 @pytest.mark.parametrize("async_scheduling", [True, False])
 @pytest.mark.parametrize("scheduling", ["fcfs", "priority"])
 @pytest.mark.parametrize("num_blocks", [16, 10])
-def test_tokens_are_those_without_a_prefix_cache(served, num_blocks, scheduling, async_scheduling):
+def test_tokens_are_those_without_a_prefix_cache(engine, num_blocks, scheduling, async_scheduling):
     settings = {
         "max_num_batched_tokens": 40,
         "scheduling": scheduling,
         "async_scheduling": async_scheduling,
     }
-    without = served(16, enable_prefix_caching=False, **settings)
-    assert without.scheduler.kv.num_hit_tokens == 0
-    cached = served(num_blocks, **settings)
+    without = serve(engine, 16, enable_prefix_caching=False, **settings)
+    assert engine.kv.num_hit_tokens == 0
+    cached = serve(engine, num_blocks, **settings)
     assert cached.tokens == without.tokens
     assert all(len(tokens) == NUM_OUTPUT for tokens in cached.tokens.values())
-    assert cached.scheduler.kv.num_hit_tokens > 0
+    assert engine.kv.num_hit_tokens > 0
     if num_blocks == 10:
         assert sum(each.num_preemptions for each in cached.sequences.values()) > 0
