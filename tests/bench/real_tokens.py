@@ -1,0 +1,200 @@
+"""What a token costs in a real cluster of processes with the torch engine, on CPUs.
+
+python tests/bench/real_tokens.py hops         latency of a token through two stages
+python tests/bench/real_tokens.py throughput   one node behind `helixreal serve` against its engine
+
+With an earlier commit to compare: git worktree add ../before COMMIT, then
+PYTHONPATH=../before python tests/bench/real_tokens.py hops --node-scheduler prototype
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from threading import Event, Thread
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "real"))
+
+from engine_driver import Job, make_specs, prompts, serve
+from tiny_llama import write_tiny_llama
+from tiny_scenario import write_tiny_scenario
+
+from helixreal.coordinator.live import LiveCluster, NoLoad
+from helixreal.engines import make_engine
+from helixreal.inventory import NodeEntry
+from helixreal.launch import Launch
+from helixreal.serving.frontend import GenerationRequest, Token
+
+REPEATS = 9
+NUM_TOKENS = 200
+
+
+# -- two hops ------------------------------------------------------------------------------------
+
+
+class Stamps:
+    """When the tokens of an answer have come."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.is_over = Event()
+        self.end: object = None
+
+    def __call__(self, event: object) -> None:
+        if isinstance(event, Token):
+            self.times.append(time.perf_counter())
+        else:
+            self.end = event
+            self.is_over.set()
+
+    @property
+    def token_s(self) -> float:
+        """Mean time from one token to the next."""
+        return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
+
+
+def hops(node_scheduler: str, num_requests: int) -> None:
+    """Print the median time between two tokens of a request through two stages."""
+    with TemporaryDirectory() as folder:
+        model = write_tiny_llama(Path(folder) / "model")
+        layers = {"n0": [0, 4], "n1": [4, 8]}
+        scenario = write_tiny_scenario(
+            Path(folder), layers, scheduler={"node": node_scheduler}, physics="calibrated"
+        )
+        entry = NodeEntry(engine="torch", model=str(model), kv_memory_bytes=64 << 20)
+        launch = Launch.local(scenario, (), 0, entry)
+        with launch.cluster(load_generator=NoLoad()) as cluster:
+            launch.start(cluster)
+            live = LiveCluster(cluster, "tiny", launch.max_context_tokens)
+            live.start()
+            found = []
+            for _ in range(REPEATS):
+                answers = [Stamps() for _ in range(num_requests)]
+                for answer in answers:
+                    live.submit(GenerationRequest(prompt=[7] * 10, max_tokens=NUM_TOKENS), answer)
+                for answer in answers:
+                    assert answer.is_over.wait(120)
+                    assert len(answer.times) == NUM_TOKENS, answer.end
+                found.append(median(answer.token_s for answer in answers))
+            live.stop()
+    print(
+        f"two stages, node scheduler {node_scheduler}, {num_requests} requests: "
+        f"{1e3 * median(found):.3f} ms for a token "
+        f"({1e3 * min(found):.3f} to {1e3 * max(found):.3f})"
+    )
+
+
+# -- throughput of one node ----------------------------------------------------------------------
+
+
+@contextmanager
+def served(scenario: str, model: Path, kv_bytes: int):
+    """The address of `helixreal serve` with one torch node."""
+    command = [
+        sys.executable, "-m", "helixreal", "serve", scenario, "--local", "--engine", "torch",
+        "--model", str(model), "--kv-memory", f"{kv_bytes} B", "--port", "8391",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        address = "http://127.0.0.1:8391"
+        try:
+            until = time.monotonic() + 120
+            while True:
+                try:
+                    urllib.request.urlopen(f"{address}/v1/models", timeout=1).close()
+                    break
+                except OSError:
+                    assert time.monotonic() < until, "it does not start"
+                    time.sleep(0.2)
+            yield address
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def complete(address: str, prompt: list[int], stream: bool) -> None:
+    """Ask for an answer, and read all of it."""
+    body = {
+        "model": "tiny", "prompt": prompt, "max_tokens": NUM_TOKENS, "temperature": 0,
+        "ignore_eos": True, "stream": stream,
+    }  # fmt: skip
+    request = urllib.request.Request(
+        f"{address}/v1/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        answer.read()
+
+
+def through_the_cluster(address: str, asked: list[list[int]], *, stream: bool) -> float:
+    """Seconds until all answers are complete."""
+    threads = [Thread(target=complete, args=(address, prompt, stream)) for prompt in asked]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return time.perf_counter() - began
+
+
+def alone(model: Path, kv_bytes: int, num_layers: int, asked: list[list[int]]) -> float:
+    """Seconds that an engine without a cluster takes, in one continuous batch."""
+    (spec,) = make_specs(model, [(0, num_layers)], num_layers, kv_memory_bytes=kv_bytes)
+    engine = make_engine("torch", replace(spec, max_context_tokens=512))
+    best = []
+    for _ in range(3):
+        jobs = [Job(prompt, NUM_TOKENS, route=((0, 0, num_layers),)) for prompt in asked]
+        began = time.perf_counter()
+        serve([engine], jobs)
+        best.append(time.perf_counter() - began)
+    engine.close()
+    return median(best)
+
+
+def throughput(num_requests: int, *, stream: bool) -> None:
+    """Print the tokens per second of one node, behind the HTTP endpoint and of its engine."""
+    kv_bytes, num_layers = 64 << 20, 8
+    asked = prompts([20 + 3 * number for number in range(num_requests)])
+    with TemporaryDirectory() as folder:
+        model = write_tiny_llama(Path(folder) / "model")
+        scenario = write_tiny_scenario(
+            Path(folder), {"n0": [0, 8]}, scheduler={"node": "vllm"}, physics="calibrated"
+        )
+        with served(scenario, model, kv_bytes) as address:
+            through_the_cluster(address, asked, stream=stream)
+            times = [through_the_cluster(address, asked, stream=stream) for _ in range(REPEATS)]
+        alone_s = alone(model, kv_bytes, num_layers, asked)
+    num_tokens = num_requests * NUM_TOKENS
+    print(
+        f"one node, {num_requests} requests{' (streams)' if stream else ''}: "
+        f"{num_tokens / median(times):,.0f} tokens/s through helixreal serve "
+        f"({num_tokens / max(times):,.0f} to {num_tokens / min(times):,.0f}), "
+        f"{num_tokens / alone_s:,.0f} of the engine alone: {alone_s / median(times):.2f}"
+    )
+
+
+def main() -> None:
+    """Print the figures asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("figure", choices=["hops", "throughput"])
+    parser.add_argument("--node-scheduler", default="vllm")
+    parser.add_argument("--requests", type=int)
+    parser.add_argument("--stream", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.figure == "hops":
+        hops(arguments.node_scheduler, arguments.requests or 1)
+    else:
+        throughput(arguments.requests or 16, stream=arguments.stream)
+
+
+if __name__ == "__main__":
+    main()
