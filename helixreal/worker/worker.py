@@ -5,27 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import time
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from math import ceil
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 import zmq
 
 from helixreal.engines import EMULATED, make_engine
-from helixreal.engines.engine import Engine, EngineSpec
+from helixreal.engines.engine import Engine
 from helixreal.net import messages
 from helixreal.net.clock import Clock, this_host
 from helixreal.net.messages import Frame
 from helixreal.net.outgoing_link import EmulatedSender, OutgoingLink
 from helixreal.net.transport import Transport
-from helixreal.worker.emulation import (
-    capacity_of,
-    emulated_runner,
-    emulated_sender,
-    engine_costs_of,
-)
+from helixreal.worker.emulation import emulated_runner, emulated_sender
 from helixreal.worker.looping_executor import NO_TOKEN, LoopingExecutor
 from helixreal.worker.node_executor import (
     TO_COORDINATOR,
@@ -36,13 +31,9 @@ from helixreal.worker.node_executor import (
 )
 from helixreal.worker.passes import check_route, first_sequence, new_sequence, pass_of, token_lists
 from helixreal.worker.runner import Runner, ThreadRunner
+from helixreal.worker.settings import WorkerSettings, engine_spec, node_scheduler
 from helixsim.cluster import COORDINATOR
-from helixsim.control.node_schedulers import (
-    NODE_SCHEDULERS,
-    NodeScheduler,
-    NodeSchedulerInputs,
-    decodes_loop,
-)
+from helixsim.control.node_schedulers import NODE_SCHEDULERS, decodes_loop
 from helixsim.errors import HelixError, InputError
 
 logger = logging.getLogger(__name__)
@@ -50,33 +41,6 @@ logger = logging.getLogger(__name__)
 _HELLO_S = 0.5
 _MAX_WAIT_MS = 100
 _MESSAGES_AT_ONCE = 200
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSettings:
-    """Settings of a worker, known before its assignment.
-
-    Attributes
-    ----------
-    node
-        Name of its node.
-    coordinator
-        Address of the coordinator, ``tcp://host:port``.
-    engine
-        Name of its engine: ``emulated``, ``torch``, ``vllm`` or a registered one.
-    model, device, dtype, kv_memory_bytes, dummy_weights, options
-        See :class:`helixreal.engines.engine.EngineSpec`.
-    """
-
-    node: str
-    coordinator: str
-    engine: str = EMULATED
-    model: str | None = None
-    device: str = "cpu"
-    dtype: str = "float32"
-    kv_memory_bytes: int | None = None
-    dummy_weights: bool = False
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 class Worker:
@@ -201,24 +165,7 @@ class Worker:
         settings = self._settings
         if settings.engine == EMULATED:
             return emulated_runner(settings.node, assignment)
-        spec = EngineSpec(
-            start_layer=assignment.start_layer,
-            end_layer=assignment.end_layer,
-            num_layers=assignment.llm.num_layers,
-            entry_layers=tuple(assignment.entry_layers),
-            model=settings.model,
-            device=settings.device,
-            dtype=settings.dtype,
-            kv_memory_bytes=settings.kv_memory_bytes,
-            max_batch_tokens=max(
-                assignment.limits.max_prompts * assignment.limits.max_prompt_tokens,
-                engine_costs_of(assignment).max_num_batched_tokens,
-            )
-            + assignment.limits.max_decode_tokens,
-            max_context_tokens=assignment.max_context_tokens,
-            dummy_weights=settings.dummy_weights,
-            options=settings.options,
-        )
+        spec = engine_spec(settings, assignment)
 
         def load() -> Engine:
             return make_engine(settings.engine, spec)
@@ -243,10 +190,11 @@ class Worker:
         engine = runner.engine
         if engine is None:
             return
+        settings = self._settings
         loops = decodes_loop(NODE_SCHEDULERS.get(assignment.node_scheduler))
         make_executor = LoopingExecutor if loops else NodeExecutor
         self._executor = make_executor(
-            self._make_scheduler(assignment, engine), runner, self, assignment.time_scale
+            node_scheduler(settings, assignment, engine), runner, self, assignment.time_scale
         )
         self._is_ready = True
         self._send_to_coordinator(
@@ -254,23 +202,6 @@ class Worker:
                 assignment.node, self._incarnation, engine.kv_blocks, engine.block_tokens
             )
         )
-
-    def _make_scheduler(self, assignment: messages.Assignment, engine: Engine) -> NodeScheduler:
-        """The node scheduler of the scenario, with the KV blocks of the engine."""
-        counts_kv = NODE_SCHEDULERS.get(assignment.node_scheduler).counts_kv
-        is_emulated = self._settings.engine == EMULATED
-        inputs = NodeSchedulerInputs(
-            name=self._settings.node,
-            start_layer=assignment.start_layer,
-            end_layer=assignment.end_layer,
-            entry_layers=assignment.entry_layers,
-            limits=capacity_of(assignment.limits),
-            # Real engines always need blocks, emulated ones where the simulator has them.
-            kv=engine.kv if counts_kv or not is_emulated else None,
-            engine=engine_costs_of(assignment),
-            num_llm_layers=assignment.llm.num_layers,
-        )
-        return cast("NodeScheduler", NODE_SCHEDULERS.make(assignment.node_scheduler, inputs))
 
     def _on_peers(self, message: messages.Peers) -> None:
         assignment = self._assignment
@@ -335,11 +266,7 @@ class Worker:
             executor.add_arrival(sequence, arriving, due_s)
 
     def _on_request(
-        self,
-        each: messages.Pass,
-        tokens: Any,
-        entry_layer: int,
-        due_s: float,  # noqa: ANN401
+        self, each: messages.Pass, tokens: array[int], entry_layer: int, due_s: float
     ) -> None:
         """Take a whole request, which stays on this node until its answer is complete."""
         executor, assignment = self._executor, self._assignment

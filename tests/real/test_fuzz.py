@@ -14,8 +14,8 @@ from live import Answer, check_all_end_right, running, submit, wait_for
 
 from helixreal.engines.emulated import made_up_token
 from helixreal.inventory import NodeEntry
-from helixreal.net import messages
-from helixreal.net.messages import WireError
+from helixreal.net import encoding, messages
+from helixreal.net.encoding import WireError
 
 FRAMES = 10_000
 NAN, INF = float("nan"), float("inf")
@@ -70,7 +70,7 @@ def mutated(rng):
     if kind == 0:
         return [rng.randbytes(rng.randrange(64)) for _ in range(rng.randrange(1, 4))]
     message, frames = rng.choice(MESSAGES + REFUSED)
-    parts = [bytearray(part) for part in messages.encode(message, frames)]
+    parts = [bytearray(part) for part in encoding.encode(message, frames)]
     if kind == 1:
         for _ in range(rng.randrange(1, 4)):
             part = rng.choice(parts)
@@ -128,7 +128,7 @@ def test_nonsense_does_no_harm(target):
 
 def test_every_message_goes_there_and_back():
     for message, frames in MESSAGES:
-        again, rest = messages.decode(messages.encode(message, frames))
+        again, rest = encoding.decode(encoding.encode(message, frames))
         assert msgspec.json.encode(again) == msgspec.json.encode(message)
         assert [bytes(frame) for frame in rest] == frames
 
@@ -136,23 +136,23 @@ def test_every_message_goes_there_and_back():
 @pytest.mark.parametrize("number", range(len(REFUSED)))
 def test_what_cannot_be_is_refused(number):
     with pytest.raises(WireError):
-        messages.decode(messages.encode(*REFUSED[number]))
+        encoding.decode(encoding.encode(*REFUSED[number]))
 
 
 def test_large_frames_are_sent_apart():
     work = messages.Work(6, 0, 0.0, [PASS], [], 2)
-    for frames in ([bytes(10), bytes(20)], [bytes(messages.MAX_INLINE_BYTES + 1)]):
+    for frames in ([bytes(10), bytes(20)], [bytes(encoding.MAX_INLINE_BYTES + 1)]):
         work.frames = len(frames)
-        parts = messages.encode(work, frames)
+        parts = encoding.encode(work, frames)
         assert parts[1:] == frames
-        assert [bytes(frame) for frame in messages.decode(parts)[1]] == frames
+        assert [bytes(frame) for frame in encoding.decode(parts)[1]] == frames
 
 
 @settings(max_examples=500, deadline=None)
 @given(st.lists(st.binary(max_size=200), max_size=3))
 def test_bytes_are_a_message_or_refused(parts):
     with pytest.raises(WireError):
-        messages.decode(parts)
+        encoding.decode(parts)
 
 
 @settings(max_examples=500, deadline=None)
@@ -160,14 +160,14 @@ def test_bytes_are_a_message_or_refused(parts):
 def test_what_is_nearly_a_message_is_one_or_refused(seed):
     parts = mutated(random.Random(seed))
     try:
-        message, frames = messages.decode(parts)
+        message, frames = encoding.decode(parts)
     except WireError:
         return
     assert len(frames) == message.num_frames
 
 
 def test_other_versions_are_named():
-    (part,) = messages.encode(messages.Alive())
+    (part,) = encoding.encode(messages.Alive())
     other = part[:2] + (7).to_bytes(2, "big") + part[4:]
     with pytest.raises(WireError, match="version 7; this is 3"):
-        messages.decode([other])
+        encoding.decode([other])

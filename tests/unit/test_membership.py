@@ -9,7 +9,7 @@ from builders import make_inputs, make_scenario, make_topology
 
 from helixreal.coordinator import membership as module
 from helixreal.coordinator.membership import Membership, MembershipSettings, State
-from helixreal.net import messages
+from helixreal.net import encoding, messages
 from helixreal.net.clock import Clock
 from helixreal.worker.emulation import engine_costs_of, llm_of, placed_node
 from helixsim.control.routing.maxflow import MaxFlowPolicy
@@ -127,8 +127,8 @@ def under_test(monkeypatch):
 def test_an_emulated_worker_has_the_llm_the_machine_and_the_engine_of_the_scenario(under_test):
     """Performance models of users see the same inputs in a worker as in the simulator."""
     under_test.hello("b")
-    sent = b"".join(messages.encode(under_test.transport.last))
-    assignment, _ = messages.decode([sent])
+    sent = b"".join(encoding.encode(under_test.transport.last))
+    assignment, _ = encoding.decode([sent])
     assert llm_of(assignment) == under_test.topology.llm
     assert engine_costs_of(assignment) == under_test.scenario.engine
     node, placed = placed_node("b", assignment), under_test.topology.nodes[1]
