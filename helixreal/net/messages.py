@@ -12,6 +12,7 @@ Frame = bytes | bytearray | memoryview
 
 Index = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 Key = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+TokenId = Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)]
 NumTokens = Annotated[int, msgspec.Meta(ge=0, le=100_000_000)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Text = Annotated[str, msgspec.Meta(max_length=20_000)]
@@ -328,7 +329,7 @@ class Done(Message):
 
     sender: Index
     keys: list[Key]
-    tokens: list[int]
+    tokens: list[TokenId]
     due_s: list[float]
 
 
@@ -345,7 +346,7 @@ class Tokens(Message):
 
     sender: Index
     keys: list[Key]
-    tokens: list[int]
+    tokens: list[TokenId]
     due_s: float | None
 
 

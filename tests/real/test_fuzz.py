@@ -27,6 +27,7 @@ LLM = messages.Llm("toy", 2, 2.0, 4.0, 8.0, 1.0)
 PASS = messages.Pass(
     1, 0, 4, True, True, [messages.Stage(0, 0, 14), messages.Stage(1, 14, 28)], None
 )
+WHOLE = messages.Pass(2, 0, 4, True, True, PASS.route, None, 0, False, messages.Answer(3, 0, 0.5))
 MESSAGES = [
     (messages.Hello("a100-0", "tcp://127.0.0.1:9", "host", "again", "emulated"), []),
     (messages.Hello("unknown", "tcp://127.0.0.1:9", "host", "x", "emulated"), []),
@@ -44,6 +45,9 @@ MESSAGES = [
     (messages.Work(6, 0, 0.0, [PASS], [], 1), [bytes(3)]),
     (messages.Work(6, 7, 0.0, [PASS], [], 1), [bytes(16)]),
     (messages.Done(0, [10**9], [5], []), []),
+    (messages.Done(0, [1, 2], [5, 6], [1.5]), []),
+    (messages.Work(6, 0, 0.0, [WHOLE], [], 1), [bytes(16)]),
+    (messages.Tokens(3, [2, 10**9], [5, -1], None), []),
     (messages.OutOfBlocks(3, [10**9]), []),
     (messages.Failure(77, [], "x"), []),
     (messages.Failure(0, [10**9], "x"), []),
@@ -60,6 +64,10 @@ REFUSED = [
     (messages.Work(6, 0, 0.0, [], [], 1), [bytes(16)]),
     (messages.Work(6, 0, 0.0, [PASS], [1.0, 2.0], 1), [bytes(16)]),
     (messages.Done(0, [1, 2], [3], []), []),
+    (messages.Done(0, [1], [2**31], []), []),
+    (messages.Tokens(3, [1, 2], [3], None), []),
+    (messages.Tokens(3, [1], [2], NAN), []),
+    (messages.Tokens(3, [1], [-2], None), []),
     (messages.Alive(), [bytes(4)]),
 ]
 
@@ -106,10 +114,16 @@ def answers_right(live, count=5):
     check_all_end_right(answers)
 
 
+@pytest.mark.parametrize("node", ["paper", "vllm"])
 @pytest.mark.parametrize("target", ["coordinator", "worker"])
-def test_nonsense_does_no_harm(target):
+def test_nonsense_does_no_harm(target, node):
     rng = random.Random(target)
-    with running("quickstart", NodeEntry(), time_scale=20.0) as (live, launch, cluster):
+    settings = [f"scheduler.node={node}", "physics=calibrated"] if node == "vllm" else []
+    with running("quickstart", NodeEntry(), time_scale=20.0, overrides=settings) as (
+        live,
+        launch,
+        cluster,
+    ):
         answers_right(live)
         address = cluster.address
         if target == "worker":
