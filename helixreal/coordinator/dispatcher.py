@@ -267,7 +267,7 @@ class Dispatcher:
             self._handle(PassesReturned(requests, times), times[-1])
             return _Returned({}, [])
         for request in requests:
-            # The decode that the token begins is under way.
+            # The decode that the token begins is in progress.
             request.num_computed_tokens += request.num_new_tokens
             request.num_new_tokens = 1
             request.num_generated_tokens += 1

@@ -36,7 +36,7 @@ class PrefixCache(KvCache):
     is_enabled
         As the parameter; may be set while no request holds blocks.
     num_hit_tokens, num_asked_tokens
-        Tokens of requests that were admitted: those found in the cache, and all.
+        Tokens of requests that were admitted: tokens found in the cache, and all.
     """
 
     __slots__ = (

@@ -75,7 +75,7 @@ class CoordinatorNode:
     Attributes
     ----------
     tokens
-        Tokens on their way here from nodes whose decodes loop.
+        Tokens in flight to here from nodes whose decodes loop.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ class Carrier(Protocol):
 
 
 class ArrivedTokens:
-    """Tokens on their way to the coordinator.
+    """Tokens in flight to the coordinator.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class ArrivedTokens:
 
 
 class TokenStream:
-    """The tokens of one last node, on their way to the coordinator.
+    """The tokens of one last node, in flight to the coordinator.
 
     Parameters
     ----------

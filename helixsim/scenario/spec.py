@@ -328,7 +328,7 @@ class ScenarioSpec(FileModel):
         default=None,
         description="The serving engine, for the calibrated physics: the name of a shipped "
         "engine, or a file ending in .yaml, such as `helixsim calibrate` writes. Default: "
-        "`helix-prototype` if all machine types are those of the Helix paper, otherwise `vllm`.",
+        "`helix-prototype` if the Helix paper has all machine types, otherwise `vllm`.",
     )
     run: RunSpec
     slo: dict[Name, SloSpec] = Field(

@@ -11,7 +11,7 @@ Nothing is admitted in a step that preempted.
 
 A decode that is through goes on in the next step, without waiting for the coordinator. Where a
 route has further stages, a request is in one step at a time, and no more groups of requests are
-under way than the route has stages.
+in flight than the route has stages.
 """
 
 from __future__ import annotations
@@ -362,7 +362,7 @@ class Groups:
         self._next = 0
 
     def is_room_for(self, requests: Sequence[Request]) -> bool:
-        """Whether another group may leave: as many are under way as a route has stages."""
+        """Whether another group may leave: as many are in flight as a route has stages."""
         if not self._sizes:
             return True
         stages = [len(r.route.stages) for r in requests if r.route is not None]
