@@ -73,7 +73,8 @@ def hops(node_scheduler: str, num_requests: int) -> None:
         scenario = write_tiny_scenario(
             Path(folder), layers, scheduler={"node": node_scheduler}, physics="calibrated"
         )
-        entry = NodeEntry(engine="torch", model=str(model), kv_memory_bytes=64 << 20)
+        alone_s = two_engines_alone(model)
+        entry = NodeEntry(engine="torch", model=str(model), kv_memory_bytes=KV_BYTES)
         launch = Launch.local(scenario, (), 0, entry)
         with launch.cluster(load_generator=NoLoad()) as cluster:
             launch.start(cluster)
@@ -92,8 +93,23 @@ def hops(node_scheduler: str, num_requests: int) -> None:
     print(
         f"two stages, node scheduler {node_scheduler}, {num_requests} requests: "
         f"{1e3 * median(found):.3f} ms for a token "
-        f"({1e3 * min(found):.3f} to {1e3 * max(found):.3f})"
+        f"({1e3 * min(found):.3f} to {1e3 * max(found):.3f}); the engines alone, for one request: "
+        f"{1e3 * alone_s:.3f} ms"
     )
+
+
+def two_engines_alone(model: Path) -> float:
+    """Seconds that a token of one request takes in two engines, in one process."""
+    half = NUM_LAYERS // 2
+    layers = [(0, half), (half, NUM_LAYERS)]
+    engines = [make_engine("torch", spec) for spec in make_specs(model, layers, NUM_LAYERS)]
+    times = []
+    for _ in range(REPEATS):
+        job = Job([7] * 10, NUM_TOKENS, route=((0, 0, half), (1, half, NUM_LAYERS)))
+        began = time.perf_counter()
+        serve(engines, [job])
+        times.append((time.perf_counter() - began) / NUM_TOKENS)
+    return median(times)
 
 
 # -- throughput of one node ----------------------------------------------------------------------
