@@ -53,7 +53,8 @@ def worker(
     """Run the layers that the coordinator assigns to this node, until shutdown."""
     from helixreal.inventory import NodeEntry, load_inventory, tcp_address
     from helixreal.net.transport import Keys, Transport
-    from helixreal.worker.worker import Worker, WorkerSettings
+    from helixreal.worker.settings import WorkerSettings
+    from helixreal.worker.worker import Worker
     from helixsim.errors import InputError
 
     start_logging(node)

@@ -74,12 +74,6 @@ class Attempt:
         request, generation = self.request, self.generation
         start, num_tokens = request.num_computed_tokens, request.num_new_tokens
         prefill = request.is_prefill
-        sampling_params = None
-        sampling = generation.sampling
-        if prefill and sampling is not GREEDY:
-            sampling_params = messages.SamplingParams(
-                sampling.temperature, sampling.top_p, sampling.seed
-            )
         sent = messages.Pass(
             self.key,
             start,
@@ -87,9 +81,34 @@ class Attempt:
             prefill,
             not prefill or start + num_tokens == request.num_tokens,
             self.route if prefill else None,
-            sampling_params,
+            self._sampling_params() if prefill else None,
         )
         return sent, generation.tokens[start : start + num_tokens]
+
+    def whole(self) -> tuple[messages.Pass, Sequence[int]]:
+        """All that the first node needs where decodes loop, and the token ids that are known."""
+        request, tokens = self.request, self.generation.tokens
+        left = request.num_decodes + 1 - request.num_output_tokens
+        answer = messages.Answer(left, request.priority, request.arrival_s)
+        sent = messages.Pass(
+            self.key,
+            0,
+            len(tokens),
+            True,
+            True,
+            self.route,
+            self._sampling_params(),
+            self.first,
+            left == 1,
+            answer,
+        )
+        return sent, tokens
+
+    def _sampling_params(self) -> messages.SamplingParams | None:
+        sampling = self.generation.sampling
+        if sampling is GREEDY:
+            return None
+        return messages.SamplingParams(sampling.temperature, sampling.top_p, sampling.seed)
 
 
 PromptMaker = Callable[[int, int], "array[int]"]

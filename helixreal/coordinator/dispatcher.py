@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
+from typing import NamedTuple
 
 from helixreal.coordinator.attempts import Attempt, Generation, PromptMaker
 from helixreal.coordinator.events import EventLog
@@ -28,6 +29,7 @@ from helixsim.control.actions import (
     RequestFailed,
     RequestPreempted,
     RunStarted,
+    TokensReturned,
 )
 from helixsim.control.control_plane import ControlPlane
 from helixsim.control.routing.policy import Rejection, complete_route
@@ -86,6 +88,13 @@ def _no_listener(request: Request, how: object) -> None:
     """Default of `LiveRecorder.on_end`."""
 
 
+class _Returned(NamedTuple):
+    """Passes to report in one event: requests in order, and when each returned."""
+
+    requests: dict[Request, None]
+    times_s: list[float]
+
+
 class Dispatcher:
     """Carries out the coordinator's actions: sends passes, processes returned passes, keeps tokens.
 
@@ -128,6 +137,7 @@ class Dispatcher:
         self._topology = control_plane.topology
         self._policy = control_plane.policy
         self._coordinator = control_plane.coordinator
+        self._loops = control_plane.decodes_loop
         self._transport = transport
         self._membership = membership
         self._links = links
@@ -136,7 +146,7 @@ class Dispatcher:
         self._slack_s = slack_s
         self._numbers = count()
         self._pending_arrivals: list[tuple[float, float, int, Request]] = []
-        self._returning: list[tuple[float, int, int, int]] = []
+        self._returning: list[tuple[float, int, Sequence[int], Sequence[int]]] = []
         self._keys = count(1)
         self._attempts: dict[int, Attempt] = {}
         self._attempt_of: dict[Request, Attempt] = {}
@@ -219,28 +229,54 @@ class Dispatcher:
 
     def passes_done(self, done: messages.Done, now: float) -> None:
         """Queue passes that have left the last layer, to be processed when they are due."""
-        for place, (key, token) in enumerate(zip(done.keys, done.tokens, strict=True)):
-            due = done.due_s[place] if done.due_s else now
-            heappush(self._returning, (due, next(self._numbers), key, token))
+        if len(done.due_s) < 2:
+            due = done.due_s[0] if done.due_s else now
+            heappush(self._returning, (due, next(self._numbers), done.keys, done.tokens))
+            return
+        for due, key, token in zip(done.due_s, done.keys, done.tokens, strict=True):
+            heappush(self._returning, (due, next(self._numbers), (key,), (token,)))
 
     def _process_done(self, until: float, floor: float) -> None:
         """Process the returned passes that are due at `until`, at times not before `floor`."""
-        requests: list[Request] = []
-        times: list[float] = []
+        returned = _Returned({}, [])
         while self._returning and self._returning[0][0] <= until:
-            due, _, key, token = heappop(self._returning)
-            attempt = self._attempts.get(key)
-            if attempt is None:
-                continue  # a pass of an attempt that has ended
+            due, _, keys, tokens = heappop(self._returning)
             floor = self._last_s = max(floor, due)
-            request = attempt.request
-            self._events.pass_returned(request, floor)
-            if not request.is_prefill or request.is_last_chunk:
-                self._append_token(attempt, token, floor)
-            requests.append(request)
-            times.append(floor)
-        if requests:
+            for key, token in zip(keys, tokens, strict=True):
+                attempt = self._attempts.get(key)
+                if attempt is not None and attempt.request in returned.requests:
+                    # A request is named once in an event.
+                    returned = self._report(returned)
+                    attempt = self._attempts.get(key)
+                if attempt is None:
+                    continue  # a pass of an attempt that has ended
+                request = attempt.request
+                self._events.pass_returned(request, floor)
+                if not request.is_prefill or request.is_last_chunk:
+                    self._append_token(attempt, token, floor)
+                returned.requests[request] = None
+                returned.times_s.append(floor)
+        self._report(returned)
+
+    def _report(self, returned: _Returned) -> _Returned:
+        """Report passes that have returned; what is to be reported then: nothing yet."""
+        requests, times = list(returned.requests), returned.times_s
+        if not requests:
+            return returned
+        if not self._loops:
             self._handle(PassesReturned(requests, times), times[-1])
+            return _Returned({}, [])
+        for request in requests:
+            # The decode that the token begins is in progress.
+            request.num_computed_tokens += request.num_new_tokens
+            request.num_new_tokens = 1
+            request.num_generated_tokens += 1
+            request.is_prefill = False
+        self._handle(TokensReturned(requests, times), times[-1])
+        for request, at in zip(requests, times, strict=True):
+            if request in self._attempt_of:
+                self._events.pass_sent(request, at)
+        return _Returned({}, [])
 
     def _append_token(self, attempt: Attempt, token: int, now: float) -> None:
         """Append the next token to an answer; a stop token ends the answer."""
@@ -286,6 +322,8 @@ class Dispatcher:
         attempt.route = [
             messages.Stage(stage.node, stage.start_layer, stage.end_layer) for stage in route.stages
         ]
+        if self._loops:
+            request.split_prefill(None)  # nodes split it
         self._attempts[attempt.key] = self._attempt_of[request] = attempt
         self._events.route_assigned(request)
 
@@ -295,7 +333,7 @@ class Dispatcher:
         due_s: list[float] = []
         link = self._links[first]
         for attempt, at in group:
-            sent, tokens = attempt.next_pass()
+            sent, tokens = attempt.whole() if self._loops else attempt.next_pass()
             passes.append(sent)
             token_ids += tokens
             due_s += link.arrival_times(at, [sent.num_tokens])

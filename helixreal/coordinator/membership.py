@@ -12,12 +12,20 @@ from typing import TYPE_CHECKING
 from helixreal.net import messages
 from helixreal.net.clock import Clock, this_host
 from helixreal.net.transport import Transport
-from helixreal.worker.emulation import curve_of, engine_json, limits_of, machine_of
+from helixreal.worker.emulation import (
+    curve_of,
+    engine_json,
+    limits_of,
+    machine_of,
+    operators_json,
+)
 from helixsim.control.control_plane import node_scheduler_name, performance_model
+from helixsim.control.node_schedulers import NODE_SCHEDULERS, decodes_loop
 from helixsim.control.routing import Policy
 from helixsim.errors import HelixError, InputError
 from helixsim.physics.performance_model import PerformanceModel
 from helixsim.placement.topology import PlacedLink, Topology
+from helixsim.placement.ways_back import way_back
 from helixsim.scenario.resolved import Scenario
 
 if TYPE_CHECKING:
@@ -266,6 +274,7 @@ class Membership:
         self._settings = settings
         self._max_context_tokens = max_context_tokens
         self._reports_transits = reports_transits
+        self._loops = decodes_loop(NODE_SCHEDULERS.get(node_scheduler_name(scenario)))
         self._policy: Policy | None = None
         self._by_name = {node.name: node.index for node in topology.nodes}
         self._next_alive_s = 0.0
@@ -342,6 +351,7 @@ class Membership:
             host=this_host(),
             emulate_links=emulated,
             report_transits=self._reports_transits,
+            operators=operators_json(placed.profile.operators),
         )
 
     def on_ready(self, ready: messages.Ready) -> None:
@@ -369,11 +379,28 @@ class Membership:
         for link in self._topology.incoming[worker.placed.index]:
             if link.source != self._topology.coordinator:
                 self._transport.send(self.workers[link.source].name, messages.Peers([peer], []))
+        for last in self.workers:
+            if worker.placed.index in self._ways_back_from(last.placed):
+                self._transport.send(last.name, messages.Peers([peer], []))
+
+    def _ways_back_from(self, node: PlacedNode) -> list[int]:
+        """The first nodes of routes that may end at a node, where decodes loop."""
+        num_layers = self._topology.llm.num_layers
+        if not self._loops or node.end_layer < num_layers or node.start_layer == 0:
+            return []
+        return [
+            first.index
+            for first in self._topology.nodes
+            if first.start_layer == 0 and first.end_layer < num_layers
+        ]
 
     def _peers(self, worker: WorkerHandle, policy: Policy) -> messages.Peers:
-        topology = self._topology
+        topology, network = self._topology, self._scenario.cluster.network
         outgoing = topology.outgoing[worker.placed.index]
-        others = [self.workers[link.target] for link in outgoing if link.target < len(self.workers)]
+        firsts = self._ways_back_from(worker.placed)
+        ways = [way_back(topology, network, worker.placed.index, first) for first in firsts]
+        targets = [link.target for link in outgoing if link.target < len(self.workers)]
+        others = [self.workers[target] for target in dict.fromkeys([*targets, *firsts])]
         return messages.Peers(
             [
                 messages.Peer(other.placed.index, other.name, other.address)
@@ -388,6 +415,12 @@ class Membership:
                     link.bytes_per_token,
                 )
                 for link in outgoing
+            ],
+            [
+                messages.OutLink(
+                    first, way.bandwidth_bytes_per_s, way.latency_s, way.bytes_per_token
+                )
+                for first, way in zip(firsts, ways, strict=True)
             ],
         )
 

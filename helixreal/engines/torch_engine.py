@@ -16,7 +16,7 @@ from helixreal.engines.llama import LlamaLayer, RmsNorm, rotary_table
 from helixreal.engines.model_config import VALUE_BYTES, LlamaConfig, read_llama_config
 from helixreal.engines.paged_attention import AttentionBatch, Span
 from helixreal.engines.sampling import choose_tokens
-from helixsim.control.kv_cache import PagedKvCache
+from helixsim.control.prefix_cache import PrefixCache
 from helixsim.errors import InputError
 
 _FREE_SHARE = 0.5
@@ -99,7 +99,7 @@ class TorchEngine:
                 f"{memory_bytes} bytes for KV caches are less than one block: {spec.block_tokens} "
                 f"tokens on {spec.num_held} layers take {block_bytes}"
             )
-        self.kv = PagedKvCache(self.kv_blocks, spec.block_tokens, clear=self._clear_blocks)
+        self.kv = PrefixCache(self.kv_blocks, spec.block_tokens, clear=self._clear_blocks)
         # Not cleared here: CPU memory is allocated when it is first written.
         self._cache = torch.empty(
             (

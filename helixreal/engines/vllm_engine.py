@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helixreal.engines.engine import Buffer, EngineSpec, Payload, Row
-from helixsim.control.kv_cache import PagedKvCache
+from helixsim.control.prefix_cache import PrefixCache
 from helixsim.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class VllmEngine:
         self._stage = _start(spec, self._max_rows)
         self.block_tokens = self._stage.block_tokens
         self.kv_blocks = self._stage.num_blocks - 1
-        self.kv = PagedKvCache(
+        self.kv = PrefixCache(
             self.kv_blocks, self.block_tokens, first_block=1, clear=self._stage.clear
         )
         self._buffer_bytes_per_token = self._stage.hidden_size * _VALUE_BYTES[spec.dtype]
@@ -85,12 +85,15 @@ class VllmEngine:
         """Run the layers ``[start_layer, end_layer)`` on a batch whose KV blocks are allocated."""
         import torch
 
-        # Some of vLLM's attention back ends need decodes before longer rows.
-        order = sorted(range(len(rows)), key=lambda index: rows[index].num_tokens > 1)
         payloads: list[Payload] = [None] * len(rows)
         with torch.inference_mode():
+            # Parts keep the order: a row may read blocks that one before it writes.
             for first in range(0, len(rows), self._max_rows):
-                part = order[first : first + self._max_rows]
+                # Some of vLLM's attention back ends need decodes before longer rows.
+                part = sorted(
+                    range(first, min(first + self._max_rows, len(rows))),
+                    key=lambda index: rows[index].num_tokens > 1,
+                )
                 done = self._run([rows[index] for index in part], start_layer, end_layer)
                 for index, payload in zip(part, done, strict=True):
                     payloads[index] = payload

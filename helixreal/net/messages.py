@@ -1,44 +1,22 @@
-"""Messages between the processes of a cluster, and their encoding as frames.
-
-A message is a header, followed by the number of raw frames that the header states. The first frame
-begins with the four bytes of :data:`PREFIX`, which contain the version, and four bytes with the
-length of the header, a MessagePack array of one of the types below. A single small raw frame
-follows in the same ZeroMQ frame, which is faster than a second frame. Received data is never
-executed: it decodes to one of these types, with values within their bounds, or it is refused.
-"""
+"""Messages between the processes of a cluster; :mod:`helixreal.net.encoding` makes them frames."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
 
-from helixsim.errors import HelixError
-
-VERSION = 2
-PREFIX = b"hx" + VERSION.to_bytes(2, "big")
-MAX_HEADER_BYTES = 8_000_000
-MAX_BODY_BYTES = 2_000_000_000
-MAX_INLINE_BYTES = 65_536
 MAX_FRAMES = 64
-MAX_TIME_S = 1e15
-
-_LENGTH_BYTES = 4
-_START = len(PREFIX) + _LENGTH_BYTES
 
 Frame = bytes | bytearray | memoryview
 
 Index = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 Key = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-Tokens = Annotated[int, msgspec.Meta(ge=0, le=100_000_000)]
+TokenId = Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)]
+NumTokens = Annotated[int, msgspec.Meta(ge=0, le=100_000_000)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Text = Annotated[str, msgspec.Meta(max_length=20_000)]
 Address = Annotated[str, msgspec.Meta(pattern=r"^tcp://.{3,300}$")]
-
-
-class WireError(HelixError):
-    """A message that cannot be decoded; it is refused."""
 
 
 class Message(msgspec.Struct, array_like=True, tag=True, forbid_unknown_fields=True):
@@ -84,7 +62,7 @@ class Hello(Message):
 class Curve(Part):
     """A latency profile: seconds of one layer against batched tokens."""
 
-    tokens: list[Tokens]
+    tokens: list[NumTokens]
     seconds: list[float]
 
 
@@ -183,6 +161,8 @@ class Assignment(Message):
         Whether messages arrive after the transfer times of the scenario's links.
     report_transits
         Whether heartbeats report transit times of passes.
+    operators
+        The operator tables of its machine type for the LLM, as JSON; empty without.
     """
 
     node: Index
@@ -198,7 +178,7 @@ class Assignment(Message):
     physics: Name
     node_scheduler: Name
     engine_costs: Annotated[str, msgspec.Meta(max_length=1_000_000)]
-    max_context_tokens: Tokens
+    max_context_tokens: NumTokens
     heartbeat_s: float
     missing_s: float
     time_scale: float
@@ -207,6 +187,7 @@ class Assignment(Message):
     host: Text
     emulate_links: bool
     report_transits: bool
+    operators: Annotated[str, msgspec.Meta(max_length=4_000_000)] = ""
 
 
 class Ready(Message):
@@ -219,10 +200,17 @@ class Ready(Message):
 
 
 class Peers(Message):
-    """Current addresses of other workers, and the links that leave the receiver's node."""
+    """Current addresses of other workers, and the links that leave the receiver's node.
+
+    Attributes
+    ----------
+    ways_back
+        Where decodes loop: from a last node of routes to the first nodes, for tokens.
+    """
 
     peers: list[Peer]
     links: list[OutLink]
+    ways_back: list[OutLink] = []
 
 
 # -- work --------------------------------------------------------------------------------------
@@ -244,8 +232,24 @@ class SamplingParams(Part):
     seed: int | None
 
 
+class Answer(Part):
+    """What the first node of a route needs to go on by itself, where decodes loop.
+
+    Attributes
+    ----------
+    max_tokens
+        Tokens to generate, at most.
+    priority, arrival_s
+        See :class:`helixsim.requests.Request`.
+    """
+
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
+    priority: int
+    arrival_s: float
+
+
 class Pass(Part):
-    """One pass of a request.
+    """One pass of a request or, from the coordinator where decodes loop, the whole of it.
 
     Attributes
     ----------
@@ -263,15 +267,24 @@ class Pass(Part):
         For a prefill: the stages from the receiver on. Decodes take the route of their prefill.
     sampling_params
         For a prefill: the sampling parameters; None for greedy sampling.
+    first
+        For a prefill where decodes loop: number of the first node of the route.
+    is_last
+        Where decodes loop: whether the pass yields the last token of the answer.
+    answer
+        For a whole request: what is to be generated.
     """
 
     key: Key
-    position: Tokens
+    position: NumTokens
     num_tokens: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
     is_prefill: bool
     wants_token: bool
     route: list[Stage] | None = None
     sampling_params: SamplingParams | None = None
+    first: Index = 0
+    is_last: bool = False
+    answer: Answer | None = None
 
 
 class Work(Message):
@@ -306,12 +319,35 @@ class Work(Message):
 
 
 class Done(Message):
-    """Passes that have left the last layer, and their sampled tokens (-1 for none)."""
+    """Passes that have left the last layer, and their sampled tokens (-1 for none).
+
+    Attributes
+    ----------
+    due_s
+        Arrival times over an emulated link: one for each, or one for all; empty otherwise.
+    """
 
     sender: Index
     keys: list[Key]
-    tokens: list[int]
+    tokens: list[TokenId]
     due_s: list[float]
+
+
+class Tokens(Message):
+    """Passes that have left the last layer, for the first node of their route to go on with.
+
+    Attributes
+    ----------
+    tokens
+        The sampled tokens; -1 for chunks that yield none.
+    due_s
+        Arrival time over an emulated way back; None otherwise.
+    """
+
+    sender: Index
+    keys: list[Key]
+    tokens: list[TokenId]
+    due_s: float | None
 
 
 class Drop(Message):
@@ -407,6 +443,7 @@ AnyMessage = (
     | Peers
     | Work
     | Done
+    | Tokens
     | Drop
     | OutOfBlocks
     | Failure
@@ -415,93 +452,3 @@ AnyMessage = (
     | Shutdown
     | Stop
 )
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(AnyMessage)
-
-
-def encode(message: Message, frames: Sequence[Frame] = ()) -> list[Frame]:
-    """Encode a message and its raw frames."""
-    header = _encoder.encode(message)
-    start = PREFIX + len(header).to_bytes(_LENGTH_BYTES, "big") + header
-    if len(frames) == 1 and len(frames[0]) <= MAX_INLINE_BYTES:
-        return [b"".join((start, frames[0]))]
-    return [start, *frames]
-
-
-def decode(parts: Sequence[Frame]) -> tuple[AnyMessage, list[Frame]]:
-    """Decode received frames to a message and its raw frames.
-
-    Raises
-    ------
-    WireError
-        If they are not a message of this version, or have a wrong size.
-    """
-    if not parts:
-        raise WireError("an empty message")
-    message, inline = decode_first(parts[0])
-    frames = [*inline, *parts[1:]]
-    check_frames(message, frames)
-    return message, frames
-
-
-def decode_first(first: Frame) -> tuple[AnyMessage, list[Frame]]:
-    """Decode the first frame of a message to the message and the raw frame in it, if any.
-
-    Raises
-    ------
-    WireError
-        If it is not a message of this version.
-    """
-    if first[:4] != PREFIX:
-        if first[:2] != PREFIX[:2]:
-            raise WireError("not a message of helixreal")
-        raise WireError(
-            f"a message of version {int.from_bytes(first[2:4], 'big')}; this is {VERSION}: run "
-            "the same release of helixsim everywhere"
-        )
-    end = _START + int.from_bytes(first[4:_START], "big")
-    if not _START <= end <= min(len(first), _START + MAX_HEADER_BYTES):
-        raise WireError(f"a header of {end - _START} bytes in a frame of {len(first)}")
-    view = memoryview(first)
-    try:
-        message: AnyMessage = _decoder.decode(view[_START:end])
-    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
-        raise WireError(f"a header that cannot be read: {error}") from error
-    _check(message)
-    return message, [view[end:]] if end < len(first) else []
-
-
-def check_frames(message: AnyMessage, frames: Sequence[Frame]) -> None:
-    """Check the number and the size of the raw frames after a header.
-
-    Raises
-    ------
-    WireError
-        If the number differs from the header's, or the frames are too large.
-    """
-    if len(frames) != message.num_frames:
-        raise WireError(f"{len(frames)} raw frames; {message.num_frames} were announced")
-    if sum([len(frame) for frame in frames]) > MAX_BODY_BYTES:
-        raise WireError(f"more than {MAX_BODY_BYTES} bytes")
-
-
-def _check(message: object) -> None:
-    """Check what types do not express: equal lengths of columns, and the range of times."""
-    times: Sequence[float] = ()
-    if isinstance(message, Work):
-        if message.due_s and len(message.due_s) != len(message.passes):
-            raise WireError("the numbers of due times and passes differ")
-        if not message.passes:
-            raise WireError("work without passes")
-        times = (*message.due_s, message.sent_s)
-    elif isinstance(message, Done):
-        if len(message.keys) != len(message.tokens) or (
-            len(message.due_s) not in (0, len(message.keys))
-        ):
-            raise WireError("columns of different lengths")
-        times = message.due_s
-    elif isinstance(message, Heartbeat):
-        times = (message.busy_s, message.stuck_s, message.lag_s, *message.sent_bytes)
-    if not all(0 <= each < MAX_TIME_S for each in times):
-        raise WireError("a time or an amount out of range")

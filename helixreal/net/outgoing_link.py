@@ -94,6 +94,21 @@ class OutgoingLink:
         self.num_requests += len(sizes)
         return [self._arrival_s(now, size) for size in sizes] if self._is_emulated else []
 
+    def carry_tokens(self, num_tokens: int, now: float) -> float | None:
+        """Count tokens that are sent now as one message; when it arrives, where emulated.
+
+        The same rule as the simulator's: tokens do not occupy the machine's sending side.
+        """
+        num_bytes = num_tokens * self._bytes_per_token
+        self.num_bytes += num_bytes
+        self.num_requests += num_tokens
+        if not self._is_emulated:
+            return None
+        self._free_s = max(self._free_s, now)
+        if self._bandwidth > 0:
+            self._free_s += num_bytes / self._bandwidth
+        return self._free_s + self._latency_s
+
     def _arrival_s(self, now: float, num_bytes: float) -> float:
         transmission_s = num_bytes / self._bandwidth if self._bandwidth > 0 else 0.0
         if self._sender is None:

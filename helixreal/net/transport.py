@@ -19,8 +19,9 @@ import zmq
 import zmq.auth
 from zmq.auth.thread import ThreadAuthenticator
 
-from helixreal.net import messages
-from helixreal.net.messages import AnyMessage, Frame, Message, WireError
+from helixreal.net import encoding
+from helixreal.net.encoding import WireError
+from helixreal.net.messages import AnyMessage, Frame, Message
 from helixsim.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ class Transport:
             self._inbox.curve_server = True
         self._inbox.setsockopt(zmq.LINGER, 0)
         self._inbox.setsockopt(zmq.RCVHWM, _HIGH_WATER)
-        self._inbox.setsockopt(zmq.MAXMSGSIZE, messages.MAX_BODY_BYTES)
+        self._inbox.setsockopt(zmq.MAXMSGSIZE, encoding.MAX_BODY_BYTES)
         self._inbox.setsockopt(zmq.IPV6, 1 if "[" in bind else 0)
         host, _, port = bind.removeprefix("tcp://").rpartition(":")
         try:
@@ -217,7 +218,7 @@ class Transport:
         if socket is None:
             self.num_lost += 1
             return False
-        parts = messages.encode(message, frames)
+        parts = encoding.encode(message, frames)
         try:
             if len(parts) == 1:
                 socket.send(parts[0], zmq.NOBLOCK)
@@ -246,7 +247,7 @@ class Transport:
             while inbox.getsockopt(zmq.RCVMORE):
                 parts.append(inbox.recv(copy=False).buffer)
             try:
-                received = messages.decode(parts)
+                received = encoding.decode(parts)
             except WireError as error:
                 self.refuse(str(error))
             else:

@@ -25,6 +25,7 @@ from helixsim.profiles.machine import (
     MachineProfile,
     PlannerHints,
 )
+from helixsim.profiles.operators import OperatorTables
 
 
 def performance_model_of(assignment: messages.Assignment) -> PerformanceModel:
@@ -100,6 +101,7 @@ def placed_node(name: str, assignment: messages.Assignment) -> PlacedNode:
             capacities={num_layers: capacity},
             max_layers=num_layers,
             hints=PlannerHints(num_layers, num_layers, 1.0),
+            operators=_operators(assignment.operators),
         ),
         capacity=capacity,
     )
@@ -125,6 +127,15 @@ def limits_of(capacity: Capacity) -> messages.Limits:
         capacity.max_decode_tokens,
         capacity.max_decode_context,
     )
+
+
+def operators_json(tables: OperatorTables | None) -> str:
+    """Operator tables as JSON for a message; empty without."""
+    return "" if tables is None else msgspec.json.encode(tables).decode()
+
+
+def _operators(text: str) -> OperatorTables | None:
+    return msgspec.json.decode(text, type=OperatorTables) if text else None
 
 
 def curve_of(profile: LatencyProfile) -> messages.Curve:

@@ -17,6 +17,7 @@ from helixreal.engines.engine import GREEDY, Payload, Row, Sampling
 from helixreal.net.messages import Stage
 from helixreal.worker.runner import PassRows, Runner
 from helixsim.control.node_schedulers import NodeScheduler
+from helixsim.control.prefix_cache import PrefixCache
 from helixsim.requests import Request
 from helixsim.steps import Batch, Step
 
@@ -40,6 +41,8 @@ class SequenceState(Request):
         The stages after this node.
     sampling
         How its tokens are sampled.
+    first
+        Where decodes loop: number of the first node of its route.
     payload, wants_token, sender, sent_on_s
         Payload of the pass, whether the last stage samples a token, the machine that sent the
         pass, and the time of sending.
@@ -48,6 +51,7 @@ class SequenceState(Request):
     __slots__ = (
         "end_layer",
         "entry_layer",
+        "first",
         "key",
         "next_stages",
         "payload",
@@ -71,13 +75,15 @@ class SequenceState(Request):
         self.end_layer = end_layer
         self.next_stages = next_stages
         self.sampling = sampling
+        self.first = 0
         self.payload: Payload = None
         self.wants_token = True
         self.sender = TO_COORDINATOR
         self.sent_on_s = 0.0
 
-    def begin_pass(self, arrived: ArrivingPass) -> None:
+    def begin_pass(self, arrived: ArrivingPass | int) -> None:
         """Set the fields of the current pass."""
+        assert isinstance(arrived, ArrivingPass)
         self.is_prefill = arrived.is_prefill
         self.num_computed_tokens = arrived.position
         self.num_new_tokens = arrived.num_tokens
@@ -108,6 +114,8 @@ class ArrivingPass:
         Tokens in the KV cache before the pass.
     num_tokens
         Tokens of the pass.
+    is_last
+        Where decodes loop: whether it yields the last token of the answer.
     """
 
     position: int
@@ -117,6 +125,7 @@ class ArrivingPass:
     wants_token: bool
     sender: int = TO_COORDINATOR
     sent_on_s: float = 0.0
+    is_last: bool = False
 
 
 class Outbox(Protocol):
@@ -124,6 +133,14 @@ class Outbox(Protocol):
 
     def send_passes(self, target: int, sequences: list[SequenceState], now: float) -> None:
         """Send passes to the next node, or :data:`TO_COORDINATOR`."""
+        ...
+
+    def send_tokens(self, keys: list[int], tokens: list[int], now: float) -> None:
+        """Send tokens of answers to the coordinator, where decodes loop."""
+        ...
+
+    def send_back(self, first: int, keys: list[int], tokens: list[int], now: float) -> None:
+        """Send tokens, -1 for none, to the first node of their routes, where decodes loop."""
         ...
 
     def out_of_blocks(self, keys: list[int]) -> None:
@@ -179,12 +196,14 @@ class NodeExecutor:
         self._runner = runner
         self._outbox = outbox
         self._slack_s = runner.slack_s * time_scale
-        self._arrivals: list[tuple[float, int, SequenceState, ArrivingPass]] = []
+        self._poll_s = runner.poll_s
+        self._arrivals: list[tuple[float, int, SequenceState, ArrivingPass | int]] = []
         self._numbers = count()
         self._step: Step | None = None
         self._passes: list[tuple[int, PassRows]] = []
         self._began_s = 0.0
         self._dropped: dict[int, None] = {}
+        self._gone: set[SequenceState] = set()
         self._must_schedule = False
         self.sequences: dict[int, SequenceState] = {}
         self.gauges = Gauges()
@@ -192,28 +211,33 @@ class NodeExecutor:
 
     # -- arrivals and drops --------------------------------------------------------------------
 
-    def add_arrival(self, sequence: SequenceState, arriving: ArrivingPass, due_s: float) -> None:
-        """Add a pass that arrives at time `due_s`."""
+    def add_arrival(
+        self, sequence: SequenceState, arriving: ArrivingPass | int, due_s: float
+    ) -> None:
+        """Add a pass, or a token that has come back, that arrives at time `due_s`."""
         heappush(self._arrivals, (due_s, next(self._numbers), sequence, arriving))
 
     def drop(self, keys: Sequence[int]) -> None:
         """Drop requests. Their passes in the running step complete, but are not sent on.
 
-        Their blocks are free at once: no blocks are allocated while a step runs.
+        While a step runs, the engine reads block tables: blocks are released when its pass ends.
         """
         for key in keys:
             self._dropped[key] = None
         while len(self._dropped) > _DROPPED_REMEMBERED:
             del self._dropped[next(iter(self._dropped))]
-        gone = {self.sequences.pop(key) for key in keys if key in self.sequences}
-        if not gone:
-            return
+        self._gone.update([self.sequences.pop(key) for key in keys if key in self.sequences])
+        if self._gone and self._step is None:
+            self._must_schedule = self._take_out_gone()
+
+    def _take_out_gone(self) -> bool:
+        """Take dropped requests out of the scheduler; whether others may run now."""
+        gone, self._gone = self._gone, set()
         kv = self.scheduler.kv
         num_free = 0 if kv is None else kv.num_free
         self.scheduler.drop_unless(lambda request: request not in gone)
-        if kv is not None and kv.num_free > num_free:
-            # Waiting requests may fit into the freed blocks.
-            self._must_schedule = self._step is None and self.scheduler.num_waiting > 0
+        # Waiting requests may fit into the freed blocks.
+        return kv is not None and kv.num_free > num_free and self.scheduler.num_waiting > 0
 
     def was_dropped(self, key: int) -> bool:
         """Whether a request was dropped: a pass of it that still arrives would hold its blocks."""
@@ -231,7 +255,7 @@ class NodeExecutor:
 
     def _noticed_at(self, arrival_s: float) -> float:
         """When an idle node notices an arrival: at the end of the round of polling."""
-        round_s = self._runner.poll_s
+        round_s = self._poll_s
         if not round_s:
             return arrival_s
         rounds = ceil((arrival_s - self._began_s) / round_s)
@@ -260,7 +284,7 @@ class NodeExecutor:
 
     def _admit_arrivals(self, now: float) -> None:
         """Pass arrived requests to the scheduler, in order of arrival."""
-        layer, group = -1, list[Request]()
+        layer, group = 0, list[Request]()
         while self._arrivals and self._arrivals[0][0] <= now:
             _, _, sequence, arriving = heappop(self._arrivals)
             if self.sequences.get(sequence.key) is not sequence:
@@ -310,6 +334,8 @@ class NodeExecutor:
         """Finish the current pass, and send on the requests that leave the node."""
         step = self._step
         assert step is not None
+        if self._gone:
+            self._take_out_gone()
         number, rows = self._passes.pop(0)
         outcome = self._runner.finish()
         self.gauges.busy_s += max(now - self._began_s, 0.0)
@@ -325,6 +351,8 @@ class NodeExecutor:
             )
             for left in range(number, len(step.passes)):
                 self.scheduler.finish_pass(step, left)
+            if isinstance(self.scheduler.kv, PrefixCache):
+                self.scheduler.kv.distrust()
             self._outbox.failed(keys, f"{type(outcome.failure).__name__}: {outcome.failure}")
             return
         for sequence, row in rows.rows.items():

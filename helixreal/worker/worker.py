@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
-import struct
 import time
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from math import ceil
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 import zmq
 
 from helixreal.engines import EMULATED, make_engine
-from helixreal.engines.engine import GREEDY, Engine, EngineSpec, Sampling
+from helixreal.engines.engine import Engine
 from helixreal.net import messages
 from helixreal.net.clock import Clock, this_host
 from helixreal.net.messages import Frame
 from helixreal.net.outgoing_link import EmulatedSender, OutgoingLink
 from helixreal.net.transport import Transport
-from helixreal.worker.emulation import (
-    capacity_of,
-    emulated_runner,
-    emulated_sender,
-    engine_costs_of,
-)
+from helixreal.worker.emulation import emulated_runner, emulated_sender
+from helixreal.worker.looping_executor import NO_TOKEN, LoopingExecutor
 from helixreal.worker.node_executor import (
     TO_COORDINATOR,
     ArrivingPass,
@@ -35,13 +29,11 @@ from helixreal.worker.node_executor import (
     NodeExecutor,
     SequenceState,
 )
+from helixreal.worker.passes import check_route, first_sequence, new_sequence, pass_of, token_lists
 from helixreal.worker.runner import Runner, ThreadRunner
+from helixreal.worker.settings import WorkerSettings, engine_spec, node_scheduler
 from helixsim.cluster import COORDINATOR
-from helixsim.control.node_schedulers import (
-    NODE_SCHEDULERS,
-    NodeScheduler,
-    NodeSchedulerInputs,
-)
+from helixsim.control.node_schedulers import NODE_SCHEDULERS, decodes_loop
 from helixsim.errors import HelixError, InputError
 
 logger = logging.getLogger(__name__)
@@ -49,33 +41,6 @@ logger = logging.getLogger(__name__)
 _HELLO_S = 0.5
 _MAX_WAIT_MS = 100
 _MESSAGES_AT_ONCE = 200
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSettings:
-    """Settings of a worker, known before its assignment.
-
-    Attributes
-    ----------
-    node
-        Name of its node.
-    coordinator
-        Address of the coordinator, ``tcp://host:port``.
-    engine
-        Name of its engine: ``emulated``, ``torch``, ``vllm`` or a registered one.
-    model, device, dtype, kv_memory_bytes, dummy_weights, options
-        See :class:`helixreal.engines.engine.EngineSpec`.
-    """
-
-    node: str
-    coordinator: str
-    engine: str = EMULATED
-    model: str | None = None
-    device: str = "cpu"
-    dtype: str = "float32"
-    kv_memory_bytes: int | None = None
-    dummy_weights: bool = False
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 class Worker:
@@ -101,6 +66,7 @@ class Worker:
         self._sender: EmulatedSender | None = None
         self._executor: NodeExecutor | None = None
         self._links: dict[int, OutgoingLink] = {}
+        self._ways_back: dict[int, OutgoingLink] = {}
         self._names: dict[int, str] = {}
         self._transits: list[messages.Transit] = []
         self._is_ready = False
@@ -160,6 +126,8 @@ class Worker:
         match message:
             case messages.Work():
                 self._on_work(message, frames)
+            case messages.Tokens():
+                self._on_tokens(message)
             case messages.Drop():
                 if self._executor is not None and self._is_ready:
                     self._executor.drop(message.keys)
@@ -197,24 +165,7 @@ class Worker:
         settings = self._settings
         if settings.engine == EMULATED:
             return emulated_runner(settings.node, assignment)
-        spec = EngineSpec(
-            start_layer=assignment.start_layer,
-            end_layer=assignment.end_layer,
-            num_layers=assignment.llm.num_layers,
-            entry_layers=tuple(assignment.entry_layers),
-            model=settings.model,
-            device=settings.device,
-            dtype=settings.dtype,
-            kv_memory_bytes=settings.kv_memory_bytes,
-            max_batch_tokens=max(
-                assignment.limits.max_prompts * assignment.limits.max_prompt_tokens,
-                engine_costs_of(assignment).max_num_batched_tokens,
-            )
-            + assignment.limits.max_decode_tokens,
-            max_context_tokens=assignment.max_context_tokens,
-            dummy_weights=settings.dummy_weights,
-            options=settings.options,
-        )
+        spec = engine_spec(settings, assignment)
 
         def load() -> Engine:
             return make_engine(settings.engine, spec)
@@ -239,8 +190,11 @@ class Worker:
         engine = runner.engine
         if engine is None:
             return
-        self._executor = NodeExecutor(
-            self._make_scheduler(assignment, engine), runner, self, assignment.time_scale
+        settings = self._settings
+        loops = decodes_loop(NODE_SCHEDULERS.get(assignment.node_scheduler))
+        make_executor = LoopingExecutor if loops else NodeExecutor
+        self._executor = make_executor(
+            node_scheduler(settings, assignment, engine), runner, self, assignment.time_scale
         )
         self._is_ready = True
         self._send_to_coordinator(
@@ -248,22 +202,6 @@ class Worker:
                 assignment.node, self._incarnation, engine.kv_blocks, engine.block_tokens
             )
         )
-
-    def _make_scheduler(self, assignment: messages.Assignment, engine: Engine) -> NodeScheduler:
-        """The node scheduler of the scenario, with the KV blocks of the engine."""
-        counts_kv = NODE_SCHEDULERS.get(assignment.node_scheduler).counts_kv
-        is_emulated = self._settings.engine == EMULATED
-        inputs = NodeSchedulerInputs(
-            name=self._settings.node,
-            start_layer=assignment.start_layer,
-            end_layer=assignment.end_layer,
-            entry_layers=assignment.entry_layers,
-            limits=capacity_of(assignment.limits),
-            # Real engines always need blocks, emulated ones where the simulator has them.
-            kv=engine.kv if counts_kv or not is_emulated else None,
-            engine=engine_costs_of(assignment),
-        )
-        return cast("NodeScheduler", NODE_SCHEDULERS.make(assignment.node_scheduler, inputs))
 
     def _on_peers(self, message: messages.Peers) -> None:
         assignment = self._assignment
@@ -279,6 +217,13 @@ class Worker:
                     sender=self._sender,
                     to_coordinator=link.target == assignment.coordinator,
                 )
+        for way in message.ways_back:
+            self._ways_back[way.target] = OutgoingLink(
+                way.bandwidth_bytes_per_s,
+                way.latency_s,
+                way.bytes_per_token,
+                is_emulated=assignment.emulate_links,
+            )
         for peer in message.peers:
             self._names[peer.index] = peer.name
             self._transport.connect(peer.name, peer.address)
@@ -299,7 +244,12 @@ class Worker:
         else:
             payloads = runner.engine.unpack(frames, num_tokens)
         now = self._clock.now()
+        is_first = isinstance(executor, LoopingExecutor) and assignment.start_layer == 0
         for place, (each, payload) in enumerate(zip(work.passes, payloads, strict=True)):
+            due_s = work.due_s[place] if work.due_s else now
+            if is_first:
+                self._on_request(each, payload, work.entry_layer, due_s)
+                continue
             sequence = self._sequence(each, work.entry_layer, assignment)
             if sequence is None:
                 continue
@@ -311,8 +261,45 @@ class Worker:
                 wants_token=each.wants_token,
                 sender=work.sender,
                 sent_on_s=work.sent_s,
+                is_last=each.is_last,
             )
-            executor.add_arrival(sequence, arriving, work.due_s[place] if work.due_s else now)
+            executor.add_arrival(sequence, arriving, due_s)
+
+    def _on_request(
+        self, each: messages.Pass, tokens: array[int], entry_layer: int, due_s: float
+    ) -> None:
+        """Take a whole request, which stays on this node until its answer is complete."""
+        executor, assignment = self._executor, self._assignment
+        assert executor is not None
+        assert assignment is not None
+        if entry_layer:
+            self.failed([each.key], "a route enters a first node behind its first layer")
+            return
+        if each.answer is None or each.route is None or each.key in executor.sequences:
+            raise ValueError("a whole request was expected")
+        if executor.was_dropped(each.key):
+            return
+        self._check_route(each, entry_layer, assignment)
+        if each.num_tokens + each.answer.max_tokens - 1 > assignment.max_context_tokens:
+            most = assignment.max_context_tokens
+            self.failed([each.key], f"the request has more than {most} tokens")
+            return
+        sequence = executor.sequences[each.key] = first_sequence(each, tokens)
+        executor.add_arrival(sequence, NO_TOKEN, due_s)
+
+    def _on_tokens(self, message: messages.Tokens) -> None:
+        """Take requests back from the last node of their route."""
+        if isinstance(self._executor, LoopingExecutor):
+            due_s = self._clock.now() if message.due_s is None else message.due_s
+            self._executor.take_back(message.keys, message.tokens, due_s)
+
+    def _check_route(
+        self, each: messages.Pass, entry_layer: int, assignment: messages.Assignment
+    ) -> None:
+        check_route(each, entry_layer, assignment)
+        assert each.route is not None
+        if each.route[1:] and each.route[1].node not in self._links:
+            raise ValueError("the route has no link to its next node")
 
     def _sequence(
         self, each: messages.Pass, entry_layer: int, assignment: messages.Assignment
@@ -324,27 +311,14 @@ class Worker:
             raise ValueError(f"the request has more than {assignment.max_context_tokens} tokens")
         if each.route is None:
             return sequences.get(each.key)
-        here = each.route[0] if each.route else None
-        if here is None or (here.node, here.start_layer) != (assignment.node, entry_layer):
-            raise ValueError("the route does not begin at this node")
-        if here.end_layer != assignment.end_layer:
-            raise ValueError("the route leaves before the node's last layer")
-        if (len(each.route) == 1) != (here.end_layer == assignment.llm.num_layers):
-            raise ValueError("the route does not end at the last layer")
         if self._executor.was_dropped(each.key):
             return None
         if each.key not in sequences:
-            if each.route[1:] and each.route[1].node not in self._links:
-                raise ValueError("the route has no link to its next node")
-            params = each.sampling_params
-            sampling = GREEDY
-            if params is not None:
-                sampling = Sampling(
-                    temperature=params.temperature, top_p=params.top_p, seed=params.seed
-                )
-            sequences[each.key] = SequenceState(
-                each.key, entry_layer, here.end_layer, each.route[1:], sampling
-            )
+            self._check_route(each, entry_layer, assignment)
+            loops = isinstance(self._executor, LoopingExecutor)
+            if loops and not each.route[1:] and each.first not in self._ways_back:
+                raise ValueError("there is no way back to the first node of the route")
+            sequences[each.key] = new_sequence(each, entry_layer, loops=loops)
         return sequences[each.key]
 
     # -- outbox of the node executor ---------------------------------------------------------
@@ -377,12 +351,29 @@ class Worker:
             assignment.node,
             sequences[0].end_layer,
             now,
-            [_pass_of(sequence) for sequence in sequences],
+            [pass_of(sequence) for sequence in sequences],
             due_s,
             len(frames),
         )
         if not self._transport.send(self._names.get(target, ""), work, frames):
             logger.warning("%d passes for node %d could not be sent", len(sequences), target)
+
+    def send_tokens(self, keys: list[int], tokens: list[int], now: float) -> None:
+        """Send tokens of answers to the coordinator."""
+        assignment = self._assignment
+        assert assignment is not None
+        due_s = self._links[assignment.coordinator].carry_tokens(len(keys), now)
+        self._send_to_coordinator(
+            messages.Done(assignment.node, keys, tokens, [] if due_s is None else [due_s])
+        )
+
+    def send_back(self, first: int, keys: list[int], tokens: list[int], now: float) -> None:
+        """Send tokens to the first node of their routes."""
+        assert self._assignment is not None
+        due_s = self._ways_back[first].carry_tokens(len(keys), now)
+        message = messages.Tokens(self._assignment.node, keys, tokens, due_s)
+        if not self._transport.send(self._names.get(first, ""), message):
+            logger.warning("%d tokens for node %d could not be sent", len(keys), first)
 
     def out_of_blocks(self, keys: list[int]) -> None:
         """Report preempted requests to the coordinator, which restarts them."""
@@ -449,42 +440,3 @@ class Worker:
             [link.num_requests for link in self._links.values()],
             transits,
         )
-
-
-def _pass_of(sequence: SequenceState) -> messages.Pass:
-    """The pass of a sequence for the next node; a prefill carries its route."""
-    prefill = sequence.is_prefill
-    sampling = sequence.sampling
-    sampling_params = None
-    if prefill and sampling is not GREEDY:
-        sampling_params = messages.SamplingParams(
-            sampling.temperature, sampling.top_p, sampling.seed
-        )
-    return messages.Pass(
-        sequence.key,
-        sequence.num_computed_tokens,
-        sequence.num_new_tokens,
-        prefill,
-        sequence.wants_token,
-        list(sequence.next_stages) if prefill else None,
-        sampling_params,
-    )
-
-
-def token_lists(frames: Sequence[Frame], num_tokens: Sequence[int]) -> list[array[int]]:
-    """Token ids of passes, from one frame of int32.
-
-    Raises
-    ------
-    ValueError
-        If the size of the frame does not match the number of tokens.
-    """
-    if len(frames) != 1 or len(frames[0]) != 4 * sum(num_tokens):
-        raise ValueError("the frame of token ids has a wrong size")
-    ids = array("i", struct.unpack(f"<{sum(num_tokens)}i", frames[0]))
-    lists = []
-    at = 0
-    for tokens in num_tokens:
-        lists.append(ids[at : at + tokens])
-        at += tokens
-    return lists

@@ -48,6 +48,8 @@ class ControlPlane:
         Finds routes.
     coordinator
         Decides what becomes of requests.
+    decodes_loop
+        Whether decodes go on at the nodes by themselves.
     """
 
     topology: Topology
@@ -56,6 +58,7 @@ class ControlPlane:
     view: ClusterView
     policy: Policy
     coordinator: Coordinator
+    decodes_loop: bool
 
 
 def performance_model(scenario: Scenario) -> PerformanceModel:
@@ -161,7 +164,7 @@ def build_control_plane(
         max_waiting=_max_waiting(scenario, performance),
         decodes_loop=loops,
     )
-    return ControlPlane(topology, flow, performance, view, policy, coordinator)
+    return ControlPlane(topology, flow, performance, view, policy, coordinator, loops)
 
 
 def _has_only_whole_nodes(topology: Topology) -> bool:

@@ -6,7 +6,7 @@ blocks that are held and blocks that are free are all blocks, after every operat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator
 
 from helixsim.profiles.spec import BLOCK_TOKENS
 from helixsim.requests import Request, Route
@@ -115,59 +115,6 @@ class KvCache:
         assert 0 <= self.num_free == self.num_blocks - held, (
             f"kv-conserved: {held} blocks held and {self.num_free} free of {self.num_blocks}"
         )
-
-
-class PagedKvCache(KvCache):
-    """A KV cache that also says which blocks a request holds: the block tables of an engine.
-
-    Parameters
-    ----------
-    num_blocks, block_tokens
-        As :class:`KvCache`; every block spans all layers of the node.
-    first_block
-        Number of the first block.
-    clear
-        Called with blocks that are handed out, before anything is written to them.
-    """
-
-    __slots__ = ("_clear", "_free_ids", "_ids", "_tables")
-
-    def __init__(
-        self,
-        num_blocks: int,
-        block_tokens: int,
-        *,
-        first_block: int = 0,
-        clear: Callable[[Sequence[int]], None] | None = None,
-    ) -> None:
-        super().__init__(num_blocks, block_tokens)
-        self._free_ids = list(range(first_block + num_blocks - 1, first_block - 1, -1))
-        self._ids = range(first_block, first_block + num_blocks)
-        self._tables: dict[Hashable, list[int]] = {}
-        self._clear = clear
-
-    def table(self, key: Hashable) -> list[int]:
-        """The blocks of a request, in order of its tokens."""
-        return self._tables.get(key, [])
-
-    def allocate(self, key: Hashable, num_blocks: int) -> None:
-        """Give a request more blocks, which must be free."""
-        super().allocate(key, num_blocks)
-        added = [self._free_ids.pop() for _ in range(num_blocks)]
-        self._tables.setdefault(key, []).extend(added)
-        if self._clear is not None and added:
-            self._clear(added)
-
-    def release(self, key: Hashable) -> bool:
-        """Take all blocks of a request back; whether it had any."""
-        self._free_ids.extend(reversed(self._tables.pop(key, [])))
-        return super().release(key)
-
-    def validate(self) -> None:
-        """Check the invariant ``kv-conserved``, and that no block is in two tables."""
-        super().validate()
-        ids = [*self._free_ids, *(block for table in self._tables.values() for block in table)]
-        assert sorted(ids) == list(self._ids), "kv-conserved: a block is lost or twice"
 
 
 def reserve(kv: KvCache, key: Hashable, num_tokens: int) -> bool:

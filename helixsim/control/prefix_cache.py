@@ -9,7 +9,7 @@ last first, as in vLLM v1 (``vllm/v1/core/block_pool.py``).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from helixsim.control.kv_cache import KvCache
 from helixsim.requests import Request
@@ -17,6 +17,8 @@ from helixsim.requests import Request
 
 class PrefixCache(KvCache):
     """A KV cache whose blocks span all layers of the node, and can be shared.
+
+    It keeps the block tables of an engine. Any key may hold blocks; a request shares them.
 
     Parameters
     ----------
@@ -26,24 +28,29 @@ class PrefixCache(KvCache):
         Number of the first block.
     is_enabled
         Whether blocks are found again; without, they are only counted and numbered.
+    clear
+        Called with blocks that are handed out, before anything is written to them.
 
     Attributes
     ----------
+    is_enabled
+        As the parameter; may be set while no request holds blocks.
     num_hit_tokens, num_asked_tokens
         Tokens of admitted requests: found in the cache, and all.
     """
 
     __slots__ = (
         "_block_of",
+        "_clear",
         "_end",
         "_first",
         "_free",
         "_fresh",
-        "_is_enabled",
         "_key_of",
         "_num_known",
         "_tables",
         "_users",
+        "is_enabled",
         "num_asked_tokens",
         "num_hit_tokens",
     )
@@ -55,33 +62,30 @@ class PrefixCache(KvCache):
         *,
         first_block: int = 0,
         is_enabled: bool = True,
+        clear: Callable[[Sequence[int]], None] | None = None,
     ) -> None:
         super().__init__(num_blocks, block_tokens)
         self._first = self._fresh = first_block
         self._end = first_block + num_blocks
         # Free blocks in order of their use to come; blocks that were never used come before them.
         self._free: OrderedDict[int, None] = OrderedDict()
-        self._is_enabled = is_enabled
-        self._tables: dict[Request, list[int]] = {}
-        self._num_known: dict[Request, int] = {}
+        self._clear = clear
+        self.is_enabled = is_enabled
+        self._tables: dict[Hashable, list[int]] = {}
+        self._num_known: dict[Hashable, int] = {}
         self._users: dict[int, int] = {}
         self._key_of: dict[int, Hashable] = {}
         self._block_of: dict[Hashable, int] = {}
         self.num_hit_tokens = 0
         self.num_asked_tokens = 0
 
-    @property
-    def is_enabled(self) -> bool:
-        """Whether blocks are found again."""
-        return self._is_enabled
-
-    def table(self, request: Request) -> list[int]:
+    def table(self, key: Hashable) -> list[int]:
         """The blocks of a request, in order of its tokens."""
-        return self._tables.get(request, [])
+        return self._tables.get(key, [])
 
     def held(self, key: Hashable) -> int:
         """Blocks that a request holds."""
-        return len(self._tables.get(key, ()))  # type: ignore[call-overload]
+        return len(self._tables.get(key, ()))
 
     def missing(self, key: Hashable, num_tokens: int, entry_layer: int = 0) -> int:
         """Blocks that a request lacks to hold `num_tokens` tokens."""
@@ -92,7 +96,7 @@ class PrefixCache(KvCache):
     def found(self, request: Request, num_tokens: int) -> list[int]:
         """Blocks with the request's first tokens, at most `num_tokens` of them."""
         blocks: list[int] = []
-        if self._is_enabled:
+        if self.is_enabled:
             size, block_of = self.block_tokens, self._block_of
             for number in range(num_tokens // size):
                 block = block_of.get(request.block_key(number, size))
@@ -122,7 +126,7 @@ class PrefixCache(KvCache):
 
     def know(self, request: Request, num_tokens: int) -> None:
         """Take note that the first `num_tokens` tokens of a request stand in its blocks."""
-        if not self._is_enabled:
+        if not self.is_enabled:
             return
         known, full = self._num_known[request], num_tokens // self.block_tokens
         if full <= known:
@@ -135,11 +139,19 @@ class PrefixCache(KvCache):
                 self._key_of[block] = key
         self._num_known[request] = full
 
+    def unlearn(self, request: Request, num_tokens: int) -> None:
+        """Forget what was noted beyond the first `num_tokens` tokens: it is not computed."""
+        table, first = self._tables.get(request, []), num_tokens // self.block_tokens
+        for block in table[first : self._num_known.get(request, 0)]:
+            if block in self._key_of:
+                del self._block_of[self._key_of.pop(block)]
+        if request in self._num_known:
+            self._num_known[request] = min(self._num_known[request], first)
+
     # -- blocks come and go --------------------------------------------------------------------
 
     def allocate(self, key: Hashable, num_blocks: int) -> None:
         """Give a request more blocks, which must be free."""
-        assert isinstance(key, Request)
         assert num_blocks <= self.num_free, "kv-conserved: blocks that are not free"
         table = self._tables.get(key)
         if table is None:
@@ -157,13 +169,15 @@ class PrefixCache(KvCache):
             users[block] = 1
             table.append(block)
         self.num_free -= num_blocks
+        if self._clear is not None and num_blocks:
+            self._clear(table[-num_blocks:])
 
     def release(self, key: Hashable) -> bool:
         """Take all blocks of a request back; whether it had any."""
-        table = self._tables.pop(key, None)  # type: ignore[call-overload]
+        table = self._tables.pop(key, None)
         if table is None:
             return False
-        del self._num_known[key]  # type: ignore[arg-type]
+        del self._num_known[key]
         free, users = self._free, self._users
         for block in reversed(table):
             if users[block] == 1:
@@ -177,6 +191,10 @@ class PrefixCache(KvCache):
     def forget(self) -> None:
         """Take all blocks back, and know none of them any more."""
         self.clear()
+        self.distrust()
+
+    def distrust(self) -> None:
+        """Know no block any more, as when what stands in them may be wrong."""
         self._key_of.clear()
         self._block_of.clear()
 

@@ -98,7 +98,7 @@ class LoopingNode(SimulatedNode):
 
     def _look_again(self) -> None:
         """Idle, begin a step for requests that had waited for room."""
-        if self._state is NodeState.IDLE and self.scheduler.num_waiting:
+        if self._state is NodeState.IDLE and self.scheduler.queue_length:
             self._wake_at(self._environment._now)
 
     def fail(self, now: float) -> None:

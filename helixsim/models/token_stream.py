@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from helixsim.cluster import COORDINATOR, Network
+from helixsim.cluster import Network
 from helixsim.control.node_schedulers.scheduler import RETURNS
 from helixsim.models.links import DeliveryQueue, Transfer
 from helixsim.placement.topology import Topology
+from helixsim.placement.ways_back import WayBack, way_back
 from helixsim.requests import Request
 from helixsim.steps import Batch
 
@@ -102,10 +103,8 @@ class ReturnPath:
 
     Parameters
     ----------
-    bandwidth_bytes_per_s, latency_s
-        Of the network between them.
-    bytes_per_token
-        What is sent for each request.
+    way
+        What connects them.
     inbox
         Of the first node.
     next_number
@@ -114,14 +113,12 @@ class ReturnPath:
 
     def __init__(
         self,
-        bandwidth_bytes_per_s: float,
-        latency_s: float,
-        bytes_per_token: float,
+        way: WayBack,
         inbox: DeliveryQueue,
         next_number: Callable[[], int],
     ) -> None:
-        self._s_per_token = bytes_per_token / bandwidth_bytes_per_s
-        self._latency_s = latency_s
+        self._s_per_token = way.bytes_per_token / way.bandwidth_bytes_per_s
+        self._latency_s = way.latency_s
         self._inbox = inbox
         self._next_number = next_number
         self._free_s = 0.0
@@ -192,19 +189,5 @@ class ReturnPaths:
 
     def _path_to(self, first: int) -> ReturnPath:
         """The network's own link, or the way over the coordinator where there is none."""
-        names = [self._topology.name(self._node), self._topology.name(first)]
-        hops = [self._network.link(*names)]
-        if hops[0] is None:
-            hops = [
-                self._network.link(names[0], COORDINATOR),
-                self._network.link(COORDINATOR, names[1]),
-            ]
-        links = [link for link in hops if link is not None]
-        assert links, "a route begins and ends at the coordinator"
-        return ReturnPath(
-            min(link.bandwidth_bytes_per_s for link in links),
-            sum(link.latency_s for link in links),
-            self._topology.llm.token_bytes,
-            self._inboxes[first],
-            self._next_number,
-        )
+        way = way_back(self._topology, self._network, self._node, first)
+        return ReturnPath(way, self._inboxes[first], self._next_number)

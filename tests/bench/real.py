@@ -21,7 +21,7 @@ import zmq
 from helixreal.coordinator.attempts import Generation
 from helixreal.coordinator.live import NoLoad
 from helixreal.coordinator.server import Cluster, ClusterSettings
-from helixreal.net import messages
+from helixreal.net import encoding, messages
 from helixreal.net.transport import Transport
 from helixsim import load_scenario
 from helixsim.control.load import Arrival
@@ -100,7 +100,7 @@ def echo_bare(address: str) -> None:
 
 def bare_bytes() -> int:
     """Header and activation together."""
-    return len(messages.encode(activation(), [bytes(ACTIVATION_BYTES)])[0])
+    return len(encoding.encode(activation(), [bytes(ACTIVATION_BYTES)])[0])
 
 
 def hop() -> None:

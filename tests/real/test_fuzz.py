@@ -14,8 +14,8 @@ from live import Answer, check_all_end_right, running, submit, wait_for
 
 from helixreal.engines.emulated import made_up_token
 from helixreal.inventory import NodeEntry
-from helixreal.net import messages
-from helixreal.net.messages import WireError
+from helixreal.net import encoding, messages
+from helixreal.net.encoding import WireError
 
 FRAMES = 10_000
 NAN, INF = float("nan"), float("inf")
@@ -27,6 +27,7 @@ LLM = messages.Llm("toy", 2, 2.0, 4.0, 8.0, 1.0)
 PASS = messages.Pass(
     1, 0, 4, True, True, [messages.Stage(0, 0, 14), messages.Stage(1, 14, 28)], None
 )
+WHOLE = messages.Pass(2, 0, 4, True, True, PASS.route, None, 0, False, messages.Answer(3, 0, 0.5))
 MESSAGES = [
     (messages.Hello("a100-0", "tcp://127.0.0.1:9", "host", "again", "emulated"), []),
     (messages.Hello("unknown", "tcp://127.0.0.1:9", "host", "x", "emulated"), []),
@@ -44,6 +45,9 @@ MESSAGES = [
     (messages.Work(6, 0, 0.0, [PASS], [], 1), [bytes(3)]),
     (messages.Work(6, 7, 0.0, [PASS], [], 1), [bytes(16)]),
     (messages.Done(0, [10**9], [5], []), []),
+    (messages.Done(0, [1, 2], [5, 6], [1.5]), []),
+    (messages.Work(6, 0, 0.0, [WHOLE], [], 1), [bytes(16)]),
+    (messages.Tokens(3, [2, 10**9], [5, -1], None), []),
     (messages.OutOfBlocks(3, [10**9]), []),
     (messages.Failure(77, [], "x"), []),
     (messages.Failure(0, [10**9], "x"), []),
@@ -60,6 +64,10 @@ REFUSED = [
     (messages.Work(6, 0, 0.0, [], [], 1), [bytes(16)]),
     (messages.Work(6, 0, 0.0, [PASS], [1.0, 2.0], 1), [bytes(16)]),
     (messages.Done(0, [1, 2], [3], []), []),
+    (messages.Done(0, [1], [2**31], []), []),
+    (messages.Tokens(3, [1, 2], [3], None), []),
+    (messages.Tokens(3, [1], [2], NAN), []),
+    (messages.Tokens(3, [1], [-2], None), []),
     (messages.Alive(), [bytes(4)]),
 ]
 
@@ -70,7 +78,7 @@ def mutated(rng):
     if kind == 0:
         return [rng.randbytes(rng.randrange(64)) for _ in range(rng.randrange(1, 4))]
     message, frames = rng.choice(MESSAGES + REFUSED)
-    parts = [bytearray(part) for part in messages.encode(message, frames)]
+    parts = [bytearray(part) for part in encoding.encode(message, frames)]
     if kind == 1:
         for _ in range(rng.randrange(1, 4)):
             part = rng.choice(parts)
@@ -106,10 +114,16 @@ def answers_right(live, count=5):
     check_all_end_right(answers)
 
 
+@pytest.mark.parametrize("node", ["paper", "vllm"])
 @pytest.mark.parametrize("target", ["coordinator", "worker"])
-def test_nonsense_does_no_harm(target):
+def test_nonsense_does_no_harm(target, node):
     rng = random.Random(target)
-    with running("quickstart", NodeEntry(), time_scale=20.0) as (live, launch, cluster):
+    settings = [f"scheduler.node={node}", "physics=calibrated"] if node == "vllm" else []
+    with running("quickstart", NodeEntry(), time_scale=20.0, overrides=settings) as (
+        live,
+        launch,
+        cluster,
+    ):
         answers_right(live)
         address = cluster.address
         if target == "worker":
@@ -128,7 +142,7 @@ def test_nonsense_does_no_harm(target):
 
 def test_every_message_goes_there_and_back():
     for message, frames in MESSAGES:
-        again, rest = messages.decode(messages.encode(message, frames))
+        again, rest = encoding.decode(encoding.encode(message, frames))
         assert msgspec.json.encode(again) == msgspec.json.encode(message)
         assert [bytes(frame) for frame in rest] == frames
 
@@ -136,23 +150,23 @@ def test_every_message_goes_there_and_back():
 @pytest.mark.parametrize("number", range(len(REFUSED)))
 def test_what_cannot_be_is_refused(number):
     with pytest.raises(WireError):
-        messages.decode(messages.encode(*REFUSED[number]))
+        encoding.decode(encoding.encode(*REFUSED[number]))
 
 
 def test_large_frames_are_sent_apart():
     work = messages.Work(6, 0, 0.0, [PASS], [], 2)
-    for frames in ([bytes(10), bytes(20)], [bytes(messages.MAX_INLINE_BYTES + 1)]):
+    for frames in ([bytes(10), bytes(20)], [bytes(encoding.MAX_INLINE_BYTES + 1)]):
         work.frames = len(frames)
-        parts = messages.encode(work, frames)
+        parts = encoding.encode(work, frames)
         assert parts[1:] == frames
-        assert [bytes(frame) for frame in messages.decode(parts)[1]] == frames
+        assert [bytes(frame) for frame in encoding.decode(parts)[1]] == frames
 
 
 @settings(max_examples=500, deadline=None)
 @given(st.lists(st.binary(max_size=200), max_size=3))
 def test_bytes_are_a_message_or_refused(parts):
     with pytest.raises(WireError):
-        messages.decode(parts)
+        encoding.decode(parts)
 
 
 @settings(max_examples=500, deadline=None)
@@ -160,14 +174,14 @@ def test_bytes_are_a_message_or_refused(parts):
 def test_what_is_nearly_a_message_is_one_or_refused(seed):
     parts = mutated(random.Random(seed))
     try:
-        message, frames = messages.decode(parts)
+        message, frames = encoding.decode(parts)
     except WireError:
         return
     assert len(frames) == message.num_frames
 
 
 def test_other_versions_are_named():
-    (part,) = messages.encode(messages.Alive())
+    (part,) = encoding.encode(messages.Alive())
     other = part[:2] + (7).to_bytes(2, "big") + part[4:]
-    with pytest.raises(WireError, match="version 7; this is 2"):
-        messages.decode([other])
+    with pytest.raises(WireError, match="version 7; this is 3"):
+        encoding.decode([other])

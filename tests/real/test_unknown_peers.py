@@ -10,7 +10,7 @@ import zmq
 from typer.testing import CliRunner
 
 from helixreal.cli import app
-from helixreal.net import messages
+from helixreal.net import encoding, messages
 from helixreal.net.transport import Keys, Transport, make_keys
 from helixsim.cluster import COORDINATOR
 from helixsim.errors import InputError
@@ -77,7 +77,7 @@ def test_processes_without_the_keys_are_turned_away(keys, tmp_path, kind):
             own = (Keys(keys, "n0").own()[0], zmq.curve_keypair()[1])
         with unknown_peer(home.address, None if kind == "no key" else known, own) as socket:
             for part in range(20):
-                socket.send_multipart(messages.encode(HELLO), zmq.NOBLOCK)
+                socket.send_multipart(encoding.encode(HELLO), zmq.NOBLOCK)
                 assert part < 20
             assert messages_of(home, 1.0) == []
             friend_is_heard(home, keys, "n0")

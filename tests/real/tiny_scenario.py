@@ -77,3 +77,10 @@ def write_tiny_scenario(folder, layers=None, **settings):
     for name, data in (("tiny", llm), ("box", machine), ("scenario", scenario)):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
     return str(folder / "scenario.yaml")
+
+
+def write_engine(folder, **costs):
+    """Write an engine file; what a scenario names it by."""
+    engine = {"schema": 1, "kind": "engine", "name": "own"} | costs
+    (folder / "engine.yaml").write_text(yaml.safe_dump(engine))
+    return "engine.yaml"

@@ -55,9 +55,13 @@ class NotingTransport:
 class DispatcherUnderTest:
     """A dispatcher with a real control plane; `log` has what it has sent since it was last read."""
 
-    def __init__(self, layers, *, load_generator=None, chunk=None, waiting=0, slack_s=0.0, **more):
+    def __init__(
+        self, layers, *, load_generator=None, chunk=None, waiting=0, slack_s=0.0, node=None, **more
+    ):
         scenario = make_scenario(layers, **({"requests": [(0, 1, 1)]} | more))
-        scheduler = replace(scenario.scheduler, prefill_chunk_tokens=chunk, max_waiting=waiting)
+        scheduler = replace(
+            scenario.scheduler, prefill_chunk_tokens=chunk, max_waiting=waiting, node=node
+        )
         scenario = replace(scenario, scheduler=scheduler)
         topology, rng = make_topology(scenario), Random(0)
         names = tuple(node.name for node in topology.nodes)

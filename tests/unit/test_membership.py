@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from builders import make_inputs, make_scenario, make_topology
+from test_operators import TABLES
 
 from helixreal.coordinator import membership as module
 from helixreal.coordinator.membership import Membership, MembershipSettings, State
-from helixreal.net import messages
+from helixreal.net import encoding, messages
 from helixreal.net.clock import Clock
 from helixreal.worker.emulation import engine_costs_of, llm_of, placed_node
 from helixsim.control.routing.maxflow import MaxFlowPolicy
@@ -45,10 +47,11 @@ class NotingTransport:
 class MembershipUnderTest:
     """Settings in seconds: a heartbeat each second, lost after 3, stuck after 10."""
 
-    def __init__(self, monkeypatch):
+    def __init__(self, monkeypatch, node=None):
         self.clock_s = 100.0
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.clock_s))
-        self.scenario = make_scenario(CHAIN, requests=[(0, 1, 1)])
+        scenario = make_scenario(CHAIN, requests=[(0, 1, 1)])
+        self.scenario = replace(scenario, scheduler=replace(scenario.scheduler, node=node))
         self.topology = make_topology(self.scenario)
         self.transport = NotingTransport()
         self.membership = Membership(
@@ -127,8 +130,8 @@ def under_test(monkeypatch):
 def test_an_emulated_worker_has_the_llm_the_machine_and_the_engine_of_the_scenario(under_test):
     """Performance models of users see the same inputs in a worker as in the simulator."""
     under_test.hello("b")
-    sent = b"".join(messages.encode(under_test.transport.last))
-    assignment, _ = messages.decode([sent])
+    sent = b"".join(encoding.encode(under_test.transport.last))
+    assignment, _ = encoding.decode([sent])
     assert llm_of(assignment) == under_test.topology.llm
     assert engine_costs_of(assignment) == under_test.scenario.engine
     node, placed = placed_node("b", assignment), under_test.topology.nodes[1]
@@ -283,6 +286,31 @@ def test_a_silent_node_is_lost_and_its_next_worker_takes_its_place(under_test, c
     # Gauges go on over restarts.
     under_test.heartbeat(0, "second", tokens=5, busy_s=1.0)
     assert (worker.num_tokens, worker.num_batches, worker.busy_s(0.0)) == (35, 4, 5.0)
+
+
+def test_a_last_node_knows_the_way_back_to_first_nodes_where_decodes_loop(monkeypatch):
+    under_test = MembershipUnderTest(monkeypatch, node="vllm")
+    # Over the coordinator: the nodes have no link from the last to the first.
+    assert under_test.begin()[-2:] == [("Peers", "a", ["b"]), ("Peers", "b", ["a"])]
+    assert under_test.transport.last.ways_back == [messages.OutLink(0, 1e9, 0.002, 2.0)]
+    under_test.clock_s = 103.5
+    under_test.heartbeat(1)
+    under_test.at(103.5)
+    assert under_test.membership.lost_nodes == [0]
+    under_test.hello("a", "second", "tcp://127.0.0.1:2")
+    assert under_test.ready(0, "second") == [("Peers", "a", ["b"]), ("Peers", "b", ["a"])]
+    assert under_test.transport.last.peers == [messages.Peer(0, "a", "tcp://127.0.0.1:2")]
+
+
+def test_operator_tables_reach_workers_as_they_are(monkeypatch):
+    under_test = MembershipUnderTest(monkeypatch)
+    node = under_test.membership.workers[1].placed
+    profile = replace(node.profile, operators=TABLES)
+    under_test.membership.workers[1].placed = replace(node, profile=profile)
+    under_test.hello("b")
+    sent = b"".join(encoding.encode(under_test.transport.last))
+    assignment, _ = encoding.decode([sent])
+    assert placed_node("b", assignment).profile.operators == TABLES
 
 
 def test_nodes_before_one_that_is_back_learn_its_address(under_test):

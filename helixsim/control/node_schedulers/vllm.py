@@ -270,10 +270,11 @@ class VllmScheduler:
             victim = max(admitted, key=_priority) if self._by_priority else admitted[-1]
             admitted.remove(victim)
             self._groups.leave(victim)
-            self.kv.release(victim)
-            victims.append(victim)
             if victim in taken:
                 taken.remove(victim)
+                self.kv.unlearn(victim, victim.num_computed_tokens)
+            self.kv.release(victim)
+            victims.append(victim)
 
     def _preempt_for_pass(self, request: Request, step: Step) -> None:
         """Preempt a request for a pass that began elsewhere."""
@@ -465,13 +466,11 @@ def _blocks_of_all_layers(inputs: NodeSchedulerInputs) -> PrefixCache:
     """The node's KV cache in blocks that span all its layers: every request enters at the first."""
     kv, num_layers = inputs.kv, inputs.end_layer - inputs.start_layer
     assert kv is not None
-    if isinstance(kv, PrefixCache):
-        return kv
-    return PrefixCache(
-        kv.num_blocks // num_layers,
-        kv.block_tokens,
-        is_enabled=inputs.engine.enable_prefix_caching,
-    )
+    if not isinstance(kv, PrefixCache):
+        kv = PrefixCache(kv.num_blocks // num_layers, kv.block_tokens)
+    is_whole = inputs.end_layer >= inputs.num_llm_layers
+    kv.is_enabled = inputs.engine.enable_prefix_caching and is_whole
+    return kv
 
 
 class VllmSchedulers:

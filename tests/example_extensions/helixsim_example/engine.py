@@ -1,6 +1,6 @@
 """An engine that counts: the token behind each position is that position."""
 
-from helixsim.control.kv_cache import PagedKvCache
+from helixsim.control.prefix_cache import PrefixCache
 
 
 class CounterEngine:
@@ -11,7 +11,7 @@ class CounterEngine:
     def __init__(self, spec):
         self._is_last = spec.end_layer == spec.num_layers
         self._num_layers = spec.num_layers
-        self.kv = PagedKvCache(4096, spec.block_tokens)
+        self.kv = PrefixCache(4096, spec.block_tokens)
         self.kv_blocks, self.block_tokens = self.kv.num_blocks, spec.block_tokens
 
     def run(self, rows, start_layer, end_layer):
