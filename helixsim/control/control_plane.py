@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, cast
 
 from helixsim.control.admission import admission_topology, with_kv_tokens
 from helixsim.control.cluster_view import ClusterView
-from helixsim.control.coordinator import Coordinator, Recorder
+from helixsim.control.coordinator import Coordinator
 from helixsim.control.load import LoadGenerator
 from helixsim.control.node_schedulers import NODE_SCHEDULERS, decodes_loop
+from helixsim.control.recorder import Recorder
 from helixsim.control.routing import POLICIES, Policy, PolicyInputs
 from helixsim.control.routing.policy import RoutingPoint
 from helixsim.errors import InputError, NoRouteError, ScenarioError

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
 
 from helixsim.control.actions import (
     Actions,
@@ -49,41 +48,10 @@ from helixsim.control.actions import (
 )
 from helixsim.control.load import Arrival, LoadGenerator
 from helixsim.control.node_schedulers.scheduler import ContextBound
+from helixsim.control.recorder import Recorder
 from helixsim.control.routing.policy import Policy, Rejection
 from helixsim.placement.flow import Flow
 from helixsim.requests import Request
-
-
-class Recorder(Protocol):
-    """Keeps what happens, for the results of the run."""
-
-    def arrived(self, request: Request) -> None:
-        """A request has reached the coordinator."""
-        ...
-
-    def rejected(self, request: Request, reason: Rejection) -> None:
-        """A request has been rejected."""
-        ...
-
-    def prompt_ended(self, request: Request, now: float) -> None:
-        """The prefill of a request has returned."""
-        ...
-
-    def decodes_ended(self, requests: Sequence[Request], times: Sequence[float]) -> None:
-        """Decodes have returned at these times; each request still stands in that pass."""
-        ...
-
-    def ended(self, request: Request, now: float) -> None:
-        """The last pass of a request has returned."""
-        ...
-
-    def failed(self, request: Request, reason: str, now: float) -> None:
-        """A request had been admitted, but cannot be served to its end."""
-        ...
-
-    def cancelled(self, request: Request, now: float) -> None:
-        """The user of a request does not want its answer any more."""
-        ...
 
 
 class Coordinator:

@@ -75,7 +75,7 @@ def _request_columns() -> Columns:
 
 
 class RunRecorder:
-    """Counts, samples and rows of one run; see :class:`helixsim.control.coordinator.Recorder`.
+    """Counts, samples and rows of one run; see :class:`helixsim.control.recorder.Recorder`.
 
     Parameters
     ----------
