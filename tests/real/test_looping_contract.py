@@ -112,4 +112,4 @@ def play_later(node, jobs, lost):
 def test_steps_of_a_later_node(jobs, engine, num_blocks, lost):
     logs = [ordered(play_later(body("later", engine, num_blocks), jobs, lost)) for body in KINDS]
     assert logs[0] == logs[1]
-    assert any(isinstance(entry[1], list) for entry in logs[0])
+    assert lost or any(isinstance(entry[1], list) for entry in logs[0])
