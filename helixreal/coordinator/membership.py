@@ -386,7 +386,10 @@ class Membership:
     def _ways_back_from(self, node: PlacedNode) -> list[int]:
         """The first nodes of routes that may end at a node, where decodes loop."""
         num_layers = self._topology.llm.num_layers
-        if not self._loops or node.end_layer < num_layers or node.start_layer == 0:
+        if not self._loops or node.end_layer < num_layers:
+            return []
+        entries = {link.entry_layer for link in self._topology.incoming[node.index]}
+        if not any(entries):  # all routes through it begin at it
             return []
         return [
             first.index

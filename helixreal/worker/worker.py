@@ -244,11 +244,12 @@ class Worker:
         else:
             payloads = runner.engine.unpack(frames, num_tokens)
         now = self._clock.now()
-        is_first = isinstance(executor, LoopingExecutor) and assignment.start_layer == 0
+        # Routes that begin elsewhere may enter the same node behind its first layer.
+        is_first = isinstance(executor, LoopingExecutor) and work.entry_layer == 0
         for place, (each, payload) in enumerate(zip(work.passes, payloads, strict=True)):
             due_s = work.due_s[place] if work.due_s else now
             if is_first:
-                self._on_request(each, payload, work.entry_layer, due_s)
+                self._on_request(each, payload, due_s)
                 continue
             sequence = self._sequence(each, work.entry_layer, assignment)
             if sequence is None:
@@ -265,21 +266,16 @@ class Worker:
             )
             executor.add_arrival(sequence, arriving, due_s)
 
-    def _on_request(
-        self, each: messages.Pass, tokens: array[int], entry_layer: int, due_s: float
-    ) -> None:
+    def _on_request(self, each: messages.Pass, tokens: array[int], due_s: float) -> None:
         """Take a whole request, which stays on this node until its answer is complete."""
         executor, assignment = self._executor, self._assignment
         assert executor is not None
         assert assignment is not None
-        if entry_layer:
-            self.failed([each.key], "a route enters a first node behind its first layer")
-            return
         if each.answer is None or each.route is None or each.key in executor.sequences:
             raise ValueError("a whole request was expected")
         if executor.was_dropped(each.key):
             return
-        self._check_route(each, entry_layer, assignment)
+        self._check_route(each, 0, assignment)
         if each.num_tokens + each.answer.max_tokens - 1 > assignment.max_context_tokens:
             most = assignment.max_context_tokens
             self.failed([each.key], f"the request has more than {most} tokens")

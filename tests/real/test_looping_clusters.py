@@ -17,8 +17,10 @@ PLACEMENTS = {
     "one stage": {"n0": [0, 8], "n1": [0, 8]},
     "two stages": {"n0": [0, 4], "n1": [4, 8], "n2": [0, 4], "n3": [4, 8]},
     "three stages": {"n0": [0, 3], "n1": [3, 6], "n2": [6, 8], "n3": [3, 6]},
+    # Routes begin at n1, and lead through it from n0.
+    "overlap": {"n0": [0, 4], "n1": [0, 8]},
 }
-LONE = {"one stage": "n0", "two stages": "n1", "three stages": "n1"}
+LONE = {"one stage": "n0", "two stages": "n1", "three stages": "n1", "overlap": "n0"}
 """A node that another can stand in for."""
 
 
@@ -31,7 +33,7 @@ def cluster_of(placement, folder, **settings):
     scenario = write_tiny_scenario(
         folder,
         PLACEMENTS[placement],
-        scheduler={"node": "vllm"},
+        scheduler={"node": "vllm"} | ({"policy": "random"} if placement == "overlap" else {}),
         **settings,
     )
     # The physics with engines; steps of 0.2 ms and longer.
