@@ -447,6 +447,8 @@ class Coordinator:
         Where no use of the KV caches is expected, nothing tells whether there is room for requests
         that were preempted: one at a time begins anew, so that they do not preempt one another.
         """
+        if not self.waiting:
+            return
         knows_room = self._policy.bottleneck_share() is not None
         num_restarts = 0
         while self.waiting:
