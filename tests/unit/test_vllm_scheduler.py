@@ -96,6 +96,17 @@ def test_no_more_requests_run_than_max_num_seqs():
     ]
 
 
+def test_a_request_that_ends_keeps_its_place_in_a_step_that_is_composed_before():
+    node = scheduler(max_num_seqs=2, async_scheduling=True)
+    enter(node, request(0, 10, 4), request(1, 10, 1), request(2, 10, 1))
+    assert run(node) == [
+        [(0, 0, 10), (1, 0, 10)],
+        [(0, 10, 1)],
+        [(0, 11, 1), (2, 0, 10)],
+        [(0, 12, 1)],
+    ]
+
+
 def test_the_whole_prompt_must_fit_before_a_request_is_admitted():
     """Ten blocks; the first takes 5 of them, the second needs 6, though a chunk would fit."""
     node = scheduler(10, max_num_batched_tokens=80)

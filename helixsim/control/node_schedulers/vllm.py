@@ -206,7 +206,9 @@ class VllmScheduler:
 
     def _admit(self, taken: list[Request], budget: int) -> None:
         kv, waiting, size = self.kv, self._waiting, self.kv.block_tokens
-        while waiting and budget and kv.num_free and len(self._admitted) < self._max_seqs:
+        # Ahead of time, requests of the step that runs keep their place, too, if they end with it.
+        max_seqs = self._max_seqs - len(self._finished)
+        while waiting and budget and kv.num_free and len(self._admitted) < max_seqs:
             request = waiting[0]
             tokens = request.prompt_tokens + request.num_generated_tokens
             # One token at least has to be computed: without it there is no next one.
