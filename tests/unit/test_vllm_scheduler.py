@@ -96,6 +96,17 @@ def test_no_more_requests_run_than_max_num_seqs():
     ]
 
 
+def test_a_request_that_ends_keeps_its_place_in_a_step_that_is_composed_before():
+    node = scheduler(max_num_seqs=2, async_scheduling=True)
+    enter(node, request(0, 10, 4), request(1, 10, 1), request(2, 10, 1))
+    assert run(node) == [
+        [(0, 0, 10), (1, 0, 10)],
+        [(0, 10, 1)],
+        [(0, 11, 1), (2, 0, 10)],
+        [(0, 12, 1)],
+    ]
+
+
 def test_the_whole_prompt_must_fit_before_a_request_is_admitted():
     """Ten blocks; the first takes 5 of them, the second needs 6, though a chunk would fit."""
     node = scheduler(10, max_num_batched_tokens=80)
@@ -246,6 +257,45 @@ def test_routes_that_began_elsewhere_lead_through():
     assert step.entry_layers == {through: 2}
     assert finish(node) == [0, 1]
     assert (own.num_generated_tokens, through.num_generated_tokens) == (1, 0)
+
+
+def test_a_pass_takes_the_blocks_of_a_request_that_has_just_ended():
+    """With async scheduling they are not back yet when the next step is composed."""
+    node = scheduler(4, entries=(2,), async_scheduling=True)
+    through = request(2, 16, 5, stages=2, first=5)
+    enter(node, request(0, 10, 9), request(1, 32, 1))
+    enter(node, through, layer=2)
+    assert step_of(node) == [(2, 0, 16), (0, 0, 10), (1, 0, 32)]
+    assert finish(node) == [0, 1, 2]
+    through.num_computed_tokens, through.num_new_tokens, through.num_generated_tokens = 16, 1, 1
+    through.is_prefill = False
+    enter(node, through, layer=2)
+    assert step_of(node) == [(0, 10, 1), (2, 16, 1)]
+    assert node.kv.num_free == 1
+
+
+def test_a_step_that_preempted_is_not_repeated_while_requests_wait():
+    """By priority, another one than the preempted request may be next, and need less room."""
+    node = scheduler(7, scheduling="priority", enable_prefix_caching=False)
+    first, last, short = request(0, 31, 50), request(1, 47, 50), request(2, 16, 5)
+    last.priority, short.priority = 2, 1
+    enter(node, first, last)
+    assert step_of(node) == [(0, 0, 31), (1, 0, 47)]
+    finish(node)
+    step_of(node)  # 32 and 48 tokens, in 2 and 3 blocks
+    finish(node)
+    step_of(node)  # 3 and 4 blocks: no more are free
+    enter(node, short)
+    for _ in range(15):
+        finish(node)
+        step_of(node)
+    assert node.kv.num_free == 0
+    finish(node)
+    assert step_of(node) == [(0, 48, 1)]
+    assert last.num_preemptions == 1
+    assert node.num_repeats(node.running) == 0
+    finish(node)
+    assert step_of(node) == [(0, 49, 1), (2, 0, 16)]
 
 
 def test_released_and_dropped_requests_leave_no_blocks():

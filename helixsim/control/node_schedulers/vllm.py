@@ -127,13 +127,13 @@ class VllmScheduler:
             self._release_finished()
             self._take_arrived(step)
         batch = step.passes[0]
-        self._compose(step)
         self._may_admit_next = False
+        self._compose(step)
         if self._looks_ahead and (self._finished or self._arrived):
             self._release_finished()
             self._take_arrived(step)
             if batch.requests:
-                self._may_admit_next = bool(self._waiting)
+                self._may_admit_next |= bool(self._waiting)
             else:
                 self._compose(step)
         self.running = step if batch.requests else None
@@ -206,7 +206,9 @@ class VllmScheduler:
 
     def _admit(self, taken: list[Request], budget: int) -> None:
         kv, waiting, size = self.kv, self._waiting, self.kv.block_tokens
-        while waiting and budget and kv.num_free and len(self._admitted) < self._max_seqs:
+        # Ahead of time, requests of the step that runs keep their place, too, if they end with it.
+        max_seqs = self._max_seqs - len(self._finished)
+        while waiting and budget and kv.num_free and len(self._admitted) < max_seqs:
             request = waiting[0]
             tokens = request.prompt_tokens + request.num_generated_tokens
             # One token at least has to be computed: without it there is no next one.
@@ -279,9 +281,12 @@ class VllmScheduler:
 
     def _preempt_for_pass(self, request: Request, step: Step) -> None:
         """Preempt a request for a pass that began elsewhere."""
+        if request in self._finished:
+            del self._finished[request]
+            self.kv.release(request)
+            return
         if request not in self._admitted:
-            if request not in self._finished:
-                self._passes.preempt(request, step)
+            self._passes.preempt(request, step)
             return
         self._admitted.remove(request)
         self._groups.leave(request)
@@ -290,6 +295,7 @@ class VllmScheduler:
 
     def _take_out(self, victims: list[Request], step: Step) -> None:
         """Let preempted requests wait here, or have the coordinator begin them anew."""
+        self._may_admit_next = True  # their blocks may be enough for another one that waits
         for victim in victims:
             victim.num_preemptions += 1
             if self._is_whole:
