@@ -164,3 +164,6 @@ def _calibrate_logs(
     write_whole(output, yaml_text(engine_section(engine, source)), overwrite=force)
     typer.echo(fit_text(found, names))
     typer.echo(f"\nwritten: {output}; a scenario names it as engine, with physics: calibrated")
+    if found.interrupted:
+        typer.echo("interrupted: this is the best engine so far", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED)
