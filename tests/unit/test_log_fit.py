@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 from test_request_log import toy, write_log
+from typer.testing import CliRunner
 
 from helixsim.calibration.log_fit import fit_logs
+from helixsim.cli import app
 from helixsim.models.simulation import Simulation
 from helixsim.recorded.log_replay import replay_log
 from helixsim.recorded.sources import load_recording
@@ -61,6 +63,14 @@ def test_before_the_first_engine_there_is_none(log, interrupt_run):
     interrupt_run(1)
     with pytest.raises(KeyboardInterrupt):
         fit_logs([(log, replace(toy(), physics="calibrated"))])
+
+
+@pytest.mark.parametrize("option", ["--hold-out", "--time-limit"])
+def test_options_of_recordings_pass_by_pass_are_refused(log, tmp_path, option):
+    arguments = ["calibrate", str(log.source), "quickstart", "-o", str(tmp_path / "engine.yaml")]
+    result = CliRunner().invoke(app, [*arguments, option, "1 s"])
+    assert result.exit_code == 2
+    assert f"{option}: is for recordings pass by pass" in result.output
 
 
 def test_a_replay_leaves_out_the_seed_that_was_interrupted(log, interrupt_run):
