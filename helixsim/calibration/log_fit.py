@@ -66,6 +66,8 @@ class LogFit:
         Number of engines that were tried.
     errors
         For each log, errors as :class:`~helixsim.recorded.log_replay.LogReplayResult` has them.
+    interrupted
+        Whether Ctrl-C ended the search: then it is the best engine so far.
     """
 
     engine: EngineCosts
@@ -74,6 +76,7 @@ class LogFit:
     start_loss: float
     evaluations: int
     errors: tuple[dict[str, Any], ...]
+    interrupted: bool = False
 
 
 def knobs_of(scenario: Scenario) -> list[Knob]:
@@ -96,7 +99,7 @@ def fit_logs(
     evaluations: int = 60,
     on_progress: Callable[[int, float], None] = lambda tried, loss: None,
 ) -> LogFit:
-    """Fit one engine to request logs.
+    """Fit one engine to request logs; after Ctrl-C, the best one so far.
 
     Parameters
     ----------
@@ -118,20 +121,31 @@ def fit_logs(
     if any(scenario.engine != engine for _, scenario in logs):
         raise InputError("the scenarios of the logs name different engines; name one")
     search = _Search(logs, evaluations, on_progress)
-    start_loss = loss = search.loss(engine)
-    fitted: dict[str, float] = {}
+    start, start_loss = engine, search.loss(engine)
     knobs = {knob.field: knob for _, scenario in logs for knob in knobs_of(scenario)}
-    for _ in range(_ROUNDS):
-        for knob in knobs.values():
-            found = search.along(knob, engine, loss)
-            if found is not None:
-                value, loss = found
-                engine = knob.engine(engine, value)
-                fitted[knob.field] = value
-    errors = tuple(
-        replay_log(each, replace(scenario, engine=engine)).error for each, scenario in logs
+    interrupted = False
+    try:
+        loss = start_loss
+        for _ in range(_ROUNDS):
+            for knob in knobs.values():
+                found = search.along(knob, engine, loss)
+                if found is not None:
+                    value, loss = found
+                    engine = knob.engine(engine, value)
+        errors = search.errors(engine)
+    except KeyboardInterrupt:
+        interrupted = True
+        loss, engine, errors = search.best
+    fitted = {name: getattr(engine, name) for name in knobs}
+    return LogFit(
+        engine,
+        {name: value for name, value in fitted.items() if value != getattr(start, name)},
+        loss,
+        start_loss,
+        search.tried,
+        errors,
+        interrupted,
     )
-    return LogFit(engine, fitted, loss, start_loss, search.tried, errors)
 
 
 class _Search:
@@ -146,25 +160,42 @@ class _Search:
         self._logs = logs
         self._left = evaluations
         self._on_progress = on_progress
-        self._least = float("inf")
         self.tried = 0
+        self.best: tuple[float, EngineCosts, tuple[dict[str, Any], ...]]
+        """Loss, engine and errors; the first of several with the same loss."""
+
+    def errors(self, engine: EngineCosts) -> tuple[dict[str, Any], ...]:
+        """Errors with an engine, for each log.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            After Ctrl-C, also if a simulation took it and ended early: its errors mean nothing.
+        """
+        found = []
+        for each, scenario in self._logs:
+            replayed = replay_log(each, replace(scenario, engine=engine))
+            if replayed.interrupted:
+                raise KeyboardInterrupt
+            found.append(replayed.error)
+        return tuple(found)
 
     def loss(self, engine: EngineCosts) -> float:
         """Mean absolute logarithm of simulated over recorded figures."""
-        logarithms = []
-        for each, scenario in self._logs:
-            error = replay_log(each, replace(scenario, engine=engine)).error
-            logarithms += [
-                abs(log(max(1 + error[kind][statistic], 1e-9)))
-                for kind in _KINDS
-                for statistic in _STATISTICS
-                if error[kind][statistic] is not None
-            ]
+        errors = self.errors(engine)
+        logarithms = [
+            abs(log(max(1 + error[kind][statistic], 1e-9)))
+            for error in errors
+            for kind in _KINDS
+            for statistic in _STATISTICS
+            if error[kind][statistic] is not None
+        ]
+        found = sum(logarithms) / len(logarithms) if logarithms else 0.0
+        if not self.tried or found < self.best[0]:
+            self.best = found, engine, errors
         self._left -= 1
         self.tried += 1
-        found = sum(logarithms) / len(logarithms) if logarithms else 0.0
-        self._least = min(self._least, found)
-        self._on_progress(self.tried, self._least)
+        self._on_progress(self.tried, self.best[0])
         return found
 
     def along(self, knob: Knob, engine: EngineCosts, loss: float) -> tuple[float, float] | None:

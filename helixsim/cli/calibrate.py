@@ -103,6 +103,9 @@ def calibrate(
     if logs:
         if len(logs) < len(folders):
             raise InputError("give either request logs or recordings pass by pass, not both")
+        if hold_out or time_limit is not None:
+            option = "--hold-out" if hold_out else "--time-limit"
+            raise InputError("is for recordings pass by pass, not for request logs", where=option)
         _calibrate_logs(logs, [loaded[name] for name in scenarios], output, evaluations, force)
         return
     with show_progress("fitting", "engines", evaluations) as show:
@@ -164,3 +167,6 @@ def _calibrate_logs(
     write_whole(output, yaml_text(engine_section(engine, source)), overwrite=force)
     typer.echo(fit_text(found, names))
     typer.echo(f"\nwritten: {output}; a scenario names it as engine, with physics: calibrated")
+    if found.interrupted:
+        typer.echo("interrupted: this is the best engine so far", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED)

@@ -58,8 +58,11 @@ def print_replay(
         typer.echo(comparison_text(result.as_dict()))
         if output is not None:
             typer.echo(f"\nresults in {output}")
-    if any(each.summary["partial"] for each in result.results):
-        typer.echo("interrupted: the simulation covers a part only", err=True)
+    if result.interrupted:
+        if result.results[0].summary["partial"]:
+            typer.echo("interrupted: the simulation covers a part only", err=True)
+        else:
+            typer.echo(f"interrupted: {len(result.seeds)} of {seeds} seeds are through", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)
 
 

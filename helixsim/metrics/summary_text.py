@@ -21,7 +21,7 @@ _LATENCIES = (
 )
 _WHY = {
     Rejection.FLOW: "no flow leads on",
-    Rejection.LENGTH: "longer than a batch may be",
+    Rejection.LENGTH: "longer than a batch or a KV cache allows",
     Rejection.KV: "KV caches expected to be full",
     Rejection.NODES: "no route without the nodes that are down",
 }

@@ -53,6 +53,8 @@ class LogReplayResult:
         means over seeds; errors are ``(simulated - recorded) / recorded``.
     seeds, results
         Results of the simulations, one for each seed.
+    interrupted
+        Whether Ctrl-C ended a simulation: its result is left out, unless it is the first.
     """
 
     log: RequestLog
@@ -63,6 +65,7 @@ class LogReplayResult:
     error: ReplayFigures
     seeds: tuple[int, ...]
     results: tuple[RunResult, ...]
+    interrupted: bool = False
 
     @property
     def latencies(self) -> Latencies:
@@ -247,11 +250,15 @@ def replay_log(
     timed = replace(scenario, run=_timed(scenario, log))
     source = LogSource(log, performance_model(timed).passes_beyond_answer)
     results: list[RunResult] = []
+    interrupted = False
     for seed in seeds:
         simulation = Simulation(timed, seed=seed, source=source)
         on_start(simulation)
-        results.append(simulation.run())
-        if results[-1].summary["partial"]:
+        result = simulation.run()
+        interrupted = bool(result.summary["partial"])
+        if not (interrupted and results):
+            results.append(result)
+        if interrupted:
             break
     recorded = {
         **Latencies.of(log).statistics(chosen),
@@ -268,6 +275,7 @@ def replay_log(
         errors(simulated, recorded),
         seeds[: len(results)],
         tuple(results),
+        interrupted,
     )
 
 

@@ -60,7 +60,9 @@ def read_extra(values: Mapping[str, object], block_tokens: int) -> Extra:
         name = HASH_IDS
         hash_ids = fields.hashes(given[name]) if name in given else ()
         name = BLOCK_TOKENS
-        size = fields.tokens(given[name]) if name in given else block_tokens
+        size = fields.count(given[name]) if name in given else block_tokens
+        if not size:
+            raise ValueError("a block has at least one token")  # noqa: TRY301
         name = PRIORITY
         priority = fields.integer(given[name]) if name in given else 0
     except ValueError as error:

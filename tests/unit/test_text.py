@@ -55,7 +55,7 @@ def test_reasons_and_overflows_are_told():
     )
     lines = summary_text(simulate(scenario).summary).splitlines()
     assert lines[-3].endswith(
-        "3 rejected (1 longer than a batch may be, 2 KV caches expected to be full)"
+        "3 rejected (1 longer than a batch or a KV cache allows, 2 KV caches expected to be full)"
     )
     assert lines[-2].startswith("warning: in ")
     assert "held more than its KV cache" in lines[-2]

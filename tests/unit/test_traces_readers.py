@@ -115,7 +115,7 @@ def test_hashes_of_blocks_by_themselves_become_those_of_prefixes(file):
     [
         ("1 x,,", "hash_ids: '1 x' is not a list of whole numbers"),
         ("-1,,", "hash_ids: '-1' is not a list of whole numbers"),
-        ("1,0,", "block_tokens: 0 tokens"),
+        ("1,0,", "block_tokens: a block has at least one token"),
         ("1,16,high", "priority: 'high' is not a whole number"),
     ],
 )
