@@ -14,7 +14,7 @@ from typing import Protocol
 from helixsim.control.node_schedulers import NodeScheduler
 from helixsim.models.event_loop import ExactEnvironment
 from helixsim.models.links import MUTE, DeliveryQueue, Transfer
-from helixsim.models.node import NodeState, SimulatedNode
+from helixsim.models.node import NodeState, StepNode
 from helixsim.physics.performance_model import StepTimer
 from helixsim.placement.topology import PlacedNode
 from helixsim.requests import Request
@@ -29,7 +29,7 @@ class Reports(Protocol):
         ...
 
 
-class EngineNode(SimulatedNode):
+class EngineNode(StepNode):
     """A worker and its GPU; see :class:`.node.SimulatedNode`.
 
     Parameters
@@ -66,16 +66,6 @@ class EngineNode(SimulatedNode):
         if kv is not None and kv.num_free > num_free:
             self._look_again()
 
-    def release(self, request: Request) -> None:
-        """Free the KV blocks of a request that has ended: others may take them."""
-        if self.scheduler.release(request):
-            self._look_again()
-
-    def _look_again(self) -> None:
-        """Idle, begin a step for requests that had waited for room."""
-        if self._state is NodeState.IDLE and self.scheduler.num_waiting:
-            self._wake_at(self._environment._now)
-
     def fail(self, now: float) -> None:
         """Stop, forget all requests, and take nothing in."""
         super().fail(now)
@@ -92,11 +82,6 @@ class EngineNode(SimulatedNode):
             return
         rounds = ceil((arrival - self._idle_since) / self._round_s)
         self._wake_at(self._idle_since + max(rounds, 0) * self._round_s)
-
-    def _wake_at(self, at: float) -> None:
-        now = self._environment._now
-        self._wakes_at = max(at, now)
-        self._event.schedule(self._wakes_at, now)
 
     def _wake(self) -> None:
         """A pass is through, or an idle worker ends a round of polling."""

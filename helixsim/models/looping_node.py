@@ -10,6 +10,7 @@ the times of their ends are summed as they would be, and the scheduler accounts 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from typing import Protocol, cast
 
@@ -17,7 +18,7 @@ from helixsim.control.node_schedulers import NodeScheduler
 from helixsim.models.engine_node import Reports
 from helixsim.models.event_loop import ExactEnvironment
 from helixsim.models.links import MUTE, DeliveryQueue, Transfer
-from helixsim.models.node import NodeState, SimulatedNode
+from helixsim.models.node import NodeState, StepNode
 from helixsim.models.token_stream import ReturnPaths, TokenStream
 from helixsim.physics.performance_model import StepTimer
 from helixsim.placement.topology import PlacedNode
@@ -45,7 +46,7 @@ class RepeatingTimer(StepTimer, Protocol):
         ...
 
 
-class LoopingNode(SimulatedNode):
+class LoopingNode(StepNode):
     """A worker and its GPU; see :class:`.node.SimulatedNode`.
 
     Parameters
@@ -86,20 +87,10 @@ class LoopingNode(SimulatedNode):
 
     # -- requests that leave otherwise ---------------------------------------------------------
 
-    def drop_unless(self, is_wanted: object) -> None:
+    def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
         """Drop requests that are not wanted any more; the step that runs takes its time still."""
-        super().drop_unless(is_wanted)  # type: ignore[arg-type]
+        super().drop_unless(is_wanted)
         self._look_again()
-
-    def release(self, request: Request) -> None:
-        """Take back what a request held that has ended: others may take it."""
-        if self.scheduler.release(request):
-            self._look_again()
-
-    def _look_again(self) -> None:
-        """Idle, begin a step for requests that had waited for room."""
-        if self._state is NodeState.IDLE and self.scheduler.queue_length:
-            self._wake_at(self._environment._now)
 
     def fail(self, now: float) -> None:
         """Stop, forget all requests, and take nothing in."""
@@ -112,11 +103,6 @@ class LoopingNode(SimulatedNode):
         """Idle, learn of a transfer that arrives before any known so far."""
         self._inbox.announce_before_s = transfer.first_arrival_s
         self._wake_at(transfer.first_arrival_s)
-
-    def _wake_at(self, at: float) -> None:
-        now = self._environment._now
-        self._wakes_at = max(at, now)
-        self._event.schedule(self._wakes_at, now)
 
     def _wake(self) -> None:
         """A step is through, or something has arrived at an idle node."""

@@ -188,3 +188,23 @@ class SimulatedNode:
 
     def _idle(self, now: float) -> None:
         raise AssertionError("subclasses say what happens")
+
+
+class StepNode(SimulatedNode):
+    """A node that runs step after step and wakes at the end of each; subclasses say how."""
+
+    def release(self, request: Request) -> None:
+        """Take back what a request held that has ended: others may take it."""
+        if self.scheduler.release(request):
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """Idle, begin a step for requests that had waited for room."""
+        waits = self.scheduler.num_waiting or self.scheduler.queue_length
+        if waits and self._state is NodeState.IDLE:
+            self._wake_at(self._environment._now)
+
+    def _wake_at(self, at: float) -> None:
+        now = self._environment._now
+        self._wakes_at = max(at, now)
+        self._event.schedule(self._wakes_at, now)
