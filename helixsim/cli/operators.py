@@ -9,7 +9,7 @@ import typer
 
 from helixsim.cli.group import ForceOption, OutputOption, seconds_of
 
-DEFAULT_LATENCY = "65 us"
+DEFAULT_LATENCY = "62 us"
 
 
 def import_operators(
@@ -57,6 +57,10 @@ def import_operators(
     all_reduce_bandwidth: Annotated[
         str, typer.Option(help="Bandwidth of each GPU in an all-reduce; the default is PCIe.")
     ] = "20 GB/s",
+    step_gap: Annotated[
+        str,
+        typer.Option(help="Time between two steps in which the GPU waits; the default is vLLM's."),
+    ] = "100 us",
     memory_share: Annotated[
         float | None,
         typer.Option(
@@ -108,6 +112,7 @@ def import_operators(
     ):
         check_positive(text, dimension, option)
     seconds_of(all_reduce_latency, "--all-reduce-latency")
+    seconds_of(step_gap, "--step-gap")
     imported = importer.import_operators(
         folder,
         llm,
@@ -119,6 +124,7 @@ def import_operators(
             tensor_parallel=tensor_parallel,
             all_reduce_latency=all_reduce_latency,
             all_reduce_bandwidth=all_reduce_bandwidth,
+            step_gap=step_gap,
             memory_share=memory_share,
             source=source,
         ),

@@ -50,6 +50,7 @@ class OperatorStepTimer:
         self._bytes_per_token = llm.activation_bytes_per_token
         self._contexts = tables.attention.decode_context
         self._skew = tables.decode_skew
+        self._gap_s = tables.step_gap_s
         self._layers: dict[int, float] = {}
         self._decodes: dict[int, tuple[float, float, float, _Points, _Points]] = {}
 
@@ -134,17 +135,19 @@ class OperatorStepTimer:
             layer_s = self.layer_s(batch)
             seconds = self._first_s(batch) + self._num_layers * layer_s + last_s
             return seconds, layer_s + last_s
-        seconds = layer_s = 0.0
+        seconds, layer_s = self._gap_s, 0.0
         for start_layer, end_layer, inside in step.segments(batch):
             layer_s = self.layer_s(inside) if inside.requests else 0.0
             if inside.requests and start_layer == 0:
-                seconds += self._first_s(inside)
+                seconds += self._tables.embedding(inside.num_tokens)
             seconds += (end_layer - start_layer) * layer_s
         return seconds + last_s, layer_s + last_s
 
     def _first_s(self, batch: Batch) -> float:
-        """How long the embedding takes, on the first node."""
-        return self._tables.embedding(batch.num_tokens) if self._is_first else 0.0
+        """How long the GPU waits before a pass, and the embedding takes, on the first node."""
+        if not self._is_first:
+            return self._gap_s
+        return self._gap_s + self._tables.embedding(batch.num_tokens)
 
     def _last_s(self, batch: Batch) -> float:
         """How long the final norm and the head take, on the last node."""
@@ -168,7 +171,7 @@ class OperatorStepTimer:
 
     def _decodes_of(self, num_decodes: int) -> tuple[float, float, float, _Points, _Points]:
         """What a number of decodes costs once, of that at the end, per layer, and by context."""
-        once_s = last_s = 0.0
+        once_s, last_s = self._gap_s, 0.0
         if self._is_first:
             once_s += self._tables.embedding(num_decodes)
         if self._is_last:

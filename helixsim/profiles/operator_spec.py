@@ -119,6 +119,10 @@ class OperatorsSpec(FileModel):
     experts: ExpertsSpec | None = Field(
         default=None, description="Experts of one layer, for a mixture of experts."
     )
+    step_gap: Annotated[Seconds, Field(ge=0, le=10)] = Field(
+        default=0.0,
+        description="Time between two steps in which the GPU waits for its inputs.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -139,4 +143,5 @@ class OperatorsSpec(FileModel):
             tensor_parallel=self.tensor_parallel,
             all_reduce=None if self.all_reduce is None else self.all_reduce.to_all_reduce(),
             experts=None if self.experts is None else self.experts.to_table(),
+            step_gap_s=self.step_gap,
         )

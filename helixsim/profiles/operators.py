@@ -4,7 +4,8 @@ With all new tokens of a pass as *tokens* and its requests as *sequences*, a nod
 
 .. code-block:: text
 
-    num_layers x (dense(tokens) + attention + experts(tokens) + 2 x all_reduce(tokens))
+    step_gap
+    + num_layers x (dense(tokens) + attention + experts(tokens) + 2 x all_reduce(tokens))
     + embedding(tokens)                         if it holds the first layer
     + final_norm(tokens) + head(sequences)      if it holds the last layer
 
@@ -225,6 +226,8 @@ class OperatorTables:
         What they exchange their results with; needed if they are several.
     experts
         Experts of one layer, if the LLM has them.
+    step_gap_s
+        Time between two steps in which the GPU waits for its inputs; operators do not have it.
     """
 
     dense: OperatorCurve
@@ -236,6 +239,7 @@ class OperatorTables:
     tensor_parallel: int = 1
     all_reduce: AllReduce | None = None
     experts: ExpertTable | None = None
+    step_gap_s: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.decode_skew <= 1:

@@ -197,6 +197,16 @@ def test_decodes_in_steps_take_the_same_to_the_last_bit():
         assert again == pytest.approx(whole)
 
 
+def test_the_gap_between_two_steps_comes_once_a_step():
+    with_gap = timer(replace(TABLES, step_gap_s=0.5))
+    for requests in ([decode(5), decode(9)], [chunk(4), decode(9)], [chunk(4)]):
+        assert seconds_of(requests, with_gap) - seconds_of(requests, timer()) == pytest.approx(0.5)
+    inside = {"layers": (1, 3)}
+    assert seconds_of([decode(5)], timer(replace(TABLES, step_gap_s=0.5), **inside)) - seconds_of(
+        [decode(5)], timer(**inside)
+    ) == pytest.approx(0.5)
+
+
 def test_only_the_ends_have_embedding_and_head():
     requests = [decode(10), decode(10)]
     layers = 2 * (2.0 + 1.0)
