@@ -165,7 +165,7 @@ class SimulatedLoopingNode(LoopingNodeUnderTest):
 
         ReusableEvent(self.environment, act).schedule(at, 0.0)
 
-    def run(self, until=3000.0):
+    def run(self, until=30_000.0):
         self.environment.run_through(until)
         return self.log
 
@@ -227,7 +227,7 @@ class LoopingWorkerNode(LoopingNodeUnderTest):
     def _at(self, at, act):
         self._actions.append((at, next(self._numbers), act))
 
-    def run(self, until=3000.0):
+    def run(self, until=30_000.0):
         while True:
             self._actions.sort(key=lambda action: action[:2])
             due = self.executor.next_event_s()
