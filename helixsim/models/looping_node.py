@@ -143,24 +143,38 @@ class LoopingNode(StepNode):
                 is_notable = True
                 break
         if others:
-            goes_on = [request for request in others if not request.is_last_pass]
-            if goes_on:
-                assert self._ways_back is not None
-                self._ways_back.send(goes_on, now)
-            yielding = [request for request in others if request.yields_token]
-            tokens = [*own, *yielding]
-            is_notable = is_notable or any(
-                not request.num_generated_tokens or request.is_last_pass for request in yielding
-            )
+            tokens, some_notable = self._send_back(others, now)
+            tokens, is_notable = [*own, *tokens], is_notable or some_notable
         if tokens:
             self._stream.send(tokens, now, is_notable=is_notable)
+
+    def _send_back(self, requests: list[Request], now: float) -> tuple[list[Request], bool]:
+        """Send requests back that began elsewhere.
+
+        Returns the requests that have a token, and whether it is a first or a last one.
+        """
+        goes_on: list[Request] = []
+        yielding: list[Request] = []
+        is_notable = False
+        for request in requests:
+            yields = not request.is_prefill or request.yields_token
+            number = request.num_generated_tokens
+            if yields:
+                yielding.append(request)
+                is_notable = is_notable or not number or number == request.num_decodes
+            if not yields or number < request.num_decodes:
+                goes_on.append(request)
+        if goes_on:
+            assert self._ways_back is not None
+            self._ways_back.send(goes_on, now)
+        return yielding, is_notable
 
     def _begin_step(self, now: float) -> None:
         """Run what the scheduler composes, or idle."""
         step = self.scheduler.schedule()
         if step is not None and (step.preempted or step.failed):
             self._reports.report_step(step)
-        if step is None or not step.num_requests:
+        if step is None or not (step.passes[0].requests or step.num_requests):
             self._idle(now)
             return
         ends, _ = self._timer.time_step(step, now)
@@ -169,7 +183,8 @@ class LoopingNode(StepNode):
             now, end = self._sum_repeats(step, now, end)
         self._step = step
         self._count(step, now, end)
-        self._wake_at(end)
+        self._wakes_at = end
+        self._event.schedule(end, self._environment._now)
 
     def _count(self, step: Step, now: float, end: float) -> None:
         self.num_batches += 1
