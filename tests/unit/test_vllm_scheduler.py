@@ -237,7 +237,7 @@ def test_the_last_pass_does_not_come_back():
     assert finish(node) == [0]
     assert step_of(node) is None
     assert node.kv.num_free == 100
-    assert node.num_admitted == 0
+    assert node.queue_length == 0
 
 
 def test_an_unknown_request_that_comes_back_is_ignored():

@@ -360,11 +360,6 @@ class VllmScheduler:
         return len(self._waiting) + len(self._arrived) + len(self._passes)
 
     @property
-    def num_admitted(self) -> int:
-        """Requests that have been admitted, in a step or between two."""
-        return len(self._admitted)
-
-    @property
     def queue_length(self) -> int:
         """Requests that a new one would wait behind, or run with."""
         return self.num_waiting + len(self._admitted)
