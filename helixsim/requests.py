@@ -209,6 +209,11 @@ class Request:
         self.sent_s = float("nan")
 
     @property
+    def origin(self) -> Request:
+        """The request that holds KV blocks and ends: itself, but for a :class:`PrefillChunk`."""
+        return self
+
+    @property
     def num_tokens(self) -> int:
         """Tokens that are known: of the prompt and of the answer so far."""
         return self.prompt_tokens + self.num_output_tokens
@@ -256,6 +261,11 @@ class Request:
         """Whether its prefill ends with the tokens that are in the layers now."""
         return self.num_computed_tokens + self.num_new_tokens == self.num_tokens
 
+    @property
+    def longest_pass_tokens(self) -> int:
+        """The most tokens that go through the layers at once in any pass that is to come."""
+        return min(self.max_chunk_tokens, self.num_tokens) if self.is_prefill else 1
+
     def split_prefill(self, max_chunk_tokens: int | None) -> None:
         """Prepare for a prefill in chunks of at most this number of tokens; None for one chunk."""
         self.is_prefill = True
@@ -268,6 +278,22 @@ class Request:
         self.num_computed_tokens += self.num_new_tokens
         left = self.num_tokens - self.num_computed_tokens
         self.num_new_tokens = min(self.max_chunk_tokens, left)
+
+    def stream(self) -> list[PrefillChunk]:
+        """Let the prefill leave as chunks, back to back, without waiting for one to return.
+
+        The request itself is the last of them, which yields the token.
+
+        Returns
+        -------
+        list
+            The chunks before it, in order.
+        """
+        chunks = []
+        while not self.is_last_chunk:
+            chunks.append(PrefillChunk(self))
+            self.next_chunk()
+        return chunks
 
     def restarted(self, max_chunk_tokens: int | None) -> Request:
         """A new attempt, which starts with a prefill of all tokens known so far."""
@@ -292,3 +318,52 @@ class Request:
     def abandon(self) -> None:
         """End this attempt: a pass of it that still returns counts as its last."""
         self.num_decodes = self.num_output_tokens
+
+
+class PrefillChunk(Request):
+    """A chunk of a request's prefill that travels ahead of the request itself.
+
+    It follows the route of its request, is over when it leaves the last layer, and yields no token:
+    the last chunk, which does, is the request. Chunks of a request enter each node in order.
+
+    Attributes
+    ----------
+    origin
+        The request.
+    """
+
+    __slots__ = ("origin",)
+
+    origin: Request  # a slot in place of the property
+
+    def __init__(self, request: Request) -> None:
+        self.origin = request
+        self.index = request.index
+        self.arrival_s = request.arrival_s
+        self.prompt_tokens = request.prompt_tokens
+        self.output_tokens = request.output_tokens
+        self.attempt = request.attempt
+        self.num_output_tokens = request.num_output_tokens
+        self.num_generated_tokens = request.num_generated_tokens
+        self.num_decodes = request.num_decodes
+        self.num_preemptions = request.num_preemptions
+        self.num_cached_tokens = 0
+        self.priority, self.prefix = request.priority, request.prefix
+        self.is_prefill = True
+        self.max_chunk_tokens = request.max_chunk_tokens
+        self.num_computed_tokens = request.num_computed_tokens
+        self.num_new_tokens = request.num_new_tokens
+        self.dispatched_s = request.dispatched_s
+        self.first_dispatch_s = request.first_dispatch_s
+        self.first_token_s = request.first_token_s
+        self.via_link, self.sent_s = -1, float("nan")
+
+    @property
+    def route(self) -> Route | None:  # type: ignore[override]
+        """The route of its request."""
+        return self.origin.route
+
+    @property
+    def onward(self) -> Mapping[int, Any]:  # type: ignore[override]
+        """Where its request goes on to from each machine."""
+        return self.origin.onward

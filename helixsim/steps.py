@@ -58,6 +58,13 @@ class Batch:
             return sum([r.num_computed_tokens for r in self.requests if not r.is_prefill])
         return sum([request.num_computed_tokens for request in self.requests])
 
+    @property
+    def chunk_pairs(self) -> int:
+        """Pairs of a new token and a token of an earlier chunk of its prefill, to attend to."""
+        return sum(
+            [r.num_new_tokens * r.num_computed_tokens for r in self.requests if r.is_prefill]
+        )
+
     def part(self, requests: list[Request]) -> Batch:
         """A group of some of these requests."""
         return Batch.of(requests) if self.num_prompts else Batch(requests, 0, 0)

@@ -12,9 +12,11 @@ from random import Random
 from builders import HOST, capacity, fitting_pairs, make_machine_type, make_scenario, offline
 from hypothesis import strategies as st
 
+from helixsim.control.node_schedulers.composition import NO_LIMITS, StepLimits
 from helixsim.profiles.machine import Capacity, LatencyProfile, MachineType
-from helixsim.scenario.resolved import Fault, Faults, Scenario, Workload
+from helixsim.scenario.resolved import PRESETS, Fault, Faults, Scenario, Workload
 
+KV_ADMISSIONS = ("expected", "exact")
 POLICIES = ("maxflow", "swarm", "random", "shortest_queue", "least_kv", "prefix_aware")
 
 
@@ -144,6 +146,20 @@ def chains(draw: st.DrawFn) -> Scenario:
 
 
 @st.composite
+def step_limits(draw: st.DrawFn) -> StepLimits:
+    """No limits, the automatic ones, or some that are given."""
+    return draw(
+        st.sampled_from([NO_LIMITS, PRESETS["tuned"].step])
+        | st.builds(
+            StepLimits,
+            max_prefill_tokens=st.none() | st.integers(1, 60),
+            max_decodes=st.none() | st.integers(1, 4),
+            max_wait_s=st.sampled_from([0.0, 0.001, 0.1]),
+        )
+    )
+
+
+@st.composite
 def troubled(draw: st.DrawFn, **settings: object) -> Scenario:
     """Scenarios with faults, a waiting room and chunks, or some of these."""
     scenario = draw(scenarios(**settings))
@@ -158,11 +174,16 @@ def troubled(draw: st.DrawFn, **settings: object) -> Scenario:
             if duration is None:
                 break
             at += duration + 0.1  # its layers are loaded by then
+    # Layers of some size: the attention of later chunks is reckoned by it.
     return replace(
         scenario,
+        llm=replace(scenario.llm, layer_bytes=1.6e7),
         scheduler=replace(
             scenario.scheduler,
             prefill_chunk_tokens=draw(st.none() | st.integers(1, 40)),
+            stream_chunks=draw(st.booleans()),
+            step=draw(step_limits()),
+            kv=replace(scenario.scheduler.kv, admission=draw(st.sampled_from(KV_ADMISSIONS))),
             max_waiting=draw(st.integers(0, 5)),
         ),
         faults=Faults(detection_s=draw(st.sampled_from([0.0, 0.1, 1.0])), events=tuple(events)),

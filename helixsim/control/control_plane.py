@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import inf
+from math import inf, log2
 from sys import maxsize
 from typing import TYPE_CHECKING, cast
 
@@ -12,7 +12,8 @@ from helixsim.control.admission import admission_topology, with_kv_tokens
 from helixsim.control.cluster_view import ClusterView
 from helixsim.control.coordinator import Coordinator
 from helixsim.control.load import LoadGenerator
-from helixsim.control.node_schedulers import NODE_SCHEDULERS, decodes_loop
+from helixsim.control.node_schedulers import NODE_SCHEDULERS, composes_steps, decodes_loop
+from helixsim.control.node_schedulers.composition import AUTO, NO_LIMITS, StepLimits
 from helixsim.control.recorder import Recorder
 from helixsim.control.routing import POLICIES, Policy, PolicyInputs
 from helixsim.control.routing.policy import RoutingPoint
@@ -24,13 +25,17 @@ from helixsim.physics.performance_model import (
 )
 from helixsim.placement.balanced_flow import balanced_flow
 from helixsim.placement.flow import Flow, max_flow
-from helixsim.placement.topology import Topology, build_topology, without_nodes
+from helixsim.placement.topology import PlacedNode, Topology, build_topology, without_nodes
 from helixsim.profiles.throughput import estimate_throughput
 
 if TYPE_CHECKING:
     from random import Random
 
     from helixsim.scenario.resolved import Scenario
+
+
+_FEWEST_CHUNK_TOKENS = 64
+_MOST_CHUNK_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,11 @@ class ControlPlane:
         Decides what becomes of requests.
     decodes_loop
         Whether decodes go on at the nodes by themselves.
+    composition
+        Limits of the steps of all nodes; None where prefills are not streamed and steps not
+        limited.
+    num_stages
+        Stages of a route, on average over the flow.
     """
 
     topology: Topology
@@ -60,6 +70,8 @@ class ControlPlane:
     policy: Policy
     coordinator: Coordinator
     decodes_loop: bool
+    composition: StepLimits | None
+    num_stages: float
 
 
 def performance_model(scenario: Scenario) -> PerformanceModel:
@@ -141,6 +153,8 @@ def build_control_plane(
         * scheduler.kv.expected_output_ratio,
         min_flow_share=scheduler.min_flow_share,
         uses_small_shares_alone=performance.requests_wait,
+        admits_by_held_kv=scheduler.kv.admission == "exact"
+        and not (loops and _has_only_whole_nodes(topology)),
         rng=rng,
         view=view,
     )
@@ -159,13 +173,23 @@ def build_control_plane(
         passes_beyond_answer,
         node_names=tuple(node.name for node in topology.nodes),
         reflow=lambda down: flow_without(scenario, topology, down) if down else flow,
-        prefill_chunk_tokens=scheduler.prefill_chunk_tokens
-        if loops
-        else _chunk_tokens(scenario, topology, performance),
+        prefill_chunk_tokens=_chunk_tokens(scenario, topology, performance, loops=loops),
+        streams_chunks=scheduler.stream_chunks and composes_steps(factory),
+        longest_chunk_tokens=min(node.capacity.max_prompt_tokens for node in topology.nodes),
         max_waiting=_max_waiting(scenario, performance),
         decodes_loop=loops,
     )
-    return ControlPlane(topology, flow, performance, view, policy, coordinator, loops)
+    return ControlPlane(
+        topology,
+        flow,
+        performance,
+        view,
+        policy,
+        coordinator,
+        loops,
+        _composition(scenario, topology) if composes_steps(factory) else None,
+        _num_stages(topology, flow),
+    )
 
 
 def _has_only_whole_nodes(topology: Topology) -> bool:
@@ -182,13 +206,61 @@ def _max_waiting(scenario: Scenario, performance: PerformanceModel) -> int:
 
 
 def _chunk_tokens(
-    scenario: Scenario, topology: Topology, performance: PerformanceModel
+    scenario: Scenario, topology: Topology, performance: PerformanceModel, *, loops: bool
 ) -> int | None:
     """The longest prefill that leaves at once: where requests wait, as long as all nodes take."""
     wanted = scenario.scheduler.prefill_chunk_tokens
+    if loops:  # nodes split prefills by themselves
+        return None if wanted == AUTO else wanted
+    longest = min(node.capacity.max_prompt_tokens for node in topology.nodes)
+    if wanted == AUTO:
+        return min(suitable_chunk_tokens(topology), longest)
     if wanted is not None or not performance.requests_wait:
         return wanted
-    return min(node.capacity.max_prompt_tokens for node in topology.nodes)
+    return longest
+
+
+def suitable_chunk_tokens(topology: Topology) -> int:
+    """Tokens of a chunk that suits the machines, as a power of 2.
+
+    Shorter chunks waste the time in which the weights are read, longer ones hold up decodes: it is
+    the mean over the nodes of the tokens whose prefill takes one and a half times as long as two
+    decodes.
+    """
+    tokens = [_chunk_tokens_of(node) for node in topology.nodes]
+    return 1 << round(log2(sum(tokens) / len(tokens)))
+
+
+def _chunk_tokens_of(node: PlacedNode) -> int:
+    """The fewest tokens, of 64 to 4096, whose prefill takes 1.5 times as long as two decodes."""
+    profile = node.profile
+    wanted_s = 1.5 * profile.decode(2)
+    few, many = _FEWEST_CHUNK_TOKENS, _MOST_CHUNK_TOKENS
+    while few < many:
+        middle = (few + many) // 2
+        if profile.prefill(middle) < wanted_s:
+            few = middle + 1
+        else:
+            many = middle
+    return few
+
+
+def _composition(scenario: Scenario, topology: Topology) -> StepLimits | None:
+    scheduler = scenario.scheduler
+    limits = scheduler.step
+    if limits == NO_LIMITS and not scheduler.stream_chunks:
+        return None
+    if limits.max_prefill_tokens != AUTO:
+        return limits
+    tokens = scheduler.prefill_chunk_tokens
+    tokens = suitable_chunk_tokens(topology) if tokens == AUTO else tokens
+    return replace(limits, max_prefill_tokens=tokens)
+
+
+def _num_stages(topology: Topology, flow: Flow) -> float:
+    """Stages of a route, on average: how often a token passes from one node to another."""
+    total = sum(flow.link_tokens_per_s)
+    return total / flow.tokens_per_s - 1 if flow.tokens_per_s > 0 else 1.0
 
 
 def followed_flow(scenario: Scenario, topology: Topology) -> Flow:

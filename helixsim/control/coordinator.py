@@ -29,6 +29,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import cast
 
 from helixsim.control.actions import (
     Actions,
@@ -49,7 +50,7 @@ from helixsim.control.actions import (
 from helixsim.control.load import Arrival, LoadGenerator
 from helixsim.control.node_schedulers.scheduler import ContextBound
 from helixsim.control.recorder import Recorder
-from helixsim.control.routing.policy import Policy, Rejection
+from helixsim.control.routing.policy import Policy, PreemptingPolicy, Rejection
 from helixsim.placement.flow import Flow
 from helixsim.requests import Request
 
@@ -73,8 +74,11 @@ class Coordinator:
     reflow
         The flow without some nodes, None if no route is left. Without it, none ever is.
     prefill_chunk_tokens
-        The most tokens of a prefill that leave at once; the next chunk leaves when this one has
-        returned. None for whole prefills.
+        The most tokens of a prefill that leave at once. None for whole prefills.
+    streams_chunks
+        Whether the next chunk leaves right behind this one; else, when this one has returned.
+    longest_chunk_tokens
+        The longest chunk that all nodes take, for chunks in a stream.
     max_waiting
         How many requests may wait for room in the KV caches, instead of being rejected.
     decodes_loop
@@ -106,6 +110,8 @@ class Coordinator:
         node_names: Sequence[str] = (),
         reflow: Callable[[frozenset[int]], Flow | None] = lambda down: None,
         prefill_chunk_tokens: int | None = None,
+        streams_chunks: bool = False,
+        longest_chunk_tokens: int = 2**62,
         max_waiting: int = 0,
         decodes_loop: bool = False,
     ) -> None:
@@ -116,6 +122,8 @@ class Coordinator:
         self._node_names = node_names
         self._reflow = reflow
         self._chunk_tokens = prefill_chunk_tokens
+        self._streams_chunks = streams_chunks
+        self._longest_chunk = longest_chunk_tokens
         self._max_waiting = max_waiting
         self._decodes_loop = decodes_loop
         self._open_loop: Iterator[Arrival] = iter(())
@@ -126,6 +134,8 @@ class Coordinator:
         self._num_tokens_returned = 0
         self._num_tokens_of_ended = 0
         self._has_route = True
+        # Where decodes loop, nodes count their blocks and preempt by themselves.
+        self._preempts = not decodes_loop and getattr(policy, "preempts", False)
         self._last_lost = ""
         self._num_unreplaced = 0
         self.active: dict[Request, None] = {}
@@ -147,11 +157,23 @@ class Coordinator:
             arrival.prompt_tokens,
             arrival.output_tokens,
             num_decodes=arrival.output_tokens - 1 + self._passes_beyond_answer,
-            max_chunk_tokens=self._chunk_tokens,
+            max_chunk_tokens=self._chunk_size(arrival.prompt_tokens),
         )
         request.prefix, request.priority = arrival.prefix, arrival.priority
         self._num_created += 1
         return request
+
+    def _chunk_size(self, num_tokens: int) -> int | None:
+        """The most tokens of a chunk of a prefill; chunks in a stream are of equal length.
+
+        A short last chunk would take a node as long as a longer one: its weights are read all the
+        same. So there are as many chunks as come closest to the wanted length.
+        """
+        wanted = self._chunk_tokens
+        if wanted is None or not self._streams_chunks:
+            return wanted
+        num_chunks = max(round(num_tokens / wanted), -(-num_tokens // self._longest_chunk), 1)
+        return -(-num_tokens // num_chunks)
 
     def handle(self, event: Event, now: float) -> Actions:
         """Decide what follows from an event at time `now`, seconds of the run.
@@ -212,7 +234,7 @@ class Coordinator:
         else:
             reason = self._admit(request, now)
         if reason is None:
-            _send(actions, request, now, is_admitted=True)
+            self._send_admitted(actions, request, now)
         elif reason is Rejection.KV and self.active and self._num_new_waiting < self._max_waiting:
             self.waiting.append(request)
         else:
@@ -234,11 +256,12 @@ class Coordinator:
                 request.dispatched_s = now
             self._num_tokens_returned += len(requests)
             self._policy.decodes_dispatched(requests)
-            return Actions(requests, times, [], [], [], [])
+            actions = Actions(requests, times, [], [], [], [])
+            return self._make_room(actions, times[-1]) if self._preempts else actions
         actions = no_actions()
         for request, now in zip(requests, times, strict=True):
             self._returned(request, now, actions)
-        return actions
+        return self._make_room(actions, times[-1]) if self._preempts else actions
 
     def _returned(self, request: Request, now: float, actions: Actions) -> None:
         if request not in self.active:
@@ -357,6 +380,32 @@ class Coordinator:
         if not self.active:
             self._serve_waiting(now, actions)
 
+    def _make_room(self, actions: Actions, now: float) -> Actions:
+        """Preempt requests, the last admitted first, until what they hold fits every node.
+
+        Each is at the head of the queue then: it begins anew when it fits, its growth included.
+        """
+        policy = cast("PreemptingPolicy", self._policy)
+        while (node := policy.overfull_node()) is not None:
+            victim = next(request for request in reversed(self.active) if _runs_on(request, node))
+            if len(self.active) == 1:
+                self._lose(victim, "its context has outgrown the KV cache", now, actions)
+                break
+            victim.num_preemptions += 1
+            policy.preempted()
+            self.waiting.appendleft(self._abandon(victim, actions))
+        if not actions.dropped:
+            return actions
+        gone = frozenset(actions.dropped)
+        kept = [
+            (request, ready)
+            for request, ready in zip(actions.send, actions.ready_s, strict=True)
+            if request.origin not in gone
+        ]
+        return actions._replace(
+            send=[request for request, _ in kept], ready_s=[ready for _, ready in kept]
+        )
+
     def _take_out(self, request: Request, actions: Actions) -> bool:
         """Take a request out of wherever it is; False if it has ended already."""
         if request in self.active:
@@ -395,7 +444,7 @@ class Coordinator:
 
     def _abandon(self, request: Request, actions: Actions) -> Request:
         """End an attempt, and make the next."""
-        attempt = request.restarted(self._chunk_tokens)
+        attempt = request.restarted(self._chunk_size(request.num_tokens))
         self._release(request, actions)
         return attempt
 
@@ -435,6 +484,14 @@ class Coordinator:
         self.contexts.longest = max(self.contexts.longest, request.longest_context)
         return None
 
+    def _send_admitted(self, actions: Actions, request: Request, now: float) -> None:
+        """Send an admitted request: its whole prefill, the first chunk of it, or all chunks."""
+        if self._streams_chunks:
+            for chunk in request.stream():
+                _send(actions, chunk, now)
+        _send(actions, request, now)
+        actions.admitted.append(request)
+
     def _reject(self, request: Request, reason: Rejection) -> None:
         if reason is Rejection.NODES:
             self._num_unreplaced += 1
@@ -462,7 +519,7 @@ class Coordinator:
                 break
             self.waiting.popleft()
             if reason is None:
-                _send(actions, request, now, is_admitted=True)
+                self._send_admitted(actions, request, now)
             elif request.attempt:
                 self._fail(request, now, actions)
             else:
@@ -520,8 +577,10 @@ class Coordinator:
         assert self.active or not self.waiting, "progress: requests wait and none is active"
 
 
-def _send(actions: Actions, request: Request, now: float, *, is_admitted: bool = False) -> None:
+def _runs_on(request: Request, node: int) -> bool:
+    return request.route is not None and any(stage.node == node for stage in request.route.stages)
+
+
+def _send(actions: Actions, request: Request, now: float) -> None:
     actions.send.append(request)
     actions.ready_s.append(now)
-    if is_admitted:
-        actions.admitted.append(request)

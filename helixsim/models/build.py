@@ -23,7 +23,9 @@ from helixsim.control.node_schedulers import (
     NodeSchedulerInputs,
     decodes_loop,
 )
+from helixsim.control.node_schedulers.composition import StepComposer, StepLimits
 from helixsim.control.node_schedulers.paper import PaperScheduler
+from helixsim.control.node_schedulers.paper_composed import ComposedPaperScheduler
 from helixsim.control.node_schedulers.scheduler import ContextBound
 from helixsim.control.routing import Policy
 from helixsim.control.routing.policy import HopPolicy, LinkPolicy, RoutingPoint
@@ -97,6 +99,8 @@ class Parts:
     performance: PerformanceModel
     view: ClusterView
     seed: int
+    composition: StepLimits | None = None
+    num_stages: float = 1.0
     tracer: Tracer | None = None
 
 
@@ -147,7 +151,8 @@ def build_models(parts: Parts) -> Models:
         nodes,
         [nodes[index] for index in first],
         RouteFollower(topology, links) if point is RoutingPoint.ADMISSION else start_empty,
-        releases=any(node.scheduler.kv is not None for node in nodes),
+        releases=parts.composition is not None
+        or any(node.scheduler.kv is not None for node in nodes),
     )
     return Models(coordinator_node, nodes, links)
 
@@ -166,7 +171,10 @@ def _node(
     scheduler = make_node_scheduler(parts, placed)
     timer = parts.performance.step_timer(placed)
     environment, tracer = parts.environment, parts.tracer
-    is_paper = type(scheduler) is PaperScheduler and type(parts.performance) is PaperModel
+    is_paper = (
+        type(scheduler) in (PaperScheduler, ComposedPaperScheduler)
+        and type(parts.performance) is PaperModel
+    )
     if is_paper and scheduler.kv is None:
         assert isinstance(scheduler, PaperScheduler)
         make_paper_node = PaperNode if tracer is None else traced_paper_node(tracer)
@@ -199,6 +207,9 @@ def make_node_scheduler(parts: Parts, placed: PlacedNode) -> NodeScheduler:
         engine=scenario.engine,
         contexts=parts.coordinator.contexts,
         num_llm_layers=parts.topology.llm.num_layers,
+        composer=None
+        if parts.composition is None
+        else StepComposer(parts.composition, parts.num_stages),
     )
     return cast("NodeScheduler", NODE_SCHEDULERS.make(name, inputs))
 

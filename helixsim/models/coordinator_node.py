@@ -226,7 +226,7 @@ class CoordinatorNode:
 
     def _drop(self, gone: frozenset[Request]) -> None:
         def is_wanted(request: Request) -> bool:
-            return request not in gone
+            return request.origin not in gone
 
         self._inbox.drop_unless(is_wanted)
         self.tokens.drop_unless(is_wanted)

@@ -10,7 +10,7 @@ from helixsim.control.routing.policy import Chooser, HopPolicy, LinkPolicy
 from helixsim.models.event_loop import ExactEnvironment, ReusableEvent
 from helixsim.models.links import SerialLink
 from helixsim.placement.topology import PlacedLink
-from helixsim.requests import Request, Stage
+from helixsim.requests import PrefillChunk, Request, Stage
 from helixsim.steps import Batch
 
 LEAST_BANDWIDTH_BYTES_PER_S = 10.0
@@ -114,7 +114,7 @@ class HopEgress:
         if batch.num_prompts:
             for request in batch.requests:
                 if request.is_prefill and machine not in request.onward:
-                    link = self._policy.choose(machine, request)
+                    link = self._policy.choose(machine, request.origin)
                     take_link(request, link, self._links, self._end_layer)
         groups: dict[int, list[Request]] = {}
         for request in batch.requests:
@@ -226,14 +226,20 @@ class ContendedEgress:
         )
         taken: dict[int, Request] = {}
         left: list[Request] = []
+        held_up: set[Request] = set()  # of which an earlier chunk waits
         for place, request in enumerate(self._queue):
             if len(taken) == len(usable) == 1:
                 # The rest can only wait, and a choice from one draws no random numbers.
                 left += self._queue[place:]
                 break
+            if request.origin in held_up:
+                left.append(request)
+                continue
             index = self._link_for(request, usable, taken, choose)
             if index is None:
                 left.append(request)
+                if request.__class__ is PrefillChunk:
+                    held_up.add(request.origin)
             else:
                 taken[index] = request
         self._queue = left
@@ -252,7 +258,7 @@ class ContendedEgress:
         if link is not None:
             index = link.index
             return index if index in usable and index not in taken else None
-        placed = choose(request, taken)
+        placed = choose(request.origin, taken)
         if placed is None:
             return None
         take_link(request, placed, self._links, self._end_layer)

@@ -13,8 +13,9 @@ from typing import Protocol
 
 from helixsim.control.node_schedulers import NodeScheduler
 from helixsim.models.event_loop import ExactEnvironment
-from helixsim.models.links import MUTE, DeliveryQueue, Transfer
-from helixsim.models.node import NodeState, StepNode
+from helixsim.models.links import MUTE, DeliveryQueue, Transfer, interleaved
+from helixsim.models.node import NodeState, StepNode, enter_merged
+from helixsim.models.step_start import StepStart
 from helixsim.physics.performance_model import StepTimer
 from helixsim.placement.topology import PlacedNode
 from helixsim.requests import Request
@@ -56,6 +57,7 @@ class EngineNode(StepNode):
         self._idle_since = 0.0
         self._step: Step | None = None
         self._pass_ends: list[tuple[float, int]] = []
+        self._start = StepStart.of(scheduler, inbox)
         inbox.announce = self._wake_for
 
     def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
@@ -101,12 +103,23 @@ class EngineNode(StepNode):
             self._before_looking(now)
         self._state = NodeState.BUSY
         self._inbox.announce_before_s = MUTE
-        for transfer in self._inbox.take(now) if self._inbox.transfers else ():
-            self.scheduler.enter(transfer.entry_layer, transfer)
+        if self._inbox.transfers:
+            self._take_in(now)
         if number >= 0 and step is not None and not step.is_last:
             # Requests that wait at a layer stand before the requests that a pass brings there.
             self._finish_pass(step, number, now)
         self._begin_step(now)
+
+    def _take_in(self, now: float) -> None:
+        """Hand the scheduler the requests that have arrived by now."""
+        transfers = self._inbox.take(now)
+        if self._start is not None:
+            self._start.took(transfers)
+            if len(transfers) > 1 and interleaved(transfers):  # chunks stay in order
+                enter_merged(self.scheduler, transfers)
+                return
+        for transfer in transfers:
+            self.scheduler.enter(transfer.entry_layer, transfer)
 
     def _finish_pass(self, step: Step, number: int, now: float) -> None:
         """Send on the requests of a pass that are through the node."""
@@ -116,6 +129,11 @@ class EngineNode(StepNode):
 
     def _begin_step(self, now: float) -> None:
         """Run what the scheduler composes, or idle."""
+        start = self._start
+        if start is not None and (at := start.begins_s(now)) > now:
+            self._step = None
+            self._wait_until(at, now)
+            return
         step = self.scheduler.schedule()
         if step is not None and (step.preempted or step.failed):
             self._reports.report_step(step)
@@ -130,6 +148,9 @@ class EngineNode(StepNode):
             if batch.requests:
                 self.num_batches += 1
                 self.num_tokens += batch.num_tokens if step.is_last else 0
+        if start is not None:
+            self._awaits_more = False
+            start.begins(step, now, ends)
         self._busy_s += end - now
         self._busy_until = end
         self._wake_at(self._pass_ends[0][0])

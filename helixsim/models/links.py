@@ -233,6 +233,25 @@ class DeliveryQueue:
             arrived.sort(key=_first_arrival)
         return arrived
 
+    def last_of_burst(self, since_s: float, gap_s: float, until_s: float) -> float:
+        """The last of the arrivals that follow `since_s` and one another within a gap.
+
+        None of them comes after `until_s`; `since_s` if none comes at all.
+        """
+        arrivals = [
+            sent + transfer.latency_s
+            for transfer in self.transfers
+            if transfer.sent_s[0] + transfer.latency_s <= until_s
+            for sent in transfer.sent_s
+        ]
+        arrivals.sort()
+        last_s = since_s
+        for arrival in arrivals:
+            if arrival > until_s or arrival - last_s > gap_s:
+                break
+            last_s = arrival
+        return last_s
+
     def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
         """Drop requests that are not wanted any more."""
         self.transfers = [

@@ -19,7 +19,7 @@ from helixsim.models.egress import take_link
 from helixsim.models.links import DeliveryQueue, Transfer
 from helixsim.physics.performance_model import SendingCosts
 from helixsim.placement.topology import PlacedLink
-from helixsim.requests import Request
+from helixsim.requests import PrefillChunk, Request
 from helixsim.steps import Batch
 
 if TYPE_CHECKING:
@@ -209,6 +209,7 @@ class MessageEgress:
         self._random_bits = jitter.getrandbits
         self._is_batched = sending.is_batched
         self._free_s = 0.0
+        self._last_chunk_s: dict[Request, float] = {}
 
     def depart(self, batch: Batch, now: float) -> None:
         """Send a group that is ready now, in order."""
@@ -232,10 +233,12 @@ class MessageEgress:
             self._send(requests, 0.0, ready_s)
 
     def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
-        """No request waits here."""
+        """No request waits here; forget when chunks of unwanted ones were sent."""
+        for request in [request for request in self._last_chunk_s if not is_wanted(request)]:
+            del self._last_chunk_s[request]
 
     def _choose(self, request: Request) -> None:
-        policy, machine = self._policy, self._machine
+        policy, machine, request = self._policy, self._machine, request.origin
         if policy.routing_point is RoutingPoint.HOP:
             placed: PlacedLink | None = cast(HopPolicy, policy).choose(machine, request)
         else:
@@ -263,6 +266,8 @@ class MessageEgress:
             started = now if now > free else free
             free = started + (message_s + num_bytes * s_per_byte)
             sent = link.carry(num_bytes, started, free) + jitter_s[bits(10)]
+            if request.is_prefill:
+                sent = self._in_order((request,), sent)
             if self._chooses:
                 request.via_link, request.sent_s = link.index, started
             if link in groups:
@@ -273,6 +278,16 @@ class MessageEgress:
         for link, messages in groups.items():
             messages.sort(key=itemgetter(0, 1))
             link.depart([message[2] for message in messages], [message[0] for message in messages])
+
+    def _in_order(self, requests: Sequence[Request], sent_s: float) -> float:
+        """When prefills are noticed at the earliest: no chunk before the one ahead of it."""
+        last_s = self._last_chunk_s
+        for request in requests:
+            sent_s = max(sent_s, last_s.pop(request.origin, sent_s))
+        for request in requests:
+            if request.__class__ is PrefillChunk:
+                last_s[request.origin] = sent_s
+        return sent_s
 
     def _groups(
         self, requests: Iterable[Request], now: float, ready_s: Sequence[float] | None
@@ -291,6 +306,8 @@ class MessageEgress:
         self._free_s = handed = started + (self._message_s + num_bytes * self._s_per_byte)
         jitter_s = self._jitter_s[self._random_bits(10)]
         sent = link.carry(num_bytes, started, handed) + jitter_s
+        if batch.num_prompts:
+            sent = self._in_order([r for r in batch.requests if r.is_prefill], sent)
         if self._chooses:
             for request in batch.requests:
                 request.via_link, request.sent_s = link.index, started

@@ -9,9 +9,10 @@ from math import inf
 from helixsim.control.node_schedulers import NodeScheduler
 from helixsim.models.egress import Egress
 from helixsim.models.event_loop import ExactEnvironment, ReusableEvent
-from helixsim.models.links import MUTE, DeliveryQueue
+from helixsim.models.links import MUTE, DeliveryQueue, Transfer, merge
 from helixsim.placement.topology import PlacedNode
 from helixsim.requests import Request
+from helixsim.steps import Batch
 
 
 class NodeState(Enum):
@@ -23,6 +24,16 @@ class NodeState(Enum):
     """A step runs."""
     DOWN = "down"
     """It has failed: it runs nothing and takes nothing in."""
+
+
+def enter_merged(scheduler: NodeScheduler, transfers: list[Transfer]) -> None:
+    """Hand a scheduler what has arrived over several links at a time, in order of arrival."""
+    entry = {transfer.number: transfer.entry_layer for transfer in transfers}
+    by_layer: dict[int, list[Request]] = {}
+    for delivery in merge(transfers):
+        by_layer.setdefault(entry[delivery[3]], []).append(delivery[5])
+    for layer, requests in by_layer.items():
+        scheduler.enter(layer, Batch.of(requests))
 
 
 class SimulatedNode:
@@ -71,6 +82,7 @@ class SimulatedNode:
         self._before_looking: Callable[[float], None] | None = None
         self._when_idle: Callable[[], None] | None = None
         self._has_other_sources = False
+        self._awaits_more = False
         self._busy_s = 0.0
         self._busy_until = 0.0
         self.num_batches = 0
@@ -95,6 +107,15 @@ class SimulatedNode:
         self._when_idle = when_idle
         self._has_other_sources = num_sources > 1
 
+    def _wait_until(self, at: float, now: float) -> None:
+        """Idle for a moment although requests are there; look again if more arrive earlier."""
+        self._state = NodeState.IDLE
+        self._awaits_more = True
+        self._wakes_at = self._inbox.announce_before_s = at
+        self._event.schedule(at, now)
+        if self._when_idle is not None:
+            self._when_idle()
+
     def _wake(self) -> None:
         raise AssertionError("subclasses say what happens")
 
@@ -103,7 +124,9 @@ class SimulatedNode:
     @property
     def is_unaware(self) -> bool:
         """Whether it idles and does not know when the coordinator sends it something."""
-        return self._state is NodeState.IDLE and (self._wakes_at == inf or self._has_other_sources)
+        return self._state is NodeState.IDLE and (
+            self._wakes_at == inf or self._has_other_sources or self._awaits_more
+        )
 
     @property
     def num_waiting(self) -> int:

@@ -10,11 +10,11 @@ from math import inf
 
 from helixsim.control.node_schedulers.paper import PaperScheduler
 from helixsim.models.event_loop import ExactEnvironment
-from helixsim.models.links import MUTE, Delivery, DeliveryQueue, Transfer, interleaved, merge
-from helixsim.models.node import NodeState, SimulatedNode
+from helixsim.models.links import MUTE, DeliveryQueue, Transfer, interleaved
+from helixsim.models.node import NodeState, SimulatedNode, enter_merged
+from helixsim.models.step_start import StepStart
 from helixsim.physics.performance_model import StepTimer
 from helixsim.placement.topology import PlacedNode
-from helixsim.steps import Batch
 
 
 class PaperNode(SimulatedNode):
@@ -38,6 +38,7 @@ class PaperNode(SimulatedNode):
     ) -> None:
         super().__init__(environment, node, scheduler, inbox)
         self._time_step = timer.time_step
+        self._start = StepStart.of(scheduler, inbox)
         inbox.announce = self._wake_for
 
     @property
@@ -76,6 +77,10 @@ class PaperNode(SimulatedNode):
             batch = scheduler.finish_pass(step, 0)
             if batch is not None:
                 self._egress.depart(batch, now)
+        start = self._start
+        if start is not None and (at := start.begins_s(now)) > now:
+            self._wait_until(at, now)
+            return
         step = scheduler.schedule()
         if step is None:
             self._idle(now)
@@ -84,6 +89,9 @@ class PaperNode(SimulatedNode):
         (end,), last_start = self._time_step(step, now)
         if step.is_last:
             self.num_tokens += batch.prompt_tokens + len(batch.requests) - batch.num_prompts
+        if start is not None:
+            self._awaits_more = False
+            start.begins(step, now, (end,))
         self._busy_s += end - now
         self.num_batches += 1
         self._state = NodeState.BUSY
@@ -94,19 +102,13 @@ class PaperNode(SimulatedNode):
     def _take_in(self, now: float) -> None:
         """Hand the scheduler the requests that have arrived by now."""
         transfers = self._inbox.take(now)
+        if self._start is not None:
+            self._start.took(transfers)
         if len(transfers) > 1 and interleaved(transfers):
-            self._take_in_interleaved(transfers)
+            enter_merged(self.scheduler, transfers)
             return
         for transfer in transfers:
             self.scheduler.enter(transfer.entry_layer, transfer)
-
-    def _take_in_interleaved(self, transfers: list[Transfer]) -> None:
-        entry = {transfer.number: transfer.entry_layer for transfer in transfers}
-        by_layer: dict[int, list[Delivery]] = {}
-        for delivery in merge(transfers):
-            by_layer.setdefault(entry[delivery[3]], []).append(delivery)
-        for layer, deliveries in by_layer.items():
-            self.scheduler.enter(layer, Batch.of([delivery[5] for delivery in deliveries]))
 
     def _idle(self, now: float) -> None:
         self._state = NodeState.IDLE

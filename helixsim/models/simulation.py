@@ -161,6 +161,8 @@ class Simulation:
                 control_plane.performance,
                 control_plane.view,
                 self.seed,
+                control_plane.composition,
+                control_plane.num_stages,
                 self.tracer,
             )
         )

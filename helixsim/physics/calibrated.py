@@ -10,6 +10,10 @@ Time of one layer, with ``prefill`` and ``decode`` the machine's measured profil
 - a pass of both: the linear parts of the layer run once over all tokens, attention of the decodes
   comes on top: ``max(scale x prefill(tokens + n), decode(2)) + decode(n) - decode(2) + ...``.
 
+A chunk that is not the first of its prefill attends to the tokens of the chunks before it: ``new x
+earlier`` pairs of tokens, at the machine's rate of prefills
+(:func:`helixsim.physics.performance_model.attention_s_per_pair`).
+
 ``context`` is the time to read the tokens of context beyond the profile's context from the KV
 cache; with a shorter context, decodes are faster, but never faster than two decodes. ``table`` is
 the time to list the KV blocks of each decode, which the engine does for every layer. After the
@@ -23,7 +27,12 @@ from typing import Protocol
 
 from helixsim.physics.engine import EngineCosts
 from helixsim.physics.operators import OperatorStepTimer
-from helixsim.physics.performance_model import ModelInputs, SendingCosts, StepTimer
+from helixsim.physics.performance_model import (
+    ModelInputs,
+    SendingCosts,
+    StepTimer,
+    attention_s_per_pair,
+)
 from helixsim.physics.rounded_profile import without_rounding
 from helixsim.placement.topology import PlacedNode
 from helixsim.profiles.machine import LLM
@@ -151,6 +160,7 @@ class EngineStepTimer:
         self._output_s = gpu.output_pass_s if self._is_last else 0.0
         self._profile_context = engine.profile_context_tokens
         self._copy_s_per_token = llm.activation_bytes_per_token / engine.copy_bytes_per_s
+        self._pair_s = self._scale * attention_s_per_pair(llm, self._prefill)
         self._prefill_s: dict[int, float] = {}
         self._decode_s: list[float] = [0.0]
         self._poll_layer_s = engine.poll_layer_s
@@ -188,10 +198,13 @@ class EngineStepTimer:
         if not batch.num_prompts:
             return self.decode_layer_s(num_decodes, batch.context_tokens)
         if not num_decodes:
-            return self.prefill_layer_s(batch.num_prompts, batch.prompt_tokens)
-        return self.mixed_layer_s(
-            batch.num_prompts, batch.prompt_tokens, num_decodes, batch.context_tokens
-        )
+            seconds = self.prefill_layer_s(batch.num_prompts, batch.prompt_tokens)
+        else:
+            seconds = self.mixed_layer_s(
+                batch.num_prompts, batch.prompt_tokens, num_decodes, batch.context_tokens
+            )
+        pairs = batch.chunk_pairs
+        return seconds + pairs * self._pair_s if pairs else seconds
 
     def decodes_end(self, start: float, num_decodes: int, context_sum: int, longest: int) -> float:
         """When a step of decodes is through; see :class:`TimerOfDecodes`."""

@@ -4,13 +4,21 @@ A layer takes the prefill time of all prompt tokens in the batch plus the decode
 number of decodes, as two passes would; a single decode counts double. At the first layer of a
 node the host pays for every token that reached the node since it last started a batch there,
 whichever request it belongs to: once through memory at 4 GB/s and once at 5 GB/s.
+
+The published simulator knows no chunks of prefills. Here a chunk that is not the first attends to
+the tokens of the chunks before it (:func:`.performance_model.attention_s_per_pair`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from helixsim.physics.performance_model import ModelInputs, SendingCosts, StepTimer
+from helixsim.physics.performance_model import (
+    ModelInputs,
+    SendingCosts,
+    StepTimer,
+    attention_s_per_pair,
+)
 from helixsim.placement.topology import PlacedNode
 from helixsim.profiles.machine import LLM
 from helixsim.steps import Batch, Step
@@ -44,13 +52,14 @@ class PaperModel:
 class PaperStepTimer:
     """Times the steps of one node."""
 
-    __slots__ = ("_activation_bytes", "_decode_s", "_prefill_s", "_profile", "poll_s")
+    __slots__ = ("_activation_bytes", "_decode_s", "_pair_s", "_prefill_s", "_profile", "poll_s")
 
     def __init__(self, llm: LLM, node: PlacedNode) -> None:
         self.poll_s = 0.0
         self._activation_bytes = llm.activation_bytes_per_token
         profile, capacity = node.profile, node.capacity
         self._profile = profile
+        self._pair_s = attention_s_per_pair(llm, profile.prefill)
         # Dense tables: a batch is timed hundreds of thousands of times, and token counts repeat.
         self._prefill_s = [profile.prefill(n) for n in range(capacity.max_prompt_tokens + 1)]
         self._decode_s = [profile.decode(n) for n in range(capacity.max_decode_tokens + 1)]
@@ -69,6 +78,8 @@ class PaperStepTimer:
             )
         except IndexError:  # larger than the paper's scheduler makes a batch
             return self._time_passes(step, now)
+        if batch.num_prompts and (pairs := batch.chunk_pairs):
+            layer_s += pairs * self._pair_s
         first_s = layer_s
         if step.received_tokens:
             received = step.received_tokens * self._activation_bytes
@@ -98,4 +109,5 @@ class PaperStepTimer:
         prefill_s = self._profile.prefill(batch.prompt_tokens)
         num_decodes = batch.num_decodes
         decode_s = self._profile.decode(num_decodes)
+        prefill_s += batch.chunk_pairs * self._pair_s
         return prefill_s + (2 * decode_s if num_decodes == 1 else decode_s)

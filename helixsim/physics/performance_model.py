@@ -13,7 +13,7 @@ from typing import Protocol
 
 from helixsim.physics.engine import IDEAL_ENGINE, EngineCosts
 from helixsim.placement.topology import PlacedNode
-from helixsim.profiles.machine import LLM
+from helixsim.profiles.machine import LLM, LatencyProfile
 from helixsim.registry import Registry
 from helixsim.steps import Step
 
@@ -55,6 +55,18 @@ class SendingCosts:
     bytes_per_s: float = 1e12
     delivery_jitter_s: float = 0.0
     is_batched: bool = False
+
+
+def attention_s_per_pair(llm: LLM, prefill: LatencyProfile) -> float:
+    """Time of attention of one token to one earlier token, on one layer, seconds.
+
+    ``4 h`` FLOP for a hidden state of h numbers (a product with its key, and one with its value),
+    at the rate at which the machine does the ``2 P`` FLOP of a token that is prefilled, for the P
+    weights of a layer. Both in numbers of 2 bytes, of which only the ratio matters.
+    """
+    tokens = prefill.tokens[-1]
+    token_s = prefill(tokens) / tokens
+    return 2 * llm.activation_bytes_per_token / llm.layer_bytes * token_s
 
 
 class StepTimer(Protocol):

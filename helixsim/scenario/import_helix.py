@@ -121,9 +121,8 @@ class _Importer:
                 "allow_overcommitted_layers": False,
             },
             "scheduler": {
+                "preset": "published",
                 "policy": "maxflow",
-                "kv": {"high_water_mark": 0.85, "expected_output_ratio": 1.0},
-                "feed_high_water_mark": 0.8,
             },
             "workload": {
                 "mode": "offline",

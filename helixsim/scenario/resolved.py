@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from helixsim.cluster import Cluster
+from helixsim.control.node_schedulers.composition import AUTO, NO_LIMITS, Auto, StepLimits
 from helixsim.display import placement_image, placement_plot, short_text, table_html
 from helixsim.errors import InputError
 from helixsim.physics.engine import IDEAL_ENGINE, EngineCosts
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Mode = Literal["offline", "online"]
+Preset = Literal["published", "tuned"]
+KvAdmission = Literal["expected", "exact"]
 FlowSplit = Literal["published", "balanced"]
 
 IN_MEMORY = "<dict>"
@@ -33,16 +36,20 @@ IN_MEMORY = "<dict>"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KvSettings:
-    """Admission by the expected use of the KV caches.
+    """Admission by the use of the KV caches.
 
     Attributes
     ----------
+    admission
+        ``expected``: a request counts with its prompt and an expected answer from admission to its
+        end. ``exact``: with the tokens that it holds, and a margin for growth.
     high_water_mark
-        Share of a node's KV cache that may be in use by expectation.
+        Share of a node's KV cache that may be in use.
     expected_output_ratio
         Expected output tokens of a request, over the mean.
     """
 
+    admission: KvAdmission = "expected"
     high_water_mark: float = 0.85
     expected_output_ratio: float = 1.0
 
@@ -68,8 +75,16 @@ class SchedulerSettings:
     flow_split
         Which of all maximum flows to follow: ``published``, the one that the published algorithm
         finds, or ``balanced``, see :mod:`helixsim.placement.balanced_flow`.
+    preset
+        Where the other settings come from: ``published`` or ``tuned``.
     prefill_chunk_tokens
-        The most prompt tokens in one pass of a prefill; None for whole prefills.
+        The most prompt tokens in one pass of a prefill: ``auto`` for a number that suits the
+        machines, None for whole prefills.
+    stream_chunks
+        Whether the chunks of a prefill leave back to back; otherwise each when the one before has
+        returned.
+    step
+        What one step of a node may take.
     max_waiting
         The most requests that wait for room in KV caches; further ones are rejected. None for the
         default of the physics: no request waits in ``paper``, all wait in ``calibrated``.
@@ -81,8 +96,24 @@ class SchedulerSettings:
     feed_high_water_mark: float = 0.8
     min_flow_share: float = 0.05
     flow_split: str = "published"
-    prefill_chunk_tokens: int | None = None
+    preset: Preset = "published"
+    prefill_chunk_tokens: int | Auto | None = None
+    stream_chunks: bool = False
+    step: StepLimits = NO_LIMITS
     max_waiting: int | None = None
+
+
+PRESETS: Mapping[Preset, SchedulerSettings] = {
+    "published": SchedulerSettings(),
+    "tuned": SchedulerSettings(
+        preset="tuned",
+        kv=KvSettings(admission="exact", high_water_mark=0.97),
+        prefill_chunk_tokens=AUTO,
+        stream_chunks=True,
+        step=StepLimits(max_prefill_tokens=AUTO, max_decodes=AUTO, max_wait_s=AUTO),
+    ),
+}
+"""The settings that a preset stands for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,9 +124,8 @@ def test_the_document(run):
             "allow_overcommitted_layers": False,
         },
         "scheduler": {
+            "preset": "published",
             "policy": "maxflow",
-            "kv": {"high_water_mark": 0.85, "expected_output_ratio": 1.0},
-            "feed_high_water_mark": 0.8,
         },
         "workload": {
             "mode": "offline",

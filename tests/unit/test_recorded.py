@@ -395,7 +395,12 @@ def quickstart_run(tmp_path_factory):
     """A recording of the quick start, with its own node names."""
     folder = tmp_path_factory.mktemp("quick") / "run"
     scenario = load_scenario(
-        "quickstart", ["workload.mode=online", "workload.mean_tokens_per_s=600"]
+        "quickstart",
+        [
+            "scheduler.preset=published",
+            "workload.mode=online",
+            "workload.mean_tokens_per_s=600",
+        ],
     )
     scenario = replace(
         scenario, run=replace(scenario.run, duration_s=40.0, warmup_s=0.0), physics="calibrated"
@@ -430,6 +435,8 @@ def test_replay_command(tmp_path, quickstart_run):
         "replay",
         quickstart_run,
         "quickstart",
+        "--set",
+        "scheduler.preset=published",
         "--physics",
         "calibrated",
         "--warmup",

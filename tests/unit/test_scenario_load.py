@@ -15,6 +15,7 @@ from helixsim.profiles.library import DATA
 from helixsim.requests import TraceRequest
 from helixsim.scenario.load import load_scenario
 from helixsim.scenario.resolved import (
+    PRESETS,
     Fault,
     Faults,
     GammaArrivals,
@@ -35,12 +36,7 @@ def test_a_scenario_with_all_defaults(load):
     assert scenario.llm.name == "llama2-70b"
     assert list(scenario.machine_types) == ["A100", "L4"]
     assert scenario.placement == Placement({k: tuple(v) for k, v in PLACEMENT["layers"].items()})
-    assert scenario.scheduler == SchedulerSettings(
-        policy="maxflow",
-        kv=KvSettings(high_water_mark=0.85, expected_output_ratio=1.0),
-        feed_high_water_mark=0.8,
-        min_flow_share=0.05,
-    )
+    assert scenario.scheduler == PRESETS["tuned"]
     assert scenario.workload == Workload(
         mode="offline",
         lengths=length_model("azure-conversation"),
@@ -61,6 +57,7 @@ def test_all_settings_arrive(load):
     scenario = load(
         {
             "scheduler": {
+                "preset": "published",
                 "policy": "swarm",
                 "kv": {"high_water_mark": 0.9, "expected_output_ratio": 0.6},
                 "feed_high_water_mark": 0.7,

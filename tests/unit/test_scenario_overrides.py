@@ -218,7 +218,10 @@ def test_names_in_the_scenario_itself_are_not_looked_up_elsewhere(load, tmp_path
             "it may have cluster, description, dollars_per_hour, engine, faults, llm, "
             "machine_types, name",
         ),
-        ("scheduler.kv.zzz=1", "scheduler.kv may have expected_output_ratio, high_water_mark"),
+        (
+            "scheduler.kv.zzz=1",
+            "scheduler.kv may have admission, expected_output_ratio, high_water_mark",
+        ),
         ("run.seed.x=3", "a scenario has no run.seed.x; run.seed is a single value"),
         ("cluster.nodes.3.type=L4", "cluster.nodes has 3 entries, counted from 0"),
         ("cluster.nodes.-1.type=L4", "a scenario has no cluster.nodes.-1.type"),

@@ -41,9 +41,15 @@ def served(requests=None, *, layers=None, kv_tokens=10_000, engine=None, **chang
         drain=True,
         **({"policy": "random", "duration_s": 1000.0, "sample_interval_s": 100.0} | changes),
     )
-    scheduler = replace(scenario.scheduler, node="vllm")
     return simulate(
-        replace(scenario, physics="calibrated", engine=engine or EngineCosts(), scheduler=scheduler)
+        replace(
+            scenario,
+            # Of a usual size beside its hidden states: attention to what is cached is cheap.
+            llm=replace(scenario.llm, layer_bytes=1e9),
+            physics="calibrated",
+            engine=engine or EngineCosts(),
+            scheduler=replace(scenario.scheduler, node="vllm"),
+        )
     )
 
 

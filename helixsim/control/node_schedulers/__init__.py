@@ -31,7 +31,7 @@ NODE_SCHEDULERS: Registry[NodeSchedulerFactory] = Registry(
     "node scheduler",
     "helixsim.node_schedulers",
     {
-        "paper": "helixsim.control.node_schedulers.paper:PaperScheduler",
+        "paper": "helixsim.control.node_schedulers.paper_composed:paper_schedulers",
         "prototype": "helixsim.control.node_schedulers.prototype:PrototypeScheduler",
         "vllm": "helixsim.control.node_schedulers.vllm:vllm_schedulers",
     },
@@ -46,6 +46,14 @@ def decodes_loop(factory: NodeSchedulerFactory) -> bool:
     A factory says so by an attribute of that name; without it they do not.
     """
     return bool(getattr(factory, "decodes_loop", False))
+
+
+def composes_steps(factory: NodeSchedulerFactory) -> bool:
+    """Whether it takes a :class:`~.composition.StepComposer`, and chunks of prefills in a stream.
+
+    A factory says so by an attribute of that name; without it it does not.
+    """
+    return bool(getattr(factory, "composes_steps", False))
 
 
 def register_node_scheduler(name: str, factory: NodeSchedulerFactory) -> None:
@@ -64,6 +72,7 @@ __all__ = [
     "NodeScheduler",
     "NodeSchedulerFactory",
     "NodeSchedulerInputs",
+    "composes_steps",
     "decodes_loop",
     "register_node_scheduler",
 ]

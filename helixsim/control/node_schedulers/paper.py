@@ -144,7 +144,7 @@ class PaperScheduler:
         starts = sorted({inputs.start_layer, *inputs.entry_layers})
         self._bounds = (*starts, inputs.end_layer)
         self._layers = tuple(pairwise(self._bounds))
-        self.queues = [BatchQueue(inputs.limits) for _ in starts]
+        self.queues = [self._make_queue(inputs.limits) for _ in starts]
         self._at = dict(zip(starts, self.queues, strict=True))
         self._contexts = inputs.contexts
         self._received_tokens = 0
@@ -153,6 +153,9 @@ class PaperScheduler:
         self.running: Step | None = None
         # One object for all steps: a batch costs hundreds of thousands of times.
         self._step = Step([Batch([], 0, 0)], self._bounds)
+
+    def _make_queue(self, limits: Capacity) -> BatchQueue:
+        return BatchQueue(limits)
 
     # -- requests come and go ------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ class PrototypeScheduler:
     """Composes steps over all layers of the node; see :class:`.scheduler.NodeScheduler`."""
 
     counts_kv = True
+    composes_steps = True
 
     def __init__(self, inputs: NodeSchedulerInputs) -> None:
         assert inputs.kv is not None
@@ -27,6 +28,8 @@ class PrototypeScheduler:
         self._is_mixed = inputs.engine.batching == "mixed"
         self._max_tokens = inputs.engine.max_num_batched_tokens
         self._max_decodes = inputs.limits.max_decode_tokens
+        self.composer = inputs.composer
+        self._ends_llm = inputs.end_layer >= inputs.num_llm_layers
         self.kv = inputs.kv
         self.running: Step | None = None
         self._prompts: list[Request] = []
@@ -46,7 +49,7 @@ class PrototypeScheduler:
         for request in batch.requests:
             if request.is_prefill:
                 self._prompts.append(request)
-                self._entry[request] = layer
+                self._entry[request.origin] = layer
             else:
                 self._decodes.append(request)
 
@@ -63,9 +66,13 @@ class PrototypeScheduler:
                 for batch in self.running.passes
             ]
         self.kv.drop_unless(is_wanted)
+        if self.composer is not None:
+            self.composer.drop_unless(is_wanted)
 
     def release(self, request: Request) -> bool:
         """Take back the blocks of a request that has ended."""
+        if self.composer is not None:
+            self.composer.residents.pop(request, None)
         self._entry.pop(request, None)
         return self.kv.release(request)
 
@@ -75,6 +82,8 @@ class PrototypeScheduler:
         self._received_tokens = 0
         self.running = None
         self.kv.clear()
+        if self.composer is not None:
+            self.composer.residents.clear()
 
     # -- steps ---------------------------------------------------------------------------------
 
@@ -87,12 +96,14 @@ class PrototypeScheduler:
         if not prompts and not decodes:
             return step if step.preempted or step.failed else None
         groups = [prompts + decodes] if self._is_mixed else [prompts, decodes]
+        if self.composer is not None:
+            groups.reverse()  # decodes do not wait for the chunks that run beside them
         step.passes = [Batch.of(requests) for requests in groups]
         step.received_tokens, self._received_tokens = self._received_tokens, 0
         if len(self._bounds) > 2:
             first = self._bounds[0]
             step.entry_layers = {
-                request: self._entry.get(request, first)
+                request: self._entry.get(request.origin, first)
                 for requests in groups
                 for request in requests
             }
@@ -103,12 +114,27 @@ class PrototypeScheduler:
         """Every pass runs all layers: its requests are through the node."""
         batch = step.passes[number]
         step.passes[number] = Batch([], 0, 0)
-        return batch if batch.requests else None
+        if not batch.requests:
+            return None
+        if self.composer is None or not batch.num_prompts:
+            return batch
+        return self.composer.through(batch, ends_llm=self._ends_llm)
+
+    def waits_for_more(self) -> bool:
+        """Whether the next step would be of decodes only, and of fewer than it may have."""
+        return (
+            self.composer is not None
+            and not self._prompts
+            and 0 < len(self._decodes) < self.composer.max_decodes
+        )
 
     def _take_decodes(self, step: Step) -> list[Request]:
         """The decodes whose next token has a block, other requests being preempted if need be."""
         kv, entry, first = self.kv, self._entry, self._bounds[0]
-        taken = self._decodes[: self._max_decodes]
+        most = self._max_decodes
+        if self.composer is not None:
+            most = min(most, self.composer.max_decodes)
+        taken = self._decodes[:most]
         for request in taken:
             if request.num_computed_tokens % kv.block_tokens == 0 and request in self._decodes:
                 missing = kv.missing(
@@ -131,26 +157,29 @@ class PrototypeScheduler:
         for each other, each holding the blocks that the other needs.
         """
         room = self._max_tokens - (len(decodes) if self._is_mixed else 0)
+        if self.composer is not None:
+            room = min(room, self.composer.prefill_tokens(len(self._prompts)))
         kv = self.kv
         taken: list[Request] = []
-        self._prompts.sort(key=lambda request: not request.num_computed_tokens)
+        self._prompts.sort(key=lambda request: not kv.held(request.origin))
         while self._prompts:
             request = self._prompts[0]
             if taken and request.num_new_tokens > room:
                 break
+            holder = request.origin
             missing = kv.missing(
-                request, request.num_computed_tokens + request.num_new_tokens, self._entry[request]
+                holder, request.num_computed_tokens + request.num_new_tokens, self._entry[holder]
             )
-            if missing + kv.held(request) > kv.num_blocks:
-                step.failed.append((request, f"{self._name} has too little KV cache for it"))
-                self._take_out(request)
+            if missing + kv.held(holder) > kv.num_blocks:
+                step.failed.append((holder, f"{self._name} has too little KV cache for it"))
+                self._take_out(holder)
                 continue
             if missing > kv.num_free:
                 if not request.num_computed_tokens:
                     break
                 if not self._make_room(step, request, missing, self._prompts, decodes, taken):
                     continue  # it has been preempted itself
-            kv.allocate(request, missing)
+            kv.allocate(holder, missing)
             room -= request.num_new_tokens
             taken.append(self._prompts.pop(0))
         return taken
@@ -163,22 +192,21 @@ class PrototypeScheduler:
         It may be the request itself that has to go; whether it stays. Victims leave `groups`, too.
         """
         while num_blocks > self.kv.num_free and request in groups[0]:
-            victim = next(self.kv.latest(), request)
+            victim = next(self.kv.latest(), request.origin)
             assert isinstance(victim, Request)
             victim.num_preemptions += 1
             step.preempted.append(victim)
             self._take_out(victim)
             for group in groups:
-                if victim in group:
-                    group.remove(victim)
+                _remove(victim, group)
         return request in groups[0]
 
-    def _take_out(self, request: Request) -> None:
-        self.kv.release(request)
-        self._entry.pop(request, None)
+    def _take_out(self, holder: Request) -> None:
+        """Take a request and its chunks out."""
+        self.kv.release(holder)
+        self._entry.pop(holder, None)
         for group in (self._prompts, self._decodes):
-            if request in group:
-                group.remove(request)
+            _remove(holder, group)
 
     # -- gauges --------------------------------------------------------------------------------
 
@@ -207,3 +235,8 @@ class PrototypeScheduler:
             "one-place: a request waits and runs, or waits twice"
         )
         self.kv.validate()
+
+
+def _remove(holder: Request, group: list[Request]) -> None:
+    """Remove a request and its chunks from a list."""
+    group[:] = [request for request in group if request.origin is not holder]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from helixsim.control.kv_cache import KvCache
+from helixsim.control.node_schedulers.composition import StepComposer
 from helixsim.physics.engine import IDEAL_ENGINE, EngineCosts
 from helixsim.profiles.machine import Capacity
 from helixsim.requests import Request
@@ -56,6 +57,9 @@ class NodeSchedulerInputs:
         Bound on the length of contexts.
     num_llm_layers
         Layers of the LLM; with 0, the node counts as one that ends at the last of them.
+    composer
+        Limits its steps by what it sees; None where prefills are not streamed and steps not
+        limited.
     """
 
     name: str
@@ -67,6 +71,7 @@ class NodeSchedulerInputs:
     engine: EngineCosts = IDEAL_ENGINE
     contexts: ContextBound = field(default_factory=lambda: ContextBound(2**62))
     num_llm_layers: int = 0
+    composer: StepComposer | None = None
 
 
 class NodeScheduler(Protocol):

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from helixsim.control.routing.kv_expectation import KvExpectation
+from helixsim.control.routing.kv_held import KvHeld
 from helixsim.control.routing.policy import PolicyInputs, Rejection, RoutingPoint, can_run
 from helixsim.errors import NoRouteError
 from helixsim.placement.flow import Flow, used_links
@@ -44,7 +45,14 @@ class FlowRoute(Route):
 
 
 class MaxFlowPolicy:
-    """Routes by interleaved weighted round robin over the maximum flow."""
+    """Routes by interleaved weighted round robin over the maximum flow.
+
+    Attributes
+    ----------
+    preempts
+        Whether it knows what requests hold, and says when that is too much: see
+        :class:`.policy.PreemptingPolicy`.
+    """
 
     routing_point = RoutingPoint.ADMISSION
     needs_transits = False
@@ -52,7 +60,13 @@ class MaxFlowPolicy:
     def __init__(self, inputs: PolicyInputs) -> None:
         topology, flow = inputs.topology, inputs.flow.link_tokens_per_s
         self._topology = topology
-        self._kv = KvExpectation(topology, inputs.high_water_mark, inputs.expected_output_tokens)
+        account = KvHeld if inputs.admits_by_held_kv else KvExpectation
+        self._kv: KvExpectation | KvHeld = account(
+            topology, inputs.high_water_mark, inputs.expected_output_tokens
+        )
+        self._held = self._kv if isinstance(self._kv, KvHeld) else None
+        self.preempts = self._held is not None
+        self._decodes_until_look = 0
         self._min_share = inputs.min_flow_share
         self._flow = flow
         self._load = [0.0] * len(topology.links)
@@ -113,6 +127,7 @@ class MaxFlowPolicy:
         route = self._route(links)
         request.route = route
         self._kv.book(request, route)
+        self._decodes_until_look = 0
         return None
 
     def decodes_dispatched(self, requests: Iterable[Request]) -> None:
@@ -123,21 +138,43 @@ class MaxFlowPolicy:
             if not route.unbilled_decodes:
                 self._unbilled.append(route)
             route.unbilled_decodes += 1
+            self._decodes_until_look -= 1
+
+    def overfull_node(self) -> int | None:
+        """The number of a node on which requests hold more than its KV cache has room for."""
+        if self._held is None or self._decodes_until_look > 0:
+            return None
+        self._bill_decodes()
+        self._decodes_until_look = self._held.headroom_tokens() + 1
+        return self._held.fullest()
+
+    def preempted(self) -> None:
+        """Take note that a request is preempted for want of room."""
+        if self._held is not None:
+            self._held.preempted()
 
     def finished(self, request: Request) -> None:
         """Release what was expected of the request's KV cache."""
+        if self._held is not None:
+            self._bill_decodes()
+            self._decodes_until_look = 0
         self._kv.release(request)
 
     def bottleneck_share(self) -> float:
         """Expected KV use of the fullest layer."""
+        if self._held is not None:
+            self._bill_decodes()
         return self._kv.bottleneck_share()
 
     def expected_tokens(self, node: int) -> int:
         """KV use that is expected of a node, in tokens x layers."""
+        if self._held is not None:
+            self._bill_decodes()
         return self._kv.expected_tokens[node]
 
     def validate(self, active: Collection[Request]) -> None:
         """Check that exactly the active requests are booked, each on its own route."""
+        self._bill_decodes()
         self._kv.validate(active)
 
     def _next(self, machine: int, request: Request, tokens: int) -> PlacedLink | None:
@@ -191,6 +228,8 @@ class MaxFlowPolicy:
             return
         counts: dict[int, int] = {}
         for route in self._unbilled:
+            if self._held is not None:
+                self._held.grow(route, route.unbilled_decodes)
             for link in route.chosen:
                 counts[link.index] = counts.get(link.index, 0) + route.unbilled_decodes
             route.unbilled_decodes = 0

@@ -67,6 +67,9 @@ class PolicyInputs:
         The run's random stream.
     uses_small_shares_alone
         Whether successors with less than that share are used where there are no others.
+    admits_by_held_kv
+        Whether requests count with what they hold, not with what they are expected to hold at
+        their end.
     view
         Queues, free KV blocks and measured times of the nodes, for policies that look.
     """
@@ -78,6 +81,7 @@ class PolicyInputs:
     min_flow_share: float
     rng: Random
     uses_small_shares_alone: bool = False
+    admits_by_held_kv: bool = False
     view: ClusterView = field(default_factory=lambda: ClusterView(0))
 
 
@@ -141,6 +145,26 @@ class Policy(Protocol):
         AssertionError
             If it is not.
         """
+        ...
+
+
+class PreemptingPolicy(Policy, Protocol):
+    """A policy that knows what requests hold, and when that is more than there is room for.
+
+    Attributes
+    ----------
+    preempts
+        Whether it does; a policy without this attribute does not.
+    """
+
+    preempts: bool
+
+    def overfull_node(self) -> int | None:
+        """The number of a node on which requests hold more than its KV cache has room for."""
+        ...
+
+    def preempted(self) -> None:
+        """Take note that a request is preempted for want of room."""
         ...
 
 
@@ -210,7 +234,8 @@ class RouteFilter:
 
     def _fits_everywhere(self, request: Request) -> bool:
         return (
-            request.num_new_tokens <= self._new_tokens and request.longest_context <= self._context
+            request.longest_pass_tokens <= self._new_tokens
+            and request.longest_context <= self._context
         )
 
     def _links_for(self, request: Request) -> frozenset[int]:
@@ -247,7 +272,7 @@ def can_run(node: PlacedNode, request: Request) -> bool:
     """Whether a request can ever be in a batch of a node."""
     capacity = node.capacity
     return (
-        request.num_new_tokens <= capacity.max_prompt_tokens
+        request.longest_pass_tokens <= capacity.max_prompt_tokens
         and request.longest_context <= capacity.max_decode_context
         and capacity.max_prompts > 0
         and capacity.max_decode_tokens > 0
