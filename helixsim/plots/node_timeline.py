@@ -14,6 +14,7 @@ from helixsim.plots.canvas import style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
     from matplotlib.patches import Patch
 
 SPAN_S = 3.0
@@ -21,6 +22,8 @@ SPAN_S = 3.0
 
 _BAR = 0.84
 """Height of a bar; rows are 1 apart."""
+_LETTER = 0.0075
+"""Width of a letter of a legend, as a share of the axes."""
 
 _CLASSES = (1, 4, 16, 64, 256)
 """The fewest decodes of each shade: the same in all pictures, so that they can be compared."""
@@ -66,7 +69,7 @@ def node_timeline(
     tracks = sorted(node_tracks(result.trace), key=lambda t: (t.start_layer, t.end_layer, t.node))
     begin_s, end_s = _span(tracks, start_s, span_s)
     with style():
-        figure = Figure(figsize=(11, 1.75 + 0.2 * max(len(tracks), 6)), layout="constrained")
+        figure = Figure(figsize=(10, 1.75 + 0.2 * max(len(tracks), 6)), layout="constrained")
         ax = figure.subplots()
         for row, track in enumerate(tracks):
             _draw_row(ax, row, track, begin_s, end_s)
@@ -141,32 +144,37 @@ def _add_legends(ax: Axes, steps: Sequence[TracedStep]) -> None:
 
     colours = {_colour(step) for step in steps}
     labels = [f"{few}\N{EN DASH}{more - 1}" for few, more in pairwise(_CLASSES)]
-    labels.append(f"\N{GREATER-THAN OR EQUAL TO} {_CLASSES[-1]}")
-
-    def of(shades: Sequence[str]) -> list[Patch]:
-        return [
-            Patch(color=shade, label=label)
-            for shade, label in zip(shades, labels, strict=True)
+    labels.append(f"{_CLASSES[-1]} and more")
+    kinds = (
+        ("prefills only", [_PREFILL], ["no decode"]),
+        ("decodes only, number in the step", _DECODES, labels),
+        ("decodes and prefills, number of decodes", _BOTH, labels),
+    )
+    left = 0.0
+    for title, shades, names in kinds:
+        patches = [
+            Patch(color=shade, label=name)
+            for shade, name in zip(shades, names, strict=True)
             if shade in colours
         ]
-
-    groups = [
-        ("prefills", [Patch(color=_PREFILL, label="any number")] if _PREFILL in colours else []),
-        ("decodes", of(_DECODES)),
-        ("decodes beside prefills", of(_BOTH)),
-    ]
-    left = 0.0
-    for title, patches in groups:
         if patches:
-            left = _add_legend(ax, title, patches, left)
+            ax.add_artist(_legend(ax, title, patches, left))
+            letters = sum(len(str(patch.get_label())) + 6 for patch in patches)
+            left += _LETTER * (max(letters, len(title)) + 3)
 
 
-def _add_legend(ax: Axes, title: str, patches: list[Patch], left: float) -> float:
-    legend = ax.legend(
-        handles=patches,
+def _legend(ax: Axes, title: str, patches: list[Patch], left: float) -> Legend:
+    """A legend above the axes, in one line."""
+    from matplotlib.legend import Legend
+
+    return Legend(
+        ax,
+        patches,
+        [str(patch.get_label()) for patch in patches],
         title=title,
         loc="lower left",
         bbox_to_anchor=(left, 1.0),
+        bbox_transform=ax.transAxes,
         ncols=len(patches),
         frameon=False,
         fontsize=8,
@@ -177,5 +185,3 @@ def _add_legend(ax: Axes, title: str, patches: list[Patch], left: float) -> floa
         columnspacing=1.0,
         handletextpad=0.4,
     )
-    ax.add_artist(legend)
-    return left + 0.03 + 0.085 * len(patches)
