@@ -22,7 +22,7 @@ SPAN_S = 3.0
 
 _BAR = 0.84
 """Height of a bar; rows are 1 apart."""
-_LETTER = 0.0075
+_LETTER = 0.0068
 """Width of a letter of a legend, as a share of the axes."""
 
 _CLASSES = (1, 4, 16, 64, 256)
@@ -92,7 +92,8 @@ def _span(tracks: Sequence[NodeTrack], start_s: float | None, span_s: float) -> 
     starts = [step.start_s for track in tracks for step in track.steps]
     if start_s is None:
         middle_s = (min(starts) + max(starts)) / 2 if starts else span_s / 2
-        start_s = max(middle_s - span_s / 2, 0.0)
+        grid_s = span_s / 30  # so that the axis begins at a round time
+        start_s = max(round((middle_s - span_s / 2) / grid_s) * grid_s, 0.0)
     return start_s, start_s + span_s
 
 
@@ -144,7 +145,7 @@ def _add_legends(ax: Axes, steps: Sequence[TracedStep]) -> None:
 
     colours = {_colour(step) for step in steps}
     labels = [f"{few}\N{EN DASH}{more - 1}" for few, more in pairwise(_CLASSES)]
-    labels.append(f"{_CLASSES[-1]} and more")
+    labels.append(f"{_CLASSES[-1]}+")
     kinds = (
         ("prefills only", [_PREFILL], ["no decode"]),
         ("decodes only, number in the step", _DECODES, labels),
