@@ -22,7 +22,7 @@ SPAN_S = 3.0
 
 _BAR = 0.84
 """Height of a bar; rows are 1 apart."""
-_LETTER = 0.0068
+_LETTER = 0.0073
 """Width of a letter of a legend, as a share of the axes."""
 
 _CLASSES = (1, 4, 16, 64, 256)
@@ -81,7 +81,7 @@ def node_timeline(
         ax.grid(visible=False, axis="y")
         ax.set_axisbelow(True)
         ax.set_title(_title(result), pad=38)
-        _add_legends(ax, [step for track in tracks for step in track.steps])
+        _add_legends(ax, [s for track in tracks for s in _shown(track, begin_s, end_s)])
     return figure
 
 
@@ -97,8 +97,12 @@ def _span(tracks: Sequence[NodeTrack], start_s: float | None, span_s: float) -> 
     return start_s, start_s + span_s
 
 
+def _shown(track: NodeTrack, begin_s: float, end_s: float) -> list[TracedStep]:
+    return [step for step in track.steps if step.end_s > begin_s and step.start_s < end_s]
+
+
 def _draw_row(ax: Axes, row: int, track: NodeTrack, begin_s: float, end_s: float) -> None:
-    steps = [step for step in track.steps if step.end_s > begin_s and step.start_s < end_s]
+    steps = _shown(track, begin_s, end_s)
     ax.broken_barh(
         [(step.start_s, step.end_s - step.start_s) for step in steps],
         (row - _BAR / 2, _BAR),
@@ -140,7 +144,7 @@ def _title(result: RunResult) -> str:
 
 
 def _add_legends(ax: Axes, steps: Sequence[TracedStep]) -> None:
-    """Add what the colours mean, of the kinds of steps that occur in the trace."""
+    """Add what the colours mean, of the kinds of steps that occur."""
     from matplotlib.patches import Patch
 
     colours = {_colour(step) for step in steps}
