@@ -116,6 +116,7 @@ PRESETS: Mapping[Preset, SchedulerSettings] = {
     "tuned": SchedulerSettings(
         preset="tuned",
         policy="adaptive",
+        flow_split="balanced",
         kv=KvSettings(admission="exact", high_water_mark=HIGH_WATER_MARKS["exact"]),
         prefill_chunk_tokens=AUTO,
         stream_chunks=True,

@@ -185,11 +185,11 @@ class SchedulerSpec(FileModel):
         default=0.05,
         description="`maxflow`: successors with less than this share of a node's flow are ignored.",
     )
-    flow_split: FlowSplit = Field(
-        default="published",
-        description="`maxflow`: which of all maximum flows to follow: `published`, the one that "
-        "the published algorithm finds, or `balanced`, which spreads requests evenly and avoids "
-        "slow links.",
+    flow_split: FlowSplit | None = Field(
+        default=None,
+        description="`maxflow`, `adaptive`: which of all maximum flows to follow: `published`, the "
+        "one that the published algorithm finds, or `balanced`, which spreads requests evenly and "
+        "avoids slow links. With the preset `published`: the first; with `tuned`: the second.",
     )
     prefill_chunk_tokens: Count | Literal["auto", "whole"] | None = Field(
         default=None,
@@ -235,7 +235,7 @@ class SchedulerSpec(FileModel):
             step=self.step.to_limits(preset.step),
             feed_high_water_mark=self.feed_high_water_mark or preset.feed_high_water_mark,
             min_flow_share=self.min_flow_share,
-            flow_split=self.flow_split,
+            flow_split=self.flow_split or preset.flow_split,
             prefill_chunk_tokens=chunk_tokens,
             stream_chunks=streams,
             late_requests=self.late_requests,

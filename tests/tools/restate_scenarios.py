@@ -47,6 +47,7 @@ UNPUBLISHED = (
 )
 PUBLISHED_KV = {"high_water_mark": 0.85, "expected_output_ratio": 1.0}
 PUBLISHED_FEED_MARK = 0.8
+PUBLISHED_POLICY = "maxflow"
 """What the preset ``published`` says."""
 ONLINE = {
     "mode": "online",
@@ -121,7 +122,9 @@ def run_document(
     if part.get("allow_overcommitted_layers"):
         placement["allow_overcommitted_layers"] = True
     # What the preset says is not repeated, so that another preset can be tried.
-    scheduler = {"preset": "published", "policy": case["scheduler"]}
+    scheduler = {"preset": "published"}
+    if case["scheduler"] != PUBLISHED_POLICY:
+        scheduler["policy"] = case["scheduler"]
     if case["kv"] != PUBLISHED_KV:
         scheduler["kv"] = case["kv"]
     workload = {"mode": case["mode"], "lengths": "azure-conversation"}

@@ -58,7 +58,7 @@ def test_chunks_cover_a_prompt_and_the_request_is_the_last():
 )
 def test_a_step_takes_a_quarter_of_the_residents(residents, num_stages, most):
     composer = StepComposer(AUTOMATIC, num_stages)
-    composer.residents = dict.fromkeys(prompt(1, index) for index in range(residents))
+    composer.through(Batch.of([prompt(1, index) for index in range(residents)]), ends_llm=False)
     assert composer.max_decodes == most
 
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
-from helixsim.requests import PrefillChunk, Request
+from helixsim.requests import Request
 from helixsim.steps import Batch
 
 Auto = Literal["auto"]
@@ -87,18 +87,43 @@ class StepComposer:
     residents
         Requests whose prefill has been through the node and that have not ended: their decodes
         come back again and again.
+    max_decodes
+        The most decodes of a step.
+    max_wait_s
+        How long a step of decodes may wait.
+    quiet_s
+        A wait ends earlier, when nothing has come for this time.
     """
+
+    __slots__ = (
+        "_decodes_are_given",
+        "_gap_s",
+        "_max_prefill_tokens",
+        "_num_groups",
+        "_step_s",
+        "_until_look",
+        "_wait_is_given",
+        "max_decodes",
+        "max_wait_s",
+        "quiet_s",
+        "residents",
+    )
 
     def __init__(self, limits: StepLimits, num_stages: float) -> None:
         assert limits.max_prefill_tokens != AUTO, "the control plane knows the tokens of a chunk"
-        self._max_decodes = limits.max_decodes
-        self._max_wait_s = limits.max_wait_s
+        self._max_prefill_tokens = limits.max_prefill_tokens or _NO_LIMIT
+        self._decodes_are_given = limits.max_decodes != AUTO
+        self._wait_is_given = limits.max_wait_s != AUTO
         self._num_groups = min(max(num_stages, 1.0), _MOST_GROUPS)
         self._until_look = 1
         self._step_s = 0.0
         self._gap_s = 0.0
-        self._max_prefill_tokens = limits.max_prefill_tokens or _NO_LIMIT
         self.residents: dict[Request, None] = {}
+        self.max_decodes = 1
+        if limits.max_decodes != AUTO:
+            self.max_decodes = limits.max_decodes or _NO_LIMIT
+        self.max_wait_s = 0.0 if limits.max_wait_s == AUTO else limits.max_wait_s
+        self.quiet_s = 0.0
 
     # -- what the node sees ----------------------------------------------------------------------
 
@@ -110,6 +135,7 @@ class StepComposer:
         if num_requests > 1:
             gap_s = min(span_s / (num_requests - 1), self.max_wait_s)
             self._gap_s += _MEMORY * (gap_s - self._gap_s)
+            self._set_quiet()
 
     def ran(self, seconds: float) -> None:
         """Take note of how long a pass of decodes took."""
@@ -118,24 +144,42 @@ class StepComposer:
             return
         self._until_look = _EVERY
         self._step_s += (_MEMORY if self._step_s else 1.0) * (seconds - self._step_s)
+        if not self._wait_is_given:
+            self.max_wait_s = _WAIT_SHARE * self._step_s
+        self._set_quiet()
+
+    def _set_quiet(self) -> None:
+        quiet_s = max(_QUIET_GAPS * self._gap_s, _QUIET_SHARE * self._step_s)
+        self.quiet_s = min(quiet_s, self.max_wait_s)
 
     def through(self, batch: Batch, *, ends_llm: bool) -> Batch | None:
         """Take note of prefills that are through the node; what of the batch goes on.
 
         Chunks end with the last layer of the LLM, but for the last chunk of each prefill.
         """
-        last = [request for request in batch.requests if request.__class__ is not PrefillChunk]
+        last = [request for request in batch.requests if request.origin is request]
         for request in last:
             if request.is_prefill:
                 self.residents[request] = None
+        self._count_residents()
         if not ends_llm or len(last) == len(batch.requests):
             return batch
         return Batch.of(last) if last else None
+
+    def forget(self, request: Request) -> None:
+        """Take note that a request has ended."""
+        self.residents.pop(request, None)
+        self._count_residents()
 
     def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
         """Forget residents that are not wanted any more."""
         for request in [request for request in self.residents if not is_wanted(request)]:
             del self.residents[request]
+        self._count_residents()
+
+    def _count_residents(self) -> None:
+        if not self._decodes_are_given:
+            self.max_decodes = ceil(len(self.residents) / self._num_groups) or 1
 
     # -- what follows ------------------------------------------------------------------------------
 
@@ -145,21 +189,3 @@ class StepComposer:
         A single chunk may have more.
         """
         return self._max_prefill_tokens * max(num_chunks // _BACKLOG, 1)
-
-    @property
-    def max_decodes(self) -> int:
-        """The most decodes of a step."""
-        if self._max_decodes != AUTO:
-            return self._max_decodes or _NO_LIMIT
-        return ceil(len(self.residents) / self._num_groups) or 1
-
-    @property
-    def max_wait_s(self) -> float:
-        """How long a step of decodes may wait."""
-        return _WAIT_SHARE * self._step_s if self._max_wait_s == AUTO else self._max_wait_s
-
-    @property
-    def quiet_s(self) -> float:
-        """A wait ends earlier, when nothing has come for so long."""
-        quiet_s = max(_QUIET_GAPS * self._gap_s, _QUIET_SHARE * self._step_s)
-        return min(quiet_s, self.max_wait_s)

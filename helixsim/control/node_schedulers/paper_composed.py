@@ -77,16 +77,17 @@ class ComposedQueue(BatchQueue):
         return len(requests)
 
     def _take_prompts(self, waiting: Batch) -> Batch:
-        """The first chunks; several of one prompt count as one prompt."""
+        """The first chunks, as far as their tokens are allowed.
+
+        The limit of prompts in a batch is not for chunks: it is for whole prompts, of which each
+        may have as many tokens as a batch.
+        """
         limits, requests = self._limits, waiting.requests
         left = min(limits.max_prompt_tokens, self._composer.prefill_tokens(len(requests)))
-        number = num_prompts = 0
-        last: Request | None = None
+        number = 0
         for request in requests:
             left -= request.num_new_tokens
-            num_prompts += request.origin is not last
-            last = request.origin
-            if number and (left < 0 or num_prompts > limits.max_prompts):
+            if number and left < 0:
                 break
             number += 1
         if number == len(requests):
@@ -140,13 +141,13 @@ class ComposedPaperScheduler(PaperScheduler):
 
     def release(self, request: Request) -> bool:
         """Take back what a request held that has ended."""
-        self.composer.residents.pop(request, None)
+        self.composer.forget(request)
         return super().release(request)
 
     def reset(self) -> None:
         """Forget everything, as a node that has failed."""
         super().reset()
-        self.composer.residents.clear()
+        self.composer.drop_unless(lambda request: False)
 
 
 class PaperSchedulers:

@@ -72,7 +72,7 @@ class PrototypeScheduler:
     def release(self, request: Request) -> bool:
         """Take back the blocks of a request that has ended."""
         if self.composer is not None:
-            self.composer.residents.pop(request, None)
+            self.composer.forget(request)
         self._entry.pop(request, None)
         return self.kv.release(request)
 
@@ -83,7 +83,7 @@ class PrototypeScheduler:
         self.running = None
         self.kv.clear()
         if self.composer is not None:
-            self.composer.residents.clear()
+            self.composer.drop_unless(lambda request: False)
 
     # -- steps ---------------------------------------------------------------------------------
 

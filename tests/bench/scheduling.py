@@ -1,0 +1,131 @@
+"""What the scheduling preset `tuned` gives, against `published`, at published placements.
+
+Run from the project root::
+
+    python tests/bench/scheduling.py offline    # three clusters, both physics
+    python tests/bench/scheduling.py online     # open loop, at shares of what published serves
+    python tests/bench/scheduling.py ablation   # single24, one lever off at a time
+
+Prints decode tokens/s, mean decode latency and mean prompt latency, in seconds, as means over seeds
+that were not used to choose the settings (3, 4, 5), and the CPU time per decode token.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from statistics import mean
+from typing import Any
+
+from helixsim import load_scenario, simulate
+
+SEEDS = (3, 4, 5)
+PHYSICS = ("paper", "calibrated")
+SINGLE24 = "single24-llama2-70b-helix-offline"
+OFFLINE = (SINGLE24, "het42-llama2-70b-helix-offline", "geo24-llama2-70b-helix-offline")
+WITHOUT = {
+    "tuned": [],
+    "adaptive routing": ["scheduler.policy=maxflow"],
+    "exact KV admission": ["scheduler.kv.admission=expected"],
+    "the wait": ["scheduler.step.max_wait=0 s"],
+    "the limit of decodes": ["scheduler.step.max_decodes=all"],
+    "the limit of prefill tokens": ["scheduler.step.max_prefill_tokens=all"],
+    "streaming (chunks one by one)": ["scheduler.stream_chunks=false"],
+    "chunks (whole prefills)": ["scheduler.prefill_chunk_tokens=whole"],
+}
+
+Job = tuple[str, tuple[str, ...], int]
+
+
+def run(job: Job) -> tuple[dict[str, Any], float]:
+    """The summary of a run, and its CPU seconds."""
+    name, overrides, seed = job
+    scenario = load_scenario(name, list(overrides))
+    start = time.process_time()
+    summary = simulate(scenario, seed=seed).summary
+    return summary, time.process_time() - start
+
+
+def run_all(cases: dict[str, tuple[str, list[str]]], seeds: tuple[int, ...]) -> None:
+    """Run each case with each seed, and print a line for each."""
+    jobs = [(name, tuple(overrides), seed) for name, overrides in cases.values() for seed in seeds]
+    with ProcessPoolExecutor(2) as pool:
+        done = iter(list(pool.map(run, jobs)))
+    print(
+        f"{'':52s} tokens/s  decode  prompt | TTFT p95  TPOT p95 | rejected  restarted | us/token"
+    )
+    for label in cases:
+        results = [next(done) for _ in seeds]
+
+        def of(*keys: str, results: list[tuple[dict[str, Any], float]] = results) -> float:
+            values = []
+            for summary, _ in results:
+                value: Any = summary
+                for key in keys:
+                    value = value[key]
+                values.append(value)
+            return mean(values)
+
+        cost = mean(cpu_s / (s["decode_tokens_per_s"] * s["simulated_s"]) for s, cpu_s in results)
+        print(
+            f"{label:52s} {of('decode_tokens_per_s'):8.1f} {of('decode_latency_s', 'mean'):7.3f} "
+            f"{of('prompt_latency_s', 'mean'):7.2f} | {of('ttft_s', 'p95'):8.2f} "
+            f"{of('tpot_s', 'p95'):9.3f} | {of('requests', 'rejected'):8.0f} "
+            f"{of('requests', 'restarted'):10.0f} | {1e6 * cost:8.1f}",
+            flush=True,
+        )
+
+
+def preset(name: str, physics: str) -> list[str]:
+    """Overrides for a preset and a physics."""
+    return [f"scheduler.preset={name}", f"physics={physics}"]
+
+
+def offline() -> None:
+    """Closed loop, 60 s of warm-up and 600 s."""
+    run_all(
+        {
+            f"{scenario.split('-')[0]} {physics} {name}": (scenario, preset(name, physics))
+            for scenario in OFFLINE
+            for physics in PHYSICS
+            for name in ("published", "tuned")
+        },
+        SEEDS,
+    )
+
+
+def online() -> None:
+    """Open loop: requests that wait for room, none rejected."""
+    for scenario in OFFLINE:
+        for physics in PHYSICS:
+            full = [run((scenario, tuple(preset("published", physics)), seed))[0] for seed in (3,)]
+            capacity = mean(summary["total_tokens_per_s"] for summary in full)
+            cases = {}
+            for share in (0.6, 0.8, 0.95):
+                for name in ("published", "tuned"):
+                    label = f"{scenario.split('-')[0]} {physics} {share:.0%} {name}"
+                    cases[label] = (
+                        scenario,
+                        [
+                            *preset(name, physics),
+                            "workload.mode=online",
+                            f"workload.mean_tokens_per_s={share * capacity}",
+                            "scheduler.max_waiting=100000",
+                        ],
+                    )
+            run_all(cases, SEEDS[:1])
+
+
+def ablation() -> None:
+    """One lever off at a time."""
+    for physics in PHYSICS:
+        cases = {f"{physics} published": (SINGLE24, preset("published", physics))}
+        for label, overrides in WITHOUT.items():
+            name = label if label == "tuned" else f"without {label}"
+            cases[f"{physics} {name}"] = (SINGLE24, [*preset("tuned", physics), *overrides])
+        run_all(cases, SEEDS)
+
+
+if __name__ == "__main__":
+    {"offline": offline, "online": online, "ablation": ablation}[sys.argv[1]]()
