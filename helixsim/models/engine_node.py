@@ -83,7 +83,8 @@ class EngineNode(StepNode):
             self._wake_at(arrival)
             return
         rounds = ceil((arrival - self._idle_since) / self._round_s)
-        self._wake_at(self._idle_since + max(rounds, 0) * self._round_s)
+        at = self._idle_since + max(rounds, 0) * self._round_s
+        self._wake_at(min(at, self._wakes_at))  # it looks again when a wait ends, too
 
     def _wake(self) -> None:
         """A pass is through, or an idle worker ends a round of polling."""
@@ -132,6 +133,7 @@ class EngineNode(StepNode):
         start = self._start
         if start is not None and (at := start.begins_s(now)) > now:
             self._step = None
+            self._idle_since = now
             self._wait_until(at, now)
             return
         step = self.scheduler.schedule()

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
-from helixsim.requests import PrefillChunk, Request
+from helixsim.requests import Request
 from helixsim.steps import Batch
 
 Auto = Literal["auto"]
@@ -124,7 +124,7 @@ class StepComposer:
 
         Chunks end with the last layer of the LLM, but for the last chunk of each prefill.
         """
-        last = [request for request in batch.requests if request.__class__ is not PrefillChunk]
+        last = [request for request in batch.requests if request.origin is request]
         for request in last:
             if request.is_prefill:
                 self.residents[request] = None
