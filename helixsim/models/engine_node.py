@@ -14,7 +14,7 @@ from typing import Protocol
 from helixsim.control.node_schedulers import NodeScheduler
 from helixsim.models.event_loop import ExactEnvironment
 from helixsim.models.links import MUTE, DeliveryQueue, Transfer, interleaved
-from helixsim.models.node import NodeState, StepNode, enter_merged
+from helixsim.models.node import NodeState, StepNode, enter_one_by_one
 from helixsim.models.step_start import StepStart
 from helixsim.physics.performance_model import StepTimer
 from helixsim.placement.topology import PlacedNode
@@ -117,7 +117,7 @@ class EngineNode(StepNode):
         if self._start is not None:
             self._start.took(transfers)
             if len(transfers) > 1 and interleaved(transfers):  # chunks stay in order
-                enter_merged(self.scheduler, transfers)
+                enter_one_by_one(self.scheduler, transfers)
                 return
         for transfer in transfers:
             self.scheduler.enter(transfer.entry_layer, transfer)
