@@ -99,11 +99,12 @@ def result_plot(result: object, name: str | None) -> Figure:
     Raises
     ------
     InputError
-        If there is no picture of that name.
+        If there is no picture of that name, or it needs a trace and there is none.
     """
     if name is None:
         return cast("Figure", by_path("helixsim.plots.pictures:overview")(result))
-    pictures = by_path("helixsim.plots.pictures:PICTURES")
+    names = ("PICTURES", "TRACE_PICTURES")
+    pictures = {k: v for n in names for k, v in by_path(f"helixsim.plots.pictures:{n}").items()}
     if name not in pictures:
         raise InputError(f"no picture '{name}'; there are {', '.join(pictures)}", where="plot")
     return cast("Figure", pictures[name](result))

@@ -261,4 +261,4 @@ def counts(**some: int) -> dict[str, int]:
 
 def reasons(**some: int) -> dict[str, int]:
     """How often requests were rejected for which reason, 0 but for those given."""
-    return dict.fromkeys(("flow", "length", "kv", "nodes"), 0) | some
+    return dict.fromkeys(("flow", "length", "kv", "nodes", "late"), 0) | some

@@ -42,9 +42,10 @@ _REJECTION_TEXTS = {
     Rejection.FLOW: "no route is left for this request",
     Rejection.LENGTH: "the prompt and its answer are longer than the nodes of any route allow",
     Rejection.KV: "the KV caches are full",
+    Rejection.LATE: "the first token would come later than its SLO allows",
     Rejection.NODES: "no route covers all layers without the nodes that are down",
 }
-_TEMPORARY = (Rejection.KV, Rejection.NODES)
+_TEMPORARY = (Rejection.KV, Rejection.LATE, Rejection.NODES)
 
 
 class LiveRecorder(RunRecorder):

@@ -214,7 +214,7 @@ def _uses_default_split(scenario: Scenario) -> bool:
     """Whether the scenario leaves the split of the maximum flow at its default."""
     settings = scenario.document.get("scheduler")
     decided = isinstance(settings, dict) and "flow_split" in settings
-    return scenario.scheduler.policy == "maxflow" and not decided
+    return scenario.scheduler.policy in ("maxflow", "adaptive") and not decided
 
 
 def _check_distinct(paths: list[Path]) -> None:

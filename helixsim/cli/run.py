@@ -62,7 +62,7 @@ def run(
     import json
 
     from helixsim.errors import InputError
-    from helixsim.metrics.output import TRACE_FILE, OutputFolder
+    from helixsim.metrics.output import OutputFolder
     from helixsim.metrics.summary_text import status_text, summary_text
     from helixsim.models.simulation import Simulation, Watcher
     from helixsim.scenario.load import load_scenario
@@ -93,10 +93,7 @@ def run(
         ):
             result = simulation.run(tuple(watchers))
         if folder is not None:
-            more = {}
-            if simulation.tracer is not None:
-                more[TRACE_FILE] = simulation.tracer.trace_bytes(simulation.topology, result)
-            result.write(folder, table_format=table_format, more=more)
+            result.write(folder, table_format=table_format)
     if as_json:
         typer.echo(json.dumps(result.summary, indent=2))
     else:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from helixsim.control.admission import admission_topology, with_kv_tokens
 from helixsim.control.cluster_view import ClusterView
 from helixsim.control.coordinator import Coordinator
+from helixsim.control.lateness import Lateness
 from helixsim.control.load import LoadGenerator
 from helixsim.control.node_schedulers import NODE_SCHEDULERS, composes_steps, decodes_loop
 from helixsim.control.node_schedulers.composition import AUTO, NO_LIMITS, StepLimits
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from helixsim.scenario.resolved import Scenario
 
 
-_FEWEST_CHUNK_TOKENS = 64
+_FEWEST_CHUNK_TOKENS = 256
 _MOST_CHUNK_TOKENS = 4096
 
 
@@ -143,7 +144,10 @@ def build_control_plane(
     view = ClusterView(len(topology.links))
     inputs = PolicyInputs(
         topology=admission_topology(
-            topology, scenario.engine, counts_kv=factory.counts_kv, loops=loops
+            topology,
+            scenario.engine,
+            counts_kv=factory.counts_kv or scheduler.kv.admission == "exact",
+            loops=loops,
         ),
         flow=flow,
         high_water_mark=inf
@@ -155,6 +159,8 @@ def build_control_plane(
         uses_small_shares_alone=performance.requests_wait,
         admits_by_held_kv=scheduler.kv.admission == "exact"
         and not (loops and _has_only_whole_nodes(topology)),
+        ttft_limit_s=min((slo.ttft_s for slo in scenario.slos if slo.ttft_s), default=None),
+        tpot_limit_s=min((slo.tpot_s for slo in scenario.slos if slo.tpot_s), default=None),
         rng=rng,
         view=view,
     )
@@ -178,6 +184,7 @@ def build_control_plane(
         longest_chunk_tokens=min(node.capacity.max_prompt_tokens for node in topology.nodes),
         max_waiting=_max_waiting(scenario, performance),
         decodes_loop=loops,
+        lateness=Lateness(inputs.ttft_limit_s, scheduler.late_requests),
     )
     return ControlPlane(
         topology,
@@ -232,7 +239,7 @@ def suitable_chunk_tokens(topology: Topology) -> int:
 
 
 def _chunk_tokens_of(node: PlacedNode) -> int:
-    """The fewest tokens, of 64 to 4096, whose prefill takes 1.5 times as long as two decodes."""
+    """The fewest tokens, of 256 to 4096, whose prefill takes 1.5 times as long as two decodes."""
     profile = node.profile
     wanted_s = 1.5 * profile.decode(2)
     few, many = _FEWEST_CHUNK_TOKENS, _MOST_CHUNK_TOKENS

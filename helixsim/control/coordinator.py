@@ -47,6 +47,7 @@ from helixsim.control.actions import (
     TokensReturned,
     no_actions,
 )
+from helixsim.control.lateness import Lateness
 from helixsim.control.load import Arrival, LoadGenerator
 from helixsim.control.node_schedulers.scheduler import ContextBound
 from helixsim.control.recorder import Recorder
@@ -84,6 +85,8 @@ class Coordinator:
     decodes_loop
         Whether decodes go on at the nodes by themselves: then :class:`~.actions.TokensReturned`
         is reported, not :class:`~.actions.PassesReturned`.
+    lateness
+        Forecasts first tokens, and says what becomes of requests whose token would come too late.
 
     Attributes
     ----------
@@ -114,6 +117,7 @@ class Coordinator:
         longest_chunk_tokens: int = 2**62,
         max_waiting: int = 0,
         decodes_loop: bool = False,
+        lateness: Lateness | None = None,
     ) -> None:
         self._policy = policy
         self._load_generator = load_generator
@@ -126,6 +130,7 @@ class Coordinator:
         self._longest_chunk = longest_chunk_tokens
         self._max_waiting = max_waiting
         self._decodes_loop = decodes_loop
+        self._lateness = lateness or Lateness()
         self._open_loop: Iterator[Arrival] = iter(())
         self._next_of_open_loop: Request | None = None
         self._num_created = 0
@@ -229,6 +234,9 @@ class Coordinator:
         if request is self._next_of_open_loop:
             self._schedule_next_of_open_loop(actions)
         self._recorder.arrived(request)
+        if self._lateness.refuses and self._lateness.is_late(request, now):
+            self._reject(request, Rejection.LATE)
+            return
         if self.waiting and self._max_waiting:
             reason: Rejection | None = Rejection.KV  # requests that wait already go first
         else:
@@ -324,6 +332,7 @@ class Coordinator:
             self._recorder.decodes_ended((request,), (now,))
         else:
             self._recorder.prompt_ended(request, now)
+            self._lateness.prompt_ended(request, now)
             request.first_token_s = now
         self._num_tokens_returned += 1
         return number
@@ -392,10 +401,10 @@ class Coordinator:
                 self._lose(victim, "its context has outgrown the KV cache", now, actions)
                 break
             victim.num_preemptions += 1
-            policy.preempted()
             self.waiting.appendleft(self._abandon(victim, actions))
         if not actions.dropped:
             return actions
+        policy.preempted()
         gone = frozenset(actions.dropped)
         kept = [
             (request, ready)
@@ -508,6 +517,8 @@ class Coordinator:
             return
         knows_room = self._policy.bottleneck_share() is not None
         num_restarts = 0
+        if self._lateness.refuses or self._lateness.lets_wait:
+            self._sort_out_late(now)
         while self.waiting:
             request = self.waiting[0]
             if request.attempt and not knows_room and self.active:
@@ -524,6 +535,19 @@ class Coordinator:
                 self._fail(request, now, actions)
             else:
                 self._reject(request, reason)
+
+    def _sort_out_late(self, now: float) -> None:
+        """Refuse waiting requests whose first token would come too late, or let others pass."""
+        is_late = self._lateness.is_late
+        late = [request for request in self.waiting if is_late(request, now)]
+        if not late:
+            return
+        self.waiting = deque(request for request in self.waiting if not is_late(request, now))
+        if self._lateness.lets_wait:
+            self.waiting.extend(late)
+            return
+        for request in late:
+            self._reject(request, Rejection.LATE)
 
     # -- load ----------------------------------------------------------------------------------
 

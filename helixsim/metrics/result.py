@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from helixsim.display import placement_image, result_plot, short_text, table_html
 from helixsim.errors import HelixError, InputError
-from helixsim.metrics.output import OutputFolder, TableFormat, build_manifest
+from helixsim.metrics.output import TRACE_FILE, OutputFolder, TableFormat, build_manifest
 from helixsim.metrics.recorder import Columns
 from helixsim.metrics.summary import build_summary, figures_of
 
@@ -57,6 +57,7 @@ class RunResult:
         self._scenario = scenario
         self._tables = tables
         self._manifest = manifest
+        self._trace: bytes | None = None
 
     @classmethod
     def of(cls, run: MeasuredRun, timeline: Timeline, *, interrupted: bool = False) -> RunResult:
@@ -179,6 +180,27 @@ class RunResult:
             raise KeyError("iterations were not recorded: simulate(..., record_iterations=True)")
         return self._frame("iterations")
 
+    @property
+    def trace(self) -> bytes | None:
+        """The content of ``trace.json.gz``; None if the run was not traced.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be read.
+        """
+        if self._trace is not None or self.folder is None:
+            return self._trace
+        file = self.folder / TRACE_FILE
+        try:
+            return file.read_bytes() if file.exists() else None
+        except OSError as error:
+            raise InputError(f"cannot be read: {error}", file=file) from error
+
+    def keep_trace(self, trace: bytes) -> None:
+        """Keep what was traced, as :attr:`trace`."""
+        self._trace = trace
+
     def plot(self, name: str | None = None) -> Figure:
         """Draw the result: throughput and latencies, or one picture of ``helixsim.plots``.
 
@@ -186,12 +208,12 @@ class RunResult:
         ----------
         name
             ``latencies``, ``throughput``, ``utilisation``, ``kv-use``, ``queues`` or
-            ``congestion``; see docs/pictures.md.
+            ``congestion``, and ``node-timeline`` if the run was traced; see docs/pictures.md.
 
         Raises
         ------
         InputError
-            If there is no picture of that name.
+            If there is no picture of that name, or it needs a trace and there is none.
         """
         return result_plot(self, name)
 
@@ -247,7 +269,10 @@ class RunResult:
             if isinstance(folder, OutputFolder)
             else OutputFolder(folder, overwrite=overwrite)
         ) as output:
-            output.write(self.summary, self.tables, manifest, table_format, more=more)
+            files = dict(more or {})
+            if self.trace is not None:
+                files[TRACE_FILE] = self.trace
+            output.write(self.summary, self.tables, manifest, table_format, more=files)
 
     def _frame(self, name: str) -> pd.DataFrame:
         if self._tables is not None:

@@ -23,6 +23,7 @@ _WHY = {
     Rejection.FLOW: "no flow leads on",
     Rejection.LENGTH: "longer than a batch or a KV cache allows",
     Rejection.KV: "KV caches expected to be full",
+    Rejection.LATE: "first token later than the SLO allows",
     Rejection.NODES: "no route without the nodes that are down",
 }
 _SELDOM = ("failed", "cancelled", "waiting", "restarted")

@@ -69,6 +69,7 @@ def simulate(
     seed: int | None = None,
     record_iterations: bool = False,
     watchers: tuple[Watcher, ...] = (),
+    trace_span_s: tuple[float, float] | None = None,
 ) -> RunResult:
     """Simulate a scenario from the loading of the weights to the end of the run.
 
@@ -82,6 +83,9 @@ def simulate(
         Whether to keep a row for every pass of every request.
     watchers
         Called with the simulation as it goes on.
+    trace_span_s
+        Trace what nodes and links do from the first to the second of these times, in seconds since
+        the first request: :attr:`RunResult.trace`.
 
     Returns
     -------
@@ -96,7 +100,9 @@ def simulate(
     NoRouteError
         If no route leads through all layers.
     """
-    simulation = Simulation(scenario, seed=seed, record_iterations=record_iterations)
+    simulation = Simulation(
+        scenario, seed=seed, record_iterations=record_iterations, trace_span_s=trace_span_s
+    )
     return simulation.run(watchers)
 
 
@@ -189,7 +195,10 @@ class Simulation:
                 environment.run_while(lambda: not self.is_idle)
         self.timeline.finish()
         self.recorder.finish(self.coordinator.active, self.coordinator.waiting)
-        return RunResult.of(self, self.timeline, interrupted=environment.stopping)
+        result = RunResult.of(self, self.timeline, interrupted=environment.stopping)
+        if self.tracer is not None:
+            result.keep_trace(self.tracer.trace_bytes(self.topology, result))
+        return result
 
     def _plan_faults(self) -> None:
         faults = self.scenario.faults

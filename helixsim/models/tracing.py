@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from helixsim.errors import InputError
 from helixsim.models.engine_node import EngineNode
 from helixsim.models.links import SerialLink, Transfer
 from helixsim.models.looping_node import LoopingNode
@@ -26,6 +29,64 @@ if TYPE_CHECKING:
 
 _NODES, _LINKS = 1, 2
 _US = 1e6
+_LANES = 100
+"""Lanes of a track, at most."""
+_NODE_NAME = re.compile(r"(?P<name>.*) \[(?P<start>\d+):(?P<end>\d+)\]")
+
+
+@dataclass(frozen=True, slots=True)
+class TracedStep:
+    """A pass of a node in a trace; times are seconds since the start of load generation."""
+
+    start_s: float
+    end_s: float
+    prompt_tokens: int
+    decodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTrack:
+    """What a node with the layers ``[start_layer, end_layer)`` ran, as a trace has it."""
+
+    node: str
+    start_layer: int
+    end_layer: int
+    steps: list[TracedStep]
+
+
+def node_tracks(trace: bytes) -> list[NodeTrack]:
+    """Read the nodes and their passes from the file that :meth:`Tracer.trace_bytes` makes.
+
+    Raises
+    ------
+    InputError
+        If it is no such file.
+    """
+    try:
+        events = json.loads(gzip.decompress(trace))["traceEvents"]
+        of_nodes = [event for event in events if event["pid"] == _NODES]
+        tracks = {}
+        for event in of_nodes:
+            if event["name"] == "thread_name":
+                name = _NODE_NAME.fullmatch(event["args"]["name"])
+                assert name is not None
+                tracks[event["tid"] // _LANES] = NodeTrack(
+                    name["name"], int(name["start"]), int(name["end"]), []
+                )
+        for event in of_nodes:
+            if event["ph"] == "X":
+                start_s, found = event["ts"] / _US, event["args"]
+                tracks[event["tid"] // _LANES].steps.append(
+                    TracedStep(
+                        start_s,
+                        start_s + event["dur"] / _US,
+                        found["prompt_tokens"],
+                        found["decodes"],
+                    )
+                )
+    except (OSError, EOFError, ValueError, LookupError, TypeError, AssertionError) as error:
+        raise InputError("is no trace of helixsim run --trace", file="trace.json.gz") from error
+    return list(tracks.values())
 
 
 class Tracer:
@@ -160,7 +221,7 @@ def _named(kind: str, process: int, track: int, name: str) -> dict[str, Any]:
 
 def _lane(track: int, lane: int) -> int:
     """The number of a track's lane; tracks of one lane keep their order."""
-    return track * 100 + lane + 1
+    return track * _LANES + lane + 1
 
 
 def traced_paper_node(tracer: Tracer) -> type[PaperNode]:

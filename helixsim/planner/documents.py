@@ -64,7 +64,9 @@ def _description(result: PlanResult, scenario: Scenario) -> str:
     text = f"{scenario.llm.name}; max flow {result.max_flow_tokens_per_s:.4f} tokens/s"
     if result.simulated and "decode_tokens_per_s" in result.simulated:
         scheduler = scenario.scheduler
-        how = f", {scheduler.flow_split} split" if scheduler.policy == "maxflow" else ""
+        how = (
+            f", {scheduler.flow_split} split" if scheduler.policy in ("maxflow", "adaptive") else ""
+        )
         text += (
             f"; {result.simulated['decode_tokens_per_s']:.1f} decode tokens/s simulated with "
             f"{scheduler.policy}{how}"

@@ -10,14 +10,17 @@ from __future__ import annotations
 from helixsim.plots.comparison import comparison
 from helixsim.plots.curves import latencies, throughput
 from helixsim.plots.heat_maps import congestion, kv_use, queues, utilisation
-from helixsim.plots.pictures import PICTURES
+from helixsim.plots.node_timeline import node_timeline
+from helixsim.plots.pictures import PICTURES, TRACE_PICTURES
 
 __all__ = [
     "PICTURES",
+    "TRACE_PICTURES",
     "comparison",
     "congestion",
     "kv_use",
     "latencies",
+    "node_timeline",
     "queues",
     "throughput",
     "utilisation",

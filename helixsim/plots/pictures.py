@@ -11,6 +11,7 @@ from helixsim.plots.canvas import style
 from helixsim.plots.comparison import comparison
 from helixsim.plots.curves import draw_latencies, draw_throughput, latencies, throughput
 from helixsim.plots.heat_maps import congestion, kv_use, queues, utilisation
+from helixsim.plots.node_timeline import node_timeline
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,6 +25,9 @@ PICTURES: Mapping[str, Callable[[RunResult], Figure]] = {
     "congestion": congestion,
 }
 """Name -> picture of one run."""
+
+TRACE_PICTURES: Mapping[str, Callable[[RunResult], Figure]] = {"node-timeline": node_timeline}
+"""Name -> picture of one run that was traced."""
 
 _SHARED = {"comparison": comparison, "latencies": latencies, "throughput": throughput}
 _DPI = 130
@@ -51,14 +55,18 @@ def pictures_of(runs: Mapping[str, RunResult]) -> Iterator[tuple[str, Figure]]:
     """
     if len(runs) == 1:
         (run,) = runs.values()
-        yield from ((name, draw(run)) for name, draw in PICTURES.items())
+        yield from ((name, draw(run)) for name, draw in _pictures_of_one(run).items())
         return
     for name, draw in _SHARED.items():
         yield name, draw(runs)
     for run_name, run in runs.items():
-        for name, draw_one in PICTURES.items():
+        for name, draw_one in _pictures_of_one(run).items():
             if name not in _SHARED:
                 yield f"{run_name}-{name}", draw_one(run)
+
+
+def _pictures_of_one(run: RunResult) -> Mapping[str, Callable[[RunResult], Figure]]:
+    return PICTURES if run.trace is None else {**PICTURES, **TRACE_PICTURES}
 
 
 def figure_bytes(figure: Figure, file_format: str) -> bytes:

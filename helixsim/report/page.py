@@ -38,6 +38,7 @@ _TITLES = {
     "kv-use": "KV caches",
     "queues": "Queues",
     "congestion": "Links",
+    "node-timeline": "Steps of the nodes",
     "comparison": "Comparison",
 }
 

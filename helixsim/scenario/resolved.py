@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from helixsim.cluster import Cluster
+from helixsim.control.lateness import LateRequests
 from helixsim.control.node_schedulers.composition import AUTO, NO_LIMITS, Auto, StepLimits
 from helixsim.display import placement_image, placement_plot, short_text, table_html
 from helixsim.errors import InputError
@@ -88,6 +89,9 @@ class SchedulerSettings:
     max_waiting
         The most requests that wait for room in KV caches; further ones are rejected. None for the
         default of the physics: no request waits in ``paper``, all wait in ``calibrated``.
+    late_requests
+        What becomes of requests whose first token would come later than their SLO allows:
+        ``serve``, ``wait`` or ``refuse``.
     """
 
     policy: str = "maxflow"
@@ -101,13 +105,18 @@ class SchedulerSettings:
     stream_chunks: bool = False
     step: StepLimits = NO_LIMITS
     max_waiting: int | None = None
+    late_requests: LateRequests = "serve"
 
+
+HIGH_WATER_MARKS: Mapping[KvAdmission, float] = {"expected": 0.85, "exact": 0.97}
+"""The share of a KV cache that may be in use, by how admission counts."""
 
 PRESETS: Mapping[Preset, SchedulerSettings] = {
     "published": SchedulerSettings(),
     "tuned": SchedulerSettings(
         preset="tuned",
-        kv=KvSettings(admission="exact", high_water_mark=0.97),
+        policy="adaptive",
+        kv=KvSettings(admission="exact", high_water_mark=HIGH_WATER_MARKS["exact"]),
         prefill_chunk_tokens=AUTO,
         stream_chunks=True,
         step=StepLimits(max_prefill_tokens=AUTO, max_decodes=AUTO, max_wait_s=AUTO),

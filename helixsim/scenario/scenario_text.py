@@ -27,9 +27,10 @@ def scenario_rows(scenario: Scenario) -> Iterator[tuple[str, str]]:
 
 def _scheduler(scenario: Scenario) -> str:
     settings = scenario.scheduler
-    if settings.policy != "maxflow":
-        return settings.policy
-    return f"{settings.policy}, {settings.flow_split} split of the flow"
+    text = f"{settings.preset}, {settings.policy}"
+    if settings.policy not in ("maxflow", "adaptive"):
+        return text
+    return f"{text}, {settings.flow_split} split of the flow"
 
 
 def _placement(scenario: Scenario) -> str:

@@ -7,11 +7,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from helixsim.control.lateness import LateRequests
 from helixsim.control.node_schedulers.composition import AUTO, Auto, StepLimits
 from helixsim.profiles.spec import Count, Name
 from helixsim.scenario.cluster_spec import ClusterSpec
 from helixsim.scenario.generator_spec import GeneratorSpec
 from helixsim.scenario.resolved import (
+    HIGH_WATER_MARKS,
     PRESETS,
     FlowSplit,
     KvAdmission,
@@ -101,7 +103,7 @@ class KvSpec(FileModel):
     high_water_mark: Share | None = Field(
         default=None,
         description="Admission limit: the largest share of a node's KV cache that may be in use, "
-        "or be expected to be. `published`: 0.85; `tuned`: 0.97.",
+        "or be expected to be. With `expected`: 0.85; with `exact`: 0.97.",
     )
     expected_output_ratio: Annotated[float, Field(gt=0, le=100)] = Field(
         default=1.0,
@@ -162,9 +164,9 @@ class SchedulerSpec(FileModel):
     )
     policy: ExtensionName | None = Field(
         default=None,
-        description="Routing policy: `maxflow` (if not given), `swarm`, `random`, "
-        "`shortest_queue`, `least_kv`, `prefix_aware`, or one of your own "
-        "([recipes](recipes.md)); see [physics](physics.md#scheduling).",
+        description="Routing policy: `maxflow`, `adaptive`, `swarm`, `random`, `shortest_queue`, "
+        "`least_kv`, `prefix_aware`, or one of your own ([recipes](recipes.md)); see "
+        "[physics](physics.md#scheduling). `published`: `maxflow`; `tuned`: `adaptive`.",
     )
     node: ExtensionName | None = Field(
         default=None,
@@ -207,9 +209,16 @@ class SchedulerSpec(FileModel):
         "calibrated.",
     )
 
+    late_requests: LateRequests = Field(
+        default="serve",
+        description="A request whose first token would come later than the strictest `ttft` of "
+        "`slo`: `serve` it in its turn, let it `wait` until no other waits, or `refuse` it.",
+    )
+
     def to_settings(self) -> SchedulerSettings:
         """Turn it into a value."""
         preset = PRESETS[self.preset]
+        admission = self.kv.admission or preset.kv.admission
         chunk_tokens = preset.prefill_chunk_tokens
         if self.prefill_chunk_tokens is not None:
             chunk_tokens = _number(self.prefill_chunk_tokens)
@@ -219,8 +228,8 @@ class SchedulerSpec(FileModel):
             policy=self.policy or preset.policy,
             node=self.node,
             kv=KvSettings(
-                admission=self.kv.admission or preset.kv.admission,
-                high_water_mark=self.kv.high_water_mark or preset.kv.high_water_mark,
+                admission=admission,
+                high_water_mark=self.kv.high_water_mark or HIGH_WATER_MARKS[admission],
                 expected_output_ratio=self.kv.expected_output_ratio,
             ),
             step=self.step.to_limits(preset.step),
@@ -229,6 +238,7 @@ class SchedulerSpec(FileModel):
             flow_split=self.flow_split,
             prefill_chunk_tokens=chunk_tokens,
             stream_chunks=streams,
+            late_requests=self.late_requests,
             max_waiting=preset.max_waiting if self.max_waiting is None else self.max_waiting,
         )
 

@@ -46,7 +46,7 @@ def test_validate_says_what_a_scenario_is(run, scenario_file):
         "LLM        llama2-70b, 80 layers",
         "cluster    8 nodes: 6 x A100, 2 x L4; 2 regions",
         "placement  8 nodes, 1.05 copies of each layer; all links that fit",
-        "scheduler  maxflow, published split of the flow",
+        "scheduler  tuned, adaptive, published split of the flow",
         "workload   offline, 20 requests to start with",
         "run        100 s, 10 s of it warm-up; seed 3",
         "physics    paper",

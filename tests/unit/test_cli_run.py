@@ -100,7 +100,7 @@ def python(*arguments, hash_seed="0"):
 def test_a_summary_for_people(folder):
     result = run(write())
     assert result.stdout.startswith(
-        "tiny (maxflow, paper physics, seed 1), measured from 21 s to 39 s"
+        "tiny (adaptive, paper physics, seed 1), measured from 21 s to 39 s"
     )
     assert "decode throughput" in result.stdout
     assert result.stderr == ""
@@ -275,10 +275,21 @@ def test_a_prompt_longer_than_any_batch_is_rejected(folder, policy):
 
 def test_a_request_that_no_cache_can_hold_is_rejected(folder):
     nodes = [{"type": "A100", "count": 4, "name": "n{i}", "kv_token_layers": 5000}]
-    summary = summary_of(write(trace((1, 100, 5)) | {"cluster.nodes": nodes}))
+    published = {"cluster.nodes": nodes, "scheduler.preset": "published"}
+    summary = summary_of(write(trace((1, 100, 5)) | published))
     # 100 tokens and the expected 240 on 18 layers are 6120.
     assert summary["rejected_for"] == reasons(kv=1)
     assert summary["requests"] == counts(arrived=1, rejected=1)
+
+
+def test_a_request_is_admitted_by_what_it_holds_and_rejected_by_what_it_comes_to_hold(folder):
+    nodes = [{"type": "A100", "count": 4, "name": "n{i}", "kv_token_layers": 5000}]
+    # 17 blocks of 16 tokens have room on 18 layers: 272 tokens.
+    for output_tokens, status in ((172, {"completed": 1}), (173, {"rejected": 1})):
+        written = write(trace((1, 100, output_tokens)) | {"cluster.nodes": nodes})
+        summary = summary_of(written)
+        assert summary["requests"] == counts(arrived=1, **status)
+        assert summary["rejected_for"] == reasons(length=len(status.keys() - {"completed"}))
 
 
 # -- real processes

@@ -97,7 +97,7 @@ def test_commands_are_accepted(command, tmp_path, monkeypatch, short_results):
                 Path(file["name"]).write_text(file["text"])
     arguments = shlex.split(command)[1:]
     if arguments[0] in ("plot", "report"):  # of results that a command before them wrote
-        for name in {"one", "two", "calibrated"} & set(arguments):
+        for name in {"one", "two", "calibrated", "published", "tuned"} & set(arguments):
             shutil.copytree(short_results, name)
     if arguments[0] == "run":  # loads all that a run needs, without the wait
         keep = [i for i, text in enumerate(arguments) if text == "--set"]

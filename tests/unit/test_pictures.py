@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
@@ -11,6 +13,8 @@ from typer.testing import CliRunner
 from helixsim import load_results, load_scenario, plots, simulate
 from helixsim.cli import app
 from helixsim.errors import InputError
+from helixsim.models.tracing import TracedStep, node_tracks
+from helixsim.plots.node_timeline import _colour
 from helixsim.plots.pictures import figure_bytes, pictures_of
 
 
@@ -80,6 +84,96 @@ def test_every_picture_says_what_it_shows(folders, name):
         assert ax.get_title("left") or ax.get_title()
         assert ax.get_xlabel()
     assert figure_bytes(figure, "png")[:4] == b"\x89PNG"
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory):
+    """Folder of a run with a trace, and the result in memory."""
+    scenario = load_scenario("quickstart", ["run.duration=40 s", "run.warmup=10 s"])
+    result = simulate(scenario, trace_span_s=(20.0, 25.0))
+    folder = tmp_path_factory.mktemp("traced") / "traced"
+    result.write(folder)
+    return folder, result
+
+
+def bars_of(figure):
+    """(left, right) of each bar, row by row."""
+    return [
+        [path.get_extents().intervalx for path in bars.get_paths()]
+        for bars in figure.axes[0].collections
+    ]
+
+
+def test_node_timeline_has_a_row_for_each_node_in_the_order_of_the_layers(traced):
+    ax = plots.node_timeline(traced[1]).axes[0]
+    labels = [text.get_text() for text in ax.get_yticklabels()]
+    assert labels[:3] == ["a100-0 [0:14]", "a100-1 [14:28]", "l4-pair-0 [28:42]"]
+    assert labels[-1] == "t4-pair-1 [51:60]"
+    assert ax.get_ylim()[0] > ax.get_ylim()[1], "the first layers stand on top"
+    assert ax.get_xlim() == pytest.approx((21.0, 24.0), abs=0.1), "the middle of the trace"
+    assert "preset tuned" in ax.get_title("left")
+    assert ax.get_xlabel().endswith(", s")
+
+
+def test_node_timeline_has_a_bar_for_each_step(traced):
+    figure = plots.node_timeline(traced[1], start_s=22, span_s=1)
+    tracks = node_tracks(traced[1].trace)
+    rows = bars_of(figure)
+    assert len(rows) == len(tracks) == 6
+    for bars, track in zip(rows, sorted(tracks, key=lambda track: track.node), strict=True):
+        expected = [(s.start_s, s.end_s) for s in track.steps if s.end_s > 22 and s.start_s < 23]
+        assert np.array(bars) == pytest.approx(np.array(expected))
+        assert bars
+
+
+def test_node_timeline_says_how_long_nodes_are_busy(traced):
+    notes = [text.get_text() for text in plots.node_timeline(traced[1]).axes[0].texts]
+    assert "busy" in notes
+    shares = [int(text.rstrip("%")) for text in notes if text != "busy"]
+    assert len(shares) == 6
+    assert all(0 < share <= 100 for share in shares)
+
+
+def test_node_timeline_tells_kinds_of_steps_apart():
+    steps = [TracedStep(0, 1, *what) for what in ((9, 0), (0, 1), (0, 300), (9, 1), (9, 300))]
+    assert len({_colour(step) for step in steps}) == len(steps)
+    assert _colour(TracedStep(0, 1, 0, 4)) == _colour(TracedStep(0, 1, 0, 15))
+
+
+def test_node_timeline_needs_a_trace(folders, traced):
+    with pytest.raises(InputError, match="was not traced"):
+        load_results(folders / "one").plot("node-timeline")
+    with pytest.raises(InputError, match="above 0"):
+        plots.node_timeline(traced[1], span_s=0)
+
+
+def test_a_trace_that_is_none_is_told(traced, tmp_path):
+    result = load_results(traced[0])
+    result.write(tmp_path / "copy")
+    (tmp_path / "copy" / "trace.json.gz").write_bytes(b"no trace")
+    with pytest.raises(InputError, match="is no trace"):
+        load_results(tmp_path / "copy").plot("node-timeline")
+    with pytest.raises(InputError, match="is no trace"):
+        node_tracks(gzip.compress(b'{"traceEvents": [{"pid": 1, "ph": "X"}]}'))
+
+
+def test_saved_results_have_their_trace(traced, tmp_path):
+    folder, result = traced
+    saved = load_results(folder)
+    assert saved.trace == result.trace
+    assert figure_bytes(saved.plot("node-timeline"), "png")[:4] == b"\x89PNG"
+    saved.write(tmp_path / "copy")
+    assert load_results(tmp_path / "copy").trace == result.trace
+
+
+def test_commands_draw_the_trace(traced, tmp_path):
+    done = invoke("plot", traced[0], "-o", tmp_path / "plots")
+    assert done.exit_code == 0, done.output
+    written = {path.stem for path in (tmp_path / "plots").iterdir()}
+    assert written == {*plots.PICTURES, *plots.TRACE_PICTURES}
+    page = tmp_path / "report.html"
+    assert invoke("report", traced[0], "-o", page).exit_code == 0
+    assert 'id="node-timeline"' in page.read_text(encoding="utf-8")
 
 
 def test_heat_maps_show_every_node(folders):

@@ -526,7 +526,7 @@ MISTAKES = [
     ({"workload.initial_requests": 0}, "workload.initial_requests: should be greater than"),
     (
         {"scheduler.policy": "max"},
-        "scheduler.policy: no routing policy 'max'; there are maxflow, swarm, random, "
+        "scheduler.policy: no routing policy 'max'; there are maxflow, adaptive, swarm, random, "
         "shortest_queue, least_kv, prefix_aware (searched: registered",
     ),
     (

@@ -27,6 +27,7 @@ POLICIES: Registry[PolicyFactory] = Registry(
     "helixsim.policies",
     {
         "maxflow": "helixsim.control.routing.maxflow:MaxFlowPolicy",
+        "adaptive": "helixsim.control.routing.adaptive:AdaptivePolicy",
         "swarm": "helixsim.control.routing.swarm:SwarmPolicy",
         "random": "helixsim.control.routing.random_choice:RandomPolicy",
         "shortest_queue": "helixsim.control.routing.shortest_queue:ShortestQueuePolicy",

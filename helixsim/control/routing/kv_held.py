@@ -27,7 +27,7 @@ _PRIOR_REQUESTS = 20
 """The expected answer counts like this number of requests that have ended."""
 _REMEMBERED_REQUESTS = 500
 _SPARE_REQUESTS = 2.0
-_MOST_SPARE_REQUESTS = 64.0
+_MOST_SPARE_REQUESTS = 16.0
 _FORGIVING_ENDS = 50
 """The room that preemptions added halves after this number of requests ended without any."""
 
@@ -75,6 +75,8 @@ class KvHeld:
         """Whether `tokens` more on all layers of a node, and growth, stay below the mark."""
         num_layers = self._nodes[node].num_layers
         held = self.expected_tokens[node] + tokens * num_layers
+        if not self._num_requests[node]:  # there is no other one whose end could make room
+            return held - BLOCK_TOKENS * num_layers <= self._capacity[node]
         num_requests = self._num_requests[node] + 1
         per_request = held / (num_layers * num_requests)
         mean = self._generated / self._num_ended
@@ -107,23 +109,27 @@ class KvHeld:
     def headroom_tokens(self) -> int:
         """How many decodes there may be, whatever their routes, before some node is too full."""
         return min(
-            (capacity - held) // node.num_layers
-            for capacity, held, node in zip(
-                self._capacity, self.expected_tokens, self._nodes, strict=True
-            )
+            -excess // node.num_layers
+            for excess, node in zip(self._excess(), self._nodes, strict=True)
         )
 
     def fullest(self) -> int | None:
         """The number of a node that holds more than it has room for; None if there is none."""
-        excess = [
-            held - capacity
-            for capacity, held in zip(self._capacity, self.expected_tokens, strict=True)
-        ]
+        excess = self._excess()
         most = max(excess)
         return excess.index(most) if most > 0 else None
 
+    def _excess(self) -> list[int]:
+        """For every node, tokens x layers beyond its room, blocks that are not full left out."""
+        return [
+            held - number * BLOCK_TOKENS * node.num_layers - capacity
+            for held, number, node, capacity in zip(
+                self.expected_tokens, self._num_requests, self._nodes, self._capacity, strict=True
+            )
+        ]
+
     def preempted(self) -> None:
-        """Take note of a preemption: the margin was too small."""
+        """Take note that requests were preempted: the margin was too small."""
         self._spare_requests = min(2 * self._spare_requests, _MOST_SPARE_REQUESTS)
         self._calm_ends = 0
 

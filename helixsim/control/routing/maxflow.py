@@ -9,7 +9,7 @@ of KV cache. Source: the Helix paper (arXiv 2406.01566), section 5.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from helixsim.control.routing.kv_expectation import KvExpectation
 from helixsim.control.routing.kv_held import KvHeld
@@ -149,7 +149,7 @@ class MaxFlowPolicy:
         return self._held.fullest()
 
     def preempted(self) -> None:
-        """Take note that a request is preempted for want of room."""
+        """Take note that requests were preempted for want of room."""
         if self._held is not None:
             self._held.preempted()
 
@@ -179,18 +179,20 @@ class MaxFlowPolicy:
 
     def _next(self, machine: int, request: Request, tokens: int) -> PlacedLink | None:
         coordinator, nodes = self._topology.coordinator, self._topology.nodes
-        best: PlacedLink | None = None
-        best_load = 0.0
-        for link in self._open[machine]:
-            target = link.target
-            if target != coordinator and (
-                not can_run(nodes[target], request) or not self._kv.fits(target, tokens)
-            ):
-                continue
-            load = self._load[link.index] + request.num_tokens / self._flow[link.index]
-            if best is None or load < best_load:
-                best, best_load = link, load
-        return best
+        fitting = [
+            link
+            for link in self._open[machine]
+            if link.target == coordinator
+            or (can_run(nodes[link.target], request) and self._kv.fits(link.target, tokens))
+        ]
+        return self._pick(fitting, request) if fitting else None
+
+    def _pick(self, links: Sequence[PlacedLink], request: Request) -> PlacedLink:
+        """The link whose load would be least with the request; among equals, the first."""
+        return min(links, key=lambda link: self._load_after(link, request))
+
+    def _load_after(self, link: PlacedLink, request: Request) -> float:
+        return self._load[link.index] + request.num_tokens / self._flow[link.index]
 
     def _reason(self, machine: int, request: Request) -> Rejection:
         nodes = self._topology.nodes

@@ -47,6 +47,8 @@ class Rejection(StrEnum):
     """The KV caches on the way are expected to be too full for it."""
     NODES = "nodes"
     """No route leads through all layers without the nodes that are down."""
+    LATE = "late"
+    """Its first token would come later than its SLO allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ class PolicyInputs:
     admits_by_held_kv
         Whether requests count with what they hold, not with what they are expected to hold at
         their end.
+    ttft_limit_s, tpot_limit_s
+        The strictest limits of the scenario's SLOs; None where there is none.
     view
         Queues, free KV blocks and measured times of the nodes, for policies that look.
     """
@@ -82,6 +86,8 @@ class PolicyInputs:
     rng: Random
     uses_small_shares_alone: bool = False
     admits_by_held_kv: bool = False
+    ttft_limit_s: float | None = None
+    tpot_limit_s: float | None = None
     view: ClusterView = field(default_factory=lambda: ClusterView(0))
 
 
@@ -164,7 +170,7 @@ class PreemptingPolicy(Policy, Protocol):
         ...
 
     def preempted(self) -> None:
-        """Take note that a request is preempted for want of room."""
+        """Take note that requests were preempted for want of room."""
         ...
 
 

@@ -84,7 +84,9 @@ class Proposer:
         )
         self.neighbours = Neighbours(problem, max_stages, budget)
         scheduler = scenario.scheduler
-        self._spreads_evenly = scheduler.policy != "maxflow" or scheduler.flow_split == "balanced"
+        self._spreads_evenly = (
+            scheduler.policy not in ("maxflow", "adaptive") or scheduler.flow_split == "balanced"
+        )
         self.correction = Correction({})
 
     def estimate(self, ranges: Ranges) -> Estimate:
