@@ -136,6 +136,33 @@ def test_results_are_those_of_a_run_and_of_a_recording(tmp_path):
     assert set(manifest["real"]["nodes"]) == set(names.values()) - {"coordinator"}
 
 
+def figures_of(program, *arguments):
+    """The summary of a run of `helixsim` or `helixreal`."""
+    command = [sys.executable, "-m", program, "run", "quickstart", *arguments, "--json"]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("preset", ["published", "tuned"])
+def test_an_emulated_run_comes_close_to_its_simulation(preset):
+    # In a closed loop, requests that end a moment later are followed by others; here none are.
+    settings = [
+        *("--set", f"scheduler.preset={preset}"),
+        *("--set", "run.duration=80 s"),
+        *("--set", "run.warmup=20 s"),
+        *("--set", "workload.mode=online"),
+        *("--set", "workload.mean_tokens_per_s=400"),
+    ]
+    simulated = figures_of("helixsim", *settings)
+    emulated = figures_of("helixreal", "--local", "--time-scale", "4", *settings)
+    throughput = "decode_tokens_per_s"
+    assert emulated[throughput] == pytest.approx(simulated[throughput], rel=0.03)
+    for latency in ("prompt_latency_s", "decode_latency_s"):
+        assert emulated[latency]["p50"] == pytest.approx(simulated[latency]["p50"], rel=0.1)
+
+
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
 def test_an_interrupted_run_keeps_what_was_done_and_leaves_no_process(tmp_path, how):
     out = tmp_path / "out"
