@@ -114,7 +114,10 @@ def test_a_killed_worker(engine, model, expected, tmp_path):
 
 def test_too_little_room_for_all_at_once(engine, model, expected, tmp_path):
     scenario = write_tiny_scenario(
-        tmp_path, scheduler={"kv": {"high_water_mark": 1.0, "expected_output_ratio": 0.05}}
+        tmp_path,
+        scheduler={
+            "kv": {"admission": "expected", "high_water_mark": 1.0, "expected_output_ratio": 0.05}
+        },
     )
     small = NodeEntry(engine=engine, model=str(model), kv_memory_bytes=1_500_000)
     with running(scenario, small) as (live, _, cluster):
