@@ -145,18 +145,17 @@ def figures_of(program, *arguments):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("preset", ["published", "tuned"])
-def test_an_emulated_run_comes_close_to_its_simulation(preset):
-    # In a closed loop, requests that end a moment later are followed by others; here none are.
+def test_an_emulated_run_of_the_tuned_preset_comes_close_to_its_simulation():
+    # Long enough for a hundred requests: the median over a few depends on single routes.
     settings = [
-        *("--set", f"scheduler.preset={preset}"),
-        *("--set", "run.duration=80 s"),
-        *("--set", "run.warmup=20 s"),
+        *("--set", "scheduler.preset=tuned"),
+        *("--set", "run.duration=300 s"),
+        *("--set", "run.warmup=60 s"),
         *("--set", "workload.mode=online"),
         *("--set", "workload.mean_tokens_per_s=400"),
     ]
     simulated = figures_of("helixsim", *settings)
-    emulated = figures_of("helixreal", "--local", "--time-scale", "4", *settings)
+    emulated = figures_of("helixreal", "--local", "--time-scale", "6", *settings)
     throughput = "decode_tokens_per_s"
     assert emulated[throughput] == pytest.approx(simulated[throughput], rel=0.03)
     for latency in ("prompt_latency_s", "decode_latency_s"):
