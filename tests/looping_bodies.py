@@ -136,6 +136,7 @@ class SimulatedLoopingNode(LoopingNodeUnderTest):
         ):
             for request in requests:
                 self.log.append((now, kind, request.index))
+                self._gone.add(request.index)
                 self.node.drop_unless(lambda other, gone=request: other is not gone)
 
     def ask(self, at, index, prompt_tokens, num_decodes, priority=0):
@@ -165,7 +166,7 @@ class SimulatedLoopingNode(LoopingNodeUnderTest):
 
         ReusableEvent(self.environment, act).schedule(at, 0.0)
 
-    def run(self, until=30_000.0):
+    def run(self, until=inf):
         self.environment.run_through(until)
         return self.log
 
@@ -227,7 +228,7 @@ class LoopingWorkerNode(LoopingNodeUnderTest):
     def _at(self, at, act):
         self._actions.append((at, next(self._numbers), act))
 
-    def run(self, until=30_000.0):
+    def run(self, until=inf):
         while True:
             self._actions.sort(key=lambda action: action[:2])
             due = self.executor.next_event_s()

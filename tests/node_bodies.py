@@ -13,10 +13,11 @@ from builders import capacity, make_scenario, make_timer, make_topology
 
 from helixreal.engines.emulated import EmulatedEngine
 from helixreal.net.messages import Stage
-from helixreal.worker.node_executor import ArrivingPass, NodeExecutor, SequenceState
+from helixreal.worker.node_executor import ArrivingPass, NodeExecutor, SequenceState, StreamedChunk
 from helixreal.worker.runner import TimedRunner
 from helixsim.control.kv_cache import KvCache
 from helixsim.control.node_schedulers import NODE_SCHEDULERS, NodeSchedulerInputs
+from helixsim.control.node_schedulers.composition import StepComposer
 from helixsim.models.engine_node import EngineNode
 from helixsim.models.event_loop import ExactEnvironment, ReusableEvent
 from helixsim.models.links import DeliveryQueue, SerialLink
@@ -56,6 +57,8 @@ class NodeUnderTest:
         scheduler="paper",
         engine=IDEAL_ENGINE,
         counts_kv=False,
+        composition=None,
+        num_llm_layers=0,
         **limits,
     ):
         self.layers, self.entries = layers, entries
@@ -76,6 +79,8 @@ class NodeUnderTest:
                 limits=self.placed.capacity,
                 kv=self.make_kv(factory),
                 engine=engine,
+                num_llm_layers=num_llm_layers,
+                composer=composition and StepComposer(composition, 2.0),
             )
         )
 
@@ -102,6 +107,7 @@ class SimulatedNode(NodeUnderTest):
         super().__init__(*args, **settings)
         self.environment = ExactEnvironment()
         self.inbox = DeliveryQueue()
+        self._gone = set()
         parts = (self.environment, self.placed, self.scheduler, self.make_timer(), self.inbox)
         self.node = PaperNode(*parts) if self.physics == "paper" else EngineNode(*parts, self)
         self.node.connect(self, num_sources=1)
@@ -131,24 +137,29 @@ class SimulatedNode(NodeUnderTest):
         ):
             for request in requests:
                 self.log.append((now, kind, request.index))
-                self.node.drop_unless(lambda other, gone=request: other is not gone)
+                self._gone.add(request)
+                self.node.drop_unless(lambda other, gone=request: other.origin is not gone)
 
     def come(self, at, *requests, layer=None):
         """Let requests come in at a time, at the node's first layer or at another."""
         link = self._links[min(self._links) if layer is None else layer]
-        batch = Batch.of(list(requests))
-        ReusableEvent(self.environment, lambda: link.send(batch, at)).schedule(at, 0.0)
+        ReusableEvent(self.environment, lambda: self._send(link, requests, at)).schedule(at, 0.0)
+
+    def _send(self, link, requests, at):
+        wanted = [request for request in requests if request.origin not in self._gone]
+        if wanted:
+            link.send(Batch.of(wanted), at)
 
     def drop(self, at, *requests):
         """Drop requests at a time, as the coordinator has it when another node is lost."""
-        gone = set(requests)
-        event = ReusableEvent(
-            self.environment,
-            lambda: self.node.drop_unless(lambda request: request not in gone),
-        )
-        event.schedule(at, 0.0)
 
-    def run(self, until=1000.0):
+        def drop():
+            self._gone.update(requests)
+            self.node.drop_unless(lambda request: request.origin not in requests)
+
+        ReusableEvent(self.environment, drop).schedule(at, 0.0)
+
+    def run(self, until=inf):
         self.environment.run_through(until)
         return self.log
 
@@ -166,7 +177,6 @@ class WorkerNode(NodeUnderTest):
         self.executor = NodeExecutor(self.scheduler, runner, self)
         self._actions = []
         self._numbers = count()
-        self._sequences = {}
         self._now = 0.0
 
     def make_engine(self):
@@ -183,30 +193,33 @@ class WorkerNode(NodeUnderTest):
 
     def drop(self, at, *requests):
         def drop():
-            keys = [key for key, s in self._sequences.items() if s[1] in requests]
-            self.executor.drop(keys)
+            self.executor.drop([request.index + 1 for request in requests])
 
         self._actions.append((at, next(self._numbers), drop))
 
     def _expect(self, at, requests, layer):
+        self.executor.next_message()
         for request in requests:
             key = request.index + 1
+            if self.executor.was_dropped(key):
+                continue
             sequence = self.executor.sequences.get(key)
             if sequence is None:
                 end = self.layers[1]
                 sequence = SequenceState(key, layer, end, [Stage(1, end, end + 1)])
                 self.executor.sequences[key] = sequence
-            self._sequences[key] = (sequence, request)
+            is_streamed = request.origin is not request
             arriving = ArrivingPass(
                 position=request.num_computed_tokens,
                 num_tokens=request.num_new_tokens,
                 payload=self.payload(layer, request.num_new_tokens),
                 is_prefill=request.is_prefill,
-                wants_token=True,
+                wants_token=not is_streamed,
             )
-            self.executor.add_arrival(sequence, arriving, at)
+            entering = StreamedChunk(sequence) if is_streamed else sequence
+            self.executor.add_arrival(entering, arriving, at)
 
-    def run(self, until=1000.0):
+    def run(self, until=inf):
         while True:
             self._actions.sort(key=lambda action: action[:2])
             due = self.executor.next_event_s()

@@ -69,9 +69,9 @@ class Attempt:
         """Number of the node at which its passes enter."""
         return self.route[0].node
 
-    def next_pass(self) -> tuple[messages.Pass, Sequence[int]]:
-        """The next pass to send, and its token ids."""
-        request, generation = self.request, self.generation
+    def pass_of(self, request: Request) -> tuple[messages.Pass, Sequence[int]]:
+        """The pass that its request is in, or a chunk in a stream; and its token ids."""
+        generation = self.generation
         start, num_tokens = request.num_computed_tokens, request.num_new_tokens
         prefill = request.is_prefill
         sent = messages.Pass(
@@ -82,6 +82,7 @@ class Attempt:
             not prefill or start + num_tokens == request.num_tokens,
             self.route if prefill else None,
             self._sampling_params() if prefill else None,
+            is_streamed=request is not self.request,
         )
         return sent, generation.tokens[start : start + num_tokens]
 

@@ -176,7 +176,8 @@ class Dispatcher:
                 (request.arrival_s, created_s, next(self._numbers), request),
             )
         for request in actions.admitted:
-            self._start_attempt(request)
+            if request not in actions.dropped:  # to make room for others
+                self._start_attempt(request)
         self._send(actions.send, actions.ready_s)
 
     # -- arrivals ----------------------------------------------------------------------------
@@ -304,11 +305,11 @@ class Dispatcher:
 
     def _send(self, requests: Sequence[Request], ready_s: Sequence[float]) -> None:
         """Send the next pass of each request, in one message for each entry node."""
-        groups: dict[int, list[tuple[Attempt, float]]] = {}
+        groups: dict[int, list[tuple[Attempt, Request, float]]] = {}
         for request, at in zip(requests, ready_s, strict=True):
-            attempt = self._attempt_of[request]
+            attempt = self._attempt_of[request.origin]
             self._events.pass_sent(request, at)
-            groups.setdefault(attempt.first, []).append((attempt, at))
+            groups.setdefault(attempt.first, []).append((attempt, request, at))
         for first, group in groups.items():
             self._send_to(first, group)
 
@@ -328,18 +329,21 @@ class Dispatcher:
         self._attempts[attempt.key] = self._attempt_of[request] = attempt
         self._events.route_assigned(request)
 
-    def _send_to(self, first: int, group: list[tuple[Attempt, float]]) -> None:
+    def _send_to(self, first: int, group: list[tuple[Attempt, Request, float]]) -> None:
         passes: list[messages.Pass] = []
         token_ids: list[int] = []
         due_s: list[float] = []
         link = self._links[first]
-        for attempt, at in group:
-            sent, tokens = attempt.whole() if self._loops else attempt.next_pass()
+        for attempt, request, at in group:
+            sent, tokens = attempt.whole() if self._loops else attempt.pass_of(request)
             passes.append(sent)
             token_ids += tokens
-            due_s += link.arrival_times(at, [sent.num_tokens])
+            arrivals_s = link.arrival_times(at, [sent.num_tokens])
+            if arrivals_s and sent.is_prefill:
+                arrivals_s = [link.in_order(sent.key, arrivals_s[0], is_followed=sent.is_streamed)]
+            due_s += arrivals_s
         frame = struct.pack(f"<{len(token_ids)}i", *token_ids)
-        work = messages.Work(self._topology.coordinator, 0, group[0][1], passes, due_s, 1)
+        work = messages.Work(self._topology.coordinator, 0, group[0][2], passes, due_s, 1)
         self._transport.send(self._membership.workers[first].name, work, [frame])
 
     # -- disruptions -------------------------------------------------------------------------

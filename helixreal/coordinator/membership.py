@@ -13,13 +13,20 @@ from helixreal.net import messages
 from helixreal.net.clock import Clock, this_host
 from helixreal.net.transport import Transport
 from helixreal.worker.emulation import (
+    composition_message,
     curve_of,
     engine_json,
     limits_of,
     machine_of,
     operators_json,
 )
-from helixsim.control.control_plane import node_scheduler_name, performance_model
+from helixsim.control.control_plane import (
+    followed_flow,
+    mean_stages,
+    node_scheduler_name,
+    performance_model,
+    step_composition,
+)
 from helixsim.control.node_schedulers import NODE_SCHEDULERS, decodes_loop
 from helixsim.control.routing import Policy
 from helixsim.errors import HelixError, InputError
@@ -275,6 +282,11 @@ class Membership:
         self._max_context_tokens = max_context_tokens
         self._reports_transits = reports_transits
         self._loops = decodes_loop(NODE_SCHEDULERS.get(node_scheduler_name(scenario)))
+        limits = step_composition(scenario, topology)
+        self._composition = None
+        if limits is not None:
+            num_stages = mean_stages(topology, followed_flow(scenario, topology))
+            self._composition = composition_message(limits, num_stages)
         self._policy: Policy | None = None
         self._by_name = {node.name: node.index for node in topology.nodes}
         self._next_alive_s = 0.0
@@ -352,6 +364,7 @@ class Membership:
             emulate_links=emulated,
             report_transits=self._reports_transits,
             operators=operators_json(placed.profile.operators),
+            composition=self._composition,
         )
 
     def on_ready(self, ready: messages.Ready) -> None:

@@ -18,7 +18,7 @@ from helixreal.net import messages
 from helixreal.net.messages import AnyMessage, Frame
 from helixsim.errors import HelixError
 
-VERSION = 3
+VERSION = 4
 PREFIX = b"hx" + VERSION.to_bytes(2, "big")
 MAX_HEADER_BYTES = 8_000_000
 MAX_BODY_BYTES = 2_000_000_000
@@ -122,6 +122,10 @@ def _check(message: object) -> None:
         if len(message.keys) != len(message.tokens):
             raise WireError("columns of different lengths")
         times = (message.due_s or 0.0,)
+    elif isinstance(message, messages.Assignment):
+        if (composition := message.composition) is not None:
+            wait_s = composition.max_wait_s
+            times = (composition.num_stages, 0.0 if isinstance(wait_s, str) else wait_s)
     elif isinstance(message, messages.Heartbeat):
         times = (message.busy_s, message.stuck_s, message.lag_s, *message.sent_bytes)
     if not all(0 <= each < MAX_TIME_S for each in times):

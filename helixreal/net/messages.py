@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -125,6 +125,25 @@ class Peer(Part):
     address: Address
 
 
+Limit = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+Auto = Literal["auto"]
+
+
+class Composition(Part):
+    """What a step may take: :class:`helixsim.control.node_schedulers.composition.StepLimits`.
+
+    Attributes
+    ----------
+    num_stages
+        Stages of a route, on average.
+    """
+
+    max_prefill_tokens: Limit | None
+    max_decodes: Limit | Auto | None
+    max_wait_s: float | Auto
+    num_stages: float
+
+
 class Assignment(Message):
     """The assignment of a worker: its layers, and the settings of the run.
 
@@ -163,6 +182,8 @@ class Assignment(Message):
         Whether heartbeats report transit times of passes.
     operators
         The operator tables of its machine type for the LLM, as JSON; empty without.
+    composition
+        Limits of its steps; None where prefills are not streamed and steps not limited.
     """
 
     node: Index
@@ -188,6 +209,7 @@ class Assignment(Message):
     emulate_links: bool
     report_transits: bool
     operators: Annotated[str, msgspec.Meta(max_length=4_000_000)] = ""
+    composition: Composition | None = None
 
 
 class Ready(Message):
@@ -273,6 +295,9 @@ class Pass(Part):
         Where decodes loop: whether the pass yields the last token of the answer.
     answer
         For a whole request: what is to be generated.
+    is_streamed
+        For a chunk of a prefill: whether the next chunk follows without waiting for this one,
+        which is over when it leaves the last layer.
     """
 
     key: Key
@@ -285,6 +310,7 @@ class Pass(Part):
     first: Index = 0
     is_last: bool = False
     answer: Answer | None = None
+    is_streamed: bool = False
 
 
 class Work(Message):

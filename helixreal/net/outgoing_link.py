@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from random import Random
 
 from helixsim.physics.performance_model import SendingCosts
@@ -78,6 +78,7 @@ class OutgoingLink:
         self._sender = sender
         self._carries_one_token = sender is not None and to_coordinator
         self._free_s = 0.0
+        self._last_chunk_s: dict[int, float] = {}
         self.num_bytes = 0.0
         self.num_requests = 0
 
@@ -93,6 +94,28 @@ class OutgoingLink:
         self.num_bytes += sum(sizes)
         self.num_requests += len(sizes)
         return [self._arrival_s(now, size) for size in sizes] if self._is_emulated else []
+
+    def in_order(self, key: int, due_s: float, *, is_followed: bool) -> float:
+        """When a prefill or a chunk of one arrives: not before the chunk ahead of it.
+
+        Parameters
+        ----------
+        key
+            Of its attempt.
+        due_s
+            When it arrives by itself, as :meth:`arrival_times` has it.
+        is_followed
+            Whether another chunk follows without waiting for this one.
+        """
+        due_s = max(due_s, self._last_chunk_s.pop(key, due_s))
+        if is_followed:
+            self._last_chunk_s[key] = due_s
+        return due_s
+
+    def forget(self, keys: Iterable[int]) -> None:
+        """Forget the chunks of attempts that have ended."""
+        for key in keys:
+            self._last_chunk_s.pop(key, None)
 
     def carry_tokens(self, num_tokens: int, now: float) -> float | None:
         """Count tokens that are sent now as one message; when it arrives, where emulated.

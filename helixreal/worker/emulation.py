@@ -11,6 +11,7 @@ from helixreal.net import messages
 from helixreal.net.outgoing_link import EmulatedSender
 from helixreal.worker.runner import TimedRunner
 from helixsim.cluster import Nic
+from helixsim.control.node_schedulers.composition import AUTO, StepComposer, StepLimits
 from helixsim.physics.engine import EngineCosts
 from helixsim.physics.performance_model import (
     PERFORMANCE_MODELS,
@@ -127,6 +128,27 @@ def limits_of(capacity: Capacity) -> messages.Limits:
         capacity.max_decode_tokens,
         capacity.max_decode_context,
     )
+
+
+def composition_message(limits: StepLimits, num_stages: float) -> messages.Composition:
+    """Limits of steps for a message; see :func:`step_composer`."""
+    assert limits.max_prefill_tokens != AUTO, "the control plane knows the tokens of a chunk"
+    return messages.Composition(
+        limits.max_prefill_tokens, limits.max_decodes, limits.max_wait_s, num_stages
+    )
+
+
+def step_composer(assignment: messages.Assignment) -> StepComposer | None:
+    """What limits the steps of a node, if anything does."""
+    composition = assignment.composition
+    if composition is None:
+        return None
+    limits = StepLimits(
+        max_prefill_tokens=composition.max_prefill_tokens,
+        max_decodes=composition.max_decodes,
+        max_wait_s=composition.max_wait_s,
+    )
+    return StepComposer(limits, composition.num_stages)
 
 
 def operators_json(tables: OperatorTables | None) -> str:

@@ -11,12 +11,17 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
 from math import ceil
-from typing import Protocol
+from typing import Protocol, cast
 
 from helixreal.engines.engine import GREEDY, Payload, Row, Sampling
 from helixreal.net.messages import Stage
 from helixreal.worker.runner import PassRows, Runner
 from helixsim.control.node_schedulers import NodeScheduler
+from helixsim.control.node_schedulers.burst_wait import (
+    BurstWait,
+    ComposingScheduler,
+    last_of_burst,
+)
 from helixsim.control.prefix_cache import PrefixCache
 from helixsim.requests import Request
 from helixsim.steps import Batch, Step
@@ -95,12 +100,36 @@ class SequenceState(Request):
     def row(self) -> Row:
         """The row of the current pass for the engine."""
         return Row(
-            self,
+            self.origin,
             self.num_computed_tokens,
             self.num_new_tokens,
             self.payload,
             self.wants_token,
             self.sampling,
+        )
+
+
+class StreamedChunk(SequenceState):
+    """A chunk of a prefill that travels ahead of its request: a pass beside others of it.
+
+    Attributes
+    ----------
+    origin
+        The request, which holds the KV blocks.
+    """
+
+    __slots__ = ("origin",)
+
+    origin: SequenceState  # a slot in place of the property
+
+    def __init__(self, request: SequenceState) -> None:
+        self.origin = request
+        super().__init__(
+            request.key,
+            request.entry_layer,
+            request.end_layer,
+            request.next_stages,
+            request.sampling,
         )
 
 
@@ -197,8 +226,14 @@ class NodeExecutor:
         self._outbox = outbox
         self._slack_s = runner.slack_s * time_scale
         self._poll_s = runner.poll_s
-        self._arrivals: list[tuple[float, int, SequenceState, ArrivingPass | int]] = []
+        self._arrivals: list[tuple[float, int, SequenceState, ArrivingPass | int, int]] = []
         self._numbers = count()
+        self._message = 0
+        self._wait: BurstWait | None = None
+        self._wait_ends_s: float | None = None
+        self._decode_passes: set[int] = set()
+        if getattr(scheduler, "composer", None) is not None:
+            self._wait = BurstWait(cast("ComposingScheduler", scheduler), self._last_of_burst)
         self._step: Step | None = None
         self._passes: list[tuple[int, PassRows]] = []
         self._began_s = 0.0
@@ -211,31 +246,44 @@ class NodeExecutor:
 
     # -- arrivals and drops --------------------------------------------------------------------
 
+    def next_message(self) -> None:
+        """Take note that the passes that are added now come in a message of their own."""
+        self._message += 1
+
     def add_arrival(
         self, sequence: SequenceState, arriving: ArrivingPass | int, due_s: float
     ) -> None:
         """Add a pass, or a token that has come back, that arrives at time `due_s`."""
-        heappush(self._arrivals, (due_s, next(self._numbers), sequence, arriving))
+        heappush(self._arrivals, (due_s, next(self._numbers), sequence, arriving, self._message))
+        if self._wait_ends_s is not None:
+            self._wait_ends_s = min(self._wait_ends_s, self._noticed_at(due_s))
+
+    def _last_of_burst(self, since_s: float, gap_s: float, until_s: float) -> float:
+        """See :func:`helixsim.control.node_schedulers.burst_wait.last_of_burst`."""
+        return last_of_burst((each[0] for each in self._arrivals), since_s, gap_s, until_s)
 
     def drop(self, keys: Sequence[int]) -> None:
         """Drop requests. Their passes in the running step complete, but are not sent on.
 
         While a step runs, the engine reads block tables: blocks are released when its pass ends.
         """
+        self._remember_dropped(keys)
+        self._gone.update([self.sequences.pop(key) for key in keys if key in self.sequences])
+        if self._gone and self._step is None:
+            self._must_schedule = self._take_out_gone()
+
+    def _remember_dropped(self, keys: Sequence[int]) -> None:
         for key in keys:
             self._dropped[key] = None
         while len(self._dropped) > _DROPPED_REMEMBERED:
             del self._dropped[next(iter(self._dropped))]
-        self._gone.update([self.sequences.pop(key) for key in keys if key in self.sequences])
-        if self._gone and self._step is None:
-            self._must_schedule = self._take_out_gone()
 
     def _take_out_gone(self) -> bool:
         """Take dropped requests out of the scheduler; whether others may run now."""
         gone, self._gone = self._gone, set()
         kv = self.scheduler.kv
         num_free = 0 if kv is None else kv.num_free
-        self.scheduler.drop_unless(lambda request: request not in gone)
+        self.scheduler.drop_unless(lambda request: request.origin not in gone)
         # Waiting requests may fit into the freed blocks.
         return kv is not None and kv.num_free > num_free and self.scheduler.num_waiting > 0
 
@@ -251,6 +299,8 @@ class NodeExecutor:
             return self._runner.end_s
         if self._must_schedule:
             return self._began_s
+        if self._wait_ends_s is not None:
+            return self._wait_ends_s
         return self._noticed_at(self._arrivals[0][0]) if self._arrivals else None
 
     def _noticed_at(self, arrival_s: float) -> float:
@@ -273,6 +323,8 @@ class NodeExecutor:
                 self.lag_s = max(self.lag_s, now - due)
             if self._step is None:
                 at = max(at, self._began_s)
+            if self._passes and self._wait is not None:
+                self._note_time(self._wait, due)
             if len(self._passes) <= 1:
                 # Arrived requests queue before requests that a pass brings to their entry layer.
                 self._admit_arrivals(at)
@@ -285,10 +337,13 @@ class NodeExecutor:
     def _admit_arrivals(self, now: float) -> None:
         """Pass arrived requests to the scheduler, in order of arrival."""
         layer, group = 0, list[Request]()
+        bursts: dict[int, list[float]] = {}
         while self._arrivals and self._arrivals[0][0] <= now:
-            _, _, sequence, arriving = heappop(self._arrivals)
-            if self.sequences.get(sequence.key) is not sequence:
+            due_s, _, sequence, arriving, message = heappop(self._arrivals)
+            if self.sequences.get(sequence.key) is not sequence.origin:
                 continue  # dropped in flight
+            if self._wait is not None:
+                bursts.setdefault(message, []).append(due_s)
             sequence.begin_pass(arriving)
             if group and sequence.entry_layer != layer:
                 self.scheduler.enter(layer, Batch.of(group))
@@ -297,16 +352,36 @@ class NodeExecutor:
             group.append(sequence)
         if group:
             self.scheduler.enter(layer, Batch.of(group))
+        if self._wait is not None:
+            for times in bursts.values():
+                self._wait.arrived(len(times), times[-1] - times[0], times[-1])
+
+    def _note_time(self, wait: BurstWait, end_s: float) -> None:
+        """Tell the composer how long the pass has taken that ends now, if it was of decodes."""
+        if self._passes[0][0] in self._decode_passes:
+            wait.composer.ran(max(end_s - self._began_s, 0.0))
 
     def _begin_step(self, now: float) -> None:
-        """Start the next step of the scheduler, if it composes one."""
-        step = self.scheduler.schedule()
+        """Start the next step of the scheduler, if it composes one and need not wait for more."""
         self._began_s = now
+        self._wait_ends_s = None
+        wait = self._wait
+        if wait is not None and (at := wait.begins_s(now)) > now:
+            self._wait_ends_s = at
+            return
+        step = self.scheduler.schedule()
         if step is None:
             return
         self._report(step)
         if not step.num_requests:
             return
+        if wait is not None:
+            wait.has_begun()
+            self._decode_passes = {
+                number
+                for number, batch in enumerate(step.passes)
+                if batch.requests and not batch.num_prompts
+            }
         passes = [_rows(step, batch) for batch in step.passes]
         self._step = step
         numbers = self._runner.start(now, step, passes)
@@ -325,10 +400,12 @@ class NodeExecutor:
             self._outbox.failed(self._remove([request]), reason)
 
     def _remove(self, requests: Sequence[Request]) -> list[int]:
-        keys = [request.key for request in requests if isinstance(request, SequenceState)]
+        """Forget requests; passes of them that still arrive are ignored."""
+        keys = {request.key: None for request in requests if isinstance(request, SequenceState)}
         for key in keys:
             self.sequences.pop(key, None)
-        return keys
+        self._remember_dropped(list(keys))
+        return list(keys)
 
     def _end_pass(self, now: float) -> None:
         """Finish the current pass, and send on the requests that leave the node."""

@@ -10,7 +10,7 @@ from helixreal.engines.engine import GREEDY, Sampling
 from helixreal.net import messages
 from helixreal.net.messages import Frame
 from helixreal.worker.looping_executor import FirstSequence, LaterSequence
-from helixreal.worker.node_executor import SequenceState
+from helixreal.worker.node_executor import SequenceState, StreamedChunk
 
 
 def check_route(each: messages.Pass, entry_layer: int, assignment: messages.Assignment) -> None:
@@ -76,6 +76,7 @@ def pass_of(sequence: SequenceState) -> messages.Pass:
         sampling_params,
         sequence.first,
         sequence.is_last_pass,
+        is_streamed=isinstance(sequence, StreamedChunk),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 from helixreal.engines import EMULATED
 from helixreal.engines.engine import Engine, EngineSpec
 from helixreal.net import messages
-from helixreal.worker.emulation import capacity_of, engine_costs_of
+from helixreal.worker.emulation import capacity_of, engine_costs_of, step_composer
 from helixsim.control.node_schedulers import (
     NODE_SCHEDULERS,
     NodeScheduler,
@@ -80,5 +80,6 @@ def node_scheduler(
         kv=engine.kv if counts_kv or settings.engine != EMULATED else None,
         engine=engine_costs_of(assignment),
         num_llm_layers=assignment.llm.num_layers,
+        composer=step_composer(assignment),
     )
     return cast("NodeScheduler", NODE_SCHEDULERS.make(assignment.node_scheduler, inputs))

@@ -28,6 +28,7 @@ from helixreal.worker.node_executor import (
     Gauges,
     NodeExecutor,
     SequenceState,
+    StreamedChunk,
 )
 from helixreal.worker.passes import check_route, first_sequence, new_sequence, pass_of, token_lists
 from helixreal.worker.runner import Runner, ThreadRunner
@@ -131,6 +132,8 @@ class Worker:
             case messages.Drop():
                 if self._executor is not None and self._is_ready:
                     self._executor.drop(message.keys)
+                    for link in self._links.values():
+                        link.forget(message.keys)
             case messages.Alive():
                 self._heard_s = time.monotonic()
             case messages.Assignment():
@@ -246,6 +249,7 @@ class Worker:
         now = self._clock.now()
         # Routes that begin elsewhere may enter the same node behind its first layer.
         is_first = isinstance(executor, LoopingExecutor) and work.entry_layer == 0
+        executor.next_message()
         for place, (each, payload) in enumerate(zip(work.passes, payloads, strict=True)):
             due_s = work.due_s[place] if work.due_s else now
             if is_first:
@@ -305,6 +309,13 @@ class Worker:
         sequences = self._executor.sequences
         if each.position + each.num_tokens > assignment.max_context_tokens:
             raise ValueError(f"the request has more than {assignment.max_context_tokens} tokens")
+        if each.is_streamed and (
+            assignment.composition is None
+            or each.wants_token
+            or each.route is None
+            or not each.is_prefill
+        ):
+            raise ValueError("a chunk in a stream was not expected")
         if each.route is None:
             return sequences.get(each.key)
         if self._executor.was_dropped(each.key):
@@ -312,10 +323,13 @@ class Worker:
         if each.key not in sequences:
             self._check_route(each, entry_layer, assignment)
             loops = isinstance(self._executor, LoopingExecutor)
+            if each.position and not loops:
+                return None  # the chunk ahead of it went to an earlier worker of this node
             if loops and not each.route[1:] and each.first not in self._ways_back:
                 raise ValueError("there is no way back to the first node of the route")
             sequences[each.key] = new_sequence(each, entry_layer, loops=loops)
-        return sequences[each.key]
+        sequence = sequences[each.key]
+        return StreamedChunk(sequence) if each.is_streamed else sequence
 
     # -- outbox of the node executor ---------------------------------------------------------
 
@@ -330,6 +344,13 @@ class Worker:
             ]
         link = self._links[assignment.coordinator if target == TO_COORDINATOR else target]
         due_s = link.arrival_times(now, [sequence.num_new_tokens for sequence in sequences])
+        if due_s and assignment.composition is not None:
+            due_s = [
+                link.in_order(each.key, at, is_followed=isinstance(each, StreamedChunk))
+                if each.is_prefill
+                else at
+                for each, at in zip(sequences, due_s, strict=True)
+            ]
         if target == TO_COORDINATOR:
             self._send_to_coordinator(
                 messages.Done(

@@ -194,8 +194,8 @@ def build_control_plane(
         policy,
         coordinator,
         loops,
-        _composition(scenario, topology) if composes_steps(factory) else None,
-        _num_stages(topology, flow),
+        step_composition(scenario, topology),
+        mean_stages(topology, flow),
     )
 
 
@@ -252,9 +252,12 @@ def _chunk_tokens_of(node: PlacedNode) -> int:
     return few
 
 
-def _composition(scenario: Scenario, topology: Topology) -> StepLimits | None:
+def step_composition(scenario: Scenario, topology: Topology) -> StepLimits | None:
+    """Limits of the steps of all nodes; see :class:`ControlPlane`."""
     scheduler = scenario.scheduler
     limits = scheduler.step
+    if not composes_steps(NODE_SCHEDULERS.get(node_scheduler_name(scenario))):
+        return None
     if limits == NO_LIMITS and not scheduler.stream_chunks:
         return None
     if limits.max_prefill_tokens != AUTO:
@@ -264,7 +267,7 @@ def _composition(scenario: Scenario, topology: Topology) -> StepLimits | None:
     return replace(limits, max_prefill_tokens=tokens)
 
 
-def _num_stages(topology: Topology, flow: Flow) -> float:
+def mean_stages(topology: Topology, flow: Flow) -> float:
     """Stages of a route, on average: how often a token passes from one node to another."""
     total = sum(flow.link_tokens_per_s)
     return total / flow.tokens_per_s - 1 if flow.tokens_per_s > 0 else 1.0

@@ -10,7 +10,7 @@ from helixsim.control.routing.policy import Chooser, HopPolicy, LinkPolicy
 from helixsim.models.event_loop import ExactEnvironment, ReusableEvent
 from helixsim.models.links import SerialLink
 from helixsim.placement.topology import PlacedLink
-from helixsim.requests import PrefillChunk, Request, Stage
+from helixsim.requests import Request, Stage
 from helixsim.steps import Batch
 
 LEAST_BANDWIDTH_BYTES_PER_S = 10.0
@@ -238,7 +238,7 @@ class ContendedEgress:
             index = self._link_for(request, usable, taken, choose)
             if index is None:
                 left.append(request)
-                if request.__class__ is PrefillChunk:
+                if request.origin is not request:
                     held_up.add(request.origin)
             else:
                 taken[index] = request

@@ -14,7 +14,7 @@ from typing import Protocol
 from helixsim.control.node_schedulers import NodeScheduler
 from helixsim.models.event_loop import ExactEnvironment
 from helixsim.models.links import MUTE, DeliveryQueue, Transfer, interleaved
-from helixsim.models.node import NodeState, StepNode, enter_merged
+from helixsim.models.node import NodeState, StepNode, enter_one_by_one
 from helixsim.models.step_start import StepStart
 from helixsim.physics.performance_model import StepTimer
 from helixsim.placement.topology import PlacedNode
@@ -83,7 +83,8 @@ class EngineNode(StepNode):
             self._wake_at(arrival)
             return
         rounds = ceil((arrival - self._idle_since) / self._round_s)
-        self._wake_at(self._idle_since + max(rounds, 0) * self._round_s)
+        at = self._idle_since + max(rounds, 0) * self._round_s
+        self._wake_at(min(at, self._wakes_at))  # it looks again when a wait ends, too
 
     def _wake(self) -> None:
         """A pass is through, or an idle worker ends a round of polling."""
@@ -116,7 +117,7 @@ class EngineNode(StepNode):
         if self._start is not None:
             self._start.took(transfers)
             if len(transfers) > 1 and interleaved(transfers):  # chunks stay in order
-                enter_merged(self.scheduler, transfers)
+                enter_one_by_one(self.scheduler, transfers)
                 return
         for transfer in transfers:
             self.scheduler.enter(transfer.entry_layer, transfer)
@@ -132,6 +133,7 @@ class EngineNode(StepNode):
         start = self._start
         if start is not None and (at := start.begins_s(now)) > now:
             self._step = None
+            self._idle_since = now
             self._wait_until(at, now)
             return
         step = self.scheduler.schedule()

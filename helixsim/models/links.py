@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from itertools import chain, pairwise
 from math import inf
 
+from helixsim.control.node_schedulers.burst_wait import last_of_burst
 from helixsim.placement.topology import PlacedLink
 from helixsim.requests import Request
 from helixsim.steps import Batch
@@ -244,13 +245,7 @@ class DeliveryQueue:
             if transfer.sent_s[0] + transfer.latency_s <= until_s
             for sent in transfer.sent_s
         ]
-        arrivals.sort()
-        last_s = since_s
-        for arrival in arrivals:
-            if arrival > until_s or arrival - last_s > gap_s:
-                break
-            last_s = arrival
-        return last_s
+        return last_of_burst(arrivals, since_s, gap_s, until_s)
 
     def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
         """Drop requests that are not wanted any more."""

@@ -19,7 +19,7 @@ from helixsim.models.egress import take_link
 from helixsim.models.links import DeliveryQueue, Transfer
 from helixsim.physics.performance_model import SendingCosts
 from helixsim.placement.topology import PlacedLink
-from helixsim.requests import PrefillChunk, Request
+from helixsim.requests import Request
 from helixsim.steps import Batch
 
 if TYPE_CHECKING:
@@ -285,7 +285,7 @@ class MessageEgress:
         for request in requests:
             sent_s = max(sent_s, last_s.pop(request.origin, sent_s))
         for request in requests:
-            if request.__class__ is PrefillChunk:
+            if request.origin is not request:
                 last_s[request.origin] = sent_s
         return sent_s
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from itertools import groupby
 from math import inf
 
 from helixsim.control.node_schedulers import NodeScheduler
@@ -34,6 +35,13 @@ def enter_merged(scheduler: NodeScheduler, transfers: list[Transfer]) -> None:
         by_layer.setdefault(entry[delivery[3]], []).append(delivery[5])
     for layer, requests in by_layer.items():
         scheduler.enter(layer, Batch.of(requests))
+
+
+def enter_one_by_one(scheduler: NodeScheduler, transfers: list[Transfer]) -> None:
+    """The same, for a scheduler with one queue for all layers, where each place in it counts."""
+    entry = {transfer.number: transfer.entry_layer for transfer in transfers}
+    for layer, group in groupby(merge(transfers), lambda delivery: entry[delivery[3]]):
+        scheduler.enter(layer, Batch.of([delivery[5] for delivery in group]))
 
 
 class SimulatedNode:

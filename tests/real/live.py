@@ -61,5 +61,5 @@ def wait_for(condition, what):
 def check_all_end_right(answers):
     for answer in answers:
         assert answer.is_over.wait(PATIENCE_S), "a request hangs"
-        assert answer.ends == [Finished("length")]
+        assert answer.ends == [Finished("length")], answer.ends
         assert answer.tokens == answer.expected

@@ -27,6 +27,13 @@ LLM = messages.Llm("toy", 2, 2.0, 4.0, 8.0, 1.0)
 PASS = messages.Pass(
     1, 0, 4, True, True, [messages.Stage(0, 0, 14), messages.Stage(1, 14, 28)], None
 )
+CHUNK = messages.Pass(3, 0, 4, True, False, PASS.route, is_streamed=True)
+COMPOSED = messages.Assignment(
+    0, 6, MACHINE, LLM, 0, 1, [0], LIMITS, CURVE, CURVE, "paper", "paper", "{}", 9,
+    0.1, 1.0, 1.0, 0.0, 0.0, "h",
+    emulate_links=True, report_transits=True,
+    composition=messages.Composition(256, "auto", "auto", 2.5),
+)  # fmt: skip
 WHOLE = messages.Pass(2, 0, 4, True, True, PASS.route, None, 0, False, messages.Answer(3, 0, 0.5))
 MESSAGES = [
     (messages.Hello("a100-0", "tcp://127.0.0.1:9", "host", "again", "emulated"), []),
@@ -39,6 +46,7 @@ MESSAGES = [
         ),
         [],
     ),
+    (COMPOSED, []),
     (messages.Ready(99, "x", 1, 1), []),
     (messages.Peers([messages.Peer(77, "unknown", "tcp://127.0.0.1:9")], []), []),
     (messages.Work(6, 0, 0.0, [PASS], [], 1), [bytes(16)]),
@@ -47,6 +55,7 @@ MESSAGES = [
     (messages.Done(0, [10**9], [5], []), []),
     (messages.Done(0, [1, 2], [5, 6], [1.5]), []),
     (messages.Work(6, 0, 0.0, [WHOLE], [], 1), [bytes(16)]),
+    (messages.Work(6, 0, 0.0, [CHUNK], [], 1), [bytes(16)]),
     (messages.Tokens(3, [2, 10**9], [5, -1], None), []),
     (messages.OutOfBlocks(3, [10**9]), []),
     (messages.Failure(77, [], "x"), []),
@@ -56,6 +65,14 @@ MESSAGES = [
     (messages.Alive(), []),
 ]  # fmt: skip
 REFUSED = [
+    (
+        msgspec.structs.replace(COMPOSED, composition=messages.Composition(256, 0, "auto", 2.5)),
+        [],
+    ),
+    (
+        msgspec.structs.replace(COMPOSED, composition=messages.Composition(256, None, NAN, 2.5)),
+        [],
+    ),
     (messages.Work(6, 0, 0.0, [PASS], [NAN], 1), [bytes(16)]),
     (messages.Work(0, 14, 0.0, [PASS], [INF], 1), [bytes(4)]),
     (messages.Done(0, [1, 2, 3], [4, 5, 6], [NAN, INF, -1.0]), []),
@@ -183,5 +200,5 @@ def test_what_is_nearly_a_message_is_one_or_refused(seed):
 def test_other_versions_are_named():
     (part,) = encoding.encode(messages.Alive())
     other = part[:2] + (7).to_bytes(2, "big") + part[4:]
-    with pytest.raises(WireError, match="version 7; this is 3"):
+    with pytest.raises(WireError, match="version 7; this is 4"):
         encoding.decode([other])

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from node_bodies import SimulatedNode, TorchNode, WorkerNode
 
+from helixsim.control.node_schedulers.composition import StepLimits
 from helixsim.physics.engine import EngineCosts
 
 
@@ -132,6 +133,63 @@ def test_tokens_of_requests_that_do_not_run_are_paid_for_too(node):
     assert it.run() == [(10.0, [0]), (first, [1]), (first + 4.0, [2])]
 
 
+# -- chunks in a stream, and steps that wait for more ---------------------------------------------
+
+
+def stream(num_tokens, index, chunk_tokens):
+    """A prefill as chunks, the request last."""
+    request = prompt(num_tokens, index)
+    request.split_prefill(chunk_tokens)
+    return [*request.stream(), request]
+
+
+def test_chunks_run_one_after_another_and_end_with_the_last_layer(node):
+    it = node(composition=StepLimits(max_prefill_tokens=2))
+    it.come(0.0, *stream(6, 0, 2))
+    assert it.run() == [(6.0, [0])]
+
+
+def test_chunks_go_on_to_the_next_node(node):
+    it = node(composition=StepLimits(max_prefill_tokens=2), num_llm_layers=8)
+    it.come(0.0, *stream(6, 0, 2))
+    assert it.run() == [(2.0, [0]), (4.0, [0]), (6.0, [0])]
+
+
+def test_several_chunks_of_a_prompt_run_in_one_batch(node):
+    it = node(composition=StepLimits(max_prefill_tokens=4))
+    first, second, last = stream(6, 0, 2)
+    it.come(0.0, first, second)
+    it.come(1.0, last)
+    assert it.run() == [(6.0, [0])]
+
+
+def test_decodes_and_chunks_take_turns(node):
+    it = node(composition=StepLimits(max_prefill_tokens=2))
+    it.come(0.0, *stream(4, 0, 2), decode(50, 1), decode(50, 2))
+    # The decodes take 2 s, the chunks 2 s each.
+    assert it.run() == [(2.0, [1, 2]), (6.0, [0])]
+
+
+def test_chunks_of_a_request_that_is_dropped_are_ignored(node):
+    it = node(composition=StepLimits(max_prefill_tokens=2), num_llm_layers=8)
+    *chunks, request = stream(6, 0, 2)
+    it.come(0.0, *chunks)
+    it.drop(1.0, request)
+    it.come(3.0, request)
+    it.come(5.0, prompt(1, 1))
+    assert it.run() == [(6.0, [1])]
+
+
+def test_a_step_of_few_decodes_waits_for_those_right_behind(node):
+    it = node(composition=StepLimits(max_decodes=2, max_wait_s=1.0))
+    it.come(0.0, decode(50, 0))  # alone 2 s, of which a wait without arrivals is one part in 32
+    it.come(10.0, decode(50, 0))
+    it.come(10.03125, decode(50, 1))
+    it.come(20.0, decode(50, 0))
+    it.come(20.5, decode(50, 1))
+    assert it.run() == [(2.0, [0]), (12.03125, [0, 1]), (22.0625, [0]), (24.0625, [1])]
+
+
 # -- whatever comes: both executors carry out the same steps ---------------------------------------
 
 LAYERS, ENTRIES = (0, 4), (1, 3)
@@ -181,6 +239,127 @@ def play(node, jobs, lost):
         at, which = lost
         node.drop(float(at), *(requests[index] for index in which if index in requests))
     return node.run()
+
+
+limits_of_steps = st.builds(
+    StepLimits,
+    max_prefill_tokens=st.none() | st.integers(1, 12),
+    max_decodes=st.sampled_from((None, "auto", 1, 2, 3)),
+    max_wait_s=st.sampled_from(("auto", 0.0, 0.5, 2.0)),
+)
+streamed_jobs = st.lists(
+    st.tuples(
+        st.integers(0, 30),  # when its first chunk arrives
+        st.sampled_from((0, *ENTRIES)),  # where it enters
+        st.integers(1, 12),  # tokens of its prompt
+        st.integers(1, 6),  # tokens of a chunk
+        st.integers(0, 4),  # decodes that follow
+        st.integers(1, 5),  # time between a pass that leaves and the next that arrives
+        st.integers(0, 3),  # time between two chunks
+    ),
+    min_size=1,
+    max_size=10,
+)
+
+
+def play_streams(node, jobs, lost, *, chunks_go_on):
+    """Send prefills as streams, then decodes one by one; requests are dropped when they end."""
+    requests, left = {}, {}
+    for index, (at, layer, num_tokens, chunk_tokens, num_decodes, gap, apart) in enumerate(jobs):
+        passes = stream(num_tokens, index, chunk_tokens)
+        requests[index] = passes[-1]
+        left[index] = [len(passes) if chunks_go_on else 1, num_decodes, gap, layer]
+        for place, each in enumerate(passes):
+            node.come(float(at + place * apart), each, layer=layer)
+
+    def go_on(now, indices):
+        for index in indices:
+            if lost is not None and index in lost[1] and now >= lost[0]:
+                continue
+            left[index][0] -= 1
+            num_passes, num_decodes, gap, layer = left[index]
+            request = requests[index]
+            if num_passes > 0:
+                continue
+            if not num_decodes:
+                node.drop(now + gap, request)
+                continue
+            left[index][1] -= 1
+            request.num_computed_tokens += request.num_new_tokens
+            request.num_new_tokens = 1
+            request.is_prefill = False
+            node.come(now + gap, request, layer=layer)
+
+    node.when_departed = go_on
+    if lost is not None:
+        at, which = lost
+        node.drop(float(at), *(requests[index] for index in which if index in requests))
+    return node.run()
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    streamed_jobs,
+    limits_of_steps,
+    st.integers(1, 3),
+    st.integers(12, 20),
+    st.integers(1, 4),
+    st.none() | st.tuples(st.integers(0, 60), st.sets(st.integers(0, 9), max_size=3)),
+    st.booleans(),
+)
+def test_composed_steps_of_the_paper_scheduler(
+    jobs, composition, max_prompts, max_prompt_tokens, max_decode_tokens, lost, chunks_go_on
+):
+    settings = {
+        "max_prompts": max_prompts,
+        "max_prompt_tokens": max_prompt_tokens,
+        "max_decode_tokens": max_decode_tokens,
+        "composition": composition,
+        "num_llm_layers": 8 if chunks_go_on else 4,
+    }
+    logs = [
+        play_streams(kind(LAYERS, ENTRIES, **settings), jobs, lost, chunks_go_on=chunks_go_on)
+        for kind in (SimulatedNode, WorkerNode)
+    ]
+    assert logs[0] == logs[1]
+    first = {index for _, batch in logs[0] for index in batch}
+    assert first >= set(range(len(jobs))) - (lost[1] if lost else set())
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    streamed_jobs,
+    limits_of_steps,
+    st.integers(1, 12),
+    st.integers(1, 4),
+    st.sampled_from(
+        (
+            ("paper", EngineCosts()),
+            ("prototype", EngineCosts(batching="separate")),
+            ("prototype", EngineCosts(batching="mixed")),
+            ("prototype", EngineCosts(batching="separate", poll_layer_s=0.3)),
+        )
+    ),
+    st.none() | st.tuples(st.integers(0, 60), st.sets(st.integers(0, 9), max_size=3)),
+    st.booleans(),
+)
+def test_composed_steps_with_little_kv(
+    jobs, composition, num_blocks, max_decode_tokens, scheduler, lost, chunks_go_on
+):
+    settings = {
+        "max_decode_tokens": max_decode_tokens,
+        "kv_token_layers": 16 * 4 * num_blocks,
+        "composition": composition,
+        "num_llm_layers": 8 if chunks_go_on else 4,
+        "scheduler": scheduler[0],
+        "engine": scheduler[1],
+        "counts_kv": True,
+    }
+    logs = [
+        play_streams(kind(LAYERS, ENTRIES, **settings), jobs, lost, chunks_go_on=chunks_go_on)
+        for kind in (SimulatedNode, WorkerNode)
+    ]
+    assert logs[0] == logs[1]
 
 
 @settings(max_examples=200, deadline=None)

@@ -104,8 +104,16 @@ def test_results_are_those_of_a_run_and_of_a_recording(tmp_path):
     ]
     prompts = events[events.phase == "prompt"]
     requests = pd.read_parquet(out / "requests.parquet").set_index("request")
-    assert (prompts.groupby("query").processed_tokens.first() > 0).all()
-    for query, tokens in prompts.groupby("query").processed_tokens.first().items():
+    # A prefill leaves as a stream of chunks, and its last chunk comes back.
+    left = prompts[prompts.direction == "out"].groupby("query").processed_tokens
+    assert left.size().max() > 1
+    for query, tokens in left.sum().items():
+        assert tokens == requests.prompt_tokens[query]
+    came_back = prompts[prompts.direction == "in"]
+    assert not came_back["query"].duplicated().any()
+    for query, tokens in zip(
+        came_back["query"], came_back.context_tokens + came_back.processed_tokens, strict=True
+    ):
         assert tokens == requests.prompt_tokens[query]
     back = events[(events.direction == "in") & (events.phase == "decode")]
     # A decode that is on its way when the run ends has left, and counts for no request.
@@ -126,6 +134,32 @@ def test_results_are_those_of_a_run_and_of_a_recording(tmp_path):
         assert " ".join(shown) == requests.route[route["query"]]
     manifest = json.loads((out / "manifest.json").read_text())
     assert set(manifest["real"]["nodes"]) == set(names.values()) - {"coordinator"}
+
+
+def figures_of(program, *arguments):
+    """The summary of a run of `helixsim` or `helixreal`."""
+    command = [sys.executable, "-m", program, "run", "quickstart", *arguments, "--json"]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True
+    )
+    return json.loads(done.stdout)
+
+
+def test_an_emulated_run_of_the_tuned_preset_comes_close_to_its_simulation():
+    # Long enough for a hundred requests: the median over a few depends on single routes.
+    settings = [
+        *("--set", "scheduler.preset=tuned"),
+        *("--set", "run.duration=300 s"),
+        *("--set", "run.warmup=60 s"),
+        *("--set", "workload.mode=online"),
+        *("--set", "workload.mean_tokens_per_s=400"),
+    ]
+    simulated = figures_of("helixsim", *settings)
+    emulated = figures_of("helixreal", "--local", "--time-scale", "6", *settings)
+    throughput = "decode_tokens_per_s"
+    assert emulated[throughput] == pytest.approx(simulated[throughput], rel=0.03)
+    for latency in ("prompt_latency_s", "decode_latency_s"):
+        assert emulated[latency]["p50"] == pytest.approx(simulated[latency]["p50"], rel=0.1)
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])

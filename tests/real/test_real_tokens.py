@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
 
 import pytest
 from engine_driver import Job, make_specs, prompts, serve
 from live import Answer, check_all_end_right, running, submit, wait_for
-from tiny_scenario import write_tiny_scenario
+from tiny_scenario import write_engine, write_tiny_scenario
 
 from helixreal.engines import make_engine
 from helixreal.inventory import NodeEntry
@@ -18,6 +19,7 @@ from helixreal.inventory import NodeEntry
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 NUM_OUTPUT = 24
+OUT, BACK = ("out", "prompt"), ("in", "prompt")
 LENGTHS = [1, 7, 90, 3, 33, 64, 12, 50]
 
 
@@ -77,6 +79,29 @@ def test_chunked_prompts(engine, model, expected, tmp_path):
         check_all_end_right(ask(live, expected, pause_s=0.0))
 
 
+@pytest.mark.parametrize("preset", ["published", "tuned"])
+@pytest.mark.parametrize("node", ["paper", "prototype"])
+def test_presets_give_the_same_tokens(engine, model, expected, tmp_path, preset, node):
+    scenario = write_tiny_scenario(
+        tmp_path,
+        engine=write_engine(tmp_path),
+        scheduler={
+            "preset": preset,
+            "policy": "swarm",
+            "node": node,
+            "prefill_chunk_tokens": 16,
+            "max_waiting": 1000,
+        },
+    )
+    with running(scenario, entry(engine, model)) as (live, _, cluster):
+        check_all_end_right(ask(live, expected * 2, pause_s=0.01))
+        passes = list(zip(*cluster.events.table.values, strict=True))
+    out = Counter(query for _, query, way, phase, *_ in passes if (way, phase) == OUT)
+    back = Counter(query for _, query, way, phase, *_ in passes if (way, phase) == BACK)
+    assert max(out.values()) == 6, "prompts of 90 tokens leave in chunks"
+    assert (out == back) == (preset == "published"), "only the last chunk of a stream comes back"
+
+
 def test_a_killed_worker(engine, model, expected, tmp_path):
     scenario = write_tiny_scenario(tmp_path)
     with running(scenario, entry(engine, model)) as (live, launch, cluster):
@@ -89,7 +114,10 @@ def test_a_killed_worker(engine, model, expected, tmp_path):
 
 def test_too_little_room_for_all_at_once(engine, model, expected, tmp_path):
     scenario = write_tiny_scenario(
-        tmp_path, scheduler={"kv": {"high_water_mark": 1.0, "expected_output_ratio": 0.05}}
+        tmp_path,
+        scheduler={
+            "kv": {"admission": "expected", "high_water_mark": 1.0, "expected_output_ratio": 0.05}
+        },
     )
     small = NodeEntry(engine=engine, model=str(model), kv_memory_bytes=1_500_000)
     with running(scenario, small) as (live, _, cluster):

@@ -20,9 +20,11 @@ from helixreal.engines.engine import Sampling
 from helixreal.net import messages
 from helixreal.net.outgoing_link import OutgoingLink
 from helixreal.serving.frontend import Failed, Finished, Refused, Token
+from helixsim.control.actions import Actions
 from helixsim.control.control_plane import build_control_plane
 from helixsim.control.load import Arrival
 from helixsim.scenario.load_generator import build_load_generator
+from helixsim.scenario.resolved import KvSettings
 
 pytestmark = pytest.mark.usefixtures("checked_runs")
 
@@ -56,11 +58,27 @@ class DispatcherUnderTest:
     """A dispatcher with a real control plane; `log` has what it has sent since it was last read."""
 
     def __init__(
-        self, layers, *, load_generator=None, chunk=None, waiting=0, slack_s=0.0, node=None, **more
+        self,
+        layers,
+        *,
+        load_generator=None,
+        chunk=None,
+        waiting=0,
+        slack_s=0.0,
+        node=None,
+        streams=False,
+        kv=KvSettings(),  # noqa: B008 a frozen value
+        is_emulated=False,
+        **more,
     ):
         scenario = make_scenario(layers, **({"requests": [(0, 1, 1)]} | more))
         scheduler = replace(
-            scenario.scheduler, prefill_chunk_tokens=chunk, max_waiting=waiting, node=node
+            scenario.scheduler,
+            prefill_chunk_tokens=chunk,
+            max_waiting=waiting,
+            node=node,
+            stream_chunks=streams,
+            kv=kv,
         )
         scenario = replace(scenario, scheduler=scheduler)
         topology, rng = make_topology(scenario), Random(0)
@@ -78,7 +96,7 @@ class DispatcherUnderTest:
         self.coordinator = self.control_plane.coordinator
         self.transport = NotingTransport()
         self.links = {
-            link.target: OutgoingLink(8.0, 0.5, 2.0, is_emulated=False)
+            link.target: OutgoingLink(8.0, 0.5, 2.0, is_emulated=is_emulated)
             for link in topology.outgoing[topology.coordinator]
         }
         self.events = EventLog()
@@ -218,6 +236,33 @@ def test_a_prompt_is_prefilled_in_chunks():
     assert told == [Token(60), Finished("length")]
 
 
+def test_a_prompt_leaves_as_a_stream_of_chunks():
+    under_test = live(chunk=2, streams=True, is_emulated=True)
+    _, told = under_test.submit([1, 2, 3, 4, 5, 6], 2)
+    assert under_test.log == [
+        ("a", "prefill", 1, 0, [1, 2]),
+        ("a", "prefill", 1, 2, [3, 4]),
+        ("a", "prefill", 1, 4, [5, 6]),
+    ]
+    work = under_test.transport.last
+    assert [sent.is_streamed for sent in work.passes] == [True, True, False]
+    assert [sent.wants_token for sent in work.passes] == [False, False, True]
+    assert work.due_s == [1.0, 1.5, 2.0]
+    # The last chunk comes back, and no other.
+    assert under_test.done(3.0, (1, 60)) == [("a", "decode", 1, 6, [60])]
+    (sent,) = under_test.transport.last.passes
+    assert not sent.is_streamed
+    assert told == [Token(60)]
+    _, _, ways, phases, positions, _ = under_test.events.table.values
+    assert list(zip(ways, phases, positions, strict=True)) == [
+        ("out", "prompt", 0),
+        ("out", "prompt", 2),
+        ("out", "prompt", 4),
+        ("in", "prompt", 4),
+        ("out", "decode", 6),
+    ]
+
+
 # -- ends
 
 
@@ -314,6 +359,43 @@ def test_a_preempted_request_is_restarted_with_its_tokens():
     under_test.done(4.0, (2, 52))
     assert told == [Token(50), Token(51), Token(52), Finished("length")]
     assert under_test.coordinator.num_restarts == 1
+
+
+def test_the_coordinator_preempts_a_request_whose_pass_is_in_flight():
+    under_test = live(
+        {"a": (0, 1)},
+        waiting=1,
+        kv=KvSettings(admission="exact", high_water_mark=1.0),
+        room=capacity(kv_token_layers=101),
+    )
+    (_, first), (_, second) = under_test.submit([1], 80), under_test.submit([2], 80)
+    while not under_test.coordinator.waiting:
+        before = under_test.done(1.0, (2, 200 + len(second)))
+        after = under_test.done(1.0, (1, 100 + len(first)))
+    # Both contexts have no room any more when a token of the first comes back.
+    assert [entry[1:3] for entry in before] == [("decode", 2)] or not second
+    assert [entry[1:] for entry in after] == [("drop", [2]), ("decode", 1, 50, [149])]
+    assert under_test.done(2.0, (2, 250)) == []  # of the attempt that is over
+    while under_test.coordinator.waiting:
+        log = under_test.done(3.0, (1, 100 + len(first)))
+    tokens = [200 + number for number in range(50)]
+    assert log == [("a", "drop", [1]), ("a", "prefill", 3, 0, [2, *tokens])]
+    while under_test.coordinator.active:
+        under_test.done(4.0, (3, 200 + len(second)))
+    assert first == [*(Token(100 + number) for number in range(80)), Finished("length")]
+    assert second == [*(Token(200 + number) for number in range(80)), Finished("length")]
+
+
+def test_a_request_that_is_admitted_and_preempted_at_once_is_not_begun(monkeypatch):
+    under_test = live()
+    request = under_test.coordinator.create(Arrival(0.0, 2, 5))
+    actions = Actions([], [], [request], [], [request], [])._replace(
+        admitted=[request], dropped=[request]
+    )
+    monkeypatch.setattr(under_test.coordinator, "handle", lambda event, now: actions)
+    under_test.dispatcher.submit(request, Generation(array("i", [1, 2]), 2), 0.0)
+    assert under_test.events.routes == []
+    assert under_test.log == []
 
 
 def test_a_preempted_request_waits_while_others_are_active():

@@ -229,3 +229,14 @@ def test_a_prompt_without_a_route_is_given_its_next_node():
     # Its decodes take the same link.
     under_test.egress.depart(Batch.of([request]), 9.0)
     assert len(request.route.stages) == 1
+
+
+def test_no_chunk_arrives_before_the_one_ahead_of_it():
+    link = make_link()
+    assert link.in_order(1, 5.0, is_followed=True) == 5.0
+    assert link.in_order(2, 3.0, is_followed=True) == 3.0
+    assert link.in_order(1, 4.0, is_followed=True) == 5.0
+    assert link.in_order(1, 4.5, is_followed=False) == 5.0
+    assert link.in_order(1, 1.0, is_followed=False) == 1.0  # it had ended
+    link.forget([2, 9])
+    assert link.in_order(2, 1.0, is_followed=True) == 1.0

@@ -248,26 +248,35 @@ class PaperScheduler:
 
     def _allocate(self, step: Step, kv: KvCache) -> bool:
         """Give every request blocks for its tokens; whether any request stays."""
-        staying: list[Request] = []
         batch = step.passes[0]
+        gone: set[Request] = set()
         for request in batch.requests:
+            holder = request.origin
+            if holder in gone:
+                continue
             tokens = request.num_computed_tokens + request.num_new_tokens
-            missing = kv.missing(request, tokens, step.start_layer)
-            if missing + kv.held(request) > kv.num_blocks:
-                kv.release(request)
-                step.failed.append((request, f"{self._name} has too little KV cache for it"))
+            missing = kv.missing(holder, tokens, step.start_layer)
+            if missing + kv.held(holder) > kv.num_blocks:
+                step.failed.append((holder, f"{self._name} has too little KV cache for it"))
+            elif missing > kv.num_free:
+                holder.num_preemptions += 1
+                step.preempted.append(holder)
+            else:
+                if missing:
+                    kv.allocate(holder, missing)
                 continue
-            if missing > kv.num_free:
-                kv.release(request)
-                request.num_preemptions += 1
-                step.preempted.append(request)
-                continue
-            if missing:
-                kv.allocate(request, missing)
-            staying.append(request)
-        if len(staying) < len(batch.requests):
-            step.passes[0] = Batch.of(staying)
-        return bool(staying)
+            kv.release(holder)
+            gone.add(holder)
+        if gone:
+            staying = [request for request in batch.requests if request.origin not in gone]
+            step.passes[0] = batch = Batch.of(staying)
+            self._take_out(gone)
+        return bool(batch.requests)
+
+    def _take_out(self, gone: set[Request]) -> None:
+        """Take out what waits of requests that were preempted or have failed: their chunks."""
+        for queue in self.queues:
+            queue.drop_unless(lambda request: request.origin not in gone)
 
     # -- gauges --------------------------------------------------------------------------------
 

@@ -134,6 +134,10 @@ class ComposedPaperScheduler(PaperScheduler):
             return batch
         return self.composer.through(batch, ends_llm=self._ends_llm)
 
+    def _take_out(self, gone: set[Request]) -> None:
+        super()._take_out(gone)
+        self.composer.drop_unless(lambda request: request not in gone)
+
     def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
         """Drop requests that are not wanted any more, wherever they are on this node."""
         super().drop_unless(is_wanted)

@@ -203,8 +203,7 @@ class PrototypeScheduler:
 
     def _take_out(self, holder: Request) -> None:
         """Take a request and its chunks out."""
-        self.kv.release(holder)
-        self._entry.pop(holder, None)
+        self.release(holder)
         for group in (self._prompts, self._decodes):
             _remove(holder, group)
 
