@@ -58,8 +58,10 @@ class BurstWait:
 
     def arrived(self, num_requests: int, span_s: float, last_s: float) -> None:
         """Take note of requests that came one behind the other, and when the last did."""
-        self.composer.arrived(num_requests, span_s)
-        self._last_arrival_s = max(self._last_arrival_s, last_s)
+        if num_requests > 1:
+            self.composer.arrived(num_requests, span_s)
+        if last_s > self._last_arrival_s:
+            self._last_arrival_s = last_s
 
     def begins_s(self, now: float) -> float:
         """When the next step begins, not before now, unless something more arrives till then."""
