@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from helixsim.scenario.resolved import Scenario
 
 
-_FEWEST_CHUNK_TOKENS = 256
+FEWEST_CHUNK_TOKENS = 256
 _MOST_CHUNK_TOKENS = 4096
 
 
@@ -242,7 +242,7 @@ def _chunk_tokens_of(node: PlacedNode) -> int:
     """The fewest tokens, of 256 to 4096, whose prefill takes 1.5 times as long as two decodes."""
     profile = node.profile
     wanted_s = 1.5 * profile.decode(2)
-    few, many = _FEWEST_CHUNK_TOKENS, _MOST_CHUNK_TOKENS
+    few, many = FEWEST_CHUNK_TOKENS, _MOST_CHUNK_TOKENS
     while few < many:
         middle = (few + many) // 2
         if profile.prefill(middle) < wanted_s:

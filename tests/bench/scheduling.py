@@ -124,7 +124,7 @@ def ablation() -> None:
         for label, overrides in WITHOUT.items():
             name = label if label == "tuned" else f"without {label}"
             cases[f"{physics} {name}"] = (SINGLE24, [*preset("tuned", physics), *overrides])
-        run_all(cases, SEEDS)
+        run_all(cases, SEEDS[:1])
 
 
 if __name__ == "__main__":

@@ -310,3 +310,19 @@ def test_no_request_passes_where_links_are_missing():
 def test_a_cache_smaller_than_a_request():
     estimate = estimated(ONE, kv=20)  # a request takes 28
     assert 0 < estimate.requests_in_flight <= 0.8 * 20 / 28
+
+
+def test_it_knows_the_scheduler_of_the_scenario():
+    """Streamed chunks and exact admission serve twice the tokens; so it is for the surrogate."""
+    estimates = {}
+    for preset in ("published", "tuned"):
+        scenario = load_scenario(
+            "single24-llama2-70b-helix-offline", [f"scheduler.preset={preset}"]
+        )
+        problem = planning_problem(scenario)
+        surrogate = Surrogate(scenario, problem)
+        estimates[preset] = surrogate.of_ranges(problem.ranges(scenario.placement))
+    # Simulated, by `python tests/bench/scheduling.py offline`: 249 and 484 tokens/s.
+    assert estimates["published"].decode_tokens_per_s == pytest.approx(249, rel=0.25)
+    assert estimates["tuned"].decode_tokens_per_s == pytest.approx(484, rel=0.25)
+    assert estimates["tuned"].decode_latency_s == pytest.approx(0.78, rel=0.25)

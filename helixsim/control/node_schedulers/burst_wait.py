@@ -60,8 +60,7 @@ class BurstWait:
         """Take note of requests that came one behind the other, and when the last did."""
         if num_requests > 1:
             self.composer.arrived(num_requests, span_s)
-        if last_s > self._last_arrival_s:
-            self._last_arrival_s = last_s
+        self._last_arrival_s = max(self._last_arrival_s, last_s)
 
     def begins_s(self, now: float) -> float:
         """When the next step begins, not before now, unless something more arrives till then."""

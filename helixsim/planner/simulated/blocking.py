@@ -87,6 +87,9 @@ class BlockingModel:
         Mean number of decodes of a request.
     num_machines
         Number of machines, the coordinator included.
+    num_chunks
+        Chunks of a mean prompt where they leave in a stream: decodes run between them, so that
+        none stays behind a prompt on a node. None for whole prompts.
     """
 
     def __init__(
@@ -95,11 +98,13 @@ class BlockingModel:
         first_links: list[LinkModel],
         output_tokens: float,
         num_machines: int,
+        num_chunks: float | None = None,
     ) -> None:
         self._nodes = nodes
         self._first_links = first_links
         self._output_tokens = output_tokens
         self._num_machines = num_machines
+        self._num_chunks = num_chunks
 
     def most_requests_per_s(self) -> float:
         """Requests per second at which prompts alone keep some node or link busy."""
@@ -118,6 +123,7 @@ class BlockingModel:
         """
         behind = [0.0] * self._num_machines  # share x probability to arrive behind a prompt
         prompt_sum, decode_sum = self._pass_links(self._first_links, 0.0, rate, behind)
+        slowest_s = 0.0
         for node in self._nodes:
             found = self._pass_node(node, rate, behind[node.node] / node.share)
             if found is None:
@@ -125,9 +131,12 @@ class BlockingModel:
             prompt_s, decode_s, chance = found
             prompt_sum += node.share * prompt_s
             decode_sum += node.share * decode_s
+            slowest_s = max(slowest_s, prompt_s)
             prompt_s, decode_s = self._pass_links(node.links, chance, rate, behind)
             prompt_sum += prompt_s
             decode_sum += decode_s
+        if self._num_chunks is not None:  # the other chunks follow the first
+            prompt_sum += (self._num_chunks - 1) * slowest_s
         return prompt_sum, decode_sum
 
     def _pass_node(
@@ -156,6 +165,12 @@ class BlockingModel:
         if batch == inf:
             return None
         waiting_s = decode_s / 2 * min(1.0, decodes / batch * decode_s)
+        if self._num_chunks is not None:
+            # A decode finds a chunk in service, or a chunk's turn has come before it; no decode
+            # stays behind.
+            chunk_s = node.prompt_s / self._num_chunks
+            wait_s = waiting_s + busy * chunk_s / free
+            return chunk_s + decode_s + wait_s, decode_s + wait_s, 0.0
         # Mean residual time of the prompt in service (M/D/1), and the probability to find one.
         rest_s = node.prompt_s / 2 / free
         caught = (1 - held) * (1 - exp(-busy))

@@ -11,6 +11,10 @@ with full batches. The achieved throughput depends on the requests in flight and
   and a cluster is fast if prompts are quick on the whole route and several routes pass each slow
   machine.
 
+Where prefills leave as a stream of chunks and steps are limited (``scheduler.preset: tuned``),
+decodes run between chunks: none stays behind a prompt on a node, and a prompt takes a chunk's time
+on each node, and the slowest node's for each further chunk.
+
 The estimate follows one prompt and one decode along all routes at once, node by node in the order
 of layers. Its only state is the probability that the decode is behind a prompt. It computes means,
 not distributions. Compared with simulations of the published clusters, its throughput is 5 to 25 %
@@ -25,7 +29,13 @@ from dataclasses import dataclass
 from math import inf
 
 from helixsim.cluster import COORDINATOR
-from helixsim.control.control_plane import performance_model
+from helixsim.control.control_plane import (
+    FEWEST_CHUNK_TOKENS,
+    node_scheduler_name,
+    performance_model,
+)
+from helixsim.control.node_schedulers import NODE_SCHEDULERS, composes_steps
+from helixsim.control.node_schedulers.composition import AUTO
 from helixsim.physics.paper import COPY_S_PER_BYTE, PaperModel
 from helixsim.placement.flow import Flow, used_links
 from helixsim.placement.placement import node_capacity
@@ -93,7 +103,10 @@ class Surrogate:
         self.output_tokens = mean_output_tokens or workload.mean_output_tokens
         scheduler = scenario.scheduler
         expected = workload.mean_output_tokens * scheduler.kv.expected_output_ratio
-        self._kv_tokens = self.prompt_tokens + expected
+        # What requests hold is on average half of what they come to hold of their answers.
+        is_exact = scheduler.kv.admission == "exact"
+        self._kv_tokens = self.prompt_tokens + (expected / 2 if is_exact else expected)
+        self._num_chunks = _num_chunks(scenario, self.prompt_tokens)
         self._kv_share = scheduler.kv.high_water_mark
         if workload.mode == "offline":
             self._kv_share = min(self._kv_share, scheduler.feed_high_water_mark)
@@ -216,6 +229,7 @@ class Surrogate:
             link_models[len(self.problem)],
             self.output_tokens,
             len(self.problem) + 1,
+            self._num_chunks,
         )
         in_flight = self._most_in_flight(ranges, share)
         low, high = 0.0, min(self._offered, model.most_requests_per_s())
@@ -325,6 +339,18 @@ class Surrogate:
             if (used := share.get(node, 0.0)) > 0:
                 least = min(least, _OVERFLOW * self._node_kv_share * kv / used)
         return min(self._kv_share * min(room), least) / self._kv_tokens
+
+
+def _num_chunks(scenario: Scenario, prompt_tokens: float) -> float | None:
+    """Chunks of a mean prompt that leave in a stream; None where prompts do not."""
+    scheduler = scenario.scheduler
+    factory = NODE_SCHEDULERS.get(node_scheduler_name(scenario))
+    if not (scheduler.stream_chunks and composes_steps(factory)):
+        return None
+    tokens = scheduler.prefill_chunk_tokens
+    if tokens is None or scheduler.step.max_prefill_tokens is None:
+        return None
+    return max(prompt_tokens / (FEWEST_CHUNK_TOKENS if tokens == AUTO else tokens), 1.0)
 
 
 class _LinkTable:
