@@ -211,10 +211,12 @@ def bound(
 
 
 def _uses_default_split(scenario: Scenario) -> bool:
-    """Whether the scenario leaves the split of the maximum flow at its default."""
+    """Whether requests follow the published split of the flow, and the scenario does not ask."""
     settings = scenario.document.get("scheduler")
     decided = isinstance(settings, dict) and "flow_split" in settings
-    return scenario.scheduler.policy in ("maxflow", "adaptive") and not decided
+    scheduler = scenario.scheduler
+    follows_flow = scheduler.policy in ("maxflow", "adaptive")
+    return follows_flow and scheduler.flow_split == "published" and not decided
 
 
 def _check_distinct(paths: list[Path]) -> None:

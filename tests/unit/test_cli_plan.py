@@ -111,7 +111,7 @@ def test_json_simulated(folder):
 
 
 def test_a_plan_as_text(folder):
-    result = plan(write(), *QUICK, "-o", "placed.yaml")
+    result = plan(write(), *QUICK, "--set", "scheduler.preset=published", "-o", "placed.yaml")
     lines = result.stdout.splitlines()
     assert lines[0].startswith("method      swarm, objective simulated; ")
     assert any(line.startswith("simulated   ") for line in lines)
@@ -119,7 +119,7 @@ def test_a_plan_as_text(folder):
     assert lines[-2] == "written: placed.yaml"
     assert lines[-1].startswith("hint: requests followed the published split")
     assert result.stderr == ""
-    chosen = plan(write(), *QUICK, "--set", "scheduler.flow_split=balanced")
+    chosen = plan(write(), *QUICK)  # the preset has the balanced split
     assert "hint:" not in chosen.stdout
 
 
