@@ -142,6 +142,7 @@ class Coordinator:
         # Where decodes loop, nodes count their blocks and preempt by themselves.
         self._preempts = not decodes_loop and getattr(policy, "preempts", False)
         self._last_lost = ""
+        self._last_alone = (-1, 0)  # the last request that was preempted alone, and its tokens then
         self._num_unreplaced = 0
         self.active: dict[Request, None] = {}
         self.waiting: deque[Request] = deque()
@@ -234,8 +235,9 @@ class Coordinator:
         if request is self._next_of_open_loop:
             self._schedule_next_of_open_loop(actions)
         self._recorder.arrived(request)
-        if self._lateness.refuses and self._lateness.is_late(request, now):
-            self._reject(request, Rejection.LATE)
+        # What an empty cluster cannot serve in time is served all the same: it is measured by it.
+        if self._lateness.refuses and self.active and self._lateness.is_late(request, now):
+            self._refuse(request)
             return
         if self.waiting and self._max_waiting:
             reason: Rejection | None = Rejection.KV  # requests that wait already go first
@@ -385,6 +387,15 @@ class Coordinator:
         """
         if request not in self.active:
             return
+        if self._preempts:
+            cast("PreemptingPolicy", self._policy).preempted()
+        if len(self.active) == 1:
+            # Alone, it has all the room that there is: if it gets no further, it never will.
+            progress = request.index, request.num_output_tokens
+            if progress == self._last_alone:
+                self._lose(request, "too little KV cache for its context", now, actions)
+                return
+            self._last_alone = progress
         self.waiting.appendleft(self._abandon(request, actions))
         if not self.active:
             self._serve_waiting(now, actions)
@@ -397,9 +408,9 @@ class Coordinator:
         policy = cast("PreemptingPolicy", self._policy)
         while (node := policy.overfull_node()) is not None:
             victim = next(request for request in reversed(self.active) if _runs_on(request, node))
-            if len(self.active) == 1:
+            if not any(_runs_on(other, node) for other in self.active if other is not victim):
                 self._lose(victim, "its context has outgrown the KV cache", now, actions)
-                break
+                continue
             victim.num_preemptions += 1
             self.waiting.appendleft(self._abandon(victim, actions))
         if not actions.dropped:
@@ -542,12 +553,20 @@ class Coordinator:
         late = [request for request in self.waiting if is_late(request, now)]
         if not late:
             return
-        self.waiting = deque(request for request in self.waiting if not is_late(request, now))
+        in_time = deque(request for request in self.waiting if not is_late(request, now))
         if self._lateness.lets_wait:
-            self.waiting.extend(late)
+            self.waiting = in_time + deque(late)
             return
+        if not self.active and not in_time:
+            in_time.append(late.pop(0))  # an empty cluster serves even this one
+        self.waiting = in_time
         for request in late:
-            self._reject(request, Rejection.LATE)
+            self._refuse(request)
+
+    def _refuse(self, request: Request) -> None:
+        """Reject a request that is late."""
+        self._lateness.refused()
+        self._reject(request, Rejection.LATE)
 
     # -- load ----------------------------------------------------------------------------------
 

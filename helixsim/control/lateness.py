@@ -15,6 +15,9 @@ LateRequests = Literal["serve", "wait", "refuse"]
 
 _MEMORY = 0.1
 """Weight of a new observation."""
+_RELAXED = 0.02
+"""By this share the forecast falls with each request that is refused: it is measured by requests
+that are served, so that without it a forecast that is too high would stay."""
 
 
 class Lateness:
@@ -46,6 +49,10 @@ class Lateness:
         if not isnan(seconds):
             weight = _MEMORY if self._prompt_s else 1.0
             self._prompt_s += weight * (seconds - self._prompt_s)
+
+    def refused(self) -> None:
+        """Take note that a request is refused because it is late."""
+        self._prompt_s *= 1 - _RELAXED
 
     def is_late(self, request: Request, now: float) -> bool:
         """Whether the first token of a request that is sent now comes too late.

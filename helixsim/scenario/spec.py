@@ -118,7 +118,8 @@ class StepSpec(FileModel):
     max_prefill_tokens: Count | Literal["auto", "all"] | None = Field(
         default=None,
         description="The most prefill tokens; more where many chunks wait. `auto`: the tokens of a "
-        "chunk; `all`: no limit. `published`: `all`; `tuned`: `auto`.",
+        "chunk, no limit with whole prefills; `all`: no limit. `published`: `all`; `tuned`: "
+        "`auto`.",
     )
     max_decodes: Count | Literal["auto", "all"] | None = Field(
         default=None,

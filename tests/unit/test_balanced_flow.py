@@ -286,8 +286,9 @@ def test_nothing_gets_through():
 # -- in a scenario
 
 
-def test_the_published_split_is_the_default(load):
-    scenario = load()
+def test_the_preset_says_which_split_is_the_default(load):
+    assert load().scheduler.flow_split == "balanced"
+    scenario = load(None, "scheduler.preset=published")
     assert scenario.scheduler.flow_split == "published"
     simulation = Simulation(scenario)
     assert simulation.flow == followed_flow(scenario, simulation.topology)
@@ -297,7 +298,7 @@ def test_the_published_split_is_the_default(load):
 
 
 def test_a_scenario_has_its_flow_balanced():
-    published = load_scenario("quickstart")
+    published = load_scenario("quickstart", ["scheduler.flow_split=published"])
     balanced = load_scenario("quickstart", ["scheduler.flow_split=balanced"])
     topology = make_topology(published)
 

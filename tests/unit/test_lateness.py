@@ -63,3 +63,14 @@ def test_late_requests_wait_until_no_other_one_does():
     assert tokens != sorted(tokens)  # others went first
     in_time = sum(result.requests["ttft_s"] <= 20.0)
     assert in_time > sum(served("serve").requests["ttft_s"] <= 20.0)
+
+
+def test_a_forecast_that_is_too_high_does_not_lock_all_requests_out():
+    """A prompt of 30 s is served, then short ones come that take a second each."""
+    requests = [(0.0, 30, 2), *((40.0 + 0.3 * n, 1, 1) for n in range(150))]
+    scenario = make_scenario({"a": (0, 1)}, requests=requests, drain=True)
+    scheduler = replace(scenario.scheduler, max_waiting=100, late_requests="refuse")
+    slos = (Slo(name="chat", ttft_s=20.0),)
+    counts = simulate(replace(scenario, scheduler=scheduler, slos=slos)).summary["requests"]
+    assert counts["completed"] + counts["rejected"] == counts["arrived"] == 151
+    assert counts["rejected"] < 40
