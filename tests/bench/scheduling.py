@@ -5,6 +5,7 @@ Run from the project root::
     python tests/bench/scheduling.py offline    # three clusters, both physics
     python tests/bench/scheduling.py online     # open loop, at shares of what published serves
     python tests/bench/scheduling.py ablation   # single24, one lever off at a time
+    python tests/bench/scheduling.py slow-pipeline  # a slow pipeline beside a fast one, with an SLO
 
 Prints decode tokens/s, mean decode latency and mean prompt latency, in seconds, as means over seeds
 that were not used to choose the settings (3, 4, 5), and the CPU time per decode token.
@@ -18,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from statistics import mean
 from typing import Any
 
-from helixsim import load_scenario, simulate
+from helixsim import Scenario, load_scenario, simulate
 
 SEEDS = (3, 4, 5)
 PHYSICS = ("paper", "calibrated")
@@ -127,5 +128,50 @@ def ablation() -> None:
         run_all(cases, SEEDS[:1])
 
 
+def slow_pipeline() -> None:
+    """Ten T4 beside four A100, LLaMA-1 30B: requests that keep 3 s and 250 ms a token."""
+    for policy in ("maxflow", "adaptive"):
+        for tokens_per_s in (500, 900):
+            changes = {"scheduler.policy": policy, "workload.mean_tokens_per_s": tokens_per_s}
+            scenario = Scenario.from_dict(SLOW_PIPELINE).with_(**changes)
+            kept = simulate(scenario).summary["slo"]["chat"]["attainment"]
+            print(f"{policy:10s} {tokens_per_s} tokens/s: {kept:.1%} keep the SLO")
+
+
+SLOW_PIPELINE = {
+    "schema": 1,
+    "name": "slow-pipeline",
+    "llm": "llama1-30b",
+    "cluster": {
+        "coordinator": {"nic": "100 Gbit/s"},
+        "nodes": [
+            {"type": "A100", "count": 4, "name": "a{i}"},
+            {"type": "T4", "count": 10, "name": "t{i}"},
+        ],
+        "network": {"within": {"bandwidth": "10 Gbit/s", "latency": "1 ms"}},
+    },
+    "placement": {
+        "layers": {f"a{i}": [15 * i, 15 * i + 15] for i in range(4)}
+        | {f"t{i}": [6 * i, 6 * i + 6] for i in range(10)},
+    },
+    "scheduler": {"min_flow_share": 0},
+    "workload": {
+        "mode": "online",
+        "lengths": "azure-conversation",
+        "arrivals": "poisson",
+        "mean_tokens_per_s": 500,
+    },
+    "physics": "calibrated",
+    "slo": {"chat": {"ttft": "3 s", "tpot": "250 ms", "share": 0.95}},
+    "run": {"warmup": "60 s", "duration": "660 s"},
+}
+
+
 if __name__ == "__main__":
-    {"offline": offline, "online": online, "ablation": ablation}[sys.argv[1]]()
+    parts = {
+        "offline": offline,
+        "online": online,
+        "ablation": ablation,
+        "slow-pipeline": slow_pipeline,
+    }
+    parts[sys.argv[1]]()

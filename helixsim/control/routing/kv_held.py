@@ -10,8 +10,8 @@ is at its most ``N m e^(h/m - 1)`` where ``h < m``; otherwise it falls from the 
 request that ends, more room comes free than the others take. ``m`` is the tokens generated so far
 over the requests that have ended: the maximum-likelihood estimate, which counts what unfinished
 requests have generated, so that it grows when answers get longer before the first of them ends. On
-top comes room for a few requests: their ends are random. It doubles with each preemption, and
-halves again as requests end without.
+top comes room for a few requests: their ends are random. It doubles when requests were preempted,
+and halves again as requests end without.
 """
 
 from __future__ import annotations
