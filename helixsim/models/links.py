@@ -239,6 +239,8 @@ class DeliveryQueue:
 
         None of them comes after `until_s`; `since_s` if none comes at all.
         """
+        if not self.transfers:
+            return since_s
         arrivals = [
             sent + transfer.latency_s
             for transfer in self.transfers

@@ -59,6 +59,14 @@ class PaperNode(SimulatedNode):
         """Idle, learn of a transfer that arrives before any known so far."""
         sent = transfer.sent_s[0]
         at = sent + transfer.latency_s
+        start = self._start
+        # Behind the coordinator it does not know all that is on its way.
+        if start is not None and self._before_looking is None and not self.scheduler.num_waiting:
+            looks_s = start.looks_s(at)
+            if looks_s > at:
+                self._wakes_at = self._inbox.announce_before_s = looks_s
+                self._event.schedule(looks_s, self._environment._now)
+                return
         self._wakes_at = self._inbox.announce_before_s = at
         self._event.schedule_numbered(at, sent, transfer.number)
 

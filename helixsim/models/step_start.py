@@ -24,6 +24,7 @@ class StepStart(BurstWait):
 
     def __init__(self, scheduler: ComposingScheduler, inbox: DeliveryQueue) -> None:
         super().__init__(scheduler, inbox.last_of_burst)
+        self._inbox = inbox
 
     @classmethod
     def of(cls, scheduler: NodeScheduler, inbox: DeliveryQueue) -> StepStart | None:
@@ -36,11 +37,29 @@ class StepStart(BurstWait):
         """Take note of what has arrived."""
         for transfer in transfers:
             sent_s = transfer.sent_s
-            self.arrived(len(sent_s), sent_s[-1] - sent_s[0], transfer.last_arrival_s)
+            if len(sent_s) > 1:
+                self.composer.arrived(len(sent_s), sent_s[-1] - sent_s[0])
+            self._last_arrival_s = max(self._last_arrival_s, transfer.last_arrival_s)
+
+    def looks_s(self, first_s: float) -> float:
+        """When an idle node with nothing to run looks at what arrives from `first_s` on.
+
+        Once the decodes that follow one another are there: whatever it could do before then is
+        to wait for them. A prefill it sees at once.
+        """
+        looks_s = self.begins_after_s(first_s)
+        for transfer in self._inbox.transfers:
+            if transfer.num_prompts:
+                looks_s = min(looks_s, transfer.first_arrival_s)
+        return looks_s
 
     def begins(self, step: Step, now: float, ends: Sequence[float]) -> None:
         """Take note of a step that begins now, and when its passes end."""
         self.has_begun()
+        if len(ends) == 1:  # as most are
+            if not step.passes[0].num_prompts:
+                self.composer.ran(ends[0] - now)
+            return
         for batch, end in zip(step.passes, ends, strict=True):
             if batch.requests and not batch.num_prompts:
                 self.composer.ran(end - now)

@@ -6,6 +6,7 @@ Run from the project root::
     python tests/bench/scheduling.py online     # open loop, at shares of what published serves
     python tests/bench/scheduling.py ablation   # single24, one lever off at a time
     python tests/bench/scheduling.py slow-pipeline  # a slow pipeline beside a fast one, with an SLO
+    python tests/bench/scheduling.py cost       # CPU time of simulating a decode token
 
 Prints decode tokens/s, mean decode latency and mean prompt latency, in seconds, as means over seeds
 that were not used to choose the settings (3, 4, 5), and the CPU time per decode token.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from math import inf
 from statistics import mean
 from typing import Any
 
@@ -118,6 +120,23 @@ def online() -> None:
             run_all(cases, SEEDS[:1])
 
 
+def cost() -> None:
+    """CPU time per decode token under the paper's physics: the least of five runs, in turn."""
+    for scenario in OFFLINE:
+        least: dict[str, float] = {}
+        for _ in range(5):
+            for name in ("published", "tuned"):
+                summary, cpu_s = run((scenario, tuple(preset(name, "paper")), SEEDS[0]))
+                tokens = summary["decode_tokens_per_s"] * summary["simulated_s"]
+                least[name] = min(cpu_s / tokens, least.get(name, inf))
+        ratio = least["tuned"] / least["published"]
+        print(
+            f"{scenario:36s} published {1e6 * least['published']:6.2f} us, "
+            f"tuned {1e6 * least['tuned']:6.2f} us, ratio {ratio:.2f}",
+            flush=True,
+        )
+
+
 def ablation() -> None:
     """One lever off at a time."""
     for physics in PHYSICS:
@@ -173,5 +192,6 @@ if __name__ == "__main__":
         "online": online,
         "ablation": ablation,
         "slow-pipeline": slow_pipeline,
+        "cost": cost,
     }
     parts[sys.argv[1]]()

@@ -55,6 +55,8 @@ class BurstWait:
         self._last_of_burst = last_of_burst
         self._last_arrival_s = -inf
         self._could_begin_s = inf
+        self._quiet_s = 0.0
+        self._settled_s = -inf
 
     def arrived(self, num_requests: int, span_s: float, last_s: float) -> None:
         """Take note of requests that came one behind the other, and when the last did."""
@@ -67,13 +69,27 @@ class BurstWait:
         if not self._scheduler.waits_for_more():
             self._could_begin_s = inf
             return now
-        self._could_begin_s = min(self._could_begin_s, now)
-        quiet_s = self.composer.quiet_s
-        if not quiet_s:
+        if now == self._settled_s:
             return now
+        begins_s = self._end_s(now, self._last_arrival_s)
+        return begins_s if begins_s > now else now
+
+    def begins_after_s(self, first_s: float) -> float:
+        """When the step of an idle node begins for which decodes arrive from `first_s` on."""
+        self._settled_s = self._end_s(first_s, first_s)
+        return self._settled_s
+
+    def _end_s(self, first_s: float, last_s: float) -> float:
+        """The end of the wait, which goes by what was usual when it began."""
+        if first_s < self._could_begin_s:
+            if self._could_begin_s == inf:
+                self._quiet_s = self.composer.quiet_s
+            self._could_begin_s = first_s
+        quiet_s = self._quiet_s
+        if not quiet_s:
+            return first_s
         end_s = self._could_begin_s + self.composer.max_wait_s
-        last_s = self._last_of_burst(self._last_arrival_s, quiet_s, end_s)
-        return max(min(last_s + quiet_s, end_s), now)
+        return min(self._last_of_burst(last_s, quiet_s, end_s) + quiet_s, end_s)
 
     def has_begun(self) -> None:
         """Take note of a step that begins."""

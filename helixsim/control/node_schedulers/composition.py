@@ -91,8 +91,6 @@ class StepComposer:
         The most decodes of a step.
     max_wait_s
         How long a step of decodes may wait.
-    quiet_s
-        A wait ends earlier, when nothing has come for this time.
     """
 
     __slots__ = (
@@ -105,7 +103,6 @@ class StepComposer:
         "_wait_is_given",
         "max_decodes",
         "max_wait_s",
-        "quiet_s",
         "residents",
     )
 
@@ -123,7 +120,6 @@ class StepComposer:
         if limits.max_decodes != AUTO:
             self.max_decodes = limits.max_decodes or _NO_LIMIT
         self.max_wait_s = 0.0 if limits.max_wait_s == AUTO else limits.max_wait_s
-        self.quiet_s = 0.0
 
     # -- what the node sees ----------------------------------------------------------------------
 
@@ -135,7 +131,6 @@ class StepComposer:
         if num_requests > 1:
             gap_s = min(span_s / (num_requests - 1), self.max_wait_s)
             self._gap_s += _MEMORY * (gap_s - self._gap_s)
-            self._set_quiet()
 
     def ran(self, seconds: float) -> None:
         """Take note of how long a pass of decodes took."""
@@ -146,11 +141,12 @@ class StepComposer:
         self._step_s += (_MEMORY if self._step_s else 1.0) * (seconds - self._step_s)
         if not self._wait_is_given:
             self.max_wait_s = _WAIT_SHARE * self._step_s
-        self._set_quiet()
 
-    def _set_quiet(self) -> None:
+    @property
+    def quiet_s(self) -> float:
+        """A wait ends before its time when nothing has come for this long, in seconds."""
         quiet_s = max(_QUIET_GAPS * self._gap_s, _QUIET_SHARE * self._step_s)
-        self.quiet_s = min(quiet_s, self.max_wait_s)
+        return min(quiet_s, self.max_wait_s)
 
     def through(self, batch: Batch, *, ends_llm: bool) -> Batch | None:
         """Take note of prefills that are through the node; what of the batch goes on.

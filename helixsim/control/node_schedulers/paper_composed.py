@@ -129,7 +129,7 @@ class ComposedPaperScheduler(PaperScheduler):
 
     def finish_pass(self, step: Step, number: int) -> Batch | None:
         """Take the batch that is through its segment; what of it goes on from here, if anything."""
-        batch = super().finish_pass(step, number)
+        batch = PaperScheduler.finish_pass(self, step, number)
         if batch is None or not batch.num_prompts:
             return batch
         return self.composer.through(batch, ends_llm=self._ends_llm)
