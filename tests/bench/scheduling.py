@@ -6,6 +6,8 @@ Run from the project root::
     python tests/bench/scheduling.py online     # open loop, at shares of what published serves
     python tests/bench/scheduling.py ablation   # single24, one lever off at a time
     python tests/bench/scheduling.py slow-pipeline  # a slow pipeline beside a fast one, with an SLO
+    python tests/bench/scheduling.py long       # very long prompts; answers longer than expected
+    python tests/bench/scheduling.py capacity   # the load that meets an SLO
     python tests/bench/scheduling.py cost       # CPU time of simulating a decode token
 
 Prints decode tokens/s, mean decode latency and mean prompt latency, in seconds, as means over seeds
@@ -18,10 +20,12 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from math import inf
+from pathlib import Path
 from statistics import mean
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from helixsim import Scenario, load_scenario, simulate
+from helixsim import RunResult, Scenario, capacity, load_scenario, simulate
 
 SEEDS = (3, 4, 5)
 PHYSICS = ("paper", "calibrated")
@@ -37,6 +41,18 @@ WITHOUT = {
     "streaming (chunks one by one)": ["scheduler.stream_chunks=false"],
     "chunks (whole prefills)": ["scheduler.prefill_chunk_tokens=whole"],
 }
+
+SLO = dict(
+    zip(
+        OFFLINE,
+        (
+            "ttft_s.p95<=5, tpot_s.p95<=1",
+            "ttft_s.p95<=5, tpot_s.p95<=1",
+            "ttft_s.p95<=20, tpot_s.p95<=2.5",
+        ),
+        strict=True,
+    )
+)
 
 Job = tuple[str, tuple[str, ...], int]
 
@@ -120,6 +136,81 @@ def online() -> None:
             run_all(cases, SEEDS[:1])
 
 
+def long() -> None:
+    """Prompts of up to 32,000 tokens among short ones; answers of 1,000 where 50 are expected."""
+    cluster = {
+        "coordinator": {"nic": "100 Gbit/s"},
+        "nodes": [{"type": "A100", "count": 4, "name": "a{i}"}],
+        "network": {"within": {"bandwidth": "10 Gbit/s", "latency": "1 ms"}},
+    }
+    common = {
+        "schema": 1,
+        "llm": "llama1-30b",
+        "cluster": cluster,
+        "placement": {"layers": {f"a{i}": [15 * i, 15 * i + 15] for i in range(4)}},
+        "physics": "calibrated",
+        "run": {"warmup": "0 s", "duration": "1 h", "drain": True},
+    }
+    prompts = [32_000 if i % 100 == 50 else 8_000 if i % 20 == 10 else 500 for i in range(300)]
+    cases = {
+        "long prompts": [(1.5 * i, tokens, 200) for i, tokens in enumerate(prompts)],
+        "long answers": [(i / 20, 500, 1_000) for i in range(400)],
+    }
+    with TemporaryDirectory() as folder:
+        for case, rows in cases.items():
+            trace = Path(folder) / f"{case.replace(' ', '-')}.csv"
+            lines = (f"{at},{prompt},{answer}" for at, prompt, answer in rows)
+            trace.write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n" + "\n".join(lines))
+            expected = 50 if case == "long answers" else 200
+            workload = {
+                "mode": "online",
+                "trace": str(trace),
+                "max_prompt_tokens": 40_000,
+                "mean_prompt_tokens": 500,
+                "mean_output_tokens": expected,
+            }
+            for name in ("published", "tuned"):
+                scheduler = {"preset": name, "max_waiting": 10_000}
+                data = {**common, "name": trace.stem, "workload": workload, "scheduler": scheduler}
+                result = simulate(Scenario.from_dict(data))
+                print(f"{case} {name}: {_served(result)}", flush=True)
+
+
+def _served(result: RunResult) -> str:
+    """How requests of each length fared."""
+    requests, counts = result.requests, result.summary["requests"]
+    end_s = requests["end_s"].max()
+    waits = requests["ttft_s"].groupby(requests["prompt_tokens"])
+    ttft = ", ".join(f"{tokens} tokens {s.quantile(0.95):.1f} s" for tokens, s in waits)
+    return (
+        f"{counts['completed']} of {counts['arrived']} served by {end_s:.0f} s, "
+        f"{counts['restarted']} restarts, TTFT p95: {ttft}"
+    )
+
+
+def slo_capacity() -> None:
+    """The highest rate of Poisson arrivals that meets an SLO."""
+    for scenario in OFFLINE:
+        for physics in PHYSICS:
+            for name in ("published", "tuned"):
+                loaded = load_scenario(
+                    scenario,
+                    [
+                        *preset(name, physics),
+                        "workload.mode=online",
+                        "workload.arrivals=poisson",
+                        "workload.mean_tokens_per_s=500",
+                        "scheduler.max_waiting=100000",
+                        "run.duration=660 s",
+                        "run.warmup=60 s",
+                    ],
+                )
+                slo = SLO[scenario]
+                found = capacity(loaded, slo=slo, seeds=1, tolerance=0.04, jobs=2).best
+                served = "none" if found is None else f"{found.requests_per_s:.3f} requests/s"
+                print(f"{scenario.split('-')[0]} {physics} {name} with {slo}: {served}", flush=True)
+
+
 def cost() -> None:
     """CPU time per decode token under the paper's physics: the least of five runs, in turn."""
     for scenario in OFFLINE:
@@ -192,6 +283,8 @@ if __name__ == "__main__":
         "online": online,
         "ablation": ablation,
         "slow-pipeline": slow_pipeline,
+        "long": long,
+        "capacity": slo_capacity,
         "cost": cost,
     }
     parts[sys.argv[1]]()
