@@ -238,7 +238,7 @@ class SchedulerSpec(FileModel):
             min_flow_share=self.min_flow_share,
             flow_split=self.flow_split or preset.flow_split,
             prefill_chunk_tokens=chunk_tokens,
-            stream_chunks=streams,
+            stream_chunks=streams and chunk_tokens is not None,
             late_requests=self.late_requests,
             max_waiting=preset.max_waiting if self.max_waiting is None else self.max_waiting,
         )

@@ -226,7 +226,9 @@ def coordinator() -> None:
 # -- emulated against simulated ----------------------------------------------------------------
 
 
-def emulated(time_scale: float, duration: str, physics: str, only: str | None) -> None:
+def emulated(
+    time_scale: float, duration: str, physics: str, preset: str | None, only: str | None
+) -> None:
     """Print how far emulated clusters of processes are from their simulations."""
     for name, overrides in EMULATED.items():
         if only not in (None, name):
@@ -236,6 +238,7 @@ def emulated(time_scale: float, duration: str, physics: str, only: str | None) -
             f"run.duration={duration}",
             "run.warmup=60 s",
             *overrides,
+            *([] if preset is None else [f"scheduler.preset={preset}"]),
         ]
         sets = [part for each in settings for part in ("--set", each)]
         found = []
@@ -263,11 +266,18 @@ def main() -> None:
     parser.add_argument("--time-scale", type=float, default=2.0)
     parser.add_argument("--duration", default="300 s")
     parser.add_argument("--physics", default="paper")
+    parser.add_argument("--preset", choices=("published", "tuned"), help="of the scheduler")
     parser.add_argument("--only", choices=EMULATED, help="one of the scenarios")
     arguments = parser.parse_args()
     for name in arguments.figures:
         if name == "emulated":
-            emulated(arguments.time_scale, arguments.duration, arguments.physics, arguments.only)
+            emulated(
+                arguments.time_scale,
+                arguments.duration,
+                arguments.physics,
+                arguments.preset,
+                arguments.only,
+            )
         else:
             {"hop": hop, "coordinator": coordinator}[name]()
 

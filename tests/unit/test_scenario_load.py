@@ -437,6 +437,12 @@ def test_the_digest_covers_values_set_and_files_named(load, in_files, scenario_f
     assert len(set(digests)) == len(digests)
 
 
+def test_whole_prefills_are_no_stream(load):
+    scheduler = {"scheduler.preset": "published", "scheduler.stream_chunks": True}
+    assert not load(scheduler).scheduler.stream_chunks
+    assert load({**scheduler, "scheduler.prefill_chunk_tokens": 100}).scheduler.stream_chunks
+
+
 def test_node_schedulers_can_be_named(load):
     assert load().scheduler.node is None  # the performance model's own
     for name in NODE_SCHEDULERS.shipped_names():
