@@ -71,6 +71,13 @@ class Row:
     sampling: Sampling = GREEDY
 
 
+@dataclass(frozen=True, slots=True)
+class RowFailure:
+    """In place of a row's payload: this row alone has failed, for a reason that users see."""
+
+    reason: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
     """Settings of an engine.
@@ -137,6 +144,9 @@ class Engine(Protocol):
         Tokens of a KV block.
     wire_bytes_per_token
         Bytes of one token's hidden state in `pack`.
+
+    An engine may also have `vocabulary`, its number of token ids: requests with other ids are
+    then refused before they reach it.
     """
 
     kv: KvCache
@@ -147,11 +157,15 @@ class Engine(Protocol):
     def run(self, rows: Sequence[Row], start_layer: int, end_layer: int) -> list[Payload]:
         """Run the layers ``[start_layer, end_layer)`` on a batch whose KV blocks are allocated.
 
+        After an error, the worker calls it again with parts of the batch to find the rows that
+        caused it. So payloads must not be changed, and KV slots of other tokens not be written.
+        After errors of :func:`~helixreal.engines.failures.ends_engine`, the worker ends.
+
         Returns
         -------
         list
             Hidden states of each row; or, if `end_layer` is the LLM's number of layers, its token
-            id, None if `wants_token` is false.
+            id, None if `wants_token` is false. A :class:`RowFailure` for a row that failed alone.
         """
         ...
 

@@ -12,10 +12,10 @@ import torch
 
 from helixreal.engines.checkpoint import Checkpoint, DummyWeights, Weights
 from helixreal.engines.engine import Buffer, EngineSpec, Payload, Row
+from helixreal.engines.last_layer import tokens_of
 from helixreal.engines.llama import LlamaLayer, RmsNorm, rotary_table
 from helixreal.engines.model_config import VALUE_BYTES, LlamaConfig, read_llama_config
 from helixreal.engines.paged_attention import AttentionBatch, Span
-from helixreal.engines.sampling import choose_tokens
 from helixsim.control.prefix_cache import PrefixCache
 from helixsim.errors import InputError
 
@@ -56,6 +56,7 @@ class TorchEngine:
         self._device = _device(spec.device)
         self._dtype = _dtype(spec.dtype)
         self._hidden_size = config.hidden_size
+        self.vocabulary = config.vocab_size
         with torch.inference_mode():
             self._load(spec, spec.model, config)
             self._rotary = rotary_table(config, spec.max_context_tokens, self._device, self._dtype)
@@ -134,7 +135,7 @@ class TorchEngine:
                 cache = self._cache[index - self._spec.start_layer]
                 hidden = self._layers[index](hidden, batch, cache)
             if end_layer == self._spec.num_layers:
-                return self._tokens(hidden, rows)
+                return tokens_of(rows, lambda ends: self._logits(hidden, ends))
             return list(hidden.split([row.num_tokens for row in rows]))
 
     def _entering(self, rows: Sequence[Row], start_layer: int) -> torch.Tensor:
@@ -145,30 +146,12 @@ class TorchEngine:
         ids = torch.tensor([token for row in rows for token in row.payload], device=self._device)
         return self._embedding[ids]
 
-    def _tokens(self, hidden: torch.Tensor, rows: Sequence[Row]) -> list[Payload]:
-        """Sample a token after the last layer for each row that wants one."""
+    def _logits(self, hidden: torch.Tensor, ends: list[int]) -> torch.Tensor:
+        """Logits of shape (ends, vocabulary), for tokens of the batch after the last layer."""
         assert self._norm is not None
         assert self._head is not None
-        wanting: list[int] = []
-        ends: list[int] = []
-        end = 0
-        for index, row in enumerate(rows):
-            end += row.num_tokens
-            if row.wants_token:
-                wanting.append(index)
-                ends.append(end - 1)
-        tokens: list[int | None] = [None] * len(rows)
-        if not wanting:
-            return tokens
         last = hidden[torch.tensor(ends, device=self._device)]
-        chosen = choose_tokens(
-            torch.nn.functional.linear(self._norm(last), self._head),
-            [rows[index].sampling for index in wanting],
-            [rows[index].position + rows[index].num_tokens for index in wanting],
-        )
-        for index, token in zip(wanting, chosen, strict=True):
-            tokens[index] = token
-        return tokens
+        return torch.nn.functional.linear(self._norm(last), self._head)
 
     def pack(self, payloads: Sequence[Payload]) -> list[Buffer]:
         """Serialize hidden states of rows to one buffer, row after row."""

@@ -74,6 +74,7 @@ class VllmEngine:
         self._stage = _start(spec, self._max_rows)
         self.block_tokens = self._stage.block_tokens
         self.kv_blocks = self._stage.num_blocks - 1
+        self.vocabulary = self._stage.vocabulary
         self.kv = PrefixCache(
             self.kv_blocks, self.block_tokens, first_block=1, clear=self._stage.clear
         )
@@ -100,6 +101,7 @@ class VllmEngine:
         return payloads
 
     def _run(self, rows: Sequence[Row], start_layer: int, end_layer: int) -> list[Payload]:
+        from helixreal.engines.last_layer import tokens_of
         from helixreal.engines.vllm_stage import Span
 
         spans = [Span(row.position, row.num_tokens, self.kv.table(row.request)) for row in rows]
@@ -107,7 +109,7 @@ class VllmEngine:
         hidden, residual = self._entering(rows, start_layer)
         hidden, residual = self._stage.run_layers(batch, hidden, residual, start_layer, end_layer)
         if end_layer == self._spec.num_layers:
-            return self._tokens(hidden, residual, rows)
+            return tokens_of(rows, lambda ends: self._stage.logits(hidden[ends], residual[ends]))
         counts = [row.num_tokens for row in rows]
         return list(zip(hidden.split(counts), residual.split(counts), strict=True))
 
@@ -124,32 +126,6 @@ class VllmEngine:
             torch.cat([row.payload[0] for row in rows]),
             torch.cat([row.payload[1] for row in rows]),
         )
-
-    def _tokens(
-        self, hidden: torch.Tensor, residual: torch.Tensor, rows: Sequence[Row]
-    ) -> list[Payload]:
-        """Sample a token after the last layer for each row that wants one."""
-        from helixreal.engines.sampling import choose_tokens
-
-        tokens: list[int | None] = [None] * len(rows)
-        wanting: list[int] = []
-        ends: list[int] = []
-        end = 0
-        for index, row in enumerate(rows):
-            end += row.num_tokens
-            if row.wants_token:
-                wanting.append(index)
-                ends.append(end - 1)
-        if not wanting:
-            return tokens
-        chosen = choose_tokens(
-            self._stage.logits(hidden[ends], residual[ends]),
-            [rows[index].sampling for index in wanting],
-            [rows[index].position + rows[index].num_tokens for index in wanting],
-        )
-        for index, token in zip(wanting, chosen, strict=True):
-            tokens[index] = token
-        return tokens
 
     def pack(self, payloads: Sequence[Payload]) -> list[Buffer]:
         """Serialize hidden states of rows: buffers of outputs and of residuals, or one of sums."""

@@ -96,6 +96,8 @@ class VllmStage:
         Tokens of a KV block.
     device, dtype, hidden_size
         Device, data type and size of hidden states.
+    vocabulary
+        Number of token ids.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class VllmStage:
             self.device: torch.device = worker.device
             self.dtype: torch.dtype = self._config.model_config.dtype
             self.hidden_size: int = self._config.model_config.hf_config.hidden_size
+            self.vocabulary: int = self._config.model_config.hf_config.vocab_size
             self.num_blocks: int = self._config.cache_config.num_gpu_blocks
             self.block_tokens: int = self._config.cache_config.block_size
             self._layer_names = {
