@@ -48,7 +48,7 @@ class Outbox(Protocol):
         ...
 
     def out_of_blocks(self, keys: list[int]) -> None:
-        """Report requests that must begin again, mostly because KV blocks ran out."""
+        """Report requests that must be restarted, mostly because KV blocks ran out."""
         ...
 
     def failed(self, keys: list[int], reason: str) -> None:
@@ -328,7 +328,7 @@ class NodeExecutor:
             self._outbox.out_of_blocks(self._remove(stale))
 
     def _here(self, requests: Iterable[Hashable]) -> list[Request]:
-        """Those of the requests that have not been dropped, by key."""
+        """The requests that have not been dropped, by key."""
         here = [
             request
             for request in requests
