@@ -46,7 +46,7 @@ class Outcome:
         Key of a row's request -> why the engine cannot run it.
     stale
         Requests that have taken over KV blocks which a failed request should have filled: they
-        can begin again.
+        can be restarted.
     fatal
         The error that ended the engine, if one did; then nothing else is known.
     """
@@ -138,7 +138,7 @@ class StepRun:
             self._lost_blocks.update(self._written(row))
 
     def _written(self, row: Row) -> list[int]:
-        """The KV blocks that a row fills, and those after them, where blocks can be shared."""
+        """The KV blocks that a row fills, and the blocks after them, where blocks can be shared."""
         kv = self._engine.kv
         if not isinstance(kv, PrefixCache):
             return []
