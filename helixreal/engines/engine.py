@@ -93,11 +93,11 @@ class EngineSpec:
     model
         Folder of the model (Hugging Face format: config.json and safetensors), if needed.
     device
-        For example ``cpu`` or ``cuda:0``.
+        For example ``cpu`` or ``cuda:0``; several with commas between them.
     dtype
         Data type of weights and activations, for example ``float32`` or ``bfloat16``.
     kv_memory_bytes
-        Memory for KV caches; None leaves the size to the engine.
+        Memory for KV caches, of all devices together; None leaves the size to the engine.
     block_tokens
         Tokens of a KV block.
     max_batch_tokens
@@ -125,6 +125,11 @@ class EngineSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices among which the engine divides its layers; one in most cases."""
+        return tuple(name.strip() for name in self.device.split(","))
+
+    @property
     def num_held(self) -> int:
         """Number of layers of the engine."""
         return self.end_layer - self.start_layer
@@ -146,7 +151,8 @@ class Engine(Protocol):
         Bytes of one token's hidden state in `pack`.
 
     An engine may also have `vocabulary`, its number of token ids: requests with other ids are
-    then refused before they reach it.
+    then refused before they reach it. And `lost`: why it cannot go on, None while it can; the
+    worker ends when it is set.
     """
 
     kv: KvCache

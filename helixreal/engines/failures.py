@@ -34,3 +34,8 @@ def ends_engine(error: BaseException) -> bool:
     if any(kind.__name__ in _TYPES for kind in type(error).__mro__):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
+
+
+def reason_of(error: BaseException) -> str:
+    """An error in words: ours say what they are, others need the name of their type."""
+    return str(error) if isinstance(error, HelixError) else f"{type(error).__name__}: {error}"

@@ -14,7 +14,7 @@ from math import ceil
 from typing import Protocol, cast
 
 from helixreal.engines.engine import Row
-from helixreal.engines.failures import EngineLostError
+from helixreal.engines.failures import EngineLostError, reason_of
 from helixreal.worker.runner import Runner
 from helixreal.worker.sequences import TO_COORDINATOR, ArrivingPass, SequenceState
 from helixreal.worker.step_run import Outcome, PassRows
@@ -194,6 +194,8 @@ class NodeExecutor:
         EngineLostError
             If the engine has failed for good.
         """
+        if (reason := self._runner.lost) is not None:
+            raise EngineLostError(f"the engine has failed: {reason}")
         while True:
             due = self.next_event_s()
             if due is None or due > now:
@@ -299,8 +301,7 @@ class NodeExecutor:
         self.gauges.busy_s += max(now - self._began_s, 0.0)
         self._began_s = now
         if outcome.fatal is not None:
-            error = outcome.fatal
-            raise EngineLostError(f"the engine has failed: {type(error).__name__}: {error}")
+            raise EngineLostError(f"the engine has failed: {reason_of(outcome.fatal)}")
         if not self._passes:
             self._step = None
             self.gauges.num_running = 0

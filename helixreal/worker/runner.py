@@ -57,6 +57,11 @@ class Runner(Protocol):
         """Time that the engine has been running the current pass, by the clock."""
         ...
 
+    @property
+    def lost(self) -> str | None:
+        """Why the engine cannot go on, as far as it has been noted outside of a pass."""
+        ...
+
     def fileno(self) -> int:
         """A file that becomes readable when a pass has ended; -1 without one."""
         ...
@@ -102,6 +107,11 @@ class TimedRunner:
     def busy_for_s(self) -> float:
         """Always 0: an emulated engine cannot get stuck."""
         return 0.0
+
+    @property
+    def lost(self) -> str | None:
+        """Always None: an emulated engine has no parts that end."""
+        return None
 
     def fileno(self) -> int:
         """Always -1: the end of a pass is known in advance."""
@@ -191,6 +201,11 @@ class ThreadRunner:
         """Time that the engine has been loading or running the current pass, by the clock."""
         began_s = self._began_s
         return 0.0 if began_s is None else time.monotonic() - began_s
+
+    @property
+    def lost(self) -> str | None:
+        """Why the engine cannot go on: for example, because a process of it has ended."""
+        return getattr(self.engine, "lost", None)
 
     def fileno(self) -> int:
         """Readable when the engine is loaded, and when a pass has ended."""

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 from helixreal.engines.engine import Engine, Payload, Row, RowFailure
-from helixreal.engines.failures import ends_engine
+from helixreal.engines.failures import ends_engine, reason_of
 from helixsim.control.prefix_cache import PrefixCache
 from helixsim.requests import Request
 
@@ -122,7 +122,7 @@ class StepRun:
         """Run a batch that has failed again in two parts; one request alone fails."""
         requests = list(dict.fromkeys(row.request for row in rows))
         if len(requests) == 1 or self._reruns_left < 2:
-            self._fail(rows, f"{type(error).__name__}: {error}", outcome)
+            self._fail(rows, reason_of(error), outcome)
             return
         self._reruns_left -= 2
         first = set(requests[: len(requests) // 2])
