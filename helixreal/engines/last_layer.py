@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -12,33 +12,36 @@ from helixreal.engines.sampling import choose_tokens
 _NOT_A_NUMBER = RowFailure("the model's logits are not numbers (NaN)")
 
 
-def tokens_of(rows: Sequence[Row], logits_at: Callable[[list[int]], torch.Tensor]) -> list[Payload]:
+def ends_of(rows: Sequence[Row]) -> list[int]:
+    """The places, among all tokens of the rows, whose logits are wanted."""
+    ends: list[int] = []
+    end = 0
+    for row in rows:
+        end += row.num_tokens
+        if row.wants_token:
+            ends.append(end - 1)
+    return ends
+
+
+def tokens_of(rows: Sequence[Row], logits: torch.Tensor | None) -> list[Payload]:
     """Sample a token for each row that wants one.
 
     Parameters
     ----------
     rows
         The rows of the batch.
-    logits_at
-        Returns the logits, of shape (places, vocabulary), at places among all tokens of the rows.
+    logits
+        Of shape (places, vocabulary), for the places of :func:`ends_of`; None if there are none.
 
     Returns
     -------
     list
         Token ids; None for rows that want none, a :class:`RowFailure` where logits are NaN.
     """
-    wanting: list[int] = []
-    ends: list[int] = []
-    end = 0
-    for index, row in enumerate(rows):
-        end += row.num_tokens
-        if row.wants_token:
-            wanting.append(index)
-            ends.append(end - 1)
     tokens: list[Payload] = [None] * len(rows)
-    if not wanting:
+    wanting = [index for index, row in enumerate(rows) if row.wants_token]
+    if logits is None:
         return tokens
-    logits = logits_at(ends)
     wrong: list[bool] = logits.isnan().any(dim=-1).tolist()
     if any(wrong):
         logits = logits.nan_to_num()

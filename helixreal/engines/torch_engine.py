@@ -11,7 +11,7 @@ import torch
 from helixreal.engines.checkpoint import Weights
 from helixreal.engines.engine import Buffer, EngineSpec, Payload, Row
 from helixreal.engines.failures import EngineLostError
-from helixreal.engines.last_layer import tokens_of
+from helixreal.engines.last_layer import ends_of, tokens_of
 from helixreal.engines.layer_shard import LayerShard, open_weights, torch_device
 from helixreal.engines.llama import RmsNorm
 from helixreal.engines.model_config import VALUE_BYTES, LlamaConfig, read_llama_config
@@ -118,7 +118,8 @@ class TorchEngine:
             spans = [Span(row.position, row.num_tokens, self.kv.table(row.request)) for row in rows]
             hidden = self._through(hidden, spans, start_layer, end_layer)
             if end_layer == self._spec.num_layers:
-                return tokens_of(rows, lambda ends: self._logits(hidden, ends))
+                ends = ends_of(rows)
+                return tokens_of(rows, self._logits(hidden, ends) if ends else None)
             return list(hidden.split([row.num_tokens for row in rows]))
 
     def _through(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,11 @@ def children(pid):
     for task in Path(f"/proc/{pid}/task").iterdir():
         found += [int(child) for child in (task / "children").read_text().split()]
     return found
+
+
+def command(pid):
+    """The command line of a process."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
 
 
 def is_gone(pid):
@@ -180,3 +186,38 @@ def test_ranks_end_with_their_worker(model, tmp_path):
         assert answer.is_over.wait(PATIENCE_S)
         assert answer.ends == [Finished("length")]
     wait_for(lambda: is_gone(rank), "the rank is gone")
+
+
+@pytest.mark.vllm
+@pytest.mark.filterwarnings("ignore")
+def test_vllm_divides_layers_among_its_workers(model):
+    """The second stage is on two devices, entered in its middle; then one of them is lost."""
+    expected = answers(model, "cpu")
+    specs = make_specs(model, LAYERS, entries=(5,))
+    stages = [make_engine("vllm", specs[0]), make_engine("vllm", replace(specs[1], device=TWO))]
+    try:
+        jobs = [Job(prompt, 16, place, ROUTE) for place, prompt in enumerate(prompts(LENGTHS))]
+        assert serve(stages, jobs, chunk=32) == expected[: len(LENGTHS)]
+        assert stages[1].lost is None
+        workers = [pid for pid in children(os.getpid()) if "spawn_main" in command(pid)]
+        os.kill(workers[-1], signal.SIGKILL)
+        wait_for(lambda: stages[1].lost, "its end is noticed")
+        with pytest.raises(EngineLostError, match="a worker process of vLLM has ended"):
+            serve(stages, [Job([1, 2, 3], 2, route=ROUTE)])
+    finally:
+        for stage in stages:
+            stage.close()
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cpu,cuda:0", r"takes the first, here 'cpu:0,cpu:1'"),
+        ("cpu,cpu,cpu", r"config\.json: num_attention_heads: 4 cannot be divided among 3 devices"),
+    ],
+)
+def test_devices_that_vllm_does_not_take(model, device, message):
+    (spec,) = make_specs(model, [(0, 8)], device=device)
+    with pytest.raises(InputError, match=message):
+        make_engine("vllm", spec)
