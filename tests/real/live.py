@@ -6,6 +6,8 @@ import time
 from contextlib import contextmanager
 from threading import Event
 
+import zmq
+
 from helixreal.coordinator.live import LiveCluster, NoLoad
 from helixreal.launch import Launch
 from helixreal.serving.frontend import Finished, GenerationRequest, Token
@@ -48,6 +50,20 @@ def running(scenario, entry, *, time_scale=1.0, overrides=()):
             yield live, launch, cluster
         finally:
             live.stop()
+
+
+@contextmanager
+def attacker(address):
+    """A socket that sends frames to an address, from outside of the cluster."""
+    context = zmq.Context()
+    socket = context.socket(zmq.PUSH)
+    socket.setsockopt(zmq.SNDHWM, 0)
+    socket.connect(address)
+    try:
+        yield socket
+    finally:
+        socket.close(linger=20_000)
+        context.term()
 
 
 def submit(live, answer, **settings):

@@ -10,13 +10,15 @@ from engine_driver import Job, make_specs, prompts, serve
 from failing_engines import MARK, POISON, CountingEngine, is_poison
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from live import PATIENCE_S, Answer, check_all_end_right, running, submit
+from live import PATIENCE_S, Answer, attacker, check_all_end_right, running, submit, wait_for
 from looping_driver import Served
 from tiny_scenario import write_tiny_scenario
 
+from helixreal.engines import make_engine
 from helixreal.engines.engine import GREEDY, Row, RowFailure
 from helixreal.engines.failures import EngineLostError, ends_engine
 from helixreal.inventory import NodeEntry
+from helixreal.net import encoding, messages
 from helixreal.serving.frontend import Failed, Finished, Refused
 from helixreal.worker.step_run import MAX_RERUNS, PassRows, StepRun
 from helixsim.control.kv_cache import reserve
@@ -195,8 +197,6 @@ def clean(tmp_path_factory):
     """A tiny model, with prompts and what one engine alone makes of them."""
     from tiny_llama import write_tiny_llama
 
-    from helixreal.engines import make_engine
-
     folder = write_tiny_llama(tmp_path_factory.mktemp("model"))
     engine = make_engine("torch", make_specs(folder, [(0, 8)])[0])
     lengths = [3 + 7 * number % 40 for number in range(12)]
@@ -244,6 +244,30 @@ def ends_of(answers):
         assert answer.is_over.wait(PATIENCE_S), "a request hangs"
         assert not answer.tokens
     return [end for answer in answers for end in answer.ends]
+
+
+@pytest.mark.torch
+def test_a_real_engine_goes_on_as_if_a_step_had_not_failed(model, clean, not_a_number):
+    made = make_engine("torch", make_specs(model, [(0, 8)])[0])
+    ids = {key: list(prompt) for key, (prompt, _) in enumerate(clean[1])}
+    ids |= {"outside": [5, 300, 6], "nan": [7, not_a_number]}
+    order = sorted(ids, key=lambda key: str(key)[-1])  # the bad ones between the others
+    answers, failures = {key: [] for key in ids}, {}
+    for _ in range(3):
+        rows = {}
+        for key in (key for key in order if key not in failures):
+            position = len(ids[key]) - 1 if answers[key] else 0
+            rows[key] = Row(key, position, len(ids[key]) - position, ids[key][position:])
+            assert reserve(made.kv, key, len(ids[key]))
+        failures |= StepRun(made).run(PassRows(rows, [(0, 8, list(rows.values()))])).failures
+        for key in rows.keys() - failures.keys():
+            ids[key].append(rows[key].payload)
+            answers[key].append(rows[key].payload)
+    made.close()
+    assert failures.keys() == {"outside", "nan"}
+    assert failures["outside"].startswith("IndexError: index")
+    assert failures["nan"] == "the model's logits are not numbers (NaN)"
+    assert [answers[key] for key in range(12)] == [tokens[:3] for _, tokens in clean[1]]
 
 
 @pytest.mark.torch
@@ -317,3 +341,20 @@ def test_a_worker_whose_device_is_lost_leaves_at_once(
         "leaves: the engine has failed: RuntimeError: CUDA error: device-side assert triggered"
         in caplog.text
     )
+
+
+def test_a_message_with_too_few_bytes_fails_its_requests(tmp_path):
+    scenario = write_tiny_scenario(tmp_path, {"n0": [0, 8]})
+    with running(scenario, NodeEntry()) as (live, _, cluster):
+        first, second = Answer([1] * 5, 400), Answer([1] * 9, 4)
+        submit(live, first)
+        wait_for(lambda: first.tokens, "a token")
+        decode = messages.Pass(1, 5, 1, False, True)  # of the first request of all
+        with attacker(cluster.membership.workers[0].address) as socket:
+            work = messages.Work(1, 0, 0.0, [decode], [], 1)
+            socket.send_multipart(encoding.encode(work, [bytes(3)]))
+        assert first.is_over.wait(PATIENCE_S)
+        assert first.ends == [Failed("n0: the frame of token ids has a wrong size")]
+        submit(live, second)
+        assert second.is_over.wait(PATIENCE_S)
+        assert second.ends == [Finished("length")]
