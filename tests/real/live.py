@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Event
 
 import zmq
@@ -77,6 +78,14 @@ def wait_for(condition, what):
     while not condition():
         assert time.monotonic() < until, f"waited in vain: {what}"
         time.sleep(0.02)
+
+
+def has_gone(pid):
+    """Whether a process has ended; one whose code has not been asked for yet has, too."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
 
 
 def check_all_end_right(answers):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from engine_driver import Job, make_specs, prompts, serve
-from live import PATIENCE_S, Answer, check_all_end_right, running, submit, wait_for
+from live import PATIENCE_S, Answer, check_all_end_right, has_gone, running, submit, wait_for
 from tiny_scenario import write_tiny_scenario
 
 from helixreal.engines import make_engine
@@ -58,10 +58,6 @@ def children(pid):
 def command(pid):
     """The command line of a process."""
     return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-
-
-def is_gone(pid):
-    return not Path(f"/proc/{pid}").exists()
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +167,7 @@ def test_a_worker_with_two_devices(model, tmp_path, capfd):
         os.kill(rank, signal.SIGKILL)
         assert late.is_over.wait(PATIENCE_S)
         assert late.ends == [Failed("n0 was lost")]
-        wait_for(lambda: is_gone(rank), "the rank is gone")
+        wait_for(lambda: has_gone(rank), "the rank is gone")
     assert "rank 1 (device cpu) has ended with exit code -9" in capfd.readouterr().err
 
 
@@ -185,7 +181,7 @@ def test_ranks_end_with_their_worker(model, tmp_path):
         submit(live, answer)
         assert answer.is_over.wait(PATIENCE_S)
         assert answer.ends == [Finished("length")]
-    wait_for(lambda: is_gone(rank), "the rank is gone")
+    wait_for(lambda: has_gone(rank), "the rank is gone")
 
 
 @pytest.mark.vllm
