@@ -17,7 +17,7 @@ from helixreal.engines import make_engine
 from helixreal.engines.engine import GREEDY, Sampling
 from helixreal.engines.failures import EngineLostError
 from helixreal.inventory import NodeEntry
-from helixreal.serving.frontend import Failed, Finished
+from helixreal.serving.frontend import Failed
 from helixsim.errors import InputError
 
 pytestmark = pytest.mark.torch
@@ -90,6 +90,7 @@ def test_two_ranks_give_the_tokens_of_one(model, tmp_path):
     alone = answers(biased, "cpu")
     assert alone != answers(model, "cpu"), "the biases matter"
     assert answers(biased, TWO) == alone
+    assert not children(os.getpid()), "ranks end with their engine"
 
 
 def test_a_rank_that_ends_ends_the_engine(model):
@@ -155,12 +156,12 @@ def test_a_worker_with_two_devices(model, tmp_path, capfd):
     )
     entry = NodeEntry(engine="torch", model=str(model), device=TWO, kv_memory_bytes=16 << 20)
     with running(scenario, entry) as (live, launch, _):
+        (rank,) = children(launch.workers.pid("n0"))
+        os.kill(rank, signal.SIGINT)  # as Ctrl-C does to all processes of a terminal
         asked = [Answer(job.prompt, 20, job.tokens) for job in jobs]
         for answer in asked:
             submit(live, answer)
         check_all_end_right(asked)
-        worker = launch.workers.pid("n0")
-        (rank,) = children(worker)
         late = Answer([1, 2, 3], 400)
         submit(live, late)
         wait_for(lambda: late.tokens, "a token")
@@ -169,19 +170,6 @@ def test_a_worker_with_two_devices(model, tmp_path, capfd):
         assert late.ends == [Failed("n0 was lost")]
         wait_for(lambda: has_gone(rank), "the rank is gone")
     assert "rank 1 (device cpu) has ended with exit code -9" in capfd.readouterr().err
-
-
-def test_ranks_end_with_their_worker(model, tmp_path):
-    scenario = write_tiny_scenario(tmp_path, {"n0": [0, 8]})
-    entry = NodeEntry(engine="torch", model=str(model), device=TWO, kv_memory_bytes=16 << 20)
-    with running(scenario, entry) as (live, launch, _):
-        (rank,) = children(launch.workers.pid("n0"))
-        os.kill(rank, signal.SIGINT)  # as Ctrl-C does to all processes of a terminal
-        answer = Answer([1, 2, 3], 4)
-        submit(live, answer)
-        assert answer.is_over.wait(PATIENCE_S)
-        assert answer.ends == [Finished("length")]
-    wait_for(lambda: has_gone(rank), "the rank is gone")
 
 
 @pytest.mark.vllm
