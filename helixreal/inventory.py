@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from helixreal.engines import EMULATED, ENGINES
 from helixsim.errors import ScenarioError
@@ -23,6 +23,20 @@ def _known_engine(name: str) -> str:
     return name
 
 
+def _joined(device: object) -> object:
+    """A list of devices as one text, with commas."""
+    if isinstance(device, list):
+        if not device or not all(isinstance(name, str) and name for name in device):
+            raise ValueError("must be the name of a device, or a list of names")
+        return ",".join(device)
+    return device
+
+
+Device = Annotated[
+    str,
+    BeforeValidator(_joined, json_schema_input_type=str | list[str]),
+    Field(pattern=r"^[A-Za-z0-9_:]+( *, *[A-Za-z0-9_:]+)*$"),
+]
 EngineName = Annotated[str, AfterValidator(_known_engine)]
 HostPort = Annotated[
     str,
@@ -39,7 +53,9 @@ class EngineFields(FileModel):
 
     engine: EngineName | None = None
     model: str | None = Field(default=None, description="Folder of the model on the machine.")
-    device: str | None = Field(default=None, description="Device, for example cpu or cuda:0.")
+    device: Device | None = Field(
+        default=None, description="Device, for example cpu or cuda:0; or a list of devices."
+    )
     dtype: str | None = Field(
         default=None, description="Data type, for example float32 or bfloat16."
     )

@@ -108,6 +108,11 @@ class Launch:
         return _UNBOUND_CONTEXT if self.facts is None else self.facts.max_context_tokens
 
     @property
+    def vocabulary(self) -> int | None:
+        """Number of token ids of the model; None for emulated engines, which take any."""
+        return None if self.facts is None else self.facts.vocabulary
+
+    @property
     def is_emulated(self) -> bool:
         """Whether engines are emulated."""
         return self.facts is None

@@ -390,10 +390,12 @@ def llm_text(
 
 
 def machine_memory_bytes(device: str) -> int:
-    """Memory of the accelerator or, for a CPU, of the machine."""
+    """Memory of the accelerators (names with commas between them) or, for a CPU, of the machine."""
     if device.startswith("cuda"):
         import torch
 
-        memory_bytes: int = torch.cuda.get_device_properties(device).total_memory
-        return memory_bytes
+        return sum(
+            torch.cuda.get_device_properties(name.strip()).total_memory
+            for name in device.split(",")
+        )
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -29,7 +29,13 @@ ModelOption = Annotated[
     Path | None,
     typer.Option("--model", metavar="DIR", help="Model folder (Hugging Face format)."),
 ]
-DeviceOption = Annotated[str, typer.Option(help="Device, for example cpu or cuda:0.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        help="Device, for example cpu or cuda:0; several with commas between them, over which "
+        "each layer is divided."
+    ),
+]
 DtypeOption = Annotated[str, typer.Option(help="Data type, for example float32 or bfloat16.")]
 KvMemoryOption = Annotated[
     str | None, typer.Option("--kv-memory", metavar="SIZE", help="Memory for KV caches.")

@@ -28,7 +28,9 @@ def profile(
     llm_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the LLM file, too, to this file.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Device, for example cpu or cuda:0.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="Device, or several with commas between them.")
+    ] = "cpu",
     dtype: Annotated[
         str, typer.Option(help="Data type: float32, bfloat16 or float16.")
     ] = "float32",

@@ -97,7 +97,12 @@ def serve(
         launch.start(cluster)
         if not cluster.has_begun:
             raise typer.Exit(EXIT_INTERRUPTED)
-        live = LiveCluster(cluster, launch.scenario.llm.name, launch.max_context_tokens)
+        live = LiveCluster(
+            cluster,
+            launch.scenario.llm.name,
+            launch.max_context_tokens,
+            vocabulary=launch.vocabulary,
+        )
         live.start()
         try:
             run_server(

@@ -13,6 +13,7 @@ from threading import Event, Thread
 from helixreal.coordinator.attempts import Generation
 from helixreal.coordinator.membership import State
 from helixreal.coordinator.server import Cluster
+from helixreal.engines.token_ids import wrong_token
 from helixreal.serving.frontend import (
     GenerationRequest,
     Listener,
@@ -57,11 +58,20 @@ class LiveCluster:
         Name of the LLM.
     max_context_tokens
         Limit of the tokens of a prompt and its answer together.
+    vocabulary
+        Number of token ids of the model; None if every id is taken.
     """
 
-    def __init__(self, cluster: Cluster, model_name: str, max_context_tokens: int) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        model_name: str,
+        max_context_tokens: int,
+        vocabulary: int | None = None,
+    ) -> None:
         self.model_name = model_name
         self.max_context_tokens = max_context_tokens
+        self._vocabulary = vocabulary
         self._cluster = cluster
         self._tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._readable, self._writable = os.pipe()
@@ -130,17 +140,10 @@ class LiveCluster:
 
     def _take(self, number: int, generation: GenerationRequest, listener: Listener) -> None:
         cluster = self._cluster
-        prompt = array("i", generation.prompt)
-        if len(prompt) + generation.max_tokens > self.max_context_tokens:
-            listener(
-                Refused(
-                    f"the prompt has {len(prompt)} tokens and the answer may have "
-                    f"{generation.max_tokens}; the limit of both together is "
-                    f"{self.max_context_tokens}",
-                    None,
-                )
-            )
+        if (reason := self._wrong(generation)) is not None:
+            listener(Refused(reason, None))
             return
+        prompt = array("i", generation.prompt)
         assert cluster.dispatcher is not None
         now = cluster.now
         request = cluster.coordinator.create(Arrival(now, len(prompt), generation.max_tokens))
@@ -162,6 +165,21 @@ class LiveCluster:
             ),
             now,
         )
+
+    def _wrong(self, generation: GenerationRequest) -> str | None:
+        """Why a request can never be served; None if it can."""
+        prompt, max_tokens = generation.prompt, generation.max_tokens
+        if not prompt:
+            return "the prompt has no tokens"
+        if max_tokens < 1:
+            return f"the answer must have at least 1 token, not {max_tokens}"
+        if len(prompt) + max_tokens > self.max_context_tokens:
+            return (
+                f"the prompt has {len(prompt)} tokens and the answer may have {max_tokens}; "
+                f"the limit of both together is {self.max_context_tokens}"
+            )
+        wrong = wrong_token(prompt, self._vocabulary)
+        return None if wrong is None else f"prompt: {wrong}"
 
     def cancel(self, request: int) -> None:
         """Cancel a request; its listener is not called any more."""

@@ -483,7 +483,7 @@ class Membership:
         worker.mark_lost()
 
     def on_failure(self, failed: messages.Failure) -> None:
-        """Take a worker's report that its engine cannot be loaded.
+        """Take a worker's report that its engine cannot be loaded, or has failed for good.
 
         Raises
         ------
@@ -493,6 +493,10 @@ class Membership:
         if failed.sender >= len(self.workers):
             raise ValueError(f"there is no node {failed.sender}")
         worker = self.workers[failed.sender]
+        if worker.state is State.READY and worker.incarnation == failed.incarnation:
+            logger.error("%s leaves: %s", worker.name, failed.reason)
+            self._node_lost(worker)
+            return
         if worker.state is not State.LOADING:
             return
         worker.mark_lost()

@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self
 import torch
 from safetensors import SafetensorError, safe_open
 
+from helixreal.engines.sharding import Part
 from helixsim.errors import InputError
 
 _INDEX = "model.safetensors.index.json"
@@ -21,8 +22,11 @@ _WHOLE = "model.safetensors"
 class Weights(Protocol):
     """A source of tensors."""
 
-    def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """A tensor by name and shape, on the device and with the data type of the engine."""
+    def take(self, name: str, shape: tuple[int, ...], part: Part | None = None) -> torch.Tensor:
+        """A tensor by name and shape, on the device and with the data type of the engine.
+
+        With `part`, only this part of it.
+        """
         ...
 
 
@@ -62,21 +66,25 @@ class Checkpoint:
         self._open.clear()
         self._stack.close()
 
-    def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """Read one tensor."""
+    def take(self, name: str, shape: tuple[int, ...], part: Part | None = None) -> torch.Tensor:
+        """Read one tensor, or a part of it."""
         shard = _WHOLE if self._files is None else self._files.get(name)
         if shard is None:
             raise InputError(f"names no file for {name}", file=self._model / _INDEX)
         file = self._model / shard
         try:
-            tensor = self._handle(shard).get_tensor(name)
+            handle = self._handle(shard)
+            stored = handle.get_slice(name)
+            found = tuple(stored.get_shape())
+            if found != shape:
+                raise InputError(
+                    f"{name} has the shape {found}, but by config.json it has {shape}", file=file
+                )
+            tensor: torch.Tensor = (
+                handle.get_tensor(name) if part is None else stored[_index(shape, part)]
+            )
         except (SafetensorError, OSError) as error:
             raise InputError(f"{name} cannot be read: {error}", file=file) from error
-        if tuple(tensor.shape) != shape:
-            raise InputError(
-                f"{name} has the shape {tuple(tensor.shape)}, but by config.json it has {shape}",
-                file=file,
-            )
         return tensor.to(device=self._device, dtype=self._dtype)
 
     def _handle(self, shard: str) -> Any:  # noqa: ANN401  (safetensors has no types)
@@ -114,7 +122,7 @@ class DummyWeights:
         self._device = device
         self._dtype = dtype
 
-    def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    def take(self, name: str, shape: tuple[int, ...], part: Part | None = None) -> torch.Tensor:
         """A random matrix that preserves the norm of its input on average; ones for norms."""
         if "norm" in name:
             return torch.ones(shape, device=self._device, dtype=self._dtype)
@@ -122,7 +130,15 @@ class DummyWeights:
         values = torch.randn(
             shape, device=self._device, dtype=torch.float32, generator=generator
         ).mul_(shape[-1] ** -0.5)
-        return values.to(self._dtype)
+        return values.to(self._dtype)[_index(shape, part)].contiguous()
+
+
+def _index(shape: tuple[int, ...], part: Part | None) -> tuple[slice, ...]:
+    """The index of a part of a tensor."""
+    index = [slice(None)] * len(shape)
+    if part is not None:
+        index[part.dimension] = slice(*part.bounds(shape))
+    return tuple(index)
 
 
 def _seed(name: Iterable[int]) -> int:

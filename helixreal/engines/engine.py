@@ -71,6 +71,13 @@ class Row:
     sampling: Sampling = GREEDY
 
 
+@dataclass(frozen=True, slots=True)
+class RowFailure:
+    """In place of a row's payload: this row alone has failed, for a reason that users see."""
+
+    reason: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
     """Settings of an engine.
@@ -86,11 +93,11 @@ class EngineSpec:
     model
         Folder of the model (Hugging Face format: config.json and safetensors), if needed.
     device
-        For example ``cpu`` or ``cuda:0``.
+        For example ``cpu`` or ``cuda:0``; several with commas between them.
     dtype
         Data type of weights and activations, for example ``float32`` or ``bfloat16``.
     kv_memory_bytes
-        Memory for KV caches; None leaves the size to the engine.
+        Memory for KV caches, of all devices together; None leaves the size to the engine.
     block_tokens
         Tokens of a KV block.
     max_batch_tokens
@@ -118,6 +125,11 @@ class EngineSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices among which the engine divides its layers; one in most cases."""
+        return tuple(name.strip() for name in self.device.split(","))
+
+    @property
     def num_held(self) -> int:
         """Number of layers of the engine."""
         return self.end_layer - self.start_layer
@@ -137,6 +149,10 @@ class Engine(Protocol):
         Tokens of a KV block.
     wire_bytes_per_token
         Bytes of one token's hidden state in `pack`.
+
+    An engine may also have `vocabulary`, its number of token ids: requests with other ids are
+    then refused before they reach it. And `lost`: why it cannot go on, None while it can; the
+    worker ends when it is set.
     """
 
     kv: KvCache
@@ -147,11 +163,15 @@ class Engine(Protocol):
     def run(self, rows: Sequence[Row], start_layer: int, end_layer: int) -> list[Payload]:
         """Run the layers ``[start_layer, end_layer)`` on a batch whose KV blocks are allocated.
 
+        After an error, the worker calls it again with parts of the batch to find the rows that
+        caused it. So payloads must not be changed, and KV slots of other tokens not be written.
+        After errors of :func:`~helixreal.engines.failures.ends_engine`, the worker ends.
+
         Returns
         -------
         list
             Hidden states of each row; or, if `end_layer` is the LLM's number of layers, its token
-            id, None if `wants_token` is false.
+            id, None if `wants_token` is false. A :class:`RowFailure` for a row that failed alone.
         """
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch.nn import functional
@@ -10,21 +11,38 @@ from torch.nn import functional
 from helixreal.engines.checkpoint import Weights
 from helixreal.engines.model_config import LlamaConfig
 from helixreal.engines.paged_attention import AttentionBatch
+from helixreal.engines.sharding import Shard
+
+Sum = Callable[[torch.Tensor], torch.Tensor]
+"""Sums a tensor over all ranks; with one rank, returns it."""
 
 
 class Linear:
     """One or several linear layers on the same input, as one matrix product."""
 
-    def __init__(self, weights: Weights, config: LlamaConfig, prefix: str, *names: str) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        config: LlamaConfig,
+        prefix: str,
+        names: tuple[str, ...],
+        shard: Shard,
+    ) -> None:
         shapes = config.layer_shapes
 
         def joined(kind: str) -> torch.Tensor:
             return torch.cat(
-                [weights.take(f"{prefix}{name}.{kind}", shapes[f"{name}.{kind}"]) for name in names]
+                [
+                    weights.take(
+                        f"{prefix}{name}.{kind}", shapes[f"{name}.{kind}"], shard.part(name, kind)
+                    )
+                    for name in names
+                ]
             )
 
         self._weight = joined("weight")
-        self._bias = joined("bias") if f"{names[0]}.bias" in shapes else None
+        has_bias = f"{names[0]}.bias" in shapes and shard.has_bias(names[0])
+        self._bias = joined("bias") if has_bias else None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layers; their outputs are concatenated in the last dimension."""
@@ -56,22 +74,26 @@ class LlamaLayer:
         Config of the model.
     index
         Number of the layer in the model.
+    shard
+        Which part of it is held.
     """
 
-    def __init__(self, weights: Weights, config: LlamaConfig, index: int) -> None:
+    def __init__(self, weights: Weights, config: LlamaConfig, index: int, shard: Shard) -> None:
         prefix = f"model.layers.{index}."
-        self._config = config
+        self._config = shard.config(config)
+
+        def linear(*names: str) -> Linear:
+            return Linear(weights, config, prefix, names, shard)
+
         self._attention_norm = RmsNorm(weights, config, f"{prefix}input_layernorm")
-        self._qkv = Linear(
-            weights, config, prefix, *(f"self_attn.{part}_proj" for part in ("q", "k", "v"))
-        )
-        self._output = Linear(weights, config, prefix, "self_attn.o_proj")
+        self._qkv = linear(*(f"self_attn.{part}_proj" for part in ("q", "k", "v")))
+        self._output = linear("self_attn.o_proj")
         self._mlp_norm = RmsNorm(weights, config, f"{prefix}post_attention_layernorm")
-        self._gate_up = Linear(weights, config, prefix, "mlp.gate_proj", "mlp.up_proj")
-        self._down = Linear(weights, config, prefix, "mlp.down_proj")
+        self._gate_up = linear("mlp.gate_proj", "mlp.up_proj")
+        self._down = linear("mlp.down_proj")
 
     def __call__(
-        self, hidden: torch.Tensor, batch: AttentionBatch, cache: torch.Tensor
+        self, hidden: torch.Tensor, batch: AttentionBatch, cache: torch.Tensor, sum_ranks: Sum
     ) -> torch.Tensor:
         """Run the layer.
 
@@ -84,6 +106,8 @@ class LlamaLayer:
         cache
             Keys and values of this layer, of shape (2, blocks, block tokens, KV heads, head
             size); the keys and values of the batch are written.
+        sum_ranks
+            Sums the outputs of attention and MLP over all ranks.
         """
         config = self._config
         qkv = self._qkv(self._attention_norm(hidden)).view(len(hidden), -1, config.head_dim)
@@ -91,9 +115,9 @@ class LlamaLayer:
             (config.num_heads, config.num_kv_heads, config.num_kv_heads), dim=1
         )
         attended = batch.attend(_rotate(query, batch), _rotate(key, batch), value, cache)
-        hidden = hidden + self._output(attended.flatten(1))
+        hidden = hidden + sum_ranks(self._output(attended.flatten(1)))
         gate, up = self._gate_up(self._mlp_norm(hidden)).chunk(2, dim=-1)
-        return hidden + self._down(functional.silu(gate) * up)
+        return hidden + sum_ranks(self._down(functional.silu(gate) * up))
 
 
 def _rotate(x: torch.Tensor, batch: AttentionBatch) -> torch.Tensor:

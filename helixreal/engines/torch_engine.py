@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from helixreal.engines.checkpoint import Checkpoint, DummyWeights, Weights
+from helixreal.engines.checkpoint import Weights
 from helixreal.engines.engine import Buffer, EngineSpec, Payload, Row
-from helixreal.engines.llama import LlamaLayer, RmsNorm, rotary_table
+from helixreal.engines.failures import EngineLostError
+from helixreal.engines.last_layer import ends_of, tokens_of
+from helixreal.engines.layer_shard import LayerShard, open_weights, torch_device
+from helixreal.engines.llama import RmsNorm
 from helixreal.engines.model_config import VALUE_BYTES, LlamaConfig, read_llama_config
-from helixreal.engines.paged_attention import AttentionBatch, Span
-from helixreal.engines.sampling import choose_tokens
+from helixreal.engines.paged_attention import Span
+from helixreal.engines.ranks import Ranks, check_devices
+from helixreal.engines.sharding import Shard, check_ranks
 from helixsim.control.prefix_cache import PrefixCache
 from helixsim.errors import InputError
-
-_FREE_SHARE = 0.5
-"""Default share of the free memory for KV caches, after the weights are loaded; the rest is for
-activations and, on a CPU, for other processes."""
 
 
 class TorchEngine:
@@ -30,97 +28,86 @@ class TorchEngine:
     Hidden states are tensors of shape (tokens, hidden size), the residual stream itself: one
     process and several processes compute the same values.
 
+    With several devices, each holds a part of every layer (tensor parallelism). This process is
+    the first rank; it also holds the embedding and the head, and sends each step to the others.
+
     Parameters
     ----------
     spec
-        Layers, model and device. There are no `options`.
+        Layers, model and devices. There are no `options`.
 
     Raises
     ------
     InputError
-        If the model, the device or the data type cannot be used, or the memory for KV caches is
+        If the model, a device or the data type cannot be used, or the memory for KV caches is
         too small for one block.
     """
 
     def __init__(self, spec: EngineSpec) -> None:
         if spec.model is None:
             raise InputError("engine 'torch' needs the folder of a model")
+        file = Path(spec.model) / "config.json"
         config = read_llama_config(spec.model)
         if config.num_layers != spec.num_layers:
             raise InputError(
                 f"the model has {config.num_layers} layers, but the scenario's LLM has "
                 f"{spec.num_layers}",
-                file=Path(spec.model) / "config.json",
+                file=file,
             )
+        check_devices(spec.devices)
+        check_ranks(config, len(spec.devices), file)
         self._spec = spec
-        self._device = _device(spec.device)
         self._dtype = _dtype(spec.dtype)
+        self._device = torch_device(spec.devices[0])
         self._hidden_size = config.hidden_size
-        with torch.inference_mode():
-            self._load(spec, spec.model, config)
-            self._rotary = rotary_table(config, spec.max_context_tokens, self._device, self._dtype)
-            self._allocate(config)
+        self.vocabulary = config.vocab_size
+        self.block_tokens = spec.block_tokens
         self.wire_bytes_per_token = config.hidden_size * VALUE_BYTES[spec.dtype]
+        self._ranks = Ranks(spec) if len(spec.devices) > 1 else None
+        try:
+            self.kv_blocks = self._load(config)
+        except BaseException:
+            self.close()
+            raise
+        self.kv = PrefixCache(self.kv_blocks, spec.block_tokens, clear=self._clear_blocks)
 
-    def _load(self, spec: EngineSpec, model: str, config: LlamaConfig) -> None:
+    def _load(self, config: LlamaConfig) -> int:
+        """Load the weights and allocate KV blocks; their number."""
+        spec, ranks = self._spec, self._ranks
+        shard = Shard(0, len(spec.devices))
+        with open_weights(spec, self._device) as weights, torch.inference_mode():
+            self._load_ends(weights, config)
+            self._layers = LayerShard(spec, weights, config, self._device, shard)
+        num_blocks = self._layers.room()
+        if ranks is not None:
+            num_blocks = ranks.agree(num_blocks)
+        self._layers.allocate(num_blocks)
+        return num_blocks
+
+    def _load_ends(self, weights: Weights, config: LlamaConfig) -> None:
+        """Load the embedding, the last norm and the head, if its layers need them."""
+        spec = self._spec
         is_last = spec.end_layer == config.num_layers
         self._embedding = self._norm = self._head = None
-        with ExitStack() as stack:
-            weights: Weights
-            if spec.dummy_weights:
-                weights = DummyWeights(self._device, self._dtype)
-            else:
-                weights = stack.enter_context(Checkpoint(Path(model), self._device, self._dtype))
-            table = (config.vocab_size, config.hidden_size)
-            embedding = None
-            if spec.start_layer == 0 or (is_last and config.tied):
-                embedding = weights.take("model.embed_tokens.weight", table)
-            if spec.start_layer == 0:
-                self._embedding = embedding
-            self._layers = {
-                index: LlamaLayer(weights, config, index)
-                for index in range(spec.start_layer, spec.end_layer)
-            }
-            if is_last:
-                self._norm = RmsNorm(weights, config, "model.norm")
-                self._head = embedding if config.tied else weights.take("lm_head.weight", table)
+        table = (config.vocab_size, config.hidden_size)
+        embedding = None
+        if spec.start_layer == 0 or (is_last and config.tied):
+            embedding = weights.take("model.embed_tokens.weight", table)
+        if spec.start_layer == 0:
+            self._embedding = embedding
+        if is_last:
+            self._norm = RmsNorm(weights, config, "model.norm")
+            self._head = embedding if config.tied else weights.take("lm_head.weight", table)
 
-    def _allocate(self, config: LlamaConfig) -> None:
-        spec = self._spec
-        token_bytes = spec.num_held * config.kv_values_per_token * VALUE_BYTES[spec.dtype]
-        block_bytes = spec.block_tokens * token_bytes
-        memory_bytes = spec.kv_memory_bytes
-        if memory_bytes is None:
-            memory_bytes = int(_FREE_SHARE * _free_bytes(self._device))
-        self.kv_blocks = memory_bytes // block_bytes
-        self.block_tokens = spec.block_tokens
-        if self.kv_blocks == 0:
-            raise InputError(
-                f"{memory_bytes} bytes for KV caches are less than one block: {spec.block_tokens} "
-                f"tokens on {spec.num_held} layers take {block_bytes}"
-            )
-        self.kv = PrefixCache(self.kv_blocks, spec.block_tokens, clear=self._clear_blocks)
-        # Not cleared here: CPU memory is allocated when it is first written.
-        self._cache = torch.empty(
-            (
-                spec.num_held,
-                2,
-                self.kv_blocks,
-                spec.block_tokens,
-                config.num_kv_heads,
-                config.head_dim,
-            ),
-            dtype=self._dtype,
-            device=self._device,
-        )
+    @property
+    def lost(self) -> str | None:
+        """Why the engine cannot go on, if one of its ranks has ended."""
+        return None if self._ranks is None else self._ranks.lost
 
     def _clear_blocks(self, blocks: Sequence[int]) -> None:
-        """Clear allocated blocks.
-
-        Attention multiplies masked values by zero; infinities in old memory would become NaN.
-        """
-        with torch.inference_mode():
-            self._cache[:, :, list(blocks)] = 0
+        if self._ranks is not None:
+            self._ranks.clear(blocks)
+        self._layers.clear(blocks)
 
     def run(self, rows: Sequence[Row], start_layer: int, end_layer: int) -> list[Payload]:
         """Run the layers ``[start_layer, end_layer)`` on a batch whose KV blocks are allocated."""
@@ -129,13 +116,27 @@ class TorchEngine:
         with torch.inference_mode():
             hidden = self._entering(rows, start_layer)
             spans = [Span(row.position, row.num_tokens, self.kv.table(row.request)) for row in rows]
-            batch = AttentionBatch(spans, self.block_tokens, self._rotary)
-            for index in range(start_layer, end_layer):
-                cache = self._cache[index - self._spec.start_layer]
-                hidden = self._layers[index](hidden, batch, cache)
+            hidden = self._through(hidden, spans, start_layer, end_layer)
             if end_layer == self._spec.num_layers:
-                return self._tokens(hidden, rows)
+                ends = ends_of(rows)
+                return tokens_of(rows, self._logits(hidden, ends) if ends else None)
             return list(hidden.split([row.num_tokens for row in rows]))
+
+    def _through(
+        self, hidden: torch.Tensor, spans: Sequence[Span], start_layer: int, end_layer: int
+    ) -> torch.Tensor:
+        """Run layers, on all ranks."""
+        batch = self._layers.describe(spans)
+        ranks = self._ranks
+        if ranks is None:
+            return self._layers.run(hidden, batch, start_layer, end_layer, lambda part: part)
+        # From here on the ranks must do the same: after an error they would not.
+        try:
+            ranks.run(spans, start_layer, end_layer)
+            hidden = ranks.group.broadcast(hidden)
+            return self._layers.run(hidden, batch, start_layer, end_layer, ranks.group.sum)
+        except Exception as error:
+            raise EngineLostError(ranks.reason_of(error)) from error
 
     def _entering(self, rows: Sequence[Row], start_layer: int) -> torch.Tensor:
         """Input of the first layer of a pass, of shape (tokens, hidden size)."""
@@ -145,30 +146,12 @@ class TorchEngine:
         ids = torch.tensor([token for row in rows for token in row.payload], device=self._device)
         return self._embedding[ids]
 
-    def _tokens(self, hidden: torch.Tensor, rows: Sequence[Row]) -> list[Payload]:
-        """Sample a token after the last layer for each row that wants one."""
+    def _logits(self, hidden: torch.Tensor, ends: list[int]) -> torch.Tensor:
+        """Logits of shape (ends, vocabulary), for tokens of the batch after the last layer."""
         assert self._norm is not None
         assert self._head is not None
-        wanting: list[int] = []
-        ends: list[int] = []
-        end = 0
-        for index, row in enumerate(rows):
-            end += row.num_tokens
-            if row.wants_token:
-                wanting.append(index)
-                ends.append(end - 1)
-        tokens: list[int | None] = [None] * len(rows)
-        if not wanting:
-            return tokens
         last = hidden[torch.tensor(ends, device=self._device)]
-        chosen = choose_tokens(
-            torch.nn.functional.linear(self._norm(last), self._head),
-            [rows[index].sampling for index in wanting],
-            [rows[index].position + rows[index].num_tokens for index in wanting],
-        )
-        for index, token in zip(wanting, chosen, strict=True):
-            tokens[index] = token
-        return tokens
+        return torch.nn.functional.linear(self._norm(last), self._head)
 
     def pack(self, payloads: Sequence[Payload]) -> list[Buffer]:
         """Serialize hidden states of rows to one buffer, row after row."""
@@ -201,22 +184,12 @@ class TorchEngine:
             return list(values.to(self._device).split(list(num_tokens)))
 
     def close(self) -> None:
-        """Release weights and KV caches; the engine cannot be used afterwards."""
-        self._layers.clear()
+        """Release weights and KV caches, and end the other ranks; it cannot be used afterwards."""
+        if self._ranks is not None:
+            self._ranks.close()
+        if (layers := getattr(self, "_layers", None)) is not None:
+            layers.close()
         self._embedding = self._norm = self._head = None
-        self._cache = torch.empty(0)
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"torch cannot use the device '{name}': {reason}") from error
-    return device
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -224,12 +197,3 @@ def _dtype(name: str) -> torch.dtype:
         raise InputError(f"there is no dtype '{name}'; there are {', '.join(VALUE_BYTES)}")
     dtype: torch.dtype = getattr(torch, name)
     return dtype
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        free_bytes: int = torch.cuda.mem_get_info(device)[0]
-        return free_bytes
-    # Not every system reports free memory.
-    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
-    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")

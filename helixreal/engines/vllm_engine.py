@@ -17,6 +17,7 @@ from helixsim.errors import InputError
 if TYPE_CHECKING:
     import torch
 
+    from helixreal.engines.vllm_ranks import RankedStage
     from helixreal.engines.vllm_stage import VllmStage
 
 _ENVIRONMENT = {
@@ -28,7 +29,13 @@ _ENVIRONMENT = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
 # On a machine with other load, threads that wait for each other cost more than they save.
-_CPU_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+_CPU_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+
+# Workers of vLLM start afresh: this process has threads and sockets.
+_RANKS_ENVIRONMENT = {
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "PYTHONWARNINGS": "ignore",  # of deprecated calls, as in this process
+}
 
 _OPTIONS = ("gpu_memory_utilization", "max_num_seqs", "wire")
 _WIRES = ("both", "sum")
@@ -46,10 +53,13 @@ class VllmEngine:
     last layer, and the residual stream to which vLLM adds it within the next norm. In 16 bits the
     sum is rounded: if the sum is sent, tokens may differ from a run in one process.
 
+    With several devices, vLLM divides every layer among them (tensor parallelism), each in a worker
+    process of its own.
+
     Parameters
     ----------
     spec
-        Layers, model and device. On a CPU, `block_tokens` is rounded up to a multiple of 32. The
+        Layers, model and devices. On a CPU, `block_tokens` is rounded up to a multiple of 32. The
         `options` are:
 
         wire
@@ -74,6 +84,7 @@ class VllmEngine:
         self._stage = _start(spec, self._max_rows)
         self.block_tokens = self._stage.block_tokens
         self.kv_blocks = self._stage.num_blocks - 1
+        self.vocabulary = self._stage.vocabulary
         self.kv = PrefixCache(
             self.kv_blocks, self.block_tokens, first_block=1, clear=self._stage.clear
         )
@@ -100,56 +111,25 @@ class VllmEngine:
         return payloads
 
     def _run(self, rows: Sequence[Row], start_layer: int, end_layer: int) -> list[Payload]:
+        from helixreal.engines.last_layer import ends_of, tokens_of
         from helixreal.engines.vllm_stage import Span
 
         spans = [Span(row.position, row.num_tokens, self.kv.table(row.request)) for row in rows]
-        batch = self._stage.describe(spans)
-        hidden, residual = self._entering(rows, start_layer)
-        hidden, residual = self._stage.run_layers(batch, hidden, residual, start_layer, end_layer)
+        entering = _entering(rows, start_layer)
         if end_layer == self._spec.num_layers:
-            return self._tokens(hidden, residual, rows)
+            ends = ends_of(rows)
+            logits = self._stage.run(spans, entering, start_layer, end_layer, ends)
+            return tokens_of(rows, logits)
+        after = self._stage.run(spans, entering, start_layer, end_layer)
+        assert after is not None, "hidden states without ends"
+        hidden, residual = after
         counts = [row.num_tokens for row in rows]
         return list(zip(hidden.split(counts), residual.split(counts), strict=True))
 
-    def _entering(
-        self, rows: Sequence[Row], start_layer: int
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Input of the first layer of a pass; before layer 0 there is no residual."""
-        if start_layer == 0:
-            return self._stage.embed([token for row in rows for token in row.payload]), None
-        import torch
-
-        # A copy even for one row: vLLM's norms write into their inputs.
-        return (
-            torch.cat([row.payload[0] for row in rows]),
-            torch.cat([row.payload[1] for row in rows]),
-        )
-
-    def _tokens(
-        self, hidden: torch.Tensor, residual: torch.Tensor, rows: Sequence[Row]
-    ) -> list[Payload]:
-        """Sample a token after the last layer for each row that wants one."""
-        from helixreal.engines.sampling import choose_tokens
-
-        tokens: list[int | None] = [None] * len(rows)
-        wanting: list[int] = []
-        ends: list[int] = []
-        end = 0
-        for index, row in enumerate(rows):
-            end += row.num_tokens
-            if row.wants_token:
-                wanting.append(index)
-                ends.append(end - 1)
-        if not wanting:
-            return tokens
-        chosen = choose_tokens(
-            self._stage.logits(hidden[ends], residual[ends]),
-            [rows[index].sampling for index in wanting],
-            [rows[index].position + rows[index].num_tokens for index in wanting],
-        )
-        for index, token in zip(wanting, chosen, strict=True):
-            tokens[index] = token
-        return tokens
+    @property
+    def lost(self) -> str | None:
+        """Why the engine cannot go on, if a process of it has ended."""
+        return self._stage.lost
 
     def pack(self, payloads: Sequence[Payload]) -> list[Buffer]:
         """Serialize hidden states of rows: buffers of outputs and of residuals, or one of sums."""
@@ -202,6 +182,18 @@ class VllmEngine:
         self._stage.close()
 
 
+def _entering(rows: Sequence[Row], start_layer: int) -> list[int] | tuple[Any, Any]:
+    """Token ids before layer 0; else hidden states, copied, as vLLM's norms write into them."""
+    if start_layer == 0:
+        return [token for row in rows for token in row.payload]
+    import torch
+
+    return (
+        torch.cat([row.payload[0] for row in rows]),
+        torch.cat([row.payload[1] for row in rows]),
+    )
+
+
 def _check(spec: EngineSpec) -> None:
     unknown = sorted(set(spec.options) - set(_OPTIONS))
     if unknown:
@@ -226,11 +218,11 @@ def _max_rows(spec: EngineSpec) -> int:
     return min(value, spec.max_batch_tokens)
 
 
-def _start(spec: EngineSpec, max_num_seqs: int) -> VllmStage:
+def _start(spec: EngineSpec, max_num_seqs: int) -> VllmStage | RankedStage:
     if spec.model is None:
         raise InputError("engine 'vllm' needs the folder of a model")
-    device_type = spec.device.partition(":")[0]
-    _set_environment(device_type)
+    device_type = spec.devices[0].partition(":")[0]
+    _set_environment(device_type, len(spec.devices))
     with warnings.catch_warnings():
         # vLLM and its dependencies warn of deprecated calls.
         warnings.simplefilter("ignore")
@@ -240,24 +232,41 @@ def _start(spec: EngineSpec, max_num_seqs: int) -> VllmStage:
             raise InputError(
                 f"engine 'vllm' needs {error.name}: pip install 'helixsim[vllm]'"
             ) from error
-        if spec.device not in (vllm_stage.DEVICE_TYPE, f"{vllm_stage.DEVICE_TYPE}:0"):
-            raise InputError(
-                f"device is '{spec.device}', but this vLLM runs on '{vllm_stage.DEVICE_TYPE}'; "
-                "of several devices it takes the first, which CUDA_VISIBLE_DEVICES selects"
-            )
+        _check_devices(spec, vllm_stage.DEVICE_TYPE)
         architecture = _architecture(spec, spec.model, vllm_model.ARCHITECTURES)
         arguments = _arguments(spec, device_type, max_num_seqs)
         try:
-            return vllm_stage.VllmStage(
+            llm = vllm_stage.start_llm(
                 spec.model, architecture, spec.start_layer, spec.end_layer, arguments
             )
+            if len(spec.devices) > 1:
+                from helixreal.engines.vllm_ranks import RankedStage
+
+                return RankedStage(llm)
+            return vllm_stage.VllmStage(llm)
         except (ValueError, RuntimeError, OSError) as error:
             raise InputError(f"vLLM cannot start: {_reason(error)}") from error
 
 
-def _set_environment(device_type: str) -> None:
+def _check_devices(spec: EngineSpec, device_type: str) -> None:
+    """Check that the devices are the ones that vLLM takes."""
+    count = len(spec.devices)
+    numbered = [f"{device_type}:{number}" for number in range(count)]
+    same = [device_type] * count
+    if list(spec.devices) not in (
+        [numbered, same] if count == 1 or device_type == "cpu" else [numbered]
+    ):
+        raise InputError(
+            f"device is '{spec.device}', but this vLLM runs on '{device_type}'; of several devices "
+            f"it takes the first, here '{','.join(numbered)}', which CUDA_VISIBLE_DEVICES selects"
+        )
+
+
+def _set_environment(device_type: str, num_devices: int) -> None:
     """Set environment variables before vLLM is imported, unless the user has set them."""
     environment = dict(_ENVIRONMENT)
+    if num_devices > 1:
+        environment |= _RANKS_ENVIRONMENT
     if device_type == "cpu":
         environment |= _CPU_ENVIRONMENT
         # It warns that Triton is missing, which CPUs do not use.
@@ -291,8 +300,12 @@ def _arguments(spec: EngineSpec, device_type: str, max_num_seqs: int) -> dict[st
         if memory_bytes is None and utilization is None:
             # vLLM would take most of the memory, and fail if other processes use some of it.
             memory_bytes = min(_CPU_KV_BYTES, _free_bytes() // 2)
+    if len(spec.devices) > 1:
+        arguments["tensor_parallel_size"] = len(spec.devices)
+        arguments["distributed_executor_backend"] = "mp"
+        arguments["worker_extension_cls"] = "helixreal.engines.vllm_ranks.LayersExtension"
     if memory_bytes is not None:
-        arguments["kv_cache_memory_bytes"] = memory_bytes
+        arguments["kv_cache_memory_bytes"] = memory_bytes // len(spec.devices)
     if utilization is not None:
         arguments["gpu_memory_utilization"] = utilization
     return arguments
@@ -327,5 +340,13 @@ def _architecture(spec: EngineSpec, model: str, supported: Sequence[str]) -> str
         raise InputError(
             f"the model has {num_layers} layers, but the scenario's LLM has {spec.num_layers}",
             file=file,
+        )
+    heads, num_devices = config.get("num_attention_heads"), len(spec.devices)
+    if isinstance(heads, int) and heads % num_devices:
+        counts = " or ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
+        raise InputError(
+            f"{heads} cannot be divided among {num_devices} devices; use {counts}",
+            file=file,
+            where="num_attention_heads",
         )
     return architecture

@@ -74,19 +74,13 @@ class StageBatch:
     metadata: Any
 
 
-class VllmStage:
-    """Layers ``[start_layer, end_layer)`` of a model, loaded by vLLM's ``LLM``.
+class LoadedLayers:
+    """The layers ``[start_layer, end_layer)`` of a model, or one rank's part, on a vLLM worker.
 
     Parameters
     ----------
-    model
-        Folder of the model.
-    architecture
-        One of `vllm_model.ARCHITECTURES`.
-    start_layer, end_layer
-        The layers to load.
-    arguments
-        Additional arguments of ``LLM``.
+    worker
+        A worker of vLLM that has loaded :class:`.vllm_model.HelixStageForCausalLM`.
 
     Attributes
     ----------
@@ -96,48 +90,26 @@ class VllmStage:
         Tokens of a KV block.
     device, dtype, hidden_size
         Device, data type and size of hidden states.
+    vocabulary
+        Number of token ids.
     """
 
-    def __init__(
-        self,
-        model: str,
-        architecture: str,
-        start_layer: int,
-        end_layer: int,
-        arguments: Mapping[str, Any],
-    ) -> None:
-        with _ONE_AT_A_TIME:
-            ModelRegistry.register_model(_ARCHITECTURE, HelixStageForCausalLM)
-            self._llm = LLM(
-                model,
-                hf_overrides={
-                    "architectures": [_ARCHITECTURE],
-                    "helix_architecture": architecture,
-                    "helix_layers": [start_layer, end_layer],
-                },
-                config_format="hf",
-                generation_config="vllm",
-                skip_tokenizer_init=True,
-                enforce_eager=True,
-                enable_prefix_caching=False,
-                disable_log_stats=True,
-                use_tqdm_on_load=False,
-                **arguments,
-            )
-            (worker,) = self._llm.collective_rpc(lambda worker: worker)
-            self._model: HelixStageForCausalLM = worker.get_model()
-            self._config = worker.vllm_config
-            self.device: torch.device = worker.device
-            self.dtype: torch.dtype = self._config.model_config.dtype
-            self.hidden_size: int = self._config.model_config.hf_config.hidden_size
-            self.num_blocks: int = self._config.cache_config.num_gpu_blocks
-            self.block_tokens: int = self._config.cache_config.block_size
-            self._layer_names = {
-                index: f"model.layers.{index}.self_attn.attn"
-                for index in range(start_layer, end_layer)
-            }
-            self._attention = get_layers_from_vllm_config(self._config, Attention)
-            self._builder = self._make_builder()
+    def __init__(self, worker: Any) -> None:  # noqa: ANN401  (vLLM has several kinds)
+        self._model: HelixStageForCausalLM = worker.get_model()
+        self._config = worker.vllm_config
+        model_config = self._config.model_config
+        self.device: torch.device = worker.device
+        self.dtype: torch.dtype = model_config.dtype
+        self.hidden_size: int = model_config.hf_config.hidden_size
+        self.vocabulary: int = model_config.hf_config.vocab_size
+        self.num_blocks: int = self._config.cache_config.num_gpu_blocks
+        self.block_tokens: int = self._config.cache_config.block_size
+        self._layer_names = {
+            index: f"model.layers.{index}.self_attn.attn"
+            for index in range(*model_config.hf_config.helix_layers)
+        }
+        self._attention = get_layers_from_vllm_config(self._config, Attention)
+        self._builder = self._make_builder()
 
     def _make_builder(self) -> Any:  # noqa: ANN401  (vLLM's metadata builder)
         """The builder of the attention back end's metadata, one for all layers."""
@@ -205,19 +177,38 @@ class VllmStage:
         metadata = self._builder.build(0, CommonAttentionMetadata(**known))
         return StageBatch(num_tokens, positions, slots, metadata)
 
-    def embed(self, token_ids: Sequence[int]) -> torch.Tensor:
-        """Embed tokens; needs layer 0."""
-        return self._model.embed_input_ids(torch.tensor(token_ids, device=self.device))
-
-    def run_layers(
+    def run(
         self,
-        batch: StageBatch,
-        hidden: torch.Tensor,
-        residual: torch.Tensor | None,
+        spans: Sequence[Span],
+        entering: list[int] | Hidden,
         start_layer: int,
         end_layer: int,
-    ) -> Hidden:
-        """Run the layers ``[start_layer, end_layer)``; hidden states of shape (tokens, size)."""
+        ends: Sequence[int] | None = None,
+    ) -> Hidden | torch.Tensor | None:
+        """Run the layers ``[start_layer, end_layer)``.
+
+        Parameters
+        ----------
+        spans
+            The requests of the batch.
+        entering
+            Token ids before layer 0; hidden states of shape (tokens, hidden size) elsewhere, which
+            vLLM's norms write into.
+        ends
+            After the last layer: the places among all tokens at which logits are wanted.
+
+        Returns
+        -------
+        Hidden or torch.Tensor or None
+            Hidden states; with `ends`, the logits of shape (ends, vocabulary), None if empty.
+        """
+        batch = self.describe(spans)
+        residual: torch.Tensor | None
+        if isinstance(entering, list):
+            hidden = self._model.embed_input_ids(torch.tensor(entering, device=self.device))
+            residual = None
+        else:
+            hidden, residual = (part.to(self.device) for part in entering)
         names = [self._layer_names[index] for index in range(start_layer, end_layer)]
         with (
             _ONE_AT_A_TIME,
@@ -228,10 +219,14 @@ class VllmStage:
                 slot_mapping=dict.fromkeys(names, batch.slots),
             ),
         ):
-            return self._model.run_layers(batch.positions, hidden, residual, start_layer, end_layer)
+            after = self._model.run_layers(
+                batch.positions, hidden, residual, start_layer, end_layer
+            )
+        if ends is None:
+            return after
+        return self._logits(*(part[list(ends)] for part in after)) if ends else None
 
-    def logits(self, hidden: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """Logits of shape (tokens, vocabulary), for hidden states after the last layer."""
+    def _logits(self, hidden: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         with _ONE_AT_A_TIME, set_forward_context(None, self._config, num_tokens=len(hidden)):
             return self._model.compute_logits(self._model.last_norm(hidden, residual))
 
@@ -244,6 +239,68 @@ class VllmStage:
             for layer in self._attention.values():
                 cache = layer.kv_cache
                 cache.movedim(cache.shape.index(self.num_blocks), 0)[list(blocks)] = 0
+
+
+def register_model() -> None:
+    """Make the model class known to vLLM, in every process that loads it."""
+    ModelRegistry.register_model(_ARCHITECTURE, HelixStageForCausalLM)
+
+
+def start_llm(
+    model: str,
+    architecture: str,
+    start_layer: int,
+    end_layer: int,
+    arguments: Mapping[str, Any],
+) -> LLM:
+    """Let vLLM load layers and allocate KV caches.
+
+    Parameters
+    ----------
+    model
+        Folder of the model.
+    architecture
+        One of `vllm_model.ARCHITECTURES`.
+    start_layer, end_layer
+        The layers to load.
+    arguments
+        Additional arguments of ``LLM``.
+    """
+    register_model()
+    return LLM(
+        model,
+        hf_overrides={
+            "architectures": [_ARCHITECTURE],
+            "helix_architecture": architecture,
+            "helix_layers": [start_layer, end_layer],
+        },
+        config_format="hf",
+        generation_config="vllm",
+        skip_tokenizer_init=True,
+        enforce_eager=True,
+        enable_prefix_caching=False,
+        disable_log_stats=True,
+        use_tqdm_on_load=False,
+        **arguments,
+    )
+
+
+class VllmStage(LoadedLayers):
+    """Layers in this process, on one device.
+
+    Parameters
+    ----------
+    llm
+        As :func:`start_llm` returns it.
+    """
+
+    lost: str | None = None
+
+    def __init__(self, llm: LLM) -> None:
+        self._llm = llm
+        with _ONE_AT_A_TIME:
+            (worker,) = llm.collective_rpc(lambda worker: worker)
+            super().__init__(worker)
 
     def close(self) -> None:
         """Release weights and KV caches; the stage cannot be used afterwards."""

@@ -392,12 +392,14 @@ class OutOfBlocks(Message):
 class Failure(Message):
     """A worker cannot continue these requests; the reason is shown to users.
 
-    Without keys: the worker cannot load its engine.
+    Without keys: the worker cannot load its engine; or, with its incarnation, its engine has
+    failed for good and it leaves.
     """
 
     sender: Index
     keys: list[Key]
     reason: Text
+    incarnation: Text = ""
 
 
 # -- liveness ----------------------------------------------------------------------------------

@@ -6,16 +6,18 @@ its outbox. The :class:`~helixsim.control.node_schedulers.NodeScheduler` is that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
 from math import ceil
 from typing import Protocol, cast
 
-from helixreal.engines.engine import GREEDY, Payload, Row, Sampling
-from helixreal.net.messages import Stage
-from helixreal.worker.runner import PassRows, Runner
+from helixreal.engines.engine import Row
+from helixreal.engines.failures import EngineLostError, reason_of
+from helixreal.worker.runner import Runner
+from helixreal.worker.sequences import TO_COORDINATOR, ArrivingPass, SequenceState
+from helixreal.worker.step_run import Outcome, PassRows
 from helixsim.control.node_schedulers import NodeScheduler
 from helixsim.control.node_schedulers.burst_wait import (
     BurstWait,
@@ -28,133 +30,6 @@ from helixsim.steps import Batch, Step
 
 _DROPPED_REMEMBERED = 10_000
 """Keys of dropped requests that an executor remembers; passes in flight are far fewer."""
-
-TO_COORDINATOR = -1
-"""Target of passes that leave the last layer, in place of a node's number."""
-
-
-class SequenceState(Request):
-    """A request on this node, and its current pass.
-
-    Attributes
-    ----------
-    key
-        Key of the attempt in messages.
-    entry_layer, end_layer
-        It runs the layers ``[entry_layer, end_layer)`` of the node.
-    next_stages
-        The stages after this node.
-    sampling
-        How its tokens are sampled.
-    first
-        Where decodes loop: number of the first node of its route.
-    payload, wants_token, sender, sent_on_s
-        Payload of the pass, whether the last stage samples a token, the machine that sent the
-        pass, and the time of sending.
-    """
-
-    __slots__ = (
-        "end_layer",
-        "entry_layer",
-        "first",
-        "key",
-        "next_stages",
-        "payload",
-        "sampling",
-        "sender",
-        "sent_on_s",
-        "wants_token",
-    )
-
-    def __init__(
-        self,
-        key: int,
-        entry_layer: int,
-        end_layer: int,
-        next_stages: Sequence[Stage],
-        sampling: Sampling = GREEDY,
-    ) -> None:
-        super().__init__(key, 0.0, 1, 1, num_decodes=0)
-        self.key = key
-        self.entry_layer = entry_layer
-        self.end_layer = end_layer
-        self.next_stages = next_stages
-        self.sampling = sampling
-        self.first = 0
-        self.payload: Payload = None
-        self.wants_token = True
-        self.sender = TO_COORDINATOR
-        self.sent_on_s = 0.0
-
-    def begin_pass(self, arrived: ArrivingPass | int) -> None:
-        """Set the fields of the current pass."""
-        assert isinstance(arrived, ArrivingPass)
-        self.is_prefill = arrived.is_prefill
-        self.num_computed_tokens = arrived.position
-        self.num_new_tokens = arrived.num_tokens
-        self.payload = arrived.payload
-        self.wants_token = arrived.wants_token
-        self.sender = arrived.sender
-        self.sent_on_s = arrived.sent_on_s
-
-    def row(self) -> Row:
-        """The row of the current pass for the engine."""
-        return Row(
-            self.origin,
-            self.num_computed_tokens,
-            self.num_new_tokens,
-            self.payload,
-            self.wants_token,
-            self.sampling,
-        )
-
-
-class StreamedChunk(SequenceState):
-    """A chunk of a prefill that travels ahead of its request: a pass beside others of it.
-
-    Attributes
-    ----------
-    origin
-        The request, which holds the KV blocks.
-    """
-
-    __slots__ = ("origin",)
-
-    origin: SequenceState  # a slot in place of the property
-
-    def __init__(self, request: SequenceState) -> None:
-        self.origin = request
-        super().__init__(
-            request.key,
-            request.entry_layer,
-            request.end_layer,
-            request.next_stages,
-            request.sampling,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArrivingPass:
-    """A pass in flight to this node; see :class:`SequenceState`.
-
-    Attributes
-    ----------
-    position
-        Tokens in the KV cache before the pass.
-    num_tokens
-        Tokens of the pass.
-    is_last
-        Where decodes loop: whether it yields the last token of the answer.
-    """
-
-    position: int
-    num_tokens: int
-    payload: Payload
-    is_prefill: bool
-    wants_token: bool
-    sender: int = TO_COORDINATOR
-    sent_on_s: float = 0.0
-    is_last: bool = False
 
 
 class Outbox(Protocol):
@@ -173,7 +48,7 @@ class Outbox(Protocol):
         ...
 
     def out_of_blocks(self, keys: list[int]) -> None:
-        """Report requests that were preempted because KV blocks ran out."""
+        """Report requests that must be restarted, mostly because KV blocks ran out."""
         ...
 
     def failed(self, keys: list[int], reason: str) -> None:
@@ -312,7 +187,15 @@ class NodeExecutor:
         return self._began_s + max(rounds, 0) * round_s
 
     def advance(self, now: float) -> None:
-        """Process all events that are due."""
+        """Process all events that are due.
+
+        Raises
+        ------
+        EngineLostError
+            If the engine has failed for good.
+        """
+        if (reason := self._runner.lost) is not None:
+            raise EngineLostError(f"the engine has failed: {reason}")
         while True:
             due = self.next_event_s()
             if due is None or due > now:
@@ -417,27 +300,42 @@ class NodeExecutor:
         outcome = self._runner.finish()
         self.gauges.busy_s += max(now - self._began_s, 0.0)
         self._began_s = now
-        if not self._passes or outcome.failure is not None:
-            self._step, self._passes = None, []
+        if outcome.fatal is not None:
+            raise EngineLostError(f"the engine has failed: {reason_of(outcome.fatal)}")
+        if not self._passes:
+            self._step = None
             self.gauges.num_running = 0
-        if outcome.failure is not None:
-            batches = step.passes[number:]
-            keys = self._remove([r for batch in batches for r in batch.requests])
-            self.scheduler.drop_unless(
-                lambda request: isinstance(request, SequenceState) and request.key in self.sequences
-            )
-            for left in range(number, len(step.passes)):
-                self.scheduler.finish_pass(step, left)
-            if isinstance(self.scheduler.kv, PrefixCache):
-                self.scheduler.kv.distrust()
-            self._outbox.failed(keys, f"{type(outcome.failure).__name__}: {outcome.failure}")
-            return
+        if outcome.failures or outcome.stale:
+            self._take_out_failed(outcome)
         for sequence, row in rows.rows.items():
             assert isinstance(sequence, SequenceState)
             sequence.payload = row.payload
         batch = self.scheduler.finish_pass(step, number)
         if batch is not None:
             self._send_on(batch, now)
+
+    def _take_out_failed(self, outcome: Outcome) -> None:
+        """Take the requests out that the engine could not run; the others go on."""
+        out = {*outcome.failures, *outcome.stale}
+        self.scheduler.drop_unless(lambda request: request.origin not in out)
+        if isinstance(self.scheduler.kv, PrefixCache):
+            self.scheduler.kv.distrust()
+        by_reason: dict[str, list[Request]] = {}
+        for request in self._here(outcome.failures):
+            by_reason.setdefault(outcome.failures[request], []).append(request)
+        for reason, requests in by_reason.items():
+            self._outbox.failed(self._remove(requests), reason)
+        if stale := self._here(outcome.stale):
+            self._outbox.out_of_blocks(self._remove(stale))
+
+    def _here(self, requests: Iterable[Hashable]) -> list[Request]:
+        """The requests that have not been dropped, by key."""
+        here = [
+            request
+            for request in requests
+            if isinstance(request, SequenceState) and self.sequences.get(request.key) is request
+        ]
+        return [*sorted(here, key=lambda request: request.key)]
 
     def _send_on(self, batch: Batch, now: float) -> None:
         groups: dict[int, list[SequenceState]] = {}

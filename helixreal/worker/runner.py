@@ -6,50 +6,20 @@ continues meanwhile: it takes messages and sends heartbeats.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
 from typing import Protocol
 
-from helixreal.engines.engine import Engine, Row
+from helixreal.engines.engine import Engine
+from helixreal.worker.step_run import Outcome, PassRows, StepRun
 from helixsim.physics.performance_model import StepTimer
-from helixsim.requests import Request
 from helixsim.steps import Step
 
-
-@dataclass(frozen=True, slots=True)
-class PassRows:
-    """The rows of one pass of a step.
-
-    Attributes
-    ----------
-    rows
-        Request -> its row; after the pass, the row's payload is the result.
-    segments
-        (start layer, end layer, rows), in order of layers: requests that enter at a later layer
-        join at that segment.
-    """
-
-    rows: dict[Request, Row]
-    segments: list[tuple[int, int, list[Row]]]
-
-    def run(self, engine: Engine) -> None:
-        """Run the pass on an engine, one segment after another."""
-        for start_layer, end_layer, rows in self.segments:
-            if rows:
-                payloads = engine.run(rows, start_layer, end_layer)
-                for row, payload in zip(rows, payloads, strict=True):
-                    row.payload = payload
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Result of a pass: the engine's error, if it failed."""
-
-    failure: BaseException | None = None
+logger = logging.getLogger(__name__)
 
 
 class Runner(Protocol):
@@ -87,6 +57,11 @@ class Runner(Protocol):
         """Time that the engine has been running the current pass, by the clock."""
         ...
 
+    @property
+    def lost(self) -> str | None:
+        """Why the engine cannot go on, as far as it has been noted outside of a pass."""
+        ...
+
     def fileno(self) -> int:
         """A file that becomes readable when a pass has ended; -1 without one."""
         ...
@@ -106,6 +81,7 @@ class TimedRunner:
         self.poll_s = timer.poll_s
         self._timer = timer
         self._ends_s: list[float] = []
+        self._outcomes: list[Outcome] = []
 
     def start(self, now: float, step: Step, passes: Sequence[PassRows]) -> list[int]:
         """Start a step at this time of the run."""
@@ -113,8 +89,8 @@ class TimedRunner:
         ends, _ = self._timer.time_step(step, now)
         numbers = step.passes_that_end(ends)
         self._ends_s = [ends[number] for number in numbers]
-        for number in numbers:
-            passes[number].run(self.engine)
+        run = StepRun(self.engine)
+        self._outcomes = [run.run(passes[number]) for number in numbers]
         return numbers
 
     @property
@@ -125,12 +101,17 @@ class TimedRunner:
     def finish(self) -> Outcome:
         """Take the result of the pass that has ended."""
         self._ends_s.pop(0)
-        return Outcome()
+        return self._outcomes.pop(0)
 
     @property
     def busy_for_s(self) -> float:
         """Always 0: an emulated engine cannot get stuck."""
         return 0.0
+
+    @property
+    def lost(self) -> str | None:
+        """Always None: an emulated engine has no parts that end."""
+        return None
 
     def fileno(self) -> int:
         """Always -1: the end of a pass is known in advance."""
@@ -179,17 +160,17 @@ class ThreadRunner:
         self._began_s = None
         os.write(self._writable, b"x")
         while (passes := self._steps.get()) is not None:
+            run = StepRun(engine)
             for each in passes:
-                outcome = Outcome()
-                try:
-                    each.run(engine)
-                except Exception as error:
-                    outcome = Outcome(error)
+                outcome = run.run(each)
                 self._outcomes.put((self._now(), outcome))
                 os.write(self._writable, b"x")
-                if outcome.failure is not None:
+                if outcome.fatal is not None:
                     break  # the rest of the step is not run
-        engine.close()
+        try:
+            engine.close()
+        except Exception as error:
+            logger.warning("the engine could not be closed: %s", error)
 
     def start(self, now: float, step: Step, passes: Sequence[PassRows]) -> list[int]:
         """Start a step: its passes run one after another."""
@@ -211,7 +192,7 @@ class ThreadRunner:
         assert self._done is not None
         outcome = self._done[1]
         self._done = None
-        self._num_left = 0 if outcome.failure is not None else self._num_left - 1
+        self._num_left = 0 if outcome.fatal is not None else self._num_left - 1
         self._began_s = time.monotonic() if self._num_left else None
         return outcome
 
@@ -220,6 +201,11 @@ class ThreadRunner:
         """Time that the engine has been loading or running the current pass, by the clock."""
         began_s = self._began_s
         return 0.0 if began_s is None else time.monotonic() - began_s
+
+    @property
+    def lost(self) -> str | None:
+        """Why the engine cannot go on: for example, because a process of it has ended."""
+        return getattr(self.engine, "lost", None)
 
     def fileno(self) -> int:
         """Readable when the engine is loaded, and when a pass has ended."""

@@ -8,13 +8,14 @@ import time
 from array import array
 from collections.abc import Sequence
 from math import ceil
-from typing import Any
 from uuid import uuid4
 
 import zmq
 
 from helixreal.engines import EMULATED, make_engine
-from helixreal.engines.engine import Engine
+from helixreal.engines.engine import Engine, Payload
+from helixreal.engines.failures import EngineLostError
+from helixreal.engines.token_ids import wrong_token
 from helixreal.net import messages
 from helixreal.net.clock import Clock, this_host
 from helixreal.net.messages import Frame
@@ -22,16 +23,15 @@ from helixreal.net.outgoing_link import EmulatedSender, OutgoingLink
 from helixreal.net.transport import Transport
 from helixreal.worker.emulation import emulated_runner, emulated_sender
 from helixreal.worker.looping_executor import NO_TOKEN, LoopingExecutor
-from helixreal.worker.node_executor import (
+from helixreal.worker.node_executor import Gauges, NodeExecutor
+from helixreal.worker.passes import check_route, first_sequence, new_sequence, pass_of, token_lists
+from helixreal.worker.runner import Runner, ThreadRunner
+from helixreal.worker.sequences import (
     TO_COORDINATOR,
     ArrivingPass,
-    Gauges,
-    NodeExecutor,
     SequenceState,
     StreamedChunk,
 )
-from helixreal.worker.passes import check_route, first_sequence, new_sequence, pass_of, token_lists
-from helixreal.worker.runner import Runner, ThreadRunner
 from helixreal.worker.settings import WorkerSettings, engine_spec, node_scheduler
 from helixsim.cluster import COORDINATOR
 from helixsim.control.node_schedulers import NODE_SCHEDULERS, decodes_loop
@@ -85,7 +85,7 @@ class Worker:
         Raises
         ------
         HelixError
-            If the engine cannot be loaded.
+            If the engine cannot be loaded, or has failed for good.
         """
         self._transport.connect(COORDINATOR, self._settings.coordinator)
         try:
@@ -95,6 +95,12 @@ class Worker:
                 if self._executor is not None:
                     self._executor.advance(self._clock.now())
                 self._send_hello_or_heartbeat()
+        except EngineLostError as error:
+            assert self._assignment is not None
+            self._send_to_coordinator(
+                messages.Failure(self._assignment.node, [], str(error)[:20_000], self._incarnation)
+            )
+            raise
         finally:
             self._transport.flush()
             if self._runner is not None:
@@ -240,35 +246,66 @@ class Worker:
         assert runner.engine is not None
         if work.entry_layer not in assignment.entry_layers:
             raise ValueError(f"layer {work.entry_layer} is not an entry layer of this node")
-        num_tokens = [each.num_tokens for each in work.passes]
-        payloads: Sequence[Any]
-        if work.entry_layer == 0:
-            payloads = token_lists(frames, num_tokens)
-        else:
-            payloads = runner.engine.unpack(frames, num_tokens)
+        payloads = self._payloads(work, frames, runner.engine)
         now = self._clock.now()
-        # Routes that begin elsewhere may enter the same node behind its first layer.
-        is_first = isinstance(executor, LoopingExecutor) and work.entry_layer == 0
         executor.next_message()
         for place, (each, payload) in enumerate(zip(work.passes, payloads, strict=True)):
-            due_s = work.due_s[place] if work.due_s else now
-            if is_first:
+            try:
+                self._on_pass(work, each, payload, work.due_s[place] if work.due_s else now)
+            except ValueError as error:
+                self._transport.refuse(f"Work: request {each.key}: {error}")
+
+    def _payloads(
+        self, work: messages.Work, frames: list[Frame], engine: Engine
+    ) -> Sequence[Payload]:
+        """Token ids or hidden states of each pass; requests fail whose payload is not right."""
+        num_tokens = [each.num_tokens for each in work.passes]
+        try:
+            if work.entry_layer > 0:
+                return engine.unpack(frames, num_tokens)
+            return token_lists(frames, num_tokens)
+        except ValueError as error:
+            # Which of the passes is wrong cannot be told.
+            self._refuse_requests([each.key for each in work.passes], str(error))
+            raise
+
+    def _refuse_requests(self, keys: list[int], reason: str) -> None:
+        """Let requests fail whose pass cannot be run, before it gets to the engine."""
+        assert self._executor is not None
+        self._executor.drop(keys)
+        self.failed(keys, reason)
+
+    def _on_pass(
+        self, work: messages.Work, each: messages.Pass, payload: Payload, due_s: float
+    ) -> None:
+        """Take one pass of a message."""
+        executor, runner, assignment = self._executor, self._runner, self._assignment
+        assert executor is not None
+        assert runner is not None
+        assert assignment is not None
+        if work.entry_layer == 0:
+            vocabulary = getattr(runner.engine, "vocabulary", None)
+            if (wrong := wrong_token(payload, vocabulary)) is not None:
+                self._refuse_requests([each.key], wrong)
+                return
+            # Routes that begin elsewhere may enter the same node behind its first layer.
+            if isinstance(executor, LoopingExecutor):
                 self._on_request(each, payload, due_s)
-                continue
-            sequence = self._sequence(each, work.entry_layer, assignment)
-            if sequence is None:
-                continue
-            arriving = ArrivingPass(
-                position=each.position,
-                num_tokens=each.num_tokens,
-                payload=payload,
-                is_prefill=each.is_prefill,
-                wants_token=each.wants_token,
-                sender=work.sender,
-                sent_on_s=work.sent_s,
-                is_last=each.is_last,
-            )
-            executor.add_arrival(sequence, arriving, due_s)
+                return
+        sequence = self._sequence(each, work.entry_layer, assignment)
+        if sequence is None:
+            return
+        arriving = ArrivingPass(
+            position=each.position,
+            num_tokens=each.num_tokens,
+            payload=payload,
+            is_prefill=each.is_prefill,
+            wants_token=each.wants_token,
+            sender=work.sender,
+            sent_on_s=work.sent_s,
+            is_last=each.is_last,
+        )
+        executor.add_arrival(sequence, arriving, due_s)
 
     def _on_request(self, each: messages.Pass, tokens: array[int], due_s: float) -> None:
         """Take a whole request, which stays on this node until its answer is complete."""
@@ -282,7 +319,7 @@ class Worker:
         self._check_route(each, 0, assignment)
         if each.num_tokens + each.answer.max_tokens - 1 > assignment.max_context_tokens:
             most = assignment.max_context_tokens
-            self.failed([each.key], f"the request has more than {most} tokens")
+            self._refuse_requests([each.key], f"the request has more than {most} tokens")
             return
         sequence = executor.sequences[each.key] = first_sequence(each, tokens)
         executor.add_arrival(sequence, NO_TOKEN, due_s)
@@ -308,7 +345,9 @@ class Worker:
         assert self._executor is not None
         sequences = self._executor.sequences
         if each.position + each.num_tokens > assignment.max_context_tokens:
-            raise ValueError(f"the request has more than {assignment.max_context_tokens} tokens")
+            most = assignment.max_context_tokens
+            self._refuse_requests([each.key], f"the request has more than {most} tokens")
+            return None
         if each.is_streamed and (
             assignment.composition is None
             or each.wants_token
@@ -400,7 +439,7 @@ class Worker:
     def failed(self, keys: list[int], reason: str) -> None:
         """Report failed requests to the coordinator, which ends them."""
         assert self._assignment is not None
-        logger.error("a batch failed: %s", reason)
+        logger.error("%d requests failed: %s", len(keys), reason)
         self._send_to_coordinator(messages.Failure(self._assignment.node, keys, reason[:20_000]))
 
     # -- heartbeats --------------------------------------------------------------------------

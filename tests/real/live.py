@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Event
+
+import zmq
 
 from helixreal.coordinator.live import LiveCluster, NoLoad
 from helixreal.launch import Launch
@@ -37,12 +40,31 @@ def running(scenario, entry, *, time_scale=1.0, overrides=()):
     launch = Launch.local(scenario, overrides, 0, entry, time_scale)
     with launch.cluster(load_generator=NoLoad()) as cluster:
         launch.start(cluster)
-        live = LiveCluster(cluster, launch.scenario.llm.name, launch.max_context_tokens)
+        live = LiveCluster(
+            cluster,
+            launch.scenario.llm.name,
+            launch.max_context_tokens,
+            vocabulary=launch.vocabulary,
+        )
         live.start()
         try:
             yield live, launch, cluster
         finally:
             live.stop()
+
+
+@contextmanager
+def attacker(address):
+    """A socket that sends frames to an address, from outside of the cluster."""
+    context = zmq.Context()
+    socket = context.socket(zmq.PUSH)
+    socket.setsockopt(zmq.SNDHWM, 0)
+    socket.connect(address)
+    try:
+        yield socket
+    finally:
+        socket.close(linger=20_000)
+        context.term()
 
 
 def submit(live, answer, **settings):
@@ -56,6 +78,14 @@ def wait_for(condition, what):
     while not condition():
         assert time.monotonic() < until, f"waited in vain: {what}"
         time.sleep(0.02)
+
+
+def has_gone(pid):
+    """Whether a process has ended; one whose code has not been asked for yet has, too."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
 
 
 def check_all_end_right(answers):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
-from contextlib import contextmanager
 
 import msgspec
 import pytest
-import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from live import Answer, check_all_end_right, running, submit, wait_for
+from live import Answer, attacker, check_all_end_right, running, submit, wait_for
 
 from helixreal.engines.emulated import made_up_token
 from helixreal.inventory import NodeEntry
@@ -107,19 +105,6 @@ def mutated(rng):
         if rng.random() < 0.3:
             parts.append(bytearray(rng.randbytes(8)))
     return [bytes(part) for part in parts]
-
-
-@contextmanager
-def attacker(address):
-    context = zmq.Context()
-    socket = context.socket(zmq.PUSH)
-    socket.setsockopt(zmq.SNDHWM, 0)
-    socket.connect(address)
-    try:
-        yield socket
-    finally:
-        socket.close(linger=20_000)
-        context.term()
 
 
 def answers_right(live, count=5):

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from live import has_gone
 from typer.testing import CliRunner
 
 from helixreal.cli import app
@@ -55,14 +56,6 @@ def wait_for(condition, what):
     while not condition():
         assert time.monotonic() < until, f"waited in vain: {what}"
         time.sleep(0.1)
-
-
-def has_gone(pid):
-    """Whether a process has ended; one whose code has not been asked for yet has, too."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 def free_ports(count):

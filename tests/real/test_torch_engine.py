@@ -159,7 +159,7 @@ def test_blocks_that_others_used_do_no_harm(model, expected, engines):
 
     (engine,) = engines(make_specs(model, [(0, 8)], kv_memory_bytes=30 * 65536))
     with torch.inference_mode():
-        engine._cache.fill_(torch.nan)
+        engine._layers._cache.fill_(torch.nan)
     for _ in range(2):
         assert serve([engine], staggered()) == expected
     assert engine.kv.num_free == engine.kv_blocks

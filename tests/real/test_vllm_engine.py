@@ -384,8 +384,22 @@ def test_a_pass_leaves_what_it_was_given(model, engines, count):
 @pytest.mark.parametrize(("start", "end"), STAGES)
 def test_vllm_can_measure_the_memory_of_any_stage(model, engines, start, end):
     # What it does on a GPU before it sizes the KV cache; a CPU leaves it out.
-    (engine,) = engines(make_specs(model, [(start, end)]))
-    engine._stage._llm.collective_rpc(lambda worker: worker.model_runner.profile_run())
+    (engine,) = engines(make_specs(model, [(start, end)], max_batch_tokens=512))
+    stage, shapes = engine._stage, {}
+
+    def noting(name, call):
+        def noted(*arguments, **named):
+            found = call(*arguments, **named)
+            shapes[name] = tuple(found.shape)
+            return found
+
+        return noted
+
+    for name in ("forward", "compute_logits"):
+        setattr(stage._model, name, noting(name, getattr(stage._model, name)))
+    stage._llm.collective_rpc(lambda worker: worker.model_runner.profile_run())
+    assert shapes["forward"] == (512, 64), "as many tokens as a batch may have"
+    assert shapes["compute_logits"][1] == 256
 
 
 def test_blocks_are_as_large_as_the_cpu_needs(model, engines):
