@@ -147,6 +147,9 @@ class Engine(Protocol):
     def run(self, rows: Sequence[Row], start_layer: int, end_layer: int) -> list[Payload]:
         """Run the layers ``[start_layer, end_layer)`` on a batch whose KV blocks are allocated.
 
+        It returns when the device has computed the results: the worker and the profile take the
+        time of the call as the time of the layers.
+
         Returns
         -------
         list

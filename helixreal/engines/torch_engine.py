@@ -16,6 +16,7 @@ from helixreal.engines.llama import LlamaLayer, RmsNorm, rotary_table
 from helixreal.engines.model_config import VALUE_BYTES, LlamaConfig, read_llama_config
 from helixreal.engines.paged_attention import AttentionBatch, Span
 from helixreal.engines.sampling import choose_tokens
+from helixreal.engines.torch_device import DeviceCopies, wait_for
 from helixsim.control.prefix_cache import PrefixCache
 from helixsim.errors import InputError
 
@@ -38,8 +39,8 @@ class TorchEngine:
     Raises
     ------
     InputError
-        If the model, the device or the data type cannot be used, or the memory for KV caches is
-        too small for one block.
+        If the model, the device or the data type cannot be used, the memory for KV caches is too
+        small for one block, or the device has too little memory.
     """
 
     def __init__(self, spec: EngineSpec) -> None:
@@ -54,12 +55,21 @@ class TorchEngine:
             )
         self._spec = spec
         self._device = _device(spec.device)
+        self._copies = DeviceCopies(self._device)
         self._dtype = _dtype(spec.dtype)
         self._hidden_size = config.hidden_size
-        with torch.inference_mode():
-            self._load(spec, spec.model, config)
-            self._rotary = rotary_table(config, spec.max_context_tokens, self._device, self._dtype)
-            self._allocate(config)
+        try:
+            with torch.inference_mode():
+                self._load(spec, spec.model, config)
+                self._rotary = rotary_table(
+                    config, spec.max_context_tokens, self._device, self._dtype
+                )
+                self._allocate(config)
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"the device '{spec.device}' has too little free memory for {spec.num_held} layers "
+                "and their KV caches; hold fewer layers, or give less memory to the KV caches"
+            ) from error
         self.wire_bytes_per_token = config.hidden_size * VALUE_BYTES[spec.dtype]
 
     def _load(self, spec: EngineSpec, model: str, config: LlamaConfig) -> None:
@@ -134,7 +144,10 @@ class TorchEngine:
                 cache = self._cache[index - self._spec.start_layer]
                 hidden = self._layers[index](hidden, batch, cache)
             if end_layer == self._spec.num_layers:
-                return self._tokens(hidden, rows)
+                tokens = self._tokens(hidden, rows)
+                wait_for(self._device)
+                return tokens
+            wait_for(self._device)
             return list(hidden.split([row.num_tokens for row in rows]))
 
     def _entering(self, rows: Sequence[Row], start_layer: int) -> torch.Tensor:
@@ -172,10 +185,9 @@ class TorchEngine:
 
     def pack(self, payloads: Sequence[Payload]) -> list[Buffer]:
         """Serialize hidden states of rows to one buffer, row after row."""
-        with torch.inference_mode():
+        with torch.inference_mode(), self._copies.beside_passes():
             joined = payloads[0] if len(payloads) == 1 else torch.cat(list(payloads))
-            values = joined.contiguous().cpu().view(torch.uint8).numpy()
-        return [memoryview(values).cast("B")]
+            return [self._copies.to_buffer(joined)]
 
     def unpack(self, buffers: Sequence[Buffer], num_tokens: Sequence[int]) -> list[Payload]:
         """The inverse of `pack`, given the number of tokens of each row.
@@ -196,9 +208,9 @@ class TorchEngine:
         # torch warns of read-only memory, and received memory may be unaligned.
         if not data.flags.writeable or data.ctypes.data % VALUE_BYTES["float32"]:
             data = data.copy()
-        with torch.inference_mode():
+        with torch.inference_mode(), self._copies.beside_passes():
             values = torch.from_numpy(data).view(self._dtype).view(-1, self._hidden_size)
-            return list(values.to(self._device).split(list(num_tokens)))
+            return list(self._copies.to_device(values).split(list(num_tokens)))
 
     def close(self) -> None:
         """Release weights and KV caches; the engine cannot be used afterwards."""
@@ -228,6 +240,8 @@ def _dtype(name: str) -> torch.dtype:
 
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
+        # Memory that loading no longer needs counts as free only when torch has returned it.
+        torch.cuda.empty_cache()
         free_bytes: int = torch.cuda.mem_get_info(device)[0]
         return free_bytes
     # Not every system reports free memory.

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from engine_driver import Job, make_specs, prompts, serve
+from engine_driver import DEVICE, Job, make_specs, prompts, serve
 
 from helixreal.engines import make_engine
 from helixreal.engines.engine import Row, Sampling
@@ -19,6 +19,8 @@ from helixsim.control.kv_cache import reserve
 from helixsim.errors import InputError
 
 pytestmark = pytest.mark.vllm
+
+on_cpu = pytest.mark.skipif(DEVICE != "cpu", reason="the device under test is not a CPU")
 
 LENGTHS = (1, 2, 17, 33, 64, 90)
 NUM_OUTPUT = 16
@@ -171,7 +173,13 @@ def test_too_few_blocks_refuse_and_change_nothing(model, engines):
     # 8 layers x 32 tokens x (2 KV heads x 32 x 2 values of 4 bytes); vLLM keeps one for padding
     block_bytes = 8 * 32 * 2 * 2 * 32 * 4
     (engine,) = engines(
-        make_specs(model, [(0, 8)], kv_memory_bytes=6 * block_bytes, max_context_tokens=128)
+        make_specs(
+            model,
+            [(0, 8)],
+            kv_memory_bytes=6 * block_bytes,
+            max_context_tokens=128,
+            block_tokens=32,
+        )
     )
     assert (engine.kv_blocks, engine.block_tokens) == (5, 32)
     assert reserve(engine.kv, 1, 65)
@@ -194,7 +202,13 @@ def test_too_few_blocks_refuse_and_change_nothing(model, engines):
 def test_every_block_is_of_use(model, expected, engines):
     block_bytes = 8 * 32 * 2 * 2 * 32 * 4
     (engine,) = engines(
-        make_specs(model, [(0, 8)], kv_memory_bytes=6 * block_bytes, max_context_tokens=128)
+        make_specs(
+            model,
+            [(0, 8)],
+            kv_memory_bytes=6 * block_bytes,
+            max_context_tokens=128,
+            block_tokens=32,
+        )
     )
     jobs = staggered()
     for index in (0, 3, 5):
@@ -388,6 +402,7 @@ def test_vllm_can_measure_the_memory_of_any_stage(model, engines, start, end):
     engine._stage._llm.collective_rpc(lambda worker: worker.model_runner.profile_run())
 
 
+@on_cpu
 def test_blocks_are_as_large_as_the_cpu_needs(model, engines):
     assert [
         engines(make_specs(model, STAGES[:1], block_tokens=tokens))[0].block_tokens
@@ -401,7 +416,7 @@ def test_blocks_are_as_large_as_the_cpu_needs(model, engines):
         ({"kv_memory_bytes": 65535}, "larger than the available KV cache memory"),
         ({"kv_memory_bytes": 1000}, "No available memory for the cache blocks"),
         ({"max_context_tokens": 1024}, r"max_model_len \(1024\) is greater"),
-        ({"device": "cuda"}, "device is 'cuda', but this vLLM runs on 'cpu'"),
+        ({"device": "xpu"}, "device is 'xpu', but this vLLM runs on '(cpu|cuda)'"),
         ({"num_layers": 9}, "the model has 8 layers, but the scenario's LLM has 9"),
     ],
 )
@@ -462,7 +477,7 @@ def test_a_process_that_does_not_close_its_engine_says_nothing_all_the_same(
 ):
     script = """
         import json, sys
-        from engine_driver import Job, make_specs, serve
+        from engine_driver import DEVICE, Job, make_specs, serve
         from helixreal.engines import make_engine
         model, prompt = json.loads(sys.argv[1])
         [engine] = [make_engine("vllm", spec) for spec in make_specs(model, [(0, 8)])]
