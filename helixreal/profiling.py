@@ -26,6 +26,8 @@ from helixsim.yaml_files import parse_yaml, validate, yaml_text
 _LAYERS_TIMED = 4
 """Default number of layers of the measured engine, enough to amortize fixed costs of a batch."""
 _MAX_DECODES = 256
+_WARM_UP_S = 0.25
+"""A GPU that was idle takes some time until it has its full clock rate."""
 _TWO_BYTE_TOKENS = 1 << 16
 
 MakeEngine = Callable[[EngineSpec], Engine]
@@ -213,6 +215,7 @@ class _Timer:
         self._end = count
         self._makes_tokens = count == config.num_layers
         self._vocab_size = config.vocab_size
+        self._warm_up_s = _WARM_UP_S
 
     def prefill(self, watch: ReportProgress) -> dict[int, float]:
         """Time prompts of n tokens in batches of one."""
@@ -265,7 +268,11 @@ class _Timer:
         if self._start:
             for row, payload in zip(rows, self._engine.run(rows, 0, self._start), strict=True):
                 row.payload = payload
+        until_s = time.perf_counter() + self._warm_up_s
         self._engine.run(rows, self._start, self._end)
+        while time.perf_counter() < until_s:
+            self._engine.run(rows, self._start, self._end)
+        self._warm_up_s = 0.0
         totals_s = []
         for _ in range(self._settings.repeats):
             begin = time.perf_counter()

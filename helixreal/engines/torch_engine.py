@@ -55,6 +55,9 @@ class TorchEngine:
             )
         self._spec = spec
         self._device = _device(spec.device)
+        # In 16 bits, torch would prefer cuDNN's attention, which makes a plan for every new
+        # shape: contexts grow with each token, so that nearly every step waits for one.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         self._copies = DeviceCopies(self._device)
         self._dtype = _dtype(spec.dtype)
         self._hidden_size = config.hidden_size

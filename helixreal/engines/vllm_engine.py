@@ -27,6 +27,8 @@ _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
+    # Tokens are not sampled by vLLM, whose sampler would need FlashInfer and compile its kernels.
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
 }
 # On a machine with other load, threads that wait for each other cost more than they save.
 _CPU_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
@@ -262,7 +264,7 @@ def _start(spec: EngineSpec, max_num_seqs: int) -> VllmStage:
             return vllm_stage.VllmStage(
                 spec.model, architecture, spec.start_layer, spec.end_layer, arguments
             )
-        except (ValueError, RuntimeError, OSError) as error:
+        except (ValueError, RuntimeError, OSError, ImportError) as error:
             raise InputError(f"vLLM cannot start: {_reason(error)}") from error
 
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from vllm import LLM, ModelRegistry
@@ -28,6 +29,9 @@ _METADATA_FIELDS = frozenset(field.name for field in fields(CommonAttentionMetad
 
 # vLLM keeps global state during a start, a pass or a shutdown.
 _ONE_AT_A_TIME = threading.Lock()
+
+_open_stages: WeakSet[VllmStage] = WeakSet()
+"""The last one to close ends what stages share: vLLM's process groups."""
 
 DEVICE_TYPE: str = current_platform.device_type
 """Device type of the installed vLLM: ``cpu``, ``cuda``, ..."""
@@ -138,6 +142,7 @@ class VllmStage:
             }
             self._attention = get_layers_from_vllm_config(self._config, Attention)
             self._builder = self._make_builder()
+            _open_stages.add(self)
 
     def _make_builder(self) -> Any:  # noqa: ANN401  (vLLM's metadata builder)
         """The builder of the attention back end's metadata, one for all layers."""
@@ -248,5 +253,9 @@ class VllmStage:
     def close(self) -> None:
         """Release weights and KV caches; the stage cannot be used afterwards."""
         with _ONE_AT_A_TIME:
-            self._llm.llm_engine.engine_core.shutdown()
+            _open_stages.discard(self)
+            if _open_stages:
+                self._llm.collective_rpc(lambda worker: worker.shutdown())
+            else:
+                self._llm.llm_engine.engine_core.shutdown()
         del self._llm, self._model, self._attention, self._builder, self._config

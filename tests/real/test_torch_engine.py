@@ -433,6 +433,13 @@ def test_a_device_with_too_little_memory_is_named(model, engines, monkeypatch):
         engines(make_specs(model, [(0, 8)]))
 
 
+def test_attention_makes_no_plan_for_every_shape(model, engines):
+    import torch
+
+    engines(make_specs(model, STAGES[:1]))
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
 @pytest.mark.skipif(DEVICE == "cpu", reason="a CPU has computed when a call returns")
 def test_a_pass_has_been_computed_when_it_returns(model, engines):
     import torch

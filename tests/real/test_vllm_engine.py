@@ -80,6 +80,7 @@ def generate():
                 kv_cache_memory_bytes=16 << 20,
                 enable_prefix_caching=False,
                 use_tqdm_on_load=False,
+                **({} if DEVICE == "cpu" else {"gpu_memory_utilization": 0.01}),
             )
             answers = whole.generate(
                 [{"prompt_token_ids": prompt} for prompt in all_prompts or prompts(LENGTHS)],
@@ -414,7 +415,8 @@ def test_blocks_are_as_large_as_the_cpu_needs(model, engines):
     ("settings", "message"),
     [
         ({"kv_memory_bytes": 65535}, "larger than the available KV cache memory"),
-        ({"kv_memory_bytes": 1000}, "No available memory for the cache blocks"),
+        # On a CPU and on a GPU.
+        ({"kv_memory_bytes": 1000}, "(No available|larger than the available KV cache) memory"),
         ({"max_context_tokens": 1024}, r"max_model_len \(1024\) is greater"),
         ({"device": "xpu"}, "device is 'xpu', but this vLLM runs on '(cpu|cuda)'"),
         ({"num_layers": 9}, "the model has 8 layers, but the scenario's LLM has 9"),
@@ -472,6 +474,14 @@ def test_an_engine_goes_on_when_another_is_closed(model, expected, engines):
     assert serve(engines(make_specs(model, [(0, 8)])), staggered()) == expected
 
 
+def test_what_engines_share_ends_with_the_last_of_them(model, engines, monkeypatch):
+    engines(make_specs(model, [(0, 8)]))
+    (other,) = (make_engine("vllm", spec) for spec in make_specs(model, [(0, 3)]))
+    core = other._stage._llm.llm_engine.engine_core
+    monkeypatch.setattr(core, "shutdown", lambda: pytest.fail("another engine is open"))
+    other.close()
+
+
 def test_a_process_that_does_not_close_its_engine_says_nothing_all_the_same(
     model, expected, tmp_path
 ):
@@ -485,7 +495,9 @@ def test_a_process_that_does_not_close_its_engine_says_nothing_all_the_same(
         print(json.dumps(tokens))
     """
     tests = Path(__file__).parent
-    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME")}
+    names = ("PATH", "HOME", "HELIX_TEST_DEVICE")
+    kept = {name: value for name, value in os.environ.items() if name in names}
+    paths = [str(tests), str(tests.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [
             sys.executable,
@@ -493,7 +505,7 @@ def test_a_process_that_does_not_close_its_engine_says_nothing_all_the_same(
             textwrap.dedent(script),
             json.dumps([str(model), prompts(LENGTHS)[-1]]),
         ],
-        env=kept | {"PYTHONPATH": f"{tests}:{tests.parents[1]}"},
+        env=kept | {"PYTHONPATH": os.pathsep.join(paths)},
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -53,6 +53,13 @@ def test_vllm_must_run_in_this_process():
         VllmEngine(EngineSpec(**SPEC, model="model"))
 
 
+def test_vllm_does_not_need_flashinfer_for_a_sampler_that_is_not_used(monkeypatch):
+    monkeypatch.delitem(os.environ, "VLLM_USE_FLASHINFER_SAMPLER", raising=False)
+    with pytest.raises(InputError):
+        VllmEngine(EngineSpec(**SPEC, model="nowhere"))
+    assert os.environ["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+
+
 def test_without_vllm_the_extra_is_named(monkeypatch):
     for name in ("vllm_model", "vllm_stage"):
         monkeypatch.delitem(sys.modules, f"helixreal.engines.{name}", raising=False)
