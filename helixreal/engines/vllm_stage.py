@@ -7,6 +7,7 @@ not used: this module describes batches to the attention back end and runs the l
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -258,4 +259,8 @@ class VllmStage:
                 self._llm.collective_rpc(lambda worker: worker.shutdown())
             else:
                 self._llm.llm_engine.engine_core.shutdown()
-        del self._llm, self._model, self._attention, self._builder, self._config
+            del self._llm, self._model, self._attention, self._builder, self._config
+            # A GPU's memory is free for the next engine when no object refers to it.
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,6 +28,9 @@ NUM_OUTPUT = 16
 WHOLE = ((0, 0, 8),)
 STAGES = ((0, 3), (3, 6), (6, 8))
 THROUGH_STAGES = ((0, 0, 3), (1, 3, 6), (2, 6, 8))
+
+
+collect_garbage = gc.collect
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -480,6 +484,22 @@ def test_what_engines_share_ends_with_the_last_of_them(model, engines, monkeypat
     core = other._stage._llm.llm_engine.engine_core
     monkeypatch.setattr(core, "shutdown", lambda: pytest.fail("another engine is open"))
     other.close()
+
+
+def test_the_memory_of_a_gpu_is_given_back_when_nothing_refers_to_it(model, monkeypatch):
+    import torch
+
+    (engine,) = (make_engine("vllm", spec) for spec in make_specs(model, [(0, 3)]))
+    held = [weakref.ref(each) for each in engine._stage._attention.values()]
+    held.append(weakref.ref(engine._stage._model))
+    given_back = []
+    monkeypatch.setattr(gc, "collect", collect_garbage)
+    monkeypatch.setattr(
+        torch.cuda, "empty_cache", lambda: given_back.append({each() for each in held})
+    )
+    engine._stage.device = torch.device("cuda")
+    engine.close()
+    assert given_back[-1:] == [{None}]
 
 
 def test_a_process_that_does_not_close_its_engine_says_nothing_all_the_same(
