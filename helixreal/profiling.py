@@ -9,13 +9,14 @@ import os
 import re
 import statistics
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helixreal.engines.engine import Engine, EngineSpec, Payload, Row
+from helixreal.engines.engine import Engine, EngineSpec, Row
 from helixreal.engines.model_config import VALUE_BYTES, LlamaConfig
 from helixsim.control.kv_cache import reserve
 from helixsim.errors import InputError
@@ -25,6 +26,8 @@ from helixsim.yaml_files import parse_yaml, validate, yaml_text
 _LAYERS_TIMED = 4
 """Default number of layers of the measured engine, enough to amortize fixed costs of a batch."""
 _MAX_DECODES = 256
+_WARM_UP_S = 0.25
+"""A GPU that was idle takes some time until it has its full clock rate."""
 _TWO_BYTE_TOKENS = 1 << 16
 
 MakeEngine = Callable[[EngineSpec], Engine]
@@ -44,7 +47,8 @@ class ProfileSettings:
         As in an engine's spec.
     layers
         Increasing numbers of layers for which KV capacity is measured; the last is the maximum of
-        the machine, and its layers are timed. If empty, one is measured and others are derived.
+        the machine, and its layers are timed. Others are derived. If empty, 1 and 4 are measured,
+        or only 4 if the memory for KV caches is given.
     max_batch_tokens
         The longest prompt that is timed.
     repeats
@@ -111,7 +115,7 @@ def measure(
         If the settings do not fit the model, or there is not enough KV memory.
     """
     _check(settings, config)
-    asked = settings.layers or (max(1, min(_LAYERS_TIMED, config.num_layers - 1)),)
+    asked = settings.layers or _default_layers(settings, config)
     token_layers: dict[int, int] = {}
     for count in asked:
         watch(f"loading {count} layers", 0, 1)
@@ -125,6 +129,11 @@ def measure(
     return Measured(
         prefill, decode, _filled(token_layers, most, settings, config), wire_bytes_per_token
     )
+
+
+def _default_layers(settings: ProfileSettings, config: LlamaConfig) -> tuple[int, ...]:
+    timed = max(1, min(_LAYERS_TIMED, config.num_layers - 1))
+    return (timed,) if settings.kv_memory_bytes is not None or timed == 1 else (1, timed)
 
 
 def _check(settings: ProfileSettings, config: LlamaConfig) -> None:
@@ -168,17 +177,26 @@ def _engine(
 def _filled(
     asked: dict[int, int], most: int, settings: ProfileSettings, config: LlamaConfig
 ) -> dict[int, int]:
-    """KV capacity for every number of layers, from the measured numbers.
+    """KV capacity for every number of layers, on lines through the measured numbers.
 
-    If the engine takes the free memory, the weights of each additional layer reduce it.
+    If the engine takes free memory, the weights of each additional layer reduce it: how much, two
+    measured numbers show, since engines leave different shares free. After a single number, the
+    engine is taken to use all.
     """
+    known = sorted(asked)
     layer_bytes = config.layer_values * VALUE_BYTES[settings.dtype]
     token_layer_bytes = config.kv_values_per_token * VALUE_BYTES[settings.dtype]
-    lost = 0.0 if settings.kv_memory_bytes is not None else layer_bytes / token_layer_bytes
     filled = {}
     for count in range(1, most + 1):
-        nearest = min(asked, key=lambda known: abs(known - count))
-        tokens = int(asked[nearest] - lost * (count - nearest)) // count
+        above = min(max(bisect_left(known, count), 1), len(known) - 1)
+        last, before = known[above], known[above - 1]
+        if settings.kv_memory_bytes is not None:
+            lost = 0.0
+        elif last == before:
+            lost = layer_bytes / token_layer_bytes
+        else:
+            lost = max((asked[before] - asked[last]) / (last - before), 0.0)
+        tokens = int(asked[last] - lost * (count - last)) // count
         if tokens < 1:
             break
         filled[count] = asked.get(count, tokens * count)
@@ -197,6 +215,7 @@ class _Timer:
         self._end = count
         self._makes_tokens = count == config.num_layers
         self._vocab_size = config.vocab_size
+        self._warm_up_s = _WARM_UP_S
 
     def prefill(self, watch: ReportProgress) -> dict[int, float]:
         """Time prompts of n tokens in batches of one."""
@@ -249,26 +268,19 @@ class _Timer:
         if self._start:
             for row, payload in zip(rows, self._engine.run(rows, 0, self._start), strict=True):
                 row.payload = payload
-        results = self._engine.run(rows, self._start, self._end)
-        self._wait(results)
-        waits_s, totals_s = [], []
+        until_s = time.perf_counter() + self._warm_up_s
+        self._engine.run(rows, self._start, self._end)
+        while time.perf_counter() < until_s:
+            self._engine.run(rows, self._start, self._end)
+        self._warm_up_s = 0.0
+        totals_s = []
         for _ in range(self._settings.repeats):
             begin = time.perf_counter()
-            results = self._engine.run(rows, self._start, self._end)
-            self._wait(results)
-            end = time.perf_counter()
-            self._wait(results)
-            waits_s.append(time.perf_counter() - end)
-            totals_s.append(end - begin)
-        total_s = statistics.median(totals_s)
+            self._engine.run(rows, self._start, self._end)
+            totals_s.append(time.perf_counter() - begin)
         # With a coarse clock, the difference could be zero.
-        spent_s = max(total_s - statistics.median(waits_s), total_s / 10)
+        spent_s = max(statistics.median(totals_s), 1e-9)
         return spent_s / (self._end - self._start)
-
-    def _wait(self, results: list[Payload]) -> None:
-        """Wait for the accelerator: packing needs the results."""
-        if not self._makes_tokens:
-            self._engine.pack(results)
 
 
 def _points(most: int) -> list[int]:

@@ -167,6 +167,9 @@ class Engine(Protocol):
         caused it. So payloads must not be changed, and KV slots of other tokens not be written.
         After errors of :func:`~helixreal.engines.failures.ends_engine`, the worker ends.
 
+        It returns when the device has computed the results: the worker and the profile take the
+        time of the call as the time of the layers.
+
         Returns
         -------
         list

@@ -52,6 +52,9 @@ class LayerShard:
         self._device = device
         self._num_ranks = shard.num_ranks
         self._dtype: torch.dtype = getattr(torch, spec.dtype)
+        # In 16 bits, torch would prefer cuDNN's attention, which makes a plan for every new
+        # shape: contexts grow with each token, so that nearly every step waits for one.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         with torch.inference_mode():
             self._layers = {
                 index: LlamaLayer(weights, config, index, shard)
@@ -84,6 +87,8 @@ class LayerShard:
 
     def _free_bytes(self) -> int:
         if self._device.type == "cuda":
+            # Memory that loading no longer needs counts as free only when torch has returned it.
+            torch.cuda.empty_cache()
             free_bytes: int = torch.cuda.mem_get_info(self._device)[0]
             return free_bytes
         # Not every system reports free memory.
@@ -146,6 +151,14 @@ class LayerShard:
         self._cache = torch.empty(0)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def too_little_memory(spec: EngineSpec, device: str) -> InputError:
+    """The error of an engine whose layers do not fit a device."""
+    return InputError(
+        f"the device '{device}' has too little free memory for {spec.num_held} layers and their "
+        "KV caches; hold fewer layers, or give less memory to the KV caches"
+    )
 
 
 def torch_device(name: str) -> torch.device:

@@ -15,7 +15,12 @@ from typing import IO
 import torch
 
 from helixreal.engines import rank_messages as messages
-from helixreal.engines.layer_shard import LayerShard, open_weights, torch_device
+from helixreal.engines.layer_shard import (
+    LayerShard,
+    open_weights,
+    too_little_memory,
+    torch_device,
+)
 from helixreal.engines.model_config import read_llama_config
 from helixreal.engines.paged_attention import Span
 from helixreal.engines.rank_group import RankGroup
@@ -93,6 +98,10 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
         rank = RankProcess(load)
+    except torch.OutOfMemoryError:
+        no_room = too_little_memory(load.spec, load.spec.devices[load.rank])
+        messages.send(answers, messages.Refused(str(no_room)))
+        return
     except HelixError as error:
         messages.send(answers, messages.Refused(str(error)))
         return

@@ -12,12 +12,18 @@ from helixreal.engines.checkpoint import Weights
 from helixreal.engines.engine import Buffer, EngineSpec, Payload, Row
 from helixreal.engines.failures import EngineLostError
 from helixreal.engines.last_layer import ends_of, tokens_of
-from helixreal.engines.layer_shard import LayerShard, open_weights, torch_device
+from helixreal.engines.layer_shard import (
+    LayerShard,
+    open_weights,
+    too_little_memory,
+    torch_device,
+)
 from helixreal.engines.llama import RmsNorm
 from helixreal.engines.model_config import VALUE_BYTES, LlamaConfig, read_llama_config
 from helixreal.engines.paged_attention import Span
 from helixreal.engines.ranks import Ranks, check_devices
 from helixreal.engines.sharding import Shard, check_ranks
+from helixreal.engines.torch_device import DeviceCopies, wait_for
 from helixsim.control.prefix_cache import PrefixCache
 from helixsim.errors import InputError
 
@@ -39,8 +45,8 @@ class TorchEngine:
     Raises
     ------
     InputError
-        If the model, a device or the data type cannot be used, or the memory for KV caches is
-        too small for one block.
+        If the model, a device or the data type cannot be used, the memory for KV caches is too
+        small for one block, or a device has too little memory.
     """
 
     def __init__(self, spec: EngineSpec) -> None:
@@ -62,10 +68,14 @@ class TorchEngine:
         self._hidden_size = config.hidden_size
         self.vocabulary = config.vocab_size
         self.block_tokens = spec.block_tokens
+        self._copies = DeviceCopies(self._device)
         self.wire_bytes_per_token = config.hidden_size * VALUE_BYTES[spec.dtype]
         self._ranks = Ranks(spec) if len(spec.devices) > 1 else None
         try:
             self.kv_blocks = self._load(config)
+        except torch.OutOfMemoryError as error:
+            self.close()
+            raise too_little_memory(spec, spec.devices[0]) from error
         except BaseException:
             self.close()
             raise
@@ -119,7 +129,10 @@ class TorchEngine:
             hidden = self._through(hidden, spans, start_layer, end_layer)
             if end_layer == self._spec.num_layers:
                 ends = ends_of(rows)
-                return tokens_of(rows, self._logits(hidden, ends) if ends else None)
+                tokens = tokens_of(rows, self._logits(hidden, ends) if ends else None)
+                wait_for(self._device)
+                return tokens
+            wait_for(self._device)
             return list(hidden.split([row.num_tokens for row in rows]))
 
     def _through(
@@ -155,10 +168,9 @@ class TorchEngine:
 
     def pack(self, payloads: Sequence[Payload]) -> list[Buffer]:
         """Serialize hidden states of rows to one buffer, row after row."""
-        with torch.inference_mode():
+        with torch.inference_mode(), self._copies.beside_passes():
             joined = payloads[0] if len(payloads) == 1 else torch.cat(list(payloads))
-            values = joined.contiguous().cpu().view(torch.uint8).numpy()
-        return [memoryview(values).cast("B")]
+            return [self._copies.to_buffer(joined)]
 
     def unpack(self, buffers: Sequence[Buffer], num_tokens: Sequence[int]) -> list[Payload]:
         """The inverse of `pack`, given the number of tokens of each row.
@@ -179,9 +191,9 @@ class TorchEngine:
         # torch warns of read-only memory, and received memory may be unaligned.
         if not data.flags.writeable or data.ctypes.data % VALUE_BYTES["float32"]:
             data = data.copy()
-        with torch.inference_mode():
+        with torch.inference_mode(), self._copies.beside_passes():
             values = torch.from_numpy(data).view(self._dtype).view(-1, self._hidden_size)
-            return list(values.to(self._device).split(list(num_tokens)))
+            return list(self._copies.to_device(values).split(list(num_tokens)))
 
     def close(self) -> None:
         """Release weights and KV caches, and end the other ranks; it cannot be used afterwards."""

@@ -17,6 +17,7 @@ from helixsim.errors import InputError
 if TYPE_CHECKING:
     import torch
 
+    from helixreal.engines.torch_device import DeviceCopies
     from helixreal.engines.vllm_ranks import RankedStage
     from helixreal.engines.vllm_stage import VllmStage
 
@@ -27,6 +28,8 @@ _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
+    # Tokens are not sampled by vLLM, whose sampler would need FlashInfer and compile its kernels.
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
 }
 # On a machine with other load, threads that wait for each other cost more than they save.
 _CPU_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
@@ -41,6 +44,9 @@ _OPTIONS = ("gpu_memory_utilization", "max_num_seqs", "wire")
 _WIRES = ("both", "sum")
 _VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _CPU_BLOCK_TOKENS = 32
+_LEAST_UTILIZATION = 0.01
+"""With a given memory for KV caches, vLLM uses its share of the device only to refuse a start while
+less than the share is free: by default 0.92, so that no two workers could use one GPU."""
 _CPU_KV_BYTES = 4 << 30
 """Default memory for KV caches on a CPU, limited to half of the free memory. vLLM writes to all of
 it when it starts."""
@@ -82,6 +88,7 @@ class VllmEngine:
         self._wire = _wire(spec)
         self._max_rows = _max_rows(spec)
         self._stage = _start(spec, self._max_rows)
+        self._copies = _copies(self._stage.device)
         self.block_tokens = self._stage.block_tokens
         self.kv_blocks = self._stage.num_blocks - 1
         self.vocabulary = self._stage.vocabulary
@@ -96,6 +103,8 @@ class VllmEngine:
         """Run the layers ``[start_layer, end_layer)`` on a batch whose KV blocks are allocated."""
         import torch
 
+        from helixreal.engines.torch_device import wait_for
+
         payloads: list[Payload] = [None] * len(rows)
         with torch.inference_mode():
             # Parts keep the order: a row may read blocks that one before it writes.
@@ -108,6 +117,7 @@ class VllmEngine:
                 done = self._run([rows[index] for index in part], start_layer, end_layer)
                 for index, payload in zip(part, done, strict=True):
                     payloads[index] = payload
+            wait_for(self._stage.device)
         return payloads
 
     def _run(self, rows: Sequence[Row], start_layer: int, end_layer: int) -> list[Payload]:
@@ -135,14 +145,11 @@ class VllmEngine:
         """Serialize hidden states of rows: buffers of outputs and of residuals, or one of sums."""
         import torch
 
-        with torch.inference_mode():
+        with torch.inference_mode(), self._copies.beside_passes():
             parts = [torch.cat([payload[part] for payload in payloads]) for part in range(2)]
             if self._wire == "sum":
                 parts = [parts[0] + parts[1]]
-            return [
-                memoryview(part.contiguous().cpu().view(torch.uint8).numpy()).cast("B")
-                for part in parts
-            ]
+            return [self._copies.to_buffer(part) for part in parts]
 
     def unpack(self, buffers: Sequence[Buffer], num_tokens: Sequence[int]) -> list[Payload]:
         """The inverse of `pack`, given the number of tokens of each row.
@@ -164,7 +171,7 @@ class VllmEngine:
                     f"hidden states of {counts} tokens take {expected} bytes a buffer, "
                     f"not {memoryview(buffer).nbytes}"
                 )
-        with torch.inference_mode():
+        with torch.inference_mode(), self._copies.beside_passes():
             parts = [self._tensor(buffer) for buffer in buffers]
             if self._wire == "sum":
                 parts.insert(0, torch.zeros_like(parts[0]))
@@ -175,11 +182,17 @@ class VllmEngine:
 
         # A copy: received memory may be read-only or unaligned.
         values = torch.frombuffer(bytearray(buffer), dtype=torch.uint8).view(self._stage.dtype)
-        return values.view(-1, self._stage.hidden_size).to(self._stage.device)
+        return self._copies.to_device(values.view(-1, self._stage.hidden_size))
 
     def close(self) -> None:
         """Release weights and KV caches; the engine cannot be used afterwards."""
         self._stage.close()
+
+
+def _copies(device: torch.device) -> DeviceCopies:
+    from helixreal.engines.torch_device import DeviceCopies
+
+    return DeviceCopies(device)
 
 
 def _entering(rows: Sequence[Row], start_layer: int) -> list[int] | tuple[Any, Any]:
@@ -244,7 +257,7 @@ def _start(spec: EngineSpec, max_num_seqs: int) -> VllmStage | RankedStage:
 
                 return RankedStage(llm)
             return vllm_stage.VllmStage(llm)
-        except (ValueError, RuntimeError, OSError) as error:
+        except (ValueError, RuntimeError, OSError, ImportError) as error:
             raise InputError(f"vLLM cannot start: {_reason(error)}") from error
 
 
@@ -306,6 +319,8 @@ def _arguments(spec: EngineSpec, device_type: str, max_num_seqs: int) -> dict[st
         arguments["worker_extension_cls"] = "helixreal.engines.vllm_ranks.LayersExtension"
     if memory_bytes is not None:
         arguments["kv_cache_memory_bytes"] = memory_bytes // len(spec.devices)
+        if device_type != "cpu" and utilization is None:
+            utilization = _LEAST_UTILIZATION
     if utilization is not None:
         arguments["gpu_memory_utilization"] = utilization
     return arguments

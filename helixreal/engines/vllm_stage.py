@@ -7,10 +7,12 @@ not used: this module describes batches to the attention back end and runs the l
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from vllm import LLM, ModelRegistry
@@ -28,6 +30,9 @@ _METADATA_FIELDS = frozenset(field.name for field in fields(CommonAttentionMetad
 
 # vLLM keeps global state during a start, a pass or a shutdown.
 _ONE_AT_A_TIME = threading.Lock()
+
+_open_stages: WeakSet[VllmStage] = WeakSet()
+"""The last one to close ends what stages share: vLLM's process groups."""
 
 DEVICE_TYPE: str = current_platform.device_type
 """Device type of the installed vLLM: ``cpu``, ``cuda``, ..."""
@@ -267,22 +272,23 @@ def start_llm(
         Additional arguments of ``LLM``.
     """
     register_model()
-    return LLM(
-        model,
-        hf_overrides={
-            "architectures": [_ARCHITECTURE],
-            "helix_architecture": architecture,
-            "helix_layers": [start_layer, end_layer],
-        },
-        config_format="hf",
-        generation_config="vllm",
-        skip_tokenizer_init=True,
-        enforce_eager=True,
-        enable_prefix_caching=False,
-        disable_log_stats=True,
-        use_tqdm_on_load=False,
-        **arguments,
-    )
+    with _ONE_AT_A_TIME:
+        return LLM(
+            model,
+            hf_overrides={
+                "architectures": [_ARCHITECTURE],
+                "helix_architecture": architecture,
+                "helix_layers": [start_layer, end_layer],
+            },
+            config_format="hf",
+            generation_config="vllm",
+            skip_tokenizer_init=True,
+            enforce_eager=True,
+            enable_prefix_caching=False,
+            disable_log_stats=True,
+            use_tqdm_on_load=False,
+            **arguments,
+        )
 
 
 class VllmStage(LoadedLayers):
@@ -301,9 +307,18 @@ class VllmStage(LoadedLayers):
         with _ONE_AT_A_TIME:
             (worker,) = llm.collective_rpc(lambda worker: worker)
             super().__init__(worker)
+            _open_stages.add(self)
 
     def close(self) -> None:
         """Release weights and KV caches; the stage cannot be used afterwards."""
         with _ONE_AT_A_TIME:
-            self._llm.llm_engine.engine_core.shutdown()
-        del self._llm, self._model, self._attention, self._builder, self._config
+            _open_stages.discard(self)
+            if _open_stages:
+                self._llm.collective_rpc(lambda worker: worker.shutdown())
+            else:
+                self._llm.llm_engine.engine_core.shutdown()
+            del self._llm, self._model, self._attention, self._builder, self._config
+            # A GPU's memory is free for the next engine when no object refers to it.
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()

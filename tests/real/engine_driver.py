@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from helixreal.engines.engine import GREEDY, Engine, EngineSpec, Row, Sampling
 from helixsim.control.kv_cache import reserve
+
+DEVICE = os.environ.get("HELIX_TEST_DEVICE", "cpu")
+"""Device of the engines under test, for example ``cuda:0``."""
 
 Hop = tuple[int, int, int]
 """Engine by its index, then the layers ``[start, end)`` that a request runs there."""
@@ -41,7 +45,7 @@ def prompts(lengths: Sequence[int], seed: int = 3) -> list[list[int]]:
 
 def make_specs(model, layers, num_layers=8, *, entries=(), **settings) -> list[EngineSpec]:
     """One spec for each ``(start, end)`` of `layers`; entered at `entries` as well."""
-    settings = {"kv_memory_bytes": 8 << 20, "max_context_tokens": 256} | settings
+    settings = {"device": DEVICE, "kv_memory_bytes": 8 << 20, "max_context_tokens": 256} | settings
     return [
         EngineSpec(
             start_layer=start,

@@ -6,7 +6,7 @@ import os
 import signal
 
 import pytest
-from engine_driver import Job, make_specs, prompts, serve
+from engine_driver import DEVICE, Job, make_specs, prompts, serve
 from live import Answer, check_all_end_right, running, submit, wait_for
 from test_looping_clusters import PLACEMENTS, check_idle
 from tiny_scenario import write_engine, write_tiny_scenario
@@ -73,7 +73,9 @@ def cluster_of(engine, model, folder, placement, *, kv_memory_bytes=16 << 20, **
         engine=write_engine(folder, **costs),
         physics="calibrated",
     )
-    entry = NodeEntry(engine=engine, model=str(model), kv_memory_bytes=kv_memory_bytes)
+    entry = NodeEntry(
+        engine=engine, model=str(model), device=DEVICE, kv_memory_bytes=kv_memory_bytes
+    )
     return running(scenario, entry)
 
 

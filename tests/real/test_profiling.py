@@ -3,9 +3,13 @@
 import pytest
 import typer
 import yaml
+from engine_driver import DEVICE
 from typer.testing import CliRunner
 
 from helixreal.cli.profile import profile
+from helixreal.engines.engine import Row
+from helixreal.engines.model_config import LlamaConfig
+from helixreal.profiling import ProfileSettings, measure
 from helixsim import load_scenario, simulate
 from helixsim.cli.group import HelixGroup
 from helixsim.control.kv_cache import KvCache
@@ -32,7 +36,7 @@ def run(model, tmp_path):
 
     def run(*options, output="box.yaml"):
         arguments = ["profile", "--llm", model, "-o", tmp_path / output, "--repeats", 1]
-        arguments += ["--max-batch-tokens", 64, *options]
+        arguments += ["--device", DEVICE, "--max-batch-tokens", 64, *options]
         return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
     return run
@@ -77,22 +81,17 @@ def test_the_files_alone_serve_a_simulated_scenario(run, tmp_path):
     assert served.summary["decode_tokens_per_s"] > 0
 
 
-def test_kv_capacity_is_asked_for_and_between_follows_from_the_weights():
-    from helixreal.engines.engine import Row
-    from helixreal.engines.model_config import LlamaConfig
-    from helixreal.profiling import ProfileSettings, measure
+CONFIG = LlamaConfig(
+    num_layers=10, hidden_size=64, intermediate_size=128, num_heads=4, num_kv_heads=2,
+    head_dim=32, vocab_size=256, norm_eps=1e-5, tied=False, qkv_bias=False,
+    output_bias=False, mlp_bias=False, rope_theta=1e4,
+)  # fmt: skip
 
-    config = LlamaConfig(
-        num_layers=10, hidden_size=64, intermediate_size=128, num_heads=4, num_kv_heads=2,
-        head_dim=32, vocab_size=256, norm_eps=1e-5, tied=False, qkv_bias=False,
-        output_bias=False, mlp_bias=False, rope_theta=1e4,
-    )  # fmt: skip
-    memory = 9 * LAYER_BYTES
-    made = []
+
+def make_machine(made, memory, kv_share=1.0):
+    """An engine that computes nothing; its caches take a share of what weights leave free."""
 
     class Machine:
-        """An engine that computes nothing; weights and caches share its memory."""
-
         block_tokens = 16
         wire_bytes_per_token = 256
 
@@ -100,8 +99,8 @@ def test_kv_capacity_is_asked_for_and_between_follows_from_the_weights():
             made.append(self)
             self.spec, self.is_closed = spec, False
             assert all(other.is_closed for other in made[:-1])
-            free = memory - spec.num_held * LAYER_BYTES
-            self.kv_blocks = free // (16 * KV_BYTES * spec.num_held)
+            free = kv_share * (memory - spec.num_held * LAYER_BYTES)
+            self.kv_blocks = int(free / (16 * KV_BYTES * spec.num_held))
             self.kv = KvCache(self.kv_blocks, 16)
 
         def run(self, rows, start, end):
@@ -109,14 +108,17 @@ def test_kv_capacity_is_asked_for_and_between_follows_from_the_weights():
             assert all(isinstance(row, Row) and self.kv.held(row.request) for row in rows)
             return [b"" for _ in rows]
 
-        def pack(self, payloads):
-            return list(payloads)
-
         def close(self):
             self.is_closed = True
 
+    return Machine
+
+
+def test_kv_capacity_is_asked_for_and_between_follows_from_the_weights():
+    made, memory = [], 9 * LAYER_BYTES
+    machine = make_machine(made, memory)
     settings = ProfileSettings(model=None, layers=(2, 5), max_batch_tokens=32, context_tokens=100)
-    measured = measure(Machine, settings, config)
+    measured = measure(machine, settings, CONFIG)
     assert [engine.spec.num_held for engine in made] == [2, 5]
     assert list(measured.kv_token_layers) == [1, 2, 3, 4, 5]
     for count, token_layers in measured.kv_token_layers.items():
@@ -127,8 +129,19 @@ def test_kv_capacity_is_asked_for_and_between_follows_from_the_weights():
     assert max(measured.decode) <= room
     assert made[-1].kv.num_used == 0
 
-    everything = measure(Machine, ProfileSettings(model=None, max_batch_tokens=32), config)
+    everything = measure(machine, ProfileSettings(model=None, max_batch_tokens=32), CONFIG)
     assert max(everything.kv_token_layers) == 8
+
+
+def test_an_engine_that_leaves_memory_free_is_not_taken_to_use_all():
+    made, memory = [], 30 * LAYER_BYTES
+    settings = ProfileSettings(model=None, max_batch_tokens=8, context_tokens=8)
+    measured = measure(make_machine(made, memory, kv_share=0.5), settings, CONFIG)
+    assert [engine.spec.num_held for engine in made] == [1, 4]
+    assert list(measured.kv_token_layers) == list(range(1, 11))
+    for count, token_layers in measured.kv_token_layers.items():
+        exact = (memory - count * LAYER_BYTES) / 2 / KV_BYTES
+        assert token_layers == pytest.approx(exact, rel=0.02)
 
 
 @pytest.mark.parametrize(

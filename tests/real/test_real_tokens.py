@@ -6,9 +6,10 @@ import os
 import signal
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
-from engine_driver import Job, make_specs, prompts, serve
+from engine_driver import DEVICE, Job, make_specs, prompts, serve
 from live import Answer, check_all_end_right, running, submit, wait_for
 from tiny_scenario import write_engine, write_tiny_scenario
 
@@ -52,7 +53,7 @@ def expected(engine, model):
 
 
 def entry(engine, model):
-    return NodeEntry(engine=engine, model=str(model), kv_memory_bytes=16 << 20)
+    return NodeEntry(engine=engine, model=str(model), device=DEVICE, kv_memory_bytes=16 << 20)
 
 
 def ask(live, expected, pause_s=0.05):
@@ -119,7 +120,7 @@ def test_too_little_room_for_all_at_once(engine, model, expected, tmp_path):
             "kv": {"admission": "expected", "high_water_mark": 1.0, "expected_output_ratio": 0.05}
         },
     )
-    small = NodeEntry(engine=engine, model=str(model), kv_memory_bytes=1_500_000)
+    small = replace(entry(engine, model), kv_memory_bytes=1_500_000)
     with running(scenario, small) as (live, _, cluster):
         check_all_end_right(ask(live, expected * 3, pause_s=0.0))
         assert cluster.coordinator.num_restarts > 0, "no request was preempted"

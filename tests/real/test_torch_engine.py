@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from engine_driver import Job, make_specs, prompts, serve
+from engine_driver import DEVICE, Job, make_specs, prompts, serve
 
 from helixreal.engines import make_engine
 from helixreal.engines.engine import Row, Sampling
@@ -33,11 +33,11 @@ def generate(model, all_prompts=None, num_output=NUM_OUTPUT):
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    whole = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    whole = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval().to(DEVICE)
     whole.generation_config.eos_token_id = None
     answers = []
     for prompt in all_prompts or prompts(LENGTHS):
-        ids = torch.tensor([prompt])
+        ids = torch.tensor([prompt], device=DEVICE)
         out = whole.generate(
             ids,
             attention_mask=torch.ones_like(ids),
@@ -131,7 +131,8 @@ def test_no_two_contexts_of_a_batch_mix(model, engines, monkeypatch):
     all_prompts = prompts([3, 5, 100, 40, 44, 9, 21])
     alone = generate(model, all_prompts, 12)
     for most in (1, 100, 10**6):
-        monkeypatch.setattr(paged_attention, "_CPU_GROUP_TOKENS", most)
+        for limit in ("_CPU_GROUP_TOKENS", "_GROUP_TOKENS"):
+            monkeypatch.setattr(paged_attention, limit, most)
         jobs = [Job(prompt, 12, route=WHOLE) for prompt in all_prompts]
         assert serve(engines(make_specs(model, [(0, 8)])), jobs) == alone
 
@@ -417,6 +418,62 @@ def test_settings_that_cannot_be_used(model, engines, settings, message):
     with pytest.raises(InputError) as caught:
         engines(make_specs(model, [(0, 8)], **settings))
     assert message in str(caught.value)
+
+
+def test_a_device_with_too_little_memory_is_named(model, engines, monkeypatch):
+    import torch
+
+    from helixreal.engines import layer_shard
+
+    def refuse(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(layer_shard, "rotary_table", refuse)
+    with pytest.raises(InputError, match=f"device '{DEVICE}' has too little free memory for 8 la"):
+        engines(make_specs(model, [(0, 8)]))
+
+
+def test_attention_makes_no_plan_for_every_shape(model, engines):
+    import torch
+
+    engines(make_specs(model, STAGES[:1]))
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="a CPU has computed when a call returns")
+def test_a_pass_has_been_computed_when_it_returns(model, engines):
+    import torch
+
+    (engine,) = engines(make_specs(model, STAGES[:1]))
+    ids = prompts([64])[0]
+    assert reserve(engine.kv, 0, len(ids))
+    busy = torch.randn(4096, 4096, device=DEVICE)
+    for _ in range(3):
+        for _ in range(20):
+            torch.mm(busy, busy)
+        engine.run([Row(0, 0, len(ids), ids)], 0, 3)
+        assert torch.cuda.current_stream(DEVICE).query()
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="a CPU computes in the order of the calls")
+def test_messages_do_not_wait_for_a_pass(model, engines):
+    import torch
+
+    (engine,) = engines(make_specs(model, STAGES[:1]))
+    ids = prompts([64])[0]
+    assert reserve(engine.kv, 0, len(ids))
+    sent = engine.run([Row(0, 0, len(ids), ids)], 0, 3)
+    expected = bytes(engine.pack(sent)[0])
+    busy = torch.randn(8192, 8192, device=DEVICE)
+    torch.cuda.synchronize()
+    for _ in range(20):
+        torch.mm(busy, busy)
+    (buffer,) = engine.pack(sent)
+    (received,) = engine.unpack([bytes(buffer)], [64])
+    assert not torch.cuda.current_stream(DEVICE).query(), "the pass is still being computed"
+    assert bytes(buffer) == expected
+    torch.cuda.synchronize()
+    assert torch.equal(received, sent[0])
 
 
 def test_weights_that_are_missing_or_of_another_shape(model, tmp_path, engines):

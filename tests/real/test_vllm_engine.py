@@ -7,11 +7,12 @@ import subprocess
 import sys
 import textwrap
 import warnings
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from engine_driver import Job, make_specs, prompts, serve
+from engine_driver import DEVICE, Job, make_specs, prompts, serve
 
 from helixreal.engines import make_engine
 from helixreal.engines.engine import Row, Sampling
@@ -20,11 +21,16 @@ from helixsim.errors import InputError
 
 pytestmark = pytest.mark.vllm
 
+on_cpu = pytest.mark.skipif(DEVICE != "cpu", reason="the device under test is not a CPU")
+
 LENGTHS = (1, 2, 17, 33, 64, 90)
 NUM_OUTPUT = 16
 WHOLE = ((0, 0, 8),)
 STAGES = ((0, 3), (3, 6), (6, 8))
 THROUGH_STAGES = ((0, 0, 3), (1, 3, 6), (2, 6, 8))
+
+
+collect_garbage = gc.collect
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -78,6 +84,7 @@ def generate():
                 kv_cache_memory_bytes=16 << 20,
                 enable_prefix_caching=False,
                 use_tqdm_on_load=False,
+                **({} if DEVICE == "cpu" else {"gpu_memory_utilization": 0.01}),
             )
             answers = whole.generate(
                 [{"prompt_token_ids": prompt} for prompt in all_prompts or prompts(LENGTHS)],
@@ -171,7 +178,13 @@ def test_too_few_blocks_refuse_and_change_nothing(model, engines):
     # 8 layers x 32 tokens x (2 KV heads x 32 x 2 values of 4 bytes); vLLM keeps one for padding
     block_bytes = 8 * 32 * 2 * 2 * 32 * 4
     (engine,) = engines(
-        make_specs(model, [(0, 8)], kv_memory_bytes=6 * block_bytes, max_context_tokens=128)
+        make_specs(
+            model,
+            [(0, 8)],
+            kv_memory_bytes=6 * block_bytes,
+            max_context_tokens=128,
+            block_tokens=32,
+        )
     )
     assert (engine.kv_blocks, engine.block_tokens) == (5, 32)
     assert reserve(engine.kv, 1, 65)
@@ -194,7 +207,13 @@ def test_too_few_blocks_refuse_and_change_nothing(model, engines):
 def test_every_block_is_of_use(model, expected, engines):
     block_bytes = 8 * 32 * 2 * 2 * 32 * 4
     (engine,) = engines(
-        make_specs(model, [(0, 8)], kv_memory_bytes=6 * block_bytes, max_context_tokens=128)
+        make_specs(
+            model,
+            [(0, 8)],
+            kv_memory_bytes=6 * block_bytes,
+            max_context_tokens=128,
+            block_tokens=32,
+        )
     )
     jobs = staggered()
     for index in (0, 3, 5):
@@ -402,6 +421,7 @@ def test_vllm_can_measure_the_memory_of_any_stage(model, engines, start, end):
     assert shapes["compute_logits"][1] == 256
 
 
+@on_cpu
 def test_blocks_are_as_large_as_the_cpu_needs(model, engines):
     assert [
         engines(make_specs(model, STAGES[:1], block_tokens=tokens))[0].block_tokens
@@ -413,9 +433,10 @@ def test_blocks_are_as_large_as_the_cpu_needs(model, engines):
     ("settings", "message"),
     [
         ({"kv_memory_bytes": 65535}, "larger than the available KV cache memory"),
-        ({"kv_memory_bytes": 1000}, "No available memory for the cache blocks"),
+        # On a CPU and on a GPU.
+        ({"kv_memory_bytes": 1000}, "(No available|larger than the available KV cache) memory"),
         ({"max_context_tokens": 1024}, r"max_model_len \(1024\) is greater"),
-        ({"device": "cuda"}, "device is 'cuda', but this vLLM runs on 'cpu'"),
+        ({"device": "xpu"}, "device is 'xpu', but this vLLM runs on '(cpu|cuda)'"),
         ({"num_layers": 9}, "the model has 8 layers, but the scenario's LLM has 9"),
     ],
 )
@@ -471,12 +492,36 @@ def test_an_engine_goes_on_when_another_is_closed(model, expected, engines):
     assert serve(engines(make_specs(model, [(0, 8)])), staggered()) == expected
 
 
+def test_what_engines_share_ends_with_the_last_of_them(model, engines, monkeypatch):
+    engines(make_specs(model, [(0, 8)]))
+    (other,) = (make_engine("vllm", spec) for spec in make_specs(model, [(0, 3)]))
+    core = other._stage._llm.llm_engine.engine_core
+    monkeypatch.setattr(core, "shutdown", lambda: pytest.fail("another engine is open"))
+    other.close()
+
+
+def test_the_memory_of_a_gpu_is_given_back_when_nothing_refers_to_it(model, monkeypatch):
+    import torch
+
+    (engine,) = (make_engine("vllm", spec) for spec in make_specs(model, [(0, 3)]))
+    held = [weakref.ref(each) for each in engine._stage._attention.values()]
+    held.append(weakref.ref(engine._stage._model))
+    given_back = []
+    monkeypatch.setattr(gc, "collect", collect_garbage)
+    monkeypatch.setattr(
+        torch.cuda, "empty_cache", lambda: given_back.append({each() for each in held})
+    )
+    engine._stage.device = torch.device("cuda")
+    engine.close()
+    assert given_back[-1:] == [{None}]
+
+
 def test_a_process_that_does_not_close_its_engine_says_nothing_all_the_same(
     model, expected, tmp_path
 ):
     script = """
         import json, sys
-        from engine_driver import Job, make_specs, serve
+        from engine_driver import DEVICE, Job, make_specs, serve
         from helixreal.engines import make_engine
         model, prompt = json.loads(sys.argv[1])
         [engine] = [make_engine("vllm", spec) for spec in make_specs(model, [(0, 8)])]
@@ -484,7 +529,9 @@ def test_a_process_that_does_not_close_its_engine_says_nothing_all_the_same(
         print(json.dumps(tokens))
     """
     tests = Path(__file__).parent
-    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME")}
+    names = ("PATH", "HOME", "HELIX_TEST_DEVICE")
+    kept = {name: value for name, value in os.environ.items() if name in names}
+    paths = [str(tests), str(tests.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [
             sys.executable,
@@ -492,7 +539,7 @@ def test_a_process_that_does_not_close_its_engine_says_nothing_all_the_same(
             textwrap.dedent(script),
             json.dumps([str(model), prompts(LENGTHS)[-1]]),
         ],
-        env=kept | {"PYTHONPATH": f"{tests}:{tests.parents[1]}"},
+        env=kept | {"PYTHONPATH": os.pathsep.join(paths)},
         cwd=tmp_path,
         capture_output=True,
         text=True,
