@@ -7,7 +7,6 @@ measures the run as the simulator does.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -140,8 +139,7 @@ class Cluster:
         self._links: dict[int, OutgoingLink] = {}
         self._meters: list[LinkMeter] = []
         self._next_sample_s = inf
-        self._on_wake: Callable[[], None] | None = None
-        self._wake_file = -1
+        self._watched: dict[object, Callable[[], None]] = {}
         self._poller = zmq.Poller()
         self._poller.register(transport.inbox, zmq.POLLIN)
 
@@ -364,10 +362,10 @@ class Cluster:
 
     # -- the loop ----------------------------------------------------------------------------
 
-    def wake_by(self, file: int, act: Callable[[], None]) -> None:
-        """Call a function after the bytes of a pipe have been read, which wake the loop."""
-        self._wake_file, self._on_wake = file, act
-        self._poller.register(file, zmq.POLLIN)
+    def watch(self, source: int | zmq.Socket[bytes], act: Callable[[], None]) -> None:
+        """Call a function, in the loop's thread, whenever a file or a socket is readable."""
+        self._watched[source] = act
+        self._poller.register(source, zmq.POLLIN)
 
     def poll_once(self) -> None:
         """Wait for a message or the next due time, and process both."""
@@ -375,13 +373,8 @@ class Cluster:
         if self.dispatcher is not None:
             due = min(due, self.dispatcher.next_due_s())
         wait_ms = min(max((due - self.now) / self._clock.scale * 1000, 0), _MAX_WAIT_MS)
-        for file, _ in self._poller.poll(ceil(wait_ms)):
-            if file == self._wake_file:
-                os.read(self._wake_file, 4096)
-            else:
-                self._receive()
-        if self._on_wake is not None:
-            self._on_wake()
+        for source, _ in self._poller.poll(ceil(wait_ms)):
+            self._watched.get(source, self._receive)()
         now = self.now
         self.membership.check_liveness(time.monotonic())
         if self.dispatcher is None:
