@@ -24,7 +24,8 @@ _REPORT_INTERVAL_S = 0.25
 _SILENCE_S = 10.0
 _MESSAGES_AT_ONCE = 500
 _HIGH_WATER = 10_000
-_FAREWELL_MS = 1000
+_FAREWELL_S = 1.0
+_FAREWELL_POLL_MS = 20
 
 
 @dataclass(slots=True)
@@ -86,11 +87,11 @@ class Door:
         Makes the loop call a function whenever a socket is readable.
     silence_s
         A front end that says nothing for so long is given up, and its requests are cancelled.
-    on_listening
-        Called with the name of a front end that accepts connections.
 
     Attributes
     ----------
+    on_listening
+        Called with the name of a front end that accepts connections.
     num_refused
         Number of received messages that were refused.
     """
@@ -101,12 +102,11 @@ class Door:
         watch: Callable[[zmq.Socket[bytes], Callable[[], None]], None],
         *,
         silence_s: float = _SILENCE_S,
-        on_listening: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._intake = intake
         self._watch = watch
         self._silence_s = silence_s
-        self._on_listening = on_listening
+        self.on_listening: Callable[[str], None] = lambda name: None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._authenticator: ThreadAuthenticator | None = None
         self._sockets: list[zmq.Socket[bytes]] = []
@@ -180,7 +180,9 @@ class Door:
                     if (index := visitor.requests.pop(number, None)) is not None:
                         self._intake.cancel(index)
             case wire.Listening():
-                self._on_listening(visitor.name)
+                self.on_listening(visitor.name)
+            case wire.Leave():
+                self._part_from(visitor)
 
     def _welcome(self, socket: zmq.Socket[bytes], identity: bytes, hello: wire.Hello) -> None:
         for earlier in list(self._visitors.values()):
@@ -273,8 +275,14 @@ class Door:
         for visitor in list(self._visitors.values()):
             self._send(visitor, visitor.take_events())
             self._send_to(visitor.socket, visitor.identity, wire.Goodbye())
+        # What a front end has not read when a connection ends is lost: wait for their answers.
+        until_s = time.monotonic() + _FAREWELL_S
+        while self._visitors and time.monotonic() < until_s:
+            for socket in self._sockets:
+                socket.poll(_FAREWELL_POLL_MS)
+                self._receive(socket)
         for socket in self._sockets:
-            socket.close(linger=_FAREWELL_MS)
+            socket.close(linger=0)
         if self._authenticator is not None:
             self._authenticator.stop()
         self._context.term()

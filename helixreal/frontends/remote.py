@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 _BEAT_INTERVAL_S = 0.5
 _HELLO_INTERVAL_S = 0.1
 _HIGH_WATER = 10_000
+_FAREWELL_MS = 500
 _MESSAGES_AT_ONCE = 100
 _NOT_REACHED = "the coordinator cannot be reached"
 _UNKNOWN_LOAD = Load(
@@ -139,10 +140,11 @@ class RemoteFrontend:
 
     def close(self) -> None:
         """Close the connection; no listener is called any more."""
-        self._has_left = True
         self._loop.remove_reader(self._file)
         self._timer.cancel()
-        self._socket.close(linger=0)
+        self._send(wire.Leave())
+        self._has_left = True
+        self._socket.close(linger=_FAREWELL_MS)
         self._context.term()
 
     def _beat(self) -> None:
@@ -174,6 +176,8 @@ class RemoteFrontend:
         return self._send_frames([wire.encode(message)])
 
     def _send_frames(self, frames: list[bytes]) -> bool:
+        if self._has_left:
+            return False
         try:
             self._socket.send_multipart(frames, zmq.NOBLOCK)
         except zmq.Again:
@@ -213,13 +217,14 @@ class RemoteFrontend:
             case wire.Reset():
                 self._lose_session("the coordinator has been restarted, or was cut off")
             case wire.Goodbye():
+                self._send(wire.Leave())
                 self._lose_session("the cluster has stopped")
                 self.on_goodbye()
 
     def _lose_session(self, reason: str) -> None:
         had_session, self._is_known, self._is_ready = self._is_known, False, False
         self._fail_all(reason)
-        if had_session and reason:
+        if had_session:
             logger.warning("%s", reason)
 
     def _deliver(self, events: wire.Events) -> None:

@@ -64,6 +64,10 @@ class Beat(_Message):
     """The front end is alive."""
 
 
+class Leave(_Message):
+    """The front end ends, or has heard that the coordinator does."""
+
+
 class Submit(_Message):
     """A request, under a number that the front end gives; its prompt is in the second frame."""
 
@@ -134,10 +138,10 @@ class LoadReport(_Message):
 
 
 class Goodbye(_Message):
-    """The coordinator ends."""
+    """The coordinator ends when the front end has said :class:`Leave`."""
 
 
-FromFrontend = Hello | Listening | Beat | Submit | Cancel
+FromFrontend = Hello | Listening | Beat | Leave | Submit | Cancel
 ToFrontend = Welcome | Reset | Events | LoadReport | Goodbye
 
 _KINDS: dict[str, type[StreamEvent]] = {

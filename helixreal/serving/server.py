@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from helixreal.serving.connections import (
 )
 from helixsim.errors import InputError
 
-_BACKLOG = 1024
+BACKLOG = 1024
 _LEAVE_S = 3
 _TICKS_PER_CHECK = 10
 
@@ -94,7 +95,7 @@ def run_server(
         server = HttpServer(app, limits)
         if until is not None:
             Thread(target=_end_with, args=(server, until), daemon=True).start()
-        bound.listen(_BACKLOG)
+        bound.listen(BACKLOG)
         if ready is not None:
             ready(url_of(bound, host))
         server.run(sockets=[bound])
@@ -114,9 +115,20 @@ class HttpServer(uvicorn.Server):
         The application.
     limits
         What clients may take up.
+    on_started
+        Called when connections are accepted.
+    catches_signals
+        Whether Ctrl-C and SIGTERM end it; else, the caller sets `should_exit`.
     """
 
-    def __init__(self, app: Starlette, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        app: Starlette,
+        limits: Limits | None = None,
+        *,
+        on_started: Callable[[], None] = lambda: None,
+        catches_signals: bool = True,
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -129,6 +141,8 @@ class HttpServer(uvicorn.Server):
             )
         )
         self._limits = limits or Limits(default_max_connections())
+        self._on_started = on_started
+        self._catches_signals = catches_signals
         logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -152,6 +166,7 @@ class HttpServer(uvicorn.Server):
                 )
             )
         self.servers = acceptors
+        self._on_started()
 
     async def on_tick(self, counter: int) -> bool:
         """Close connections whose client says nothing; whether to end."""
@@ -167,11 +182,9 @@ class HttpServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Let Ctrl-C and SIGTERM end the server; they are not raised again when it has ended."""
-        if threading.current_thread() is not threading.main_thread():
+        if not self._catches_signals or threading.current_thread() is not threading.main_thread():
             yield
             return
-        import signal
-
         def end(number: int, frame: FrameType | None) -> None:
             self.handle_exit(number, frame)
 
