@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +25,10 @@ from helixreal.cli.options import (
     start_logging,
 )
 from helixsim.cli.group import EXIT_INTERRUPTED, ScenarioArgument, SetOption
+
+if TYPE_CHECKING:
+    from helixreal.frontends.service import Service
+    from helixreal.launch import Launch
 
 _WAITING = 1000
 
@@ -62,6 +66,12 @@ def serve(
     max_waiting: Annotated[
         int, typer.Option(min=0, help="Limit of waiting requests; further ones get status 429.")
     ] = _WAITING,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write the departure and return of every pass to this new folder."
+        ),
+    ] = None,
     overrides: SetOption = None,
     *,
     local: Annotated[
@@ -74,7 +84,6 @@ def serve(
 
     The environment variable HELIXREAL_API_KEY sets a key that clients must send.
     """
-    from helixreal.coordinator.intake import Intake, NoLoad
     from helixreal.inventory import DEFAULT_FRONT_END_PORT, NodeEntry, tcp_address
     from helixreal.launch import Launch
     from helixreal.net.sockets import check_open_to_others
@@ -126,11 +135,7 @@ def serve(
             max_connections=max_connections,
         )
 
-    with bind(host, port) as bound, launch.cluster(load_generator=NoLoad()) as cluster:
-        launch.start(cluster)
-        if not cluster.has_begun:
-            raise typer.Exit(EXIT_INTERRUPTED)
-        intake = Intake(cluster, launch.scenario.llm.name, launch.max_context_tokens)
+    with bind(host, port) as bound:
         service = Service(
             bound=bound,
             front_ends=settings_of,
@@ -139,11 +144,29 @@ def serve(
             keys=None if keys is None else Keys(keys, COORDINATOR),
             insecure=insecure,
         )
-        service.run(
-            cluster,
-            intake,
-            on_ready=lambda: typer.echo(
-                f"serving {intake.model_name} at {url_of(bound, host)}/v1", err=True
-            ),
-            on_open=lambda address: typer.echo(f"front ends connect to {address}", err=True),
-        )
+        _serve(launch, service, url_of(bound, host), record)
+
+
+def _serve(launch: Launch, service: Service, url: str, record: Path | None) -> None:
+    """Start the cluster, and serve until Ctrl-C."""
+    from helixreal.coordinator.events import EventWriter
+    from helixreal.coordinator.intake import Intake, NoLoad
+
+    writer = None if record is None else EventWriter(record)
+    with launch.cluster(load_generator=NoLoad(), keeps_run=False) as cluster:
+        if writer is not None:
+            cluster.events = writer
+        launch.start(cluster)
+        if not cluster.has_begun:
+            raise typer.Exit(EXIT_INTERRUPTED)
+        intake = Intake(cluster, launch.scenario.llm.name, launch.max_context_tokens)
+        try:
+            service.run(
+                cluster,
+                intake,
+                on_ready=lambda: typer.echo(f"serving {intake.model_name} at {url}/v1", err=True),
+                on_open=lambda address: typer.echo(f"front ends connect to {address}", err=True),
+            )
+        finally:
+            if writer is not None:
+                writer.close(cluster.topology)

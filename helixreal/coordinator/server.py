@@ -17,8 +17,8 @@ from typing import Any
 import zmq
 
 from helixreal.coordinator.attempts import PromptMaker, blank_prompts
-from helixreal.coordinator.dispatcher import Dispatcher, LiveRecorder
-from helixreal.coordinator.events import EventLog
+from helixreal.coordinator.dispatcher import Dispatcher
+from helixreal.coordinator.events import EventLog, Events, NoEvents
 from helixreal.coordinator.membership import (
     LinkMeter,
     Membership,
@@ -26,6 +26,7 @@ from helixreal.coordinator.membership import (
     WorkerHandle,
     used_bandwidth,
 )
+from helixreal.coordinator.recorders import CountingRecorder, LiveRecorder
 from helixreal.net import messages
 from helixreal.net.clock import Clock
 from helixreal.net.outgoing_link import EmulatedSender, OutgoingLink
@@ -69,6 +70,9 @@ class ClusterSettings:
         Makes the prompts of the scenario's workload, of which only lengths are known.
     max_context_tokens
         Limit of the tokens of a request.
+    keeps_run
+        Whether every pass and request is kept, for the results of the run. Servers, which run
+        without end, keep counts.
     """
 
     is_emulated: bool = True
@@ -76,6 +80,7 @@ class ClusterSettings:
     membership: MembershipSettings = field(default_factory=MembershipSettings)
     prompts: PromptMaker = blank_prompts
     max_context_tokens: int = 1_000_000
+    keeps_run: bool = True
 
 
 class Cluster:
@@ -103,6 +108,8 @@ class Cluster:
         Set it, from any thread, to stop the run.
     dispatcher
         Sends requests; None before :meth:`begin`.
+    events
+        Log of all passes; another one can be set before :meth:`begin`.
     """
 
     def __init__(
@@ -131,7 +138,7 @@ class Cluster:
             settings.max_context_tokens,
             reports_transits=POLICIES.get(scenario.scheduler.policy).needs_transits,
         )
-        self.events = EventLog()
+        self.events: Events = EventLog() if settings.keeps_run else NoEvents()
         self.dispatcher: Dispatcher | None = None
         self._control_plane: ControlPlane
         self._recorder: LiveRecorder
@@ -230,7 +237,8 @@ class Cluster:
         self.end_s = self.start_s + scenario.run.duration_s
         topology = self._actual_topology()
         rng = Random(self.seed)
-        self._recorder = LiveRecorder(
+        recorder_kind = LiveRecorder if settings.keeps_run else CountingRecorder
+        self._recorder = recorder_kind(
             self.start_s + scenario.run.warmup_s,
             self.end_s,
             tuple(node.name for node in topology.nodes),
@@ -276,7 +284,8 @@ class Cluster:
             _EMULATED_SLACK_S * settings.time_scale if settings.is_emulated else 0.0,
         )
         self._timeline = Timeline(self)
-        self._next_sample_s = self.start_s
+        if settings.keeps_run:
+            self._next_sample_s = self.start_s
 
     def _show_workers_to_policies(self) -> None:
         """Make the last heartbeats of workers the policies' view of the nodes."""

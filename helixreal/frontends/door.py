@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import zmq
@@ -195,11 +195,11 @@ class Door:
         self._send(visitor, wire.Welcome(intake.model_name, intake.max_context_tokens))
         self._report(visitor)
 
-    def _submit(self, visitor: _Visitor, message: wire.Submit, frames: list[Frame]) -> None:
+    def _submit(self, visitor: _Visitor, message: wire.Submit, frames: Sequence[Frame]) -> None:
         number = message.number
+        if number in visitor.requests:
+            raise WireError(f"a second request of number {number}")
         try:
-            if number in visitor.requests:
-                raise WireError(f"a second request of number {number}")
             generation = wire.request_of(message, frames)
         except WireError as error:
             visitor.add(number, Failed(f"the coordinator cannot read the request: {error}"))

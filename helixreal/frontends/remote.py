@@ -56,8 +56,7 @@ class Patience:
 
 
 class RemoteFrontend:
-    """A cluster whose coordinator is another process; see
-    :class:`~helixreal.serving.frontend.Frontend`.
+    """A cluster whose coordinator is another process: a `Frontend` of `helixreal.serving.frontend`.
 
     Its methods are called in the event loop in which :meth:`connect` was called, and listeners are
     called there.
@@ -72,14 +71,14 @@ class RemoteFrontend:
         The keys of the cluster; None for connections without encryption.
     patience
         How long the coordinator may be silent.
-    """  # noqa: D205, D400
+    """
 
     def __init__(
         self,
         coordinator: str,
         name: str,
         keys: Keys | None = None,
-        patience: Patience = Patience(),  # noqa: B008  (a frozen value)
+        patience: Patience = Patience(),
     ) -> None:
         self.model_name = ""
         self.max_context_tokens = 0

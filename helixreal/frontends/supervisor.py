@@ -37,7 +37,7 @@ def private_folder() -> Path:
     made = Path(tempfile.mkdtemp(prefix="helixreal-"))
     if len(str(made)) > _LONGEST_PATH:
         made.rmdir()
-        made = Path(tempfile.mkdtemp(prefix="helixreal-", dir="/tmp"))  # noqa: S108  (mode 0700)
+        made = Path(tempfile.mkdtemp(prefix="helixreal-", dir="/tmp"))
     return made
 
 
@@ -104,9 +104,7 @@ class FrontEndProcesses:
             logger.debug("%s has ended at once", child.settings.name)
 
     def listens(self, name: str) -> bool:
-        """Take note that a front end accepts connections; whether all have done so for the first
-        time now.
-        """  # noqa: D205
+        """Note that a front end accepts connections; True once, when all of them do."""
         before = len(self._listening)
         self._listening.add(name)
         return before < len(self._listening) == len(self._children)

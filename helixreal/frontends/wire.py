@@ -10,7 +10,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 
@@ -30,11 +30,10 @@ VERSION = 1
 PREFIX = b"hf" + VERSION.to_bytes(2, "big")
 MAX_MESSAGE_BYTES = 64_000_000
 
-_Kind = TypeVar("_Kind")
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
-class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+class _Message(msgspec.Struct, array_like=True, tag=True):
     """Base class of all messages."""
 
 
@@ -211,15 +210,17 @@ def decode_from_frontend(frame: bytes) -> FromFrontend:
     WireError
         If it is not one of these messages, of this version.
     """
-    return _decoded(_from_frontend, frame)
+    message: FromFrontend = _decoded(_from_frontend, frame)
+    return message
 
 
 def decode_to_frontend(frame: bytes) -> ToFrontend:
     """Decode a message of the coordinator; raises as :func:`decode_from_frontend`."""
-    return _decoded(_to_frontend, frame)
+    message: ToFrontend = _decoded(_to_frontend, frame)
+    return message
 
 
-def _decoded(decoder: msgspec.msgpack.Decoder[_Kind], frame: bytes) -> _Kind:
+def _decoded(decoder: msgspec.msgpack.Decoder[Any], frame: bytes) -> Any:  # noqa: ANN401
     if frame[:4] != PREFIX:
         if frame[:2] != PREFIX[:2]:
             raise WireError("not a message between a front end and a coordinator")

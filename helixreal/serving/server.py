@@ -161,9 +161,7 @@ class HttpServer(uvicorn.Server):
         for listening in sockets or []:
             listening.setblocking(False)
             acceptors.append(
-                Acceptor(
-                    listening, make_protocol, state.connections, self._limits.max_connections
-                )
+                Acceptor(listening, make_protocol, state.connections, self._limits.max_connections)
             )
         self.servers = acceptors
         self._on_started()
@@ -185,6 +183,7 @@ class HttpServer(uvicorn.Server):
         if not self._catches_signals or threading.current_thread() is not threading.main_thread():
             yield
             return
+
         def end(number: int, frame: FrameType | None) -> None:
             self.handle_exit(number, frame)
 
