@@ -55,8 +55,8 @@ def front_end(
     settings = FrontEndSettings(
         name=name,
         coordinator=address,
-        keys=keys,
-        tokenizer=tokenizer,
+        keys=None if keys is None else str(keys),
+        tokenizer=None if tokenizer is None else str(tokenizer),
         max_connections=max_connections,
     )
     with bind(host, port) as bound:

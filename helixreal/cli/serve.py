@@ -131,7 +131,7 @@ def serve(
         return FrontEndSettings(
             name=f"front end {number + 1}",
             coordinator=door,
-            tokenizer=tokenizer,
+            tokenizer=None if tokenizer is None else str(tokenizer.resolve()),
             max_connections=max_connections,
         )
 

@@ -46,8 +46,8 @@ class FrontEndSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     coordinator: str
-    keys: Path | None = None
-    tokenizer: Path | None = None
+    keys: str | None = None
+    tokenizer: str | None = None
     max_connections: int | None = None
 
 
@@ -72,8 +72,8 @@ def run_front_end(
     InputError
         If the tokenizer or the keys cannot be read.
     """
-    tokenizer = None if settings.tokenizer is None else Tokenizer(settings.tokenizer)
-    keys = None if settings.keys is None else Keys(settings.keys, settings.name)
+    tokenizer = None if settings.tokenizer is None else Tokenizer(Path(settings.tokenizer))
+    keys = None if settings.keys is None else Keys(Path(settings.keys), settings.name)
     made = _FrontEnd(settings, tokenizer, keys, bound, on_listening, ends_with)
     _run_in_loop(made.run())
 

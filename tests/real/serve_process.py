@@ -10,11 +10,13 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import psutil
 
-PATIENCE_S = 60
+PATIENCE_S = 30
+ROOT = Path(__file__).parents[2]
 
 
 class Process:
@@ -26,6 +28,7 @@ class Process:
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
             **settings,
         )
         self.pid = self._process.pid
@@ -35,8 +38,9 @@ class Process:
         self._children = []
 
     def _read(self):
-        for line in self._process.stderr:
-            self.lines.append(line.rstrip())
+        with self._process.stderr as lines:
+            for line in lines:
+                self.lines.append(line.rstrip())
 
     @property
     def text(self):
@@ -62,17 +66,18 @@ class Process:
     def front_ends(self):
         return self.children("helixreal.frontends.process")
 
-    def signal(self, number):
-        os.kill(self.pid, number)
+    def code(self):
+        """The exit code, when it has ended."""
+        code = self._process.wait(PATIENCE_S)
+        self._reader.join(PATIENCE_S)
+        return code
 
     def end(self, number=signal.SIGINT):
         """Send a signal, and wait for the end; its exit code. No child must survive."""
         if self._process.poll() is None:
             self.children()
-            self.signal(signal.SIGCONT)
-            self.signal(number)
-        code = self._process.wait(PATIENCE_S)
-        self._reader.join(PATIENCE_S)
+            os.kill(self.pid, number)
+        code = self.code()
         _, alive = psutil.wait_procs(self._children, timeout=5)
         assert not alive
         return code
