@@ -26,6 +26,7 @@ _HIGH_WATER = 10_000
 _FAREWELL_MS = 500
 _MESSAGES_AT_ONCE = 100
 _NOT_REACHED = "the coordinator cannot be reached"
+_RESTARTED = "the coordinator has been restarted, or was cut off"
 _UNKNOWN_LOAD = Load(
     running=0,
     waiting=0,
@@ -95,7 +96,7 @@ class RemoteFrontend:
         self._welcomed = asyncio.Event()
         self._is_listening = False
         self._has_left = False
-        self.on_goodbye: Callable[[], None] = lambda: None
+        self.on_goodbye: Callable[[], None] = lambda: logger.warning("the cluster has stopped")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._open(keys)
 
@@ -214,17 +215,16 @@ class RemoteFrontend:
                 if self._is_listening:
                     self._send(wire.Listening())
             case wire.Reset():
-                self._lose_session("the coordinator has been restarted, or was cut off")
+                self._lose_session(_RESTARTED)
+                logger.warning("%s", _RESTARTED)
             case wire.Goodbye():
                 self._send(wire.Leave())
                 self._lose_session("the cluster has stopped")
                 self.on_goodbye()
 
     def _lose_session(self, reason: str) -> None:
-        had_session, self._is_known, self._is_ready = self._is_known, False, False
+        self._is_known = self._is_ready = False
         self._fail_all(reason)
-        if had_session:
-            logger.warning("%s", reason)
 
     def _deliver(self, events: wire.Events) -> None:
         listeners = self._listeners
