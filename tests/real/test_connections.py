@@ -110,7 +110,8 @@ def test_many_connections_are_all_accepted(protocol):
         for each in held:
             said = b""
             while b"hello!" not in said:
-                assert (part := each.recv(4096))
+                part = each.recv(4096)
+                assert part
                 said += part
             each.close()
         assert client.get("/").json() == {"said": ""}
