@@ -17,7 +17,7 @@ from typing import Any
 import zmq
 
 from helixreal.coordinator.attempts import PromptMaker, blank_prompts
-from helixreal.coordinator.dispatcher import Dispatcher
+from helixreal.coordinator.dispatcher import Dispatcher, LiveRecorder
 from helixreal.coordinator.events import EventLog, Events, NoEvents
 from helixreal.coordinator.membership import (
     LinkMeter,
@@ -26,7 +26,7 @@ from helixreal.coordinator.membership import (
     WorkerHandle,
     used_bandwidth,
 )
-from helixreal.coordinator.recorders import CountingRecorder, LiveRecorder
+from helixreal.coordinator.recorders import CountingRecorder
 from helixreal.net import messages
 from helixreal.net.clock import Clock
 from helixreal.net.outgoing_link import EmulatedSender, OutgoingLink

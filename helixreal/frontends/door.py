@@ -43,7 +43,7 @@ class _Visitor:
     others: list[wire.Other] = field(default_factory=list)
 
     def add(self, number: int, event: StreamEvent) -> None:
-        """Keep an event, other than a token, to be sent."""
+        """Keep an event, other than a bare token, to be sent."""
         self.others.append(wire.other_of(len(self.numbers), number, event))
 
     def take_events(self) -> wire.Events:
@@ -65,9 +65,12 @@ class _Outlet:
 
     def __call__(self, event: StreamEvent) -> None:
         visitor = self.visitor
-        if event.__class__ is Token:
-            visitor.numbers.append(self.number)
-            visitor.tokens.append(event.token)
+        if isinstance(event, Token):
+            if wire.is_bare(event):
+                visitor.numbers.append(self.number)
+                visitor.tokens.append(event.token)
+            else:
+                visitor.add(self.number, event)
             return
         visitor.add(self.number, event)
         self.has_ended = True

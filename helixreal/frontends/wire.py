@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Annotated, Any
 
 import msgspec
@@ -95,7 +95,7 @@ class Reset(_Message):
 
 
 class Other(msgspec.Struct, frozen=True, array_like=True):
-    """An event of one request that is not just a token.
+    """An event of one request that is not a bare token.
 
     Attributes
     ----------
@@ -146,6 +146,7 @@ ToFrontend = Welcome | Reset | Events | LoadReport | Goodbye
 _KINDS: dict[str, type[StreamEvent]] = {
     kind.__name__: kind for kind in (Token, Finished, Failed, Refused)
 }
+_DETAILS = [(each.name, each.default) for each in fields(Token) if each.name != "token"]
 _encoder = msgspec.msgpack.Encoder()
 _from_frontend = msgspec.msgpack.Decoder(FromFrontend)
 _to_frontend = msgspec.msgpack.Decoder(ToFrontend)
@@ -181,8 +182,13 @@ def request_of(message: Submit, frames: Sequence[Frame]) -> GenerationRequest:
     return replace(message.generation, prompt=prompt)
 
 
+def is_bare(token: Token) -> bool:
+    """Whether a token has no details: it is sent as two numbers."""
+    return all(getattr(token, name) == default for name, default in _DETAILS)
+
+
 def other_of(place: int, number: int, event: StreamEvent) -> Other:
-    """An event that is not just a token, for :class:`Events`."""
+    """An event that is not a bare token, for :class:`Events`."""
     return Other(place, number, type(event).__name__, msgspec.Raw(_encoder.encode(event)))
 
 

@@ -193,10 +193,13 @@ def test_many_requests_at_once_keep_their_order(address):
 
 
 def test_all_events_of_a_turn_are_one_message(address):
-    numbers = wire.Events([4, 4, 5], [50, 51, 60], [wire.other_of(2, 4, Finished("length"))])
-    again = wire.decode_to_frontend(wire.encode(numbers))
+    others = [
+        wire.other_of(1, 4, Token(99)),  # as of a token with details
+        wire.other_of(2, 4, Finished("length")),
+    ]
+    again = wire.decode_to_frontend(wire.encode(wire.Events([4, 4, 5], [50, 51, 60], others)))
     assert (again.numbers, again.tokens) == ([4, 4, 5], [50, 51, 60])
-    assert wire.event_of(again.others[0]) == Finished("length")
+    assert wire.event_of(again.others[1]) == Finished("length")
     heard = {4: [], 5: []}
 
     async def body():
@@ -207,7 +210,7 @@ def test_all_events_of_a_turn_are_one_message(address):
         frontend._context.term()
 
     asyncio.run(body())
-    assert heard == {4: [Token(50), Token(51), Finished("length")], 5: [Token(60)]}
+    assert heard == {4: [Token(50), Token(99), Token(51), Finished("length")], 5: [Token(60)]}
 
 
 def test_cancelling(address):
