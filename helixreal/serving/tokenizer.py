@@ -63,9 +63,7 @@ class Tokenizer:
 
     def encode(self, text: str, *, plain: bool = False) -> list[int]:
         """Token ids of a text; `plain` adds no special tokens."""
-        # A batch, even of one: it releases the interpreter lock, so that other threads go on.
-        batch = self._tokenizer.encode_batch_fast([text], add_special_tokens=not plain)
-        ids: list[int] = batch[0].ids
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=not plain).ids
         return ids
 
     def decode(self, tokens: Sequence[int]) -> str:
