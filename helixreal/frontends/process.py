@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from starlette.applications import Starlette
 
+from helixreal.frontends.garbage import collect_rarely
 from helixreal.frontends.remote import RemoteFrontend
 from helixreal.net.transport import Keys
 from helixreal.serving.app import create_app
@@ -131,6 +132,7 @@ class _FrontEnd:
         self._server = HttpServer(
             self._app(), Limits(limit), on_started=self._announce, catches_signals=False
         )
+        collect_rarely()
         self._bound.listen(BACKLOG)
         await self._server.serve(sockets=[self._bound])
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from helixreal.coordinator.intake import Intake
 from helixreal.coordinator.server import Cluster
 from helixreal.frontends.door import Door
+from helixreal.frontends.garbage import collect_rarely
 from helixreal.frontends.supervisor import FrontEndProcesses, private_folder
 from helixreal.net.transport import Keys
 
@@ -85,6 +86,7 @@ class Service:
             if self.address is not None:
                 on_open(door.open(self.address, self.keys, insecure=self.insecure))
             processes.start()
+            collect_rarely()
             while not cluster.stopping:
                 cluster.poll_once()
                 door.turn()
