@@ -49,7 +49,7 @@ class Patience:
     ready_s
         After this time, new requests fail at once and the front end is not ready.
     give_up_s
-        After this time, requests under way fail.
+        After this time, requests that have not ended fail.
     """
 
     ready_s: float = 3.0

@@ -114,7 +114,7 @@ class Other(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Events(_Message):
-    """Events of the requests of one front end, in order: those of one turn of the loop.
+    """Events of the requests of one front end, in order: all of one turn of the loop.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Accepts connections, and closes those whose client says nothing.
+"""Accepts connections, and closes them if their client says nothing.
 
 The limit of open files is never reached: at a limit of connections, and where the system has no
 files left, new connections wait in the system's queue.

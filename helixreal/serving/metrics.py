@@ -84,7 +84,7 @@ class Metrics:
         )
 
     def text(self) -> bytes:
-        """All metrics in Prometheus' text format: those of all processes that share a folder."""
+        """All metrics in Prometheus' text format, of all processes that share a folder."""
         if _FOLDER not in os.environ:
             return generate_latest(self._registry)
         shared = CollectorRegistry()
