@@ -121,7 +121,8 @@ class EventLog:
 class EventWriter:
     """Writes a recorded run to files while it goes on; see :class:`Events`.
 
-    In memory are only the routes of requests that have not ended. The files are complete when it is closed.
+    In memory are only the routes of requests that have not ended. The files are complete when it is
+    closed.
 
     Parameters
     ----------
