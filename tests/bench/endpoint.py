@@ -2,10 +2,12 @@
 
     python tests/bench/endpoint.py [--against ../before] [--front-ends N] [--streams 128]
         [--repeats 5] [--seconds 8]
+    python tests/bench/endpoint.py --memory 300
 
 Each run starts the server of one tree, keeps that many streams open for a while and counts their
 tokens; the CPU time of each of its processes is printed, too, which depends less on what else the
 machine does. The client is part of the load: it reads raw sockets.
+With --memory, one run of that many seconds prints the memory of every process ten times.
 With an earlier commit to compare: git worktree add ../before COMMIT.
 """
 
@@ -161,6 +163,21 @@ def run(tree: Path, scenario: str, more: list[str], num_streams: int, seconds: f
     return Figures(tokens / elapsed, cpu | {"client": 1e6 * client / tokens})
 
 
+def memory(scenario: str, more: list[str], num_streams: int, seconds: float) -> None:
+    """Print the resident memory of each process, and the tokens served so far."""
+    with server(HERE, scenario, more) as (main, port):
+        streams = Streams(port, num_streams)
+        streams.read(SETTLING_S)
+        for _ in range(10):
+            streams.read(seconds / 10)
+            parts = [
+                f"{kind_of(each)} {each.memory_info().rss / 1e6:.1f} MB"
+                for each in [main, *main.children(recursive=True)]
+            ]
+            print(f"{streams.tokens:>12,} tokens: {', '.join(parts)}", flush=True)
+        streams.close()
+
+
 def shown(name: str, runs: list[Figures]) -> str:
     """A row: medians over runs."""
     rates = [each.tokens_per_s for each in runs]
@@ -181,6 +198,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--node-scheduler", default="vllm")
+    parser.add_argument("--memory", type=float, metavar="SECONDS")
     arguments = parser.parse_args()
     more = ["--front-ends", str(arguments.front_ends)]
     trees = {"here": (HERE, more)}
@@ -189,6 +207,9 @@ def main() -> None:
     runs: dict[str, list[Figures]] = {name: [] for name in trees}
     with TemporaryDirectory() as folder:
         scenario = write_scenario(Path(folder), arguments.node_scheduler)
+        if arguments.memory is not None:
+            memory(scenario, more, arguments.streams, arguments.memory)
+            return
         for _ in range(arguments.repeats):
             for name, (tree, options) in trees.items():
                 found = run(tree, scenario, options, arguments.streams, arguments.seconds)

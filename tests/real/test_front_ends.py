@@ -21,18 +21,20 @@ from tiny_tokenizer import write_tiny_tokenizer
 from helixreal.engines.emulated import made_up_token
 from helixsim.recorded.recording import load_recorded_run
 
-LONG = 20_000
+LONG = 6_000
 """An answer that does not end while a test runs."""
 
 
 def write_scenario(folder):
-    """One node, with room for many long answers."""
+    """One node, with room for many long answers; a token takes 5 ms."""
     file = write_tiny_scenario(
         folder, {"n0": [0, 8]}, scheduler={"node": "vllm"}, physics="calibrated"
     )
     box = yaml.safe_load((folder / "box.yaml").read_text())
-    kv = box["llms"]["tiny"]["kv"]
-    kv["token_layers"] = [30 * number for number in kv["token_layers"]]
+    profile = box["llms"]["tiny"]
+    profile["decode"] = {"tokens": [0, 1, 256], "ms": [0.0, 0.6, 3.0]}
+    kv = profile["kv"]
+    kv["token_layers"] = [20 * number for number in kv["token_layers"]]
     (folder / "box.yaml").write_text(yaml.safe_dump(box))
     return file
 
@@ -137,7 +139,7 @@ def test_a_long_text_harms_nobody(served):
     answer = client.post("/v1/completions", json={"prompt": text})
     assert answer.status_code == 400
     seen = len(other.tokens)
-    wait_until(lambda: len(other.tokens) > seen + 50)
+    wait_until(lambda: len(other.tokens) > seen + 20)
     other.check()
     assert client.get("/health").status_code == 200
     assert metric(client, "helix_node_up") == 1
@@ -203,7 +205,7 @@ def test_half_sent_requests_beyond_the_file_limit(tmp_path, arguments, message):
             held[-1].sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n")
         process.wait_for(message)
         seen = len(stream.tokens)
-        wait_until(lambda: len(stream.tokens) > seen + 100)
+        wait_until(lambda: len(stream.tokens) > seen + 20)
         for each in held:
             each.close()
         assert client.get("/health").status_code == 200
