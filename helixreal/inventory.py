@@ -46,6 +46,7 @@ HostPort = Annotated[
     ),
 ]
 DEFAULT_PORT = 7000
+DEFAULT_FRONT_END_PORT = 7001
 
 
 class EngineFields(FileModel):

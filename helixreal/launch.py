@@ -118,7 +118,9 @@ class Launch:
         return self.facts is None
 
     @contextmanager
-    def cluster(self, load_generator: LoadGenerator | None = None) -> Iterator[Cluster]:
+    def cluster(
+        self, load_generator: LoadGenerator | None = None, *, keeps_run: bool = True
+    ) -> Iterator[Cluster]:
         """Start the coordinator and, for a local launch, the workers; both end with the context.
 
         Ctrl-C and SIGTERM end the run between two messages.
@@ -131,6 +133,7 @@ class Launch:
             if facts is None
             else drawn_prompts(self.scenario.run.seed, facts.vocabulary),
             max_context_tokens=self.max_context_tokens,
+            keeps_run=keeps_run,
         )
         own_keys = None if keys is None else Keys(keys, COORDINATOR)
         with Transport(self.inventory.coordinator, own_keys, insecure=self.insecure) as transport:

@@ -89,7 +89,8 @@ _COMMON_UNITS: Mapping[Dimension, Mapping[str, float]] = {
 def _registry() -> pint.UnitRegistry[float]:
     import pint
 
-    registry: pint.UnitRegistry[float] = pint.UnitRegistry(None)
+    # Some versions of Pint have units before any are defined, and would warn of ours.
+    registry: pint.UnitRegistry[float] = pint.UnitRegistry(None, on_redefinition="ignore")
     for line in _DEFINITIONS.strip().splitlines():
         registry.define(line)
     return registry

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from helixreal.cli import profile, replay, run, serve, workers
+from helixreal.cli import front_end, profile, replay, run, serve, workers
 from helixsim.cli.group import HelixGroup
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command("run")(run.run)
 app.command("replay")(replay.replay)
 app.command("coordinator")(run.coordinator)
 app.command("serve")(serve.serve)
+app.command("front-end")(front_end.front_end)
 app.command("worker")(workers.worker)
 app.command("up")(workers.up)
 app.command("down")(workers.down)

@@ -62,6 +62,24 @@ InventoryOption = Annotated[
     Path,
     typer.Option("--inventory", metavar="FILE", help="Inventory file: the machine of each node."),
 ]
+HostOption = Annotated[str, typer.Option(help="Address of the endpoint.")]
+PortOption = Annotated[
+    int, typer.Option(min=0, max=65535, help="Port of the endpoint; 0 takes a free port.")
+]
+TokenizerOption = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Folder with tokenizer.json. [default: the model folder]"),
+]
+MaxConnectionsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-connections",
+        min=1,
+        metavar="N",
+        help="Limit of open connections of a front end. [default: what the limit of open files "
+        "allows]",
+    ),
+]
 
 
 def bytes_of(text: str | None, option: str) -> int | None:

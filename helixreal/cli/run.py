@@ -131,6 +131,7 @@ def serve_workload(
     """Start a cluster, run its workload, and write and print the results."""
     import json
 
+    from helixreal.coordinator.events import EventLog
     from helixsim.metrics.output import OutputFolder
     from helixsim.metrics.summary_text import summary_text
 
@@ -143,6 +144,7 @@ def serve_workload(
                 cluster.run_workload(_progress_callback(cluster, show))
             result, about = cluster.result(), cluster.about()
         if folder is not None:
+            assert isinstance(cluster.events, EventLog)
             recorded = cluster.events.files(cluster.topology)
             result.write(folder, table_format=table_format, more=recorded, about=about)
     if as_json:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,17 +12,24 @@ from helixreal.cli.options import (
     DtypeOption,
     DummyOption,
     EngineOption,
+    HostOption,
     InsecureOption,
     KvMemoryOption,
+    MaxConnectionsOption,
     ModelOption,
     OptionsOption,
+    PortOption,
+    TokenizerOption,
     bytes_of,
     options_of,
     start_logging,
 )
 from helixsim.cli.group import EXIT_INTERRUPTED, ScenarioArgument, SetOption
 
-_API_KEY = "HELIXREAL_API_KEY"
+if TYPE_CHECKING:
+    from helixreal.frontends.service import Service
+    from helixreal.launch import Launch
+
 _WAITING = 1000
 
 
@@ -41,17 +47,31 @@ def serve(
             "--inventory", metavar="FILE", help="Inventory file: the machine of each node."
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address of the endpoint.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of the endpoint; 0 takes a free port.")
-    ] = 8000,
-    tokenizer: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder with tokenizer.json. [default: the model folder]"),
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+    tokenizer: TokenizerOption = None,
+    front_ends: Annotated[
+        int,
+        typer.Option("--front-ends", min=0, max=64, metavar="N", help="Processes that speak HTTP."),
+    ] = 1,
+    front_end_address: Annotated[
+        str | None,
+        typer.Option(
+            "--front-end-address",
+            metavar="HOST[:PORT]",
+            help="Accept front ends of other machines here (`helixreal front-end`).",
+        ),
     ] = None,
+    max_connections: MaxConnectionsOption = None,
     max_waiting: Annotated[
         int, typer.Option(min=0, help="Limit of waiting requests; further ones get status 429.")
     ] = _WAITING,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write the departure and return of every pass to this new folder."
+        ),
+    ] = None,
     overrides: SetOption = None,
     *,
     local: Annotated[
@@ -64,18 +84,25 @@ def serve(
 
     The environment variable HELIXREAL_API_KEY sets a key that clients must send.
     """
-    from helixreal.coordinator.live import LiveCluster, NoLoad
-    from helixreal.inventory import NodeEntry
+    from helixreal.inventory import DEFAULT_FRONT_END_PORT, NodeEntry, tcp_address
     from helixreal.launch import Launch
+    from helixreal.net.sockets import check_open_to_others
+    from helixreal.net.transport import Keys
+    from helixsim.cluster import COORDINATOR
     from helixsim.errors import InputError
 
     try:
-        from helixreal.serving import Tokenizer, create_app, run_server
+        from helixreal.frontends.process import FrontEndSettings
+        from helixreal.frontends.service import Service
+        from helixreal.serving import Tokenizer
+        from helixreal.serving.server import bind, url_of
     except ModuleNotFoundError as error:
         raise InputError(f"serving needs {error.name}: pip install 'helixsim[serve]'") from error
     start_logging("serve")
     if local == (inventory is not None):
         raise InputError("give either --local or --inventory")
+    if not (front_ends or front_end_address):
+        raise InputError("without front ends here, give --front-end-address", where="--front-ends")
     sets = [f"scheduler.max_waiting={max_waiting}", *(overrides or [])]
     if inventory is not None:
         launch = Launch.on(inventory, file, sets, None, insecure=insecure)
@@ -92,25 +119,59 @@ def serve(
         launch = Launch.local(file, sets, None, entry)
     if tokenizer is None and model is not None and (model / "tokenizer.json").is_file():
         tokenizer = model
-    words = None if tokenizer is None else Tokenizer(tokenizer)
-    with launch.cluster(load_generator=NoLoad()) as cluster:
+    if tokenizer is not None:
+        Tokenizer(tokenizer)  # a missing one is an error here and now
+    keys = launch.inventory.keys
+    remote = None
+    if front_end_address is not None:
+        remote = tcp_address(front_end_address.removeprefix("tcp://"), DEFAULT_FRONT_END_PORT)
+        check_open_to_others(remote, has_keys=keys is not None, insecure=insecure)
+
+    def settings_of(number: int, door: str) -> FrontEndSettings:
+        return FrontEndSettings(
+            name=f"front end {number + 1}",
+            coordinator=door,
+            tokenizer=None if tokenizer is None else str(tokenizer.resolve()),
+            max_connections=max_connections,
+        )
+
+    with bind(host, port) as bound:
+        service = Service(
+            bound=bound,
+            front_ends=settings_of,
+            count=front_ends,
+            address=remote,
+            keys=None if keys is None else Keys(keys, COORDINATOR),
+            insecure=insecure,
+        )
+        _serve(launch, service, url_of(bound, host), record)
+
+
+def _serve(launch: Launch, service: Service, url: str, record: Path | None) -> None:
+    """Start the cluster, and serve until Ctrl-C."""
+    from helixreal.coordinator.events import EventWriter
+    from helixreal.coordinator.intake import Intake, NoLoad
+
+    writer = None if record is None else EventWriter(record)
+    with launch.cluster(load_generator=NoLoad(), keeps_run=False) as cluster:
+        if writer is not None:
+            cluster.events = writer
         launch.start(cluster)
         if not cluster.has_begun:
             raise typer.Exit(EXIT_INTERRUPTED)
-        live = LiveCluster(
+        intake = Intake(
             cluster,
             launch.scenario.llm.name,
             launch.max_context_tokens,
             vocabulary=launch.vocabulary,
         )
-        live.start()
         try:
-            run_server(
-                create_app(live, words, api_key=os.environ.get(_API_KEY)),
-                host,
-                port,
-                ready=lambda url: typer.echo(f"serving {live.model_name} at {url}/v1", err=True),
-                until=live.has_ended,
+            service.run(
+                cluster,
+                intake,
+                on_ready=lambda: typer.echo(f"serving {intake.model_name} at {url}/v1", err=True),
+                on_open=lambda address: typer.echo(f"front ends connect to {address}", err=True),
             )
         finally:
-            live.stop()
+            if writer is not None:
+                writer.close(cluster.topology)

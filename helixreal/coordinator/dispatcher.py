@@ -11,7 +11,7 @@ from math import inf
 from typing import NamedTuple
 
 from helixreal.coordinator.attempts import Attempt, Generation, PromptMaker
-from helixreal.coordinator.events import EventLog
+from helixreal.coordinator.events import Events
 from helixreal.coordinator.membership import Membership
 from helixreal.net import messages
 from helixreal.net.outgoing_link import OutgoingLink
@@ -131,7 +131,7 @@ class Dispatcher:
         transport: Transport,
         membership: Membership,
         links: dict[int, OutgoingLink],
-        events: EventLog,
+        events: Events,
         prompts: PromptMaker,
         slack_s: float,
     ) -> None:
@@ -294,6 +294,7 @@ class Dispatcher:
 
     def _on_end(self, request: Request, how: Finished | Failed | Refused | None) -> None:
         """Report the end of a request to its listener."""
+        self._events.request_ended(request.index)
         generation = self._generations.pop(request.index, None)
         if generation is None or generation.listener is None or how is None:
             return

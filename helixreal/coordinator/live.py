@@ -1,19 +1,20 @@
-"""A running cluster behind the front-end interface: other threads submit requests to it."""
+"""A cluster in a thread of its own: other threads of the process submit requests to it.
+
+For programs that use a cluster without a server. ``helixreal serve`` runs the cluster's loop in its
+main thread, and front ends in processes of their own (:mod:`helixreal.frontends`).
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
 
-from helixreal.coordinator.attempts import Generation
-from helixreal.coordinator.membership import State
+from helixreal.coordinator.intake import Intake, NoLoad
 from helixreal.coordinator.server import Cluster
-from helixreal.engines.token_ids import wrong_token
 from helixreal.serving.frontend import (
     GenerationRequest,
     Listener,
@@ -22,29 +23,10 @@ from helixreal.serving.frontend import (
     StreamEvent,
     Token,
 )
-from helixsim.control.load import Arrival
+
+__all__ = ["LiveCluster", "NoLoad"]
 
 logger = logging.getLogger(__name__)
-
-
-class NoLoad:
-    """A load generator without requests, for clusters whose requests come from clients."""
-
-    def opening(self) -> Iterator[Arrival]:
-        """No requests."""
-        return iter(())
-
-    def later(self) -> Iterator[Arrival]:
-        """No requests."""
-        return iter(())
-
-    def after_prompt(self, now: float, share: float | None, index: int) -> Arrival | None:
-        """No request."""
-        return None
-
-    def after_end(self, now: float, share: float | None, index: int | None) -> Arrival | None:
-        """No request."""
-        return None
 
 
 class LiveCluster:
@@ -71,15 +53,15 @@ class LiveCluster:
     ) -> None:
         self.model_name = model_name
         self.max_context_tokens = max_context_tokens
-        self._vocabulary = vocabulary
         self._cluster = cluster
+        self._intake = Intake(cluster, model_name, max_context_tokens, vocabulary)
         self._tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._readable, self._writable = os.pipe()
         os.set_blocking(self._writable, False)
         self._numbers = iter(range(2**62))
         self._index_of: dict[int, int] = {}
         self._has_ended = Event()
-        cluster.wake_by(self._readable, self._do_tasks)
+        cluster.watch(self._readable, self._do_tasks)
         self._thread = Thread(target=self._run, name="cluster", daemon=True)
 
     def start(self) -> None:
@@ -109,9 +91,7 @@ class LiveCluster:
             logger.exception("the cluster has stopped")
         finally:
             self._cluster.stopping = True
-            dispatcher = self._cluster.dispatcher
-            assert dispatcher is not None
-            dispatcher.fail_all("the cluster has stopped")
+            self._intake.fail_all("the cluster has stopped")
             self._has_ended.set()
 
     def _wake(self) -> None:
@@ -119,6 +99,7 @@ class LiveCluster:
             os.write(self._writable, b"x")
 
     def _do_tasks(self) -> None:
+        os.read(self._readable, 4096)
         while True:
             try:
                 task = self._tasks.get_nowait()
@@ -139,47 +120,18 @@ class LiveCluster:
         return number
 
     def _take(self, number: int, generation: GenerationRequest, listener: Listener) -> None:
-        cluster = self._cluster
-        if (reason := self._wrong(generation)) is not None:
-            listener(Refused(reason, None))
-            return
-        prompt = array("i", generation.prompt)
-        assert cluster.dispatcher is not None
-        now = cluster.now
-        request = cluster.coordinator.create(Arrival(now, len(prompt), generation.max_tokens))
-        self._index_of[number] = request.index
+        has_ended = False
 
         def on_event(event: StreamEvent) -> None:
+            nonlocal has_ended
             if not isinstance(event, Token):
+                has_ended = True
                 self._index_of.pop(number, None)
             listener(event)
 
-        cluster.dispatcher.submit(
-            request,
-            Generation(
-                prompt,
-                len(prompt),
-                generation.stop_tokens,
-                generation.sampling,
-                on_event,
-            ),
-            now,
-        )
-
-    def _wrong(self, generation: GenerationRequest) -> str | None:
-        """Why a request can never be served; None if it can."""
-        prompt, max_tokens = generation.prompt, generation.max_tokens
-        if not prompt:
-            return "the prompt has no tokens"
-        if max_tokens < 1:
-            return f"the answer must have at least 1 token, not {max_tokens}"
-        if len(prompt) + max_tokens > self.max_context_tokens:
-            return (
-                f"the prompt has {len(prompt)} tokens and the answer may have {max_tokens}; "
-                f"the limit of both together is {self.max_context_tokens}"
-            )
-        wrong = wrong_token(prompt, self._vocabulary)
-        return None if wrong is None else f"prompt: {wrong}"
+        index = self._intake.take(generation, on_event)
+        if not has_ended:
+            self._index_of[number] = index
 
     def cancel(self, request: int) -> None:
         """Cancel a request; its listener is not called any more."""
@@ -187,33 +139,16 @@ class LiveCluster:
         def act() -> None:
             index = self._index_of.pop(request, None)
             if index is not None:
-                assert self._cluster.dispatcher is not None
-                self._cluster.dispatcher.cancel(index, self._cluster.now)
+                self._intake.cancel(index)
 
         self._tasks.put(act)
         self._wake()
 
     def load(self) -> Load:
         """The load of the cluster now."""
-        cluster = self._cluster
-        coordinator, recorder = cluster.coordinator, cluster.recorder
-        return Load(
-            running=len(coordinator.active),
-            waiting=len(coordinator.waiting),
-            kv_share=cluster.policy.bottleneck_share() or 0.0,
-            nodes_up={
-                worker.name: worker.state is State.READY for worker in cluster.membership.workers
-            },
-            prompt_tokens=recorder.num_prompt_tokens,
-            output_tokens=cluster.dispatcher.num_output_tokens
-            if cluster.dispatcher is not None
-            else 0,
-            completed=recorder.num_completed,
-            failed=recorder.num_failed,
-            refused=recorder.num_rejected,
-        )
+        return self._intake.load()
 
     @property
     def is_ready(self) -> bool:
         """Whether a route covers all layers now."""
-        return not self._cluster.stopping and self._cluster.coordinator.has_route
+        return self._intake.is_ready

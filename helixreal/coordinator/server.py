@@ -7,7 +7,6 @@ measures the run as the simulator does.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ import zmq
 
 from helixreal.coordinator.attempts import PromptMaker, blank_prompts
 from helixreal.coordinator.dispatcher import Dispatcher, LiveRecorder
-from helixreal.coordinator.events import EventLog
+from helixreal.coordinator.events import EventLog, Events, NoEvents
 from helixreal.coordinator.membership import (
     LinkMeter,
     Membership,
@@ -27,6 +26,7 @@ from helixreal.coordinator.membership import (
     WorkerHandle,
     used_bandwidth,
 )
+from helixreal.coordinator.recorders import CountingRecorder
 from helixreal.net import messages
 from helixreal.net.clock import Clock
 from helixreal.net.outgoing_link import EmulatedSender, OutgoingLink
@@ -70,6 +70,9 @@ class ClusterSettings:
         Makes the prompts of the scenario's workload, of which only lengths are known.
     max_context_tokens
         Limit of the tokens of a request.
+    keeps_run
+        Whether every pass and request is kept, for the results of the run. Servers, which run
+        without end, keep counts.
     """
 
     is_emulated: bool = True
@@ -77,6 +80,7 @@ class ClusterSettings:
     membership: MembershipSettings = field(default_factory=MembershipSettings)
     prompts: PromptMaker = blank_prompts
     max_context_tokens: int = 1_000_000
+    keeps_run: bool = True
 
 
 class Cluster:
@@ -104,6 +108,8 @@ class Cluster:
         Set it, from any thread, to stop the run.
     dispatcher
         Sends requests; None before :meth:`begin`.
+    events
+        Log of all passes; another one can be set before :meth:`begin`.
     """
 
     def __init__(
@@ -132,7 +138,7 @@ class Cluster:
             settings.max_context_tokens,
             reports_transits=POLICIES.get(scenario.scheduler.policy).needs_transits,
         )
-        self.events = EventLog()
+        self.events: Events = EventLog() if settings.keeps_run else NoEvents()
         self.dispatcher: Dispatcher | None = None
         self._control_plane: ControlPlane
         self._recorder: LiveRecorder
@@ -140,8 +146,7 @@ class Cluster:
         self._links: dict[int, OutgoingLink] = {}
         self._meters: list[LinkMeter] = []
         self._next_sample_s = inf
-        self._on_wake: Callable[[], None] | None = None
-        self._wake_file = -1
+        self._watched: dict[object, Callable[[], None]] = {}
         self._poller = zmq.Poller()
         self._poller.register(transport.inbox, zmq.POLLIN)
 
@@ -232,7 +237,8 @@ class Cluster:
         self.end_s = self.start_s + scenario.run.duration_s
         topology = self._actual_topology()
         rng = Random(self.seed)
-        self._recorder = LiveRecorder(
+        recorder_kind = LiveRecorder if settings.keeps_run else CountingRecorder
+        self._recorder = recorder_kind(
             self.start_s + scenario.run.warmup_s,
             self.end_s,
             tuple(node.name for node in topology.nodes),
@@ -278,7 +284,8 @@ class Cluster:
             _EMULATED_SLACK_S * settings.time_scale if settings.is_emulated else 0.0,
         )
         self._timeline = Timeline(self)
-        self._next_sample_s = self.start_s
+        if settings.keeps_run:
+            self._next_sample_s = self.start_s
 
     def _show_workers_to_policies(self) -> None:
         """Make the last heartbeats of workers the policies' view of the nodes."""
@@ -364,10 +371,10 @@ class Cluster:
 
     # -- the loop ----------------------------------------------------------------------------
 
-    def wake_by(self, file: int, act: Callable[[], None]) -> None:
-        """Call a function after the bytes of a pipe have been read, which wake the loop."""
-        self._wake_file, self._on_wake = file, act
-        self._poller.register(file, zmq.POLLIN)
+    def watch(self, source: int | zmq.Socket[bytes], act: Callable[[], None]) -> None:
+        """Call a function, in the loop's thread, whenever a file or a socket is readable."""
+        self._watched[source] = act
+        self._poller.register(source, zmq.POLLIN)
 
     def poll_once(self) -> None:
         """Wait for a message or the next due time, and process both."""
@@ -375,13 +382,8 @@ class Cluster:
         if self.dispatcher is not None:
             due = min(due, self.dispatcher.next_due_s())
         wait_ms = min(max((due - self.now) / self._clock.scale * 1000, 0), _MAX_WAIT_MS)
-        for file, _ in self._poller.poll(ceil(wait_ms)):
-            if file == self._wake_file:
-                os.read(self._wake_file, 4096)
-            else:
-                self._receive()
-        if self._on_wake is not None:
-            self._on_wake()
+        for source, _ in self._poller.poll(ceil(wait_ms)):
+            self._watched.get(source, self._receive)()
         now = self.now
         self.membership.check_liveness(time.monotonic())
         if self.dispatcher is None:

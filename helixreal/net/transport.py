@@ -10,9 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
-from socket import gethostbyname
 from typing import Self
 
 import zmq
@@ -22,6 +20,7 @@ from zmq.auth.thread import ThreadAuthenticator
 from helixreal.net import encoding
 from helixreal.net.encoding import WireError
 from helixreal.net.messages import AnyMessage, Frame, Message
+from helixreal.net.sockets import admit_keys_of, bind_tcp, check_open_to_others
 from helixsim.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -100,17 +99,6 @@ def make_keys(folder: Path, names: Sequence[str]) -> None:
         (secret / f"{name}.key").replace(public / f"{name}.key")
 
 
-def is_loopback(address: str) -> bool:
-    """Whether an address such as ``tcp://127.0.0.1:5`` can be reached from this machine only."""
-    host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 class Transport:
     """The sockets of one process; used from one thread.
 
@@ -139,11 +127,7 @@ class Transport:
     """
 
     def __init__(self, bind: str, keys: Keys | None = None, *, insecure: bool = False) -> None:
-        if keys is None and not insecure and not is_loopback(bind):
-            raise InputError(
-                f"{bind} is open to other machines: give --keys (see `helixreal keys`), or "
-                "--insecure on a network without other users"
-            )
+        check_open_to_others(bind, has_keys=keys is not None, insecure=insecure)
         self._keys = keys
         self._context = zmq.Context()
         self._authenticator: ThreadAuthenticator | None = None
@@ -163,24 +147,13 @@ class Transport:
     def _open(self, bind: str) -> None:
         if self._keys is not None:
             self._own = self._keys.own()
-            self._authenticator = ThreadAuthenticator(self._context)
-            self._authenticator.start()
-            self._authenticator.configure_curve(domain="*", location=str(self._keys.public))
-            self._inbox.curve_publickey, self._inbox.curve_secretkey = self._own
-            self._inbox.curve_server = True
+            self._authenticator = admit_keys_of(
+                self._context, self._inbox, self._own, self._keys.public
+            )
         self._inbox.setsockopt(zmq.LINGER, 0)
         self._inbox.setsockopt(zmq.RCVHWM, _HIGH_WATER)
         self._inbox.setsockopt(zmq.MAXMSGSIZE, encoding.MAX_BODY_BYTES)
-        self._inbox.setsockopt(zmq.IPV6, 1 if "[" in bind else 0)
-        host, _, port = bind.removeprefix("tcp://").rpartition(":")
-        try:
-            # ZeroMQ binds addresses only; peers get the host name as it was given.
-            own = host if host.startswith("[") else gethostbyname(host)
-            self._inbox.bind(f"tcp://{own}:{'*' if port == '0' else port}")
-        except (OSError, zmq.ZMQError) as error:
-            raise InputError(f"cannot listen at {bind}: {error.strerror or error}") from error
-        bound = self._inbox.getsockopt_string(zmq.LAST_ENDPOINT)
-        self.address = f"tcp://{host}:{bound.rpartition(':')[2]}"
+        self.address = bind_tcp(self._inbox, bind)
 
     @property
     def inbox(self) -> zmq.Socket[bytes]:

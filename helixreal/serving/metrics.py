@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from helixreal.serving.frontend import Frontend
 
+_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""Environment variable with the folder in which processes share their histograms."""
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
@@ -61,7 +65,8 @@ class Metrics:
 
     def __init__(self, frontend: Frontend) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Gauges(frontend))
+        self._gauges = _Gauges(frontend)
+        self._registry.register(self._gauges)
         name = frontend.model_name
         self.first_token_s, self.gap_s, self.whole_s = (
             Histogram(
@@ -79,5 +84,10 @@ class Metrics:
         )
 
     def text(self) -> bytes:
-        """All metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
+        """All metrics in Prometheus' text format, of all processes that share a folder."""
+        if _FOLDER not in os.environ:
+            return generate_latest(self._registry)
+        shared = CollectorRegistry()
+        shared.register(self._gauges)
+        MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
+        return generate_latest(shared)

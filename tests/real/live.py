@@ -35,10 +35,10 @@ class Answer:
 
 
 @contextmanager
-def running(scenario, entry, *, time_scale=1.0, overrides=()):
+def running(scenario, entry, *, time_scale=1.0, overrides=(), keeps_run=True):
     """The cluster as its front end sees it, how it was launched, and its coordinator's side."""
     launch = Launch.local(scenario, overrides, 0, entry, time_scale)
-    with launch.cluster(load_generator=NoLoad()) as cluster:
+    with launch.cluster(load_generator=NoLoad(), keeps_run=keeps_run) as cluster:
         launch.start(cluster)
         live = LiveCluster(
             cluster,
