@@ -47,7 +47,7 @@ class Hello(Message):
     host
         Identifies its clock, see :func:`helixreal.net.clock.this_host`.
     incarnation
-        A value that differs for each start of a worker.
+        A value that differs for each time that a worker joins.
     engine
         Name of its engine.
     """
@@ -184,6 +184,12 @@ class Assignment(Message):
         The operator tables of its machine type for the LLM, as JSON; empty without.
     composition
         Limits of its steps; None where prefills are not streamed and steps not limited.
+    session
+        Identifies the run of the coordinator. Messages of other runs are refused.
+    incarnation
+        That of the hello to which this is the answer.
+    first_key
+        Passes of attempts with lower keys are not meant for this worker.
     """
 
     node: Index
@@ -210,6 +216,9 @@ class Assignment(Message):
     report_transits: bool
     operators: Annotated[str, msgspec.Meta(max_length=4_000_000)] = ""
     composition: Composition | None = None
+    session: Key = 0
+    incarnation: Text = ""
+    first_key: Key = 0
 
 
 class Ready(Message):
@@ -428,6 +437,8 @@ class Heartbeat(Message):
         The longest delay since the last heartbeat, by the clock.
     refused
         Number of messages that it has refused.
+    unheard_s
+        Time since it has heard the coordinator, by the clock.
     """
 
     node: Index
@@ -446,16 +457,30 @@ class Heartbeat(Message):
     sent_bytes: list[float]
     sent_requests: list[int]
     transits: list[Transit]
+    unheard_s: float = 0.0
 
 
 class Alive(Message):
     """Heartbeat of the coordinator."""
 
 
+class Rejoin(Message):
+    """The worker counts as lost: it drops its requests and joins again.
+
+    Attributes
+    ----------
+    incarnation
+        That of the worker that was lost.
+    """
+
+    incarnation: Name
+
+
 class Shutdown(Message):
-    """The receiving worker ends."""
+    """The receiving worker ends; with `is_fault`, because of a fault of its own."""
 
     reason: Text
+    is_fault: bool = False
 
 
 class Stop(Message):
@@ -475,6 +500,10 @@ AnyMessage = (
     | Failure
     | Heartbeat
     | Alive
+    | Rejoin
     | Shutdown
     | Stop
 )
+
+OF_ANY_SESSION = (Hello, Assignment, Stop)
+"""Messages that are taken from every run of a coordinator: they begin or end a session."""

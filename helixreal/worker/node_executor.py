@@ -51,6 +51,8 @@ class SequenceState(Request):
     payload, wants_token, sender, sent_on_s
         Payload of the pass, whether the last stage samples a token, the machine that sent the
         pass, and the time of sending.
+    num_received_tokens
+        Tokens of the passes that have arrived: the next one begins there.
     """
 
     __slots__ = (
@@ -59,6 +61,7 @@ class SequenceState(Request):
         "first",
         "key",
         "next_stages",
+        "num_received_tokens",
         "payload",
         "sampling",
         "sender",
@@ -81,6 +84,7 @@ class SequenceState(Request):
         self.next_stages = next_stages
         self.sampling = sampling
         self.first = 0
+        self.num_received_tokens = 0
         self.payload: Payload = None
         self.wants_token = True
         self.sender = TO_COORDINATOR
@@ -302,6 +306,11 @@ class NodeExecutor:
         if self._wait_ends_s is not None:
             return self._wait_ends_s
         return self._noticed_at(self._arrivals[0][0]) if self._arrivals else None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a step runs on the engine."""
+        return self._step is not None
 
     def _noticed_at(self, arrival_s: float) -> float:
         """When an idle node notices an arrival: at the end of the round of polling."""
