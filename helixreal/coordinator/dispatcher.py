@@ -148,7 +148,7 @@ class Dispatcher:
         self._numbers = count()
         self._pending_arrivals: list[tuple[float, float, int, Request]] = []
         self._returning: list[tuple[float, int, Sequence[int], Sequence[int]]] = []
-        self._keys = count(1)
+        self._next_key = 1
         self._attempts: dict[int, Attempt] = {}
         self._attempt_of: dict[Request, Attempt] = {}
         self._generations: dict[int, Generation] = {}
@@ -179,6 +179,11 @@ class Dispatcher:
             if request not in actions.dropped:  # to make room for others
                 self._start_attempt(request)
         self._send(actions.send, actions.ready_s)
+
+    @property
+    def next_key(self) -> int:
+        """The key of the next attempt."""
+        return self._next_key
 
     # -- arrivals ----------------------------------------------------------------------------
 
@@ -319,7 +324,8 @@ class Dispatcher:
         if generation is None:
             prompt = self._prompts(request.index, request.prompt_tokens)
             generation = self._generations[request.index] = Generation(prompt, len(prompt))
-        attempt = Attempt(request, next(self._keys), generation)
+        attempt = Attempt(request, self._next_key, generation)
+        self._next_key += 1
         route = complete_route(self._policy, self._topology, request)
         attempt.route = [
             messages.Stage(stage.node, stage.start_layer, stage.end_layer) for stage in route.stages

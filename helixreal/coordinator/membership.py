@@ -14,6 +14,7 @@ from helixreal.coordinator.worker_handle import LinkMeter, State, WorkerHandle
 from helixreal.net import messages
 from helixreal.net.clock import Clock
 from helixreal.net.transport import Transport
+from helixreal.worker.joining import PAUSE_SHARE
 from helixsim.control.routing import Policy
 from helixsim.errors import HelixError, InputError
 from helixsim.placement.topology import Topology
@@ -114,7 +115,7 @@ class Membership:
         self.workers = [WorkerHandle(node) for node in topology.nodes]
         self.lost_nodes: list[int] = []
         self.recovered_nodes: list[int] = []
-        self.next_key: Callable[[], int] = lambda: 0
+        self.next_key: Callable[[], int] = lambda: 1
 
     @property
     def absent(self) -> list[str]:
@@ -218,8 +219,8 @@ class Membership:
     def check_liveness(self, clock_s: float) -> None:
         """Find workers that are silent or stuck, and send heartbeats of the coordinator.
 
-        The caller checks after it has processed messages. If the last check was longer ago than a
-        heartbeat, this process itself was paused: that time does not count as silence.
+        The caller checks after it has processed messages. If the last check was long ago, this
+        process itself was paused: that time does not count as silence.
         """
         paused_s = self._own_pause_s(clock_s)
         for worker in self._joined():
@@ -240,10 +241,10 @@ class Membership:
         return [each for each in self.workers if each.state in (State.READY, State.LOADING)]
 
     def _own_pause_s(self, clock_s: float) -> float:
-        """For how long this process has not run since the last check, beyond a heartbeat."""
+        """For how long this process was paused since the last check."""
         before, self._checked_s = self._checked_s, clock_s
         gap_s = 0.0 if before is None else clock_s - before
-        if gap_s <= self._settings.heartbeat_s:
+        if gap_s <= self._settings.missing_s * PAUSE_SHARE:
             return 0.0
         if gap_s > self._settings.missing_s:
             logger.warning("the coordinator itself was paused for %.1f s", gap_s)

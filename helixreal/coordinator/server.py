@@ -277,6 +277,8 @@ class Cluster:
             settings.prompts,
             _EMULATED_SLACK_S * settings.time_scale if settings.is_emulated else 0.0,
         )
+        dispatcher = self.dispatcher
+        self.membership.next_key = lambda: dispatcher.next_key
         self._timeline = Timeline(self)
         self._next_sample_s = self.start_s
 

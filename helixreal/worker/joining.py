@@ -10,6 +10,8 @@ from collections.abc import Callable
 _FIRST_HELLO_S = 0.5
 _LONGEST_HELLO_S = 10.0
 _GROWTH = 1.5
+PAUSE_SHARE = 1 / 3
+"""A process whose loop has not run for this share of the silence that matters was paused."""
 
 
 class Joining:
@@ -66,14 +68,14 @@ class Joining:
         """Time since the coordinator was heard."""
         return max(now_s - self._heard_s, 0.0)
 
-    def check(self, now_s: float, heartbeat_s: float) -> bool:
+    def check(self, now_s: float) -> bool:
         """Take note of the time, after messages were processed; whether a search begins now.
 
-        If the last call was longer ago than a heartbeat, this process was paused, and that time
-        does not count as silence.
+        If the last call was long ago, this process was paused, and that time does not count as
+        silence.
         """
         gap_s, self._last_s = now_s - self._last_s, now_s
-        if gap_s > heartbeat_s:
+        if gap_s > self.missing_s * PAUSE_SHARE:
             self._heard_s += gap_s
         if self._is_searching or self.unheard_s(now_s) <= self.missing_s:
             return False

@@ -27,8 +27,6 @@ from helixsim.errors import HelixError, InputError
 
 logger = logging.getLogger(__name__)
 
-_HEARTBEAT_S = 0.5
-"""Until the assignment says otherwise."""
 _MAX_WAIT_MS = 100
 _MESSAGES_AT_ONCE = 200
 _QUIET_AFTER = 4
@@ -254,7 +252,7 @@ class Worker:
     def _keep_in_touch(self, clock_s: float) -> None:
         """Say hello where the coordinator is sought, and send heartbeats under an assignment."""
         joining, assignment = self._joining, self._assignment
-        if joining.check(clock_s, _HEARTBEAT_S if assignment is None else assignment.heartbeat_s):
+        if joining.check(clock_s):
             logger.warning(
                 "the coordinator has been silent for %.1f s: saying hello until it answers",
                 joining.unheard_s(clock_s),
