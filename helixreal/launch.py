@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from helixreal.coordinator.attempts import blank_prompts, drawn_prompts
+from helixreal.coordinator.deadlines import TimeLimits
 from helixreal.coordinator.membership import MembershipSettings
 from helixreal.coordinator.server import Cluster, ClusterSettings
 from helixreal.engines.model_config import ModelFacts, model_facts
@@ -48,6 +49,8 @@ class Launch:
         Sizes of the model; None for emulated engines.
     membership
         Intervals and time limits of heartbeats.
+    limits
+        Time limits of passes and requests.
     is_supervised
         Whether workers on this machine are started again when they end with a fault.
     """
@@ -59,6 +62,7 @@ class Launch:
     insecure: bool = False
     facts: ModelFacts | None = None
     membership: MembershipSettings = field(default_factory=MembershipSettings)
+    limits: TimeLimits = field(default_factory=TimeLimits)
     is_supervised: bool = True
     workers: LocalWorkers | None = field(default=None, init=False)
 
@@ -137,6 +141,7 @@ class Launch:
             else drawn_prompts(self.scenario.run.seed, facts.vocabulary),
             max_context_tokens=self.max_context_tokens,
             membership=self.membership,
+            limits=self.limits,
         )
         own_keys = None if keys is None else Keys(keys, COORDINATOR)
         with Transport(self.inventory.coordinator, own_keys, insecure=self.insecure) as transport:

@@ -27,7 +27,7 @@ class WorkerActor:
             process.end()
 
 
-def start_workers(inventory: Inventory, address: str | None) -> None:
+def start_workers(inventory: Inventory, address: str) -> None:
     """Start the workers of all nodes, and wait until they have ended.
 
     Parameters
@@ -35,7 +35,7 @@ def start_workers(inventory: Inventory, address: str | None) -> None:
     inventory
         The nodes; each is started on the Ray machine with the address of the node.
     address
-        Address of the Ray cluster, as for ``ray.init``; None starts one on this machine.
+        Address of the Ray cluster, as for ``ray.init``.
 
     Raises
     ------

@@ -171,6 +171,14 @@ class Introductions:
             if first.start_layer == 0 and first.end_layer < num_layers
         ]
 
+    def watched_pairs(self) -> list[tuple[int, int]]:
+        """The nodes that send to one another, passes or tokens: (source, target)."""
+        pairs: list[tuple[int, int]] = []
+        for node in self._topology.nodes:
+            by_link, by_way_back = self.senders_to(node.index)
+            pairs += [(source, node.index) for source in dict.fromkeys((*by_link, *by_way_back))]
+        return pairs
+
     def senders_to(self, node: int) -> tuple[list[int], list[int]]:
         """The nodes with a link to a node, and the nodes with a way back to it."""
         nodes, coordinator = self._topology.nodes, self._topology.coordinator

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from helixreal.coordinator.introductions import Introductions, as_peer, used_bandwidth
+from helixreal.coordinator.link_watch import LinkWatch
 from helixreal.coordinator.worker_handle import LinkMeter, State, WorkerHandle
 from helixreal.net import messages
 from helixreal.net.clock import Clock
@@ -109,6 +110,7 @@ class Membership:
             reports_transits=reports_transits,
         )
         self._policy: Policy | None = None
+        self._watch = LinkWatch(self._introductions.watched_pairs(), settings.missing_s)
         self._by_name = {node.name: node.index for node in topology.nodes}
         self._next_alive_s = 0.0
         self._checked_s: float | None = None
@@ -172,6 +174,7 @@ class Membership:
         worker.kv_blocks, worker.block_tokens = ready.kv_blocks, ready.block_tokens
         if self._policy is not None:
             self._send_peers_of(worker, self._policy)
+            self._watch_links_of(worker)
             self.recovered_nodes.append(worker.placed.index)
 
     def send_all_peers(self, policy: Policy) -> None:
@@ -179,6 +182,16 @@ class Membership:
         self._policy = policy
         for worker in self.workers:
             self._send_peers_to(worker, policy)
+            self._watch_links_of(worker)
+
+    def _watch_links_of(self, worker: WorkerHandle) -> None:
+        ready = [each.placed.index for each in self.workers if each.state is State.READY]
+        self._watch.node_up(worker.placed.index, ready, time.monotonic())
+
+    @property
+    def cut_links(self) -> frozenset[tuple[int, int]]:
+        """The links between nodes, and the ways back, that do not work now: (source, target)."""
+        return self._watch.cut
 
     def _send_peers_to(self, worker: WorkerHandle, policy: Policy) -> None:
         peers = self._introductions.peers(worker, policy, self.workers)
@@ -208,6 +221,12 @@ class Membership:
         clock_s = time.monotonic()
         worker.update(heartbeat, clock_s)
         worker.note_deafness(heartbeat.unheard_s > self._settings.missing_s, clock_s)
+        self._watch.report(
+            worker.placed.index,
+            {each.source: each.silent_s for each in heartbeat.silences},
+            {each.placed.index: clock_s - each.last_heard_s for each in self.workers},
+            clock_s,
+        )
         return worker
 
     def _worker(self, node: int, incarnation: str) -> WorkerHandle | None:
@@ -216,13 +235,14 @@ class Membership:
         worker = self.workers[node]
         return worker if worker.incarnation == incarnation else None
 
-    def check_liveness(self, clock_s: float) -> None:
+    def check_liveness(self, clock_s: float) -> float:
         """Find workers that are silent or stuck, and send heartbeats of the coordinator.
 
         The caller checks after it has processed messages. If the last check was long ago, this
-        process itself was paused: that time does not count as silence.
+        process itself was paused: that time, which is returned, does not count as silence.
         """
         paused_s = self._own_pause_s(clock_s)
+        self._watch.excuse(paused_s)
         for worker in self._joined():
             worker.excuse(paused_s)
             if why := self._lost_because(worker, clock_s):
@@ -235,6 +255,7 @@ class Membership:
             self._next_alive_s = clock_s + self._settings.heartbeat_s
             for worker in self._joined():
                 self._transport.send(worker.name, messages.Alive())
+        return paused_s
 
     def _joined(self) -> Iterable[WorkerHandle]:
         """The workers that are ready or load their layers."""
@@ -263,6 +284,7 @@ class Membership:
         return ""
 
     def _node_lost(self, worker: WorkerHandle) -> None:
+        self._watch.node_down(worker.placed.index)
         if worker.state is State.READY:
             self.lost_nodes.append(worker.placed.index)
         worker.mark_lost()

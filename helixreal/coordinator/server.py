@@ -18,6 +18,7 @@ from typing import Any
 import zmq
 
 from helixreal.coordinator.attempts import PromptMaker, blank_prompts
+from helixreal.coordinator.deadlines import Deadlines, TimeLimits
 from helixreal.coordinator.dispatcher import Dispatcher, LiveRecorder
 from helixreal.coordinator.events import EventLog
 from helixreal.coordinator.membership import (
@@ -66,6 +67,8 @@ class ClusterSettings:
         Seconds of the run per second by the clock.
     membership
         Intervals and time limits of heartbeats.
+    limits
+        Time limits of passes and requests.
     prompts
         Makes the prompts of the scenario's workload, of which only lengths are known.
     max_context_tokens
@@ -75,6 +78,7 @@ class ClusterSettings:
     is_emulated: bool = True
     time_scale: float = 1.0
     membership: MembershipSettings = field(default_factory=MembershipSettings)
+    limits: TimeLimits = field(default_factory=TimeLimits)
     prompts: PromptMaker = blank_prompts
     max_context_tokens: int = 1_000_000
 
@@ -140,6 +144,7 @@ class Cluster:
         self._links: dict[int, OutgoingLink] = {}
         self._meters: list[LinkMeter] = []
         self._next_sample_s = inf
+        self._cut: frozenset[tuple[int, int]] = frozenset()
         self._on_wake: Callable[[], None] | None = None
         self._wake_file = -1
         self._poller = zmq.Poller()
@@ -275,6 +280,7 @@ class Cluster:
             self._links,
             self.events,
             settings.prompts,
+            Deadlines(settings.limits, self.membership.workers, settings.time_scale),
             _EMULATED_SLACK_S * settings.time_scale if settings.is_emulated else 0.0,
         )
         dispatcher = self.dispatcher
@@ -385,24 +391,40 @@ class Cluster:
         if self._on_wake is not None:
             self._on_wake()
         now = self.now
-        self.membership.check_liveness(time.monotonic())
+        paused_s = self.membership.check_liveness(time.monotonic())
         if self.dispatcher is None:
             return
-        self._report_node_changes(self.dispatcher, now)
+        if paused_s:
+            self.dispatcher.excuse(paused_s * self._clock.scale)
+        self._report_changes(self.dispatcher, now)
         self.dispatcher.process(now)
+        self.dispatcher.check_deadlines(now)
         if now >= self._next_sample_s:
             self._next_sample_s += self.scenario.run.sample_interval_s
             self._sample()
 
-    def _report_node_changes(self, dispatcher: Dispatcher, now: float) -> None:
-        """Report lost and recovered nodes to the dispatcher."""
+    def _report_changes(self, dispatcher: Dispatcher, now: float) -> None:
+        """Report lost and recovered nodes and links to the dispatcher."""
         membership = self.membership
+        has_changed = bool(membership.lost_nodes or membership.recovered_nodes)
         while membership.lost_nodes:
             dispatcher.node_lost(membership.lost_nodes.pop(0), now)
         while membership.recovered_nodes:
             node = membership.recovered_nodes.pop(0)
             logger.warning("%s is available again", membership.workers[node].name)
+            dispatcher.worker_joined(node)
             dispatcher.node_recovered(node, now)
+        cut = membership.cut_links
+        if has_changed or cut != self._cut:
+            self._report_links(cut)
+            dispatcher.links_cut(cut, now)
+
+    def _report_links(self, cut: frozenset[tuple[int, int]]) -> None:
+        name, before, self._cut = self.membership.name_of, self._cut, cut
+        for source, target in sorted(cut - before):
+            logger.warning("%s does not hear %s: routes avoid the link", name(target), name(source))
+        for source, target in sorted(before - cut):
+            logger.warning("%s hears %s again", name(target), name(source))
 
     def _sample(self) -> None:
         topology = self.topology

@@ -149,6 +149,7 @@ def _check(message: object) -> None:
             message.stuck_s,
             message.lag_s,
             message.unheard_s,
+            *(each.silent_s for each in message.silences),
             *message.sent_bytes,
         )
     if not all(0 <= each < MAX_TIME_S for each in times):

@@ -360,12 +360,16 @@ class Done(Message):
     ----------
     due_s
         Arrival times over an emulated link: one for each, or one for all; empty otherwise.
+    number
+        Where decodes loop: counts these messages of a worker from 1, so that a lost one is noticed.
+        0 otherwise.
     """
 
     sender: Index
     keys: list[Key]
     tokens: list[TokenId]
     due_s: list[float]
+    number: Key = 0
 
 
 class Tokens(Message):
@@ -420,6 +424,13 @@ class Transit(Part):
     at_s: float
 
 
+class PeerSilence(Part):
+    """Time since a worker has heard another, by the clock."""
+
+    source: Index
+    silent_s: float
+
+
 class Heartbeat(Message):
     """A worker is alive; its gauges since its start.
 
@@ -439,6 +450,8 @@ class Heartbeat(Message):
         Number of messages that it has refused.
     unheard_s
         Time since it has heard the coordinator, by the clock.
+    silences
+        Of each peer that it has heard since it joined: for how long it is silent.
     """
 
     node: Index
@@ -458,10 +471,17 @@ class Heartbeat(Message):
     sent_requests: list[int]
     transits: list[Transit]
     unheard_s: float = 0.0
+    silences: list[PeerSilence] = []
 
 
 class Alive(Message):
     """Heartbeat of the coordinator."""
+
+
+class PeerAlive(Message):
+    """Heartbeat of a worker for a peer to which it sends passes or tokens."""
+
+    sender: Index
 
 
 class Rejoin(Message):
@@ -500,6 +520,7 @@ AnyMessage = (
     | Failure
     | Heartbeat
     | Alive
+    | PeerAlive
     | Rejoin
     | Shutdown
     | Stop

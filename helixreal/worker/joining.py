@@ -68,15 +68,16 @@ class Joining:
         """Time since the coordinator was heard."""
         return max(now_s - self._heard_s, 0.0)
 
-    def check(self, now_s: float) -> bool:
-        """Take note of the time, after messages were processed; whether a search begins now.
-
-        If the last call was long ago, this process was paused, and that time does not count as
-        silence.
-        """
+    def pause_s(self, now_s: float) -> float:
+        """For how long this process was paused since the last call; that time is not silence."""
         gap_s, self._last_s = now_s - self._last_s, now_s
-        if gap_s > self.missing_s * PAUSE_SHARE:
-            self._heard_s += gap_s
+        if gap_s <= self.missing_s * PAUSE_SHARE:
+            return 0.0
+        self._heard_s += gap_s
+        return gap_s
+
+    def check(self, now_s: float) -> bool:
+        """Take note of the time, after messages were processed; whether a search begins now."""
         if self._is_searching or self.unheard_s(now_s) <= self.missing_s:
             return False
         self.search(now_s)

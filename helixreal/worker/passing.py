@@ -32,6 +32,10 @@ from helixsim.control.node_schedulers import NODE_SCHEDULERS, decodes_loop
 logger = logging.getLogger(__name__)
 
 
+PassMessage = messages.Work | messages.Tokens | messages.Drop | messages.Peers | messages.PeerAlive
+"""Messages about passes and peers."""
+
+
 class Passing:
     """Takes work, runs it, and sends it on, until the assignment ends.
 
@@ -82,6 +86,8 @@ class Passing:
         self._names: dict[int, str] = {}
         self._early = EarlyWork()
         self._transits: list[messages.Transit] = []
+        self._heard_s: dict[int, float] = {}
+        self._num_token_messages = 0
         self._is_over = False
 
     # -- its end -----------------------------------------------------------------------------
@@ -104,10 +110,11 @@ class Passing:
 
     def take(
         self,
-        message: messages.Work | messages.Tokens | messages.Drop | messages.Peers,
+        message: PassMessage,
         frames: list[Frame],
+        clock_s: float,
     ) -> None:
-        """Process a message about passes or peers.
+        """Process a message about passes or peers that is received at this time by the clock.
 
         Raises
         ------
@@ -116,9 +123,13 @@ class Passing:
         """
         match message:
             case messages.Work():
+                self._heard_s[message.sender] = clock_s
                 self._on_work(message, frames)
             case messages.Tokens():
+                self._heard_s[message.sender] = clock_s
                 self._on_tokens(message)
+            case messages.PeerAlive():
+                self._heard_s[message.sender] = clock_s
             case messages.Drop():
                 self._on_drop(message.keys)
             case messages.Peers():
@@ -148,6 +159,26 @@ class Passing:
             self._transport.connect(peer.name, peer.address)
         for held in self._early.take(self._knows_the_way):
             self._take(held.work, held.frames)
+
+    def greet_peers(self) -> None:
+        """Send a heartbeat to every peer to which passes or tokens go."""
+        alive = messages.PeerAlive(self.assignment.node)
+        for target in dict.fromkeys((*self.links, *self._ways_back)):
+            if target in self._names:
+                self._transport.send(self._names[target], alive)
+
+    def silences(self, clock_s: float) -> list[messages.PeerSilence]:
+        """For how long each peer that was heard is silent."""
+        coordinator = self.assignment.coordinator
+        return [
+            messages.PeerSilence(source, max(clock_s - heard_s, 0.0))
+            for source, heard_s in self._heard_s.items()
+            if source != coordinator
+        ]
+
+    def excuse(self, paused_s: float) -> None:
+        """Do not count this time as silence of peers: this process was not running."""
+        self._heard_s = {source: at + paused_s for source, at in self._heard_s.items()}
 
     def _knows_the_way(self, work: messages.Work) -> bool:
         """Whether all that is needed to send passes on has been heard of.
@@ -320,8 +351,15 @@ class Passing:
         if self._is_over:
             return
         due_s = self.links[self.assignment.coordinator].carry_tokens(len(keys), now)
+        self._num_token_messages += 1
         self._to_coordinator(
-            messages.Done(self.assignment.node, keys, tokens, [] if due_s is None else [due_s])
+            messages.Done(
+                self.assignment.node,
+                keys,
+                tokens,
+                [] if due_s is None else [due_s],
+                self._num_token_messages,
+            )
         )
 
     def send_back(self, first: int, keys: list[int], tokens: list[int], now: float) -> None:

@@ -125,9 +125,15 @@ class Worker:
 
     def _handle(self, message: messages.AnyMessage, frames: list[Frame]) -> None:
         match message:
-            case messages.Work() | messages.Tokens() | messages.Drop() | messages.Peers():
+            case (
+                messages.Work()
+                | messages.Tokens()
+                | messages.Drop()
+                | messages.Peers()
+                | messages.PeerAlive()
+            ):
                 if self._passing is not None:  # else meant for an earlier worker at this address
-                    self._passing.take(message, frames)
+                    self._passing.take(message, frames, time.monotonic())
             case messages.Alive():
                 if self._assignment is not None:
                     self._joining.heard(time.monotonic())
@@ -252,6 +258,9 @@ class Worker:
     def _keep_in_touch(self, clock_s: float) -> None:
         """Say hello where the coordinator is sought, and send heartbeats under an assignment."""
         joining, assignment = self._joining, self._assignment
+        paused_s = joining.pause_s(clock_s)
+        if paused_s and self._passing is not None:
+            self._passing.excuse(paused_s)
         if joining.check(clock_s):
             logger.warning(
                 "the coordinator has been silent for %.1f s: saying hello until it answers",
@@ -278,6 +287,8 @@ class Worker:
         if assignment is None or clock_s < self._next_heartbeat_s:
             return
         self._next_heartbeat_s = clock_s + assignment.heartbeat_s
+        if self._passing is not None:
+            self._passing.greet_peers()
         if joining.unheard_s(clock_s) <= _QUIET_AFTER * assignment.missing_s:
             self._send(self._heartbeat(assignment, clock_s))
 
@@ -310,4 +321,5 @@ class Worker:
             [link.num_requests for link in links],
             [] if passing is None else passing.take_transits(),
             self._joining.unheard_s(clock_s),
+            [] if passing is None else passing.silences(clock_s),
         )

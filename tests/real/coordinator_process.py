@@ -29,14 +29,14 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def write_inventory(folder, names, port, **defaults):
+def write_inventory(folder, names, port, *, address="127.0.0.1", **more):
     """An inventory with all nodes on this machine."""
     inventory = {
         "schema": 1,
         "coordinator": f"127.0.0.1:{port}",
-        "defaults": {"engine": "emulated"} | defaults,
-        "nodes": {name: {"address": "127.0.0.1"} for name in names},
-    }
+        "defaults": {"engine": "emulated"},
+        "nodes": {name: {"address": address} for name in names},
+    } | more
     file = folder / "hosts.yaml"
     file.write_text(yaml.safe_dump(inventory))
     return file
@@ -53,12 +53,13 @@ class CoordinatorProcess:
     def __init__(self, scenario, inventory=None, **settings):
         given = {"scenario": str(scenario), "inventory": inventory and str(inventory)}
         given["membership"] = QUICK | settings
+        paths = [*map(str, (ROOT, ROOT / "tests", ROOT / "tests/real")), *sys.path]
         self.process = subprocess.Popen(
             [sys.executable, __file__, json.dumps(given)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests:{ROOT}/tests/real"},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
             text=True,
         )
         self.ends = {}
@@ -107,6 +108,8 @@ class CoordinatorProcess:
     def __exit__(self, *_):
         with suppress(BrokenPipeError):
             self.process.stdin.close()
+        if self.ready is None:
+            self.process.terminate()
         self.process.wait(PATIENCE_S)
         self._thread.join(PATIENCE_S)
         self.process.stdout.close()

@@ -32,11 +32,12 @@ class Answer:
 
 
 @contextmanager
-def running(scenario, entry, *, time_scale=1.0, overrides=(), supervised=False, membership=None):
+def running(scenario, entry, *, time_scale=1.0, overrides=(), supervised=False, **settings):
     """The cluster as its front end sees it, how it was launched, and its coordinator's side."""
     launch = Launch.local(scenario, overrides, 0, entry, time_scale)
     launch.is_supervised = supervised
-    launch.membership = membership or launch.membership
+    for name, value in settings.items():
+        setattr(launch, name, value)
     with launch.cluster(load_generator=NoLoad()) as cluster:
         launch.start(cluster)
         live = LiveCluster(cluster, launch.scenario.llm.name, launch.max_context_tokens)

@@ -21,6 +21,7 @@ def hellos(found, start_s, end_s, step_s=0.125):
     times = []
     steps = round((end_s - start_s) / step_s)
     for at in (start_s + step_s * step for step in range(steps)):
+        found.pause_s(at)
         found.check(at)
         if found.hello_is_due(at):
             times.append(at)
@@ -51,10 +52,11 @@ def test_a_silent_coordinator_is_searched_by_one_new_incarnation():
 def test_an_own_pause_is_not_silence_of_the_coordinator():
     found = joining()
     found.heard(0.0)
-    found.check(0.1)
-    assert not found.check(60.0)
+    assert found.pause_s(0.125) == 0.0
+    assert found.pause_s(60.125) == 60.0
+    assert not found.check(60.125)
     assert not found.is_searching
-    assert hellos(found, 60.1, 62.5) == []
+    assert hellos(found, 60.25, 62.5) == []
     assert hellos(found, 62.5, 64.0)
 
 
