@@ -19,6 +19,7 @@ from helixreal.cli.options import (
     OptionsOption,
     bytes_of,
     options_of,
+    seconds_of,
     start_logging,
 )
 from helixsim.cli.group import EXIT_INTERRUPTED, ScenarioArgument, SetOption
@@ -52,6 +53,12 @@ def serve(
     max_waiting: Annotated[
         int, typer.Option(min=0, help="Limit of waiting requests; further ones get status 429.")
     ] = _WAITING,
+    request_timeout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION", help="A request whose answer takes longer fails. [default: never]"
+        ),
+    ] = None,
     overrides: SetOption = None,
     *,
     local: Annotated[
@@ -64,6 +71,7 @@ def serve(
 
     The environment variable HELIXREAL_API_KEY sets a key that clients must send.
     """
+    from helixreal.coordinator.deadlines import TimeLimits
     from helixreal.coordinator.live import LiveCluster, NoLoad
     from helixreal.inventory import NodeEntry
     from helixreal.launch import Launch
@@ -90,6 +98,8 @@ def serve(
             options=options_of(options),
         )
         launch = Launch.local(file, sets, None, entry)
+    if request_timeout is not None:
+        launch.limits = TimeLimits(request_s=seconds_of(request_timeout, "--request-timeout"))
     if tokenizer is None and model is not None and (model / "tokenizer.json").is_file():
         tokenizer = model
     words = None if tokenizer is None else Tokenizer(tokenizer)

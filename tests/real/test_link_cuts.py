@@ -67,7 +67,6 @@ def ask(live, count, max_tokens):
     ("node", "source", "target"),
     [
         (None, "n0", "n1"),
-        ("vllm", "n0", "n1"),
         ("vllm", "n1", "n0"),  # the way of tokens back
     ],
 )
@@ -77,8 +76,8 @@ def test_routes_avoid_a_link_that_is_cut_until_it_heals(
     with cluster_behind_proxies(
         tmp_path, monkeypatch, STAGES, source=source, target=target, node=node
     ) as (live, _, cluster, proxy):
-        answers = ask(live, 8, 300)
-        wait_for(lambda: sum(len(each.tokens) for each in answers) > 100, "some tokens")
+        answers = ask(live, 8, 100)
+        wait_for(lambda: sum(len(each.tokens) for each in answers) > 50, "some tokens")
         proxy.cut()
         check_all_end_right(answers)
         assert all(live.load().nodes_up.values())
@@ -94,7 +93,7 @@ def test_without_another_way_requests_fail_until_the_link_heals(tmp_path, monkey
     with cluster_behind_proxies(
         tmp_path, monkeypatch, TWO_STAGES, source="n0", target="n1", node=None
     ) as (live, _, _, proxy):
-        answers = ask(live, 4, 300)
+        answers = ask(live, 4, 100)
         wait_for(lambda: sum(len(each.tokens) for each in answers) > 50, "some tokens")
         proxy.cut()
         for answer in answers:
@@ -119,7 +118,7 @@ def test_requests_whose_pass_was_lost_begin_anew(tmp_path, monkeypatch, caplog, 
         node=node,
         limits=TimeLimits(pass_floor_s=1.0),
     ) as (live, _, cluster, proxy):
-        answers = ask(live, 4, 300)
+        answers = ask(live, 4, 100)
         wait_for(lambda: sum(len(each.tokens) for each in answers) > 50, "some tokens")
         proxy.cut()
         time.sleep(0.3)  # passes are at the proxy now
