@@ -32,7 +32,7 @@ class Generation:
     stopped
         Whether a stop token has come.
     num_stalls
-        How often it has begun anew because a pass was lost on its way.
+        How often it has begun anew because a pass was lost in flight.
     """
 
     tokens: array[int]

@@ -1,4 +1,4 @@
-"""Finds attempts whose pass was lost on its way, and requests that have taken too long."""
+"""Finds attempts whose pass was lost in flight, and requests that have taken too long."""
 
 from __future__ import annotations
 

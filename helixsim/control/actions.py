@@ -76,7 +76,7 @@ class LinksCut(NamedTuple):
 
 
 class RequestStalled(NamedTuple):
-    """A pass of a request was lost on its way: the request begins anew."""
+    """A pass of a request was lost in flight: the request begins anew."""
 
     request: Request
 

@@ -512,7 +512,7 @@ class Coordinator:
         )
 
     def _hops(self, request: Request) -> Iterator[tuple[int, int]]:
-        """The links of a request's route; of one that is not complete, those so far."""
+        """The links of a request's route; if it is not complete, the links so far."""
         assert request.route is not None
         coordinator = len(self._node_names)
         nodes = [stage.node for stage in request.route.stages]

@@ -1,4 +1,4 @@
-"""When a pass that has not returned counts as lost on its way.
+"""When a pass that has not returned counts as lost in flight.
 
 Passes wait in queues, so a deadline is generous: a floor, and a multiple of the longer of what a
 pass is expected to take and what passes have taken lately. It only has to be finite: links that
