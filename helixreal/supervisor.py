@@ -99,10 +99,10 @@ class SupervisedProcess:
             wait_s = self._restarts.wait_s(time.monotonic())
             if wait_s is None:
                 logger.error(
-                    "%s %s, after %d starts within %g s: it is not started again",
+                    "%s %s, for the %dth time within %g s: it is not started again",
                     self._name,
                     described(code),
-                    self._restarts.most,
+                    self._restarts.num_recent,
                     self._restarts.within_s,
                 )
                 return code
