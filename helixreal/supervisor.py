@@ -99,7 +99,7 @@ class SupervisedProcess:
             wait_s = self._restarts.wait_s(time.monotonic())
             if wait_s is None:
                 logger.error(
-                    "%s %s, for the %dth time within %g s: it is not started again",
+                    "%s %s, %d times within %g s: it is not started again",
                     self._name,
                     described(code),
                     self._restarts.num_recent,
