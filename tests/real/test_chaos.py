@@ -14,7 +14,7 @@ def test_every_request_ends_right_or_with_its_error_and_all_nodes_come_back(
     from chaos import run_chaos
 
     found = run_chaos(
-        tmp_path, 15, seed=3, streams=8, node_scheduler=node_scheduler, longest_freeze_s=5.0
+        tmp_path, 10, seed=3, streams=8, node_scheduler=node_scheduler, longest_freeze_s=5.0
     )
     assert not found.wrong
     assert found.ends["request: answer"] > 20
