@@ -24,7 +24,7 @@ from threading import Event, Lock, Thread
 
 import yaml
 from chaos_network import Loopback, Namespaces, has_namespaces
-from coordinator_process import free_port
+from coordinator_process import free_port, processes
 from tiny_llama import VOCAB_SIZE, write_tiny_llama
 from tiny_scenario import write_tiny_scenario
 
@@ -124,14 +124,7 @@ class ServedCluster:
 
     def worker_pid(self, name):
         """The process of a node's worker; None while there is none."""
-        for folder in Path("/proc").iterdir():
-            if not folder.name.isdigit():
-                continue
-            with suppress(OSError):
-                words = (folder / "cmdline").read_bytes().decode().split("\0")
-                if "--node" in words and self.address in words and name in words:
-                    return int(folder.name)
-        return None
+        return next(iter(processes("--node", name, f"tcp://{self.address}")), None)
 
     def request(self, method, path, body=None, timeout_s=HANGS_AFTER_S):
         connection = http.client.HTTPConnection(*self.http, timeout=timeout_s)

@@ -47,6 +47,19 @@ def start_worker(name, inventory, *more, **popen):
     return subprocess.Popen([sys.executable, "-m", "helixreal", *command], cwd=ROOT, **popen)
 
 
+def processes(*words):
+    """Process ids whose command line has all these words."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        with suppress(OSError):
+            command = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if set(words) <= set(command):
+                found.append(int(folder.name))
+    return found
+
+
 class CoordinatorProcess:
     """The process; `ends` has the number, the tokens and the end of each request."""
 

@@ -15,6 +15,7 @@ from coordinator_process import (
     PATIENCE_S,
     CoordinatorProcess,
     free_port,
+    processes,
     start_worker,
     write_inventory,
 )
@@ -25,7 +26,7 @@ from tiny_scenario import LAYERS, write_tiny_scenario
 
 from helixreal.coordinator.membership import MembershipSettings, State
 from helixreal.engines.emulated import EmulatedEngine
-from helixreal.inventory import NodeEntry
+from helixreal.inventory import NodeEntry, load_inventory
 from helixreal.net import messages
 from helixreal.net.transport import Transport
 from helixreal.worker import worker as worker_module
@@ -130,6 +131,29 @@ def test_supervised_workers_are_started_again(tmp_path, caplog):
     assert line == (
         "the worker of n0 was ended by SIGKILL: it is started again in 0.5 s (1 of 5 within 60 s)"
     )
+
+
+def test_up_keeps_the_workers_of_this_machine_running_until_it_is_told_to_end(tmp_path):
+    scenario = write_tiny_scenario(tmp_path)
+    inventory = write_inventory(tmp_path, LAYERS, free_port())
+    up = subprocess.Popen(
+        [sys.executable, "-m", "helixreal", "up", str(inventory), "--local"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with up, CoordinatorProcess(scenario, inventory) as coordinator:
+        coordinator.wait_until_ready()
+        (pid,) = processes("worker", "n0", load_inventory(inventory).coordinator)
+        os.kill(pid, signal.SIGKILL)
+        coordinator.wait_for(lambda: not coordinator.reported()["up"]["n0"], "it is lost")
+        coordinator.wait_for(lambda: coordinator.reported()["up"]["n0"], "it is back")
+        coordinator.ask(1, PROMPT, 20)
+        check_answers(coordinator, [1], 20)
+        coordinator.process.stdin.close()
+        assert up.wait(PATIENCE_S) == 0
+        said = up.stderr.read().splitlines()
+    assert said[0] == "running n0, n1, n2"
+    assert said[1].startswith("up: the worker of n0 was ended by SIGKILL: it is started again")
 
 
 def test_local_workers_end_with_the_process_that_started_them(tmp_path):

@@ -11,7 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from coordinator_process import PATIENCE_S, CoordinatorProcess, free_port, write_inventory
+from coordinator_process import (
+    PATIENCE_S,
+    CoordinatorProcess,
+    free_port,
+    processes,
+    write_inventory,
+)
 from test_lost_workers import made_up
 from tiny_scenario import write_tiny_scenario
 
@@ -39,21 +45,6 @@ def ray_cluster():
             process.terminate()
 
 
-def processes(*words):
-    """Process ids whose command line has all these words."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            command = (folder / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if all(word in command for word in words):
-            found.append(int(folder.name))
-    return found
-
-
 @contextmanager
 def up(inventory, ray):
     """`helixreal up`, as soon as the Ray cluster answers."""
@@ -78,7 +69,7 @@ def test_killed_workers_and_killed_actors_are_started_again(tmp_path):
     make_keys(tmp_path / "keys", [COORDINATOR, *layers])
     own = importlib.import_module("ray").util.get_node_ip_address()
     inventory = write_inventory(tmp_path, layers, port, address=own, keys="keys")
-    address = f"127.0.0.1:{port}"
+    address = f"tcp://127.0.0.1:{port}"
     with ray_cluster() as ray, up(inventory, ray) as launcher:
         with CoordinatorProcess(scenario, inventory, missing_s=2.0) as coordinator:
             coordinator.wait_until_ready()
