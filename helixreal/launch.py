@@ -153,7 +153,9 @@ class Launch:
                     finally:
                         cluster.close()
                     return
-                logger.info("coordinator at %s", transport.address.removeprefix("tcp://"))
+                logger.info(
+                    "the coordinator listens at %s", transport.address.removeprefix("tcp://")
+                )
                 with LocalWorkers(self.inventory.nodes, transport.address) as workers:
                     self.workers = workers
                     try:

@@ -10,6 +10,7 @@ memory of a process grew by more than 50 MB between the first and the last quart
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -33,6 +34,7 @@ def main() -> int:
     parser.add_argument("--node", default=None, help="node scheduler, for example vllm")
     parser.add_argument("--keep", type=Path, default=None, help="folder for the logs")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the processes end with this one
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

@@ -36,6 +36,8 @@ START_S = 120.0
 HANGS_AFTER_S = 90.0
 REQUEST_S = 60
 TOO_LARGE_TOKEN = 10**6
+MOST_KILLS, KILLS_WITHIN_S = 4, 65.0
+"""Of one worker."""
 FAULTS = {
     "kill a worker": 3,
     "freeze a worker": 4,
@@ -271,6 +273,7 @@ class Monkey:
         self._longest_s = longest_freeze_s
         self._thawing = []
         self._cut = set()
+        self._kills_s = {}
 
     def run(self, seconds, pause_s=(1.0, 4.0)):
         until = time.monotonic() + seconds
@@ -304,6 +307,12 @@ class Monkey:
         freeze_s = rng.uniform(1, self._longest_s)
         self._findings.faults[fault] += 1
         if fault == "kill a worker":
+            # `up` starts a worker again five times within a minute.
+            now = time.monotonic()
+            recent = [at for at in self._kills_s.get(name, ()) if now - at < KILLS_WITHIN_S]
+            if len(recent) == MOST_KILLS:
+                return
+            self._kills_s[name] = [*recent, now]
             self._signal(cluster.worker_pid(name), signal.SIGKILL)
         elif fault == "freeze a worker":
             self._freeze(cluster.worker_pid(name), freeze_s)
