@@ -59,8 +59,10 @@ class Deadlines:
 
     def returned(self, attempt: Attempt, now: float) -> None:
         """Take note that a pass of an attempt has returned."""
-        self._passes.took(now - attempt.progress_s, is_first=not attempt.request.num_output_tokens)
+        seconds = now - attempt.progress_s
         attempt.progress_s = now
+        if seconds > self._passes.notable_s:
+            self._passes.took(seconds, is_first=not attempt.request.num_output_tokens)
 
     def is_due(self, now: float) -> bool:
         """Whether it is time for the next look."""

@@ -13,6 +13,7 @@ or it is refused.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import msgspec
 
@@ -29,7 +30,8 @@ MAX_TIME_S = 1e15
 
 _SESSION_BYTES = 8
 _LENGTH_BYTES = 4
-_LENGTH_AT = len(PREFIX) + _SESSION_BYTES
+_SESSION_AT = len(PREFIX)
+_LENGTH_AT = _SESSION_AT + _SESSION_BYTES
 _START = _LENGTH_AT + _LENGTH_BYTES
 
 
@@ -46,17 +48,16 @@ def encode(
 ) -> list[Frame]:
     """Encode a message of a session and its raw frames."""
     header = _encoder.encode(message)
-    start = b"".join(
-        (
-            PREFIX,
-            session.to_bytes(_SESSION_BYTES, "big"),
-            len(header).to_bytes(_LENGTH_BYTES, "big"),
-            header,
-        )
-    )
+    start = _start_of(session) + len(header).to_bytes(_LENGTH_BYTES, "big") + header
     if len(frames) == 1 and len(frames[0]) <= MAX_INLINE_BYTES:
         return [b"".join((start, frames[0]))]
     return [start, *frames]
+
+
+@cache
+def _start_of(session: int) -> bytes:
+    """What messages of a session begin with; a process has few sessions."""
+    return PREFIX + session.to_bytes(_SESSION_BYTES, "big")
 
 
 def decode(parts: Sequence[Frame], session: int = 0) -> tuple[AnyMessage, list[Frame]]:
@@ -70,10 +71,10 @@ def decode(parts: Sequence[Frame], session: int = 0) -> tuple[AnyMessage, list[F
     if not parts:
         raise WireError("an empty message")
     message, inline = decode_first(parts[0])
-    if session and not isinstance(message, messages.OF_ANY_SESSION):
-        sent_in = int.from_bytes(parts[0][len(PREFIX) : _LENGTH_AT], "big")
-        if sent_in not in (0, session):
-            raise WireError(f"{type(message).__name__}: of another run of the coordinator")
+    sent_in = int.from_bytes(parts[0][_SESSION_AT:_LENGTH_AT], "big")
+    is_stale = sent_in != session and sent_in and session
+    if is_stale and not isinstance(message, messages.OF_ANY_SESSION):
+        raise WireError(f"{type(message).__name__}: of another run of the coordinator")
     frames = [*inline, *parts[1:]]
     check_frames(message, frames)
     return message, frames

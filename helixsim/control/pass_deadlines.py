@@ -44,9 +44,16 @@ def expected_pass_s(route: Route, nodes: tuple[PlacedNode, ...], num_tokens: int
 
 
 class PassDeadlines:
-    """Keeps what passes have taken lately, and says how long one may take."""
+    """Keeps what passes have taken lately, and says how long one may take.
+
+    Attributes
+    ----------
+    notable_s
+        Shorter times need not be reported: they change nothing.
+    """
 
     def __init__(self, settings: DeadlineSettings) -> None:
+        self.notable_s = 0.0
         self._settings = settings
         self._longest_s = {True: 0.0, False: 0.0}
         self._forgot_s: float | None = None
@@ -54,12 +61,14 @@ class PassDeadlines:
     def took(self, seconds: float, *, is_first: bool) -> None:
         """A pass has returned after this time; `is_first` for the first token of a request."""
         self._longest_s[is_first] = max(self._longest_s[is_first], seconds)
+        self.notable_s = min(self._longest_s.values())
 
     def forget(self, now: float) -> None:
         """Let old measurements count for less; times do not decrease."""
         if self._forgot_s is not None:
             share = 0.5 ** ((now - self._forgot_s) / self._settings.forget_s)
             self._longest_s = {key: value * share for key, value in self._longest_s.items()}
+            self.notable_s = min(self._longest_s.values())
         self._forgot_s = now
 
     def allowed_s(
