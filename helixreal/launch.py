@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from pathlib import Path
 from types import FrameType
 
 from helixreal.coordinator.attempts import blank_prompts, drawn_prompts
+from helixreal.coordinator.deadlines import TimeLimits
+from helixreal.coordinator.membership import MembershipSettings
 from helixreal.coordinator.server import Cluster, ClusterSettings
 from helixreal.engines.model_config import ModelFacts, model_facts
 from helixreal.inventory import Inventory, NodeEntry, load_inventory
@@ -20,6 +23,8 @@ from helixsim.control.load import LoadGenerator
 from helixsim.errors import InputError, ScenarioError
 from helixsim.scenario.load import load_scenario
 from helixsim.scenario.resolved import Scenario
+
+logger = logging.getLogger(__name__)
 
 _UNBOUND_CONTEXT = 1_000_000
 
@@ -42,6 +47,12 @@ class Launch:
         Whether addresses beyond loopback are allowed without keys.
     facts
         Sizes of the model; None for emulated engines.
+    membership
+        Intervals and time limits of heartbeats.
+    limits
+        Time limits of passes and requests.
+    is_supervised
+        Whether workers on this machine are started again when they end with a fault.
     """
 
     scenario: Scenario
@@ -50,6 +61,9 @@ class Launch:
     time_scale: float = 1.0
     insecure: bool = False
     facts: ModelFacts | None = None
+    membership: MembershipSettings = field(default_factory=MembershipSettings)
+    limits: TimeLimits = field(default_factory=TimeLimits)
+    is_supervised: bool = True
     workers: LocalWorkers | None = field(default=None, init=False)
 
     @classmethod
@@ -134,6 +148,8 @@ class Launch:
             else drawn_prompts(self.scenario.run.seed, facts.vocabulary),
             max_context_tokens=self.max_context_tokens,
             keeps_run=keeps_run,
+            membership=self.membership,
+            limits=self.limits,
         )
         own_keys = None if keys is None else Keys(keys, COORDINATOR)
         with Transport(self.inventory.coordinator, own_keys, insecure=self.insecure) as transport:
@@ -145,6 +161,9 @@ class Launch:
                     finally:
                         cluster.close()
                     return
+                logger.info(
+                    "the coordinator listens at %s", transport.address.removeprefix("tcp://")
+                )
                 with LocalWorkers(self.inventory.nodes, transport.address) as workers:
                     self.workers = workers
                     try:
@@ -166,6 +185,8 @@ class Launch:
         cluster.wait_for_workers(on_wait)
         if not cluster.stopping:
             cluster.begin()
+            if self.workers is not None and self.is_supervised:
+                self.workers.supervise()
 
 
 def _scenario(file: str, overrides: Sequence[str] | None, seed: int | None) -> Scenario:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import socket
 import time
 from collections.abc import Mapping, Sequence
-from typing import Self
+from threading import Thread
+from typing import Any, Self
 
 from helixreal.inventory import NodeEntry
+from helixreal.supervisor import SupervisedProcess, described
 from helixsim.errors import HelixError
 
 _LEAVE_S = 5.0
@@ -31,6 +32,25 @@ def worker_command(name: str, entry: NodeEntry, coordinator: str) -> list[str]:
     return command
 
 
+def is_own_address(address: str) -> bool:
+    """Whether an address such as ``tcp://10.0.0.2:0`` is one of this machine."""
+    host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return any(_can_bind(family, where) for family, _, _, _, where in found)
+
+
+def _can_bind(family: int, where: tuple[Any, ...]) -> bool:
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind(where)
+        except OSError:
+            return False
+    return True
+
+
 class LocalWorkers:
     """A worker process for each node; a context manager that ends all of them.
 
@@ -40,19 +60,19 @@ class LocalWorkers:
         Name of node -> how its worker is started.
     coordinator
         Address of the coordinator.
+    more
+        More arguments of the command of each worker.
     """
 
-    def __init__(self, entries: Mapping[str, NodeEntry], coordinator: str) -> None:
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+    def __init__(
+        self, entries: Mapping[str, NodeEntry], coordinator: str, more: Sequence[str] = ()
+    ) -> None:
+        self._processes: dict[str, SupervisedProcess] = {}
+        self._supervisors: list[Thread] = []
         try:
             for name, entry in entries.items():
-                command = worker_command(name, entry, coordinator)
-                # In a separate session: Ctrl-C goes to the coordinator, which shuts workers down.
-                self._processes[name] = subprocess.Popen(  # noqa: S603  (our own command)
-                    [sys.executable, "-m", "helixreal", *command],
-                    stdin=subprocess.DEVNULL,
-                    start_new_session=True,
-                )
+                command = [*worker_command(name, entry, coordinator), *more]
+                self._processes[name] = SupervisedProcess(f"the worker of {name}", command)
         except BaseException:
             self.end(patience_s=0.0)
             raise
@@ -66,9 +86,30 @@ class LocalWorkers:
             If one of them has ended.
         """
         for name in missing:
-            code = self._processes[name].poll()
+            code = self._processes[name].exit_code
             if code is not None:
-                raise HelixError(f"the worker of {name} has ended with exit code {code}")
+                raise HelixError(f"the worker of {name} {described(code)}")
+
+    def supervise(self) -> None:
+        """From now on, start workers again that end with a fault."""
+        for name, process in self._processes.items():
+            thread = Thread(target=process.keep_running, name=f"supervisor {name}", daemon=True)
+            thread.start()
+            self._supervisors.append(thread)
+
+    def wait(self) -> None:
+        """Wait until all workers have ended as they were told to, or too often.
+
+        Raises
+        ------
+        HelixError
+            If some have ended too often.
+        """
+        for thread in self._supervisors:
+            thread.join()
+        failed = [name for name, each in self._processes.items() if each.exit_code]
+        if failed:
+            raise HelixError(f"workers have ended with a fault: {', '.join(failed)}")
 
     def pid(self, name: str) -> int:
         """Process id of a node's worker."""
@@ -77,17 +118,15 @@ class LocalWorkers:
     def end(self, patience_s: float = _LEAVE_S) -> None:
         """Wait for all processes to end; terminate processes that do not end in time."""
         until_s = time.monotonic() + patience_s
-        for process in self._processes.values():
-            try:
-                process.wait(timeout=max(until_s - time.monotonic(), 0))
-            except subprocess.TimeoutExpired:
-                process.terminate()
-        for process in self._processes.values():
-            try:
-                process.wait(timeout=1)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        processes = self._processes.values()
+        for process in processes:
+            process.stop_restarting()
+        for process in processes:
+            process.wait(until_s - time.monotonic())
+        for process in processes:
+            process.end()
+        for thread in self._supervisors:
+            thread.join()
 
     def __enter__(self) -> Self:
         """The workers, which have been started already."""

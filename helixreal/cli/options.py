@@ -95,6 +95,20 @@ def bytes_of(text: str | None, option: str) -> int | None:
         raise InputError(error.message, where=option) from error
 
 
+def seconds_of(text: str, option: str) -> float:
+    """Read a duration of more than 0; error messages name the option."""
+    from helixsim.errors import InputError
+    from helixsim.units import seconds
+
+    try:
+        found = seconds(text)
+    except InputError as error:
+        raise InputError(error.message, where=option) from error
+    if found <= 0:
+        raise InputError(f"must be more than 0, not {text}", where=option)
+    return found
+
+
 def options_of(text: str | None) -> dict[str, Any]:
     """Read the additional options of an engine."""
     from helixsim.errors import InputError
@@ -109,5 +123,6 @@ def options_of(text: str | None) -> dict[str, Any]:
 
 
 def start_logging(name: str) -> None:
-    """Log warnings and errors to standard error, with the name of the process."""
+    """Log warnings, errors and how a cluster starts to standard error, with the process's name."""
     logging.basicConfig(format=f"{name}: %(message)s", level=logging.WARNING)
+    logging.getLogger("helixreal.launch").setLevel(logging.INFO)

@@ -22,6 +22,7 @@ from helixreal.cli.options import (
     TokenizerOption,
     bytes_of,
     options_of,
+    seconds_of,
     start_logging,
 )
 from helixsim.cli.group import EXIT_INTERRUPTED, ScenarioArgument, SetOption
@@ -72,6 +73,12 @@ def serve(
             metavar="DIR", help="Write the departure and return of every pass to this new folder."
         ),
     ] = None,
+    request_timeout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION", help="A request whose answer takes longer fails. [default: never]"
+        ),
+    ] = None,
     overrides: SetOption = None,
     *,
     local: Annotated[
@@ -84,6 +91,7 @@ def serve(
 
     The environment variable HELIXREAL_API_KEY sets a key that clients must send.
     """
+    from helixreal.coordinator.deadlines import TimeLimits
     from helixreal.inventory import DEFAULT_FRONT_END_PORT, NodeEntry, tcp_address
     from helixreal.launch import Launch
     from helixreal.net.sockets import check_open_to_others
@@ -117,6 +125,8 @@ def serve(
             options=options_of(options),
         )
         launch = Launch.local(file, sets, None, entry)
+    if request_timeout is not None:
+        launch.limits = TimeLimits(request_s=seconds_of(request_timeout, "--request-timeout"))
     if tokenizer is None and model is not None and (model / "tokenizer.json").is_file():
         tokenizer = model
     if tokenizer is not None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shlex
 import signal
+import sys
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,8 +23,15 @@ from helixreal.cli.options import (
     OptionsOption,
     bytes_of,
     options_of,
+    seconds_of,
     start_logging,
 )
+
+_SIGNALLED = 128
+"""Exit codes above this name the signal that has ended a process."""
+
+if TYPE_CHECKING:
+    from helixreal.inventory import Inventory
 
 
 def worker(
@@ -46,11 +55,24 @@ def worker(
     kv_memory: KvMemoryOption = None,
     options: OptionsOption = None,
     keys: KeysOption = None,
+    give_up_after: Annotated[
+        str,
+        typer.Option(
+            metavar="DURATION", help="End with an error when the coordinator is silent for longer."
+        ),
+    ] = "30 min",
     *,
     dummy_weights: DummyOption = False,
     insecure: InsecureOption = False,
+    end_with_stdin: Annotated[
+        bool,
+        typer.Option("--end-with-stdin", help="End when standard input is closed.", hidden=True),
+    ] = False,
 ) -> None:
-    """Run the layers that the coordinator assigns to this node, until shutdown."""
+    """Run the layers that the coordinator assigns to this node, until shutdown.
+
+    A worker that does not hear the coordinator tries to join again. It ends when it is told to.
+    """
     from helixreal.inventory import NodeEntry, load_inventory, tcp_address
     from helixreal.net.transport import Keys, Transport
     from helixreal.worker.settings import WorkerSettings
@@ -80,6 +102,7 @@ def worker(
         node=node,
         coordinator=coordinator_address,
         engine=entry.engine,
+        give_up_after_s=seconds_of(give_up_after, "--give-up-after"),
         model=entry.model,
         device=entry.device,
         dtype=entry.dtype,
@@ -90,9 +113,19 @@ def worker(
     own_keys = None if keys is None else Keys(keys, node)
     with Transport(entry.address, own_keys, insecure=insecure) as transport:
         running = Worker(settings, transport)
+        signals: list[int] = []
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            signals.append(number)
+            running.stop("received a signal")
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: running.stop("received a signal"))
+            signal.signal(number, stop)
+        if end_with_stdin:
+            running.end_with(sys.stdin.fileno())
         running.run()
+    if signals:
+        raise typer.Exit(_SIGNALLED + signals[0])
 
 
 def up(
@@ -101,11 +134,23 @@ def up(
         str | None,
         typer.Option(metavar="ADDRESS", help="Start the workers on this Ray cluster."),
     ] = None,
+    *,
+    local: Annotated[
+        bool,
+        typer.Option("--local", help="Start the workers of this machine, and keep them running."),
+    ] = False,
+    insecure: InsecureOption = False,
 ) -> None:
-    """Start all workers with Ray, or print the command for each machine."""
+    """Start workers and keep them running, here or with Ray; or print each machine's command."""
     from helixreal.inventory import load_inventory
+    from helixsim.errors import InputError
 
+    if local and ray is not None:
+        raise InputError("give either --local or --ray")
     found = load_inventory(file)
+    if local:
+        _run_own_workers(found, file, insecure=insecure)
+        return
     if ray is None:
         for name, entry in found.nodes.items():
             host = entry.address.removeprefix("tcp://").rpartition(":")[0]
@@ -115,6 +160,30 @@ def up(
     from helixreal.ray_launcher import start_workers
 
     start_workers(found, ray)
+
+
+def _run_own_workers(inventory: Inventory, file: Path, *, insecure: bool) -> None:
+    """Run the workers whose addresses are of this machine, until they are told to end."""
+    from helixreal.local import LocalWorkers, is_own_address
+    from helixsim.errors import InputError
+
+    start_logging("up")
+    own = {name: entry for name, entry in inventory.nodes.items() if is_own_address(entry.address)}
+    if not own:
+        raise InputError("no node has an address of this machine", file=file, where="nodes")
+    more = [] if inventory.keys is None else ["--keys", str(inventory.keys)]
+    if insecure:
+        more.append("--insecure")
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise typer.Exit(_SIGNALLED + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    with LocalWorkers(own, inventory.coordinator, more) as workers:
+        typer.echo(f"running {', '.join(own)}", err=True)
+        workers.supervise()
+        workers.wait()
 
 
 def down(

@@ -31,6 +31,8 @@ class Generation:
         Called with every stream event; None if no client waits for the answer.
     stopped
         Whether a stop token has come.
+    num_stalls
+        How often it has begun anew because a pass was lost in flight.
     """
 
     tokens: array[int]
@@ -39,6 +41,7 @@ class Generation:
     sampling: Sampling = GREEDY
     listener: Listener | None = None
     stopped: bool = False
+    num_stalls: int = 0
 
 
 class Attempt:
@@ -54,15 +57,18 @@ class Attempt:
         Tokens of the request.
     route
         Stages of its route.
+    progress_s
+        When its last pass left or returned, in seconds of the run.
     """
 
-    __slots__ = ("generation", "key", "request", "route")
+    __slots__ = ("generation", "key", "progress_s", "request", "route")
 
     def __init__(self, request: Request, key: int, generation: Generation) -> None:
         self.request = request
         self.key = key
         self.generation = generation
         self.route: list[messages.Stage] = []
+        self.progress_s = 0.0
 
     @property
     def first(self) -> int:

@@ -11,6 +11,7 @@ from math import inf
 from typing import NamedTuple
 
 from helixreal.coordinator.attempts import Attempt, Generation, PromptMaker
+from helixreal.coordinator.deadlines import Deadlines
 from helixreal.coordinator.events import Events
 from helixreal.coordinator.membership import Membership
 from helixreal.net import messages
@@ -21,6 +22,7 @@ from helixsim.control.actions import (
     Actions,
     AnswerStopped,
     Event,
+    LinksCut,
     NodeLost,
     NodeRecovered,
     PassesReturned,
@@ -28,10 +30,12 @@ from helixsim.control.actions import (
     RequestCancelled,
     RequestFailed,
     RequestPreempted,
+    RequestStalled,
     RunStarted,
     TokensReturned,
 )
 from helixsim.control.control_plane import ControlPlane
+from helixsim.control.links_to_avoid import links_to_avoid
 from helixsim.control.routing.policy import Rejection, complete_route
 from helixsim.metrics.recorder import RunRecorder
 from helixsim.requests import Request
@@ -113,6 +117,8 @@ class Dispatcher:
         Log of all passes.
     prompts
         Makes the prompts of requests of which only lengths are known.
+    deadlines
+        Finds passes that were lost, and requests that take too long.
     slack_s
         Up to this delay, events keep the times at which they were due. Seconds of the run.
 
@@ -133,6 +139,7 @@ class Dispatcher:
         links: dict[int, OutgoingLink],
         events: Events,
         prompts: PromptMaker,
+        deadlines: Deadlines,
         slack_s: float,
     ) -> None:
         self._topology = control_plane.topology
@@ -144,11 +151,13 @@ class Dispatcher:
         self._links = links
         self._events = events
         self._prompts = prompts
+        self._deadlines = deadlines
         self._slack_s = slack_s
+        self._last_numbers: dict[int, int] = {}
         self._numbers = count()
         self._pending_arrivals: list[tuple[float, float, int, Request]] = []
         self._returning: list[tuple[float, int, Sequence[int], Sequence[int]]] = []
-        self._keys = count(1)
+        self._next_key = 1
         self._attempts: dict[int, Attempt] = {}
         self._attempt_of: dict[Request, Attempt] = {}
         self._generations: dict[int, Generation] = {}
@@ -179,6 +188,11 @@ class Dispatcher:
             if request not in actions.dropped:  # to make room for others
                 self._start_attempt(request)
         self._send(actions.send, actions.ready_s)
+
+    @property
+    def next_key(self) -> int:
+        """The key of the next attempt."""
+        return self._next_key
 
     # -- arrivals ----------------------------------------------------------------------------
 
@@ -230,7 +244,16 @@ class Dispatcher:
         self.send_drops()
 
     def passes_done(self, done: messages.Done, now: float) -> None:
-        """Queue passes that have left the last layer, to be processed when they are due."""
+        """Queue passes that have left the last layer, to be processed when they are due.
+
+        Where decodes loop, a message that was lost would leave a hole in answers: the requests of
+        the node begin anew.
+        """
+        if done.number:
+            expected = self._last_numbers.get(done.sender, 0) + 1
+            self._last_numbers[done.sender] = done.number
+            if done.number != expected:
+                self._restart_through(done.sender, now)
         if len(done.due_s) < 2:
             due = done.due_s[0] if done.due_s else now
             heappush(self._returning, (due, next(self._numbers), done.keys, done.tokens))
@@ -254,6 +277,7 @@ class Dispatcher:
                     continue  # a pass of an attempt that has ended
                 request = attempt.request
                 self._events.pass_returned(request, floor)
+                self._deadlines.returned(attempt, floor)
                 if not request.is_prefill or request.is_last_chunk:
                     self._append_token(attempt, token, floor)
                 returned.requests[request] = None
@@ -309,6 +333,7 @@ class Dispatcher:
         groups: dict[int, list[tuple[Attempt, Request, float]]] = {}
         for request, at in zip(requests, ready_s, strict=True):
             attempt = self._attempt_of[request.origin]
+            attempt.progress_s = at
             self._events.pass_sent(request, at)
             groups.setdefault(attempt.first, []).append((attempt, request, at))
         for first, group in groups.items():
@@ -320,7 +345,8 @@ class Dispatcher:
         if generation is None:
             prompt = self._prompts(request.index, request.prompt_tokens)
             generation = self._generations[request.index] = Generation(prompt, len(prompt))
-        attempt = Attempt(request, next(self._keys), generation)
+        attempt = Attempt(request, self._next_key, generation)
+        self._next_key += 1
         route = complete_route(self._policy, self._topology, request)
         attempt.route = [
             messages.Stage(stage.node, stage.start_layer, stage.end_layer) for stage in route.stages
@@ -356,6 +382,47 @@ class Dispatcher:
     def node_recovered(self, node: int, now: float) -> None:
         """Report that a node is available again."""
         self._handle(NodeRecovered(node), now)
+
+    def links_cut(self, cut: frozenset[tuple[int, int]], now: float) -> None:
+        """Report the connections between nodes that do not work now, (source, target)."""
+        avoided = links_to_avoid(self._topology, self._coordinator.down, cut)
+        if avoided != self._coordinator.cut:
+            self._handle(LinksCut(avoided), now)
+
+    def worker_joined(self, node: int) -> None:
+        """Take note that a new worker of a node counts its messages from 1."""
+        self._last_numbers.pop(node, None)
+
+    def _restart_through(self, node: int, now: float) -> None:
+        """Begin all requests anew whose tokens come from a node: a message of it was lost."""
+        logger.warning("a message of %s was lost", self._membership.name_of(node))
+        for attempt in list(self._attempts.values()):
+            if attempt.route[-1].node == node:
+                self._handle(RequestStalled(attempt.request), now)
+
+    def excuse(self, paused_s: float) -> None:
+        """Do not count this time, in seconds of the run: this process was not running."""
+        for attempt in self._attempts.values():
+            attempt.progress_s += paused_s
+
+    def check_deadlines(self, now: float) -> None:
+        """Begin requests anew whose pass was lost; let requests fail that take too long."""
+        deadlines = self._deadlines
+        if not deadlines.is_due(now):
+            return
+        for attempt in deadlines.overdue(list(self._attempts.values()), now):
+            where = " -> ".join(self._membership.name_of(stage.node) for stage in attempt.route)
+            late_s = now - attempt.progress_s
+            logger.warning("a request got no answer from %s for %.0f s", where, late_s)
+            if deadlines.give_up(attempt):
+                reason = f"no answer from {where} for {late_s:.0f} s"
+                self._handle(RequestFailed(attempt.request, reason), now)
+            else:
+                self._handle(RequestStalled(attempt.request), now)
+        coordinator = self._coordinator
+        for request in deadlines.too_late([*coordinator.active, *coordinator.waiting], now):
+            reason = f"the answer took longer than {deadlines.request_s:g} s (--request-timeout)"
+            self._handle(RequestFailed(request, reason), now)
 
     def requests_preempted(self, keys: Iterable[int], now: float) -> None:
         """Report requests that a worker preempted: the coordinator restarts them."""

@@ -17,6 +17,7 @@ from typing import Any
 import zmq
 
 from helixreal.coordinator.attempts import PromptMaker, blank_prompts
+from helixreal.coordinator.deadlines import Deadlines, TimeLimits
 from helixreal.coordinator.dispatcher import Dispatcher, LiveRecorder
 from helixreal.coordinator.events import EventLog, Events, NoEvents
 from helixreal.coordinator.membership import (
@@ -66,6 +67,8 @@ class ClusterSettings:
         Seconds of the run per second by the clock.
     membership
         Intervals and time limits of heartbeats.
+    limits
+        Time limits of passes and requests.
     prompts
         Makes the prompts of the scenario's workload, of which only lengths are known.
     max_context_tokens
@@ -78,6 +81,7 @@ class ClusterSettings:
     is_emulated: bool = True
     time_scale: float = 1.0
     membership: MembershipSettings = field(default_factory=MembershipSettings)
+    limits: TimeLimits = field(default_factory=TimeLimits)
     prompts: PromptMaker = blank_prompts
     max_context_tokens: int = 1_000_000
     keeps_run: bool = True
@@ -147,6 +151,7 @@ class Cluster:
         self._meters: list[LinkMeter] = []
         self._next_sample_s = inf
         self._watched: dict[object, Callable[[], None]] = {}
+        self._cut: frozenset[tuple[int, int]] = frozenset()
         self._poller = zmq.Poller()
         self._poller.register(transport.inbox, zmq.POLLIN)
 
@@ -281,8 +286,11 @@ class Cluster:
             self._links,
             self.events,
             settings.prompts,
+            Deadlines(settings.limits, self.membership.workers, settings.time_scale),
             _EMULATED_SLACK_S * settings.time_scale if settings.is_emulated else 0.0,
         )
+        dispatcher = self.dispatcher
+        self.membership.next_key = lambda: dispatcher.next_key
         self._timeline = Timeline(self)
         if settings.keeps_run:
             self._next_sample_s = self.start_s
@@ -385,24 +393,40 @@ class Cluster:
         for source, _ in self._poller.poll(ceil(wait_ms)):
             self._watched.get(source, self._receive)()
         now = self.now
-        self.membership.check_liveness(time.monotonic())
+        paused_s = self.membership.check_liveness(time.monotonic())
         if self.dispatcher is None:
             return
-        self._report_node_changes(self.dispatcher, now)
+        if paused_s:
+            self.dispatcher.excuse(paused_s * self._clock.scale)
+        self._report_changes(self.dispatcher, now)
         self.dispatcher.process(now)
+        self.dispatcher.check_deadlines(now)
         if now >= self._next_sample_s:
             self._next_sample_s += self.scenario.run.sample_interval_s
             self._sample()
 
-    def _report_node_changes(self, dispatcher: Dispatcher, now: float) -> None:
-        """Report lost and recovered nodes to the dispatcher."""
+    def _report_changes(self, dispatcher: Dispatcher, now: float) -> None:
+        """Report lost and recovered nodes and links to the dispatcher."""
         membership = self.membership
+        has_changed = bool(membership.lost_nodes or membership.recovered_nodes)
         while membership.lost_nodes:
             dispatcher.node_lost(membership.lost_nodes.pop(0), now)
         while membership.recovered_nodes:
             node = membership.recovered_nodes.pop(0)
             logger.warning("%s is available again", membership.workers[node].name)
+            dispatcher.worker_joined(node)
             dispatcher.node_recovered(node, now)
+        cut = membership.cut_links
+        if has_changed or cut != self._cut:
+            self._report_links(cut)
+            dispatcher.links_cut(cut, now)
+
+    def _report_links(self, cut: frozenset[tuple[int, int]]) -> None:
+        name, before, self._cut = self.membership.name_of, self._cut, cut
+        for source, target in sorted(cut - before):
+            logger.warning("%s does not hear %s: routes avoid the link", name(target), name(source))
+        for source, target in sorted(before - cut):
+            logger.warning("%s hears %s again", name(target), name(source))
 
     def _sample(self) -> None:
         topology = self.topology

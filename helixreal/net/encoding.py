@@ -1,8 +1,10 @@
 """Messages as frames, and frames as messages.
 
 A message is a header, followed by the number of raw frames that the header states. The first frame
-begins with the four bytes of :data:`PREFIX`, which contain the version, and four bytes with the
-length of the header, a MessagePack array of one of the types of :mod:`helixreal.net.messages`. A
+begins with the four bytes of :data:`PREFIX`, which contain the version, eight bytes with the
+session (the run of the coordinator to which the message belongs, 0 for none), and four bytes with
+the length of the header, a MessagePack array of one of the types of
+:mod:`helixreal.net.messages`. A
 single small raw frame follows in the same ZeroMQ frame, which is faster than a second frame.
 Received data is never executed: it decodes to one of these types, with values within their bounds,
 or it is refused.
@@ -11,6 +13,7 @@ or it is refused.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import msgspec
 
@@ -18,15 +21,18 @@ from helixreal.net import messages
 from helixreal.net.messages import AnyMessage, Frame
 from helixsim.errors import HelixError
 
-VERSION = 4
+VERSION = 5
 PREFIX = b"hx" + VERSION.to_bytes(2, "big")
 MAX_HEADER_BYTES = 8_000_000
 MAX_BODY_BYTES = 2_000_000_000
 MAX_INLINE_BYTES = 65_536
 MAX_TIME_S = 1e15
 
+_SESSION_BYTES = 8
 _LENGTH_BYTES = 4
-_START = len(PREFIX) + _LENGTH_BYTES
+_SESSION_AT = len(PREFIX)
+_LENGTH_AT = _SESSION_AT + _SESSION_BYTES
+_START = _LENGTH_AT + _LENGTH_BYTES
 
 
 class WireError(HelixError):
@@ -37,26 +43,38 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(messages.AnyMessage)
 
 
-def encode(message: messages.Message, frames: Sequence[Frame] = ()) -> list[Frame]:
-    """Encode a message and its raw frames."""
+def encode(
+    message: messages.Message, frames: Sequence[Frame] = (), session: int = 0
+) -> list[Frame]:
+    """Encode a message of a session and its raw frames."""
     header = _encoder.encode(message)
-    start = PREFIX + len(header).to_bytes(_LENGTH_BYTES, "big") + header
+    start = _start_of(session) + len(header).to_bytes(_LENGTH_BYTES, "big") + header
     if len(frames) == 1 and len(frames[0]) <= MAX_INLINE_BYTES:
         return [b"".join((start, frames[0]))]
     return [start, *frames]
 
 
-def decode(parts: Sequence[Frame]) -> tuple[AnyMessage, list[Frame]]:
+@cache
+def _start_of(session: int) -> bytes:
+    """What messages of a session begin with; a process has few sessions."""
+    return PREFIX + session.to_bytes(_SESSION_BYTES, "big")
+
+
+def decode(parts: Sequence[Frame], session: int = 0) -> tuple[AnyMessage, list[Frame]]:
     """Decode received frames to a message and its raw frames.
 
     Raises
     ------
     WireError
-        If they are not a message of this version, or have a wrong size.
+        If they are not a message of this version, have a wrong size, or belong to another session.
     """
     if not parts:
         raise WireError("an empty message")
     message, inline = decode_first(parts[0])
+    sent_in = int.from_bytes(parts[0][_SESSION_AT:_LENGTH_AT], "big")
+    is_stale = sent_in != session and sent_in and session
+    if is_stale and not isinstance(message, messages.OF_ANY_SESSION):
+        raise WireError(f"{type(message).__name__}: of another run of the coordinator")
     frames = [*inline, *parts[1:]]
     check_frames(message, frames)
     return message, frames
@@ -77,7 +95,7 @@ def decode_first(first: Frame) -> tuple[AnyMessage, list[Frame]]:
             f"a message of version {int.from_bytes(first[2:4], 'big')}; this is {VERSION}: run "
             "the same release of helixsim everywhere"
         )
-    end = _START + int.from_bytes(first[4:_START], "big")
+    end = _START + int.from_bytes(first[_LENGTH_AT:_START], "big")
     if not _START <= end <= min(len(first), _START + MAX_HEADER_BYTES):
         raise WireError(f"a header of {end - _START} bytes in a frame of {len(first)}")
     view = memoryview(first)
@@ -127,6 +145,13 @@ def _check(message: object) -> None:
             wait_s = composition.max_wait_s
             times = (composition.num_stages, 0.0 if isinstance(wait_s, str) else wait_s)
     elif isinstance(message, messages.Heartbeat):
-        times = (message.busy_s, message.stuck_s, message.lag_s, *message.sent_bytes)
+        times = (
+            message.busy_s,
+            message.stuck_s,
+            message.lag_s,
+            message.unheard_s,
+            *(each.silent_s for each in message.silences),
+            *message.sent_bytes,
+        )
     if not all(0 <= each < MAX_TIME_S for each in times):
         raise WireError("a time or an amount out of range")

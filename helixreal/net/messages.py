@@ -47,7 +47,7 @@ class Hello(Message):
     host
         Identifies its clock, see :func:`helixreal.net.clock.this_host`.
     incarnation
-        A value that differs for each start of a worker.
+        A value that differs for each time that a worker joins.
     engine
         Name of its engine.
     """
@@ -184,6 +184,12 @@ class Assignment(Message):
         The operator tables of its machine type for the LLM, as JSON; empty without.
     composition
         Limits of its steps; None where prefills are not streamed and steps not limited.
+    session
+        Identifies the run of the coordinator. Messages of other runs are refused.
+    incarnation
+        That of the hello to which this is the answer.
+    first_key
+        Passes of attempts with lower keys are not meant for this worker.
     """
 
     node: Index
@@ -210,6 +216,9 @@ class Assignment(Message):
     report_transits: bool
     operators: Annotated[str, msgspec.Meta(max_length=4_000_000)] = ""
     composition: Composition | None = None
+    session: Key = 0
+    incarnation: Text = ""
+    first_key: Key = 0
 
 
 class Ready(Message):
@@ -351,12 +360,16 @@ class Done(Message):
     ----------
     due_s
         Arrival times over an emulated link: one for each, or one for all; empty otherwise.
+    number
+        Where decodes loop: counts these messages of a worker from 1, so that a lost one is noticed.
+        0 otherwise.
     """
 
     sender: Index
     keys: list[Key]
     tokens: list[TokenId]
     due_s: list[float]
+    number: Key = 0
 
 
 class Tokens(Message):
@@ -413,6 +426,13 @@ class Transit(Part):
     at_s: float
 
 
+class PeerSilence(Part):
+    """Time since a worker has heard another, by the clock."""
+
+    source: Index
+    silent_s: float
+
+
 class Heartbeat(Message):
     """A worker is alive; its gauges since its start.
 
@@ -430,6 +450,10 @@ class Heartbeat(Message):
         The longest delay since the last heartbeat, by the clock.
     refused
         Number of messages that it has refused.
+    unheard_s
+        Time since it has heard the coordinator, by the clock.
+    silences
+        Of each peer that it has heard since it joined: for how long it is silent.
     """
 
     node: Index
@@ -448,16 +472,37 @@ class Heartbeat(Message):
     sent_bytes: list[float]
     sent_requests: list[int]
     transits: list[Transit]
+    unheard_s: float = 0.0
+    silences: list[PeerSilence] = []
 
 
 class Alive(Message):
     """Heartbeat of the coordinator."""
 
 
+class PeerAlive(Message):
+    """Heartbeat of a worker for a peer to which it sends passes or tokens."""
+
+    sender: Index
+
+
+class Rejoin(Message):
+    """The worker counts as lost: it drops its requests and joins again.
+
+    Attributes
+    ----------
+    incarnation
+        That of the worker that was lost.
+    """
+
+    incarnation: Name
+
+
 class Shutdown(Message):
-    """The receiving worker ends."""
+    """The receiving worker ends; with `is_fault`, because of a fault of its own."""
 
     reason: Text
+    is_fault: bool = False
 
 
 class Stop(Message):
@@ -477,6 +522,11 @@ AnyMessage = (
     | Failure
     | Heartbeat
     | Alive
+    | PeerAlive
+    | Rejoin
     | Shutdown
     | Stop
 )
+
+OF_ANY_SESSION = (Hello, Assignment, Stop)
+"""Messages that are taken from every run of a coordinator: they begin or end a session."""

@@ -119,6 +119,9 @@ class Transport:
         Number of received messages that were refused.
     num_lost
         Number of messages that could not be sent.
+    session
+        The run of the coordinator to which this process belongs: messages of other runs are
+        refused. 0 for none.
 
     Raises
     ------
@@ -138,6 +141,7 @@ class Transport:
         self._unasked = 0
         self.num_refused = 0
         self.num_lost = 0
+        self.session = 0
         try:
             self._open(bind)
         except BaseException:
@@ -191,7 +195,7 @@ class Transport:
         if socket is None:
             self.num_lost += 1
             return False
-        parts = encoding.encode(message, frames)
+        parts = encoding.encode(message, frames, self.session)
         try:
             if len(parts) == 1:
                 socket.send(parts[0], zmq.NOBLOCK)
@@ -220,7 +224,7 @@ class Transport:
             while inbox.getsockopt(zmq.RCVMORE):
                 parts.append(inbox.recv(copy=False).buffer)
             try:
-                received = encoding.decode(parts)
+                received = encoding.decode(parts, self.session)
             except WireError as error:
                 self.refuse(str(error))
             else:

@@ -178,6 +178,11 @@ class NodeExecutor:
             return self._wait_ends_s
         return self._noticed_at(self._arrivals[0][0]) if self._arrivals else None
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a step runs on the engine."""
+        return self._step is not None
+
     def _noticed_at(self, arrival_s: float) -> float:
         """When an idle node notices an arrival: at the end of the round of polling."""
         round_s = self._poll_s

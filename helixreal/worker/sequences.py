@@ -31,6 +31,8 @@ class SequenceState(Request):
     payload, wants_token, sender, sent_on_s
         Payload of the pass, whether the last stage samples a token, the machine that sent the
         pass, and the time of sending.
+    num_received_tokens
+        Tokens of the passes that have arrived: the next one begins there.
     """
 
     __slots__ = (
@@ -39,6 +41,7 @@ class SequenceState(Request):
         "first",
         "key",
         "next_stages",
+        "num_received_tokens",
         "payload",
         "sampling",
         "sender",
@@ -61,6 +64,7 @@ class SequenceState(Request):
         self.next_stages = next_stages
         self.sampling = sampling
         self.first = 0
+        self.num_received_tokens = 0
         self.payload: Payload = None
         self.wants_token = True
         self.sender = TO_COORDINATOR

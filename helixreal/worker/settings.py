@@ -28,6 +28,8 @@ class WorkerSettings:
         Address of the coordinator, ``tcp://host:port``.
     engine
         Name of its engine: ``emulated``, ``torch``, ``vllm`` or a registered one.
+    give_up_after_s
+        Silence of the coordinator after which the worker ends with an error.
     model, device, dtype, kv_memory_bytes, dummy_weights, options
         See :class:`helixreal.engines.engine.EngineSpec`.
     """
@@ -35,6 +37,7 @@ class WorkerSettings:
     node: str
     coordinator: str
     engine: str = EMULATED
+    give_up_after_s: float = 1800.0
     model: str | None = None
     device: str = "cpu"
     dtype: str = "float32"

@@ -5,47 +5,41 @@ from __future__ import annotations
 import logging
 import os
 import time
-from array import array
-from collections.abc import Sequence
 from math import ceil
 from uuid import uuid4
 
 import zmq
 
 from helixreal.engines import EMULATED, make_engine
-from helixreal.engines.engine import Engine, Payload
-from helixreal.engines.failures import EngineLostError
-from helixreal.engines.token_ids import wrong_token
+from helixreal.engines.engine import Engine, EngineSpec
+from helixreal.engines.failures import EngineLostError, ends_engine, reason_of
 from helixreal.net import messages
 from helixreal.net.clock import Clock, this_host
 from helixreal.net.messages import Frame
-from helixreal.net.outgoing_link import EmulatedSender, OutgoingLink
 from helixreal.net.transport import Transport
-from helixreal.worker.emulation import emulated_runner, emulated_sender
-from helixreal.worker.looping_executor import NO_TOKEN, LoopingExecutor
-from helixreal.worker.node_executor import Gauges, NodeExecutor
-from helixreal.worker.passes import check_route, first_sequence, new_sequence, pass_of, token_lists
+from helixreal.worker.emulation import emulated_runner
+from helixreal.worker.joining import Joining
+from helixreal.worker.node_executor import Gauges
+from helixreal.worker.passing import Passing
 from helixreal.worker.runner import Runner, ThreadRunner
-from helixreal.worker.sequences import (
-    TO_COORDINATOR,
-    ArrivingPass,
-    SequenceState,
-    StreamedChunk,
-)
-from helixreal.worker.settings import WorkerSettings, engine_spec, node_scheduler
+from helixreal.worker.settings import WorkerSettings, engine_spec
 from helixsim.cluster import COORDINATOR
-from helixsim.control.node_schedulers import NODE_SCHEDULERS, decodes_loop
 from helixsim.errors import HelixError, InputError
 
 logger = logging.getLogger(__name__)
 
-_HELLO_S = 0.5
 _MAX_WAIT_MS = 100
 _MESSAGES_AT_ONCE = 200
+_QUIET_AFTER = 4
+"""Multiples of the silence that makes the coordinator lost: then hellos replace heartbeats."""
 
 
 class Worker:
     """Joins a cluster as one node: registers, receives its assignment, runs passes until shutdown.
+
+    While the coordinator is silent, it keeps its requests and says hello again and again. It drops
+    them when the coordinator, or another run of it, answers with an assignment; an engine that
+    suits the new assignment is kept.
 
     Parameters
     ----------
@@ -58,23 +52,18 @@ class Worker:
     def __init__(self, settings: WorkerSettings, transport: Transport) -> None:
         self._settings = settings
         self._transport = transport
-        self._incarnation = uuid4().hex
+        self._joining = Joining(lambda: uuid4().hex, settings.give_up_after_s, time.monotonic())
         self._poller = zmq.Poller()
         self._poller.register(transport.inbox, zmq.POLLIN)
         self._assignment: messages.Assignment | None = None
         self._clock = Clock()
         self._runner: Runner | None = None
-        self._sender: EmulatedSender | None = None
-        self._executor: NodeExecutor | None = None
-        self._links: dict[int, OutgoingLink] = {}
-        self._ways_back: dict[int, OutgoingLink] = {}
-        self._names: dict[int, str] = {}
-        self._transits: list[messages.Transit] = []
-        self._is_ready = False
-        self._next_hello_s = 0.0
+        self._spec: EngineSpec | None = None
+        self._passing: Passing | None = None
+        self._ending: Passing | None = None
         self._next_heartbeat_s = 0.0
-        self._heard_s = 0.0
-        self._lag_s = 0.0
+        self._fault: str | None = None
+        self._lifeline = -1
         self.end_reason: str | None = None
 
     # -- the loop ----------------------------------------------------------------------------
@@ -85,39 +74,58 @@ class Worker:
         Raises
         ------
         HelixError
-            If the engine cannot be loaded, or has failed for good.
+            If the engine cannot be loaded, is stuck or has failed for good, or the coordinator has
+            been silent for too long.
         """
         self._transport.connect(COORDINATOR, self._settings.coordinator)
         try:
             while self.end_reason is None:
                 self._wait()
                 self._check_engine()
-                if self._executor is not None:
-                    self._executor.advance(self._clock.now())
-                self._send_hello_or_heartbeat()
-        except EngineLostError as error:
-            assert self._assignment is not None
-            self._send_to_coordinator(
-                messages.Failure(self._assignment.node, [], str(error)[:20_000], self._incarnation)
-            )
-            raise
+                for passing in (self._passing, self._ending):
+                    if passing is not None:
+                        passing.executor.advance(self._clock.now())
+                self._keep_in_touch(time.monotonic())
+        except Exception as error:
+            if not ends_engine(error):
+                raise
+            self._report_lost(error)
+            if isinstance(error, EngineLostError):
+                raise
+            raise EngineLostError(_lost_reason(error)) from error
         finally:
             self._transport.flush()
             if self._runner is not None:
                 self._runner.close()
+        if self._fault is not None:
+            raise HelixError(self._fault)
         return self.end_reason
+
+    def _report_lost(self, error: Exception) -> None:
+        """Tell the coordinator that the engine has failed for good and the worker leaves."""
+        if (assignment := self._assignment) is not None:
+            reason = _lost_reason(error)[:20_000]
+            self._send(messages.Failure(assignment.node, [], reason, assignment.incarnation))
 
     def stop(self, reason: str) -> None:
         """End the loop after the current iteration."""
         self.end_reason = reason
 
+    def end_with(self, file: int) -> None:
+        """End when a file is closed at its other end, as it is when that process ends."""
+        self._poller.register(file, zmq.POLLIN)
+        self._lifeline = file
+
     def _wait(self) -> None:
         wait_ms: float = _MAX_WAIT_MS
-        executor = self._executor
-        if executor is not None and (at := executor.next_event_s()) is not None:
-            wait_ms = min(wait_ms, (at - self._clock.now()) / self._clock.scale * 1000)
+        for passing in (self._passing, self._ending):
+            if passing is not None and (at := passing.executor.next_event_s()) is not None:
+                wait_ms = min(wait_ms, (at - self._clock.now()) / self._clock.scale * 1000)
         for file, _ in self._poller.poll(max(ceil(wait_ms), 0)):
-            if isinstance(file, int):
+            if file == self._lifeline:
+                if not os.read(file, 4096):
+                    self.stop("the process that started it has ended")
+            elif isinstance(file, int):
                 os.read(file, 4096)
             else:
                 self._receive()
@@ -131,23 +139,24 @@ class Worker:
 
     def _handle(self, message: messages.AnyMessage, frames: list[Frame]) -> None:
         match message:
-            case messages.Work():
-                self._on_work(message, frames)
-            case messages.Tokens():
-                self._on_tokens(message)
-            case messages.Drop():
-                if self._executor is not None and self._is_ready:
-                    self._executor.drop(message.keys)
-                    for link in self._links.values():
-                        link.forget(message.keys)
+            case (
+                messages.Work()
+                | messages.Tokens()
+                | messages.Drop()
+                | messages.Peers()
+                | messages.PeerAlive()
+            ):
+                if self._passing is not None:  # else meant for an earlier worker at this address
+                    self._passing.take(message, frames, time.monotonic())
             case messages.Alive():
-                self._heard_s = time.monotonic()
+                if self._assignment is not None:
+                    self._joining.heard(time.monotonic())
             case messages.Assignment():
                 self._on_assignment(message)
-            case messages.Peers():
-                self._on_peers(message)
+            case messages.Rejoin():
+                self._on_rejoin(message)
             case messages.Shutdown():
-                self.stop(message.reason)
+                self._on_shutdown(message)
             case messages.Stop():
                 self.stop("received a stop message")
             case _:
@@ -156,331 +165,160 @@ class Worker:
     # -- assignment --------------------------------------------------------------------------
 
     def _on_assignment(self, assignment: messages.Assignment) -> None:
-        if self._assignment is not None:
-            return  # sent for a repeated hello, after the first assignment
+        joining, before = self._joining, self._assignment
+        if assignment.incarnation != joining.offered or (
+            before is not None and before.incarnation == assignment.incarnation
+        ):
+            return  # the answer to an earlier hello, or to one that was said twice
         if not assignment.start_layer < assignment.end_layer <= assignment.llm.num_layers:
             raise ValueError("the layers are not a part of the LLM's layers")
+        self._leave()
         self._assignment = assignment
-        self._heard_s = time.monotonic()
-        self._sender = emulated_sender(assignment)
+        self._transport.session = assignment.session
+        joining.missing_s = assignment.missing_s
+        joining.heard(time.monotonic())
         self._clock = Clock.like(
             assignment.time_scale, assignment.now_s, assignment.clock_s, assignment.host
         )
-        self._runner = self._make_runner(assignment)
-        if self._runner.fileno() >= 0:
-            self._poller.register(self._runner.fileno(), zmq.POLLIN)
+        self._next_heartbeat_s = 0.0
+        self._prepare_runner(assignment)
 
-    def _make_runner(self, assignment: messages.Assignment) -> Runner:
+    def _on_rejoin(self, message: messages.Rejoin) -> None:
+        assignment = self._assignment
+        if assignment is None or message.incarnation != assignment.incarnation:
+            return
+        logger.warning("the coordinator has counted this worker as lost: it joins again")
+        self._leave()
+        self._joining.search(time.monotonic())
+
+    def _on_shutdown(self, message: messages.Shutdown) -> None:
+        if message.is_fault:
+            self._fault = message.reason
+        self.stop(message.reason)
+
+    def _leave(self) -> None:
+        """Drop all requests; the engine stays loaded, and a batch that runs is finished."""
+        if self._passing is not None:
+            self._passing.end()
+            self._ending, self._passing = self._passing, None
+        self._assignment = None
+        self._transport.session = 0
+
+    def _prepare_runner(self, assignment: messages.Assignment) -> None:
+        """Keep a loaded engine that suits the assignment; else begin to load one."""
         settings = self._settings
         if settings.engine == EMULATED:
-            return emulated_runner(settings.node, assignment)
+            self._ending = None
+            self._runner = emulated_runner(settings.node, assignment)
+            return
         spec = engine_spec(settings, assignment)
+        if self._runner is not None and spec == self._spec:
+            return
+        if self._runner is not None:
+            self._poller.unregister(self._runner.fileno())
+            self._runner.close()
+            self._ending = None
 
         def load() -> Engine:
             return make_engine(settings.engine, spec)
 
-        return ThreadRunner(load, self._clock.now)
+        self._spec = spec
+        self._runner = ThreadRunner(load, self._now)
+        self._poller.register(self._runner.fileno(), zmq.POLLIN)
+
+    def _now(self) -> float:
+        """The time of the run, by the clock of the current assignment."""
+        return self._clock.now()
 
     def _check_engine(self) -> None:
-        """Report once that the engine is loaded, or end if it cannot be loaded."""
+        """Report once that the engine is ready for the assignment, or end if it cannot be loaded.
+
+        Raises
+        ------
+        HelixError
+            If it cannot be loaded.
+        """
         runner, assignment = self._runner, self._assignment
-        if self._is_ready or runner is None or assignment is None:
+        if self._ending is not None and self._ending.is_idle:
+            self._ending = None
+        if runner is None or assignment is None or self._passing is not None:
             return
         if isinstance(runner, ThreadRunner) and runner.load_failure is not None:
-            failure = runner.load_failure
-            self._send_to_coordinator(
-                messages.Failure(
-                    assignment.node, [], f"{type(failure).__name__}: {failure}"[:20_000]
-                )
-            )
-            if isinstance(failure, HelixError):
-                raise failure
-            raise HelixError(f"the engine cannot be loaded: {failure}") from failure
+            self._report_load_failure(runner.load_failure, assignment)
+        if runner.engine is None or self._ending is not None:
+            return
         engine = runner.engine
-        if engine is None:
-            return
-        settings = self._settings
-        loops = decodes_loop(NODE_SCHEDULERS.get(assignment.node_scheduler))
-        make_executor = LoopingExecutor if loops else NodeExecutor
-        self._executor = make_executor(
-            node_scheduler(settings, assignment, engine), runner, self, assignment.time_scale
+        self._passing = Passing(
+            self._settings, assignment, engine, runner, self._clock, self._transport
         )
-        self._is_ready = True
-        self._send_to_coordinator(
+        self._send(
             messages.Ready(
-                assignment.node, self._incarnation, engine.kv_blocks, engine.block_tokens
+                assignment.node, assignment.incarnation, engine.kv_blocks, engine.block_tokens
             )
         )
 
-    def _on_peers(self, message: messages.Peers) -> None:
-        assignment = self._assignment
-        if assignment is None:
-            return
-        for link in message.links:
-            if link.target not in self._links:
-                self._links[link.target] = OutgoingLink(
-                    link.bandwidth_bytes_per_s,
-                    link.latency_s,
-                    link.bytes_per_token,
-                    is_emulated=assignment.emulate_links,
-                    sender=self._sender,
-                    to_coordinator=link.target == assignment.coordinator,
-                )
-        for way in message.ways_back:
-            self._ways_back[way.target] = OutgoingLink(
-                way.bandwidth_bytes_per_s,
-                way.latency_s,
-                way.bytes_per_token,
-                is_emulated=assignment.emulate_links,
-            )
-        for peer in message.peers:
-            self._names[peer.index] = peer.name
-            self._transport.connect(peer.name, peer.address)
+    def _report_load_failure(self, failure: BaseException, assignment: messages.Assignment) -> None:
+        self._send(messages.Failure(assignment.node, [], reason_of(failure)[:20_000]))
+        if isinstance(failure, HelixError):
+            raise failure
+        raise HelixError(f"the engine cannot be loaded: {failure}") from failure
 
-    # -- work --------------------------------------------------------------------------------
+    # -- hellos and heartbeats ---------------------------------------------------------------
 
-    def _on_work(self, work: messages.Work, frames: list[Frame]) -> None:
-        executor, runner, assignment = self._executor, self._runner, self._assignment
-        if executor is None or runner is None or assignment is None:
-            return  # meant for an earlier worker at this address
-        assert runner.engine is not None
-        if work.entry_layer not in assignment.entry_layers:
-            raise ValueError(f"layer {work.entry_layer} is not an entry layer of this node")
-        payloads = self._payloads(work, frames, runner.engine)
-        now = self._clock.now()
-        executor.next_message()
-        for place, (each, payload) in enumerate(zip(work.passes, payloads, strict=True)):
-            try:
-                self._on_pass(work, each, payload, work.due_s[place] if work.due_s else now)
-            except ValueError as error:
-                self._transport.refuse(f"Work: request {each.key}: {error}")
-
-    def _payloads(
-        self, work: messages.Work, frames: list[Frame], engine: Engine
-    ) -> Sequence[Payload]:
-        """Token ids or hidden states of each pass; requests fail whose payload is not right."""
-        num_tokens = [each.num_tokens for each in work.passes]
-        try:
-            if work.entry_layer > 0:
-                return engine.unpack(frames, num_tokens)
-            return token_lists(frames, num_tokens)
-        except ValueError as error:
-            # Which of the passes is wrong cannot be told.
-            self._refuse_requests([each.key for each in work.passes], str(error))
-            raise
-
-    def _refuse_requests(self, keys: list[int], reason: str) -> None:
-        """Let requests fail whose pass cannot be run, before it gets to the engine."""
-        assert self._executor is not None
-        self._executor.drop(keys)
-        self.failed(keys, reason)
-
-    def _on_pass(
-        self, work: messages.Work, each: messages.Pass, payload: Payload, due_s: float
-    ) -> None:
-        """Take one pass of a message."""
-        executor, runner, assignment = self._executor, self._runner, self._assignment
-        assert executor is not None
-        assert runner is not None
-        assert assignment is not None
-        if work.entry_layer == 0:
-            vocabulary = getattr(runner.engine, "vocabulary", None)
-            if (wrong := wrong_token(payload, vocabulary)) is not None:
-                self._refuse_requests([each.key], wrong)
-                return
-            # Routes that begin elsewhere may enter the same node behind its first layer.
-            if isinstance(executor, LoopingExecutor):
-                self._on_request(each, payload, due_s)
-                return
-        sequence = self._sequence(each, work.entry_layer, assignment)
-        if sequence is None:
-            return
-        arriving = ArrivingPass(
-            position=each.position,
-            num_tokens=each.num_tokens,
-            payload=payload,
-            is_prefill=each.is_prefill,
-            wants_token=each.wants_token,
-            sender=work.sender,
-            sent_on_s=work.sent_s,
-            is_last=each.is_last,
-        )
-        executor.add_arrival(sequence, arriving, due_s)
-
-    def _on_request(self, each: messages.Pass, tokens: array[int], due_s: float) -> None:
-        """Take a whole request, which stays on this node until its answer is complete."""
-        executor, assignment = self._executor, self._assignment
-        assert executor is not None
-        assert assignment is not None
-        if each.answer is None or each.route is None or each.key in executor.sequences:
-            raise ValueError("a whole request was expected")
-        if executor.was_dropped(each.key):
-            return
-        self._check_route(each, 0, assignment)
-        if each.num_tokens + each.answer.max_tokens - 1 > assignment.max_context_tokens:
-            most = assignment.max_context_tokens
-            self._refuse_requests([each.key], f"the request has more than {most} tokens")
-            return
-        sequence = executor.sequences[each.key] = first_sequence(each, tokens)
-        executor.add_arrival(sequence, NO_TOKEN, due_s)
-
-    def _on_tokens(self, message: messages.Tokens) -> None:
-        """Take requests back from the last node of their route."""
-        if isinstance(self._executor, LoopingExecutor):
-            due_s = self._clock.now() if message.due_s is None else message.due_s
-            self._executor.take_back(message.keys, message.tokens, due_s)
-
-    def _check_route(
-        self, each: messages.Pass, entry_layer: int, assignment: messages.Assignment
-    ) -> None:
-        check_route(each, entry_layer, assignment)
-        assert each.route is not None
-        if each.route[1:] and each.route[1].node not in self._links:
-            raise ValueError("the route has no link to its next node")
-
-    def _sequence(
-        self, each: messages.Pass, entry_layer: int, assignment: messages.Assignment
-    ) -> SequenceState | None:
-        """The sequence of a pass; None if it has been dropped."""
-        assert self._executor is not None
-        sequences = self._executor.sequences
-        if each.position + each.num_tokens > assignment.max_context_tokens:
-            most = assignment.max_context_tokens
-            self._refuse_requests([each.key], f"the request has more than {most} tokens")
-            return None
-        if each.is_streamed and (
-            assignment.composition is None
-            or each.wants_token
-            or each.route is None
-            or not each.is_prefill
-        ):
-            raise ValueError("a chunk in a stream was not expected")
-        if each.route is None:
-            return sequences.get(each.key)
-        if self._executor.was_dropped(each.key):
-            return None
-        if each.key not in sequences:
-            self._check_route(each, entry_layer, assignment)
-            loops = isinstance(self._executor, LoopingExecutor)
-            if each.position and not loops:
-                return None  # the chunk ahead of it went to an earlier worker of this node
-            if loops and not each.route[1:] and each.first not in self._ways_back:
-                raise ValueError("there is no way back to the first node of the route")
-            sequences[each.key] = new_sequence(each, entry_layer, loops=loops)
-        sequence = sequences[each.key]
-        return StreamedChunk(sequence) if each.is_streamed else sequence
-
-    # -- outbox of the node executor ---------------------------------------------------------
-
-    def send_passes(self, target: int, sequences: list[SequenceState], now: float) -> None:
-        """Send passes to the next node, or tokens to the coordinator."""
-        assignment = self._assignment
-        assert assignment is not None
-        if assignment.report_transits:
-            self._transits += [
-                messages.Transit(sequence.sender, now - sequence.sent_on_s, now)
-                for sequence in sequences
-            ]
-        link = self._links[assignment.coordinator if target == TO_COORDINATOR else target]
-        due_s = link.arrival_times(now, [sequence.num_new_tokens for sequence in sequences])
-        if due_s and assignment.composition is not None:
-            due_s = [
-                link.in_order(each.key, at, is_followed=isinstance(each, StreamedChunk))
-                if each.is_prefill
-                else at
-                for each, at in zip(sequences, due_s, strict=True)
-            ]
-        if target == TO_COORDINATOR:
-            self._send_to_coordinator(
-                messages.Done(
-                    assignment.node,
-                    [sequence.key for sequence in sequences],
-                    [-1 if each.payload is None else int(each.payload) for each in sequences],
-                    due_s,
-                )
-            )
-            return
-        assert self._runner is not None
-        assert self._runner.engine is not None
-        frames = self._runner.engine.pack([sequence.payload for sequence in sequences])
-        work = messages.Work(
-            assignment.node,
-            sequences[0].end_layer,
-            now,
-            [pass_of(sequence) for sequence in sequences],
-            due_s,
-            len(frames),
-        )
-        if not self._transport.send(self._names.get(target, ""), work, frames):
-            logger.warning("%d passes for node %d could not be sent", len(sequences), target)
-
-    def send_tokens(self, keys: list[int], tokens: list[int], now: float) -> None:
-        """Send tokens of answers to the coordinator."""
-        assignment = self._assignment
-        assert assignment is not None
-        due_s = self._links[assignment.coordinator].carry_tokens(len(keys), now)
-        self._send_to_coordinator(
-            messages.Done(assignment.node, keys, tokens, [] if due_s is None else [due_s])
-        )
-
-    def send_back(self, first: int, keys: list[int], tokens: list[int], now: float) -> None:
-        """Send tokens to the first node of their routes."""
-        assert self._assignment is not None
-        due_s = self._ways_back[first].carry_tokens(len(keys), now)
-        message = messages.Tokens(self._assignment.node, keys, tokens, due_s)
-        if not self._transport.send(self._names.get(first, ""), message):
-            logger.warning("%d tokens for node %d could not be sent", len(keys), first)
-
-    def out_of_blocks(self, keys: list[int]) -> None:
-        """Report preempted requests to the coordinator, which restarts them."""
-        assert self._assignment is not None
-        self._send_to_coordinator(messages.OutOfBlocks(self._assignment.node, keys))
-
-    def failed(self, keys: list[int], reason: str) -> None:
-        """Report failed requests to the coordinator, which ends them."""
-        assert self._assignment is not None
-        logger.error("%d requests failed: %s", len(keys), reason)
-        self._send_to_coordinator(messages.Failure(self._assignment.node, keys, reason[:20_000]))
-
-    # -- heartbeats --------------------------------------------------------------------------
-
-    def _send_to_coordinator(self, message: messages.Message) -> None:
+    def _send(self, message: messages.Message) -> None:
         self._transport.send(COORDINATOR, message)
 
-    def _send_hello_or_heartbeat(self) -> None:
-        clock_s = time.monotonic()
-        assignment = self._assignment
-        if assignment is None:
-            if clock_s >= self._next_hello_s:
-                self._next_hello_s = clock_s + _HELLO_S
-                self._send_to_coordinator(
-                    messages.Hello(
-                        self._settings.node,
-                        self._transport.address,
-                        this_host(),
-                        self._incarnation,
-                        self._settings.engine,
-                    )
-                )
+    def _keep_in_touch(self, clock_s: float) -> None:
+        """Say hello where the coordinator is sought, and send heartbeats under an assignment."""
+        joining, assignment = self._joining, self._assignment
+        paused_s = joining.pause_s(clock_s)
+        if paused_s and self._passing is not None:
+            self._passing.excuse(paused_s)
+        if joining.check(clock_s):
+            logger.warning(
+                "the coordinator has been silent for %.1f s: saying hello until it answers",
+                joining.unheard_s(clock_s),
+            )
+        if joining.has_given_up(clock_s):
+            self._fault = (
+                f"the coordinator at {self._settings.coordinator} has been silent for "
+                f"{self._settings.give_up_after_s:g} s: given up (--give-up-after)"
+            )
+            self.stop(self._fault)
             return
-        if clock_s - self._heard_s > assignment.missing_s:
-            self.stop(f"the coordinator has been silent for {assignment.missing_s:g} s")
-        if clock_s >= self._next_heartbeat_s:
-            self._next_heartbeat_s = clock_s + assignment.heartbeat_s
-            self._send_to_coordinator(self._heartbeat(assignment))
+        if joining.hello_is_due(clock_s):
+            settings = self._settings
+            self._send(
+                messages.Hello(
+                    settings.node,
+                    self._transport.address,
+                    this_host(),
+                    joining.offered,
+                    settings.engine,
+                )
+            )
+        if assignment is None or clock_s < self._next_heartbeat_s:
+            return
+        self._next_heartbeat_s = clock_s + assignment.heartbeat_s
+        if self._passing is not None:
+            self._passing.greet_peers()
+        if joining.unheard_s(clock_s) <= _QUIET_AFTER * assignment.missing_s:
+            self._send(self._heartbeat(assignment, clock_s))
 
-    def _heartbeat(self, assignment: messages.Assignment) -> messages.Heartbeat:
-        executor, runner = self._executor, self._runner
-        gauges = executor.gauges if executor is not None else Gauges()
+    def _heartbeat(self, assignment: messages.Assignment, clock_s: float) -> messages.Heartbeat:
+        passing, runner = self._passing, self._runner
+        gauges = passing.executor.gauges if passing is not None else Gauges()
         lag_s, kv, waiting_tokens = 0.0, None, 0
-        if executor is not None:
+        if passing is not None:
+            executor = passing.executor
             lag_s, executor.lag_s = executor.lag_s / assignment.time_scale, 0.0
             kv, waiting_tokens = executor.scheduler.kv, executor.scheduler.waiting_tokens
         num_layers = assignment.end_layer - assignment.start_layer
-        transits, self._transits = self._transits, []
+        links = [] if passing is None else list(passing.links.values())
+        is_loading = runner is None or (passing is None and self._ending is None)
         return messages.Heartbeat(
             assignment.node,
-            self._incarnation,
+            assignment.incarnation,
             gauges.busy_s,
             gauges.num_tokens,
             gauges.num_batches,
@@ -489,10 +327,19 @@ class Worker:
             waiting_tokens,
             0 if kv is None else kv.free_tokens(num_layers),
             None if kv is None else kv.used_token_layers(num_layers),
-            runner.busy_for_s if runner is not None and self._is_ready else 0.0,
+            0.0 if runner is None or is_loading else runner.busy_for_s,
             lag_s,
             self._transport.num_refused,
-            [link.num_bytes for link in self._links.values()],
-            [link.num_requests for link in self._links.values()],
-            transits,
+            [link.num_bytes for link in links],
+            [link.num_requests for link in links],
+            [] if passing is None else passing.take_transits(),
+            self._joining.unheard_s(clock_s),
+            [] if passing is None else passing.silences(clock_s),
         )
+
+
+def _lost_reason(error: Exception) -> str:
+    """Why the engine has failed for good, in words."""
+    if isinstance(error, EngineLostError):
+        return str(error)
+    return f"the engine has failed: {reason_of(error)}"

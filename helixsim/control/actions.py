@@ -69,6 +69,18 @@ class NodeRecovered(NamedTuple):
     node: int
 
 
+class LinksCut(NamedTuple):
+    """The links that do not work now, and no others: each is (source, target), by number."""
+
+    links: frozenset[tuple[int, int]]
+
+
+class RequestStalled(NamedTuple):
+    """A pass of a request was lost in flight: the request begins anew."""
+
+    request: Request
+
+
 class RequestPreempted(NamedTuple):
     """A node scheduler took a request out because its KV blocks ran out."""
 
@@ -96,6 +108,8 @@ Event = (
     | AnswerStopped
     | NodeLost
     | NodeRecovered
+    | LinksCut
+    | RequestStalled
     | RequestPreempted
     | RequestFailed
     | RequestCancelled

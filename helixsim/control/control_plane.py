@@ -26,7 +26,7 @@ from helixsim.physics.performance_model import (
 )
 from helixsim.placement.balanced_flow import balanced_flow
 from helixsim.placement.flow import Flow, max_flow
-from helixsim.placement.topology import PlacedNode, Topology, build_topology, without_nodes
+from helixsim.placement.topology import PlacedNode, Topology, build_topology, without
 from helixsim.profiles.throughput import estimate_throughput
 
 if TYPE_CHECKING:
@@ -178,7 +178,9 @@ def build_control_plane(
         recorder,
         passes_beyond_answer,
         node_names=tuple(node.name for node in topology.nodes),
-        reflow=lambda down: flow_without(scenario, topology, down) if down else flow,
+        reflow=lambda down, cut: (
+            flow_without(scenario, topology, down, cut) if down or cut else flow
+        ),
         prefill_chunk_tokens=_chunk_tokens(scenario, topology, performance, loops=loops),
         streams_chunks=scheduler.stream_chunks and composes_steps(factory),
         longest_chunk_tokens=min(node.capacity.max_prompt_tokens for node in topology.nodes),
@@ -290,10 +292,18 @@ def followed_flow(scenario: Scenario, topology: Topology) -> Flow:
     return max_flow(topology, throughput)
 
 
-def flow_without(scenario: Scenario, topology: Topology, down: frozenset[int]) -> Flow | None:
-    """The flow that requests follow while some nodes are down; None if no route is left."""
+def flow_without(
+    scenario: Scenario,
+    topology: Topology,
+    down: frozenset[int],
+    cut: frozenset[tuple[int, int]] = frozenset(),
+) -> Flow | None:
+    """The flow that requests follow while some nodes are down and some links are cut.
+
+    Links are (source, target), by number. None if no route is left.
+    """
     try:
-        rest = without_nodes(topology, down)
+        rest = without(topology, down, cut)
     except NoRouteError:
         return None
     flow = followed_flow(scenario, rest)

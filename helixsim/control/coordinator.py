@@ -29,12 +29,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import cast
 
+from helixsim.cluster import COORDINATOR
 from helixsim.control.actions import (
     Actions,
     AnswerStopped,
     Event,
+    LinksCut,
     NodeLost,
     NodeRecovered,
     PassesReturned,
@@ -42,6 +45,7 @@ from helixsim.control.actions import (
     RequestCancelled,
     RequestFailed,
     RequestPreempted,
+    RequestStalled,
     RunStarted,
     ScheduledArrival,
     TokensReturned,
@@ -54,6 +58,9 @@ from helixsim.control.recorder import Recorder
 from helixsim.control.routing.policy import Policy, PreemptingPolicy, Rejection
 from helixsim.placement.flow import Flow
 from helixsim.requests import Request
+
+Cut = frozenset[tuple[int, int]]
+"""Links that do not work: (source, target), by number of the machines."""
 
 
 class Coordinator:
@@ -73,7 +80,7 @@ class Coordinator:
     node_names
         For the reasons of requests that fail.
     reflow
-        The flow without some nodes, None if no route is left. Without it, none ever is.
+        The flow without some nodes and links, None if no route is left. Without it, none ever is.
     prefill_chunk_tokens
         The most tokens of a prefill that leave at once. None for whole prefills.
     streams_chunks
@@ -111,7 +118,7 @@ class Coordinator:
         passes_beyond_answer: int,
         *,
         node_names: Sequence[str] = (),
-        reflow: Callable[[frozenset[int]], Flow | None] = lambda down: None,
+        reflow: Callable[[frozenset[int], Cut], Flow | None] = lambda down, cut: None,
         prefill_chunk_tokens: int | None = None,
         streams_chunks: bool = False,
         longest_chunk_tokens: int = 2**62,
@@ -147,6 +154,7 @@ class Coordinator:
         self.active: dict[Request, None] = {}
         self.waiting: deque[Request] = deque()
         self.down: frozenset[int] = frozenset()
+        self.cut: Cut = frozenset()
         self.num_restarts = 0
         self.contexts = ContextBound()
 
@@ -200,10 +208,10 @@ class Coordinator:
             case AnswerStopped(request):
                 if request in self.active:
                     request.num_decodes = request.num_output_tokens
-            case NodeLost(node):
-                self._node_lost(node, now, actions)
-            case NodeRecovered(node):
-                self._node_recovered(node, now, actions)
+            case NodeLost() | NodeRecovered() | LinksCut():
+                self._handle_change_of_cluster(event, now, actions)
+            case RequestStalled(request):
+                self._stalled(request, now, actions)
             case RequestPreempted(request):
                 self._preempted(request, now, actions)
             case RequestFailed(request, reason):
@@ -211,6 +219,17 @@ class Coordinator:
             case RequestCancelled(request):
                 self._lose(request, None, now, actions)
         return actions
+
+    def _handle_change_of_cluster(
+        self, event: NodeLost | NodeRecovered | LinksCut, now: float, actions: Actions
+    ) -> None:
+        match event:
+            case NodeLost(node):
+                self._node_lost(node, now, actions)
+            case NodeRecovered(node):
+                self._node_recovered(node, now, actions)
+            case LinksCut(links):
+                self._links_cut(links, now, actions)
 
     # -- arrivals ------------------------------------------------------------------------------
 
@@ -361,6 +380,9 @@ class Coordinator:
         self.down |= {node}
         self._last_lost = self._node_names[node]
         self._reroute()
+        self._restart_cut_off(now, actions)
+
+    def _restart_cut_off(self, now: float, actions: Actions) -> None:
         abandoned = [request for request in self.active if self._is_cut_off(request)]
         # All give their room back before the first of them asks for some.
         attempts = [self._abandon(request, actions) for request in abandoned]
@@ -372,12 +394,38 @@ class Coordinator:
             return
         self.down -= {node}
         self._reroute()
+        self._serve_again(now, actions)
+
+    def _serve_again(self, now: float, actions: Actions) -> None:
+        """Serve waiting requests after a node or a link has come back."""
         self._serve_waiting(now, actions)
         if self._has_route:
             # A closed loop replaces the requests that were rejected for want of a route.
             missing, self._num_unreplaced = self._num_unreplaced, 0
             for _ in range(missing):
                 self._generate_after_end(now, None, actions)
+
+    def _links_cut(self, links: Cut, now: float, actions: Actions) -> None:
+        """Restart all requests whose route leads over a link that does not work, or fail them."""
+        if links == self.cut:
+            return
+        new, self.cut = links - self.cut, links
+        self._reroute()
+        if new:
+            source, target = min(new)
+            self._last_lost = f"the link {self._name(source)} -> {self._name(target)}"
+            self._restart_cut_off(now, actions)
+        self._serve_again(now, actions)
+
+    def _name(self, machine: int) -> str:
+        return self._node_names[machine] if machine < len(self._node_names) else COORDINATOR
+
+    def _stalled(self, request: Request, now: float, actions: Actions) -> None:
+        """Begin a request anew, before all others."""
+        if request not in self.active:
+            return
+        self.waiting.appendleft(self._abandon(request, actions))
+        self._serve_waiting(now, actions)
 
     def _preempted(self, request: Request, now: float, actions: Actions) -> None:
         """Restart a request for which a node had no KV blocks.
@@ -449,18 +497,26 @@ class Coordinator:
         self._generate_after_end(now, request.index, actions)
 
     def _reroute(self) -> None:
-        flow = self._reflow(self.down)
+        flow = self._reflow(self.down, self.cut)
         self._has_route = flow is not None
         if flow is not None:
-            self._policy.reroute(flow, self.down)
+            self._policy.reroute(flow, self.down, self.cut)
 
     def _is_cut_off(self, request: Request) -> bool:
         assert request.route is not None
         return (
             not self._has_route
             or any(stage.node in self.down for stage in request.route.stages)
+            or (self.cut and not self.cut.isdisjoint(self._hops(request)))
             or self._policy.is_stranded(request)
         )
+
+    def _hops(self, request: Request) -> Iterator[tuple[int, int]]:
+        """The links of a request's route; if it is not complete, the links so far."""
+        assert request.route is not None
+        coordinator = len(self._node_names)
+        nodes = [stage.node for stage in request.route.stages]
+        return pairwise((coordinator, *nodes, coordinator))
 
     def _abandon(self, request: Request, actions: Actions) -> Request:
         """End an attempt, and make the next."""
@@ -475,7 +531,8 @@ class Coordinator:
         actions.dropped.append(request)
 
     def _fail(self, request: Request, now: float, actions: Actions) -> None:
-        reason = f"{self._last_lost} was lost" if self.down else "no room to begin it again"
+        is_cut = self.down or self.cut
+        reason = f"{self._last_lost} was lost" if is_cut else "no room to begin it again"
         self._count_ended(request.num_output_tokens)
         self._recorder.failed(request, reason, now)
         self._generate_after_end(now, request.index, actions)

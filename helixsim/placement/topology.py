@@ -159,17 +159,34 @@ def build_topology(
     return topology
 
 
-def without_nodes(topology: Topology, down: frozenset[int]) -> Topology:
-    """Leave out all links to and from some nodes; nodes and links keep their numbers.
+def without(
+    topology: Topology,
+    nodes: frozenset[int],
+    links: frozenset[tuple[int, int]] = frozenset(),
+) -> Topology:
+    """Leave out all links to and from some nodes, and some links; numbers stay as they are.
+
+    Parameters
+    ----------
+    topology
+        Nodes and links.
+    nodes
+        Numbers of nodes.
+    links
+        Numbers of the machines at both ends of links, (source, target).
 
     Raises
     ------
     NoRouteError
         If no route is left.
     """
-    links = [link for link in topology.links if down.isdisjoint((link.source, link.target))]
-    outgoing, incoming = _by_machine(links, topology.coordinator + 1)
-    rest = replace(topology, links=tuple(links), outgoing=outgoing, incoming=incoming)
+    kept = [
+        link
+        for link in topology.links
+        if nodes.isdisjoint((link.source, link.target)) and (link.source, link.target) not in links
+    ]
+    outgoing, incoming = _by_machine(kept, topology.coordinator + 1)
+    rest = replace(topology, links=tuple(kept), outgoing=outgoing, incoming=incoming)
     _check_route(rest)
     return rest
 

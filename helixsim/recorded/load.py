@@ -137,7 +137,12 @@ class RecordedRoutes:
         """Bandwidth that the scenario's policy allows; all of a link that it does not use."""
         return self._inner.link_bandwidth(link) or max(int(link.bandwidth_bytes_per_s), 1)
 
-    def reroute(self, flow: Flow, down: frozenset[int]) -> None:
+    def reroute(
+        self,
+        flow: Flow,
+        down: frozenset[int],
+        cut: frozenset[tuple[int, int]] = frozenset(),
+    ) -> None:
         """Recorded routes do not change."""
 
     def is_stranded(self, request: Request) -> bool:

@@ -161,7 +161,7 @@ def echo_nodes(address: str, names: list[str]) -> None:
             if time.monotonic() > beat_s:
                 beat_s = time.monotonic() + 0.5
                 for node, name in welcomed:
-                    transport.send("coordinator", beat_of(node, name))
+                    transport.send("coordinator", beat_of(node, name, len(names)))
             for message, _ in loop.turn():
                 match message:
                     case messages.Assignment():
@@ -178,9 +178,12 @@ def echo_nodes(address: str, names: list[str]) -> None:
                         return
 
 
-def beat_of(node: int, name: str) -> messages.Heartbeat:
-    """A worker's heartbeat with nothing in it."""
-    return messages.Heartbeat(node, name, 0.0, 0, 0, 0, 0, 0, 0, None, 0.0, 0.0, 0, [], [], [])
+def beat_of(node: int, name: str, num_nodes: int) -> messages.Heartbeat:
+    """A worker's heartbeat with nothing in it but that it hears all others."""
+    silences = [messages.PeerSilence(other, 0.0) for other in range(num_nodes)]
+    return messages.Heartbeat(
+        node, name, 0.0, 0, 0, 0, 0, 0, 0, None, 0.0, 0.0, 0, [], [], [], 0.0, silences
+    )
 
 
 def coordinator() -> None:

@@ -35,9 +35,14 @@ class Answer:
 
 
 @contextmanager
-def running(scenario, entry, *, time_scale=1.0, overrides=(), keeps_run=True):
+def running(
+    scenario, entry, *, time_scale=1.0, overrides=(), keeps_run=True, supervised=False, **settings
+):
     """The cluster as its front end sees it, how it was launched, and its coordinator's side."""
     launch = Launch.local(scenario, overrides, 0, entry, time_scale)
+    launch.is_supervised = supervised
+    for name, value in settings.items():
+        setattr(launch, name, value)
     with launch.cluster(load_generator=NoLoad(), keeps_run=keeps_run) as cluster:
         launch.start(cluster)
         live = LiveCluster(

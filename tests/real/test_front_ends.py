@@ -178,7 +178,8 @@ def test_it_ends_in_order_with_streams_under_way(tmp_path, number):
         assert stream.end == "closed"
         assert [error["message"] for error in stream.errors] == ["the cluster has stopped"]
         stream.check()
-    (ready,) = process.lines
+    listens, ready = process.lines
+    assert "the coordinator listens at 127.0.0.1:" in listens
     assert ready.startswith("serving tiny at http://127.0.0.1:")
 
 

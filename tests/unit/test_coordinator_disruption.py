@@ -36,7 +36,7 @@ class World:
         request.route = Route([Stage(up[request.index % len(up)], 0, 1)])
         return None
 
-    def reroute(self, flow, down):
+    def reroute(self, flow, down, cut=frozenset()):
         self.log.append(("reroute", *sorted(down)))
         self.down = down
 
@@ -89,7 +89,7 @@ class World:
 
 
 def make(world, **settings):
-    def reflow(down):
+    def reflow(down, cut):
         return None if len(down) == 2 else FLOW
 
     settings = {"node_names": ("a", "b"), "reflow": reflow} | settings

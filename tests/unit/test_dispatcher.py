@@ -13,9 +13,11 @@ import pytest
 from builders import capacity, make_scenario, make_topology, offline
 
 from helixreal.coordinator.attempts import Generation
+from helixreal.coordinator.deadlines import Deadlines, TimeLimits
 from helixreal.coordinator.dispatcher import Dispatcher, LiveRecorder
 from helixreal.coordinator.events import EventLog
 from helixreal.coordinator.live import NoLoad
+from helixreal.coordinator.worker_handle import WorkerHandle
 from helixreal.engines.engine import Sampling
 from helixreal.net import messages
 from helixreal.net.outgoing_link import OutgoingLink
@@ -69,6 +71,7 @@ class DispatcherUnderTest:
         streams=False,
         kv=KvSettings(),  # noqa: B008 a frozen value
         is_emulated=False,
+        limits=TimeLimits(),  # noqa: B008 a frozen value
         **more,
     ):
         scenario = make_scenario(layers, **({"requests": [(0, 1, 1)]} | more))
@@ -100,14 +103,16 @@ class DispatcherUnderTest:
             for link in topology.outgoing[topology.coordinator]
         }
         self.events = EventLog()
+        self.workers = [WorkerHandle(node) for node in topology.nodes]
         self.dispatcher = Dispatcher(
             self.control_plane,
             recorder,
             self.transport,
-            SimpleNamespace(workers=[SimpleNamespace(name=name) for name in names]),
+            SimpleNamespace(workers=self.workers, name_of=lambda node: names[node]),
             self.links,
             self.events,
             lambda number, num_tokens: array("i", [100 * number + i for i in range(num_tokens)]),
+            Deadlines(limits, self.workers, 1.0),
             slack_s,
         )
 
@@ -117,10 +122,12 @@ class DispatcherUnderTest:
         log, self.transport.log = self.transport.log, []
         return log
 
-    def done(self, now, *passes, due_s=()):
+    def done(self, now, *passes, due_s=(), number=0):
         """The last nodes report passes as (key, token)."""
         keys, tokens = [key for key, _ in passes], [token for _, token in passes]
-        self.dispatcher.passes_done(messages.Done(0, keys, tokens, list(due_s)), now)
+        self.dispatcher.passes_done(
+            messages.Done(len(self.workers) - 1, keys, tokens, list(due_s), number), now
+        )
         self.dispatcher.process(now)
         return self.log
 
@@ -511,3 +518,67 @@ def test_passes_and_routes_are_recorded():
             "end_layers": [1, 2, -1],
         }
     ]
+
+
+# -- deadlines
+
+
+def check(under_test, now):
+    under_test.dispatcher.check_deadlines(now)
+    under_test.dispatcher.process(now)
+    return under_test.log
+
+
+def test_a_request_whose_pass_is_lost_begins_anew_and_fails_at_last(caplog):
+    # A prefill of one token takes two nodes one second each: 5 s and ten times 2 s.
+    limits = TimeLimits(pass_floor_s=5.0, most_stalls=1)
+    under_test = live(CHAIN, limits=limits, waiting=9)
+    _, told = under_test.submit([7], 3)
+    assert under_test.log == [("a", "prefill", 1, 0, [7])]
+    assert check(under_test, 24.0) == []
+    assert check(under_test, 25.5) == [
+        ("a", "drop", [1]),
+        ("b", "drop", [1]),
+        ("a", "prefill", 2, 0, [7]),
+    ]
+    assert caplog.messages == ["a request got no answer from a -> b for 26 s"]
+    assert check(under_test, 75.0) == []  # twice as long as before
+    check(under_test, 76.0)
+    assert told == [Failed("no answer from a -> b for 50 s")]
+    under_test.coordinator.validate()
+
+
+def test_passes_have_more_time_where_nodes_are_busy_or_passes_took_long_lately():
+    under_test = live(CHAIN, limits=TimeLimits(pass_floor_s=5.0), waiting=9)
+    under_test.submit([7], 9)
+    under_test.workers[1].num_waiting = 1
+    assert ("a", "prefill", 2, 0, [7]) not in [*under_test.log, *check(under_test, 240.0)]
+    under_test.workers[1].num_waiting = 0
+    under_test.done(241.0, (1, 50))
+    under_test.done(251.0, (1, 51))  # a decode of 10 s
+    assert check(under_test, 300.0) == []
+    under_test.dispatcher.excuse(100.0)  # the coordinator was paused
+    assert check(under_test, 380.0) == []
+    assert ("a", "prefill", 2, 0, [7, 50, 51]) in check(under_test, 460.0)
+
+
+def test_requests_end_at_their_time_limit_also_while_they_wait():
+    under_test = live(CHAIN, limits=TimeLimits(request_s=10.0), waiting=9)
+    _, told = under_test.submit([7], 9)
+    check(under_test, 10.0)
+    assert not told
+    check(under_test, 11.5)
+    assert told == [Failed("the answer took longer than 10 s (--request-timeout)")]
+
+
+def test_requests_on_a_link_that_is_cut_take_another(caplog):
+    layers = {"a": (0, 1), "b": (1, 2), "c": (0, 1)}
+    under_test = live(layers, waiting=9)
+    under_test.submit([7], 3)
+    (sent,) = under_test.log
+    first = "ac".index(sent[0]) * 2
+    under_test.dispatcher.links_cut(frozenset({(first, 1)}), 1.0)
+    under_test.dispatcher.process(1.0)
+    assert under_test.log[-1] == ("ca"[first // 2], "prefill", 2, 0, [7])
+    under_test.dispatcher.links_cut(frozenset(), 2.0)
+    assert under_test.coordinator.cut == frozenset()

@@ -108,3 +108,19 @@ def test_a_request_that_a_later_node_preempts_is_restarted():
     assert under_test.log[-1] == ("a", "prefill", 2, 0, [1, 2, 50])
     under_test.done(2.0, (2, 51))
     assert told == [Token(50), Token(51), Finished("length")]
+
+
+def test_a_message_that_was_lost_leaves_no_hole_in_an_answer(caplog):
+    under_test = looping(waiting=9)
+    _, told = under_test.submit([7], 5)
+    under_test.done(1.0, (1, 50), number=1)
+    under_test.log.clear()
+    log = under_test.done(3.0, (1, 52), number=3)  # 51 was lost
+    assert ("a", "prefill", 2, 0, [7, 50]) in [*under_test.log, *log]
+    assert told == [Token(50)]
+    assert caplog.messages == ["a message of b was lost"]
+    under_test.done(4.0, (2, 51), number=4)
+    assert told == [Token(50), Token(51)]
+    under_test.dispatcher.worker_joined(1)  # a new worker counts anew
+    under_test.done(5.0, (2, 52), number=1)
+    assert told[2:] == [Token(52)]

@@ -86,7 +86,17 @@ class MembershipUnderTest:
         self.membership.send_all_peers(MaxFlowPolicy(make_inputs(self.scenario)))
         return self.log
 
-    def heartbeat(self, node, incarnation="first", *, tokens=0, stuck_s=0.0, lag_s=0.0, busy_s=0.0):
+    def heartbeat(
+        self,
+        node,
+        incarnation="first",
+        *,
+        tokens=0,
+        stuck_s=0.0,
+        lag_s=0.0,
+        busy_s=0.0,
+        unheard_s=0.0,
+    ):
         return self.membership.on_heartbeat(
             messages.Heartbeat(
                 node,
@@ -105,6 +115,7 @@ class MembershipUnderTest:
                 [8.0],
                 [9],
                 [],
+                unheard_s,
             )
         )
 
@@ -358,3 +369,64 @@ def test_all_workers_are_shut_down(under_test):
     under_test.hello("b")
     under_test.membership.shut_down_all("the run has ended")
     assert under_test.log == [("Shutdown", "b", "the run has ended")]
+
+
+# -- pauses and coming back
+
+
+def test_a_pause_of_the_coordinator_is_not_silence_of_its_workers(under_test, caplog):
+    under_test.begin()
+    under_test.at(100.0)
+    assert under_test.at(160.0) == [("Alive", "a"), ("Alive", "b")]
+    assert caplog.messages == ["the coordinator itself was paused for 60.0 s"]
+    assert under_test.states == [State.READY, State.READY]
+    for clock_s in (161.0, 162.0, 163.0):
+        under_test.at(clock_s)
+    assert under_test.membership.lost_nodes == []
+    under_test.at(163.5)  # now they have really been silent
+    assert under_test.membership.lost_nodes == [0, 1]
+
+
+def test_a_lost_worker_that_is_heard_again_is_asked_to_join_again(under_test):
+    under_test.begin()
+    under_test.at(103.5)
+    assert under_test.states[0] is State.LOST
+    assert under_test.heartbeat(0) is None
+    assert under_test.log == [("Rejoin", "a")]
+    assert under_test.transport.last.incarnation == "first"
+    assert under_test.heartbeat(0, "another") is None
+    assert under_test.log == []
+    under_test.membership.next_key = lambda: 77
+    under_test.hello("a", "second")
+    assignment = under_test.transport.last
+    assert (assignment.incarnation, assignment.first_key) == ("second", 77)
+    assert assignment.session == under_test.membership.session
+
+
+def test_a_worker_that_reports_for_too_long_that_it_does_not_hear_the_coordinator_is_lost(
+    under_test, caplog
+):
+    under_test.begin()
+    for clock_s in (100.0, 101.0, 102.0, 103.0, 104.0):
+        under_test.clock_s = clock_s
+        under_test.heartbeat(0, unheard_s=4.0 if clock_s < 102.5 or clock_s > 103.5 else 0.0)
+        under_test.heartbeat(1, unheard_s=4.0)
+        under_test.at(clock_s)
+    assert under_test.states == [State.READY, State.LOST]
+    assert caplog.messages == ["b does not hear the coordinator, which hears it"]
+
+
+def test_the_links_of_nodes_that_are_up_are_watched(under_test):
+    under_test.begin()
+    for clock_s in (100.0, 101.0, 102.0, 103.0, 104.0):
+        under_test.clock_s = clock_s
+        for node in (0, 1):
+            under_test.heartbeat(node)
+        under_test.at(clock_s)
+    assert under_test.membership.cut_links == {(0, 1)}
+    for clock_s in (105.0, 106.0, 107.0, 107.5):
+        under_test.clock_s = clock_s
+        under_test.heartbeat(1)
+        under_test.at(clock_s)
+    assert under_test.states == [State.LOST, State.READY]
+    assert under_test.membership.cut_links == frozenset()

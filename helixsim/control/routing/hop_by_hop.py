@@ -24,9 +24,14 @@ class HopByHopPolicy:
         """All of the link's own bandwidth, as a whole number, at least 1."""
         return max(int(link.bandwidth_bytes_per_s), 1)
 
-    def reroute(self, flow: Flow, down: frozenset[int]) -> None:
-        """Choose none of the nodes that are down; the flow does not matter."""
-        self._room.close(down)
+    def reroute(
+        self,
+        flow: Flow,
+        down: frozenset[int],
+        cut: frozenset[tuple[int, int]] = frozenset(),
+    ) -> None:
+        """Choose no nodes that are down and no links that are cut; the flow does not matter."""
+        self._room.close(down, cut)
 
     def is_stranded(self, request: Request) -> bool:
         """Whether all ways on from the end of its route lead over nodes that are down."""

@@ -86,8 +86,13 @@ class MaxFlowPolicy:
         """
         return self._bandwidth[link.index]
 
-    def reroute(self, flow: Flow, down: frozenset[int]) -> None:
-        """Share requests out anew; nothing flows over the nodes that are down.
+    def reroute(
+        self,
+        flow: Flow,
+        down: frozenset[int],
+        cut: frozenset[tuple[int, int]] = frozenset(),
+    ) -> None:
+        """Share requests out anew; nothing flows over what is down or cut.
 
         Loads start from nothing. A link without any flow keeps its bandwidth, for requests whose
         route leads over it already.

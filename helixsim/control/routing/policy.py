@@ -112,8 +112,16 @@ class Policy(Protocol):
         """
         ...
 
-    def reroute(self, flow: Flow, down: frozenset[int]) -> None:
-        """From now on, route by another flow, and over none of the nodes that are down."""
+    def reroute(
+        self,
+        flow: Flow,
+        down: frozenset[int],
+        cut: frozenset[tuple[int, int]] = frozenset(),
+    ) -> None:
+        """From now on, route by another flow, over nothing that is down or cut.
+
+        A link that is cut is (source, target), by number of the machines.
+        """
         ...
 
     def is_stranded(self, request: Request) -> bool:
@@ -214,14 +222,15 @@ class RouteFilter:
         self._leading_on: dict[tuple[int, ...], frozenset[int]] = {}
         self.close(frozenset())
 
-    def close(self, down: frozenset[int]) -> None:
-        """Let no request go over nodes that are down."""
-        self._down = down
+    def close(self, down: frozenset[int], cut: frozenset[tuple[int, int]] = frozenset()) -> None:
+        """Let no request go over nodes that are down, or links, (source, target), that are cut."""
+        self._down, self._cut = down, cut
+        self._leading_on.clear()
         # Nearly all requests fit everywhere; for them, two comparisons settle it.
         nodes = self._topology.nodes
         self._new_tokens = min(node.capacity.max_prompt_tokens for node in nodes)
         self._context = min(node.capacity.max_decode_context for node in nodes)
-        if down:
+        if down or cut:
             self._new_tokens = 0  # no request fits everywhere
 
     def fits(self, link: PlacedLink, request: Request) -> bool:
@@ -263,13 +272,17 @@ class RouteFilter:
         # Links lead to higher layers, so a node is settled once all nodes that end later are.
         for node in sorted(topology.nodes, key=lambda node: -node.end_layer):
             onward = [
-                link.index for link in topology.outgoing[node.index] if link.target in reaches_end
+                link.index
+                for link in topology.outgoing[node.index]
+                if link.target in reaches_end and (link.source, link.target) not in self._cut
             ]
             if onward and node.index not in closed:
                 reaches_end.add(node.index)
                 links.update(onward)
         links.update(
-            link.index for link in topology.outgoing[coordinator] if link.target in reaches_end
+            link.index
+            for link in topology.outgoing[coordinator]
+            if link.target in reaches_end and (coordinator, link.target) not in self._cut
         )
         return frozenset(links)
 

@@ -107,9 +107,14 @@ class PrefixAwarePolicy(HopByHopPolicy):
             else:
                 self._num_decoding[node] -= 1
 
-    def reroute(self, flow: Flow, down: frozenset[int]) -> None:
+    def reroute(
+        self,
+        flow: Flow,
+        down: frozenset[int],
+        cut: frozenset[tuple[int, int]] = frozenset(),
+    ) -> None:
         """Choose none of the nodes that are down, and forget what was sent to them."""
-        super().reroute(flow, down)
+        super().reroute(flow, down, cut)
         for node in down:
             self._sent[node].clear()
 
