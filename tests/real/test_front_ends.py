@@ -212,7 +212,7 @@ def test_half_sent_requests_beyond_the_file_limit(tmp_path, arguments, message):
         assert client.get("/health").status_code == 200
         assert process.end() == 0
     assert "Traceback" not in process.text
-    assert len(process.lines) == 2, process.text
+    assert len(process.lines) == 3, process.text
 
 
 def test_front_ends_elsewhere_and_a_coordinator_that_comes_back(tmp_path):
