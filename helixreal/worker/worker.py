@@ -14,7 +14,7 @@ import zmq
 
 from helixreal.engines import EMULATED, make_engine
 from helixreal.engines.engine import Engine, Payload
-from helixreal.engines.failures import EngineLostError
+from helixreal.engines.failures import EngineLostError, ends_engine, reason_of
 from helixreal.engines.token_ids import wrong_token
 from helixreal.net import messages
 from helixreal.net.clock import Clock, this_host
@@ -95,17 +95,24 @@ class Worker:
                 if self._executor is not None:
                     self._executor.advance(self._clock.now())
                 self._send_hello_or_heartbeat()
-        except EngineLostError as error:
-            assert self._assignment is not None
-            self._send_to_coordinator(
-                messages.Failure(self._assignment.node, [], str(error)[:20_000], self._incarnation)
-            )
-            raise
+        except Exception as error:
+            if not ends_engine(error):
+                raise
+            self._report_lost(error)
+            if isinstance(error, EngineLostError):
+                raise
+            raise EngineLostError(_lost_reason(error)) from error
         finally:
             self._transport.flush()
             if self._runner is not None:
                 self._runner.close()
         return self.end_reason
+
+    def _report_lost(self, error: Exception) -> None:
+        """Tell the coordinator that the engine has failed for good and the worker leaves."""
+        if self._assignment is not None:
+            node, reason = self._assignment.node, _lost_reason(error)[:20_000]
+            self._send_to_coordinator(messages.Failure(node, [], reason, self._incarnation))
 
     def stop(self, reason: str) -> None:
         """End the loop after the current iteration."""
@@ -496,3 +503,10 @@ class Worker:
             [link.num_requests for link in self._links.values()],
             transits,
         )
+
+
+def _lost_reason(error: Exception) -> str:
+    """Why the engine has failed for good, in words."""
+    if isinstance(error, EngineLostError):
+        return str(error)
+    return f"the engine has failed: {reason_of(error)}"
