@@ -196,9 +196,7 @@ class Worker:
         if isinstance(runner, ThreadRunner) and runner.load_failure is not None:
             failure = runner.load_failure
             self._send_to_coordinator(
-                messages.Failure(
-                    assignment.node, [], f"{type(failure).__name__}: {failure}"[:20_000]
-                )
+                messages.Failure(assignment.node, [], reason_of(failure)[:20_000])
             )
             if isinstance(failure, HelixError):
                 raise failure
