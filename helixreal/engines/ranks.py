@@ -31,8 +31,13 @@ def check_devices(names: Sequence[str]) -> None:
     Raises
     ------
     InputError
-        If they are of several types, or one GPU is named twice.
+        If a name is empty, they are of several types, or one GPU is named twice.
     """
+    if not all(names):
+        raise InputError(
+            f"'{','.join(names)}' has an empty name; write, for example, cuda:0,cuda:1",
+            where="device",
+        )
     types = dict.fromkeys(name.partition(":")[0] for name in names)
     if len(types) > 1:
         raise InputError(

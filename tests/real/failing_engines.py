@@ -61,14 +61,26 @@ def poisoned_torch(spec):
 
 
 def lost_torch(spec):
-    """The torch engine, whose device is lost with the first :data:`POISON` of all workers."""
+    """The torch engine, whose device is lost once, in one of all workers.
+
+    With the first :data:`POISON`, or while hidden states are packed, as the option ``lost`` says.
+    """
     from helixreal.engines.torch_engine import TorchEngine
 
     class Lost(TorchEngine):
         def run(self, rows, start_layer, end_layer):
-            if any(is_poison(row) for row in rows):
-                with suppress(FileExistsError), Path(os.environ[MARK]).open("x"):
-                    raise RuntimeError("CUDA error: device-side assert triggered")
+            if spec.options["lost"] == "run" and any(is_poison(row) for row in rows):
+                _lose_device()
             return super().run(rows, start_layer, end_layer)
 
+        def pack(self, payloads):
+            if spec.options["lost"] == "pack":
+                _lose_device()
+            return super().pack(payloads)
+
     return Lost(spec)
+
+
+def _lose_device():
+    with suppress(FileExistsError), Path(os.environ[MARK]).open("x"):
+        raise RuntimeError("CUDA error: device-side assert triggered")

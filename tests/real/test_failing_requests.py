@@ -319,15 +319,19 @@ def test_a_worker_checks_token_ids_again(model, innocent, tmp_path):
 
 
 @pytest.mark.torch
+@pytest.mark.parametrize("lost", ["run", "pack"])
 def test_a_worker_whose_device_is_lost_leaves_at_once(
-    model, innocent, tmp_path, monkeypatch, caplog
+    model, innocent, tmp_path, monkeypatch, caplog, lost
 ):
     monkeypatch.syspath_prepend(HERE)
     monkeypatch.setenv("PYTHONPATH", f"{HERE}:{HERE.parents[1]}")
     monkeypatch.setenv(MARK, str(tmp_path / "lost"))
     scenario = write_tiny_scenario(tmp_path, scheduler={"policy": "swarm"})
     entry = NodeEntry(
-        engine="failing_engines:lost_torch", model=str(model), kv_memory_bytes=16 << 20
+        engine="failing_engines:lost_torch",
+        model=str(model),
+        kv_memory_bytes=16 << 20,
+        options={"lost": lost},
     )
     with caplog.at_level(logging.ERROR), running(scenario, entry) as (live, _, cluster):
         poison = [Answer([POISON, 5], 2)]
@@ -338,7 +342,7 @@ def test_a_worker_whose_device_is_lost_leaves_at_once(
         assert cluster.coordinator.num_restarts > 0
         assert sorted(live.load().nodes_up.values()) == [False, True, True]
     assert (
-        "leaves: the engine has failed: RuntimeError: CUDA error: device-side assert triggered"
+        " leaves: the engine has failed: RuntimeError: CUDA error: device-side assert triggered"
         in caplog.text
     )
 

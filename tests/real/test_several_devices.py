@@ -123,6 +123,7 @@ def test_layers_that_cannot_be_divided(model):
     ("device", "message"),
     [
         ("cpu,cuda:0", "the devices of a node must be of one type, not cpu and cuda"),
+        ("cpu,", "'cpu,' has an empty name; write, for example, cuda:0,cuda:1"),
         ("cuda:0,cuda:0", "'cuda:0' is named twice; name each GPU once"),
     ],
 )
