@@ -35,6 +35,7 @@ _TELL_EVERY_S = 10.0
 _NO_FILES_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _RESERVED_FILES = 64
 _MOST_CONNECTIONS = 10_000
+_MAX_HEAD_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +159,8 @@ class Acceptor:
 class TimedProtocol(_Base):
     """Knows since when it waits for its client; base of a protocol of uvicorn.
 
+    It closes the connection if the head of a request is larger than 64 KiB.
+
     Attributes
     ----------
     head_since_s, body_since_s
@@ -166,6 +169,7 @@ class TimedProtocol(_Base):
 
     head_since_s: float | None = None
     body_since_s: float | None = None
+    _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
@@ -179,8 +183,11 @@ class TimedProtocol(_Base):
         if cycle is None or cycle.response_complete:
             if self.head_since_s is None:
                 self.head_since_s = self.loop.time()
+            self._head_bytes += len(data)
+            if self._head_bytes > _MAX_HEAD_BYTES:
+                self.transport.close()
         else:
-            self.head_since_s = None
+            self.head_since_s, self._head_bytes = None, 0
             self.body_since_s = self.loop.time() if cycle.more_body else None
 
     def is_overdue(self, now_s: float, limits: Limits) -> bool:

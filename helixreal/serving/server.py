@@ -40,7 +40,13 @@ def bind(host: str, port: int) -> socket.socket:
         If the address cannot be bound.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(
+            host,
+            port,
+            socket.AF_INET6 if ":" in host else socket.AF_INET,
+            socket.SOCK_STREAM,
+            flags=socket.AI_PASSIVE,
+        )
         family, kind, proto, _, address = found[0]
         bound = socket.socket(family, kind, proto)
     except OSError as error:

@@ -73,7 +73,7 @@ def server(tree: Path, scenario: str, more: list[str]) -> Iterator[tuple[psutil.
         [*command, "--port", str(port), *more],
         cwd=tree,
         env=os.environ | {"PYTHONPATH": str(tree)},
-        stderr=subprocess.DEVNULL,
+        stderr=sys.stderr,
     ) as process:
         try:
             until = time.monotonic() + 60

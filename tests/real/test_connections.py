@@ -80,6 +80,18 @@ def test_slow_clients_are_closed_and_others_are_not(protocol):
         steady.close()
 
 
+def test_an_endless_head_is_cut_off(protocol):
+    with served(Limits(max_connections=50)) as address:
+        with socket.create_connection(address, 10) as endless:
+            endless.sendall(b"GET / HTTP/1.1\r\n")
+            with pytest.raises(ConnectionError):  # long before it is too slow
+                for number in range(10_000):
+                    endless.sendall(b"X-%d: %s\r\n" % (number, b"y" * 1000))
+                    time.sleep(0.0005)
+        with httpx.Client(base_url="http://{}:{}".format(*address)) as client:
+            assert client.get("/").status_code == 200
+
+
 def test_connections_beyond_the_limit_wait(protocol, caplog):
     with served(Limits(max_connections=3)) as address:
         held = [socket.create_connection(address, 10) for _ in range(3)]

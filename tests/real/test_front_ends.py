@@ -19,6 +19,10 @@ from tiny_scenario import write_tiny_scenario
 from tiny_tokenizer import write_tiny_tokenizer
 
 from helixreal.engines.emulated import made_up_token
+from helixreal.frontends.process import FrontEndSettings
+from helixreal.frontends.supervisor import FrontEndProcesses
+from helixreal.serving.server import bind
+from helixsim.errors import HelixError
 from helixsim.recorded.recording import load_recorded_run
 
 LONG = 6_000
@@ -268,6 +272,19 @@ def test_what_cannot_be_served(tmp_path, arguments, message):
     process = Process("serve", write_scenario(tmp_path), "--local", *arguments, cwd=tmp_path)
     assert process.code() == 2
     assert message in process.text
+
+
+def test_a_front_end_that_cannot_start(tmp_path, capfd):
+    settings = FrontEndSettings(name="broken", coordinator="ipc://x", tokenizer=str(tmp_path))
+    ended = []
+    with bind("127.0.0.1", 0) as bound:
+        processes = FrontEndProcesses([settings], bound, tmp_path, ended.append)
+        processes.start()
+        with pytest.raises(HelixError, match="broken has ended with exit code 1 before it could"):
+            wait_until(processes.check)
+        processes.stop()
+    assert ended == ["broken"]
+    assert "there is no such file" in capfd.readouterr().err
 
 
 def test_a_port_that_is_taken(tmp_path):
