@@ -5,7 +5,6 @@ It uses the engine protocol only, so that it can measure every engine.
 
 from __future__ import annotations
 
-import os
 import re
 import statistics
 import time
@@ -399,13 +398,3 @@ def llm_text(
     text = yaml_text(document)
     validate(LLMSpec, parse_yaml(text, name), None).to_llm()
     return text
-
-
-def machine_memory_bytes(device: str) -> int:
-    """Memory of the accelerator or, for a CPU, of the machine."""
-    if device.startswith("cuda"):
-        import torch
-
-        memory_bytes: int = torch.cuda.get_device_properties(device).total_memory
-        return memory_bytes
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
