@@ -5,7 +5,6 @@ It uses the engine protocol only, so that it can measure every engine.
 
 from __future__ import annotations
 
-import os
 import re
 import statistics
 import time
@@ -399,15 +398,3 @@ def llm_text(
     text = yaml_text(document)
     validate(LLMSpec, parse_yaml(text, name), None).to_llm()
     return text
-
-
-def machine_memory_bytes(device: str) -> int:
-    """Memory of the accelerators (names with commas between them) or, for a CPU, of the machine."""
-    if device.startswith("cuda"):
-        import torch
-
-        return sum(
-            torch.cuda.get_device_properties(name.strip()).total_memory
-            for name in device.split(",")
-        )
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

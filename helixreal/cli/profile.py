@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -100,7 +101,7 @@ def profile(
             name=name,
             llm_name=llm_name,
             source=source,
-            memory_bytes=profiling.machine_memory_bytes(device),
+            memory_bytes=_memory_bytes(device),
             nic=nic,
             disk=disk,
         )
@@ -161,3 +162,15 @@ def _counts(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(",")) if text else ()
     except ValueError as error:
         raise InputError(f"'{text}' is not a list such as 1,2,4", where="--layers") from error
+
+
+def _memory_bytes(device: str) -> int:
+    """Memory of the accelerators (names with commas between them) or, for a CPU, of the machine."""
+    if device.startswith("cuda"):
+        import torch
+
+        return sum(
+            torch.cuda.get_device_properties(name.strip()).total_memory
+            for name in device.split(",")
+        )
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
