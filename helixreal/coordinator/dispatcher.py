@@ -400,10 +400,10 @@ class Dispatcher:
             if attempt.route[-1].node == node:
                 self._handle(RequestStalled(attempt.request), now)
 
-    def excuse(self, paused_s: float) -> None:
-        """Do not count this time, in seconds of the run: this process was not running."""
+    def excuse(self, paused_s: float, now: float) -> None:
+        """Do not count this time, in seconds of the run, up to now: this process was paused."""
         for attempt in self._attempts.values():
-            attempt.progress_s += paused_s
+            attempt.progress_s = min(attempt.progress_s + paused_s, now)
 
     def check_deadlines(self, now: float) -> None:
         """Begin requests anew whose pass was lost; let requests fail that take too long."""

@@ -84,8 +84,9 @@ class LinkWatch:
             link = self._links.get((source, target))
             if link is None:
                 continue
-            # At least one heartbeat takes place after the addresses of peers were sent.
-            silent_s = silences.get(source, now_s - link.since_s)
+            # The peer that was heard before may have been an earlier worker of the node.
+            up_s = now_s - link.since_s
+            silent_s = min(silences.get(source, up_s), up_s)
             if silent_s - unheard_s.get(source, 0.0) > self._missing_s:
                 link.is_cut, link.heard_since_s = True, None
             elif silent_s > self._missing_s / 2:
@@ -96,7 +97,7 @@ class LinkWatch:
                 if now_s - link.heard_since_s >= self._missing_s:
                     link.is_cut, link.heard_since_s = False, None
 
-    def excuse(self, paused_s: float) -> None:
-        """Do not count this time: the coordinator was not running."""
+    def excuse(self, paused_s: float, now_s: float) -> None:
+        """Do not count this time, up to now: the coordinator was not running."""
         for link in self._links.values():
-            link.since_s += paused_s
+            link.since_s = min(link.since_s + paused_s, now_s)

@@ -242,9 +242,9 @@ class Membership:
         process itself was paused: that time, which is returned, does not count as silence.
         """
         paused_s = self._own_pause_s(clock_s)
-        self._watch.excuse(paused_s)
+        self._watch.excuse(paused_s, clock_s)
         for worker in self._joined():
-            worker.excuse(paused_s)
+            worker.excuse(paused_s, clock_s)
             if why := self._lost_because(worker, clock_s):
                 logger.warning("%s %s", worker.name, why)
                 if worker.stuck_s > self._settings.stuck_s:

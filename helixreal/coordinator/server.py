@@ -397,7 +397,7 @@ class Cluster:
         if self.dispatcher is None:
             return
         if paused_s:
-            self.dispatcher.excuse(paused_s * self._clock.scale)
+            self.dispatcher.excuse(paused_s * self._clock.scale, now)
         self._report_changes(self.dispatcher, now)
         self.dispatcher.process(now)
         self.dispatcher.check_deadlines(now)

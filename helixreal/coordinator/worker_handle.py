@@ -108,11 +108,11 @@ class WorkerHandle:
         elif self.deaf_since_s is None:
             self.deaf_since_s = clock_s
 
-    def excuse(self, paused_s: float) -> None:
-        """Do not count this time as silence: the coordinator was not running."""
-        self.last_heard_s += paused_s
+    def excuse(self, paused_s: float, clock_s: float) -> None:
+        """Do not count this time, up to now, as silence: the coordinator was not running."""
+        self.last_heard_s = min(self.last_heard_s + paused_s, clock_s)
         if self.deaf_since_s is not None:
-            self.deaf_since_s += paused_s
+            self.deaf_since_s = min(self.deaf_since_s + paused_s, clock_s)
 
     def mark_lost(self) -> None:
         """Mark the worker as lost."""

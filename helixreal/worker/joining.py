@@ -73,7 +73,7 @@ class Joining:
         gap_s, self._last_s = now_s - self._last_s, now_s
         if gap_s <= self.missing_s * PAUSE_SHARE:
             return 0.0
-        self._heard_s += gap_s
+        self._heard_s = min(self._heard_s + gap_s, now_s)
         return gap_s
 
     def check(self, now_s: float) -> bool:

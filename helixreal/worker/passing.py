@@ -176,9 +176,11 @@ class Passing:
             if source != coordinator
         ]
 
-    def excuse(self, paused_s: float) -> None:
-        """Do not count this time as silence of peers: this process was not running."""
-        self._heard_s = {source: at + paused_s for source, at in self._heard_s.items()}
+    def excuse(self, paused_s: float, clock_s: float) -> None:
+        """Do not count this time, up to now, as silence of peers: this process was not running."""
+        self._heard_s = {
+            source: min(at + paused_s, clock_s) for source, at in self._heard_s.items()
+        }
 
     def _knows_the_way(self, work: messages.Work) -> bool:
         """Whether all that is needed to send passes on has been heard of.

@@ -273,7 +273,7 @@ class Worker:
         joining, assignment = self._joining, self._assignment
         paused_s = joining.pause_s(clock_s)
         if paused_s and self._passing is not None:
-            self._passing.excuse(paused_s)
+            self._passing.excuse(paused_s, clock_s)
         if joining.check(clock_s):
             logger.warning(
                 "the coordinator has been silent for %.1f s: saying hello until it answers",

@@ -170,7 +170,9 @@ def main():
             asked = json.loads(line)
             if "report" in asked:
                 up = live.load().nodes_up
-                say(report={"restarts": cluster.coordinator.num_restarts, "up": up})
+                coordinator = cluster.coordinator
+                cut = sorted(coordinator.cut)
+                say(report={"restarts": coordinator.num_restarts, "up": up, "cut": cut})
                 continue
             answer = Asked(asked["prompt"], asked["max_tokens"])
             answer.number = asked["number"]

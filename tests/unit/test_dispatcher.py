@@ -557,7 +557,7 @@ def test_passes_have_more_time_where_nodes_are_busy_or_passes_took_long_lately()
     under_test.done(241.0, (1, 50))
     under_test.done(251.0, (1, 51))  # a decode of 10 s
     assert check(under_test, 300.0) == []
-    under_test.dispatcher.excuse(100.0)  # the coordinator was paused
+    under_test.dispatcher.excuse(100.0, 400.0)  # the coordinator was paused
     assert check(under_test, 380.0) == []
     assert ("a", "prefill", 2, 0, [7, 50, 51]) in check(under_test, 460.0)
 

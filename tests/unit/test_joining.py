@@ -67,3 +67,12 @@ def test_it_gives_up_after_a_long_time():
     assert found.has_given_up(30.1)
     found.heard(31.0)
     assert not found.has_given_up(31.0)
+
+
+def test_a_coordinator_that_is_heard_after_a_pause_is_heard_now_and_not_later():
+    found = joining()
+    found.heard(0.0)
+    found.pause_s(0.0)
+    found.heard(60.0)
+    assert found.pause_s(60.0) == 60.0
+    assert found.check(63.5)

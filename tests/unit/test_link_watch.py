@@ -26,7 +26,7 @@ def test_a_source_that_was_never_heard_is_silent_since_both_were_up():
     found = watch(10.0)
     found.report(B, {}, {A: 0.0}, 13.0)
     assert found.cut == frozenset()
-    found.excuse(5.0)  # the coordinator was paused
+    found.excuse(5.0, 20.0)  # the coordinator was paused
     found.report(B, {}, {A: 0.0}, 17.0)
     assert found.cut == frozenset()
     found.report(B, {}, {A: 0.0}, 18.5)
@@ -64,3 +64,21 @@ def test_links_of_nodes_that_are_down_are_not_watched():
     found.node_up(B, [A, C], 20.0)
     found.report(C, {}, {}, 24.0)
     assert found.cut == {(B, C)}
+
+
+def test_silence_of_an_earlier_worker_of_the_source_does_not_count():
+    found = watch()
+    found.node_down(A)
+    found.node_up(A, [B], 10.0)
+    found.report(B, {A: 9.0}, {A: 0.0}, 10.5)
+    assert found.cut == frozenset()
+    found.report(B, {A: 12.0}, {A: 0.0}, 13.5)
+    assert found.cut == {(A, B)}
+
+
+def test_a_pause_is_not_counted_beyond_now():
+    found = watch()
+    found.node_up(A, [B], 9.0)
+    found.excuse(8.0, 10.0)
+    found.report(B, {}, {A: 0.0}, 13.5)
+    assert found.cut == {(A, B)}

@@ -430,3 +430,15 @@ def test_the_links_of_nodes_that_are_up_are_watched(under_test):
         under_test.at(clock_s)
     assert under_test.states == [State.LOST, State.READY]
     assert under_test.membership.cut_links == frozenset()
+
+
+def test_a_worker_that_is_heard_first_after_a_pause_is_heard_now_and_not_later(under_test):
+    """Its links would be cut, because others heard it less lately than the coordinator."""
+    under_test.begin()
+    under_test.at(100.0)
+    under_test.clock_s = 110.0
+    under_test.heartbeat(0)
+    under_test.at(110.0)
+    assert under_test.membership.workers[0].last_heard_s == 110.0
+    under_test.heartbeat(1)
+    assert under_test.membership.cut_links == frozenset()
