@@ -39,17 +39,27 @@ from helixsim.requests import Request
 logger = logging.getLogger(__name__)
 
 _REJECTION_TEXTS = {
-    Rejection.FLOW: "no route is left for this request",
+    Rejection.FLOW: "no route is left",
     Rejection.LENGTH: "the prompt and its answer are longer than the nodes of any route allow",
     Rejection.KV: "the KV caches are full",
     Rejection.LATE: "the first token would come later than its SLO allows",
     Rejection.NODES: "no route covers all layers without the nodes that are down",
 }
-_TEMPORARY = (Rejection.KV, Rejection.LATE, Rejection.NODES)
+_NO_ROUTE = (Rejection.FLOW, Rejection.NODES)
 
 
 class LiveRecorder(RunRecorder):
-    """Records requests, and calls `on_end` for each request that has ended."""
+    """Records requests, and calls `on_end` for each request that has ended.
+
+    Attributes
+    ----------
+    on_end
+        Called with the request and how it has ended.
+    retry_after_s
+        Seconds after which a client that was refused may try again.
+    can_wait
+        Whether a request that finds no room in the KV caches now may find some later.
+    """
 
     def __init__(
         self,
@@ -62,12 +72,18 @@ class LiveRecorder(RunRecorder):
         super().__init__(window_start_s, window_end_s, node_names, keep_iterations=keep_iterations)
         self.on_end: Callable[[Request, Finished | Failed | Refused | None], None] = _no_listener
         self.retry_after_s: Callable[[], float] = lambda: 1.0
+        self.can_wait: Callable[[], bool] = lambda: True
 
     def rejected(self, request: Request, reason: Rejection) -> None:
         """A request has been rejected."""
         super().rejected(request, reason)
-        retry_after_s = self.retry_after_s() if reason in _TEMPORARY else None
-        self.on_end(request, Refused(_REJECTION_TEXTS[reason], retry_after_s))
+        self.on_end(request, self._refusal(reason))
+
+    def _refusal(self, reason: Rejection) -> Refused:
+        if reason is Rejection.KV and not self.can_wait():
+            return Refused("the request is larger than the KV caches of any route", None)
+        retry_after_s = None if reason is Rejection.LENGTH else self.retry_after_s()
+        return Refused(_REJECTION_TEXTS[reason], retry_after_s, reason in _NO_ROUTE)
 
     def ended(self, request: Request, now: float) -> None:
         """The last pass of a request has returned."""
@@ -157,6 +173,7 @@ class Dispatcher:
         self.lag_s = 0.0
         self.num_output_tokens = 0
         recorder.on_end = self._on_end
+        recorder.can_wait = self._can_wait
         self._handle(RunStarted(), 0.0)
 
     def _handle(self, event: Event, now: float) -> None:
@@ -287,10 +304,13 @@ class Dispatcher:
             generation.stopped = True
             self._handle(AnswerStopped(attempt.request), now)
             return
+        is_first = len(generation.tokens) == generation.prompt_tokens
         generation.tokens.append(max(token, 0))
         self.num_output_tokens += 1
         if generation.listener is not None:
-            generation.listener(Token(token))
+            request = attempt.request
+            queued_s = request.first_dispatch_s - request.arrival_s if is_first else 0.0
+            generation.listener(Token(token, queued_s))
 
     def _on_end(self, request: Request, how: Finished | Failed | Refused | None) -> None:
         """Report the end of a request to its listener."""
@@ -300,6 +320,10 @@ class Dispatcher:
         if isinstance(how, Finished) and generation.stopped:
             how = Finished("stop")
         generation.listener(how)
+
+    def _can_wait(self) -> bool:
+        """Whether KV capacity will become free: requests hold some, or nodes are down."""
+        return bool(self._coordinator.active or self._membership.absent)
 
     # -- sending -----------------------------------------------------------------------------
 

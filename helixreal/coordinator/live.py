@@ -57,11 +57,20 @@ class LiveCluster:
         Name of the LLM.
     max_context_tokens
         Limit of the tokens of a prompt and its answer together.
+    vocabulary
+        Token ids are below this number; None for emulated engines, which do not read them.
     """
 
-    def __init__(self, cluster: Cluster, model_name: str, max_context_tokens: int) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        model_name: str,
+        max_context_tokens: int,
+        vocabulary: int | None = None,
+    ) -> None:
         self.model_name = model_name
         self.max_context_tokens = max_context_tokens
+        self.vocabulary = vocabulary
         self._cluster = cluster
         self._tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._readable, self._writable = os.pipe()
@@ -122,7 +131,7 @@ class LiveCluster:
         """Submit a request; the listener receives every token and exactly one final event."""
         number = next(self._numbers)
         if self._cluster.stopping:
-            listener(Refused("the cluster has stopped", None))
+            listener(Refused("the cluster has stopped", 1.0, is_unavailable=True))
             return number
         self._tasks.put(lambda: self._take(number, generation, listener))
         self._wake()
@@ -193,6 +202,7 @@ class LiveCluster:
             completed=recorder.num_completed,
             failed=recorder.num_failed,
             refused=recorder.num_rejected,
+            restarts=coordinator.num_restarts,
         )
 
     @property

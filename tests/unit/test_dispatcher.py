@@ -104,7 +104,7 @@ class DispatcherUnderTest:
             self.control_plane,
             recorder,
             self.transport,
-            SimpleNamespace(workers=[SimpleNamespace(name=name) for name in names]),
+            SimpleNamespace(workers=[SimpleNamespace(name=name) for name in names], absent=[]),
             self.links,
             self.events,
             lambda number, num_tokens: array("i", [100 * number + i for i in range(num_tokens)]),
@@ -320,6 +320,17 @@ def test_a_request_that_fits_nowhere_is_refused_for_good():
     assert under_test.log == []
 
 
+def test_a_request_larger_than_the_kv_caches_is_refused_for_good():
+    under_test = live({"a": (0, 1)}, waiting=5, room=capacity(kv_token_layers=10))
+    _, told = under_test.submit([1] * 20, 5)
+    assert [(type(event), event.retry_after_s) for event in told] == [(Refused, None)]
+    _, first = under_test.submit([1, 2, 3], 1)
+    _, waits = under_test.submit([1] * 20, 5)
+    assert (first, waits) == ([], [])
+    under_test.done(1.0, (1, 50))
+    assert [event.retry_after_s for event in waits] == [None]
+
+
 def test_a_worker_fails_a_request():
     under_test = live()
     _, told = under_test.submit([1, 2], 10)
@@ -452,7 +463,7 @@ def test_without_a_route_requests_fail_and_are_refused_until_a_node_is_back():
     _, refused = under_test.submit([3, 4], 1, 1.5)
     assert [type(event) for event in refused] == [Refused]
     assert "nodes that are down" in refused[0].message
-    assert refused[0].retry_after_s == 2.5
+    assert (refused[0].retry_after_s, refused[0].is_unavailable) == (2.5, True)
     under_test.dispatcher.node_recovered(1, 2.0)
     _, told = under_test.submit([5, 6], 1, 2.5)
     assert under_test.log == [("a", "prefill", 2, 0, [5, 6])]
