@@ -49,6 +49,27 @@ def serve(
         Path | None,
         typer.Option(metavar="DIR", help="Folder with tokenizer.json. [default: the model folder]"),
     ] = None,
+    chat_template: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Chat template (Jinja) to use instead of the model's."),
+    ] = None,
+    served_model_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Name of the model for clients; may be given several times. "
+            "[default: the name of the scenario's LLM]",
+        ),
+    ] = None,
+    max_model_len: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="TOKENS",
+            help="Limit of the tokens of a prompt and its answer together. "
+            "[default: the model's; 8192 for emulated engines]",
+        ),
+    ] = None,
     max_waiting: Annotated[
         int, typer.Option(min=0, help="Limit of waiting requests; further ones get status 429.")
     ] = _WAITING,
@@ -92,16 +113,28 @@ def serve(
         launch = Launch.local(file, sets, None, entry)
     if tokenizer is None and model is not None and (model / "tokenizer.json").is_file():
         tokenizer = model
-    words = None if tokenizer is None else Tokenizer(tokenizer)
+    if chat_template is not None and tokenizer is None:
+        raise InputError("a chat template needs a tokenizer: give --tokenizer")
+    words = None if tokenizer is None else Tokenizer(tokenizer, chat_template=chat_template)
     with launch.cluster(load_generator=NoLoad()) as cluster:
         launch.start(cluster)
         if not cluster.has_begun:
             raise typer.Exit(EXIT_INTERRUPTED)
-        live = LiveCluster(cluster, launch.scenario.llm.name, launch.max_context_tokens)
+        live = LiveCluster(
+            cluster,
+            launch.scenario.llm.name,
+            launch.served_context_tokens(max_model_len),
+            None if launch.facts is None else launch.facts.vocabulary,
+        )
         live.start()
         try:
             run_server(
-                create_app(live, words, api_key=os.environ.get(_API_KEY)),
+                create_app(
+                    live,
+                    words,
+                    api_key=os.environ.get(_API_KEY),
+                    served_model_names=served_model_name or (),
+                ),
                 host,
                 port,
                 ready=lambda url: typer.echo(f"serving {live.model_name} at {url}/v1", err=True),

@@ -22,6 +22,7 @@ from helixreal.serving.frontend import (
     Token,
 )
 from helixsim.control.load import Arrival
+from helixsim.placement.topology import Topology
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class LiveCluster:
     model_name
         Name of the LLM.
     max_context_tokens
-        Limit of the tokens of a prompt and its answer together.
+        Limit of the tokens of a prompt and its answer together; the KV caches may lower it.
     vocabulary
         Token ids are below this number; None for emulated engines, which do not read them.
     """
@@ -69,7 +70,7 @@ class LiveCluster:
         vocabulary: int | None = None,
     ) -> None:
         self.model_name = model_name
-        self.max_context_tokens = max_context_tokens
+        self.max_context_tokens = min(max_context_tokens, longest_context(cluster.topology))
         self.vocabulary = vocabulary
         self._cluster = cluster
         self._tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -209,3 +210,13 @@ class LiveCluster:
     def is_ready(self) -> bool:
         """Whether a route covers all layers now."""
         return not self._cluster.stopping and self._cluster.coordinator.has_route
+
+
+def longest_context(topology: Topology) -> int:
+    """Tokens of the longest request whose KV caches fit on some node at each layer."""
+    tokens_of_layer: dict[int, int] = {}
+    for node in topology.nodes:
+        tokens = node.capacity.kv_token_layers // node.num_layers
+        for layer in range(node.start_layer, node.end_layer):
+            tokens_of_layer[layer] = max(tokens_of_layer.get(layer, 0), tokens)
+    return min(tokens_of_layer.values())

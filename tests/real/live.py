@@ -37,7 +37,12 @@ def running(scenario, entry, *, time_scale=1.0, overrides=()):
     launch = Launch.local(scenario, overrides, 0, entry, time_scale)
     with launch.cluster(load_generator=NoLoad()) as cluster:
         launch.start(cluster)
-        live = LiveCluster(cluster, launch.scenario.llm.name, launch.max_context_tokens)
+        live = LiveCluster(
+            cluster,
+            launch.scenario.llm.name,
+            launch.served_context_tokens(),
+            None if launch.facts is None else launch.facts.vocabulary,
+        )
         live.start()
         try:
             yield live, launch, cluster
