@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
@@ -13,6 +13,7 @@ from typing import NamedTuple
 from helixreal.coordinator.attempts import Attempt, Generation, PromptMaker
 from helixreal.coordinator.events import EventLog
 from helixreal.coordinator.membership import Membership
+from helixreal.engines.engine import Scores
 from helixreal.net import messages
 from helixreal.net.outgoing_link import OutgoingLink
 from helixreal.net.transport import Transport
@@ -163,7 +164,9 @@ class Dispatcher:
         self._slack_s = slack_s
         self._numbers = count()
         self._pending_arrivals: list[tuple[float, float, int, Request]] = []
-        self._returning: list[tuple[float, int, Sequence[int], Sequence[int]]] = []
+        self._returning: list[
+            tuple[float, int, Sequence[int], Sequence[int], Mapping[int, Scores]]
+        ] = []
         self._keys = count(1)
         self._attempts: dict[int, Attempt] = {}
         self._attempt_of: dict[Request, Attempt] = {}
@@ -250,16 +253,18 @@ class Dispatcher:
         """Queue passes that have left the last layer, to be processed when they are due."""
         if len(done.due_s) < 2:
             due = done.due_s[0] if done.due_s else now
-            heappush(self._returning, (due, next(self._numbers), done.keys, done.tokens))
+            heappush(
+                self._returning, (due, next(self._numbers), done.keys, done.tokens, done.scores)
+            )
             return
         for due, key, token in zip(done.due_s, done.keys, done.tokens, strict=True):
-            heappush(self._returning, (due, next(self._numbers), (key,), (token,)))
+            heappush(self._returning, (due, next(self._numbers), (key,), (token,), done.scores))
 
     def _process_done(self, until: float, floor: float) -> None:
         """Process the returned passes that are due at `until`, at times not before `floor`."""
         returned = _Returned({}, [])
         while self._returning and self._returning[0][0] <= until:
-            due, _, keys, tokens = heappop(self._returning)
+            due, _, keys, tokens, scores = heappop(self._returning)
             floor = self._last_s = max(floor, due)
             for key, token in zip(keys, tokens, strict=True):
                 attempt = self._attempts.get(key)
@@ -272,7 +277,7 @@ class Dispatcher:
                 request = attempt.request
                 self._events.pass_returned(request, floor)
                 if not request.is_prefill or request.is_last_chunk:
-                    self._append_token(attempt, token, floor)
+                    self._append_token(attempt, token, scores.get(key), floor)
                 returned.requests[request] = None
                 returned.times_s.append(floor)
         self._report(returned)
@@ -297,7 +302,9 @@ class Dispatcher:
                 self._events.pass_sent(request, at)
         return _Returned({}, [])
 
-    def _append_token(self, attempt: Attempt, token: int, now: float) -> None:
+    def _append_token(
+        self, attempt: Attempt, token: int, scores: Scores | None, now: float
+    ) -> None:
         """Append the next token to an answer; a stop token ends the answer."""
         generation = attempt.generation
         if token in generation.stop_tokens:
@@ -310,7 +317,7 @@ class Dispatcher:
         if generation.listener is not None:
             request = attempt.request
             queued_s = request.first_dispatch_s - request.arrival_s if is_first else 0.0
-            generation.listener(Token(token, queued_s))
+            generation.listener(Token(token, queued_s, scores))
 
     def _on_end(self, request: Request, how: Finished | Failed | Refused | None) -> None:
         """Report the end of a request to its listener."""

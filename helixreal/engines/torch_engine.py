@@ -15,7 +15,7 @@ from helixreal.engines.engine import Buffer, EngineSpec, Payload, Row
 from helixreal.engines.llama import LlamaLayer, RmsNorm, rotary_table
 from helixreal.engines.model_config import VALUE_BYTES, LlamaConfig, read_llama_config
 from helixreal.engines.paged_attention import AttentionBatch, Span
-from helixreal.engines.sampling import choose_tokens
+from helixreal.engines.sampling import sample_rows
 from helixsim.control.prefix_cache import PrefixCache
 from helixsim.errors import InputError
 
@@ -145,30 +145,17 @@ class TorchEngine:
         ids = torch.tensor([token for row in rows for token in row.payload], device=self._device)
         return self._embedding[ids]
 
-    def _tokens(self, hidden: torch.Tensor, rows: Sequence[Row]) -> list[Payload]:
+    def _tokens(self, hidden: torch.Tensor, rows: Sequence[Row]) -> list[int | None]:
         """Sample a token after the last layer for each row that wants one."""
-        assert self._norm is not None
-        assert self._head is not None
-        wanting: list[int] = []
-        ends: list[int] = []
-        end = 0
-        for index, row in enumerate(rows):
-            end += row.num_tokens
-            if row.wants_token:
-                wanting.append(index)
-                ends.append(end - 1)
-        tokens: list[int | None] = [None] * len(rows)
-        if not wanting:
-            return tokens
-        last = hidden[torch.tensor(ends, device=self._device)]
-        chosen = choose_tokens(
-            torch.nn.functional.linear(self._norm(last), self._head),
-            [rows[index].sampling for index in wanting],
-            [rows[index].position + rows[index].num_tokens for index in wanting],
-        )
-        for index, token in zip(wanting, chosen, strict=True):
-            tokens[index] = token
-        return tokens
+        norm, head = self._norm, self._head
+        assert norm is not None
+        assert head is not None
+
+        def logits_of(positions: list[int]) -> torch.Tensor:
+            chosen = hidden[torch.tensor(positions, device=self._device)]
+            return torch.nn.functional.linear(norm(chosen), head)
+
+        return sample_rows(rows, logits_of)
 
     def pack(self, payloads: Sequence[Payload]) -> list[Buffer]:
         """Serialize hidden states of rows to one buffer, row after row."""

@@ -127,29 +127,13 @@ class VllmEngine:
 
     def _tokens(
         self, hidden: torch.Tensor, residual: torch.Tensor, rows: Sequence[Row]
-    ) -> list[Payload]:
+    ) -> list[int | None]:
         """Sample a token after the last layer for each row that wants one."""
-        from helixreal.engines.sampling import choose_tokens
+        from helixreal.engines.sampling import sample_rows
 
-        tokens: list[int | None] = [None] * len(rows)
-        wanting: list[int] = []
-        ends: list[int] = []
-        end = 0
-        for index, row in enumerate(rows):
-            end += row.num_tokens
-            if row.wants_token:
-                wanting.append(index)
-                ends.append(end - 1)
-        if not wanting:
-            return tokens
-        chosen = choose_tokens(
-            self._stage.logits(hidden[ends], residual[ends]),
-            [rows[index].sampling for index in wanting],
-            [rows[index].position + rows[index].num_tokens for index in wanting],
+        return sample_rows(
+            rows, lambda positions: self._stage.logits(hidden[positions], residual[positions])
         )
-        for index, token in zip(wanting, chosen, strict=True):
-            tokens[index] = token
-        return tokens
 
     def pack(self, payloads: Sequence[Payload]) -> list[Buffer]:
         """Serialize hidden states of rows: buffers of outputs and of residuals, or one of sums."""

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from helixreal.engines.engine import Sampling, Scores
+
 MAX_FRAMES = 64
 
 Frame = bytes | bytearray | memoryview
@@ -246,14 +248,6 @@ class Stage(Part):
     end_layer: Index
 
 
-class SamplingParams(Part):
-    """How tokens of a request are chosen, see :class:`helixreal.engines.engine.Sampling`."""
-
-    temperature: float
-    top_p: float
-    seed: int | None
-
-
 class Answer(Part):
     """What the first node of a route needs to go on by itself, where decodes loop.
 
@@ -298,6 +292,9 @@ class Pass(Part):
     is_streamed
         For a chunk of a prefill: whether the next chunk follows without waiting for this one,
         which is over when it leaves the last layer.
+    context
+        For the first pass, if the sampling needs it: token ids of the prompt and of the answer so
+        far (int32, little-endian).
     """
 
     key: Key
@@ -306,11 +303,12 @@ class Pass(Part):
     is_prefill: bool
     wants_token: bool
     route: list[Stage] | None = None
-    sampling_params: SamplingParams | None = None
+    sampling_params: Sampling | None = None
     first: Index = 0
     is_last: bool = False
     answer: Answer | None = None
     is_streamed: bool = False
+    context: bytes = b""
 
 
 class Work(Message):
@@ -351,12 +349,15 @@ class Done(Message):
     ----------
     due_s
         Arrival times over an emulated link: one for each, or one for all; empty otherwise.
+    scores
+        Key -> log probabilities, of requests that ask for them.
     """
 
     sender: Index
     keys: list[Key]
     tokens: list[TokenId]
     due_s: list[float]
+    scores: dict[Key, Scores] = {}
 
 
 class Tokens(Message):

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+from helixreal.engines.engine import TokenScore
 from helixreal.serving.detokenizer import Detokenizer
 from helixreal.serving.frontend import (
     Failed,
@@ -40,17 +41,25 @@ class Piece:
         ``length`` or ``stop``, in the last piece.
     stop_reason
         The stop string that ended the answer.
+    scores
+        Log probabilities of the tokens, if asked for.
+    prompt_scores
+        In the first piece: the same of the prompt's tokens, from the second on.
     """
 
     text: str
     tokens: list[int] = field(default_factory=list)
     reason: str | None = None
     stop_reason: str | None = None
+    scores: list[TokenScore] = field(default_factory=list)
+    prompt_scores: list[TokenScore] = field(default_factory=list)
 
     def add(self, later: Piece) -> None:
         """Append a later piece."""
         self.text += later.text
         self.tokens += later.tokens
+        self.scores += later.scores
+        self.prompt_scores += later.prompt_scores
         self.reason, self.stop_reason = later.reason, later.stop_reason
 
 
@@ -66,6 +75,8 @@ class TextRules:
         Whether the stop string is a part of the text.
     skip_special
         Whether special tokens have no text.
+    min_tokens
+        Stop strings in the first tokens of this number do not end the answer.
     is_hidden
         Whether the answer has no tokens: the cluster cannot make fewer than one.
     """
@@ -73,6 +84,7 @@ class TextRules:
     stops: list[str] = field(default_factory=list)
     keeps_stop: bool = False
     skip_special: bool = True
+    min_tokens: int = 0
     is_hidden: bool = False
 
 
@@ -153,30 +165,41 @@ class Answer:
             timing.end(reason or "abort")
 
     def _take(self, event: Token) -> Piece:
+        piece = Piece("")
+        if event.scores is not None:
+            piece.prompt_scores = event.scores.prompt
         if self._rules.is_hidden:
-            return Piece("", reason="length")
+            piece.reason = "length"
+            return piece
         self.num_tokens += 1
+        piece.tokens = [event.token]
+        if event.scores is not None and event.scores.token is not None:
+            piece.scores = [event.scores.token]
         self._held += self._text.add(event.token)
-        tokens = [event.token]
-        if (end := self._stopped(self._held, tokens)) is not None:
-            return end
+        if self.num_tokens <= self._rules.min_tokens:
+            piece.text, self._held = self._held, ""
+            return piece
+        if self._ends_at_stop(self._held, piece):
+            return piece
         keep = max((_overlap(self._held, stop) for stop in self._rules.stops), default=0)
         cut = len(self._held) - keep
-        told, self._held = self._held[:cut], self._held[cut:]
-        return Piece(told, tokens)
+        piece.text, self._held = self._held[:cut], self._held[cut:]
+        return piece
 
     def _finish(self, reason: str) -> Piece:
-        text = self._held + self._text.end()
-        return self._stopped(text, []) or Piece(text, [], reason)
+        piece = Piece(self._held + self._text.end(), reason=reason)
+        self._ends_at_stop(piece.text, piece)
+        return piece
 
-    def _stopped(self, text: str, tokens: list[int]) -> Piece | None:
-        """The last piece, if a stop string is in a text."""
+    def _ends_at_stop(self, text: str, piece: Piece) -> bool:
+        """Make a piece the last one if a stop string is in a text; whether it is."""
         found = [(at, stop) for stop in self._rules.stops if (at := text.find(stop)) >= 0]
         if not found:
-            return None
+            return False
         at, stop = min(found, key=lambda each: each[0])
-        end = at + len(stop) if self._rules.keeps_stop else at
-        return Piece(text[:end], tokens, "stop", stop)
+        piece.text = text[: at + len(stop) if self._rules.keeps_stop else at]
+        piece.reason, piece.stop_reason = "stop", stop
+        return True
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from helixreal.engines.engine import GREEDY, Sampling
+from helixreal.engines.engine import GREEDY, Sampling, Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +23,14 @@ class Token:
         Its id.
     queued_s
         For the first token: seconds that the request waited for its admission.
+    scores
+        Log probabilities, if the request asks for them: with the first token, of the prompt's
+        tokens from the second on, too.
     """
 
     token: int
     queued_s: float = 0.0
+    scores: Scores | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from helixreal.serving.answers import Answer, TextRules
 from helixreal.serving.bodies import read_body
 from helixreal.serving.formats import ChatForm, CompletionForm, Usage
 from helixreal.serving.frontend import Frontend
+from helixreal.serving.logprobs import LogprobsWriter
 from helixreal.serving.metrics import Metrics
 from helixreal.serving.prompts import PromptReader
 from helixreal.serving.request_ids import request_id_of
@@ -44,6 +45,7 @@ class GenerationRoutes:
         self._prompts = prompts
         self._metrics = metrics
         self._model_names = model_names
+        self._writer = LogprobsWriter(prompts.tokenizer_or_none)
 
     async def completions(self, request: Request) -> Response:
         """``POST /v1/completions``."""
@@ -56,7 +58,9 @@ class GenerationRoutes:
             for _ in range(body.n)
             if body.echo
         ]
-        form = CompletionForm(self._model_names[0], request_id_of(request), shown)
+        form = CompletionForm(self._model_names[0], request_id_of(request), self._writer, body)
+        if body.echo:
+            form.echo([prompt for prompt in prompts for _ in range(body.n)], shown)
         usage = Usage(sum(map(len, prompts)), answers)
         return await respond(request, body, form, answers, usage)
 
@@ -65,7 +69,7 @@ class GenerationRoutes:
         body = await read_body(request, ChatRequest, self._model_names)
         prompt = await self._prompts.of_chat(body)
         answers = self._answers(body, prompt, "messages")
-        form = ChatForm(self._model_names[0], request_id_of(request))
+        form = ChatForm(self._model_names[0], request_id_of(request), self._writer, body)
         return await respond(request, body, form, answers, Usage(len(prompt), answers))
 
     def _answers(self, body: AnswerFields, prompt: list[int], param: str) -> list[Answer]:
@@ -74,6 +78,7 @@ class GenerationRoutes:
             stops=body.stops,
             keeps_stop=body.include_stop_str_in_output,
             skip_special=body.skip_special_tokens,
+            min_tokens=body.min_tokens,
             is_hidden=body.max_tokens == 0,
         )
         tokenizer = self._prompts.tokenizer_or_none

@@ -1,4 +1,4 @@
-"""The routes that say what the server is and how it is, and those of its tokenizer."""
+"""The routes about the server and its model, and the routes of its tokenizer."""
 
 from __future__ import annotations
 

@@ -21,11 +21,11 @@ from helixreal.serving.tokenizer import Tokenizer
 from helixsim.errors import InputError
 
 _DEFAULT_TOKENS = 16
-_GREEDY_BELOW = 1e-5
-"""Lower temperatures are greedy, as in vLLM."""
 _LONG_TEXT = 20_000
 """Texts of more characters are tokenized in another thread."""
 _SEEDS = 2**64
+_MAX_SCORES = 300_000
+"""Log probabilities of one prompt; they travel in one message."""
 
 _Made = TypeVar("_Made")
 
@@ -164,6 +164,12 @@ class PromptReader:
             If the prompt or the answer is too long.
         """
         most = self._max_tokens(body, prompt, param)
+        if body.min_tokens > most:
+            raise ApiError(
+                400, f"min_tokens: should be at most max_tokens ({most})", param="min_tokens"
+            )
+        self.check_tokens(list(body.logit_bias), "logit_bias")
+        self._check_size_of_scores(body, prompt)
         ends = frozenset(body.stop_token_ids)
         if self._tokenizer is not None and not body.ignore_eos:
             ends |= self._tokenizer.end_tokens
@@ -172,10 +178,20 @@ class PromptReader:
                 prompt=prompt,
                 max_tokens=max(most, 1),
                 stop_tokens=ends,
-                sampling=_sampling(body, choice),
+                sampling=_sampling(body, choice, ends),
             )
             for choice in range(body.n)
         ]
+
+    def _check_size_of_scores(self, body: AnswerFields, prompt: list[int]) -> None:
+        number = body.num_prompt_logprobs
+        if number is not None and len(prompt) * (number + 1) > _MAX_SCORES:
+            raise ApiError(
+                400,
+                f"prompt_logprobs: {len(prompt)} tokens with {number} alternatives each are more "
+                f"than {_MAX_SCORES} log probabilities",
+                param="prompt_logprobs",
+            )
 
     def _max_tokens(self, body: AnswerFields, prompt: list[int], param: str) -> int:
         limit = self.max_context_tokens
@@ -204,15 +220,25 @@ class PromptReader:
         return asked
 
 
-def _sampling(body: AnswerFields, choice: int) -> Sampling:
+def _sampling(body: AnswerFields, choice: int, ends: frozenset[int]) -> Sampling:
     """The sampling parameters of a choice; each has a seed of its own, as in vLLM."""
     seed = body.seed
     if seed is not None and choice:
         seed = (seed + choice + _SEEDS // 2) % _SEEDS - _SEEDS // 2
     return Sampling(
-        temperature=body.temperature if body.temperature >= _GREEDY_BELOW else 0.0,
+        temperature=body.temperature,
         top_p=body.top_p,
         seed=seed,
+        top_k=max(body.top_k, 0),
+        min_p=body.min_p,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        repetition_penalty=body.repetition_penalty,
+        logit_bias=tuple(body.logit_bias.items()),
+        min_tokens=body.min_tokens,
+        stop_tokens=tuple(sorted(ends)) if body.min_tokens else (),
+        logprobs=body.num_logprobs,
+        prompt_logprobs=body.num_prompt_logprobs,
     )
 
 

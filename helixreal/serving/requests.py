@@ -10,10 +10,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
+
+from helixreal.engines.engine import MAX_LOGPROBS
 
 MAX_PROMPTS = 128
 MAX_CHOICES = 128
@@ -23,6 +26,8 @@ _TEXT_PARTS = {"text": "text", "input_text": "text", "refusal": "refusal"}
 
 TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
 NumTokens = Annotated[int, Field(ge=1, le=10**6)]
+NumAlternatives = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
 Prompt = str | list[int]
 
 _TOKEN_IDS_SCHEMA = {
@@ -129,6 +134,14 @@ class AnswerFields(Body):
     max_tokens: Annotated[int, Field(ge=0, le=10**6)] | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=-1, le=10**6)] = 0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
+    logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=1024)] = Field(default_factory=dict)
+    min_tokens: Annotated[int, Field(ge=0, le=10**6)] = 0
+    prompt_logprobs: NumAlternatives | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: str | Annotated[list[str], Field(max_length=64)] | None = None
@@ -145,6 +158,16 @@ class AnswerFields(Body):
         """Stop strings, without empty ones."""
         found = [self.stop] if isinstance(self.stop, str) else (self.stop or [])
         return [text for text in found if text]
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """Number of alternatives with log probabilities for each token; None for none at all."""
+        raise NotImplementedError
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """The same for the tokens of the prompt."""
+        return self.prompt_logprobs
 
     @property
     def wants_usage(self) -> bool:
@@ -164,6 +187,19 @@ class CompletionRequest(AnswerFields):
     prompt: Annotated[list[Prompt], BeforeValidator(_all_prompts), WithJsonSchema(_PROMPT_SCHEMA)]
     echo: bool = False
     add_special_tokens: bool = True
+    logprobs: NumAlternatives | None = None
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """Number of alternatives with log probabilities for each token; None for none at all."""
+        return self.logprobs
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """The same for the tokens of the prompt, which ``echo`` makes a part of the answer."""
+        if not self.echo or self.logprobs is None:
+            return self.prompt_logprobs
+        return max(self.logprobs, self.prompt_logprobs or 0)
 
 
 class ChatMessage(BaseModel):
@@ -203,6 +239,20 @@ class ChatRequest(AnswerFields, Conversation):
     """``POST /v1/chat/completions``."""
 
     max_completion_tokens: NumTokens | None = None
+    logprobs: bool = False
+    top_logprobs: NumAlternatives | None = None
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _needs_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value and not info.data.get("logprobs"):
+            raise ValueError("needs logprobs to be true")
+        return value
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """Number of alternatives with log probabilities for each token; None for none at all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 class TokenizeRequest(Conversation):

@@ -38,8 +38,7 @@ async def respond(
         events = _Events(form, usage, body).of(streams, firsts)
         return StreamingResponse(events, media_type="text/event-stream")
     found = await _all_or_none(request, [_whole(answer) for answer in answers])
-    choices = [form.choice(index, piece) for index, piece in enumerate(found)]
-    return JSONResponse(form.whole(choices) | {"usage": usage.as_dict()})
+    return JSONResponse(form.whole(found) | {"usage": usage.as_dict()})
 
 
 async def _whole(answer: Answer) -> Piece:

@@ -6,14 +6,16 @@ its outbox. The :class:`~helixsim.control.node_schedulers.NodeScheduler` is that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
 from math import ceil
 from typing import Protocol, cast
 
-from helixreal.engines.engine import GREEDY, Payload, Row, Sampling
+from helixreal.engines.engine import GREEDY, Payload, Row, Sampling, Scores
 from helixreal.net.messages import Stage
 from helixreal.worker.runner import PassRows, Runner
 from helixsim.control.node_schedulers import NodeScheduler
@@ -48,12 +50,17 @@ class SequenceState(Request):
         How its tokens are sampled.
     first
         Where decodes loop: number of the first node of its route.
+    context
+        Tokens of the prompt and of the answer so far, if its sampling needs them.
+    scores
+        Log probabilities that are to go with its next token.
     payload, wants_token, sender, sent_on_s
         Payload of the pass, whether the last stage samples a token, the machine that sent the
         pass, and the time of sending.
     """
 
     __slots__ = (
+        "context",
         "end_layer",
         "entry_layer",
         "first",
@@ -61,6 +68,7 @@ class SequenceState(Request):
         "next_stages",
         "payload",
         "sampling",
+        "scores",
         "sender",
         "sent_on_s",
         "wants_token",
@@ -81,6 +89,8 @@ class SequenceState(Request):
         self.next_stages = next_stages
         self.sampling = sampling
         self.first = 0
+        self.context: array[int] | None = None
+        self.scores: Scores | None = None
         self.payload: Payload = None
         self.wants_token = True
         self.sender = TO_COORDINATOR
@@ -106,7 +116,39 @@ class SequenceState(Request):
             self.payload,
             self.wants_token,
             self.sampling,
+            self.whole.context or (),
         )
+
+    @property
+    def whole(self) -> SequenceState:
+        """The request that this is, or is a chunk of."""
+        return self
+
+    def take_result(self, row: Row) -> None:
+        """Keep what the engine has made of the current pass."""
+        self.payload = row.payload
+        if row.scores is not None:
+            self.whole.add_scores(row.scores)
+
+    def note_token(self) -> None:
+        """Remember the token, if there is one, of a pass that has left the last layer."""
+        if self.context is not None and self.wants_token:
+            self.context.append(self.payload)
+
+    def add_scores(self, scores: Scores) -> None:
+        """Keep log probabilities, beside any of earlier passes, for the next token."""
+        before = self.scores.prompt if self.scores is not None else []
+        self.scores = Scores(scores.token, before + scores.prompt)
+
+    def take_scores(self) -> Scores | None:
+        """The log probabilities that go with the token of the current pass."""
+        scores, self.scores = self.scores, None
+        return scores
+
+    def take_context(self) -> bytes:
+        """The tokens for later stages, with the first pass that goes there."""
+        tokens, self.context = self.context, None
+        return b"" if tokens is None else struct.pack(f"<{len(tokens)}i", *tokens)
 
 
 class StreamedChunk(SequenceState):
@@ -131,6 +173,11 @@ class StreamedChunk(SequenceState):
             request.next_stages,
             request.sampling,
         )
+
+    @property
+    def whole(self) -> SequenceState:
+        """The request that this is a chunk of."""
+        return self.origin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,8 +211,10 @@ class Outbox(Protocol):
         """Send passes to the next node, or :data:`TO_COORDINATOR`."""
         ...
 
-    def send_tokens(self, keys: list[int], tokens: list[int], now: float) -> None:
-        """Send tokens of answers to the coordinator, where decodes loop."""
+    def send_tokens(
+        self, keys: list[int], tokens: list[int], now: float, scores: dict[int, Scores]
+    ) -> None:
+        """Send tokens of answers to the coordinator, where decodes loop; `scores` by key."""
         ...
 
     def send_back(self, first: int, keys: list[int], tokens: list[int], now: float) -> None:
@@ -434,7 +483,7 @@ class NodeExecutor:
             return
         for sequence, row in rows.rows.items():
             assert isinstance(sequence, SequenceState)
-            sequence.payload = row.payload
+            sequence.take_result(row)
         batch = self.scheduler.finish_pass(step, number)
         if batch is not None:
             self._send_on(batch, now)
@@ -444,6 +493,8 @@ class NodeExecutor:
         for sequence in batch.requests:
             assert isinstance(sequence, SequenceState)
             following = sequence.next_stages
+            if not following:
+                sequence.note_token()
             target = following[0].node if following else TO_COORDINATOR
             groups.setdefault(target, []).append(sequence)
         for target, group in groups.items():
@@ -462,3 +513,9 @@ def _rows(step: Step, batch: Batch) -> PassRows:
             for start, end, inside in step.segments(batch)
         ],
     )
+
+
+def taken_scores(sequences: Iterable[SequenceState]) -> dict[int, Scores]:
+    """The log probabilities that go with the tokens of sequences, by key."""
+    found = {each.key: each.take_scores() for each in sequences if each.scores is not None}
+    return {key: scores for key, scores in found.items() if scores is not None}

@@ -14,7 +14,7 @@ from uuid import uuid4
 import zmq
 
 from helixreal.engines import EMULATED, make_engine
-from helixreal.engines.engine import Engine
+from helixreal.engines.engine import Engine, Scores
 from helixreal.net import messages
 from helixreal.net.clock import Clock, this_host
 from helixreal.net.messages import Frame
@@ -29,6 +29,7 @@ from helixreal.worker.node_executor import (
     NodeExecutor,
     SequenceState,
     StreamedChunk,
+    taken_scores,
 )
 from helixreal.worker.passes import check_route, first_sequence, new_sequence, pass_of, token_lists
 from helixreal.worker.runner import Runner, ThreadRunner
@@ -358,6 +359,7 @@ class Worker:
                     [sequence.key for sequence in sequences],
                     [-1 if each.payload is None else int(each.payload) for each in sequences],
                     due_s,
+                    taken_scores(each for each in sequences if each.wants_token),
                 )
             )
             return
@@ -375,13 +377,15 @@ class Worker:
         if not self._transport.send(self._names.get(target, ""), work, frames):
             logger.warning("%d passes for node %d could not be sent", len(sequences), target)
 
-    def send_tokens(self, keys: list[int], tokens: list[int], now: float) -> None:
+    def send_tokens(
+        self, keys: list[int], tokens: list[int], now: float, scores: dict[int, Scores]
+    ) -> None:
         """Send tokens of answers to the coordinator."""
         assignment = self._assignment
         assert assignment is not None
         due_s = self._links[assignment.coordinator].carry_tokens(len(keys), now)
         self._send_to_coordinator(
-            messages.Done(assignment.node, keys, tokens, [] if due_s is None else [due_s])
+            messages.Done(assignment.node, keys, tokens, [] if due_s is None else [due_s], scores)
         )
 
     def send_back(self, first: int, keys: list[int], tokens: list[int], now: float) -> None:

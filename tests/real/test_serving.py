@@ -219,7 +219,7 @@ def test_a_model_without_a_chat_template(tmp_path):
         ({"prompt": [-1]}, 400, "prompt"),
         ({"prompt": [1], "max_tokens": 0}, 400, "max_tokens"),
         ({"prompt": [1], "temperature": "hot"}, 400, "temperature"),
-        ({"prompt": [1], "logprobs": 3}, 400, "logprobs"),
+        ({"prompt": [1], "logprobs": 30}, 400, "logprobs"),
         ({"prompt": [1], "model": "other"}, 404, "there is no model 'other'"),
         ({"prompt": [1] * 10, "max_tokens": 10**6}, 400, "together"),
         ({}, 400, "prompt"),

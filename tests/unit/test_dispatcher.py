@@ -230,7 +230,7 @@ def test_a_prompt_is_prefilled_in_chunks():
         assert under_test.done(now, (1, -1)) == [expected], number
     (sent,) = under_test.transport.last.passes
     assert sent.wants_token
-    assert sent.sampling_params == messages.SamplingParams(0.5, 1.0, 3)
+    assert sent.sampling_params == Sampling(temperature=0.5, seed=3, prompt_tokens=5)
     assert told == []  # chunks yield no tokens
     under_test.done(3.0, (1, 60))
     assert told == [Token(60), Finished("length")]
@@ -307,7 +307,7 @@ def test_a_cancelled_request_makes_room_for_one_that_waits():
     # The blocks of the first are free before the second takes them.
     assert under_test.log == [("a", "drop", [1]), ("a", "prefill", 2, 0, [4, 5, 6])]
     under_test.done(2.0, (2, 50))
-    assert second == [Token(50), Finished("length")]
+    assert second == [Token(50, queued_s=1.0), Finished("length")]
 
 
 def test_a_request_that_fits_nowhere_is_refused_for_good():
