@@ -21,8 +21,8 @@ from helixreal.worker.looping_executor import (
     LaterSequence,
     LoopingExecutor,
 )
-from helixreal.worker.node_executor import ArrivingPass
 from helixreal.worker.runner import TimedRunner
+from helixreal.worker.sequences import ArrivingPass
 from helixsim.control.kv_cache import KvCache
 from helixsim.control.node_schedulers import NODE_SCHEDULERS, NodeSchedulerInputs
 from helixsim.control.node_schedulers.scheduler import RETURNS

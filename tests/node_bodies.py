@@ -13,8 +13,9 @@ from builders import capacity, make_scenario, make_timer, make_topology
 
 from helixreal.engines.emulated import EmulatedEngine
 from helixreal.net.messages import Stage
-from helixreal.worker.node_executor import ArrivingPass, NodeExecutor, SequenceState, StreamedChunk
+from helixreal.worker.node_executor import NodeExecutor
 from helixreal.worker.runner import TimedRunner
+from helixreal.worker.sequences import ArrivingPass, SequenceState, StreamedChunk
 from helixsim.control.kv_cache import KvCache
 from helixsim.control.node_schedulers import NODE_SCHEDULERS, NodeSchedulerInputs
 from helixsim.control.node_schedulers.composition import StepComposer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from helixreal.coordinator.attempts import Attempt, Generation, PromptMaker
 from helixreal.coordinator.events import EventLog
+from helixreal.coordinator.live_recorder import LiveRecorder
 from helixreal.coordinator.membership import Membership
 from helixreal.engines.engine import Scores
 from helixreal.net import messages
@@ -33,77 +34,10 @@ from helixsim.control.actions import (
     TokensReturned,
 )
 from helixsim.control.control_plane import ControlPlane
-from helixsim.control.routing.policy import Rejection, complete_route
-from helixsim.metrics.recorder import RunRecorder
+from helixsim.control.routing.policy import complete_route
 from helixsim.requests import Request
 
 logger = logging.getLogger(__name__)
-
-_REJECTION_TEXTS = {
-    Rejection.FLOW: "no route is left",
-    Rejection.LENGTH: "the prompt and its answer are longer than the nodes of any route allow",
-    Rejection.KV: "the KV caches are full",
-    Rejection.LATE: "the first token would come later than its SLO allows",
-    Rejection.NODES: "no route covers all layers without the nodes that are down",
-}
-_NO_ROUTE = (Rejection.FLOW, Rejection.NODES)
-
-
-class LiveRecorder(RunRecorder):
-    """Records requests, and calls `on_end` for each request that has ended.
-
-    Attributes
-    ----------
-    on_end
-        Called with the request and how it has ended.
-    retry_after_s
-        Seconds after which a client that was refused may try again.
-    can_wait
-        Whether a request that finds no room in the KV caches now may find some later.
-    """
-
-    def __init__(
-        self,
-        window_start_s: float,
-        window_end_s: float,
-        node_names: tuple[str, ...],
-        *,
-        keep_iterations: bool,
-    ) -> None:
-        super().__init__(window_start_s, window_end_s, node_names, keep_iterations=keep_iterations)
-        self.on_end: Callable[[Request, Finished | Failed | Refused | None], None] = _no_listener
-        self.retry_after_s: Callable[[], float] = lambda: 1.0
-        self.can_wait: Callable[[], bool] = lambda: True
-
-    def rejected(self, request: Request, reason: Rejection) -> None:
-        """A request has been rejected."""
-        super().rejected(request, reason)
-        self.on_end(request, self._refusal(reason))
-
-    def _refusal(self, reason: Rejection) -> Refused:
-        if reason is Rejection.KV and not self.can_wait():
-            return Refused("the request is larger than the KV caches of any route", None)
-        retry_after_s = None if reason is Rejection.LENGTH else self.retry_after_s()
-        return Refused(_REJECTION_TEXTS[reason], retry_after_s, reason in _NO_ROUTE)
-
-    def ended(self, request: Request, now: float) -> None:
-        """The last pass of a request has returned."""
-        super().ended(request, now)
-        self.on_end(request, Finished("length"))
-
-    def failed(self, request: Request, reason: str, now: float) -> None:
-        """A request had been admitted, but cannot be completed."""
-        super().failed(request, reason, now)
-        self.on_end(request, Failed(reason))
-
-    def cancelled(self, request: Request, now: float) -> None:
-        """The client has cancelled a request."""
-        super().cancelled(request, now)
-        self.on_end(request, None)
-
-
-def _no_listener(request: Request, how: object) -> None:
-    """Default of `LiveRecorder.on_end`."""
 
 
 class _Returned(NamedTuple):

@@ -58,6 +58,7 @@ class Form(ABC):
     def __init__(
         self, model: str, request_id: str, writer: LogprobsWriter, body: AnswerFields
     ) -> None:
+        self.request_id = request_id
         self._head = {
             "id": f"{self.prefix}-{request_id}",
             "created": int(time.time()),
@@ -68,7 +69,7 @@ class Form(ABC):
         self._has_prompt_logprobs = body.prompt_logprobs is not None
 
     def whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
-        """A complete response; the pieces are those of the choices."""
+        """A complete response, from one piece for each choice."""
         choices = [self._choice(index, piece) for index, piece in enumerate(pieces)]
         return self._head | {"object": self.kind, "choices": choices}
 
@@ -141,7 +142,7 @@ class ChatForm(Form):
     prefix = "chatcmpl"
 
     def whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
-        """A complete response; the pieces are those of the choices."""
+        """A complete response, from one piece for each choice."""
         found = super().whole(pieces)
         if self._has_prompt_logprobs:
             found["prompt_logprobs"] = self._writer.of_prompt(pieces[0].prompt_scores)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from helixreal.serving.answers import Answer, NoAnswerError, Piece
 from helixreal.serving.errors import error_of_answer
 from helixreal.serving.formats import Form, Usage
 from helixreal.serving.requests import AnswerFields
+
+logger = logging.getLogger(__name__)
 
 _DISCONNECT_CHECK_S = 0.5
 _encode = msgspec.json.Encoder().encode
@@ -123,6 +126,7 @@ class _Events:
         if found is None:
             return b""
         if isinstance(found, NoAnswerError):
+            logger.warning("request %s: failed in its stream: %s", self._form.request_id, found)
             return _event(error_of_answer(found).body())
         return self._delta(index, found, is_first=False)
 

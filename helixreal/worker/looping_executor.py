@@ -15,14 +15,9 @@ from hashlib import blake2b
 
 from helixreal.engines.engine import GREEDY, Row, Sampling
 from helixreal.net.messages import Answer, Stage
-from helixreal.worker.node_executor import (
-    ArrivingPass,
-    NodeExecutor,
-    Outbox,
-    SequenceState,
-    taken_scores,
-)
+from helixreal.worker.node_executor import NodeExecutor, Outbox
 from helixreal.worker.runner import Runner
+from helixreal.worker.sequences import ArrivingPass, SequenceState, taken_scores
 from helixsim.control.node_schedulers import NodeScheduler
 from helixsim.control.node_schedulers.scheduler import RETURNS
 from helixsim.requests import Route

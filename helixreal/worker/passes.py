@@ -10,7 +10,7 @@ from helixreal.engines.engine import GREEDY, Sampling
 from helixreal.net import messages
 from helixreal.net.messages import Frame
 from helixreal.worker.looping_executor import FirstSequence, LaterSequence
-from helixreal.worker.node_executor import SequenceState, StreamedChunk
+from helixreal.worker.sequences import SequenceState, StreamedChunk
 
 
 def check_route(each: messages.Pass, entry_layer: int, assignment: messages.Assignment) -> None:

@@ -22,17 +22,16 @@ from helixreal.net.outgoing_link import EmulatedSender, OutgoingLink
 from helixreal.net.transport import Transport
 from helixreal.worker.emulation import emulated_runner, emulated_sender
 from helixreal.worker.looping_executor import NO_TOKEN, LoopingExecutor
-from helixreal.worker.node_executor import (
+from helixreal.worker.node_executor import Gauges, NodeExecutor
+from helixreal.worker.passes import check_route, first_sequence, new_sequence, pass_of, token_lists
+from helixreal.worker.runner import Runner, ThreadRunner
+from helixreal.worker.sequences import (
     TO_COORDINATOR,
     ArrivingPass,
-    Gauges,
-    NodeExecutor,
     SequenceState,
     StreamedChunk,
     taken_scores,
 )
-from helixreal.worker.passes import check_route, first_sequence, new_sequence, pass_of, token_lists
-from helixreal.worker.runner import Runner, ThreadRunner
 from helixreal.worker.settings import WorkerSettings, engine_spec, node_scheduler
 from helixsim.cluster import COORDINATOR
 from helixsim.control.node_schedulers import NODE_SCHEDULERS, decodes_loop

@@ -264,6 +264,9 @@ def test_request_ids_are_taken_or_made_and_logged(caplog):
     answer = endpoint.post("/v1/completions", {"prompt": [1]}, headers=sent)
     assert answer.headers["x-request-id"] == "mine-1"
     assert "request mine-1: POST /v1/completions: status 503" in caplog.text
+    streaming = InProcess(Scripted(Token(1), Failed("n0 was lost")))
+    streaming.post("/v1/completions", {"prompt": [1], "stream": True}, headers=sent)
+    assert "request mine-1: failed in its stream: n0 was lost" in caplog.text
     made = [
         endpoint.get("/v1/models", headers=headers).headers["x-request-id"]
         for headers in ({}, {}, {"X-Request-Id": "a b"}, {"X-Request-Id": "x" * 200})

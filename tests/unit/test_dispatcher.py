@@ -13,9 +13,10 @@ import pytest
 from builders import capacity, make_scenario, make_topology, offline
 
 from helixreal.coordinator.attempts import Generation
-from helixreal.coordinator.dispatcher import Dispatcher, LiveRecorder
+from helixreal.coordinator.dispatcher import Dispatcher
 from helixreal.coordinator.events import EventLog
 from helixreal.coordinator.live import NoLoad
+from helixreal.coordinator.live_recorder import LiveRecorder
 from helixreal.engines.engine import Sampling
 from helixreal.net import messages
 from helixreal.net.outgoing_link import OutgoingLink
