@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from helixreal.serving.known_fields import HARMLESS, ONLY_DEFAULT
 from helixreal.serving.requests import (
     AnswerFields,
     ChatRequest,
@@ -72,6 +73,8 @@ def document() -> dict[str, Any]:
         [(model, "validation") for _, model in _BODIES.values()], ref_template=_REFERENCES
     )
     schemas = {**definitions.get("$defs", {}), "Error": _ERROR}
+    for _, model in _BODIES.values():
+        _close(schemas[model.__name__])
     paths: dict[str, Any] = {
         path: {
             "post": _post(
@@ -97,6 +100,15 @@ def document() -> dict[str, Any]:
         "paths": paths,
         "components": {"schemas": schemas},
     }
+
+
+def _close(schema: dict[str, Any]) -> None:
+    """Add the fields that may have their default only, and that there are no others."""
+    known: dict[str, Any] = {name: {} for name in HARMLESS} | {
+        name: {"enum": [None, *defaults]} for name, defaults in ONLY_DEFAULT.items()
+    }
+    schema["properties"] = known | schema["properties"]
+    schema["additionalProperties"] = False
 
 
 def _post(summary: str, schema: Mapping[str, Any], *, may_stream: bool) -> dict[str, Any]:

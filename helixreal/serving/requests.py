@@ -93,7 +93,7 @@ def _text_of_part(index: int, part: object) -> str:
     if isinstance(part, str):
         return part
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind not in _TEXT_PARTS:
+    if not isinstance(kind, str) or kind not in _TEXT_PARTS:
         raise ValueError(f"part {index} has type {kind!r}; only 'text' is supported")
     assert isinstance(part, dict)
     if isinstance(text := part.get(_TEXT_PARTS[kind]), str):

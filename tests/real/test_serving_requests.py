@@ -44,6 +44,7 @@ def test_parts_of_text_are_joined_by_line_breaks(tokenizer):
         {"type": "image_url", "image_url": {"url": "http://x/y.png"}},
         {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}},
         {"type": "text"},
+        {"type": [], "text": ""},
         {"text": "no type"},
         7,
     ],
@@ -303,6 +304,18 @@ def test_tokenize_and_detokenize(tokenizer):
     assert back.json() == {"prompt": "né"}
     assert endpoint.post("/tokenize", {}).status_code == 400
     assert InProcess(Scripted()).post("/tokenize", {"prompt": "a"}).status_code == 400
+
+
+def test_the_document_describes_what_is_accepted():
+    document = InProcess(Scripted()).get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    fields = schemas["ChatRequest"]["properties"]
+    assert {"messages", "top_k", "logprobs", "user", "tools"} <= set(fields)
+    assert fields["tools"] == {"enum": [None, []]}
+    assert schemas["CompletionRequest"]["additionalProperties"] is False
+    app = InProcess(Scripted()).app
+    described = {path.replace("{name}", "{name:path}") for path in document["paths"]}
+    assert described == {route.path for route in app.routes}
 
 
 def test_version_and_ping():
