@@ -24,6 +24,8 @@ Buffer = bytes | bytearray | memoryview
 
 _Token = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 _GREEDY_BELOW = 1e-5
+MAX_GRAMMAR = 100_000
+"""The most characters of a grammar."""
 MAX_LOGPROBS = 20
 """The most alternatives of a token whose log probabilities can be asked for."""
 
@@ -60,6 +62,8 @@ class Sampling(
         The same for the tokens of the prompt.
     prompt_tokens
         Number of tokens of the prompt; the answer begins after them. The coordinator sets it.
+    grammar
+        A grammar that the answer follows, as llguidance writes it; empty for none.
     """
 
     temperature: float = 0.0
@@ -76,6 +80,7 @@ class Sampling(
     logprobs: Annotated[int, msgspec.Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     prompt_logprobs: Annotated[int, msgspec.Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     prompt_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
+    grammar: Annotated[str, msgspec.Meta(max_length=MAX_GRAMMAR)] = ""
 
     @property
     def is_greedy(self) -> bool:
@@ -90,7 +95,7 @@ class Sampling(
     @property
     def needs_context(self) -> bool:
         """Whether the last stage must know the tokens of the prompt and of the answer so far."""
-        return self.has_penalties or self.prompt_logprobs is not None
+        return self.has_penalties or self.prompt_logprobs is not None or bool(self.grammar)
 
 
 GREEDY = Sampling()
@@ -152,6 +157,8 @@ class Row:
         far.
     scores
         Set by the engine after the last layer, if the sampling asks for log probabilities.
+    failure
+        Set by the engine if this row alone cannot be sampled: the reason.
     """
 
     request: Hashable
@@ -162,6 +169,7 @@ class Row:
     sampling: Sampling = GREEDY
     context: Sequence[int] = ()
     scores: Scores | None = None
+    failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 import torch
 
 from helixreal.engines.engine import Row, Sampling, Scores, TokenScore
+from helixreal.engines.grammar import GrammarError, Grammars
 
 _SCORED_AT_ONCE = 64
 """Positions of a prompt whose logits are computed at once: each has one value for each token."""
 
 
 def sample_rows(
-    rows: Sequence[Row], logits_of: Callable[[list[int]], torch.Tensor]
+    rows: Sequence[Row], logits_of: Callable[[list[int]], torch.Tensor], grammars: Grammars
 ) -> list[int | None]:
     """Sample a token after the last layer for each row that wants one, and set the rows' scores.
 
@@ -25,6 +26,8 @@ def sample_rows(
     logits_of
         Returns logits, of shape (positions, vocabulary), at positions of the batch: the tokens of
         all rows one after another.
+    grammars
+        States of requests whose answers follow a grammar.
 
     Returns
     -------
@@ -49,6 +52,7 @@ def sample_rows(
         [rows[index].sampling for index in wanting],
         [rows[index].position + rows[index].num_tokens for index in wanting],
         [rows[index].context for index in wanting],
+        [_allowed(rows[index], grammars) for index in wanting],
     )
     for place, (index, token) in enumerate(zip(wanting, chosen, strict=True)):
         tokens[index] = token
@@ -57,6 +61,19 @@ def sample_rows(
             row.scores = row.scores or Scores()
             (row.scores.token,) = score(logits[place][None], [token], row.sampling.logprobs)
     return tokens
+
+
+def _allowed(row: Row, grammars: Grammars) -> bytearray | None:
+    """The tokens that the row's grammar allows; None for all. A grammar's error fails the row."""
+    sampling = row.sampling
+    if not sampling.grammar:
+        return None
+    answer = row.context[sampling.prompt_tokens : row.position + row.num_tokens]
+    try:
+        return grammars.allowed(row.request, sampling.grammar, answer, sampling.stop_tokens)
+    except GrammarError as error:
+        row.failure = str(error)
+        return None
 
 
 def _prompt_scores(
@@ -95,6 +112,7 @@ def choose_tokens(
     samplings: Sequence[Sampling],
     positions: Sequence[int],
     contexts: Sequence[Sequence[int]] | None = None,
+    allowed: Sequence[bytearray | None] | None = None,
 ) -> list[int]:
     """Choose one token for each row.
 
@@ -109,13 +127,15 @@ def choose_tokens(
         and the position.
     contexts
         Tokens of the prompt and of the answer so far, for each row that has penalties.
+    allowed
+        For rows with a grammar: one byte for each token, 0 if it may not come next.
 
     Returns
     -------
     list of int
         Token ids. Greedy sampling breaks ties as argmax does.
     """
-    logits = _adjusted(logits, samplings, positions, contexts)
+    logits = _masked(_adjusted(logits, samplings, positions, contexts), allowed)
     tokens: list[int] = logits.argmax(dim=-1).tolist()
     drawn = [row for row, sampling in enumerate(samplings) if not sampling.is_greedy]
     if drawn:
@@ -152,6 +172,20 @@ def _adjusted(
             assert contexts is not None, "penalties depend on the tokens so far"
             _penalize(row, sampling, contexts[index][:position])
     return logits if adjusted is None else adjusted
+
+
+def _masked(logits: torch.Tensor, allowed: Sequence[bytearray | None] | None) -> torch.Tensor:
+    """Logits of tokens that may not come next are minus infinity."""
+    if allowed is None or not any(allowed):
+        return logits
+    masked = logits.float().clone()
+    for row, flags in zip(masked, allowed, strict=True):
+        if flags:
+            may_come = torch.zeros(len(row), dtype=torch.bool)
+            known = torch.frombuffer(flags, dtype=torch.uint8)[: len(row)] != 0
+            may_come[: len(known)] = known
+            row[~may_come.to(row.device)] = -torch.inf
+    return masked
 
 
 def _penalize(row: torch.Tensor, sampling: Sampling, context: Sequence[int]) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from helixreal.engines.checkpoint import Checkpoint, DummyWeights, Weights
 from helixreal.engines.engine import Buffer, EngineSpec, Payload, Row
+from helixreal.engines.grammar import Grammars
 from helixreal.engines.llama import LlamaLayer, RmsNorm, rotary_table
 from helixreal.engines.model_config import VALUE_BYTES, LlamaConfig, read_llama_config
 from helixreal.engines.paged_attention import AttentionBatch, Span
@@ -56,6 +57,7 @@ class TorchEngine:
         self._device = _device(spec.device)
         self._dtype = _dtype(spec.dtype)
         self._hidden_size = config.hidden_size
+        self._grammars = Grammars(spec.model)
         with torch.inference_mode():
             self._load(spec, spec.model, config)
             self._rotary = rotary_table(config, spec.max_context_tokens, self._device, self._dtype)
@@ -155,7 +157,7 @@ class TorchEngine:
             chosen = hidden[torch.tensor(positions, device=self._device)]
             return torch.nn.functional.linear(norm(chosen), head)
 
-        return sample_rows(rows, logits_of)
+        return sample_rows(rows, logits_of, self._grammars)
 
     def pack(self, payloads: Sequence[Payload]) -> list[Buffer]:
         """Serialize hidden states of rows to one buffer, row after row."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helixreal.engines.engine import Buffer, EngineSpec, Payload, Row
+from helixreal.engines.grammar import Grammars
 from helixsim.control.prefix_cache import PrefixCache
 from helixsim.errors import InputError
 
@@ -71,6 +72,7 @@ class VllmEngine:
         self._spec = spec
         self._wire = _wire(spec)
         self._max_rows = _max_rows(spec)
+        self._grammars = Grammars(spec.model)
         self._stage = _start(spec, self._max_rows)
         self.block_tokens = self._stage.block_tokens
         self.kv_blocks = self._stage.num_blocks - 1
@@ -132,7 +134,9 @@ class VllmEngine:
         from helixreal.engines.sampling import sample_rows
 
         return sample_rows(
-            rows, lambda positions: self._stage.logits(hidden[positions], residual[positions])
+            rows,
+            lambda positions: self._stage.logits(hidden[positions], residual[positions]),
+            self._grammars,
         )
 
     def pack(self, payloads: Sequence[Payload]) -> list[Buffer]:

@@ -17,6 +17,7 @@ from helixreal.serving.prompts import PromptReader
 from helixreal.serving.request_ids import request_id_of
 from helixreal.serving.requests import AnswerFields, ChatRequest, CompletionRequest
 from helixreal.serving.responses import respond
+from helixreal.serving.structured import grammar_of
 
 
 class GenerationRoutes:
@@ -51,7 +52,12 @@ class GenerationRoutes:
         """``POST /v1/completions``."""
         body = await read_body(request, CompletionRequest, self._model_names)
         prompts = await self._prompts.of_completion(body)
-        answers = [answer for prompt in prompts for answer in self._answers(body, prompt, "prompt")]
+        grammar = await grammar_of(body)
+        answers = [
+            answer
+            for prompt in prompts
+            for answer in self._answers(body, prompt, "prompt", grammar)
+        ]
         shown = [
             self._prompts.shown(prompt, skip_special=body.skip_special_tokens)
             for prompt in prompts
@@ -68,11 +74,13 @@ class GenerationRoutes:
         """``POST /v1/chat/completions``."""
         body = await read_body(request, ChatRequest, self._model_names)
         prompt = await self._prompts.of_chat(body)
-        answers = self._answers(body, prompt, "messages")
+        answers = self._answers(body, prompt, "messages", await grammar_of(body))
         form = ChatForm(self._model_names[0], request_id_of(request), self._writer, body)
         return await respond(request, body, form, answers, Usage(len(prompt), answers))
 
-    def _answers(self, body: AnswerFields, prompt: list[int], param: str) -> list[Answer]:
+    def _answers(
+        self, body: AnswerFields, prompt: list[int], param: str, grammar: str
+    ) -> list[Answer]:
         """The answers to one prompt, one for each choice."""
         rules = TextRules(
             stops=body.stops,
@@ -84,5 +92,5 @@ class GenerationRoutes:
         tokenizer = self._prompts.tokenizer_or_none
         return [
             Answer(self._frontend, generation, tokenizer, rules, self._metrics)
-            for generation in self._prompts.requests(body, prompt, param)
+            for generation in self._prompts.requests(body, prompt, param, grammar)
         ]

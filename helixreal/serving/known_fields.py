@@ -28,8 +28,7 @@ HARMLESS = frozenset(
 )
 """Fields that do not change an answer: any value is accepted."""
 
-_STRUCTURED = "structured output is not supported"
-_TOOLS = "tools are not supported"
+_OF_TOOLS = ("tools", "tool_choice", "functions", "function_call")
 
 ONLY_DEFAULT: Mapping[str, tuple[Any, ...]] = {
     "suffix": ("",),
@@ -44,12 +43,6 @@ ONLY_DEFAULT: Mapping[str, tuple[Any, ...]] = {
     "bad_words": ([],),
     "logits_processors": ([],),
     "return_tokens_as_token_ids": (False,),
-    "response_format": ({"type": "text"},),
-    "structured_outputs": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
     "guided_decoding_backend": (),
     "guided_whitespace_pattern": (),
     "kv_transfer_params": (),
@@ -92,9 +85,5 @@ def check_others(others: Mapping[str, Any]) -> None:
 
 def _refusal(name: str) -> str:
     only = " or ".join(["null", *map(repr, ONLY_DEFAULT[name])])
-    why = ""
-    if name in ("tools", "tool_choice", "functions", "function_call"):
-        why = f": {_TOOLS}"
-    elif name in ("response_format", "structured_outputs") or name.startswith("guided_"):
-        why = f": {_STRUCTURED}"
+    why = ": tools are not supported" if name in _OF_TOOLS else ""
     return f"{name} must be {only}{why}"

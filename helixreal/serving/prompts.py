@@ -154,9 +154,11 @@ class PromptReader:
             )
 
     def requests(
-        self, body: AnswerFields, prompt: list[int], param: str
+        self, body: AnswerFields, prompt: list[int], param: str, grammar: str = ""
     ) -> list[GenerationRequest]:
         """What to ask the cluster for one prompt: one request for each choice.
+
+        Answers follow the grammar, if there is one.
 
         Raises
         ------
@@ -170,6 +172,8 @@ class PromptReader:
             )
         self.check_tokens(list(body.logit_bias), "logit_bias")
         self._check_size_of_scores(body, prompt)
+        if grammar:
+            self._check_grammar(body)
         ends = frozenset(body.stop_token_ids)
         if self._tokenizer is not None and not body.ignore_eos:
             ends |= self._tokenizer.end_tokens
@@ -178,10 +182,23 @@ class PromptReader:
                 prompt=prompt,
                 max_tokens=max(most, 1),
                 stop_tokens=ends,
-                sampling=_sampling(body, choice, ends),
+                sampling=_sampling(body, choice, ends, grammar),
             )
             for choice in range(body.n)
         ]
+
+    def _check_grammar(self, body: AnswerFields) -> None:
+        """Check that answers can follow a grammar, and end with it."""
+        param = "response_format" if body.response_format is not None else "structured_outputs"
+        if self._vocabulary is None:
+            raise ApiError(400, f"{param}: emulated engines follow no grammar", param=param)
+        if self._tokenizer is None or not self._tokenizer.end_tokens:
+            raise ApiError(
+                400, f"{param}: needs a tokenizer (--tokenizer) with an end token", param=param
+            )
+        for field in ("ignore_eos", "min_tokens"):
+            if getattr(body, field):
+                raise ApiError(400, f"{field}: does not go with structured output", param=field)
 
     def _check_size_of_scores(self, body: AnswerFields, prompt: list[int]) -> None:
         number = body.num_prompt_logprobs
@@ -220,7 +237,7 @@ class PromptReader:
         return asked
 
 
-def _sampling(body: AnswerFields, choice: int, ends: frozenset[int]) -> Sampling:
+def _sampling(body: AnswerFields, choice: int, ends: frozenset[int], grammar: str) -> Sampling:
     """The sampling parameters of a choice; each has a seed of its own, as in vLLM."""
     seed = body.seed
     if seed is not None and choice:
@@ -236,9 +253,10 @@ def _sampling(body: AnswerFields, choice: int, ends: frozenset[int]) -> Sampling
         repetition_penalty=body.repetition_penalty,
         logit_bias=tuple(body.logit_bias.items()),
         min_tokens=body.min_tokens,
-        stop_tokens=tuple(sorted(ends)) if body.min_tokens else (),
+        stop_tokens=tuple(sorted(ends)) if body.min_tokens or grammar else (),
         logprobs=body.num_logprobs,
         prompt_logprobs=body.num_prompt_logprobs,
+        grammar=grammar,
     )
 
 

@@ -310,9 +310,19 @@ class NodeExecutor:
         for sequence, row in rows.rows.items():
             assert isinstance(sequence, SequenceState)
             sequence.take_result(row)
+        self._fail_rows(rows)
         batch = self.scheduler.finish_pass(step, number)
         if batch is not None:
             self._send_on(batch, now)
+
+    def _fail_rows(self, rows: PassRows) -> None:
+        """Report and remove the requests that the engine could not sample; others go on."""
+        for request, row in rows.rows.items():
+            if row.failure is not None:
+                self._outbox.failed(self._remove([request]), row.failure)
+                self._gone.add(cast("SequenceState", request.origin))
+        if self._gone:
+            self._take_out_gone()
 
     def _send_on(self, batch: Batch, now: float) -> None:
         groups: dict[int, list[SequenceState]] = {}
