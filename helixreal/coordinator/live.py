@@ -204,6 +204,8 @@ class LiveCluster:
             failed=recorder.num_failed,
             refused=recorder.num_rejected,
             restarts=coordinator.num_restarts,
+            cache_asked_tokens=sum(each.num_asked_tokens for each in cluster.membership.workers),
+            cache_hit_tokens=sum(each.num_hit_tokens for each in cluster.membership.workers),
         )
 
     @property

@@ -429,6 +429,8 @@ class Heartbeat(Message):
         The longest delay since the last heartbeat, by the clock.
     refused
         Number of messages that it has refused.
+    asked_tokens, hit_tokens
+        Tokens looked up in its prefix cache, and found there.
     """
 
     node: Index
@@ -447,6 +449,8 @@ class Heartbeat(Message):
     sent_bytes: list[float]
     sent_requests: list[int]
     transits: list[Transit]
+    asked_tokens: int = 0
+    hit_tokens: int = 0
 
 
 class Alive(Message):

@@ -110,6 +110,8 @@ class Load:
         Requests since the start.
     restarts
         Restarts of requests since the start: after a preemption, or the loss of a node.
+    cache_asked_tokens, cache_hit_tokens
+        Tokens looked up in prefix caches since the start, and found there.
     """
 
     running: int
@@ -122,6 +124,8 @@ class Load:
     failed: int
     refused: int
     restarts: int = 0
+    cache_asked_tokens: int = 0
+    cache_hit_tokens: int = 0
 
 
 class Frontend(Protocol):

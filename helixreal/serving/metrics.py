@@ -41,6 +41,12 @@ class _Gauges(Collector):
             ("prompt_tokens", "Tokens of prefilled prompts.", load.prompt_tokens),
             ("generation_tokens", "Output tokens.", load.output_tokens),
             ("num_preemptions", "Restarts of requests.", load.restarts),
+            (
+                "prefix_cache_queries",
+                "Tokens looked up in prefix caches.",
+                load.cache_asked_tokens,
+            ),
+            ("prefix_cache_hits", "Tokens found in prefix caches.", load.cache_hit_tokens),
         ):
             counter = CounterMetricFamily(f"vllm:{key}", text, labels=["model_name"])
             counter.add_metric([name], count)

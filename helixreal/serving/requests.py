@@ -25,6 +25,7 @@ _TEXT_PARTS = {"text": "text", "input_text": "text", "refusal": "refusal"}
 """Type of a part of a message -> its key with the text."""
 
 TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
+Flag = Annotated[bool, Field(strict=True)]
 NumTokens = Annotated[int, Field(ge=1, le=10**6)]
 NumAlternatives = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -124,8 +125,11 @@ class Body(BaseModel):
 class StreamOptions(BaseModel):
     """Options of a streamed answer."""
 
-    include_usage: bool | None = None
-    continuous_usage_stats: bool | None = None
+    model_config = ConfigDict(extra="forbid")
+
+    include_usage: Flag | None = None
+    continuous_usage_stats: Flag | None = None
+    include_obfuscation: Flag | None = None  # OpenAI's padding against eavesdroppers; no effect
 
 
 class ResponseFormat(BaseModel):
@@ -146,7 +150,7 @@ class StructuredOutputs(BaseModel):
     regex: str | None = None
     choice: Annotated[list[str], Field(min_length=1)] | None = None
     grammar: str | None = None
-    json_object: bool | None = None
+    json_object: Flag | None = None
 
 
 class AnswerFields(Body):
@@ -167,9 +171,9 @@ class AnswerFields(Body):
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: str | Annotated[list[str], Field(max_length=64)] | None = None
     stop_token_ids: list[TokenId] = Field(default_factory=list)
-    include_stop_str_in_output: bool = False
-    ignore_eos: bool = False
-    skip_special_tokens: bool = True
+    include_stop_str_in_output: Flag = False
+    ignore_eos: Flag = False
+    skip_special_tokens: Flag = True
     truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=10**6)] | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -177,7 +181,7 @@ class AnswerFields(Body):
     guided_regex: str | None = None
     guided_choice: Annotated[list[str], Field(min_length=1)] | None = None
     guided_grammar: str | None = None
-    stream: bool = False
+    stream: Flag = False
     stream_options: StreamOptions | None = None
 
     @property
@@ -212,8 +216,8 @@ class CompletionRequest(AnswerFields):
     """``POST /v1/completions``."""
 
     prompt: Annotated[list[Prompt], BeforeValidator(_all_prompts), WithJsonSchema(_PROMPT_SCHEMA)]
-    echo: bool = False
-    add_special_tokens: bool = True
+    echo: Flag = False
+    add_special_tokens: Flag = True
     logprobs: NumAlternatives | None = None
 
     @property
@@ -249,8 +253,8 @@ class Conversation(Body):
     """Fields that make the prompt of a conversation."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    add_generation_prompt: bool = True
-    add_special_tokens: bool | None = None
+    add_generation_prompt: Flag = True
+    add_special_tokens: Flag | None = None
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("chat_template_kwargs")
@@ -266,7 +270,7 @@ class ChatRequest(AnswerFields, Conversation):
     """``POST /v1/chat/completions``."""
 
     max_completion_tokens: NumTokens | None = None
-    logprobs: bool = False
+    logprobs: Flag = False
     top_logprobs: NumAlternatives | None = None
 
     @field_validator("top_logprobs")
@@ -287,8 +291,8 @@ class TokenizeRequest(Conversation):
 
     messages: list[ChatMessage] = Field(default_factory=list)
     prompt: str | None = None
-    add_special_tokens: bool | None = None
-    return_token_strs: bool = False
+    add_special_tokens: Flag | None = None
+    return_token_strs: Flag = False
 
     @model_validator(mode="after")
     def _one_of_both(self) -> TokenizeRequest:

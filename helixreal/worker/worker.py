@@ -35,6 +35,7 @@ from helixreal.worker.sequences import (
 from helixreal.worker.settings import WorkerSettings, engine_spec, node_scheduler
 from helixsim.cluster import COORDINATOR
 from helixsim.control.node_schedulers import NODE_SCHEDULERS, decodes_loop
+from helixsim.control.prefix_cache import PrefixCache
 from helixsim.errors import HelixError, InputError
 
 logger = logging.getLogger(__name__)
@@ -459,4 +460,5 @@ class Worker:
             [link.num_bytes for link in self._links.values()],
             [link.num_requests for link in self._links.values()],
             transits,
+            *((kv.num_asked_tokens, kv.num_hit_tokens) if isinstance(kv, PrefixCache) else ()),
         )

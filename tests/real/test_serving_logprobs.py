@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import openai
 import pytest
-from live import running
+from live import running, wait_for
 from serving import InProcess, Scripted, error_of, served
+from tiny_scenario import write_engine, write_tiny_scenario
 from tiny_tokenizer import write_tiny_tokenizer
 
 from helixreal.engines.emulated import made_up_token
@@ -171,12 +172,37 @@ def test_stop_strings_wait_for_the_least_number_of_tokens(tokenizer):
     assert (choice["text"], choice["finish_reason"]) == ("a.b", "stop")
 
 
-@pytest.mark.parametrize("node", [None, "vllm"])
-def test_a_cluster_of_emulated_engines_is_certain_of_its_tokens(node):
-    overrides = [] if node is None else [f"scheduler.node={node}", "physics=calibrated"]
-    with running("quickstart", NodeEntry(), time_scale=50.0, overrides=overrides) as (live, *_):
+def check_prefix_hits(live):
+    """A prompt is found again, but not if the log probabilities of its tokens are wanted."""
+    endpoint = InProcess(live)
+
+    def ask(count, **more):
+        before = live.load().cache_asked_tokens
+        for _ in range(count):
+            endpoint.post("/v1/completions", {"prompt": [7] * 100, "max_tokens": 1} | more)
+        wait_for(lambda: live.load().cache_asked_tokens >= before + 100 * count, "look-ups")
+        return live.load().cache_hit_tokens
+
+    assert ask(3, prompt_logprobs=0) == 0
+    assert ask(3) == 2 * 96
+    text = endpoint.get("/metrics").text
+    assert f'vllm:prefix_cache_hits_total{{model_name="{live.model_name}"}}' in text
+
+
+@pytest.mark.parametrize("node", ["paper", "vllm"])
+def test_a_cluster_of_emulated_engines_is_certain_of_its_tokens(node, tmp_path):
+    scenario = write_tiny_scenario(
+        tmp_path,
+        {"n0": [0, 8]} if node == "vllm" else {"n0": [0, 4], "n1": [4, 8]},
+        scheduler={"node": node},
+        engine=write_engine(tmp_path),
+        physics="calibrated",
+    )
+    with running(scenario, NodeEntry(), time_scale=10.0) as (live, *_):
         body = {"prompt": [4, 5, 6], "max_tokens": 2, "logprobs": 1, "echo": True}
         (choice,) = InProcess(live).post("/v1/completions", body).json()["choices"]
+        if node == "vllm":
+            check_prefix_hits(live)
     answer = [str(made_up_token(place)) for place in (3, 4)]
     assert choice["logprobs"]["tokens"] == ["4", "5", "6", *answer]
     assert choice["logprobs"]["token_logprobs"] == [None, 0, 0, 0, 0]

@@ -121,6 +121,8 @@ def test_null_is_the_default_of_every_parameter():
         ({"prompt": [[1], []]}, "prompt"),
         ({"prompt": [True]}, "prompt"),
         ({"prompt": [1], "stream_options": {"include_usage": 7}}, "stream_options.include_usage"),
+        ({"prompt": [1], "stream_options": {"usage": True}}, "stream_options.usage"),
+        ({"prompt": [1], "echo": 1}, "echo"),
         ({"prompt": [9]}, "prompt"),
         ({"prompt": [1], "max_tokens": 0}, "max_tokens"),
         ({"prompt": [1], "max_tokens": 1000}, "max_tokens"),
