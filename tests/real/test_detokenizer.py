@@ -70,7 +70,7 @@ def size_of(tokenizer):
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @pytest.mark.parametrize("skip_special", [True, False])
 def test_the_pieces_are_the_text_of_all_tokens(tokenizer, skip_special, data):
     any_token = st.integers(0, size_of(tokenizer))
