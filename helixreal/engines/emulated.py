@@ -42,6 +42,8 @@ class EmulatedEngine:
         for row in rows:
             if row.sampling.logprobs is not None or row.sampling.prompt_logprobs is not None:
                 row.scores = _made_up_scores(row)
+            if row.sampling.grammar:
+                row.failure = "emulated engines follow no grammar"
         return [made_up_token(row.position + row.num_tokens) for row in rows]
 
     def pack(self, payloads: Sequence[Payload]) -> list[Buffer]:

@@ -6,15 +6,16 @@ import json
 import re
 
 import pytest
-from live import running
+from live import Answer, running, submit, wait_for
 from serving import InProcess, Scripted, error_of
 from tiny_scenario import write_engine, write_tiny_scenario
 from tiny_tokenizer import write_tiny_tokenizer
 
+from helixreal.engines.engine import GREEDY, Sampling
 from helixreal.engines.grammar import GrammarError, Grammars
 from helixreal.inventory import NodeEntry
 from helixreal.serving import Tokenizer
-from helixreal.serving.frontend import Finished
+from helixreal.serving.frontend import Failed, Finished
 
 END = Finished("length")
 SCHEMA = {
@@ -145,6 +146,34 @@ def test_masks_follow_the_answer_and_may_be_made_again(tmp_path):
 def test_a_node_without_a_tokenizer_says_so(tmp_path):
     with pytest.raises(GrammarError, match="tokenizer"):
         Grammars(str(tmp_path)).allowed("one", grammar_from_regex("a"), [], (2,))
+
+
+@pytest.mark.parametrize("node", ["paper", "vllm"])
+def test_a_row_that_cannot_be_sampled_fails_alone(tmp_path, node):
+    """Emulated engines follow no grammar: the nodes say so, if the endpoint does not."""
+    scenario = write_tiny_scenario(
+        tmp_path,
+        {"n0": [0, 4], "n1": [4, 8]},
+        scheduler={"node": node},
+        engine=write_engine(tmp_path),
+        physics="calibrated",
+    )
+    with running(scenario, NodeEntry()) as (live, _, cluster):
+        answers = [Answer([1] * 5, 30) for _ in range(9)]
+        for number, answer in enumerate(answers):
+            sampling = Sampling(grammar="{}") if number % 3 == 1 else GREEDY
+            submit(live, answer, sampling=sampling)
+        assert all(answer.is_over.wait(60) for answer in answers)
+        failed = [isinstance(answer.ends[0], Failed) for answer in answers]
+        assert failed == [number % 3 == 1 for number in range(9)]
+        assert "no grammar" in answers[1].ends[0].message
+        wait_for(lambda: live.load().running == 0, "no request is left")
+        wait_for(
+            lambda: all(
+                not w.num_running and not w.num_waiting for w in cluster.membership.workers
+            ),
+            "no request is left on the nodes",
+        )
 
 
 # -- with an engine --------------------------------------------------------------------------
