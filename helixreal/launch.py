@@ -27,6 +27,7 @@ from helixsim.scenario.resolved import Scenario
 logger = logging.getLogger(__name__)
 
 _UNBOUND_CONTEXT = 1_000_000
+_EMULATED_CONTEXT = 8192
 
 
 @dataclass
@@ -120,6 +121,15 @@ class Launch:
     def max_context_tokens(self) -> int:
         """Limit of the tokens of a request."""
         return _UNBOUND_CONTEXT if self.facts is None else self.facts.max_context_tokens
+
+    def served_context_tokens(self, asked: int | None = None) -> int:
+        """Limit of the tokens of a client's request, as asked for or by default.
+
+        Emulated engines have no limit; their default is that of many models.
+        """
+        if asked is not None:
+            return min(asked, self.max_context_tokens)
+        return _EMULATED_CONTEXT if self.is_emulated else self.max_context_tokens
 
     @property
     def vocabulary(self) -> int | None:

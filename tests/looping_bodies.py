@@ -254,7 +254,7 @@ class LoopingWorkerNode(LoopingNodeUnderTest):
             self._at(at, lambda: self.executor.take_back(keys, tokens, at))
         self.note(now, [sequence.key for sequence in sequences])
 
-    def send_tokens(self, keys, tokens, now):
+    def send_tokens(self, keys, tokens, now, scores):
         self.note(now, keys)
 
     def out_of_blocks(self, keys):

@@ -7,11 +7,13 @@ from typing import Annotated
 import typer
 
 from helixreal.cli.options import (
+    ChatTemplateOption,
     HostOption,
     InsecureOption,
     KeysOption,
     MaxConnectionsOption,
     PortOption,
+    ServedNameOption,
     TokenizerOption,
     start_logging,
 )
@@ -31,6 +33,8 @@ def front_end(
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,
     tokenizer: TokenizerOption = None,
+    chat_template: ChatTemplateOption = None,
+    served_model_name: ServedNameOption = None,
     keys: KeysOption = None,
     max_connections: MaxConnectionsOption = None,
     *,
@@ -50,6 +54,8 @@ def front_end(
     except ModuleNotFoundError as error:
         raise InputError(f"serving needs {error.name}: pip install 'helixsim[serve]'") from error
     start_logging(name)
+    if chat_template is not None and tokenizer is None:
+        raise InputError("a chat template needs a tokenizer: give --tokenizer")
     address = tcp_address(coordinator.removeprefix("tcp://"), DEFAULT_FRONT_END_PORT)
     check_open_to_others(address, has_keys=keys is not None, insecure=insecure)
     settings = FrontEndSettings(
@@ -57,6 +63,8 @@ def front_end(
         coordinator=address,
         keys=None if keys is None else str(keys),
         tokenizer=None if tokenizer is None else str(tokenizer),
+        chat_template=None if chat_template is None else str(chat_template),
+        served_model_names=tuple(served_model_name or ()),
         max_connections=max_connections,
     )
     with bind(host, port) as bound:

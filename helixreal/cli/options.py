@@ -66,6 +66,19 @@ HostOption = Annotated[str, typer.Option(help="Address of the endpoint.")]
 PortOption = Annotated[
     int, typer.Option(min=0, max=65535, help="Port of the endpoint; 0 takes a free port.")
 ]
+ChatTemplateOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Chat template (Jinja) to use instead of the model's."),
+]
+ServedNameOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--served-model-name",
+        metavar="NAME",
+        help="Name of the model for clients; may be given several times. "
+        "[default: the name of the scenario's LLM]",
+    ),
+]
 TokenizerOption = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Folder with tokenizer.json. [default: the model folder]"),

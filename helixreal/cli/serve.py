@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from helixreal.cli.options import (
+    ChatTemplateOption,
     DeviceOption,
     DtypeOption,
     DummyOption,
@@ -19,6 +20,7 @@ from helixreal.cli.options import (
     ModelOption,
     OptionsOption,
     PortOption,
+    ServedNameOption,
     TokenizerOption,
     bytes_of,
     options_of,
@@ -64,6 +66,17 @@ def serve(
         ),
     ] = None,
     max_connections: MaxConnectionsOption = None,
+    chat_template: ChatTemplateOption = None,
+    served_model_name: ServedNameOption = None,
+    max_model_len: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="TOKENS",
+            help="Limit of the tokens of a prompt and its answer together. "
+            "[default: the model's; 8192 for emulated engines]",
+        ),
+    ] = None,
     max_waiting: Annotated[
         int, typer.Option(min=0, help="Limit of waiting requests; further ones get status 429.")
     ] = _WAITING,
@@ -129,8 +142,10 @@ def serve(
         launch.limits = TimeLimits(request_s=seconds_of(request_timeout, "--request-timeout"))
     if tokenizer is None and model is not None and (model / "tokenizer.json").is_file():
         tokenizer = model
+    if chat_template is not None and tokenizer is None:
+        raise InputError("a chat template needs a tokenizer: give --tokenizer")
     if tokenizer is not None:
-        Tokenizer(tokenizer)  # a missing one is an error here and now
+        Tokenizer(tokenizer, chat_template=chat_template)  # a missing one is an error here and now
     keys = launch.inventory.keys
     remote = None
     if front_end_address is not None:
@@ -142,6 +157,8 @@ def serve(
             name=f"front end {number + 1}",
             coordinator=door,
             tokenizer=None if tokenizer is None else str(tokenizer.resolve()),
+            chat_template=None if chat_template is None else str(chat_template.resolve()),
+            served_model_names=tuple(served_model_name or ()),
             max_connections=max_connections,
         )
 
@@ -154,10 +171,12 @@ def serve(
             keys=None if keys is None else Keys(keys, COORDINATOR),
             insecure=insecure,
         )
-        _serve(launch, service, url_of(bound, host), record)
+        _serve(launch, service, url_of(bound, host), record, max_model_len)
 
 
-def _serve(launch: Launch, service: Service, url: str, record: Path | None) -> None:
+def _serve(
+    launch: Launch, service: Service, url: str, record: Path | None, max_model_len: int | None
+) -> None:
     """Start the cluster, and serve until Ctrl-C."""
     from helixreal.coordinator.events import EventWriter
     from helixreal.coordinator.intake import Intake, NoLoad
@@ -172,7 +191,7 @@ def _serve(launch: Launch, service: Service, url: str, record: Path | None) -> N
         intake = Intake(
             cluster,
             launch.scenario.llm.name,
-            launch.max_context_tokens,
+            launch.served_context_tokens(max_model_len),
             vocabulary=launch.vocabulary,
         )
         try:

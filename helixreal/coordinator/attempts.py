@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
+
+import msgspec
 
 from helixreal.engines.engine import GREEDY, Sampling
 from helixreal.net import messages
@@ -42,6 +46,13 @@ class Generation:
     listener: Listener | None = None
     stopped: bool = False
     num_stalls: int = 0
+
+    @property
+    def context(self) -> bytes:
+        """The tokens for the last stage, if the sampling needs them (int32, little-endian)."""
+        if not self.sampling.needs_context:
+            return b""
+        return struct.pack(f"<{len(self.tokens)}i", *self.tokens)
 
 
 class Attempt:
@@ -89,6 +100,7 @@ class Attempt:
             self.route if prefill else None,
             self._sampling_params() if prefill else None,
             is_streamed=request is not self.request,
+            context=generation.context if prefill and not start else b"",
         )
         return sent, generation.tokens[start : start + num_tokens]
 
@@ -111,11 +123,14 @@ class Attempt:
         )
         return sent, tokens
 
-    def _sampling_params(self) -> messages.SamplingParams | None:
-        sampling = self.generation.sampling
-        if sampling is GREEDY:
+    def _sampling_params(self) -> Sampling | None:
+        generation = self.generation
+        if generation.sampling is GREEDY:
             return None
-        return messages.SamplingParams(sampling.temperature, sampling.top_p, sampling.seed)
+        changes: dict[str, Any] = {"prompt_tokens": generation.prompt_tokens}
+        if len(generation.tokens) > generation.prompt_tokens:
+            changes["prompt_logprobs"] = None  # an earlier attempt has told them
+        return msgspec.structs.replace(generation.sampling, **changes)
 
 
 PromptMaker = Callable[[int, int], "array[int]"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
@@ -13,7 +13,9 @@ from typing import NamedTuple
 from helixreal.coordinator.attempts import Attempt, Generation, PromptMaker
 from helixreal.coordinator.deadlines import Deadlines
 from helixreal.coordinator.events import Events
+from helixreal.coordinator.live_recorder import LiveRecorder
 from helixreal.coordinator.membership import Membership
+from helixreal.engines.engine import Scores
 from helixreal.net import messages
 from helixreal.net.outgoing_link import OutgoingLink
 from helixreal.net.transport import Transport
@@ -36,61 +38,10 @@ from helixsim.control.actions import (
 )
 from helixsim.control.control_plane import ControlPlane
 from helixsim.control.links_to_avoid import links_to_avoid
-from helixsim.control.routing.policy import Rejection, complete_route
-from helixsim.metrics.recorder import RunRecorder
+from helixsim.control.routing.policy import complete_route
 from helixsim.requests import Request
 
 logger = logging.getLogger(__name__)
-
-_REJECTION_TEXTS = {
-    Rejection.FLOW: "no route is left for this request",
-    Rejection.LENGTH: "the prompt and its answer are longer than the nodes of any route allow",
-    Rejection.KV: "the KV caches are full",
-    Rejection.LATE: "the first token would come later than its SLO allows",
-    Rejection.NODES: "no route covers all layers without the nodes that are down",
-}
-_TEMPORARY = (Rejection.KV, Rejection.LATE, Rejection.NODES)
-
-
-class LiveRecorder(RunRecorder):
-    """Records requests, and calls `on_end` for each request that has ended."""
-
-    def __init__(
-        self,
-        window_start_s: float,
-        window_end_s: float,
-        node_names: tuple[str, ...],
-        *,
-        keep_iterations: bool,
-    ) -> None:
-        super().__init__(window_start_s, window_end_s, node_names, keep_iterations=keep_iterations)
-        self.on_end: Callable[[Request, Finished | Failed | Refused | None], None] = _no_listener
-        self.retry_after_s: Callable[[], float] = lambda: 1.0
-
-    def rejected(self, request: Request, reason: Rejection) -> None:
-        """A request has been rejected."""
-        super().rejected(request, reason)
-        retry_after_s = self.retry_after_s() if reason in _TEMPORARY else None
-        self.on_end(request, Refused(_REJECTION_TEXTS[reason], retry_after_s))
-
-    def ended(self, request: Request, now: float) -> None:
-        """The last pass of a request has returned."""
-        super().ended(request, now)
-        self.on_end(request, Finished("length"))
-
-    def failed(self, request: Request, reason: str, now: float) -> None:
-        """A request had been admitted, but cannot be completed."""
-        super().failed(request, reason, now)
-        self.on_end(request, Failed(reason))
-
-    def cancelled(self, request: Request, now: float) -> None:
-        """The client has cancelled a request."""
-        super().cancelled(request, now)
-        self.on_end(request, None)
-
-
-def _no_listener(request: Request, how: object) -> None:
-    """Default of `LiveRecorder.on_end`."""
 
 
 class _Returned(NamedTuple):
@@ -156,7 +107,9 @@ class Dispatcher:
         self._last_numbers: dict[int, int] = {}
         self._numbers = count()
         self._pending_arrivals: list[tuple[float, float, int, Request]] = []
-        self._returning: list[tuple[float, int, Sequence[int], Sequence[int]]] = []
+        self._returning: list[
+            tuple[float, int, Sequence[int], Sequence[int], Mapping[int, Scores]]
+        ] = []
         self._next_key = 1
         self._attempts: dict[int, Attempt] = {}
         self._attempt_of: dict[Request, Attempt] = {}
@@ -166,6 +119,7 @@ class Dispatcher:
         self.lag_s = 0.0
         self.num_output_tokens = 0
         recorder.on_end = self._on_end
+        recorder.can_wait = self._can_wait
         self._handle(RunStarted(), 0.0)
 
     def _handle(self, event: Event, now: float) -> None:
@@ -256,16 +210,18 @@ class Dispatcher:
                 self._restart_through(done.sender, now)
         if len(done.due_s) < 2:
             due = done.due_s[0] if done.due_s else now
-            heappush(self._returning, (due, next(self._numbers), done.keys, done.tokens))
+            heappush(
+                self._returning, (due, next(self._numbers), done.keys, done.tokens, done.scores)
+            )
             return
         for due, key, token in zip(done.due_s, done.keys, done.tokens, strict=True):
-            heappush(self._returning, (due, next(self._numbers), (key,), (token,)))
+            heappush(self._returning, (due, next(self._numbers), (key,), (token,), done.scores))
 
     def _process_done(self, until: float, floor: float) -> None:
         """Process the returned passes that are due at `until`, at times not before `floor`."""
         returned = _Returned({}, [])
         while self._returning and self._returning[0][0] <= until:
-            due, _, keys, tokens = heappop(self._returning)
+            due, _, keys, tokens, scores = heappop(self._returning)
             floor = self._last_s = max(floor, due)
             for key, token in zip(keys, tokens, strict=True):
                 attempt = self._attempts.get(key)
@@ -279,7 +235,7 @@ class Dispatcher:
                 self._events.pass_returned(request, floor)
                 self._deadlines.returned(attempt, floor)
                 if not request.is_prefill or request.is_last_chunk:
-                    self._append_token(attempt, token, floor)
+                    self._append_token(attempt, token, scores.get(key), floor)
                 returned.requests[request] = None
                 returned.times_s.append(floor)
         self._report(returned)
@@ -304,17 +260,22 @@ class Dispatcher:
                 self._events.pass_sent(request, at)
         return _Returned({}, [])
 
-    def _append_token(self, attempt: Attempt, token: int, now: float) -> None:
+    def _append_token(
+        self, attempt: Attempt, token: int, scores: Scores | None, now: float
+    ) -> None:
         """Append the next token to an answer; a stop token ends the answer."""
         generation = attempt.generation
         if token in generation.stop_tokens:
             generation.stopped = True
             self._handle(AnswerStopped(attempt.request), now)
             return
+        is_first = len(generation.tokens) == generation.prompt_tokens
         generation.tokens.append(max(token, 0))
         self.num_output_tokens += 1
         if generation.listener is not None:
-            generation.listener(Token(token))
+            request = attempt.request
+            queued_s = request.first_dispatch_s - request.arrival_s if is_first else 0.0
+            generation.listener(Token(token, queued_s, scores))
 
     def _on_end(self, request: Request, how: Finished | Failed | Refused | None) -> None:
         """Report the end of a request to its listener."""
@@ -325,6 +286,10 @@ class Dispatcher:
         if isinstance(how, Finished) and generation.stopped:
             how = Finished("stop")
         generation.listener(how)
+
+    def _can_wait(self) -> bool:
+        """Whether KV capacity will become free: requests hold some, or nodes are down."""
+        return bool(self._coordinator.active or self._membership.absent)
 
     # -- sending -----------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from helixreal.coordinator.server import Cluster
 from helixreal.engines.token_ids import wrong_token
 from helixreal.serving.frontend import GenerationRequest, Listener, Load, Refused
 from helixsim.control.load import Arrival
+from helixsim.placement.topology import Topology
 
 
 class NoLoad:
@@ -43,9 +44,9 @@ class Intake:
     model_name
         Name of the LLM.
     max_context_tokens
-        Limit of the tokens of a prompt and its answer together.
+        Limit of the tokens of a prompt and its answer together; the KV caches may lower it.
     vocabulary
-        Number of token ids of the model; None if every id is taken.
+        Token ids are below this number; None for emulated engines, which do not read them.
     """
 
     def __init__(
@@ -57,8 +58,8 @@ class Intake:
     ) -> None:
         assert cluster.dispatcher is not None
         self.model_name = model_name
-        self.max_context_tokens = max_context_tokens
-        self._vocabulary = vocabulary
+        self.max_context_tokens = min(max_context_tokens, longest_context(cluster.topology))
+        self.vocabulary = vocabulary
         self._cluster = cluster
         self._dispatcher = cluster.dispatcher
 
@@ -99,7 +100,7 @@ class Intake:
                 f"the prompt has {len(prompt)} tokens and the answer may have {max_tokens}; "
                 f"the limit of both together is {self.max_context_tokens}"
             )
-        wrong = wrong_token(prompt, self._vocabulary)
+        wrong = wrong_token(prompt, self.vocabulary)
         return None if wrong is None else f"prompt: {wrong}"
 
     def cancel(self, index: int) -> None:
@@ -126,9 +127,22 @@ class Intake:
             completed=recorder.num_completed,
             failed=recorder.num_failed,
             refused=recorder.num_rejected,
+            restarts=coordinator.num_restarts,
+            cache_asked_tokens=sum(each.num_asked_tokens for each in cluster.membership.workers),
+            cache_hit_tokens=sum(each.num_hit_tokens for each in cluster.membership.workers),
         )
 
     @property
     def is_ready(self) -> bool:
         """Whether a route covers all layers now."""
         return not self._cluster.stopping and self._cluster.coordinator.has_route
+
+
+def longest_context(topology: Topology) -> int:
+    """Tokens of the longest request whose KV caches fit on some node at each layer."""
+    tokens_of_layer: dict[int, int] = {}
+    for node in topology.nodes:
+        tokens = node.capacity.kv_token_layers // node.num_layers
+        for layer in range(node.start_layer, node.end_layer):
+            tokens_of_layer[layer] = max(tokens_of_layer.get(layer, 0), tokens)
+    return min(tokens_of_layer.values())

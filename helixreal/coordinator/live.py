@@ -39,9 +39,9 @@ class LiveCluster:
     model_name
         Name of the LLM.
     max_context_tokens
-        Limit of the tokens of a prompt and its answer together.
+        Limit of the tokens of a prompt and its answer together; the KV caches may lower it.
     vocabulary
-        Number of token ids of the model; None if every id is taken.
+        Token ids are below this number; None for emulated engines, which do not read them.
     """
 
     def __init__(
@@ -51,10 +51,11 @@ class LiveCluster:
         max_context_tokens: int,
         vocabulary: int | None = None,
     ) -> None:
-        self.model_name = model_name
-        self.max_context_tokens = max_context_tokens
         self._cluster = cluster
         self._intake = Intake(cluster, model_name, max_context_tokens, vocabulary)
+        self.model_name = model_name
+        self.max_context_tokens = self._intake.max_context_tokens
+        self.vocabulary = vocabulary
         self._tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._readable, self._writable = os.pipe()
         os.set_blocking(self._writable, False)
@@ -113,7 +114,7 @@ class LiveCluster:
         """Submit a request; the listener receives every token and exactly one final event."""
         number = next(self._numbers)
         if self._cluster.stopping:
-            listener(Refused("the cluster has stopped", None))
+            listener(Refused("the cluster has stopped", 1.0, is_unavailable=True))
             return number
         self._tasks.put(lambda: self._take(number, generation, listener))
         self._wake()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from helixreal.coordinator.dispatcher import LiveRecorder
+from helixreal.coordinator.live_recorder import LiveRecorder
 from helixreal.serving.frontend import Finished
 from helixsim.requests import Request
 

@@ -18,8 +18,9 @@ import zmq
 
 from helixreal.coordinator.attempts import PromptMaker, blank_prompts
 from helixreal.coordinator.deadlines import Deadlines, TimeLimits
-from helixreal.coordinator.dispatcher import Dispatcher, LiveRecorder
+from helixreal.coordinator.dispatcher import Dispatcher
 from helixreal.coordinator.events import EventLog, Events, NoEvents
+from helixreal.coordinator.live_recorder import LiveRecorder
 from helixreal.coordinator.membership import (
     LinkMeter,
     Membership,

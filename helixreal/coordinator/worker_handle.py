@@ -44,6 +44,8 @@ class WorkerHandle:
         See :class:`helixsim.metrics.gauges.NodeGauges`.
     lag_s
         The longest delay that the worker reported, in seconds by the clock.
+    num_asked_tokens, num_hit_tokens
+        Tokens looked up in its prefix cache, and found there.
     """
 
     def __init__(self, placed: PlacedNode) -> None:
@@ -59,6 +61,7 @@ class WorkerHandle:
         self.stuck_s = 0.0
         self.lag_s = 0.0
         self.num_refused = 0
+        self.num_asked_tokens = self.num_hit_tokens = 0
         self.num_running = 0
         self.num_waiting = 0
         self.sent_bytes: list[float] = []
@@ -93,6 +96,8 @@ class WorkerHandle:
 
     def update(self, heartbeat: messages.Heartbeat, clock_s: float) -> None:
         """Take the values of a heartbeat."""
+        self.num_asked_tokens += heartbeat.asked_tokens - self._now.asked_tokens
+        self.num_hit_tokens += heartbeat.hit_tokens - self._now.hit_tokens
         self._now = heartbeat
         self.last_heard_s = clock_s
         self.stuck_s = heartbeat.stuck_s

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from helixreal.engines.engine import Buffer, Payload, Row
+from helixreal.engines.engine import Buffer, Payload, Row, RowFailure, Scores, TokenScore
 from helixsim.control.kv_cache import KvCache
 
 _VOCABULARY = 32_000
+
+_NO_GRAMMAR = RowFailure("emulated engines follow no grammar")
 
 
 class EmulatedEngine:
@@ -39,7 +41,13 @@ class EmulatedEngine:
         """Return numbers of tokens as hidden states, and tokens made from their positions."""
         if end_layer < self._num_layers:
             return [row.num_tokens for row in rows]
-        return [made_up_token(row.position + row.num_tokens) for row in rows]
+        for row in rows:
+            if row.sampling.logprobs is not None or row.sampling.prompt_logprobs is not None:
+                row.scores = _made_up_scores(row)
+        return [
+            _NO_GRAMMAR if row.sampling.grammar else made_up_token(row.position + row.num_tokens)
+            for row in rows
+        ]
 
     def pack(self, payloads: Sequence[Payload]) -> list[Buffer]:
         """A buffer of zeros of the size of the activations."""
@@ -62,3 +70,19 @@ class EmulatedEngine:
 def made_up_token(position: int) -> int:
     """The token of an emulated engine at a position."""
     return (position * 7919 + 17) % _VOCABULARY
+
+
+def _made_up_scores(row: Row) -> Scores:
+    """Log probabilities of a model that is certain of every token."""
+    sampling, end = row.sampling, row.position + row.num_tokens
+    scores = Scores(prompt=[])
+    if sampling.prompt_logprobs is not None:
+        following = row.context[row.position + 1 : sampling.prompt_tokens][: row.num_tokens]
+        scores.prompt = [_certain(token, sampling.prompt_logprobs) for token in following]
+    if sampling.logprobs is not None and row.wants_token:
+        scores.token = _certain(made_up_token(end), sampling.logprobs)
+    return scores
+
+
+def _certain(token: int, num_top: int) -> TokenScore:
+    return TokenScore(token, 0.0, 1, ((token, 0.0),) if num_top else ())

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
+
+import msgspec
 
 from helixsim.control.kv_cache import KvCache
 
@@ -20,26 +22,115 @@ of the engine's choice."""
 Buffer = bytes | bytearray | memoryview
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """Sampling parameters of a request.
+_Token = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+_GREEDY_BELOW = 1e-5
+MAX_GRAMMAR = 100_000
+"""The most characters of a grammar."""
+MAX_LOGPROBS = 20
+"""The most alternatives of a token whose log probabilities can be asked for."""
+
+
+class Sampling(
+    msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True
+):
+    """Sampling parameters of a request, as in vLLM.
 
     Attributes
     ----------
     temperature
-        0 takes the most probable token (greedy).
+        0 takes the most probable token (greedy), and so do values below 1e-5.
     top_p
         A token is drawn from the most probable tokens that together have this probability.
     seed
         A draw depends only on the seed and the position of the token; None is not repeatable.
+    top_k
+        A token is drawn from this number of most probable tokens; 0 for no limit.
+    min_p
+        A token is drawn from the tokens with at least this share of the highest probability.
+    presence_penalty, frequency_penalty
+        Subtracted from the logits of tokens of the answer: once, and for each occurrence.
+    repetition_penalty
+        Divides positive logits, and multiplies negative ones, of tokens of prompt and answer.
+    logit_bias
+        (token, value to add to its logit).
+    min_tokens, stop_tokens
+        The first `min_tokens` tokens of an answer are none of `stop_tokens`.
+    logprobs
+        Number of alternatives whose log probabilities come with each token; None for no log
+        probabilities.
+    prompt_logprobs
+        The same for the tokens of the prompt.
+    prompt_tokens
+        Number of tokens of the prompt; the answer begins after them. The coordinator sets it.
+    grammar
+        A grammar that the answer follows, as llguidance writes it; empty for none.
     """
 
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
+    top_k: Annotated[int, msgspec.Meta(ge=0)] = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[_Token, float], ...] = ()
+    min_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
+    stop_tokens: tuple[_Token, ...] = ()
+    logprobs: Annotated[int, msgspec.Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    prompt_logprobs: Annotated[int, msgspec.Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    prompt_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
+    grammar: Annotated[str, msgspec.Meta(max_length=MAX_GRAMMAR)] = ""
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the most probable token is taken."""
+        return self.temperature < _GREEDY_BELOW
+
+    @property
+    def has_penalties(self) -> bool:
+        """Whether the tokens so far change the logits."""
+        return bool(self.presence_penalty or self.frequency_penalty) or self.repetition_penalty != 1
+
+    @property
+    def needs_context(self) -> bool:
+        """Whether the last stage must know the tokens of the prompt and of the answer so far."""
+        return self.has_penalties or self.prompt_logprobs is not None or bool(self.grammar)
 
 
 GREEDY = Sampling()
+
+
+class TokenScore(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Log probabilities of a token and its alternatives, before any sampling parameter acts.
+
+    Attributes
+    ----------
+    token, logprob, rank
+        Its id, its log probability, and its rank: 1 for the most probable.
+    top
+        (token, log probability) of the most probable tokens, in order.
+    """
+
+    token: _Token
+    logprob: float
+    rank: int
+    top: tuple[tuple[_Token, float], ...] = ()
+
+
+class Scores(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """Log probabilities that a pass yields.
+
+    Attributes
+    ----------
+    token
+        Of the sampled token.
+    prompt
+        Of tokens of the prompt: of the token after each token of the pass.
+    """
+
+    token: TokenScore | None = None
+    prompt: list[TokenScore] = []
 
 
 @dataclass(slots=True)
@@ -61,6 +152,11 @@ class Row:
         prefill.
     sampling
         How the token is sampled.
+    context
+        For the last layer, if the sampling needs it: the tokens of the prompt and of the answer so
+        far.
+    scores
+        Set by the engine after the last layer, if the sampling asks for log probabilities.
     """
 
     request: Hashable
@@ -69,6 +165,8 @@ class Row:
     payload: Payload
     wants_token: bool = True
     sampling: Sampling = GREEDY
+    context: Sequence[int] = ()
+    scores: Scores | None = None
 
 
 @dataclass(frozen=True, slots=True)

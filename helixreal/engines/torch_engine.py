@@ -11,7 +11,7 @@ import torch
 from helixreal.engines.checkpoint import Weights
 from helixreal.engines.engine import Buffer, EngineSpec, Payload, Row
 from helixreal.engines.failures import EngineLostError
-from helixreal.engines.last_layer import ends_of, tokens_of
+from helixreal.engines.grammar import Grammars
 from helixreal.engines.layer_shard import (
     LayerShard,
     open_weights,
@@ -22,6 +22,7 @@ from helixreal.engines.llama import RmsNorm
 from helixreal.engines.model_config import VALUE_BYTES, LlamaConfig, read_llama_config
 from helixreal.engines.paged_attention import Span
 from helixreal.engines.ranks import Ranks, check_devices
+from helixreal.engines.sampling import sample_rows
 from helixreal.engines.sharding import Shard, check_ranks
 from helixreal.engines.torch_device import DeviceCopies, wait_for
 from helixsim.control.prefix_cache import PrefixCache
@@ -69,6 +70,7 @@ class TorchEngine:
         self.vocabulary = config.vocab_size
         self.block_tokens = spec.block_tokens
         self._copies = DeviceCopies(self._device)
+        self._grammars = Grammars(spec.model)
         self.wire_bytes_per_token = config.hidden_size * VALUE_BYTES[spec.dtype]
         self._ranks = Ranks(spec) if len(spec.devices) > 1 else None
         try:
@@ -128,8 +130,7 @@ class TorchEngine:
             spans = [Span(row.position, row.num_tokens, self.kv.table(row.request)) for row in rows]
             hidden = self._through(hidden, spans, start_layer, end_layer)
             if end_layer == self._spec.num_layers:
-                ends = ends_of(rows)
-                tokens = tokens_of(rows, self._logits(hidden, ends) if ends else None)
+                tokens = self._tokens(hidden, rows)
                 wait_for(self._device)
                 return tokens
             wait_for(self._device)
@@ -159,12 +160,17 @@ class TorchEngine:
         ids = torch.tensor([token for row in rows for token in row.payload], device=self._device)
         return self._embedding[ids]
 
-    def _logits(self, hidden: torch.Tensor, ends: list[int]) -> torch.Tensor:
-        """Logits of shape (ends, vocabulary), for tokens of the batch after the last layer."""
-        assert self._norm is not None
-        assert self._head is not None
-        last = hidden[torch.tensor(ends, device=self._device)]
-        return torch.nn.functional.linear(self._norm(last), self._head)
+    def _tokens(self, hidden: torch.Tensor, rows: Sequence[Row]) -> list[Payload]:
+        """Sample a token after the last layer for each row that wants one."""
+        norm, head = self._norm, self._head
+        assert norm is not None
+        assert head is not None
+
+        def logits_of(positions: list[int]) -> torch.Tensor:
+            chosen = hidden[torch.tensor(positions, device=self._device)]
+            return torch.nn.functional.linear(norm(chosen), head)
+
+        return sample_rows(rows, logits_of, self._grammars)
 
     def pack(self, payloads: Sequence[Payload]) -> list[Buffer]:
         """Serialize hidden states of rows to one buffer, row after row."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helixreal.engines.engine import Buffer, EngineSpec, Payload, Row
+from helixreal.engines.grammar import Grammars
 from helixsim.control.prefix_cache import PrefixCache
 from helixsim.errors import InputError
 
@@ -87,6 +88,7 @@ class VllmEngine:
         self._spec = spec
         self._wire = _wire(spec)
         self._max_rows = _max_rows(spec)
+        self._grammars = Grammars(spec.model)
         self._stage = _start(spec, self._max_rows)
         self._copies = _copies(self._stage.device)
         self.block_tokens = self._stage.block_tokens
@@ -121,20 +123,27 @@ class VllmEngine:
         return payloads
 
     def _run(self, rows: Sequence[Row], start_layer: int, end_layer: int) -> list[Payload]:
-        from helixreal.engines.last_layer import ends_of, tokens_of
         from helixreal.engines.vllm_stage import Span
 
         spans = [Span(row.position, row.num_tokens, self.kv.table(row.request)) for row in rows]
         entering = _entering(rows, start_layer)
+        hidden, residual = self._stage.run(spans, entering, start_layer, end_layer)
         if end_layer == self._spec.num_layers:
-            ends = ends_of(rows)
-            logits = self._stage.run(spans, entering, start_layer, end_layer, ends)
-            return tokens_of(rows, logits)
-        after = self._stage.run(spans, entering, start_layer, end_layer)
-        assert after is not None, "hidden states without ends"
-        hidden, residual = after
+            return self._tokens(hidden, residual, rows)
         counts = [row.num_tokens for row in rows]
         return list(zip(hidden.split(counts), residual.split(counts), strict=True))
+
+    def _tokens(
+        self, hidden: torch.Tensor, residual: torch.Tensor, rows: Sequence[Row]
+    ) -> list[Payload]:
+        """Sample a token after the last layer for each row that wants one."""
+        from helixreal.engines.sampling import sample_rows
+
+        return sample_rows(
+            rows,
+            lambda positions: self._stage.logits(hidden[positions], residual[positions]),
+            self._grammars,
+        )
 
     @property
     def lost(self) -> str | None:

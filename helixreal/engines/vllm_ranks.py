@@ -52,22 +52,27 @@ class LayersExtension:
         entering: list[int] | Hidden,
         start_layer: int,
         end_layer: int,
-        ends: list[int] | None,
     ) -> _Answer:
         """See :meth:`LoadedLayers.run`; results are on the CPU."""
 
-        def run() -> Any:  # noqa: ANN401  (hidden states, logits or nothing)
+        def run() -> Hidden | None:
             with torch.inference_mode():
-                found = self._helix_layers.run(
-                    [Span(*span) for span in spans], entering, start_layer, end_layer, ends
+                hidden, residual = self._helix_layers.run(
+                    [Span(*span) for span in spans], entering, start_layer, end_layer
                 )
-                if self.rank > 0 or found is None:
-                    return None
-                if isinstance(found, torch.Tensor):
-                    return found.cpu()
-                return tuple(part.cpu() for part in found)
+                return None if self.rank > 0 else (hidden.cpu(), residual.cpu())
 
         return self._helix_answer(run)
+
+    def helix_logits(self, hidden: torch.Tensor, residual: torch.Tensor) -> _Answer:
+        """See :meth:`LoadedLayers.logits`; results are on the CPU."""
+
+        def compute() -> torch.Tensor | None:
+            with torch.inference_mode():
+                logits = self._helix_layers.logits(hidden, residual)
+                return None if self.rank > 0 else logits.cpu()
+
+        return self._helix_answer(compute)
 
     def helix_clear(self, blocks: list[int]) -> _Answer:
         """See :meth:`LoadedLayers.clear`."""
@@ -110,11 +115,16 @@ class RankedStage:
         entering: list[int] | Hidden,
         start_layer: int,
         end_layer: int,
-        ends: Sequence[int] | None = None,
-    ) -> Any:  # noqa: ANN401  (hidden states, logits or nothing)
+    ) -> Hidden:
         """Run layers on all devices."""
         rows = [(span.position, span.num_tokens, list(span.blocks)) for span in spans]
-        return self._call("helix_run", rows, entering, start_layer, end_layer, ends)
+        after: Hidden = self._call("helix_run", rows, entering, start_layer, end_layer)
+        return after
+
+    def logits(self, hidden: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Logits of shape (tokens, vocabulary) for hidden states after the last layer."""
+        logits: torch.Tensor = self._call("helix_logits", hidden, residual)
+        return logits
 
     def clear(self, blocks: Sequence[int]) -> None:
         """Clear KV blocks on all devices."""

@@ -188,8 +188,7 @@ class LoadedLayers:
         entering: list[int] | Hidden,
         start_layer: int,
         end_layer: int,
-        ends: Sequence[int] | None = None,
-    ) -> Hidden | torch.Tensor | None:
+    ) -> Hidden:
         """Run the layers ``[start_layer, end_layer)``.
 
         Parameters
@@ -199,13 +198,6 @@ class LoadedLayers:
         entering
             Token ids before layer 0; hidden states of shape (tokens, hidden size) elsewhere, which
             vLLM's norms write into.
-        ends
-            After the last layer: the places among all tokens at which logits are wanted.
-
-        Returns
-        -------
-        Hidden or torch.Tensor or None
-            Hidden states; with `ends`, the logits of shape (ends, vocabulary), None if empty.
         """
         batch = self.describe(spans)
         residual: torch.Tensor | None
@@ -224,14 +216,11 @@ class LoadedLayers:
                 slot_mapping=dict.fromkeys(names, batch.slots),
             ),
         ):
-            after = self._model.run_layers(
-                batch.positions, hidden, residual, start_layer, end_layer
-            )
-        if ends is None:
-            return after
-        return self._logits(*(part[list(ends)] for part in after)) if ends else None
+            return self._model.run_layers(batch.positions, hidden, residual, start_layer, end_layer)
 
-    def _logits(self, hidden: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    def logits(self, hidden: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Logits of shape (tokens, vocabulary) for hidden states after the last layer."""
+        hidden, residual = hidden.to(self.device), residual.to(self.device)
         with _ONE_AT_A_TIME, set_forward_context(None, self._config, num_tokens=len(hidden)):
             return self._model.compute_logits(self._model.last_norm(hidden, residual))
 

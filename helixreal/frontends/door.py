@@ -195,7 +195,10 @@ class Door:
         visitor = _Visitor(socket, identity, hello.name, hello.instance, now_s)
         self._visitors[socket, identity] = visitor
         intake = self._intake
-        self._send(visitor, wire.Welcome(intake.model_name, intake.max_context_tokens))
+        self._send(
+            visitor,
+            wire.Welcome(intake.model_name, intake.max_context_tokens, intake.vocabulary),
+        )
         self._report(visitor)
 
     def _submit(self, visitor: _Visitor, message: wire.Submit, frames: Sequence[Frame]) -> None:

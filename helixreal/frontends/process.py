@@ -41,6 +41,10 @@ class FrontEndSettings(msgspec.Struct, frozen=True, kw_only=True):
         Folder of keys; None without keys.
     tokenizer
         Folder of the tokenizer; None without one.
+    chat_template
+        File of a chat template to use instead of the tokenizer's; None for the tokenizer's.
+    served_model_names
+        Names of the model for clients; that of the scenario's LLM if empty.
     max_connections
         Limit of open connections; None for what the limit of open files allows.
     """
@@ -49,6 +53,8 @@ class FrontEndSettings(msgspec.Struct, frozen=True, kw_only=True):
     coordinator: str
     keys: str | None = None
     tokenizer: str | None = None
+    chat_template: str | None = None
+    served_model_names: tuple[str, ...] = ()
     max_connections: int | None = None
 
 
@@ -73,7 +79,12 @@ def run_front_end(
     InputError
         If the tokenizer or the keys cannot be read.
     """
-    tokenizer = None if settings.tokenizer is None else Tokenizer(Path(settings.tokenizer))
+    tokenizer = None
+    if settings.tokenizer is not None:
+        template = settings.chat_template
+        tokenizer = Tokenizer(
+            Path(settings.tokenizer), chat_template=None if template is None else Path(template)
+        )
     keys = None if settings.keys is None else Keys(Path(settings.keys), settings.name)
     made = _FrontEnd(settings, tokenizer, keys, bound, on_listening, ends_with)
     _run_in_loop(made.run())
@@ -137,7 +148,12 @@ class _FrontEnd:
         await self._server.serve(sockets=[self._bound])
 
     def _app(self) -> Starlette:
-        return create_app(self._frontend, self._tokenizer, api_key=os.environ.get(API_KEY))
+        return create_app(
+            self._frontend,
+            self._tokenizer,
+            api_key=os.environ.get(API_KEY),
+            served_model_names=self._settings.served_model_names,
+        )
 
     def _announce(self) -> None:
         self._frontend.announce()

@@ -83,6 +83,7 @@ class RemoteFrontend:
     ) -> None:
         self.model_name = ""
         self.max_context_tokens = 0
+        self.vocabulary: int | None = None
         self.name = name
         self._address = coordinator
         self._patience = patience
@@ -208,8 +209,9 @@ class RemoteFrontend:
                 self._deliver(message)
             case wire.LoadReport(load, is_ready):
                 self._load, self._is_ready = load, is_ready
-            case wire.Welcome(model_name, max_context_tokens):
-                self.model_name, self.max_context_tokens = model_name, max_context_tokens
+            case wire.Welcome():
+                self.model_name, self.vocabulary = message.model_name, message.vocabulary
+                self.max_context_tokens = message.max_context_tokens
                 self._is_known = True
                 self._welcomed.set()
                 if self._is_listening:

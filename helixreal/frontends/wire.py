@@ -88,6 +88,7 @@ class Welcome(_Message):
 
     model_name: str
     max_context_tokens: int
+    vocabulary: int | None
 
 
 class Reset(_Message):

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from helixreal.engines.engine import Sampling, Scores
+
 MAX_FRAMES = 64
 
 Frame = bytes | bytearray | memoryview
@@ -255,14 +257,6 @@ class Stage(Part):
     end_layer: Index
 
 
-class SamplingParams(Part):
-    """How tokens of a request are chosen, see :class:`helixreal.engines.engine.Sampling`."""
-
-    temperature: float
-    top_p: float
-    seed: int | None
-
-
 class Answer(Part):
     """What the first node of a route needs to go on by itself, where decodes loop.
 
@@ -307,6 +301,9 @@ class Pass(Part):
     is_streamed
         For a chunk of a prefill: whether the next chunk follows without waiting for this one,
         which is over when it leaves the last layer.
+    context
+        For the first pass, if the sampling needs it: token ids of the prompt and of the answer so
+        far (int32, little-endian).
     """
 
     key: Key
@@ -315,11 +312,12 @@ class Pass(Part):
     is_prefill: bool
     wants_token: bool
     route: list[Stage] | None = None
-    sampling_params: SamplingParams | None = None
+    sampling_params: Sampling | None = None
     first: Index = 0
     is_last: bool = False
     answer: Answer | None = None
     is_streamed: bool = False
+    context: bytes = b""
 
 
 class Work(Message):
@@ -363,6 +361,8 @@ class Done(Message):
     number
         Where decodes loop: counts these messages of a worker from 1, so that a lost one is noticed.
         0 otherwise.
+    scores
+        Key -> log probabilities, of requests that ask for them.
     """
 
     sender: Index
@@ -370,6 +370,7 @@ class Done(Message):
     tokens: list[TokenId]
     due_s: list[float]
     number: Key = 0
+    scores: dict[Key, Scores] = {}
 
 
 class Tokens(Message):
@@ -454,6 +455,8 @@ class Heartbeat(Message):
         Time since it has heard the coordinator, by the clock.
     silences
         Of each peer that it has heard since it joined: for how long it is silent.
+    asked_tokens, hit_tokens
+        Tokens looked up in its prefix cache, and found there.
     """
 
     node: Index
@@ -474,6 +477,8 @@ class Heartbeat(Message):
     transits: list[Transit]
     unheard_s: float = 0.0
     silences: list[PeerSilence] = []
+    asked_tokens: int = 0
+    hit_tokens: int = 0
 
 
 class Alive(Message):

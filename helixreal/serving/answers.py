@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+from helixreal.engines.engine import TokenScore
+from helixreal.serving.detokenizer import Detokenizer
 from helixreal.serving.frontend import (
     Failed,
     Finished,
@@ -17,7 +18,7 @@ from helixreal.serving.frontend import (
     Token,
 )
 from helixreal.serving.metrics import Metrics
-from helixreal.serving.tokenizer import Detokenizer, Tokenizer
+from helixreal.serving.tokenizer import Tokenizer
 
 
 class NoAnswerError(Exception):
@@ -30,11 +31,61 @@ class NoAnswerError(Exception):
 
 @dataclass(slots=True)
 class Piece:
-    """The next piece of an answer; the last piece has a finish reason."""
+    """The next piece of an answer; the last piece has a finish reason.
+
+    Attributes
+    ----------
+    text, tokens
+        What is new.
+    reason
+        ``length`` or ``stop``, in the last piece.
+    stop_reason
+        The stop string that ended the answer.
+    scores
+        Log probabilities of the tokens, if asked for.
+    prompt_scores
+        In the first piece: the same of the prompt's tokens, from the second on.
+    """
 
     text: str
     tokens: list[int] = field(default_factory=list)
     reason: str | None = None
+    stop_reason: str | None = None
+    scores: list[TokenScore] = field(default_factory=list)
+    prompt_scores: list[TokenScore] = field(default_factory=list)
+
+    def add(self, later: Piece) -> None:
+        """Append a later piece."""
+        self.text += later.text
+        self.tokens += later.tokens
+        self.scores += later.scores
+        self.prompt_scores += later.prompt_scores
+        self.reason, self.stop_reason = later.reason, later.stop_reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextRules:
+    """What becomes of the tokens of an answer.
+
+    Attributes
+    ----------
+    stops
+        Stop strings: the answer ends before the first of them.
+    keeps_stop
+        Whether the stop string is a part of the text.
+    skip_special
+        Whether special tokens have no text.
+    min_tokens
+        Stop strings in the first tokens of this number do not end the answer.
+    is_hidden
+        Whether the answer has no tokens: the cluster cannot make fewer than one.
+    """
+
+    stops: list[str] = field(default_factory=list)
+    keeps_stop: bool = False
+    skip_special: bool = True
+    min_tokens: int = 0
+    is_hidden: bool = False
 
 
 class Answer:
@@ -46,10 +97,15 @@ class Answer:
         The cluster, and the request.
     tokenizer
         Detokenizes the answer; None for token ids as text.
-    stops
-        Stop strings: the answer ends before the first of them.
+    rules
+        How its text is made.
     metrics
-        Latency metrics of the endpoint.
+        Metrics of the endpoint.
+
+    Attributes
+    ----------
+    num_tokens
+        Number of tokens so far.
     """
 
     def __init__(
@@ -57,13 +113,13 @@ class Answer:
         frontend: Frontend,
         generation: GenerationRequest,
         tokenizer: Tokenizer | None,
-        stops: list[str],
+        rules: TextRules,
         metrics: Metrics,
     ) -> None:
         self._frontend = frontend
         self._generation = generation
-        self._text = Detokenizer(tokenizer)
-        self._stops = stops
+        self._text = Detokenizer(tokenizer, skip_special=rules.skip_special)
+        self._rules = rules
         self._metrics = metrics
         self._held = ""
         self.num_tokens = 0
@@ -84,52 +140,66 @@ class Answer:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(heard.put_nowait, event)
 
-        began_s = last_s = time.monotonic()
+        timing = self._metrics.begin(self._generation)
         number = self._frontend.submit(self._generation, listener)
-        has_ended = False
+        reason: str | None = None
         try:
-            while not has_ended:
+            while reason is None:
                 event = await heard.get()
-                now_s = time.monotonic()
                 match event:
-                    case Token(token):
-                        metric = self._metrics.gap_s
-                        if not self.num_tokens:
-                            metric = self._metrics.first_token_s
-                        metric.observe(now_s - last_s)
-                        last_s = now_s
-                        piece, has_ended = self._take(token)
-                        if has_ended:
+                    case Token():
+                        timing.token(event)
+                        piece = self._take(event)
+                        if piece.reason is not None:
                             self._frontend.cancel(number)
-                        yield piece
-                    case Finished(reason):
-                        has_ended = True
-                        yield self._finish(reason)
+                    case Finished():
+                        piece = self._finish(event.reason)
                     case _:
-                        has_ended = True
+                        reason = "error"
                         raise NoAnswerError(event)
-            self._metrics.whole_s.observe(time.monotonic() - began_s)
+                reason = piece.reason
+                yield piece
         finally:
-            if not has_ended:
+            if reason is None:
                 self._frontend.cancel(number)
+            timing.end(reason or "abort")
 
-    def _take(self, token: int) -> tuple[Piece, bool]:
+    def _take(self, event: Token) -> Piece:
+        piece = Piece("")
+        if event.scores is not None:
+            piece.prompt_scores = event.scores.prompt
+        if self._rules.is_hidden:
+            piece.reason = "length"
+            return piece
         self.num_tokens += 1
-        self._held += self._text.add(token)
-        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        if found:
-            return Piece(self._held[: min(found)], [token], "stop"), True
-        keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
+        piece.tokens = [event.token]
+        if event.scores is not None and event.scores.token is not None:
+            piece.scores = [event.scores.token]
+        self._held += self._text.add(event.token)
+        if self.num_tokens <= self._rules.min_tokens:
+            piece.text, self._held = self._held, ""
+            return piece
+        if self._ends_at_stop(self._held, piece):
+            return piece
+        keep = max((_overlap(self._held, stop) for stop in self._rules.stops), default=0)
         cut = len(self._held) - keep
-        told, self._held = self._held[:cut], self._held[cut:]
-        return Piece(told, [token]), False
+        piece.text, self._held = self._held[:cut], self._held[cut:]
+        return piece
 
     def _finish(self, reason: str) -> Piece:
-        text = self._held + self._text.end()
-        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
-        if found:
-            return Piece(text[: min(found)], [], "stop")
-        return Piece(text, [], reason)
+        piece = Piece(self._held + self._text.end(), reason=reason)
+        self._ends_at_stop(piece.text, piece)
+        return piece
+
+    def _ends_at_stop(self, text: str, piece: Piece) -> bool:
+        """Make a piece the last one if a stop string is in a text; whether it is."""
+        found = [(at, stop) for stop in self._rules.stops if (at := text.find(stop)) >= 0]
+        if not found:
+            return False
+        at, stop = min(found, key=lambda each: each[0])
+        piece.text = text[: at + len(stop) if self._rules.keeps_stop else at]
+        piece.reason, piece.stop_reason = "stop", stop
+        return True
 
 
 def _overlap(text: str, stop: str) -> int:

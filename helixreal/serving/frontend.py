@@ -10,14 +10,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from helixreal.engines.engine import GREEDY, Sampling
+from helixreal.engines.engine import GREEDY, Sampling, Scores
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """The next token of an answer."""
+    """The next token of an answer.
+
+    Attributes
+    ----------
+    token
+        Its id.
+    queued_s
+        For the first token: seconds that the request waited for its admission.
+    scores
+        Log probabilities, if the request asks for them: with the first token, of the prompt's
+        tokens from the second on, too.
+    """
 
     token: int
+    queued_s: float = 0.0
+    scores: Scores | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +57,13 @@ class Refused:
         The reason.
     retry_after_s
         Seconds after which to try again; None if the request can never be served.
+    is_unavailable
+        Whether the cluster serves no request at all now, for example because no route is left.
     """
 
     message: str
     retry_after_s: float | None
+    is_unavailable: bool = False
 
 
 StreamEvent = Token | Finished | Failed | Refused
@@ -92,6 +108,10 @@ class Load:
         Tokens since the start.
     completed, failed, refused
         Requests since the start.
+    restarts
+        Restarts of requests since the start: after a preemption, or the loss of a node.
+    cache_asked_tokens, cache_hit_tokens
+        Tokens looked up in prefix caches since the start, and found there.
     """
 
     running: int
@@ -103,6 +123,9 @@ class Load:
     completed: int
     failed: int
     refused: int
+    restarts: int = 0
+    cache_asked_tokens: int = 0
+    cache_hit_tokens: int = 0
 
 
 class Frontend(Protocol):
@@ -114,10 +137,13 @@ class Frontend(Protocol):
         Name of the LLM.
     max_context_tokens
         Limit of the tokens of a prompt and its answer together.
+    vocabulary
+        Token ids are below this number; None if the engines do not read them.
     """
 
     model_name: str
     max_context_tokens: int
+    vocabulary: int | None
 
     def submit(self, generation: GenerationRequest, listener: Listener) -> int:
         """Submit a request; the listener receives every token and exactly one final event."""

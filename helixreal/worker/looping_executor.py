@@ -8,6 +8,7 @@ the first node.
 
 from __future__ import annotations
 
+import struct
 from array import array
 from collections.abc import Hashable, Sequence
 from hashlib import blake2b
@@ -16,7 +17,7 @@ from helixreal.engines.engine import GREEDY, Row, Sampling
 from helixreal.net.messages import Answer, Stage
 from helixreal.worker.node_executor import NodeExecutor, Outbox
 from helixreal.worker.runner import Runner
-from helixreal.worker.sequences import ArrivingPass, SequenceState
+from helixreal.worker.sequences import ArrivingPass, SequenceState, taken_scores
 from helixsim.control.node_schedulers import NodeScheduler
 from helixsim.control.node_schedulers.scheduler import RETURNS
 from helixsim.requests import Route
@@ -40,7 +41,7 @@ class FirstSequence(SequenceState):
         Whether it is at later stages of its route.
     """
 
-    __slots__ = ("_digests", "_has_entered", "is_away", "tokens")
+    __slots__ = ("_digests", "_has_entered", "_has_told_context", "is_away", "tokens")
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class FirstSequence(SequenceState):
         self.split_prefill(None)
         self.route = Route([RouteStage(s.node, s.start_layer, s.end_layer) for s in stages])
         self.first = stages[0].node
-        self.is_away = self._has_entered = False
+        self.is_away = self._has_entered = self._has_told_context = False
         self._digests: list[bytes] = []
 
     def begin_pass(self, arrived: ArrivingPass | int) -> None:
@@ -74,10 +75,19 @@ class FirstSequence(SequenceState):
         start, num_tokens = self.num_computed_tokens, self.num_new_tokens
         self.wants_token = wants_token = self.yields_token
         payload = self.tokens[start : start + num_tokens]
-        return Row(self, start, num_tokens, payload, wants_token, self.sampling)
+        return Row(self, start, num_tokens, payload, wants_token, self.sampling, self.tokens)
+
+    def take_context(self) -> bytes:
+        """The tokens for later stages, with the first pass that goes there."""
+        if self._has_told_context or not self.sampling.needs_context:
+            return b""
+        self._has_told_context = True
+        return struct.pack(f"<{len(self.tokens)}i", *self.tokens)
 
     def block_key(self, number: int, block_tokens: int) -> Hashable:
         """A digest of all tokens up to the end of a block, chained block by block."""
+        if self.sampling.prompt_logprobs is not None:
+            return self.key, number  # all tokens are computed, to see their log probabilities
         digests = self._digests
         while len(digests) <= number:
             start = len(digests) * block_tokens
@@ -143,6 +153,7 @@ class LoopingExecutor(NodeExecutor):
                     del self.sequences[sequence.key]
                 continue
             else:
+                sequence.note_token()
                 last.append(sequence)
             if sequence.is_last_pass:
                 del self.sequences[sequence.key]
@@ -166,7 +177,8 @@ class LoopingExecutor(NodeExecutor):
     def _send_tokens(self, sequences: Sequence[SequenceState], now: float) -> None:
         if sequences:
             keys = [sequence.key for sequence in sequences]
-            self._outbox.send_tokens(keys, [_token(sequence) for sequence in sequences], now)
+            tokens = [_token(sequence) for sequence in sequences]
+            self._outbox.send_tokens(keys, tokens, now, taken_scores(sequences))
 
 
 def _token(sequence: SequenceState) -> int:

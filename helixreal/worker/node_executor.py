@@ -13,7 +13,7 @@ from itertools import count
 from math import ceil
 from typing import Protocol, cast
 
-from helixreal.engines.engine import Row
+from helixreal.engines.engine import Row, Scores
 from helixreal.engines.failures import EngineLostError, reason_of
 from helixreal.worker.runner import Runner
 from helixreal.worker.sequences import TO_COORDINATOR, ArrivingPass, SequenceState
@@ -39,8 +39,10 @@ class Outbox(Protocol):
         """Send passes to the next node, or :data:`TO_COORDINATOR`."""
         ...
 
-    def send_tokens(self, keys: list[int], tokens: list[int], now: float) -> None:
-        """Send tokens of answers to the coordinator, where decodes loop."""
+    def send_tokens(
+        self, keys: list[int], tokens: list[int], now: float, scores: dict[int, Scores]
+    ) -> None:
+        """Send tokens of answers to the coordinator, where decodes loop; `scores` by key."""
         ...
 
     def send_back(self, first: int, keys: list[int], tokens: list[int], now: float) -> None:
@@ -314,7 +316,7 @@ class NodeExecutor:
             self._take_out_failed(outcome)
         for sequence, row in rows.rows.items():
             assert isinstance(sequence, SequenceState)
-            sequence.payload = row.payload
+            sequence.take_result(row)
         batch = self.scheduler.finish_pass(step, number)
         if batch is not None:
             self._send_on(batch, now)
@@ -347,6 +349,8 @@ class NodeExecutor:
         for sequence in batch.requests:
             assert isinstance(sequence, SequenceState)
             following = sequence.next_stages
+            if not following:
+                sequence.note_token()
             target = following[0].node if following else TO_COORDINATOR
             groups.setdefault(target, []).append(sequence)
         for target, group in groups.items():

@@ -32,13 +32,22 @@ def check_route(each: messages.Pass, entry_layer: int, assignment: messages.Assi
 
 
 def new_sequence(each: messages.Pass, entry_layer: int, *, loops: bool) -> SequenceState:
-    """The sequence of a request whose first pass arrives at a node."""
+    """The sequence of a request whose first pass arrives at a node.
+
+    Raises
+    ------
+    ValueError
+        If the sampling needs the tokens so far, and they are not in the pass.
+    """
     assert each.route is not None
+    sampling = sampling_of(each)
+    if len(each.context) % 4 or (sampling.needs_context and not each.context):
+        raise ValueError("the tokens for the sampling are missing")
     kind = LaterSequence if loops else SequenceState
-    sequence = kind(
-        each.key, entry_layer, each.route[0].end_layer, each.route[1:], sampling_of(each)
-    )
+    sequence = kind(each.key, entry_layer, each.route[0].end_layer, each.route[1:], sampling)
     sequence.first = each.first
+    if each.context:
+        sequence.context = array("i", struct.unpack(f"<{len(each.context) // 4}i", each.context))
     return sequence
 
 
@@ -51,21 +60,13 @@ def first_sequence(each: messages.Pass, tokens: array[int]) -> FirstSequence:
 
 def sampling_of(each: messages.Pass) -> Sampling:
     """How the tokens of a request are sampled."""
-    params = each.sampling_params
-    if params is None:
-        return GREEDY
-    return Sampling(temperature=params.temperature, top_p=params.top_p, seed=params.seed)
+    return each.sampling_params or GREEDY
 
 
 def pass_of(sequence: SequenceState) -> messages.Pass:
     """The pass of a sequence for the next node; a prefill carries its route."""
     prefill = sequence.is_prefill
     sampling = sequence.sampling
-    sampling_params = None
-    if prefill and sampling is not GREEDY:
-        sampling_params = messages.SamplingParams(
-            sampling.temperature, sampling.top_p, sampling.seed
-        )
     return messages.Pass(
         sequence.key,
         sequence.num_computed_tokens,
@@ -73,10 +74,11 @@ def pass_of(sequence: SequenceState) -> messages.Pass:
         prefill,
         sequence.wants_token,
         list(sequence.next_stages) if prefill else None,
-        sampling_params,
+        sampling if prefill and sampling is not GREEDY else None,
         sequence.first,
         sequence.is_last_pass,
         is_streamed=isinstance(sequence, StreamedChunk),
+        context=sequence.whole.take_context() if prefill else b"",
     )
 
 

@@ -6,7 +6,7 @@ import logging
 from array import array
 from collections.abc import Sequence
 
-from helixreal.engines.engine import Engine, Payload
+from helixreal.engines.engine import Engine, Payload, Scores
 from helixreal.engines.token_ids import wrong_token
 from helixreal.net import messages
 from helixreal.net.clock import Clock
@@ -24,6 +24,7 @@ from helixreal.worker.sequences import (
     ArrivingPass,
     SequenceState,
     StreamedChunk,
+    taken_scores,
 )
 from helixreal.worker.settings import WorkerSettings, node_scheduler
 from helixsim.cluster import COORDINATOR
@@ -359,6 +360,7 @@ class Passing:
                     [sequence.key for sequence in sequences],
                     [-1 if each.payload is None else int(each.payload) for each in sequences],
                     due_s,
+                    scores=taken_scores(each for each in sequences if each.wants_token),
                 )
             )
             return
@@ -374,7 +376,9 @@ class Passing:
         if not self._transport.send(self._names.get(target, ""), work, frames):
             logger.warning("%d passes for node %d could not be sent", len(sequences), target)
 
-    def send_tokens(self, keys: list[int], tokens: list[int], now: float) -> None:
+    def send_tokens(
+        self, keys: list[int], tokens: list[int], now: float, scores: dict[int, Scores]
+    ) -> None:
         """Send tokens of answers to the coordinator."""
         if self._is_over:
             return
@@ -387,6 +391,7 @@ class Passing:
                 tokens,
                 [] if due_s is None else [due_s],
                 self._num_token_messages,
+                scores,
             )
         )
 

@@ -1,11 +1,13 @@
-"""Requests on a node, and their passes."""
+"""What a worker keeps of each request: its current pass, and what its sampling needs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from helixreal.engines.engine import GREEDY, Payload, Row, Sampling
+from helixreal.engines.engine import GREEDY, Payload, Row, Sampling, Scores
 from helixreal.net.messages import Stage
 from helixsim.requests import Request
 
@@ -28,6 +30,10 @@ class SequenceState(Request):
         How its tokens are sampled.
     first
         Where decodes loop: number of the first node of its route.
+    context
+        Tokens of the prompt and of the answer so far, if its sampling needs them.
+    scores
+        Log probabilities that are to go with its next token.
     payload, wants_token, sender, sent_on_s
         Payload of the pass, whether the last stage samples a token, the machine that sent the
         pass, and the time of sending.
@@ -36,6 +42,7 @@ class SequenceState(Request):
     """
 
     __slots__ = (
+        "context",
         "end_layer",
         "entry_layer",
         "first",
@@ -44,6 +51,7 @@ class SequenceState(Request):
         "num_received_tokens",
         "payload",
         "sampling",
+        "scores",
         "sender",
         "sent_on_s",
         "wants_token",
@@ -65,6 +73,8 @@ class SequenceState(Request):
         self.sampling = sampling
         self.first = 0
         self.num_received_tokens = 0
+        self.context: array[int] | None = None
+        self.scores: Scores | None = None
         self.payload: Payload = None
         self.wants_token = True
         self.sender = TO_COORDINATOR
@@ -90,7 +100,39 @@ class SequenceState(Request):
             self.payload,
             self.wants_token,
             self.sampling,
+            self.whole.context or (),
         )
+
+    @property
+    def whole(self) -> SequenceState:
+        """The request that this is, or is a chunk of."""
+        return self
+
+    def take_result(self, row: Row) -> None:
+        """Keep what the engine has made of the current pass."""
+        self.payload = row.payload
+        if row.scores is not None:
+            self.whole.add_scores(row.scores)
+
+    def note_token(self) -> None:
+        """Remember the token, if there is one, of a pass that has left the last layer."""
+        if self.context is not None and self.wants_token:
+            self.context.append(self.payload)
+
+    def add_scores(self, scores: Scores) -> None:
+        """Keep log probabilities, beside any of earlier passes, for the next token."""
+        before = self.scores.prompt if self.scores is not None else []
+        self.scores = Scores(scores.token, before + scores.prompt)
+
+    def take_scores(self) -> Scores | None:
+        """The log probabilities that go with the token of the current pass."""
+        scores, self.scores = self.scores, None
+        return scores
+
+    def take_context(self) -> bytes:
+        """The tokens for later stages, with the first pass that goes there."""
+        tokens, self.context = self.context, None
+        return b"" if tokens is None else struct.pack(f"<{len(tokens)}i", *tokens)
 
 
 class StreamedChunk(SequenceState):
@@ -116,6 +158,11 @@ class StreamedChunk(SequenceState):
             request.sampling,
         )
 
+    @property
+    def whole(self) -> SequenceState:
+        """The request that this is a chunk of."""
+        return self.origin
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrivingPass:
@@ -139,3 +186,9 @@ class ArrivingPass:
     sender: int = TO_COORDINATOR
     sent_on_s: float = 0.0
     is_last: bool = False
+
+
+def taken_scores(sequences: Iterable[SequenceState]) -> dict[int, Scores]:
+    """The log probabilities that go with the tokens of sequences, by key."""
+    found = {each.key: each.take_scores() for each in sequences if each.scores is not None}
+    return {key: scores for key, scores in found.items() if scores is not None}

@@ -24,6 +24,7 @@ from helixreal.worker.passing import Passing
 from helixreal.worker.runner import Runner, ThreadRunner
 from helixreal.worker.settings import WorkerSettings, engine_spec
 from helixsim.cluster import COORDINATOR
+from helixsim.control.prefix_cache import PrefixCache
 from helixsim.errors import HelixError, InputError
 
 logger = logging.getLogger(__name__)
@@ -335,6 +336,7 @@ class Worker:
             [] if passing is None else passing.take_transits(),
             self._joining.unheard_s(clock_s),
             [] if passing is None else passing.silences(clock_s),
+            *((kv.num_asked_tokens, kv.num_hit_tokens) if isinstance(kv, PrefixCache) else ()),
         )
 
 

@@ -7,7 +7,9 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from helixreal.engines.engine import GREEDY, Engine, EngineSpec, Row, Sampling
+from msgspec import structs
+
+from helixreal.engines.engine import GREEDY, Engine, EngineSpec, Row, Sampling, TokenScore
 from helixsim.control.kv_cache import reserve
 
 DEVICE = os.environ.get("HELIX_TEST_DEVICE", "cpu")
@@ -27,11 +29,18 @@ class Job:
     route: Sequence[Hop] = ()
     sampling: Sampling = GREEDY
     tokens: list[int] = field(default_factory=list)
+    scores: list[TokenScore] = field(default_factory=list)
+    prompt_scores: list[TokenScore] = field(default_factory=list)
     position: int = 0
 
     @property
     def ids(self) -> list[int]:
         return self.prompt + self.tokens
+
+    def take_scores(self, row: Row) -> None:
+        if row.scores is not None:
+            self.prompt_scores += row.scores.prompt
+            self.scores += [row.scores.token] if row.scores.token is not None else []
 
     @property
     def is_done(self) -> bool:
@@ -81,6 +90,7 @@ def serve(
             _run_hop(engines, jobs, rows, hop)
         for key, row in rows.items():
             jobs[key].position += row.num_tokens
+            jobs[key].take_scores(row)
             if row.wants_token:
                 jobs[key].tokens.append(row.payload)
             if jobs[key].is_done:
@@ -92,7 +102,16 @@ def serve(
 def _row(key: int, job: Job, chunk: int) -> Row:
     ids = job.ids[job.position : job.position + chunk]
     is_last = job.position + len(ids) == len(job.ids)
-    return Row(key, job.position, len(ids), ids, wants_token=is_last, sampling=job.sampling)
+    sampling = structs.replace(job.sampling, prompt_tokens=len(job.prompt))
+    return Row(
+        key,
+        job.position,
+        len(ids),
+        ids,
+        wants_token=is_last,
+        sampling=sampling,
+        context=job.ids,
+    )
 
 
 def _run_hop(

@@ -22,6 +22,7 @@ class Answer:
     def __init__(self, prompt, max_tokens, expected=None):
         self.prompt, self.max_tokens, self.expected = prompt, max_tokens, expected
         self.tokens = []
+        self.scores = []
         self.ends = []
         self.is_over = Event()
 
@@ -29,6 +30,7 @@ class Answer:
         if isinstance(event, Token):
             assert not self.ends
             self.tokens.append(event.token)
+            self.scores.append(event.scores)
         else:
             self.ends.append(event)
             self.is_over.set()
@@ -48,7 +50,7 @@ def running(
         live = LiveCluster(
             cluster,
             launch.scenario.llm.name,
-            launch.max_context_tokens,
+            launch.served_context_tokens(),
             vocabulary=launch.vocabulary,
         )
         live.start()
@@ -76,6 +78,19 @@ def submit(live, answer, **settings):
     return live.submit(
         GenerationRequest(prompt=answer.prompt, max_tokens=answer.max_tokens, **settings), answer
     )
+
+
+def check_scores(answer, job):
+    """The log probabilities that came are those that one engine alone gives."""
+    first, *_ = answer.scores
+    found = first.prompt + [each.token for each in answer.scores]
+    expected = job.prompt_scores + job.scores
+    assert [each.token for each in found] == [each.token for each in expected]
+    assert len(expected) >= len(job.tokens)
+    for each, other in zip(found, expected, strict=True):
+        assert abs(each.logprob - other.logprob) < 1e-3
+        assert len(each.top) == len(other.top)
+    assert not any(each.prompt for each in answer.scores[1:])
 
 
 def wait_for(condition, what):

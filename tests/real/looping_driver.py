@@ -63,7 +63,7 @@ class Served:
         return self
 
     # outbox
-    def send_tokens(self, keys, tokens, now):
+    def send_tokens(self, keys, tokens, now, scores):
         for key, token in zip(keys, tokens, strict=True):
             self.tokens[key].append(token)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from live import Answer, attacker, check_all_end_right, running, submit, wait_for
 
 from helixreal.engines.emulated import made_up_token
+from helixreal.engines.engine import Sampling, Scores, TokenScore
 from helixreal.inventory import NodeEntry
 from helixreal.net import encoding, messages
 from helixreal.net.encoding import WireError
@@ -26,6 +27,10 @@ PASS = messages.Pass(
     1, 0, 4, True, True, [messages.Stage(0, 0, 14), messages.Stage(1, 14, 28)], None
 )
 CHUNK = messages.Pass(3, 0, 4, True, False, PASS.route, is_streamed=True)
+PENALIZED = Sampling(repetition_penalty=2.0, prompt_logprobs=1, prompt_tokens=4)
+CONTEXT = msgspec.structs.replace(PASS, key=4, sampling_params=PENALIZED, context=bytes(16))
+OUT_OF_RANGE = msgspec.structs.replace(PASS, sampling_params=Sampling(logprobs=10**6))
+SCORES = Scores(TokenScore(5, -1.0, 2, ((6, -0.5),)), [TokenScore(1, -2.0, 9)])
 COMPOSED = messages.Assignment(
     0, 6, MACHINE, LLM, 0, 1, [0], LIMITS, CURVE, CURVE, "paper", "paper", "{}", 9,
     0.1, 1.0, 1.0, 0.0, 0.0, "h",
@@ -52,6 +57,8 @@ MESSAGES = [
     (messages.Work(6, 7, 0.0, [PASS], [], 1), [bytes(16)]),
     (messages.Done(0, [10**9], [5], []), []),
     (messages.Done(0, [1, 2], [5, 6], [1.5]), []),
+    (messages.Done(0, [1], [5], [], {1: SCORES, 10**9: SCORES}), []),
+    (messages.Work(6, 0, 0.0, [CONTEXT], [], 1), [bytes(16)]),
     (messages.Work(6, 0, 0.0, [WHOLE], [], 1), [bytes(16)]),
     (messages.Work(6, 0, 0.0, [CHUNK], [], 1), [bytes(16)]),
     (messages.Tokens(3, [2, 10**9], [5, -1], None), []),
@@ -80,6 +87,8 @@ REFUSED = [
     (messages.Work(6, 0, 0.0, [PASS], [1.0, 2.0], 1), [bytes(16)]),
     (messages.Done(0, [1, 2], [3], []), []),
     (messages.Done(0, [1], [2**31], []), []),
+    (messages.Done(0, [1], [5], [], {-1: SCORES}), []),
+    (messages.Work(6, 0, 0.0, [OUT_OF_RANGE], [], 1), [bytes(16)]),
     (messages.Tokens(3, [1, 2], [3], None), []),
     (messages.Tokens(3, [1], [2], NAN), []),
     (messages.Tokens(3, [1], [-2], None), []),

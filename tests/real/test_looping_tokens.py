@@ -7,7 +7,7 @@ import signal
 
 import pytest
 from engine_driver import DEVICE, Job, make_specs, prompts, serve
-from live import Answer, check_all_end_right, running, submit, wait_for
+from live import Answer, check_all_end_right, check_scores, running, submit, wait_for
 from test_looping_clusters import PLACEMENTS, check_idle
 from tiny_scenario import write_engine, write_tiny_scenario
 
@@ -29,6 +29,12 @@ PROMPTS = [
     SHARED[:65],
 ]
 DRAWN = Sampling(temperature=0.8, top_p=0.9, seed=11)
+PENALIZED = Sampling(
+    temperature=0.8, seed=11, repetition_penalty=1.3, presence_penalty=0.3, logprobs=2
+)
+"""Its tokens depend on all tokens before them, also after a restart."""
+SCORED = Sampling(logprobs=0, prompt_logprobs=2)
+SAMPLINGS = (GREEDY, DRAWN, PENALIZED, SCORED)
 
 
 @pytest.fixture(
@@ -54,12 +60,12 @@ def expected(engine, model):
     """Sampling -> what one engine alone makes of each prompt."""
     whole = make_engine(engine, make_specs(model, [(0, 8)])[0])
     found = {}
-    for sampling in (GREEDY, DRAWN):
+    for sampling in SAMPLINGS:
         jobs = [
             Job(prompt, NUM_OUTPUT, route=((0, 0, 8),), sampling=sampling) for prompt in PROMPTS
         ]
         serve([whole], jobs)
-        found[sampling] = [(job.prompt, job.tokens) for job in jobs]
+        found[sampling] = jobs
     whole.close()
     return found
 
@@ -81,8 +87,8 @@ def cluster_of(engine, model, folder, placement, *, kv_memory_bytes=16 << 20, **
 
 def ask(live, expected, sampling=GREEDY):
     answers = []
-    for prompt, tokens in expected[sampling]:
-        answers.append(Answer(prompt, NUM_OUTPUT, tokens))
+    for job in expected[sampling]:
+        answers.append(Answer(job.prompt, NUM_OUTPUT, job.tokens))
         submit(live, answers[-1], sampling=sampling)
     return answers
 
@@ -92,11 +98,15 @@ def test_tokens_of_short_and_long_routes(engine, model, expected, tmp_path, plac
     with cluster_of(
         engine, model, tmp_path, placement, max_num_batched_tokens=48, max_num_seqs=6
     ) as (live, _, cluster):
-        for sampling in (GREEDY, DRAWN):
-            check_all_end_right(ask(live, expected, sampling))
+        for sampling in SAMPLINGS:
+            answers = ask(live, expected, sampling)
+            check_all_end_right(answers)
+            for answer, job in zip(answers, expected[sampling], strict=True):
+                if sampling.logprobs is not None:
+                    check_scores(answer, job)
         check_idle(live, cluster)
-        prompt, tokens = expected[GREEDY][2]
-        answer = Answer(prompt, NUM_OUTPUT)
+        tokens = expected[GREEDY][2].tokens
+        answer = Answer(expected[GREEDY][2].prompt, NUM_OUTPUT)
         submit(live, answer, stop_tokens=frozenset({tokens[9]}))
         assert answer.is_over.wait(60)
         assert answer.ends == [Finished("stop")]
@@ -117,7 +127,7 @@ def test_little_room_and_shared_prefixes(engine, model, expected, tmp_path, is_e
     ) as (live, _, cluster):
         answers = [
             answer
-            for sampling in (GREEDY, DRAWN, GREEDY)
+            for sampling in (GREEDY, DRAWN, PENALIZED)
             for answer in ask(live, expected, sampling)
         ]
         check_all_end_right(answers)
@@ -126,7 +136,12 @@ def test_little_room_and_shared_prefixes(engine, model, expected, tmp_path, is_e
 
 def test_a_killed_worker(engine, model, expected, tmp_path):
     with cluster_of(engine, model, tmp_path, "three stages") as (live, launch, cluster):
-        answers = [answer for _ in range(4) for answer in ask(live, expected)]
+        answers = [
+            answer
+            for _ in range(2)
+            for s in (GREEDY, PENALIZED)
+            for answer in ask(live, expected, s)
+        ]
         wait_for(lambda: sum(len(each.tokens) for each in answers) > 60, "some tokens")
         os.kill(launch.workers.pid("n1"), signal.SIGKILL)
         check_all_end_right(answers)

@@ -21,7 +21,11 @@ PROMPTS = [
     SYSTEM[:33],
     SYSTEM[:32],
 ]
-SAMPLINGS = [GREEDY, Sampling(temperature=0.9, top_p=0.95, seed=4)]
+SAMPLINGS = [
+    GREEDY,
+    Sampling(temperature=0.9, top_p=0.95, seed=4),
+    Sampling(repetition_penalty=1.5, frequency_penalty=0.4),
+]
 
 
 @pytest.fixture(
@@ -48,7 +52,7 @@ def serve(engine, num_blocks, **costs):
     engine.kv.allocate("spare", engine.kv_blocks - num_blocks * 16 // engine.block_tokens)
     it = Served(engine, EngineCosts(**costs), 8)
     for key, prompt in enumerate(PROMPTS):
-        sampling = SAMPLINGS[key % 2]
+        sampling = SAMPLINGS[key % 3]
         it.ask(key, prompt, NUM_OUTPUT, sampling, at=3.0 * key, priority=key % 3)
     return it.run()
 

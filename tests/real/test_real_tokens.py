@@ -10,10 +10,11 @@ from dataclasses import replace
 
 import pytest
 from engine_driver import DEVICE, Job, make_specs, prompts, serve
-from live import Answer, check_all_end_right, running, submit, wait_for
+from live import Answer, check_all_end_right, check_scores, running, submit, wait_for
 from tiny_scenario import write_engine, write_tiny_scenario
 
 from helixreal.engines import make_engine
+from helixreal.engines.engine import GREEDY, Sampling
 from helixreal.inventory import NodeEntry
 
 # vLLM and torch warn of things of their own as they are imported.
@@ -22,6 +23,16 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 NUM_OUTPUT = 24
 OUT, BACK = ("out", "prompt"), ("in", "prompt")
 LENGTHS = [1, 7, 90, 3, 33, 64, 12, 50]
+PENALIZED = Sampling(
+    temperature=0.8,
+    seed=11,
+    repetition_penalty=1.3,
+    frequency_penalty=0.3,
+    min_p=0.02,
+    logprobs=2,
+    prompt_logprobs=1,
+)
+"""Its tokens depend on all tokens before them, also after a restart."""
 
 
 @pytest.fixture(
@@ -44,12 +55,15 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(engine, model):
-    """What one engine alone makes of each prompt."""
+    """What one engine alone makes of each prompt, every second one with penalties."""
     whole = make_engine(engine, make_specs(model, [(0, 8)])[0])
-    jobs = [Job(prompt, NUM_OUTPUT, route=((0, 0, 8),)) for prompt in prompts(LENGTHS)]
+    jobs = [
+        Job(prompt, NUM_OUTPUT, route=((0, 0, 8),), sampling=(GREEDY, PENALIZED)[index % 2])
+        for index, prompt in enumerate(prompts(LENGTHS))
+    ]
     serve([whole], jobs)
     whole.close()
-    return [(job.prompt, job.tokens) for job in jobs]
+    return jobs
 
 
 def entry(engine, model):
@@ -58,9 +72,9 @@ def entry(engine, model):
 
 def ask(live, expected, pause_s=0.05):
     answers = []
-    for prompt, tokens in expected:
-        answers.append(Answer(prompt, NUM_OUTPUT, tokens))
-        submit(live, answers[-1])
+    for job in expected:
+        answers.append(Answer(job.prompt, NUM_OUTPUT, job.tokens))
+        submit(live, answers[-1], sampling=job.sampling)
         time.sleep(pause_s)
     return answers
 
@@ -77,7 +91,10 @@ def test_mixed_routes_and_partial_inference(engine, model, expected, tmp_path, p
 def test_chunked_prompts(engine, model, expected, tmp_path):
     scenario = write_tiny_scenario(tmp_path, scheduler={"prefill_chunk_tokens": 16})
     with running(scenario, entry(engine, model)) as (live, _, _):
-        check_all_end_right(ask(live, expected, pause_s=0.0))
+        answers = ask(live, expected, pause_s=0.0)
+        check_all_end_right(answers)
+        for answer, job in list(zip(answers, expected, strict=True))[1::2]:
+            check_scores(answer, job)
 
 
 @pytest.mark.parametrize("preset", ["published", "tuned"])
@@ -95,7 +112,10 @@ def test_presets_give_the_same_tokens(engine, model, expected, tmp_path, preset,
         },
     )
     with running(scenario, entry(engine, model)) as (live, _, cluster):
-        check_all_end_right(ask(live, expected * 2, pause_s=0.01))
+        answers = ask(live, expected * 2, pause_s=0.01)
+        check_all_end_right(answers)
+        for answer, job in list(zip(answers, expected * 2, strict=True))[1::2]:
+            check_scores(answer, job)
         passes = list(zip(*cluster.events.table.values, strict=True))
     out = Counter(query for _, query, way, phase, *_ in passes if (way, phase) == OUT)
     back = Counter(query for _, query, way, phase, *_ in passes if (way, phase) == BACK)
@@ -122,5 +142,8 @@ def test_too_little_room_for_all_at_once(engine, model, expected, tmp_path):
     )
     small = replace(entry(engine, model), kv_memory_bytes=1_500_000)
     with running(scenario, small) as (live, _, cluster):
-        check_all_end_right(ask(live, expected * 3, pause_s=0.0))
+        answers = ask(live, expected * 3, pause_s=0.0)
+        check_all_end_right(answers)
+        for answer, job in list(zip(answers, expected * 3, strict=True))[1::2]:
+            check_scores(answer, job)
         assert cluster.coordinator.num_restarts > 0, "no request was preempted"

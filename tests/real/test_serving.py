@@ -5,23 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import threading
-from contextlib import contextmanager
-from queue import Queue
-from threading import Event
 
 import httpx
 import openai
 import pytest
 from live import running, wait_for
 from prometheus_client.parser import text_string_to_metric_families
+from serving import InProcess, Scripted, served
 from tiny_tokenizer import write_tiny_tokenizer
 
 from helixreal.engines.emulated import made_up_token
 from helixreal.inventory import NodeEntry
-from helixreal.serving import Tokenizer, create_app, run_server
-from helixreal.serving.frontend import Failed, Finished, Refused, Token
-from helixreal.serving.tokenizer import Detokenizer
+from helixreal.serving import Tokenizer
+from helixreal.serving.frontend import Failed, Finished, Load, Refused, Token
 from helixsim.errors import InputError
 
 MODEL = "llama1-30b"
@@ -29,25 +25,6 @@ MODEL = "llama1-30b"
 
 def made_up(prompt_tokens, count):
     return [made_up_token(prompt_tokens + i) for i in range(count)]
-
-
-@contextmanager
-def served(frontend, tokenizer=None, **settings):
-    """The address of an endpoint over a front end."""
-    urls, until = Queue(), Event()
-    app = create_app(frontend, tokenizer, **settings)
-    thread = threading.Thread(
-        target=run_server,
-        args=(app, "127.0.0.1", 0),
-        kwargs={"ready": urls.put, "until": until},
-    )
-    thread.start()
-    try:
-        yield urls.get(timeout=30)
-    finally:
-        until.set()
-        thread.join(30)
-        assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")
@@ -67,27 +44,6 @@ def url(cluster):
 def client(url):
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as made:
         yield made
-
-
-class Scripted:
-    """A front end that says what it is told to."""
-
-    model_name = "scripted"
-    max_context_tokens = 1000
-    is_ready = True
-
-    def __init__(self, *happenings, hold=False):
-        self.happenings, self.hold = happenings, hold
-        self.asked, self.cancelled = [], []
-
-    def submit(self, generation, listener):
-        self.asked.append(generation)
-        for happening in self.happenings:
-            listener(happening)
-        return len(self.asked)
-
-    def cancel(self, request):
-        self.cancelled.append(request)
 
 
 # -- with the openai package ---------------------------------------------------------------------
@@ -113,7 +69,8 @@ def test_several_prompts_several_times(client):
         *[made_up(1, 2)] * 2,
         *[made_up(2, 2)] * 2,
     ]
-    assert (found.usage.prompt_tokens, found.usage.completion_tokens) == (6, 8)
+    # As OpenAI and vLLM count: each prompt once.
+    assert (found.usage.prompt_tokens, found.usage.completion_tokens) == (3, 8)
 
 
 def test_a_stream_with_usage(client):
@@ -169,10 +126,42 @@ def test_metrics_count_what_was_served(url, client):
         for sample in family.samples
     }
     assert samples["vllm:generation_tokens_total"] >= 2
-    assert samples["vllm:request_success_total"] >= 1
+    assert samples["vllm:request_queue_time_seconds_count"] >= 1
+    assert samples["vllm:request_prompt_tokens_sum"] >= 3
     assert samples["vllm:time_to_first_token_seconds_count"] >= 1
     assert samples["helix_node_up"] == 1
     assert samples["vllm:num_requests_running"] == 0
+
+
+def test_how_requests_have_finished_is_counted(tmp_path):
+    tokenizer = Tokenizer(write_tiny_tokenizer(tmp_path))
+    says = [Token(token) for token in tokenizer.encode("one. two")]
+    frontend = Scripted(*says, Finished("length"))
+    frontend.load = lambda: Load(0, 0, 0.0, {}, 0, 0, 0, 0, 0)
+    endpoint = InProcess(frontend, tokenizer)
+    for stop in (".", ".", "never"):
+        endpoint.post("/v1/completions", {"prompt": "x", "stop": stop})
+    frontend.happenings = [Failed("n0 was lost")]
+    endpoint.post("/v1/completions", {"prompt": "x"})
+    found = {
+        sample.labels["finished_reason"]: sample.value
+        for family in text_string_to_metric_families(endpoint.get("/metrics").text)
+        for sample in family.samples
+        if sample.name == "vllm:request_success_total"
+    }
+    assert found == {"stop": 2, "length": 1, "error": 1, "abort": 0}
+
+
+def test_a_chat_without_a_limit_of_its_answer(cluster, tmp_path):
+    tokenizer = Tokenizer(write_tiny_tokenizer(tmp_path))
+    endpoint = InProcess(cluster, tokenizer, max_model_len=60)
+    found = endpoint.post(
+        "/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}
+    ).json()
+    assert found["usage"]["total_tokens"] == 60
+    assert found["choices"][0]["finish_reason"] == "length"
+    whole = InProcess(cluster).get("/v1/models").json()["data"][0]["max_model_len"]
+    assert 1000 <= whole <= 8192
 
 
 # -- words -----------------------------------------------------------------------------------------
@@ -205,23 +194,6 @@ def test_text_and_chat_with_a_tokenizer(tmp_path):
             )
 
 
-def test_characters_come_whole(tmp_path):
-    tokenizer = Tokenizer(write_tiny_tokenizer(tmp_path))
-    for text in ("naïve", "日本語", "a😀b", "🇨🇭"):
-        made = Detokenizer(tokenizer)
-        pieces = [made.add(token) for token in tokenizer.encode(text)] + [made.end()]
-        assert "".join(pieces) == text
-        assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
-
-
-def test_broken_bytes_are_shown_as_such_in_the_end(tmp_path):
-    tokenizer = Tokenizer(write_tiny_tokenizer(tmp_path))
-    made = Detokenizer(tokenizer)
-    token = tokenizer.encode("é")[0]
-    assert made.add(token) == ""
-    assert made.end() == "\N{REPLACEMENT CHARACTER}"
-
-
 def test_a_folder_without_a_tokenizer(tmp_path):
     with pytest.raises(InputError, match="there is no such file; give the tokenizer"):
         Tokenizer(tmp_path)
@@ -247,7 +219,7 @@ def test_a_model_without_a_chat_template(tmp_path):
         ({"prompt": [-1]}, 400, "prompt"),
         ({"prompt": [1], "max_tokens": 0}, 400, "max_tokens"),
         ({"prompt": [1], "temperature": "hot"}, 400, "temperature"),
-        ({"prompt": [1], "logprobs": 3}, 400, "logprobs"),
+        ({"prompt": [1], "logprobs": 30}, 400, "logprobs"),
         ({"prompt": [1], "model": "other"}, 404, "there is no model 'other'"),
         ({"prompt": [1] * 10, "max_tokens": 10**6}, 400, "together"),
         ({}, 400, "prompt"),

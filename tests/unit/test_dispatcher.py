@@ -14,9 +14,10 @@ from builders import capacity, make_scenario, make_topology, offline
 
 from helixreal.coordinator.attempts import Generation
 from helixreal.coordinator.deadlines import Deadlines, TimeLimits
-from helixreal.coordinator.dispatcher import Dispatcher, LiveRecorder
+from helixreal.coordinator.dispatcher import Dispatcher
 from helixreal.coordinator.events import EventLog
 from helixreal.coordinator.live import NoLoad
+from helixreal.coordinator.live_recorder import LiveRecorder
 from helixreal.coordinator.worker_handle import WorkerHandle
 from helixreal.engines.engine import Sampling
 from helixreal.net import messages
@@ -108,7 +109,7 @@ class DispatcherUnderTest:
             self.control_plane,
             recorder,
             self.transport,
-            SimpleNamespace(workers=self.workers, name_of=lambda node: names[node]),
+            SimpleNamespace(workers=self.workers, name_of=lambda node: names[node], absent=[]),
             self.links,
             self.events,
             lambda number, num_tokens: array("i", [100 * number + i for i in range(num_tokens)]),
@@ -237,7 +238,7 @@ def test_a_prompt_is_prefilled_in_chunks():
         assert under_test.done(now, (1, -1)) == [expected], number
     (sent,) = under_test.transport.last.passes
     assert sent.wants_token
-    assert sent.sampling_params == messages.SamplingParams(0.5, 1.0, 3)
+    assert sent.sampling_params == Sampling(temperature=0.5, seed=3, prompt_tokens=5)
     assert told == []  # chunks yield no tokens
     under_test.done(3.0, (1, 60))
     assert told == [Token(60), Finished("length")]
@@ -314,7 +315,7 @@ def test_a_cancelled_request_makes_room_for_one_that_waits():
     # The blocks of the first are free before the second takes them.
     assert under_test.log == [("a", "drop", [1]), ("a", "prefill", 2, 0, [4, 5, 6])]
     under_test.done(2.0, (2, 50))
-    assert second == [Token(50), Finished("length")]
+    assert second == [Token(50, queued_s=1.0), Finished("length")]
 
 
 def test_a_request_that_fits_nowhere_is_refused_for_good():
@@ -325,6 +326,17 @@ def test_a_request_that_fits_nowhere_is_refused_for_good():
     assert "longer than" in refused.message
     assert refused.retry_after_s is None
     assert under_test.log == []
+
+
+def test_a_request_larger_than_the_kv_caches_is_refused_for_good():
+    under_test = live({"a": (0, 1)}, waiting=5, room=capacity(kv_token_layers=10))
+    _, told = under_test.submit([1] * 20, 5)
+    assert [(type(event), event.retry_after_s) for event in told] == [(Refused, None)]
+    _, first = under_test.submit([1, 2, 3], 1)
+    _, waits = under_test.submit([1] * 20, 5)
+    assert (first, waits) == ([], [])
+    under_test.done(1.0, (1, 50))
+    assert [event.retry_after_s for event in waits] == [None]
 
 
 def test_a_worker_fails_a_request():
@@ -459,7 +471,7 @@ def test_without_a_route_requests_fail_and_are_refused_until_a_node_is_back():
     _, refused = under_test.submit([3, 4], 1, 1.5)
     assert [type(event) for event in refused] == [Refused]
     assert "nodes that are down" in refused[0].message
-    assert refused[0].retry_after_s == 2.5
+    assert (refused[0].retry_after_s, refused[0].is_unavailable) == (2.5, True)
     under_test.dispatcher.node_recovered(1, 2.0)
     _, told = under_test.submit([5, 6], 1, 2.5)
     assert under_test.log == [("a", "prefill", 2, 0, [5, 6])]

@@ -24,7 +24,10 @@ def test_a_request_leaves_once_with_all_that_the_first_node_needs():
     (sent,) = under_test.transport.last.passes
     assert sent.answer == messages.Answer(3, 0, 0.0)
     assert sent.route == [messages.Stage(0, 0, 1), messages.Stage(1, 1, 2)]
-    assert (sent.first, sent.sampling_params) == (0, messages.SamplingParams(0.5, 1.0, 3))
+    assert (sent.first, sent.sampling_params) == (
+        0,
+        Sampling(temperature=0.5, seed=3, prompt_tokens=3),
+    )
     assert under_test.done(1.0, (1, 50)) == []
     assert under_test.done(2.0, (1, 51)) == []
     assert under_test.done(3.0, (1, 52)) == [("a", "drop", [1]), ("b", "drop", [1])]
