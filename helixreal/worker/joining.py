@@ -43,7 +43,8 @@ class Joining:
         self._is_searching = False
         self._next_hello_s = 0.0
         self._hello_s = _FIRST_HELLO_S
-        self.offered = ""
+        self._is_adopted = False
+        self.offered = new_incarnation()
         self.missing_s = float("inf")
         self.search(now_s)
 
@@ -53,11 +54,22 @@ class Joining:
         return self._is_searching
 
     def search(self, now_s: float) -> None:
-        """Begin to say hello, as a new incarnation; at once."""
+        """Begin to say hello, at once.
+
+        The incarnation is a new one if the last was adopted: an assignment that answers an
+        earlier hello is as good as one that answers the last.
+        """
         self._is_searching = True
         self._next_hello_s = now_s
         self._hello_s = _FIRST_HELLO_S
-        self.offered = self._new_incarnation()
+        if self._is_adopted:
+            self._is_adopted = False
+            self.offered = self._new_incarnation()
+
+    def adopted(self, now_s: float) -> None:
+        """The coordinator has answered with an assignment."""
+        self._is_adopted = True
+        self.heard(now_s)
 
     def heard(self, now_s: float) -> None:
         """The coordinator has been heard: all is as it was, if nothing else was said."""

@@ -177,7 +177,7 @@ class Worker:
         self._assignment = assignment
         self._transport.session = assignment.session
         joining.missing_s = assignment.missing_s
-        joining.heard(time.monotonic())
+        joining.adopted(time.monotonic())
         self._clock = Clock.like(
             assignment.time_scale, assignment.now_s, assignment.clock_s, assignment.host
         )

@@ -38,7 +38,8 @@ def test_hellos_begin_at_once_and_become_rarer():
 
 def test_a_silent_coordinator_is_searched_by_one_new_incarnation():
     found = joining()
-    found.heard(0.0)
+    assert found.offered == "number 0"
+    found.adopted(0.0)
     assert hellos(found, 0.0, 3.0) == []
     assert hellos(found, 3.0, 5.0)[0] == 3.125
     assert found.is_searching
@@ -47,6 +48,8 @@ def test_a_silent_coordinator_is_searched_by_one_new_incarnation():
     assert found.offered == "number 1"
     found.heard(20.0)  # it was only paused
     assert hellos(found, 20.0, 22.0) == []
+    hellos(found, 22.0, 30.0)  # it is silent again
+    assert found.offered == "number 1"  # the coordinator may still answer the hellos of before
 
 
 def test_an_own_pause_is_not_silence_of_the_coordinator():
