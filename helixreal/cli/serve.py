@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -135,7 +136,7 @@ def serve(
             max_connections=max_connections,
         )
 
-    with bind(host, port) as bound:
+    with bind(host, port) if front_ends else nullcontext() as bound:
         service = Service(
             bound=bound,
             front_ends=settings_of,
@@ -144,7 +145,8 @@ def serve(
             keys=None if keys is None else Keys(keys, COORDINATOR),
             insecure=insecure,
         )
-        _serve(launch, service, url_of(bound, host), record)
+        url = "" if bound is None else url_of(bound, host)
+        _serve(launch, service, url, record)
 
 
 def _serve(launch: Launch, service: Service, url: str, record: Path | None) -> None:
