@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -162,7 +163,7 @@ def serve(
             max_connections=max_connections,
         )
 
-    with bind(host, port) as bound:
+    with bind(host, port) if front_ends else nullcontext() as bound:
         service = Service(
             bound=bound,
             front_ends=settings_of,
@@ -171,7 +172,8 @@ def serve(
             keys=None if keys is None else Keys(keys, COORDINATOR),
             insecure=insecure,
         )
-        _serve(launch, service, url_of(bound, host), record, max_model_len)
+        url = "" if bound is None else url_of(bound, host)
+        _serve(launch, service, url, record, max_model_len)
 
 
 def _serve(

@@ -26,7 +26,7 @@ class Service:
     Attributes
     ----------
     bound
-        The socket, bound, at which front ends of this machine speak HTTP.
+        The socket, bound, at which front ends of this machine speak HTTP; None without any.
     front_ends
         Makes the settings of front end number i, given the address of the coordinator's door.
     count
@@ -37,7 +37,7 @@ class Service:
         For that address, as for :class:`~helixreal.net.transport.Transport`.
     """
 
-    bound: socket.socket
+    bound: socket.socket | None
     front_ends: Callable[[int, str], FrontEndSettings]
     count: int
     address: str | None = None

@@ -58,7 +58,7 @@ class FrontEndProcesses:
     settings
         Settings of each front end.
     bound
-        The socket, bound.
+        The socket, bound; None if there are no settings.
     folder
         A private folder, for the metrics that the processes share.
     on_end
@@ -68,7 +68,7 @@ class FrontEndProcesses:
     def __init__(
         self,
         settings: list[FrontEndSettings],
-        bound: socket.socket,
+        bound: socket.socket | None,
         folder: Path,
         on_end: Callable[[str], None],
     ) -> None:
@@ -86,6 +86,7 @@ class FrontEndProcesses:
             self._start(child)
 
     def _start(self, child: _Child) -> None:
+        assert self._bound is not None
         file = self._bound.fileno()
         process = subprocess.Popen(  # noqa: S603  (our own command)
             [sys.executable, "-m", "helixreal.frontends.process", str(file)],
@@ -105,9 +106,11 @@ class FrontEndProcesses:
 
     def listens(self, name: str) -> bool:
         """Note that a front end accepts connections; True once, when all of them do."""
-        before = len(self._listening)
+        own = {child.settings.name for child in self._children}
+        if name not in own - self._listening:
+            return False  # one that was restarted, or of another machine
         self._listening.add(name)
-        return before < len(self._listening) == len(self._children)
+        return self._listening == own
 
     @property
     def pids(self) -> list[int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from threading import get_ident
 
 from helixreal.engines.engine import TokenScore
 from helixreal.serving.detokenizer import Detokenizer
@@ -13,6 +14,7 @@ from helixreal.serving.frontend import (
     Finished,
     Frontend,
     GenerationRequest,
+    Listener,
     Refused,
     StreamEvent,
     Token,
@@ -124,41 +126,42 @@ class Answer:
         self._held = ""
         self.num_tokens = 0
 
-    async def pieces(self) -> AsyncIterator[Piece]:
-        """Yield the pieces as tokens are made.
+    async def pieces(self) -> AsyncGenerator[list[Piece], None]:
+        """Yield the pieces as tokens are made; all that are there already, at once.
 
         Raises
         ------
         NoAnswerError
             If the request is refused, or cannot be completed.
         """
-        loop = asyncio.get_running_loop()
         heard: asyncio.Queue[StreamEvent] = asyncio.Queue()
-
-        def listener(event: StreamEvent) -> None:
-            # The server may have stopped before the cluster reports an event.
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(heard.put_nowait, event)
-
         timing = self._metrics.begin(self._generation)
-        number = self._frontend.submit(self._generation, listener)
+        number = self._frontend.submit(self._generation, _listener_of(heard))
         reason: str | None = None
         try:
             while reason is None:
-                event = await heard.get()
-                match event:
-                    case Token():
-                        timing.token(event)
-                        piece = self._take(event)
-                        if piece.reason is not None:
-                            self._frontend.cancel(number)
-                    case Finished():
-                        piece = self._finish(event.reason)
-                    case _:
-                        reason = "error"
-                        raise NoAnswerError(event)
-                reason = piece.reason
-                yield piece
+                events = [await heard.get()]
+                while not heard.empty():
+                    events.append(heard.get_nowait())
+                pieces: list[Piece] = []
+                for event in events:
+                    match event:
+                        case Token():
+                            timing.token(event)
+                            piece = self._take(event)
+                            if piece.reason is not None:
+                                self._frontend.cancel(number)
+                        case Finished():
+                            piece = self._finish(event.reason)
+                        case _:
+                            reason = "error"
+                            if pieces:
+                                yield pieces
+                            raise NoAnswerError(event)
+                    pieces.append(piece)
+                    if (reason := piece.reason) is not None:
+                        break
+                yield pieces
         finally:
             if reason is None:
                 self._frontend.cancel(number)
@@ -179,6 +182,9 @@ class Answer:
         if self.num_tokens <= self._rules.min_tokens:
             piece.text, self._held = self._held, ""
             return piece
+        if not self._rules.stops:
+            piece.text, self._held = self._held, ""
+            return piece
         if self._ends_at_stop(self._held, piece):
             return piece
         keep = max((_overlap(self._held, stop) for stop in self._rules.stops), default=0)
@@ -193,6 +199,8 @@ class Answer:
 
     def _ends_at_stop(self, text: str, piece: Piece) -> bool:
         """Make a piece the last one if a stop string is in a text; whether it is."""
+        if not self._rules.stops:
+            return False
         found = [(at, stop) for stop in self._rules.stops if (at := text.find(stop)) >= 0]
         if not found:
             return False
@@ -208,3 +216,16 @@ def _overlap(text: str, stop: str) -> int:
         if text.endswith(stop[:length]):
             return length
     return 0
+
+
+def _listener_of(heard: asyncio.Queue[StreamEvent]) -> Listener:
+    """A listener that puts events into a queue of this event loop, from any thread."""
+    loop, own = asyncio.get_running_loop(), get_ident()
+
+    def listener(event: StreamEvent) -> None:
+        if get_ident() == own:
+            heard.put_nowait(event)
+        elif not loop.is_closed():  # the server may have stopped before the cluster
+            loop.call_soon_threadsafe(heard.put_nowait, event)
+
+    return listener

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -19,6 +20,7 @@ from helixreal.serving.requests import AnswerFields
 logger = logging.getLogger(__name__)
 
 _DISCONNECT_CHECK_S = 0.5
+_Made = TypeVar("_Made")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -46,16 +48,17 @@ async def respond(
 
 async def _whole(answer: Answer) -> Piece:
     whole = Piece("")
-    async for piece in answer.pieces():
-        whole.add(piece)
+    async for pieces in answer.pieces():
+        for piece in pieces:
+            whole.add(piece)
     return whole
 
 
-async def _next(stream: AsyncIterator[Piece]) -> Piece:
+async def _next(stream: AsyncIterator[list[Piece]]) -> list[Piece]:
     return await anext(stream)
 
 
-async def _all_or_none(request: Request, waits: list[Coroutine[Any, Any, Piece]]) -> list[Piece]:
+async def _all_or_none(request: Request, waits: list[Coroutine[Any, Any, _Made]]) -> list[_Made]:
     """All results; if one fails or the client disconnects, the others are cancelled."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     going = set(tasks)
@@ -85,56 +88,80 @@ class _Events:
         self._usage = usage
         self._ends_with_usage = body.wants_usage
         self._running_usage = body.wants_running_usage
-        self._pieces: asyncio.Queue[tuple[int, Piece | NoAnswerError | None]] = asyncio.Queue()
+        self._before_choice = _event(form.part([])).removesuffix(b"]}\n\n")
+        self._index_and_pieces: asyncio.Queue[tuple[int, list[Piece] | NoAnswerError | None]] = (
+            asyncio.Queue()
+        )
 
     async def of(
-        self, streams: Sequence[AsyncIterator[Piece]], firsts: Sequence[Piece]
+        self, streams: Sequence[AsyncGenerator[list[Piece], None]], firsts: Sequence[list[Piece]]
     ) -> AsyncIterator[bytes]:
-        """Server-sent events of all choices, in the order in which their pieces are made."""
+        """Server-sent events of all choices, in the order in which their pieces are made.
+
+        Pieces that are there already leave in one write.
+        """
+        yield b"".join(
+            self._delta(index, piece, is_first=not number)
+            for index, pieces in enumerate(firsts)
+            for number, piece in enumerate(pieces)
+        )
+        if len(streams) == 1:
+            try:
+                async with aclosing(streams[0]) as stream:
+                    async for pieces in stream:
+                        yield self._events(0, pieces)
+            except NoAnswerError as error:
+                yield self._events(0, error)
+        else:
+            async for events in self._of_several(streams):
+                yield events
+        if self._ends_with_usage:
+            yield _event(self._form.part([]) | {"usage": self._usage.as_dict()})
+        yield b"data: [DONE]\n\n"
+
+    async def _of_several(
+        self, streams: Sequence[AsyncIterator[list[Piece]]]
+    ) -> AsyncIterator[bytes]:
+        queue = self._index_and_pieces
         tasks = [asyncio.ensure_future(self._follow(*each)) for each in enumerate(streams)]
         try:
-            for index, piece in enumerate(firsts):
-                yield self._delta(index, piece, is_first=True)
             going = len(tasks)
             while going:
-                # Pieces that are there already leave in one write.
-                waiting = [await self._pieces.get()]
-                while not self._pieces.empty():
-                    waiting.append(self._pieces.get_nowait())
+                waiting = [await queue.get()]
+                while not queue.empty():
+                    waiting.append(queue.get_nowait())
                 going -= sum(found is None for _, found in waiting)
-                events = b"".join(self._event(*each) for each in waiting)
-                if events:
+                if events := b"".join(self._events(*each) for each in waiting):
                     yield events
-            if self._ends_with_usage:
-                yield _event(self._form.part([]) | {"usage": self._usage.as_dict()})
-            yield b"data: [DONE]\n\n"
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _follow(self, index: int, stream: AsyncIterator[Piece]) -> None:
+    async def _follow(self, index: int, stream: AsyncIterator[list[Piece]]) -> None:
+        queue = self._index_and_pieces
         try:
-            async for piece in stream:
-                self._pieces.put_nowait((index, piece))
+            async for pieces in stream:
+                queue.put_nowait((index, pieces))
         except NoAnswerError as error:
-            self._pieces.put_nowait((index, error))
+            queue.put_nowait((index, error))
         finally:
-            self._pieces.put_nowait((index, None))
+            queue.put_nowait((index, None))
 
-    def _event(self, index: int, found: Piece | NoAnswerError | None) -> bytes:
+    def _events(self, index: int, found: list[Piece] | NoAnswerError | None) -> bytes:
         if found is None:
             return b""
         if isinstance(found, NoAnswerError):
             logger.warning("request %s: failed in its stream: %s", self._form.request_id, found)
             return _event(error_of_answer(found).body())
-        return self._delta(index, found, is_first=False)
+        return b"".join([self._delta(index, piece, is_first=False) for piece in found])
 
     def _delta(self, index: int, piece: Piece, *, is_first: bool) -> bytes:
-        data = self._form.part([self._form.delta(index, piece, is_first=is_first)])
+        delta = self._form.delta(index, piece, is_first=is_first)
         if self._running_usage:
-            data["usage"] = self._usage.as_dict()
-        return _event(data)
+            return _event(self._form.part([delta]) | {"usage": self._usage.as_dict()})
+        # The same bytes as of the whole object, of which most do not change.
+        return b"".join((self._before_choice, _encode(delta), b"]}\n\n"))
 
 
 def _event(data: dict[str, Any]) -> bytes:

@@ -224,7 +224,10 @@ def test_front_ends_elsewhere_and_a_coordinator_that_comes_back(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         door = f"127.0.0.1:{taken.getsockname()[1]}"
     site = Process("front-end", "--coordinator", door, "--port", "0")
+    # Without front ends of its own, it does not need its port, which is taken.
     arguments = ["serve", scenario, "--local", "--front-ends", "0", "--front-end-address", door]
+    blocker = socket.create_server(("127.0.0.1", 0))
+    arguments += ["--port", str(blocker.getsockname()[1])]
     first = Process(*arguments)
     try:
         url = site.wait_for(r"serving tiny at (http://\S+)/v1")[1]
@@ -246,6 +249,7 @@ def test_front_ends_elsewhere_and_a_coordinator_that_comes_back(tmp_path):
                 second.end()
     finally:
         first.end()
+        blocker.close()
         assert site.end() == 0
     assert "Traceback" not in site.text + first.text
 
@@ -272,6 +276,14 @@ def test_what_cannot_be_served(tmp_path, arguments, message):
     process = Process("serve", write_scenario(tmp_path), "--local", *arguments, cwd=tmp_path)
     assert process.code() == 2
     assert message in process.text
+
+
+def test_ready_when_all_own_front_ends_are(tmp_path):
+    settings = [FrontEndSettings(name=name, coordinator="ipc://x") for name in ("a", "b")]
+    processes = FrontEndProcesses(settings, None, tmp_path, lambda name: None)
+    assert [processes.listens(name) for name in ("site", "a", "a", "b", "b")] == [
+        False, False, False, True, False,
+    ]  # fmt: skip
 
 
 def test_a_front_end_that_cannot_start(tmp_path, capfd):
