@@ -46,9 +46,9 @@ SLO = dict(
     zip(
         OFFLINE,
         (
-            "ttft_s.p95<=5, tpot_s.p95<=1",
-            "ttft_s.p95<=5, tpot_s.p95<=1",
-            "ttft_s.p95<=20, tpot_s.p95<=2.5",
+            "ttft_s.p95<=8, tpot_s.p95<=2",
+            "ttft_s.p95<=8, tpot_s.p95<=2",
+            "ttft_s.p95<=20, tpot_s.p95<=5",
         ),
         strict=True,
     )
@@ -189,7 +189,10 @@ def _served(result: RunResult) -> str:
 
 
 def slo_capacity() -> None:
-    """The highest rate of Poisson arrivals that meets an SLO."""
+    """The highest rate of Poisson arrivals that meets an SLO that `published` can meet.
+
+    Answers take minutes, so that many requests are under way at the end of any run.
+    """
     for scenario in OFFLINE:
         for physics in PHYSICS:
             for name in ("published", "tuned"):
@@ -206,7 +209,7 @@ def slo_capacity() -> None:
                     ],
                 )
                 slo = SLO[scenario]
-                found = capacity(loaded, slo=slo, seeds=1, tolerance=0.04, jobs=2).best
+                found = capacity(loaded, slo=slo, seeds=1, tolerance=0.05, keep_up=0.5, jobs=2).best
                 served = "none" if found is None else f"{found.requests_per_s:.3f} requests/s"
                 print(f"{scenario.split('-')[0]} {physics} {name} with {slo}: {served}", flush=True)
 
