@@ -15,7 +15,6 @@ from helixreal.serving.frontend import Refused
 
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 _RETRY_LOST_S = 1.0
-_HEAD_PARTS = ("body", "query")
 
 
 class ApiError(Exception):
