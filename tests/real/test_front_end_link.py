@@ -45,6 +45,7 @@ class Intake:
 
     model_name = "parrot"
     max_context_tokens = 100
+    vocabulary = 256
 
     def __init__(self):
         self.asked, self.cancelled, self.listeners = [], [], {}
