@@ -6,6 +6,7 @@ many layers it has. An idle node is woken by the first arrival.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 
 from helixsim.control.node_schedulers.paper import PaperScheduler
@@ -15,6 +16,7 @@ from helixsim.models.node import NodeState, SimulatedNode, enter_merged
 from helixsim.models.step_start import StepStart
 from helixsim.physics.performance_model import StepTimer
 from helixsim.placement.topology import PlacedNode
+from helixsim.requests import Request
 
 
 class PaperNode(SimulatedNode):
@@ -52,6 +54,27 @@ class PaperNode(SimulatedNode):
         """How long it has computed since the start of the run."""
         ahead = self._wakes_at - now if self._state is NodeState.BUSY else 0.0
         return self._busy_s - max(ahead, 0.0)
+
+    def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
+        """Drop requests that are not wanted any more; the step that runs takes its time still."""
+        super().drop_unless(is_wanted)
+        self._look_again()
+
+    def release(self, request: Request) -> None:
+        """Take back what a request held that has ended."""
+        super().release(request)
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """Idle, decide anew when to begin: with fewer requests here, a step is full earlier."""
+        if self._start is None or self._state is not NodeState.IDLE:
+            return
+        if self.scheduler.num_waiting:
+            now = self._environment._now
+            self._wakes_at = now
+            self._event.schedule(now, now)
+        elif (transfer := self._inbox.next_arrival()) is not None:
+            self._wake_for(transfer)
 
     # -- what happens ------------------------------------------------------------------------
 

@@ -44,13 +44,17 @@ class StepStart(BurstWait):
     def looks_s(self, first_s: float) -> float:
         """When an idle node with nothing to run looks at what arrives from `first_s` on.
 
-        Once the decodes that follow one another are there: whatever it could do before then is
-        to wait for them. A prefill it sees at once.
+        Once the decodes that follow one another are there, or as many as a step may have: whatever
+        it could do before then is to wait for them. A prefill it sees at once.
         """
         looks_s = self.begins_after_s(first_s)
-        for transfer in self._inbox.transfers:
+        transfers, num_coming = self._inbox.transfers, 0
+        for transfer in transfers:
+            num_coming += len(transfer.sent_s)
             if transfer.num_prompts:
                 looks_s = min(looks_s, transfer.first_arrival_s)
+        if num_coming >= (most := self.composer.max_decodes):
+            looks_s = min(looks_s, _nth_arrival_s(transfers, most))
         return looks_s
 
     def begins(self, step: Step, now: float, ends: Sequence[float]) -> None:
@@ -64,3 +68,12 @@ class StepStart(BurstWait):
             if batch.requests and not batch.num_prompts:
                 self.composer.ran(end - now)
             now = end
+
+
+def _nth_arrival_s(transfers: list[Transfer], number: int) -> float:
+    """When so many requests have arrived, of transfers that have at least so many."""
+    if len(transfers) == 1:
+        return transfers[0].sent_s[number - 1] + transfers[0].latency_s
+    arrivals = [sent + each.latency_s for each in transfers for sent in each.sent_s]
+    arrivals.sort()
+    return arrivals[number - 1]
