@@ -15,6 +15,10 @@ from typing import Any
 
 _MAX_MATCHERS = 1024
 """Matchers that are kept; an older request's is made again from its answer."""
+_MOST_FUEL = 200_000
+"""Limits the work on a regular expression, in units of llguidance. Its default, five times as much,
+lets one request stop all others of its batch for several seconds."""
+_TRIED_TOKENS = 3
 
 
 class GrammarError(Exception):
@@ -71,7 +75,7 @@ class Grammars:
             found[: len(bias)] = bias
         may_end = matcher.is_accepting() or matcher.is_stopped()
         if matcher.is_error():
-            raise GrammarError(f"the grammar cannot be applied: {matcher.get_error()}")
+            raise GrammarError(f"the grammar cannot be applied: {_error_of(matcher)}")
         for token in stop_tokens:
             found[token] = may_end
         return found
@@ -86,13 +90,13 @@ class Grammars:
         self._states.move_to_end(key)
         new = list(answer[state.num_tokens :])
         if new and not state.matcher.consume_tokens(new):
-            raise GrammarError(f"the answer left the grammar: {state.matcher.get_error()}")
+            raise GrammarError(f"the answer left the grammar: {_error_of(state.matcher)}")
         state.num_tokens = len(answer)
         return state
 
     def _matcher(self, grammar: str) -> Any:  # noqa: ANN401 llguidance is optional
         try:
-            from llguidance import LLMatcher, LLTokenizer
+            from llguidance import LLTokenizer
         except ModuleNotFoundError as error:
             raise GrammarError(
                 f"a node lacks {error.name}: pip install 'helixsim[structured]'"
@@ -105,4 +109,41 @@ class Grammars:
                 self._tokenizer = LLTokenizer(text, eos_token=config.get("eos_token_id"))
             except (OSError, ValueError) as error:
                 raise GrammarError(f"a node cannot read its model's tokenizer: {error}") from error
-        return LLMatcher(self._tokenizer, grammar, log_level=0)
+        return _matcher_of(self._tokenizer, grammar)
+
+
+def problem_of(grammar: str) -> str:
+    """Why a grammar is too complex for a node; empty if it is not.
+
+    The first tokens are tried, with single bytes for tokens: only then does llguidance do the work
+    that it limits.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If llguidance is not installed.
+    """
+    from llguidance import LLTokenizer
+
+    matcher = _matcher_of(LLTokenizer("byte"), grammar)
+    for _ in range(_TRIED_TOKENS):
+        bias = matcher.compute_logit_bias()
+        may_come = [token for token, flag in enumerate(bias) if flag]
+        if matcher.is_error() or not may_come:
+            break
+        matcher.consume_tokens([may_come[len(may_come) // 2]])
+        if matcher.is_error() or matcher.is_stopped():
+            break
+    return _error_of(matcher) if matcher.is_error() else ""
+
+
+def _matcher_of(tokenizer: Any, grammar: str) -> Any:  # noqa: ANN401 llguidance is optional
+    from llguidance import LLMatcher, LLParserLimits
+
+    limits = LLParserLimits(initial_lexer_fuel=_MOST_FUEL, verbose_errors=False)
+    return LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
+
+
+def _error_of(matcher: Any) -> str:  # noqa: ANN401
+    """The error of a matcher; its first line says what it is."""
+    return str(matcher.get_error()).partition("\n")[0]

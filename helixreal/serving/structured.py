@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from helixreal.engines.engine import MAX_GRAMMAR
+from helixreal.engines.grammar import problem_of
 from helixreal.serving.errors import ApiError
 from helixreal.serving.requests import AnswerFields, StructuredOutputs
 
@@ -54,6 +55,8 @@ def _checked(param: str, make: Callable[[Any], str]) -> str:
         raise ApiError(400, f"{param}: {problem}", param=param)
     if len(grammar) > MAX_GRAMMAR:
         raise ApiError(400, f"{param}: has more than {MAX_GRAMMAR} characters", param=param)
+    if problem := problem_of(grammar):
+        raise ApiError(400, f"{param}: cannot be applied: {problem}", param=param)
     return grammar
 
 

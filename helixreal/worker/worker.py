@@ -24,6 +24,7 @@ from helixreal.worker.passing import Passing
 from helixreal.worker.runner import Runner, ThreadRunner
 from helixreal.worker.settings import WorkerSettings, engine_spec
 from helixsim.cluster import COORDINATOR
+from helixsim.control.kv_cache import KvCache
 from helixsim.control.prefix_cache import PrefixCache
 from helixsim.errors import HelixError, InputError
 
@@ -62,6 +63,7 @@ class Worker:
         self._spec: EngineSpec | None = None
         self._passing: Passing | None = None
         self._ending: Passing | None = None
+        self._cached_before = (0, 0)
         self._next_heartbeat_s = 0.0
         self._fault: str | None = None
         self._lifeline = -1
@@ -249,6 +251,7 @@ class Worker:
         if runner.engine is None or self._ending is not None:
             return
         engine = runner.engine
+        self._cached_before = _cache_counts(engine.kv)
         self._passing = Passing(
             self._settings, assignment, engine, runner, self._clock, self._transport
         )
@@ -310,10 +313,14 @@ class Worker:
         passing, runner = self._passing, self._runner
         gauges = passing.executor.gauges if passing is not None else Gauges()
         lag_s, kv, waiting_tokens = 0.0, None, 0
+        asked_tokens = hit_tokens = 0
         if passing is not None:
             executor = passing.executor
             lag_s, executor.lag_s = executor.lag_s / assignment.time_scale, 0.0
             kv, waiting_tokens = executor.scheduler.kv, executor.scheduler.waiting_tokens
+            # A kept engine keeps its counts, which the coordinator has added up already.
+            counts = zip(_cache_counts(kv), self._cached_before, strict=True)
+            asked_tokens, hit_tokens = (now - before for now, before in counts)
         num_layers = assignment.end_layer - assignment.start_layer
         links = [] if passing is None else list(passing.links.values())
         is_loading = runner is None or (passing is None and self._ending is None)
@@ -336,8 +343,14 @@ class Worker:
             [] if passing is None else passing.take_transits(),
             self._joining.unheard_s(clock_s),
             [] if passing is None else passing.silences(clock_s),
-            *((kv.num_asked_tokens, kv.num_hit_tokens) if isinstance(kv, PrefixCache) else ()),
+            asked_tokens,
+            hit_tokens,
         )
+
+
+def _cache_counts(kv: KvCache | None) -> tuple[int, int]:
+    """Tokens looked up in a prefix cache so far, and found there; zeros without one."""
+    return (kv.num_asked_tokens, kv.num_hit_tokens) if isinstance(kv, PrefixCache) else (0, 0)
 
 
 def _lost_reason(error: Exception) -> str:

@@ -83,7 +83,7 @@ class PaperNode(SimulatedNode):
         sent = transfer.sent_s[0]
         at = sent + transfer.latency_s
         start = self._start
-        # Behind the coordinator it does not know all that is on its way.
+        # Behind the coordinator it does not know all that is in flight.
         if start is not None and self._before_looking is None and not self.scheduler.num_waiting:
             looks_s = start.looks_s(at)
             if looks_s > at:

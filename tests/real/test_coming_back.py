@@ -30,6 +30,7 @@ from helixreal.inventory import NodeEntry, load_inventory
 from helixreal.net import messages
 from helixreal.net.transport import Transport
 from helixreal.worker import worker as worker_module
+from helixsim.control.prefix_cache import PrefixCache
 
 QUICK = MembershipSettings(heartbeat_s=0.1, missing_s=1.0)
 PROMPT = [5] * 10
@@ -210,6 +211,24 @@ def test_a_loaded_engine_is_kept_where_it_suits_the_next_assignment(monkeypatch,
             fake.hear_until(lambda: worker.state is State.READY, "b is back")
             assert worker.incarnation != before
             assert len(engines.made) == (1 if same else 2)
+
+
+def test_what_a_kept_engine_has_counted_is_not_counted_again(monkeypatch):
+    engine = EmulatedEngine(1600, 2, 2, 8.0)
+    engine.kv = PrefixCache(100, 16)
+    monkeypatch.setattr(worker_module, "make_engine", lambda name, spec: engine)
+    with Transport("tcp://127.0.0.1:0") as home:
+        fake = FakeCoordinator(home)
+        worker = fake.membership.workers[1]
+        with worker_in_thread("b", home.address, engine="torch"):
+            fake.hear_until(lambda: worker.state is State.READY, "b is ready")
+            engine.kv.num_asked_tokens, engine.kv.num_hit_tokens = 120, 64
+            fake.hear_until(lambda: worker.num_asked_tokens == 120, "its counts are known")
+            worker.mark_lost()  # as if it had been silent; its next heartbeat is answered
+            fake.hear_until(lambda: worker.state is State.READY, "b is back")
+            engine.kv.num_asked_tokens, engine.kv.num_hit_tokens = 150, 80
+            fake.hear_until(lambda: worker.num_asked_tokens != 120, "its counts are known again")
+            assert (worker.num_asked_tokens, worker.num_hit_tokens) == (150, 80)
 
 
 def test_a_worker_searches_a_coordinator_that_is_silent_and_goes_on_when_it_is_back():

@@ -309,7 +309,7 @@ def test_a_worker_checks_token_ids_again(model, innocent, tmp_path):
     scenario = write_tiny_scenario(tmp_path)
     entry = NodeEntry(engine="torch", model=str(model), kv_memory_bytes=16 << 20)
     with running(scenario, entry) as (live, _, _):
-        live._vocabulary = None  # as if the coordinator had not known it
+        live._intake.vocabulary = None  # as if the coordinator had not known it
         outside = [Answer([5, 256], 16), Answer([300], 16)]
         ask_between(live, innocent, outside)
         check_all_end_right(innocent)

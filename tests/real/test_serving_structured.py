@@ -95,6 +95,8 @@ def test_grammars_reach_the_engine(tokenizer, fields):
         ({"structured_outputs": {"grammar": "start: nothing"}}, "structured_outputs.grammar"),
         ({"guided_regex": "a", "guided_choice": ["b"]}, "guided_choice"),
         ({"guided_choice": ["a" * 200_000]}, "guided_choice"),
+        ({"guided_regex": "(a{1000}){1000}"}, "guided_regex"),  # seconds of work for a node
+        ({"structured_outputs": {"regex": ".*" * 200}}, "structured_outputs.regex"),
         ({"guided_regex": "a", "ignore_eos": True}, "ignore_eos"),
         ({"guided_regex": "a", "min_tokens": 2}, "min_tokens"),
     ],
@@ -141,6 +143,14 @@ def test_masks_follow_the_answer_and_may_be_made_again(tmp_path):
     assert allowed(text[:1]) == expected[1]  # the key of another request
     with pytest.raises(GrammarError, match="left the grammar"):
         allowed(tokenizer.encode("x"), "wrong")
+
+
+def test_a_node_limits_its_work_on_a_grammar_and_says_in_one_line_why(tmp_path):
+    folder = write_model(tmp_path)
+    with pytest.raises(GrammarError) as raised:
+        Grammars(str(folder)).allowed("one", grammar_from_regex(".*" * 200), [64], (2,))
+    (line,) = str(raised.value).splitlines()
+    assert line.endswith(": lexer error: too many expressions constructed")
 
 
 def test_a_node_without_a_tokenizer_says_so(tmp_path):
