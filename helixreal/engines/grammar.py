@@ -140,7 +140,7 @@ def problem_of(grammar: str) -> str:
 def _matcher_of(tokenizer: Any, grammar: str) -> Any:  # noqa: ANN401 llguidance is optional
     from llguidance import LLMatcher, LLParserLimits
 
-    limits = LLParserLimits(initial_lexer_fuel=_MOST_FUEL, verbose_errors=False)
+    limits = LLParserLimits(initial_lexer_fuel=_MOST_FUEL)
     return LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
 
 

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 _REPORT_INTERVAL_S = 0.25
 _SILENCE_S = 10.0
+_PAUSE_S = 1.0
+"""If reports are later than this, this process was paused, and what front ends say may wait."""
 _MESSAGES_AT_ONCE = 500
 _HIGH_WATER = 10_000
 _FAREWELL_S = 1.0
@@ -95,6 +97,8 @@ class Door:
     ----------
     on_listening
         Called with the name of a front end that accepts connections.
+    on_silent
+        Called with the name of a front end of this machine that was given up.
     num_refused
         Number of received messages that were refused.
     """
@@ -110,16 +114,19 @@ class Door:
         self._watch = watch
         self._silence_s = silence_s
         self.on_listening: Callable[[str], None] = lambda name: None
+        self.on_silent: Callable[[str], None] = lambda name: None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._authenticator: ThreadAuthenticator | None = None
         self._sockets: list[zmq.Socket[bytes]] = []
+        self._local: zmq.Socket[bytes] | None = None
         self._visitors: dict[tuple[zmq.Socket[bytes], bytes], _Visitor] = {}
         self._next_report_s = 0.0
         self.num_refused = 0
 
     def open_local(self, address: str) -> None:
         """Accept front ends of this machine at an ``ipc://`` address, in a private folder."""
-        self._new_socket().bind(address)
+        self._local = self._new_socket()
+        self._local.bind(address)
 
     def open(self, bind: str, keys: Keys | None, *, insecure: bool) -> str:
         """Accept front ends at ``tcp://host:port``; the address with the port that it got.
@@ -232,17 +239,23 @@ class Door:
         now_s = time.monotonic()
         if now_s < self._next_report_s:
             return
+        was_paused = now_s - self._next_report_s > _PAUSE_S
         self._next_report_s = now_s + _REPORT_INTERVAL_S
         for visitor in list(self._visitors.values()):
-            if now_s - visitor.heard_s > self._silence_s:
-                logger.warning(
-                    "%s has been silent for %.0f s: its requests are cancelled",
-                    visitor.name,
-                    now_s - visitor.heard_s,
-                )
-                self._part_from(visitor)
+            if now_s - visitor.heard_s > self._silence_s and not was_paused:
+                self._give_up(visitor, now_s)
             else:
                 self._report(visitor)
+
+    def _give_up(self, visitor: _Visitor, now_s: float) -> None:
+        logger.warning(
+            "%s has been silent for %.0f s: its requests are cancelled",
+            visitor.name,
+            now_s - visitor.heard_s,
+        )
+        self._part_from(visitor)
+        if visitor.socket is self._local:
+            self.on_silent(visitor.name)
 
     def left(self, name: str) -> None:
         """The process of a front end has ended: its requests are cancelled."""

@@ -81,6 +81,7 @@ class Service:
                 on_ready()
 
         door.on_listening = listens
+        door.on_silent = processes.replace
         try:
             door.open_local(local)
             if self.address is not None:

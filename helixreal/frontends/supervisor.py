@@ -136,6 +136,12 @@ class FrontEndProcesses:
             elif (code := child.process.poll()) is not None:
                 self._has_ended(child, code, now_s)
 
+    def replace(self, name: str) -> None:
+        """Kill a front end that says nothing any more; :meth:`check` starts it again."""
+        for child in self._children:
+            if child.settings.name == name and child.process is not None:
+                child.process.kill()
+
     def _has_ended(self, child: _Child, code: int, now_s: float) -> None:
         name = child.settings.name
         assert child.process is not None

@@ -7,12 +7,14 @@ import logging
 import threading
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 import zmq
 
 from helixreal.engines.engine import Sampling
+from helixreal.frontends import door as door_module
 from helixreal.frontends import wire
 from helixreal.frontends.door import Door
 from helixreal.frontends.remote import Patience, RemoteFrontend
@@ -246,10 +248,37 @@ def test_a_front_end_that_leaves_or_falls_silent_cancels_its_requests(address, c
         frontend._timer.cancel()  # as if its process were stopped
         await until(lambda: intake.cancelled == [0, 1])
 
-    with coordinator(intake, address, silence_s=1.0):
+    given_up = []
+    with coordinator(intake, address, silence_s=1.0) as made:
+        made.door.on_silent = given_up.append
         linked(leave, address, "one")
         linked(fall_silent, address, "two")
     assert "two has been silent for" in caplog.text
+    assert given_up == ["two"]
+
+
+def test_a_pause_of_the_coordinator_is_not_silence_of_its_front_ends(address, monkeypatch):
+    now_s = 100.0
+    monkeypatch.setattr(door_module, "time", SimpleNamespace(monotonic=lambda: now_s))
+    acts, given_up = [], []
+    door = Door(Intake(), lambda socket, act: acts.append(act))
+    door.on_silent = given_up.append
+    door.open_local(address)
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.linger = 0
+        socket.connect(address)
+        socket.send(wire.encode(wire.Hello("one", "y")))
+        while not socket.poll(10):
+            acts[0]()
+        door.turn()
+        now_s += 20.0  # between what it has read and this turn
+        door.turn()
+        assert given_up == []
+        now_s += 0.5  # time to read what has come, and nothing has
+        door.turn()
+        assert given_up == ["one"]
+    monkeypatch.undo()
+    door.close()
 
 
 def test_a_coordinator_that_falls_silent_for_a_while(address):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 import socket
@@ -299,6 +300,24 @@ def test_a_front_end_that_cannot_start(tmp_path, capfd):
         processes.stop()
     assert ended == ["broken"]
     assert "there is no such file" in capfd.readouterr().err
+
+
+def test_a_front_end_that_hangs_is_replaced(tmp_path):
+    settings = FrontEndSettings(name="a", coordinator=f"ipc://{tmp_path}/nobody")
+    ended = []
+    with bind("127.0.0.1", 0) as bound:
+        processes = FrontEndProcesses([settings], bound, tmp_path, ended.append)
+        processes.start()
+        processes.listens("a")
+        (before,) = processes.pids
+        os.kill(before, signal.SIGSTOP)
+        processes.replace("site")
+        processes.check()
+        assert processes.pids == [before]
+        processes.replace("a")
+        wait_until(lambda: processes.check() or processes.pids not in ([before], []))
+        processes.stop()
+    assert ended == ["a"]
 
 
 def test_a_port_that_is_taken(tmp_path):
