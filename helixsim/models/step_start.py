@@ -71,7 +71,7 @@ class StepStart(BurstWait):
 
 
 def _nth_arrival_s(transfers: list[Transfer], number: int) -> float:
-    """When so many requests have arrived, of transfers that have at least so many."""
+    """When this number of requests has arrived, of transfers that have at least as many."""
     if len(transfers) == 1:
         return transfers[0].sent_s[number - 1] + transfers[0].latency_s
     arrivals = [sent + each.latency_s for each in transfers for sent in each.sent_s]

@@ -60,7 +60,8 @@ def test_a_step_begins_when_nothing_has_come_for_a_moment(arrivals, begins_s):
     assert wait_for(arrivals).begins_after_s(arrivals[0]) == pytest.approx(begins_s)
 
 
-@given(st.lists(st.floats(0, 0.03), max_size=20))
+# An arrival at the very end of a wait may count as in time or not.
+@given(st.lists(st.floats(0, 0.03).filter(lambda gap: abs(gap - 0.01) > 1e-9), max_size=20))
 def test_looking_once_is_as_good_as_looking_at_each_arrival(gaps):
     arrivals = [1.0]
     for gap in gaps:
