@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
@@ -183,9 +184,11 @@ def test_it_ends_in_order_with_streams_under_way(tmp_path, number):
         assert stream.end == "closed"
         assert [error["message"] for error in stream.errors] == ["the cluster has stopped"]
         stream.check()
-    listens, ready = process.lines
+    listens, ready, *ends = process.lines
     assert "the coordinator listens at 127.0.0.1:" in listens
     assert ready.startswith("serving tiny at http://127.0.0.1:")
+    assert len(ends) == len(streams), process.text
+    assert all(line.endswith("failed in its stream: the cluster has stopped") for line in ends)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +220,7 @@ def test_half_sent_requests_beyond_the_file_limit(tmp_path, arguments, message):
         assert client.get("/health").status_code == 200
         assert process.end() == 0
     assert "Traceback" not in process.text
-    assert len(process.lines) == 3, process.text
+    assert len(process.lines) == 4, process.text
 
 
 def test_front_ends_elsewhere_and_a_coordinator_that_comes_back(tmp_path):
@@ -246,6 +249,11 @@ def test_front_ends_elsewhere_and_a_coordinator_that_comes_back(tmp_path):
                 wait_until(lambda: client.get("/health").status_code == 200)
                 answer = client.post("/v1/completions", json={"prompt": [1], "max_tokens": 1})
                 assert answer.json()["choices"][0]["token_ids"] == [made_up_token(1)]
+                stream = Stream(url, [1, 2], LONG).begins()
+                assert site.end() == 0
+                stream.join(10)
+                (error,) = stream.errors
+                assert error["message"] == "the front end has been stopped"
             finally:
                 second.end()
     finally:
@@ -258,11 +266,18 @@ def test_front_ends_elsewhere_and_a_coordinator_that_comes_back(tmp_path):
 def test_a_front_end_ends_with_its_coordinator(tmp_path):
     """Also if the coordinator is killed and cannot say goodbye."""
     scenario = write_scenario(tmp_path)
-    with serving(scenario, "--local") as (process, _):
+    with serving(scenario, "--local") as (process, client), ThreadPoolExecutor(1) as thread:
         front_ends = process.front_ends()
+        body = {"prompt": [1, 2, 3], "max_tokens": LONG}
+        whole = thread.submit(client.post, "/v1/completions", json=body)
+        stream = Stream(client.base_url, [1, 2], LONG).begins()
         process.end(signal.SIGKILL)
         _, alive = psutil.wait_procs(front_ends, timeout=10)
         assert not alive
+        assert whole.result(10).status_code == 503
+        stream.join(10)
+    assert [error["message"] for error in stream.errors] == ["the cluster has stopped"]
+    assert "graceful shutdown exceeded" not in process.text
 
 
 @pytest.mark.parametrize(
