@@ -26,6 +26,9 @@ from helixreal.serving.tokenizer import Tokenizer
 
 API_KEY = "HELIXREAL_API_KEY"
 """Environment variable with the key that clients must send."""
+_LEAVE_S = 2.0
+"""Requests may go on for this time when the front end is to end; then they fail. The server cuts
+off what has not ended 1 s later."""
 
 
 class FrontEndSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,6 +163,9 @@ class _FrontEnd:
         self._on_listening(self._frontend)
 
     def _stop(self) -> None:
+        if not self._stopping.is_set():
+            loop = asyncio.get_running_loop()
+            loop.call_later(_LEAVE_S, self._frontend.give_up, "the front end has been stopped")
         self._stopping.set()
         if self._server is not None:
             self._server.should_exit = True
@@ -168,6 +174,7 @@ class _FrontEnd:
         assert self._ends_with is not None
         if not os.read(self._ends_with, 4096):
             asyncio.get_running_loop().remove_reader(self._ends_with)
+            self._frontend.give_up("the cluster has stopped")
             self._stop()
 
 

@@ -165,6 +165,10 @@ class RemoteFrontend:
             self._send(wire.Cancel(list(self._listeners)))
             self._fail_all(f"the coordinator has been silent for {silent_s:.0f} s")
 
+    def give_up(self, reason: str) -> None:
+        """Let all requests fail now, because this front end or its coordinator has ended."""
+        self._lose_session(reason)
+
     def _fail_all(self, reason: str) -> None:
         listeners = list(self._listeners.values())
         self._listeners.clear()

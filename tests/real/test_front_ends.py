@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
@@ -248,6 +249,11 @@ def test_front_ends_elsewhere_and_a_coordinator_that_comes_back(tmp_path):
                 wait_until(lambda: client.get("/health").status_code == 200)
                 answer = client.post("/v1/completions", json={"prompt": [1], "max_tokens": 1})
                 assert answer.json()["choices"][0]["token_ids"] == [made_up_token(1)]
+                stream = Stream(url, [1, 2], LONG).begins()
+                assert site.end() == 0
+                stream.join(10)
+                (error,) = stream.errors
+                assert error["message"] == "the front end has been stopped"
             finally:
                 second.end()
     finally:
@@ -260,11 +266,18 @@ def test_front_ends_elsewhere_and_a_coordinator_that_comes_back(tmp_path):
 def test_a_front_end_ends_with_its_coordinator(tmp_path):
     """Also if the coordinator is killed and cannot say goodbye."""
     scenario = write_scenario(tmp_path)
-    with serving(scenario, "--local") as (process, _):
+    with serving(scenario, "--local") as (process, client), ThreadPoolExecutor(1) as thread:
         front_ends = process.front_ends()
+        body = {"prompt": [1, 2, 3], "max_tokens": LONG}
+        whole = thread.submit(client.post, "/v1/completions", json=body)
+        stream = Stream(client.base_url, [1, 2], LONG).begins()
         process.end(signal.SIGKILL)
         _, alive = psutil.wait_procs(front_ends, timeout=10)
         assert not alive
+        assert whole.result(10).status_code == 503
+        stream.join(10)
+    assert [error["message"] for error in stream.errors] == ["the cluster has stopped"]
+    assert "graceful shutdown exceeded" not in process.text
 
 
 @pytest.mark.parametrize(
