@@ -223,21 +223,28 @@ def _chunk_tokens(
         return None if wanted == AUTO else wanted
     longest = min(node.capacity.max_prompt_tokens for node in topology.nodes)
     if wanted == AUTO:
-        return min(suitable_chunk_tokens(topology), longest)
+        return min(suitable_chunk_tokens(scenario, topology), longest)
     if wanted is not None or not performance.requests_wait:
         return wanted
     return longest
 
 
-def suitable_chunk_tokens(topology: Topology) -> int:
+def suitable_chunk_tokens(scenario: Scenario, topology: Topology) -> int:
     """Tokens of a chunk that suits the machines, as a power of 2.
 
     Shorter chunks waste the time in which the weights are read, longer ones hold up decodes: it is
     the mean over the nodes of the tokens whose prefill takes one and a half times as long as two
-    decodes.
+    decodes. With mixed batches it is half of that: weights are read once for both, and decodes wait
+    for the chunk in their own pass.
     """
     tokens = [_chunk_tokens_of(node) for node in topology.nodes]
-    return 1 << round(log2(sum(tokens) / len(tokens)))
+    suitable: int = 1 << round(log2(sum(tokens) / len(tokens)))
+    return suitable // 2 if mixes_batches(scenario) else suitable
+
+
+def mixes_batches(scenario: Scenario) -> bool:
+    """Whether prefills and decodes run in one pass."""
+    return scenario.physics == "calibrated" and scenario.engine.batching == "mixed"
 
 
 def _chunk_tokens_of(node: PlacedNode) -> int:
@@ -265,7 +272,7 @@ def step_composition(scenario: Scenario, topology: Topology) -> StepLimits | Non
     if limits.max_prefill_tokens != AUTO:
         return limits
     tokens = scheduler.prefill_chunk_tokens
-    tokens = suitable_chunk_tokens(topology) if tokens == AUTO else tokens
+    tokens = suitable_chunk_tokens(scenario, topology) if tokens == AUTO else tokens
     return replace(limits, max_prefill_tokens=tokens)
 
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 from builders import make_scenario
 
+from helixsim import load_scenario
+from helixsim.control.control_plane import placed_topology, suitable_chunk_tokens
 from helixsim.control.node_schedulers.composition import StepLimits
 from helixsim.models.simulation import simulate
 from helixsim.scenario.resolved import Fault, Faults
@@ -89,3 +91,12 @@ def test_every_policy_keeps_chunks_on_one_route(policy, physics):
     result = simulate(replace(scenario, scheduler=scheduler, physics=physics))
     assert result.summary["requests"]["completed"] == 8
     assert all(len(route.split()) == 2 for route in result.requests["route"])
+
+
+@pytest.mark.parametrize(("batching", "tokens"), [("separate", 256), ("mixed", 128)])
+def test_chunks_are_half_as_long_where_decodes_run_with_them(tmp_path, batching, tokens):
+    engine = tmp_path / "engine.yaml"
+    engine.write_text(f"{{schema: 1, kind: engine, name: own, batching: {batching}}}\n")
+    changes = ["physics=calibrated", f"engine={engine}"]
+    scenario = load_scenario("single24-llama2-70b-helix-offline", changes)
+    assert suitable_chunk_tokens(scenario, placed_topology(scenario)) == tokens

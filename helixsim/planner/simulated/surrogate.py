@@ -31,6 +31,7 @@ from math import inf
 from helixsim.cluster import COORDINATOR
 from helixsim.control.control_plane import (
     FEWEST_CHUNK_TOKENS,
+    mixes_batches,
     node_scheduler_name,
     performance_model,
 )
@@ -350,7 +351,9 @@ def _num_chunks(scenario: Scenario, prompt_tokens: float) -> float | None:
     tokens = scheduler.prefill_chunk_tokens
     if tokens is None or scheduler.step.max_prefill_tokens is None:
         return None
-    return max(prompt_tokens / (FEWEST_CHUNK_TOKENS if tokens == AUTO else tokens), 1.0)
+    if tokens == AUTO:
+        tokens = FEWEST_CHUNK_TOKENS // 2 if mixes_batches(scenario) else FEWEST_CHUNK_TOKENS
+    return max(prompt_tokens / tokens, 1.0)
 
 
 class _LinkTable:
