@@ -129,6 +129,8 @@ class Answer:
     async def pieces(self) -> AsyncGenerator[list[Piece], None]:
         """Yield the pieces as tokens are made; all that are there already, at once.
 
+        Each piece has a token; the end is a part of the last one, unless it is known later only.
+
         Raises
         ------
         NoAnswerError
@@ -158,7 +160,11 @@ class Answer:
                             if pieces:
                                 yield pieces
                             raise NoAnswerError(event)
-                    pieces.append(piece)
+                    if pieces and not piece.tokens:
+                        # Clients measure the time between events as that between tokens.
+                        pieces[-1].add(piece)
+                    else:
+                        pieces.append(piece)
                     if (reason := piece.reason) is not None:
                         break
                 yield pieces

@@ -44,11 +44,7 @@ class LogprobsWriter:
         """
         words = [self.word(score.token) for score in scores]
         values: list[float | None] = [_finite(score.logprob) for score in scores]
-        tops: list[dict[str, float] | None] = [
-            {self.word(score.token): _finite(score.logprob)}
-            | {self.word(token): _finite(logprob) for token, logprob in score.top}
-            for score in scores
-        ]
+        tops: list[dict[str, float] | None] = [self._by_word(score) for score in scores]
         if first is not None:
             words, values, tops = [self.word(first), *words], [None, *values], [None, *tops]
         offsets = []
@@ -61,6 +57,14 @@ class LogprobsWriter:
             "tokens": words,
             "top_logprobs": tops,
         }
+
+    def _by_word(self, score: TokenScore) -> dict[str, float]:
+        """A token and its alternatives; of tokens that are written alike, the most probable."""
+        found: dict[str, float] = {}
+        for token, logprob in ((score.token, score.logprob), *score.top):
+            word = self.word(token)
+            found[word] = max(_finite(logprob), found.get(word, _LEAST))
+        return found
 
     def of_chat(self, scores: Sequence[TokenScore]) -> dict[str, Any]:
         """The log probabilities of tokens of a chat completion."""

@@ -194,6 +194,24 @@ def test_text_and_chat_with_a_tokenizer(tmp_path):
             )
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_stream_has_as_many_events_as_tokens(tmp_path, number):
+    """Benchmarks measure the time between events; the end is no event of its own."""
+    tokenizer = Tokenizer(write_tiny_tokenizer(tmp_path))
+    says = tokenizer.encode("no ü")
+    here = InProcess(Scripted(*map(Token, says), Finished("length")), tokenizer)
+    body = {"prompt": "x", "stream": True, "n": number}
+    lines = here.post("/v1/completions", body).text.splitlines()[::2]
+    *events, done = [line.removeprefix("data: ") for line in lines]
+    choices = [json.loads(event)["choices"][0] for event in events]
+    for index in range(number):
+        own = [choice for choice in choices if choice["index"] == index]
+        assert [choice["token_ids"] for choice in own] == [[t] for t in says]
+        ends = [choice["finish_reason"] for choice in own]
+        assert ends == [None] * (len(says) - 1) + ["length"]
+    assert done == "[DONE]"
+
+
 def test_a_folder_without_a_tokenizer(tmp_path):
     with pytest.raises(InputError, match="there is no such file; give the tokenizer"):
         Tokenizer(tmp_path)

@@ -50,6 +50,16 @@ def test_a_completion_with_log_probabilities(scripted, tokenizer):
     assert (sampling.logprobs, sampling.prompt_logprobs) == (2, None)
 
 
+def test_the_most_probable_of_tokens_that_are_written_alike(tokenizer):
+    """Parts of characters are: lm-eval takes a token for the best if its value is the highest."""
+    first, second, third = [tokenizer.encode(letter)[0] for letter in "éЖ世"]
+    score = TokenScore(first, -0.5, 1, ((first, -0.5), (second, -1.0), (third, -2.0)))
+    scripted = Scripted(Token(first, scores=Scores(score)), END)
+    body = {"prompt": "ab", "logprobs": 3}
+    (choice,) = InProcess(scripted, tokenizer).post("/v1/completions", body).json()["choices"]
+    assert choice["logprobs"]["top_logprobs"] == [{"\N{REPLACEMENT CHARACTER}": -0.5}]
+
+
 @pytest.mark.parametrize(("max_tokens", "answer"), [(2, ["o", "k"]), (0, [])])
 def test_echo_shows_the_log_probabilities_of_the_prompt(scripted, tokenizer, max_tokens, answer):
     """What lm-eval asks for to weigh a text."""
