@@ -16,6 +16,7 @@ from threading import Event, Thread
 from helixreal.coordinator.intake import Intake, NoLoad
 from helixreal.coordinator.server import Cluster
 from helixreal.serving.frontend import (
+    STOPPED,
     GenerationRequest,
     Listener,
     Load,
@@ -92,7 +93,7 @@ class LiveCluster:
             logger.exception("the cluster has stopped")
         finally:
             self._cluster.stopping = True
-            self._intake.fail_all("the cluster has stopped")
+            self._intake.fail_all(STOPPED)
             self._has_ended.set()
 
     def _wake(self) -> None:
@@ -114,7 +115,7 @@ class LiveCluster:
         """Submit a request; the listener receives every token and exactly one final event."""
         number = next(self._numbers)
         if self._cluster.stopping:
-            listener(Refused("the cluster has stopped", 1.0, is_unavailable=True))
+            listener(Refused(STOPPED, 1.0, is_unavailable=True))
             return number
         self._tasks.put(lambda: self._take(number, generation, listener))
         self._wake()

@@ -16,7 +16,7 @@ from helixreal.net.encoding import WireError
 from helixreal.net.messages import Frame
 from helixreal.net.sockets import admit_keys_of, bind_tcp, check_open_to_others
 from helixreal.net.transport import Keys
-from helixreal.serving.frontend import Failed, StreamEvent, Token
+from helixreal.serving.frontend import STOPPED, Failed, StreamEvent, Token
 
 logger = logging.getLogger(__name__)
 
@@ -288,7 +288,7 @@ class Door:
         for index in requests:
             self._intake.cancel(index)
 
-    def close(self, reason: str = "the cluster has stopped") -> None:
+    def close(self, reason: str = STOPPED) -> None:
         """Let all requests fail, say goodbye to the front ends, and close the sockets."""
         self._intake.fail_all(reason)
         for visitor in list(self._visitors.values()):

@@ -21,6 +21,7 @@ from helixreal.frontends.remote import RemoteFrontend
 from helixreal.net.transport import Keys
 from helixreal.serving.app import create_app
 from helixreal.serving.connections import Limits, default_max_connections
+from helixreal.serving.frontend import STOPPED
 from helixreal.serving.server import BACKLOG, HttpServer
 from helixreal.serving.tokenizer import Tokenizer
 
@@ -174,7 +175,7 @@ class _FrontEnd:
         assert self._ends_with is not None
         if not os.read(self._ends_with, 4096):
             asyncio.get_running_loop().remove_reader(self._ends_with)
-            self._frontend.give_up("the cluster has stopped")
+            self._frontend.give_up(STOPPED)
             self._stop()
 
 

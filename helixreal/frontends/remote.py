@@ -14,7 +14,7 @@ import zmq
 from helixreal.frontends import wire
 from helixreal.net.encoding import WireError
 from helixreal.net.transport import Keys
-from helixreal.serving.frontend import Failed, GenerationRequest, Listener, Load, Token
+from helixreal.serving.frontend import STOPPED, Failed, GenerationRequest, Listener, Load, Token
 from helixsim.cluster import COORDINATOR
 from helixsim.errors import InputError
 
@@ -97,7 +97,7 @@ class RemoteFrontend:
         self._welcomed = asyncio.Event()
         self._is_listening = False
         self._has_left = False
-        self.on_goodbye: Callable[[], None] = lambda: logger.warning("the cluster has stopped")
+        self.on_goodbye: Callable[[], None] = lambda: logger.warning(STOPPED)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._open(keys)
 
@@ -225,7 +225,7 @@ class RemoteFrontend:
                 logger.warning("%s", _RESTARTED)
             case wire.Goodbye():
                 self._send(wire.Leave())
-                self._lose_session("the cluster has stopped")
+                self._lose_session(STOPPED)
                 self.on_goodbye()
 
     def _lose_session(self, reason: str) -> None:

@@ -19,7 +19,7 @@ from helixreal.serving.frontend import (
     StreamEvent,
     Token,
 )
-from helixreal.serving.metrics import Metrics
+from helixreal.serving.metrics import Metrics, Timing
 from helixreal.serving.tokenizer import Tokenizer
 
 
@@ -145,33 +145,41 @@ class Answer:
                 events = [await heard.get()]
                 while not heard.empty():
                     events.append(heard.get_nowait())
-                pieces: list[Piece] = []
-                for event in events:
-                    match event:
-                        case Token():
-                            timing.token(event)
-                            piece = self._take(event)
-                            if piece.reason is not None:
-                                self._frontend.cancel(number)
-                        case Finished():
-                            piece = self._finish(event.reason)
-                        case _:
-                            reason = "error"
-                            if pieces:
-                                yield pieces
-                            raise NoAnswerError(event)
-                    if pieces and not piece.tokens:
-                        # Clients measure the time between events as that between tokens.
-                        pieces[-1].add(piece)
-                    else:
-                        pieces.append(piece)
-                    if (reason := piece.reason) is not None:
-                        break
-                yield pieces
+                pieces, failure = self._pieces_of(events, timing)
+                if pieces:
+                    if (reason := pieces[-1].reason) is not None:
+                        self._frontend.cancel(number)
+                    yield pieces
+                if failure is not None:
+                    reason = "error"
+                    raise NoAnswerError(failure)
         finally:
             if reason is None:
                 self._frontend.cancel(number)
             timing.end(reason or "abort")
+
+    def _pieces_of(
+        self, events: list[StreamEvent], timing: Timing
+    ) -> tuple[list[Piece], Failed | Refused | None]:
+        """The pieces of some events, up to the end of the answer, and why it fails, if it does."""
+        pieces: list[Piece] = []
+        for event in events:
+            match event:
+                case Token():
+                    timing.token(event)
+                    piece = self._take(event)
+                case Finished():
+                    piece = self._finish(event.reason)
+                case _:
+                    return pieces, event
+            if pieces and not piece.tokens:
+                # Clients measure the time between events as that between tokens.
+                pieces[-1].add(piece)
+            else:
+                pieces.append(piece)
+            if piece.reason is not None:
+                break
+        return pieces, None
 
     def _take(self, event: Token) -> Piece:
         piece = Piece("")
@@ -185,10 +193,7 @@ class Answer:
         if event.scores is not None and event.scores.token is not None:
             piece.scores = [event.scores.token]
         self._held += self._text.add(event.token)
-        if self.num_tokens <= self._rules.min_tokens:
-            piece.text, self._held = self._held, ""
-            return piece
-        if not self._rules.stops:
+        if self.num_tokens <= self._rules.min_tokens or not self._rules.stops:
             piece.text, self._held = self._held, ""
             return piece
         if self._ends_at_stop(self._held, piece):

@@ -12,6 +12,9 @@ from typing import Protocol
 
 from helixreal.engines.engine import GREEDY, Sampling, Scores
 
+STOPPED = "the cluster has stopped"
+"""The message of requests that end because the server does, in order: it is not logged."""
+
 
 @dataclass(frozen=True, slots=True)
 class Token:

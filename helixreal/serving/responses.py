@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from helixreal.serving.answers import Answer, NoAnswerError, Piece
 from helixreal.serving.errors import error_of_answer
 from helixreal.serving.formats import Form, Usage
+from helixreal.serving.frontend import STOPPED
 from helixreal.serving.requests import AnswerFields
 
 logger = logging.getLogger(__name__)
@@ -152,7 +153,8 @@ class _Events:
         if found is None:
             return b""
         if isinstance(found, NoAnswerError):
-            logger.warning("request %s: failed in its stream: %s", self._form.request_id, found)
+            if str(found) != STOPPED:
+                logger.warning("request %s: failed in its stream: %s", self._form.request_id, found)
             return _event(error_of_answer(found).body())
         return b"".join([self._delta(index, piece, is_first=False) for piece in found])
 

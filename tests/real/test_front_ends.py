@@ -184,11 +184,9 @@ def test_it_ends_in_order_with_streams_under_way(tmp_path, number):
         assert stream.end == "closed"
         assert [error["message"] for error in stream.errors] == ["the cluster has stopped"]
         stream.check()
-    listens, ready, *ends = process.lines
+    listens, ready = process.lines
     assert "the coordinator listens at 127.0.0.1:" in listens
     assert ready.startswith("serving tiny at http://127.0.0.1:")
-    assert len(ends) == len(streams), process.text
-    assert all(line.endswith("failed in its stream: the cluster has stopped") for line in ends)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +218,7 @@ def test_half_sent_requests_beyond_the_file_limit(tmp_path, arguments, message):
         assert client.get("/health").status_code == 200
         assert process.end() == 0
     assert "Traceback" not in process.text
-    assert len(process.lines) == 4, process.text
+    assert len(process.lines) == 3, process.text
 
 
 def test_front_ends_elsewhere_and_a_coordinator_that_comes_back(tmp_path):
