@@ -160,11 +160,7 @@ class Answer:
                             if pieces:
                                 yield pieces
                             raise NoAnswerError(event)
-                    if pieces and not piece.tokens:
-                        # Clients measure the time between events as that between tokens.
-                        pieces[-1].add(piece)
-                    else:
-                        pieces.append(piece)
+                    _append(pieces, piece)
                     if (reason := piece.reason) is not None:
                         break
                 yield pieces
@@ -214,6 +210,17 @@ class Answer:
         piece.text = text[: at + len(stop) if self._rules.keeps_stop else at]
         piece.reason, piece.stop_reason = "stop", stop
         return True
+
+
+def _append(pieces: list[Piece], piece: Piece) -> None:
+    """Append a piece; one without a token becomes a part of the last.
+
+    Clients take the time between two pieces for that between two tokens.
+    """
+    if pieces and not piece.tokens:
+        pieces[-1].add(piece)
+    else:
+        pieces.append(piece)
 
 
 def _overlap(text: str, stop: str) -> int:
