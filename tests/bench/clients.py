@@ -5,9 +5,9 @@ The packages are too large for every run of the tests; missing ones are skipped:
     pip install langchain-openai litellm instructor
     PYTHONPATH=.:tests/real python -m pytest -q tests/bench/clients.py
 
-The first clients meet an endpoint whose answers are given. lm-eval and vLLM's benchmark are commands that meet
-`helixreal serve` with the tiny Llama: they need torch and transformers here, vLLM too, and the command `lm_eval`
-in the path, which may be that of another environment (`pip install 'lm_eval[api]' transformers`).
+The first clients meet an endpoint whose answers are given. lm-eval and vLLM's benchmark meet
+`helixreal serve` with the tiny Llama, and need torch, transformers and vLLM here. The command
+`lm_eval` may be of another environment in the path (`pip install 'lm_eval[api]' transformers`).
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ QUESTIONS = [
     {"question": "What is red?", "choices": ["a rose", "the sky", "Grün"], "answer": 0},
     {"question": "What is cold?", "choices": ["fire", "ice"], "answer": 1},
     {"question": "Wo liegt Köln?", "choices": ["am Rhein", "an der Elbe", "é"], "answer": 0},
-    {"question": "Say it", "choices": ["x", "y", "z", "aa", "bb"], "answer": 4},
+    {"question": "When?", "choices": ["now", "^+", "^-", "aa", "bb"], "answer": 1},  # ^+ is greedy
 ]
 TASKS = {
     "choices": {
@@ -130,6 +130,7 @@ TASKS = {
         "doc_to_text": "{{question}}",
         "doc_to_choice": "{{choices}}",
         "doc_to_target": "{{answer}}",
+        "target_delimiter": "",
         "metric_list": [{"metric": "acc"}],
     },
     "rolling": {
@@ -179,6 +180,7 @@ def run(*command):
         stderr=subprocess.STDOUT,
         text=True,
         timeout=300,
+        check=False,
     )
     assert found.returncode == 0, found.stdout
     return found.stdout
@@ -214,7 +216,7 @@ def samples(request, llama_url, model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hugging_face(model):
-    """What Hugging Face's model says: the log probability of a text after another, greedy tokens."""
+    """Hugging Face's model: the log probability of a text after another, and greedy answers."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     llama = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
@@ -243,15 +245,18 @@ def hugging_face(model):
 
 def test_lm_eval_weighs_as_hugging_face(samples, hugging_face):
     judge, _ = hugging_face
+    kinds = set()
     for sample in samples["choices"]:
         choices = sample["doc"]["choices"]
         weighed = [each[0] for each in sample["resps"]]
-        expected = [judge(sample["doc"]["question"], f" {choice}") for choice in choices]
+        expected = [judge(sample["doc"]["question"], choice) for choice in choices]
         for (logprob, greedy), (theirs, is_greedy) in zip(weighed, expected, strict=True):
             assert float(logprob) == pytest.approx(theirs, abs=1e-3)
-            assert str(greedy) == str(is_greedy)
+            assert greedy == str(is_greedy)
+            kinds.add(is_greedy)
         best = max(range(len(choices)), key=lambda i: expected[i][0])
         assert sample["acc"] == (best == sample["doc"]["answer"])
+    assert kinds == {True, False}
 
 
 def test_lm_eval_weighs_whole_texts(samples, hugging_face):
