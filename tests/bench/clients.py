@@ -6,8 +6,8 @@ The packages are too large for every run of the tests; missing ones are skipped:
     PYTHONPATH=.:tests/real python -m pytest -q tests/bench/clients.py
 
 The first clients meet an endpoint whose answers are given. lm-eval and vLLM's benchmark meet
-`helixreal serve` with the tiny Llama, and need torch, transformers and vLLM here. `lm_eval` may be
-a command of another environment in the path (`pip install 'lm_eval[api]' transformers`).
+`helixreal serve` with the tiny Llama, and need torch, transformers and vLLM here. The command
+`lm_eval` may be of another environment in the path (`pip install 'lm_eval[api]' transformers`).
 """
 
 from __future__ import annotations
