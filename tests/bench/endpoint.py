@@ -132,10 +132,8 @@ class Streams:
                 connection: socket.socket = key.fileobj  # type: ignore[assignment]
                 part = connection.recv(1 << 18)
                 assert part, "the server has closed a stream"
-                # The last event of an answer has no token.
-                self.tokens += part.count(b'"finish_reason"')
+                self.tokens += part.count(b'"finish_reason"')  # each token has an event
                 if b"[DONE]" in part:
-                    self.tokens -= 1
                     connection.sendall(self._request)
 
     def close(self) -> None:
