@@ -176,6 +176,10 @@ def serve(
         _serve(launch, service, url, record, max_model_len)
 
 
+def _echo(text: str) -> None:
+    typer.echo(text, err=True)
+
+
 def _serve(
     launch: Launch, service: Service, url: str, record: Path | None, max_model_len: int | None
 ) -> None:
@@ -187,7 +191,7 @@ def _serve(
     with launch.cluster(load_generator=NoLoad(), keeps_run=False) as cluster:
         if writer is not None:
             cluster.events = writer
-        launch.start(cluster)
+        launch.start(cluster, progress=None if launch.is_local else _echo)
         if not cluster.has_begun:
             raise typer.Exit(EXIT_INTERRUPTED)
         intake = Intake(

@@ -33,8 +33,8 @@ def check_open_to_others(bind: str, *, has_keys: bool, insecure: bool) -> None:
     """
     if not (has_keys or insecure or is_loopback(bind)):
         raise InputError(
-            f"{bind} is open to other machines: give --keys (see `helixreal keys`), or "
-            "--insecure on a network without other users"
+            f"{bind} is open to other machines: give keys (made by `helixreal keys`), by --keys or "
+            "in the inventory, or --insecure on a network without other users"
         )
 
 

@@ -145,14 +145,15 @@ class Answer:
                 events = [await heard.get()]
                 while not heard.empty():
                     events.append(heard.get_nowait())
-                pieces, failure = self._pieces_of(events, timing)
+                pieces, last = self._pieces_of(events, timing)
                 if pieces:
-                    if (reason := pieces[-1].reason) is not None:
-                        self._frontend.cancel(number)
+                    reason = pieces[-1].reason
+                    if reason is not None and isinstance(last, Token):
+                        self._frontend.cancel(number)  # it would go on
                     yield pieces
-                if failure is not None:
+                if isinstance(last, Failed | Refused):
                     reason = "error"
-                    raise NoAnswerError(failure)
+                    raise NoAnswerError(last)
         finally:
             if reason is None:
                 self._frontend.cancel(number)
@@ -160,8 +161,8 @@ class Answer:
 
     def _pieces_of(
         self, events: list[StreamEvent], timing: Timing
-    ) -> tuple[list[Piece], Failed | Refused | None]:
-        """The pieces of some events, up to the end of the answer, and why it fails, if it does."""
+    ) -> tuple[list[Piece], StreamEvent]:
+        """The pieces of some events, up to the end of the answer, and the last event of these."""
         pieces: list[Piece] = []
         for event in events:
             match event:
@@ -171,7 +172,7 @@ class Answer:
                 case Finished():
                     piece = self._finish(event.reason)
                 case _:
-                    return pieces, event
+                    break
             if pieces and not piece.tokens:
                 # Clients measure the time between events as that between tokens.
                 pieces[-1].add(piece)
@@ -179,7 +180,7 @@ class Answer:
                 pieces.append(piece)
             if piece.reason is not None:
                 break
-        return pieces, None
+        return pieces, event
 
     def _take(self, event: Token) -> Piece:
         piece = Piece("")

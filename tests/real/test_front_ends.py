@@ -282,7 +282,7 @@ def test_a_front_end_ends_with_its_coordinator(tmp_path):
     ("arguments", "message"),
     [
         (["--front-ends", "0"], "give --front-end-address"),
-        (["--front-end-address", "0.0.0.0:0"], "give --keys"),
+        (["--front-end-address", "0.0.0.0:0"], "give keys"),
         (["--tokenizer", "."], "there is no such file"),
     ],
 )
