@@ -59,7 +59,7 @@ def served(tmp_path_factory):
         assert process.end() == 0
     assert "Traceback" not in process.text
     recorded = load_recorded_run(record)
-    assert len(recorded.requests) > 10
+    assert recorded.requests  # of the tests that this process ran
     assert list(recorded.node_names.values()) == ["n0"]
 
 
