@@ -78,3 +78,10 @@ def test_a_wait_goes_by_what_was_usual_when_it_began():
     assert wait.begins_s(1.005) == begins_s
     wait.has_begun()
     assert wait.begins_s(2.0) == 2.0  # the last arrival is long ago
+
+
+def test_an_arrival_at_the_very_end_of_a_wait_is_in_time():
+    wait = wait_for([1.0])
+    end_s = wait.begins_after_s(1.0)
+    wait.arrived(1, 0.0, end_s)
+    assert wait.begins_s(end_s) == pytest.approx(end_s + 0.01)

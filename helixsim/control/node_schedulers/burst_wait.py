@@ -69,8 +69,8 @@ class BurstWait:
         if not self._scheduler.waits_for_more():
             self._could_begin_s = inf
             return now
-        if now == self._settled_s:
-            return now
+        if now == self._settled_s and self._last_arrival_s < now:
+            return now  # nothing has come at the very end of the wait
         begins_s = self._end_s(now, self._last_arrival_s)
         return begins_s if begins_s > now else now
 
