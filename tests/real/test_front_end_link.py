@@ -383,7 +383,7 @@ def test_keys(tmp_path):
 
 def test_an_open_door_needs_keys():
     door = Door(Intake(), lambda socket, act: None)
-    with pytest.raises(InputError, match="give --keys"):
+    with pytest.raises(InputError, match="give keys"):
         door.open("tcp://0.0.0.0:0", None, insecure=False)
     door.close()
 
