@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -191,9 +192,9 @@ class AnswerFields(Body):
         return [text for text in found if text]
 
     @property
+    @abstractmethod
     def num_logprobs(self) -> int | None:
         """Number of alternatives with log probabilities for each token; None for none at all."""
-        raise NotImplementedError
 
     @property
     def num_prompt_logprobs(self) -> int | None:
