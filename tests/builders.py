@@ -23,13 +23,9 @@ from helixsim.profiles.machine import (
     PlannerHints,
 )
 from helixsim.requests import Request, TraceRequest
-from helixsim.scenario.resolved import (
-    KvSettings,
-    RunSettings,
-    Scenario,
-    SchedulerSettings,
-    Workload,
-)
+from helixsim.scenario.resolved import RunSettings, Scenario
+from helixsim.scenario.scheduler_settings import KvSettings, SchedulerSettings
+from helixsim.scenario.workload_values import Workload
 from helixsim.steps import Batch, Step
 from helixsim.traces.values import Lengths, Trace
 

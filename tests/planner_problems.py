@@ -10,7 +10,9 @@ from builders import HOST, Pairs, make_cluster, make_llm, make_machine_type
 from helixsim.planner.problem import PlanningProblem, planning_problem
 from helixsim.scenario.helix_ini import HelixIni
 from helixsim.scenario.load import load_scenario, resolve_scenario
-from helixsim.scenario.resolved import RunSettings, Scenario, SchedulerSettings, Workload
+from helixsim.scenario.resolved import RunSettings, Scenario
+from helixsim.scenario.scheduler_settings import SchedulerSettings
+from helixsim.scenario.workload_values import Workload
 
 PUBLISHED = {
     "single24": "single24-llama2-70b-helix-offline",

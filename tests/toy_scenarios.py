@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from helixsim.control.node_schedulers.composition import NO_LIMITS, StepLimits
 from helixsim.profiles.machine import Capacity, LatencyProfile, MachineType
-from helixsim.scenario.resolved import PRESETS, Fault, Faults, Scenario, Workload
+from helixsim.scenario.resolved import Fault, Faults, Scenario
+from helixsim.scenario.scheduler_settings import PRESETS
+from helixsim.scenario.workload_values import Workload
 
 KV_ADMISSIONS = ("expected", "exact")
 POLICIES = ("maxflow", "swarm", "random", "shortest_queue", "least_kv", "prefix_aware")

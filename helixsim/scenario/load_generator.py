@@ -18,12 +18,11 @@ from helixsim.control.load import (
 )
 from helixsim.errors import ScenarioError
 from helixsim.requests import SharedPrefix
-from helixsim.scenario.resolved import (
+from helixsim.scenario.resolved import RunSettings, Scenario
+from helixsim.scenario.workload_values import (
     GammaArrivals,
     PatternArrivals,
     PoissonArrivals,
-    RunSettings,
-    Scenario,
     SlotArrivals,
     Workload,
 )

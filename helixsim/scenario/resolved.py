@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 from helixsim.cluster import Cluster
-from helixsim.control.lateness import LateRequests
-from helixsim.control.node_schedulers.composition import AUTO, NO_LIMITS, Auto, StepLimits
 from helixsim.display import placement_image, placement_plot, short_text, table_html
 from helixsim.errors import InputError
 from helixsim.physics.engine import IDEAL_ENGINE, EngineCosts
@@ -18,204 +16,14 @@ from helixsim.profiles.machine import LLM, MachineProfile, MachineType
 from helixsim.registry import by_path
 from helixsim.scenario.plain import plain_data
 from helixsim.scenario.scenario_text import scenario_rows
-from helixsim.traces.arrivals import SLOT_S
-from helixsim.traces.lengths import LengthModel
-from helixsim.traces.patterns import ArrivalPattern
-from helixsim.traces.values import Lengths, Trace
+from helixsim.scenario.scheduler_settings import SchedulerSettings
+from helixsim.scenario.workload_values import Workload
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Mode = Literal["offline", "online"]
-Preset = Literal["published", "tuned"]
-KvAdmission = Literal["expected", "exact"]
-FlowSplit = Literal["published", "balanced"]
-
 IN_MEMORY = "<dict>"
 """Stands for the file of a scenario that was built from a dict."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KvSettings:
-    """Admission by the use of the KV caches.
-
-    Attributes
-    ----------
-    admission
-        ``expected``: a request counts with its prompt and an expected answer from admission to its
-        end. ``exact``: with the tokens that it holds, and a margin for growth.
-    high_water_mark
-        Share of a node's KV cache that may be in use.
-    expected_output_ratio
-        Expected output tokens of a request, over the mean.
-    """
-
-    admission: KvAdmission = "expected"
-    high_water_mark: float = 0.85
-    expected_output_ratio: float = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SchedulerSettings:
-    """Settings of the scheduler.
-
-    Attributes
-    ----------
-    policy
-        Name of the routing policy, see :data:`helixsim.control.routing.POLICIES`.
-    node
-        Name of the node scheduler, see :data:`helixsim.control.node_schedulers.NODE_SCHEDULERS`;
-        None for the one that goes with the physics.
-    kv
-        Expectations about the KV caches.
-    feed_high_water_mark
-        Offline, one more request is sent while the fullest node is expected to use no more than
-        this share of its KV cache.
-    min_flow_share
-        A successor with less than this share of a node's flow is left out.
-    flow_split
-        Which of all maximum flows to follow: ``published``, the one that the published algorithm
-        finds, or ``balanced``, see :mod:`helixsim.placement.balanced_flow`.
-    preset
-        Where the other settings come from: ``published`` or ``tuned``.
-    prefill_chunk_tokens
-        The most prompt tokens in one pass of a prefill: ``auto`` for a number that suits the
-        machines, None for whole prefills.
-    stream_chunks
-        Whether the chunks of a prefill leave back to back; otherwise each when the one before has
-        returned.
-    step
-        What one step of a node may take.
-    max_waiting
-        The most requests that wait for room in KV caches; further ones are rejected. None for the
-        default of the physics: no request waits in ``paper``, all wait in ``calibrated``.
-    late_requests
-        What becomes of requests whose first token would come later than their SLO allows:
-        ``serve``, ``wait`` or ``refuse``.
-    """
-
-    policy: str = "maxflow"
-    node: str | None = None
-    kv: KvSettings = KvSettings()
-    feed_high_water_mark: float = 0.8
-    min_flow_share: float = 0.05
-    flow_split: str = "published"
-    preset: Preset = "published"
-    prefill_chunk_tokens: int | Auto | None = None
-    stream_chunks: bool = False
-    step: StepLimits = NO_LIMITS
-    max_waiting: int | None = None
-    late_requests: LateRequests = "serve"
-
-
-HIGH_WATER_MARKS: Mapping[KvAdmission, float] = {"expected": 0.85, "exact": 0.97}
-"""The share of a KV cache that may be in use, by how admission counts."""
-
-PRESETS: Mapping[Preset, SchedulerSettings] = {
-    "published": SchedulerSettings(),
-    "tuned": SchedulerSettings(
-        preset="tuned",
-        policy="adaptive",
-        flow_split="balanced",
-        kv=KvSettings(admission="exact", high_water_mark=HIGH_WATER_MARKS["exact"]),
-        prefill_chunk_tokens=AUTO,
-        stream_chunks=True,
-        step=StepLimits(max_prefill_tokens=AUTO, max_decodes=AUTO, max_wait_s=AUTO),
-    ),
-}
-"""The settings that a preset stands for."""
-
-
-@dataclass(frozen=True, slots=True)
-class SlotArrivals:
-    """Arrivals as counted in slots of time: `counts` in each slot of `slot_s` seconds."""
-
-    counts: tuple[int, ...]
-    slot_s: float = SLOT_S
-
-
-@dataclass(frozen=True, slots=True)
-class PatternArrivals:
-    """Arrivals that follow a built-in pattern."""
-
-    pattern: ArrivalPattern
-
-
-@dataclass(frozen=True, slots=True)
-class PoissonArrivals:
-    """Arrivals with exponential gaps."""
-
-
-@dataclass(frozen=True, slots=True)
-class GammaArrivals:
-    """Arrivals with gamma-distributed gaps; `cv` is their standard deviation over their mean."""
-
-    cv: float
-
-
-@dataclass(frozen=True, slots=True)
-class CommonPrefixes:
-    """Prompts begin with one of `prompts` texts of `tokens` tokens."""
-
-    tokens: int
-    prompts: int
-
-
-@dataclass(frozen=True, slots=True)
-class Turns:
-    """Conversations of `turns` requests, each `think_time_s` after the answer to the last."""
-
-    turns: int
-    think_time_s: float
-
-
-Arrivals = SlotArrivals | PatternArrivals | PoissonArrivals | GammaArrivals
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
-    """The requests of users and their arrivals.
-
-    Attributes
-    ----------
-    mode
-        ``offline``: a closed loop, a request that ends makes room for another. ``online``:
-        requests arrive at times of their own.
-    lengths
-        Source of the lengths of requests, limits applied. None with a trace.
-    arrivals
-        Online without a trace: when requests arrive; scaled to `mean_tokens_per_s`.
-    trace
-        Online: requests with their own times and lengths, limits applied, times as in the file
-        (the run divides them by `rate_scale`).
-    initial_requests
-        Offline: number of requests that start the loop.
-    spacing_s
-        Offline: time between two of the initial requests, and from an end to the next request.
-    mean_tokens_per_s
-        Online without a trace: prompt and output tokens per second that are requested.
-    mean_prompt_tokens, mean_output_tokens
-        Lengths of the mean request that throughput is estimated for.
-    rate_scale
-        Online with a trace: factor on the rate of its requests.
-    shared_prefix
-        What prompts begin with; None if they share nothing, or as the trace has it.
-    conversations
-        Online without a trace: requests are turns of conversations; None if each is by itself.
-    """
-
-    mode: str
-    lengths: Lengths | LengthModel | None = None
-    arrivals: Arrivals | None = None
-    trace: Trace | None = None
-    initial_requests: int = 20
-    spacing_s: float = 0.1
-    mean_tokens_per_s: float | None = None
-    mean_prompt_tokens: int = 750
-    mean_output_tokens: int = 240
-    rate_scale: float = 1.0
-    shared_prefix: CommonPrefixes | None = None
-    conversations: Turns | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

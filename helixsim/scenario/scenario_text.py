@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from helixsim.scenario.resolved import Scenario, Workload
+    from helixsim.scenario.resolved import Scenario
+    from helixsim.scenario.workload_values import Workload
 
 
 def scenario_rows(scenario: Scenario) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from helixsim.scenario.spec import FileName
+from helixsim.scenario.keys import FileName
 from helixsim.yaml_files import FileModel, located_error
 
 ScenarioPath = Annotated[str, Field(pattern=r"^[^.\s=]+(\.[^.\s=]+)*$", max_length=1024)]

@@ -9,7 +9,14 @@ from typing import TypeVar
 from helixsim.errors import InputError, ScenarioError
 from helixsim.registry import UnknownNameError
 from helixsim.scenario.files import POISSON, is_arrivals_name, is_lengths_name
-from helixsim.scenario.resolved import (
+from helixsim.scenario.workload_spec import (
+    DEFAULT_ARRIVALS,
+    DEFAULT_LENGTHS,
+    GammaArrivalsSpec,
+    SlotArrivalsSpec,
+    WorkloadSpec,
+)
+from helixsim.scenario.workload_values import (
     Arrivals,
     CommonPrefixes,
     GammaArrivals,
@@ -18,13 +25,6 @@ from helixsim.scenario.resolved import (
     SlotArrivals,
     Turns,
     Workload,
-)
-from helixsim.scenario.spec import (
-    DEFAULT_ARRIVALS,
-    DEFAULT_LENGTHS,
-    GammaArrivalsSpec,
-    SlotArrivalsSpec,
-    WorkloadSpec,
 )
 from helixsim.traces.arrivals import SLOT_S
 from helixsim.traces.files import read_lengths, read_slot_arrivals, read_trace

@@ -15,7 +15,8 @@ from helixsim.planner.objective import Limit
 from helixsim.scenario.load import checked_document, load_scenario, resolve_scenario
 from helixsim.scenario.load_generator import mean_request_tokens
 from helixsim.scenario.overrides import Override, apply_overrides
-from helixsim.scenario.resolved import Scenario, Workload
+from helixsim.scenario.resolved import Scenario
+from helixsim.scenario.workload_values import Workload
 from helixsim.studies.backends import Backend, outcomes
 from helixsim.studies.objectives import (
     OWN_CLASS,

@@ -14,7 +14,7 @@ from helixsim.errors import ScenarioError
 from helixsim.requests import SharedPrefix, TraceRequest
 from helixsim.scenario.load import load_scenario
 from helixsim.scenario.load_generator import build_load_generator, mean_request_tokens
-from helixsim.scenario.resolved import CommonPrefixes, PoissonArrivals, Turns, Workload
+from helixsim.scenario.workload_values import CommonPrefixes, PoissonArrivals, Turns, Workload
 from helixsim.traces.values import Lengths, Trace
 
 

@@ -27,7 +27,7 @@ from helixsim.control.actions import Actions
 from helixsim.control.control_plane import build_control_plane
 from helixsim.control.load import Arrival
 from helixsim.scenario.load_generator import build_load_generator
-from helixsim.scenario.resolved import KvSettings
+from helixsim.scenario.scheduler_settings import KvSettings
 
 pytestmark = pytest.mark.usefixtures("checked_runs")
 

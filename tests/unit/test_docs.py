@@ -17,7 +17,7 @@ import pytest
 from helixsim import load_scenario, plan, simulate
 from helixsim.cli import app
 from helixsim.scenario.schema import FILE_KINDS
-from helixsim.scenario.spec import WorkloadSpec
+from helixsim.scenario.workload_spec import WorkloadSpec
 from helixsim.traces import TRACE_FORMATS
 from helixsim.yaml_files import parse_yaml, validate
 

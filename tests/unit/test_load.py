@@ -12,7 +12,7 @@ from helixsim.control.load import Arrival, ClosedLoop, OpenLoop, slot_arrivals
 from helixsim.errors import ScenarioError
 from helixsim.requests import SharedPrefix, TraceRequest
 from helixsim.scenario.load_generator import build_load_generator, mean_request_tokens
-from helixsim.scenario.resolved import GammaArrivals, PoissonArrivals, SlotArrivals, Workload
+from helixsim.scenario.workload_values import GammaArrivals, PoissonArrivals, SlotArrivals, Workload
 from helixsim.traces.values import Lengths, Trace
 
 

@@ -16,7 +16,8 @@ from helixsim.planner.simulated.surrogate import NOTHING, Surrogate
 from helixsim.profiles.machine import LatencyProfile
 from helixsim.requests import TraceRequest
 from helixsim.scenario.load import load_scenario
-from helixsim.scenario.resolved import KvSettings, Workload
+from helixsim.scenario.scheduler_settings import KvSettings
+from helixsim.scenario.workload_values import Workload
 from helixsim.traces.values import Trace
 
 PROMPT, OUTPUT = 10, 4

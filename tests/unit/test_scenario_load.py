@@ -14,16 +14,12 @@ from helixsim.placement.placement import Placement
 from helixsim.profiles.library import DATA
 from helixsim.requests import TraceRequest
 from helixsim.scenario.load import load_scenario
-from helixsim.scenario.resolved import (
-    PRESETS,
-    Fault,
-    Faults,
+from helixsim.scenario.resolved import Fault, Faults, RunSettings
+from helixsim.scenario.scheduler_settings import PRESETS, KvSettings, SchedulerSettings
+from helixsim.scenario.workload_values import (
     GammaArrivals,
-    KvSettings,
     PatternArrivals,
     PoissonArrivals,
-    RunSettings,
-    SchedulerSettings,
     SlotArrivals,
     Workload,
 )

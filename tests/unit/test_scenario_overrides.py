@@ -7,7 +7,7 @@ from scenario_data import CLUSTER, PLACEMENT, SCENARIO
 
 from helixsim.errors import ScenarioError
 from helixsim.scenario.load import load_scenario
-from helixsim.scenario.resolved import GammaArrivals, PoissonArrivals
+from helixsim.scenario.workload_values import GammaArrivals, PoissonArrivals
 from helixsim.traces import Lengths, length_model
 
 TRACE = "Timestamp,Request tokens,Response tokens,Model,Total tokens,Log Type\n1,5,6,m,11,a\n"

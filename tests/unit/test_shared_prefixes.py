@@ -13,7 +13,7 @@ from helixsim.metrics.summary_text import summary_text
 from helixsim.physics.engine import EngineCosts
 from helixsim.profiles.machine import LatencyProfile
 from helixsim.requests import SharedPrefix, TraceRequest
-from helixsim.scenario.resolved import CommonPrefixes, PoissonArrivals, Turns, Workload
+from helixsim.scenario.workload_values import CommonPrefixes, PoissonArrivals, Turns, Workload
 from helixsim.traces.arrivals import poisson
 from helixsim.traces.values import Lengths, Trace
 
