@@ -44,11 +44,12 @@ class OperatorStepTimer:
         if tables.all_reduce is not None and latency_s is not None:
             tables = replace(tables, all_reduce=replace(tables.all_reduce, latency_s=latency_s))
         self._tables = tables
+        self._stage = tables.stage(node.start_layer, node.end_layer)
         self._num_layers = node.num_layers
         self._is_first = node.start_layer == 0
         self._is_last = node.end_layer == llm.num_layers
         self._bytes_per_token = llm.activation_bytes_per_token
-        self._contexts = tables.attention.decode_context
+        self._contexts = self._stage.decode_contexts
         self._skew = tables.decode_skew
         self._gap_s = tables.step_gap_s
         self._layers: dict[int, float] = {}
@@ -115,10 +116,9 @@ class OperatorStepTimer:
             seconds += uneven_s
         else:
             mean = 0.0
-        attention = self._tables.attention
         for request in batch.requests:
             if request.is_prefill:
-                seconds += attention(
+                seconds += self._stage.attention_s(
                     request.num_new_tokens, request.num_computed_tokens, num_decodes, mean
                 )
                 num_decodes, mean = 0, 0.0
@@ -159,7 +159,7 @@ class OperatorStepTimer:
         """How long a layer takes without its attention."""
         known = self._layers.get(num_tokens)
         if known is None:
-            known = self._tables.layer_s(num_tokens, self._bytes_per_token)
+            known = self._stage.layer_s(num_tokens, self._bytes_per_token)
             self._layers[num_tokens] = known
         return known
 
@@ -177,7 +177,10 @@ class OperatorStepTimer:
         if self._is_last:
             last_s = self._tables.last_s(num_decodes, num_decodes)
             once_s += last_s
-        line = _line(self._contexts, self._tables.attention.of_decodes(num_decodes))
+        line = _line(
+            self._contexts,
+            [self._stage.attention_s(0, 0, num_decodes, context) for context in self._contexts],
+        )
         known = (once_s, last_s, self._layer_s(num_decodes), *line)
         self._decodes[num_decodes] = known
         return known

@@ -13,7 +13,13 @@ from helixsim.profiles.curve_spec import (
     check_located,
     seconds_of,
 )
-from helixsim.profiles.operators import AllReduce, AttentionTable, ExpertTable, OperatorTables
+from helixsim.profiles.operators import (
+    AllReduce,
+    AttentionTable,
+    ExpertTable,
+    LayerTables,
+    OperatorTables,
+)
 from helixsim.yaml_files import BytesPerSecond, FileModel, Seconds, located_error
 
 
@@ -89,19 +95,60 @@ class ExpertsSpec(FileModel):
         )
 
 
-class OperatorsSpec(FileModel):
-    """Measured times of a layer's operators, instead of `prefill` and `decode`."""
+class LayersSpec(FileModel):
+    """Measured times of layers of one kind."""
 
     dense: OperatorCurveSpec = Field(
         description="Operators of one layer that depend on the number of tokens only, together: "
         "projections, norms, feed-forward block."
+    )
+    attention: AttentionSpec = Field(description="Attention of one layer.")
+    experts: ExpertsSpec | None = Field(
+        default=None, description="Experts of one layer, for a mixture of experts."
+    )
+
+    def to_tables(self) -> LayerTables:
+        """Turn the block into tables in seconds."""
+        return LayerTables(
+            self.dense.to_curve(),
+            self.attention.to_table(),
+            None if self.experts is None else self.experts.to_table(),
+        )
+
+
+LayerKinds = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=1000)], ...], Field(strict=False, max_length=10_000)
+]
+
+
+class OperatorsSpec(FileModel):
+    """Measured times of a layer's operators, instead of `prefill` and `decode`."""
+
+    dense: OperatorCurveSpec | None = Field(
+        default=None,
+        description="Operators of one layer that depend on the number of tokens only, together: "
+        "projections, norms, feed-forward block. Needed without `kinds`.",
+    )
+    attention: AttentionSpec | None = Field(
+        default=None, description="Attention of one layer. Needed without `kinds`."
+    )
+    experts: ExpertsSpec | None = Field(
+        default=None, description="Experts of one layer, for a mixture of experts."
+    )
+    kinds: Annotated[tuple[LayersSpec, ...], Field(strict=False, min_length=1)] | None = Field(
+        default=None,
+        description="Instead of `dense`, `attention` and `experts`, for an LLM with layers of "
+        "different kinds: one entry for each kind.",
+    )
+    kind_of_layer: LayerKinds = Field(
+        default=(),
+        description="With `kinds`: for each layer of the LLM, the number of its kind, from 0.",
     )
     embedding: OperatorCurveSpec = Field(description="By tokens; only beside the first layer.")
     final_norm: OperatorCurveSpec = Field(description="By tokens; only beside the last layer.")
     head: OperatorCurveSpec = Field(
         description="Head and sampler by sequences; only beside the last layer."
     )
-    attention: AttentionSpec = Field(description="Attention of one layer.")
     decode_skew: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.0,
         description="Decodes with uneven contexts take t(mean) + decode_skew x (t(longest) - "
@@ -116,9 +163,6 @@ class OperatorsSpec(FileModel):
         description="Costs of each of the two all-reduces of a layer; needed with tensor_parallel "
         "above 1.",
     )
-    experts: ExpertsSpec | None = Field(
-        default=None, description="Experts of one layer, for a mixture of experts."
-    )
     step_gap: Annotated[Seconds, Field(ge=0, le=10)] = Field(
         default=0.0,
         description="Time between two steps in which the GPU waits for its inputs.",
@@ -129,19 +173,40 @@ class OperatorsSpec(FileModel):
         if self.tensor_parallel > 1 and self.all_reduce is None:
             message = f"give it, since tensor_parallel is {self.tensor_parallel}"
             raise located_error("all_reduce", message)
+        self._check_kinds()
         return self
+
+    def _check_kinds(self) -> None:
+        """Layers are given in exactly one of two forms."""
+        for name in ("dense", "attention", "experts"):
+            given = getattr(self, name) is not None
+            if given and self.kinds is not None:
+                raise located_error(name, "give either kinds or dense with attention")
+            if not given and self.kinds is None and name != "experts":
+                raise located_error(name, "this key is missing (or kinds instead)")
+        check_located(self.to_tables)
+
+    def _kinds(self) -> tuple[LayerTables, ...]:
+        if self.kinds is not None:
+            return tuple(kind.to_tables() for kind in self.kinds)
+        assert self.dense is not None
+        assert self.attention is not None
+        return (
+            LayersSpec(
+                dense=self.dense, attention=self.attention, experts=self.experts
+            ).to_tables(),
+        )
 
     def to_tables(self) -> OperatorTables:
         """Turn the block into tables in seconds."""
         return OperatorTables(
-            dense=self.dense.to_curve(),
+            kinds=self._kinds(),
+            kind_of_layer=self.kind_of_layer,
             embedding=self.embedding.to_curve(),
             final_norm=self.final_norm.to_curve(),
             head=self.head.to_curve(),
-            attention=self.attention.to_table(),
             decode_skew=self.decode_skew,
             tensor_parallel=self.tensor_parallel,
             all_reduce=None if self.all_reduce is None else self.all_reduce.to_all_reduce(),
-            experts=None if self.experts is None else self.experts.to_table(),
             step_gap_s=self.step_gap,
         )

@@ -5,10 +5,11 @@ With all new tokens of a pass as *tokens* and its requests as *sequences*, a nod
 .. code-block:: text
 
     step_gap
-    + num_layers x (dense(tokens) + attention + experts(tokens) + 2 x all_reduce(tokens))
+    + layers x (dense(tokens) + attention + experts(tokens) + 2 x all_reduce(tokens))
     + embedding(tokens)                         if it holds the first layer
     + final_norm(tokens) + head(sequences)      if it holds the last layer
 
+Layers of different kinds (dense layers before experts, sliding windows) have times of their own.
 :class:`helixsim.physics.operators.OperatorStepTimer` adds them up for the steps of a node.
 """
 
@@ -126,10 +127,6 @@ class AttentionTable:
             self.axes, self.seconds, (chunk, chunk_context, decodes, decode_context)
         )
 
-    def of_decodes(self, num_decodes: int) -> tuple[float, ...]:
-        """Seconds of this number of decodes alone, at each mean context of `decode_context`."""
-        return tuple(self(0, 0, num_decodes, context) for context in self.decode_context)
-
 
 @dataclass(frozen=True, slots=True)
 class ExpertTable:
@@ -202,21 +199,45 @@ class AllReduce:
         return self.latency_s + 2 * (num_gpus - 1) / num_gpus * num_bytes / self.bytes_per_s
 
 
+@dataclass(frozen=True, slots=True)
+class LayerTables:
+    """Times of one kind of layers.
+
+    Attributes
+    ----------
+    dense
+        All operators of one layer that depend on the number of tokens only, together.
+    attention
+        Attention of one layer.
+    experts
+        Experts of one layer, if it has them.
+    """
+
+    dense: OperatorCurve
+    attention: AttentionTable
+    experts: ExpertTable | None = None
+
+    def __call__(self, num_tokens: int) -> float:
+        """Seconds of one layer for this number of tokens, without attention and all-reduces."""
+        seconds = self.dense(num_tokens)
+        return seconds if self.experts is None else seconds + self.experts(num_tokens)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorTables:
     """Times of all operators of an LLM on a machine.
 
     Attributes
     ----------
-    dense
-        All operators of one layer that depend on the number of tokens only, together.
+    kinds
+        Times of each kind of layers.
+    kind_of_layer
+        For each layer of the LLM, the number of its kind; empty if there is only one kind.
     embedding
         By tokens, once on the node with the first layer.
     final_norm, head
         By tokens, and by sequences (language model head and sampler), once on the node with
         the last layer.
-    attention
-        Attention of one layer.
     decode_skew
         A batch of decodes with uneven contexts takes
         t(mean context) + decode_skew x (t(longest context) - t(mean context)), for attention.
@@ -224,30 +245,84 @@ class OperatorTables:
         GPUs that share each layer.
     all_reduce
         What they exchange their results with; needed if they are several.
-    experts
-        Experts of one layer, if the LLM has them.
     step_gap_s
         Time between two steps in which the GPU waits for its inputs; operators do not have it.
+
+    Raises
+    ------
+    ScenarioError
+        If the values are invalid; `where` is the first invalid one.
     """
 
-    dense: OperatorCurve
+    kinds: tuple[LayerTables, ...]
     embedding: OperatorCurve
     final_norm: OperatorCurve
     head: OperatorCurve
-    attention: AttentionTable
+    kind_of_layer: tuple[int, ...] = ()
     decode_skew: float = 0.0
     tensor_parallel: int = 1
     all_reduce: AllReduce | None = None
-    experts: ExpertTable | None = None
     step_gap_s: float = 0.0
 
     def __post_init__(self) -> None:
+        if not self.kinds:
+            raise ScenarioError("give one kind of layers at least", where="kinds")
+        if len(self.kinds) > 1 and not self.kind_of_layer:
+            message = f"give it, since there are {len(self.kinds)} kinds of layers"
+            raise ScenarioError(message, where="kind_of_layer")
+        for layer, kind in enumerate(self.kind_of_layer):
+            if not 0 <= kind < len(self.kinds):
+                raise ScenarioError(
+                    f"must be 0 to {len(self.kinds) - 1}, a kind of layers, not {kind}",
+                    where=f"kind_of_layer[{layer}]",
+                )
         if not 0 <= self.decode_skew <= 1:
             raise ScenarioError(f"must be 0 to 1, not {self.decode_skew}", where="decode_skew")
         if self.tensor_parallel > 1 and self.all_reduce is None:
             raise ScenarioError(
                 f"give it, since tensor_parallel is {self.tensor_parallel}", where="all_reduce"
             )
+
+    def stage(self, start_layer: int, end_layer: int) -> StageTables:
+        """Times of the mean layer among the layers ``[start_layer, end_layer)``."""
+        if not self.kind_of_layer:
+            return StageTables(self, ((1.0, self.kinds[0]),))
+        held = self.kind_of_layer[start_layer:end_layer]
+        shares = [(held.count(number) / len(held), kind) for number, kind in enumerate(self.kinds)]
+        return StageTables(self, tuple((share, kind) for share, kind in shares if share))
+
+    def last_s(self, num_tokens: int, num_sequences: int) -> float:
+        """Seconds of what follows the last layer."""
+        return self.final_norm(num_tokens) + self.head(num_sequences)
+
+
+@dataclass(frozen=True, slots=True)
+class StageTables:
+    """Times of the mean layer of a stage: each kind counts by its share of the layers.
+
+    Attributes
+    ----------
+    tables
+        The tables of the whole LLM.
+    kinds
+        Share of the stage's layers, above 0, and the kind.
+    """
+
+    tables: OperatorTables
+    kinds: tuple[tuple[float, LayerTables], ...]
+
+    @property
+    def token_points(self) -> set[int]:
+        """Numbers of tokens at which the kinds were measured."""
+        found = {point for _, kind in self.kinds for point in kind.dense.tokens}
+        return found.union(
+            *(kind.experts.tokens for _, kind in self.kinds if kind.experts is not None)
+        )
+
+    @property
+    def decode_contexts(self) -> tuple[int, ...]:
+        """Mean contexts of decodes at which the kinds were measured, increasing."""
+        return tuple(sorted({at for _, kind in self.kinds for at in kind.attention.decode_context}))
 
     def layer_s(self, num_tokens: int, bytes_per_token: float) -> float:
         """Seconds of one layer without its attention.
@@ -259,14 +334,18 @@ class OperatorTables:
         bytes_per_token
             Size of a token's hidden state.
         """
-        seconds = self.dense(num_tokens)
-        if self.experts is not None:
-            seconds += self.experts(num_tokens)
-        if self.all_reduce is not None and self.tensor_parallel > 1:
-            each = self.all_reduce(num_tokens * bytes_per_token, self.tensor_parallel)
+        seconds = sum(share * kind(num_tokens) for share, kind in self.kinds)
+        all_reduce, num_gpus = self.tables.all_reduce, self.tables.tensor_parallel
+        if all_reduce is not None and num_gpus > 1:
+            each = all_reduce(num_tokens * bytes_per_token, num_gpus)
             seconds += ALL_REDUCES_PER_LAYER * each
         return seconds
 
-    def last_s(self, num_tokens: int, num_sequences: int) -> float:
-        """Seconds of what follows the last layer."""
-        return self.final_norm(num_tokens) + self.head(num_sequences)
+    def attention_s(
+        self, chunk: float, chunk_context: float, decodes: float, decode_context: float
+    ) -> float:
+        """Seconds of one layer's attention for a chunk beside decodes with this mean context."""
+        return sum(
+            share * kind.attention(chunk, chunk_context, decodes, decode_context)
+            for share, kind in self.kinds
+        )

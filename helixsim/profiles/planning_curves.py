@@ -18,28 +18,28 @@ def planning_curves(tables: OperatorTables, llm: LLM) -> tuple[LatencyProfile, L
     earlier context, decodes have 1,000 tokens of context each. Zero tokens take as long as one:
     the weights are read for any.
     """
+    mean = tables.stage(0, llm.num_layers)
 
     def once_s(num_tokens: int, num_sequences: int) -> float:
         both = tables.embedding(num_tokens) + tables.last_s(num_tokens, num_sequences)
         return both / llm.num_layers
 
     def prefill_s(num_tokens: int) -> float:
-        layer_s = tables.layer_s(num_tokens, llm.activation_bytes_per_token)
-        return layer_s + tables.attention(num_tokens, 0, 0, 0) + once_s(num_tokens, 1)
+        layer_s = mean.layer_s(num_tokens, llm.activation_bytes_per_token)
+        return layer_s + mean.attention_s(num_tokens, 0, 0, 0) + once_s(num_tokens, 1)
 
     def decode_s(num_decodes: int) -> float:
-        layer_s = tables.layer_s(num_decodes, llm.activation_bytes_per_token)
-        attention_s = tables.attention(0, 0, num_decodes, CONTEXT_PER_DECODE)
+        layer_s = mean.layer_s(num_decodes, llm.activation_bytes_per_token)
+        attention_s = mean.attention_s(0, 0, num_decodes, CONTEXT_PER_DECODE)
         return layer_s + attention_s + once_s(num_decodes, num_decodes)
 
-    dense = tables.dense.tokens
-    experts = tables.experts.tokens if tables.experts is not None else ()
+    tokens = mean.token_points
+    chunks = {at for _, kind in mean.kinds for at in kind.attention.chunk}
+    decodes = {at for _, kind in mean.kinds for at in kind.attention.decodes}
     return (
-        _sampled(prefill_s, {*dense, *experts, *tables.attention.chunk}),
+        _sampled(prefill_s, tokens | chunks),
         _sampled(
-            decode_s,
-            {n for n in (*dense, *experts) if n <= tables.attention.decodes[-1]}
-            | {*tables.attention.decodes, *tables.head.tokens},
+            decode_s, {at for at in tokens if at <= max(decodes)} | decodes | {*tables.head.tokens}
         ),
     )
 

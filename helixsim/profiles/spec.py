@@ -243,6 +243,12 @@ class ServingSpec(FileModel):
         """Profiles of prefills and decodes, and the tables that they follow from, if any."""
         if self.operators is not None and llm is not None:
             tables = self.operators.to_tables()
+            if len(tables.kind_of_layer) not in (0, llm.num_layers):
+                raise InputError(
+                    f"has {len(tables.kind_of_layer)} entries, but {llm.name} has "
+                    f"{llm.num_layers} layers",
+                    where="operators.kind_of_layer",
+                )
             return *planning_curves(tables, llm), tables
         assert self.prefill is not None
         assert self.decode is not None
@@ -352,7 +358,10 @@ class MachineSpec(FileModel):
                 f"its memory holds {max(kv)} layers of {llm_name} at most, not {max_layers}",
                 where=f"{where}.max_layers",
             )
-        prefill, decode, operators = serving.curves(llm)
+        try:
+            prefill, decode, operators = serving.curves(llm)
+        except InputError as error:
+            raise InputError(error.message, where=f"{where}.{error.where}") from error
         hints = serving.planner.to_hints(max_layers, prefill, decode)
         for key in ("typical_layers", "crowded_typical_layers"):
             if (count := getattr(hints, key)) > max_layers:

@@ -101,10 +101,10 @@ def test_a_tiny_table(run, tmp_path):
     assert (llm.name, llm.num_layers, llm.activation_bytes_per_token) == ("llm", 2, 16.0)
     assert llm.kv_bytes_per_token_layer == 2 * 2 * 2 * 2
     tables = profile.operators
-    assert tables.dense.tokens == (1, 4)
-    assert tables.dense.seconds == pytest.approx((12e-6, 24.12e-6))
+    assert tables.kinds[0].dense.tokens == (1, 4)
+    assert tables.kinds[0].dense.seconds == pytest.approx((12e-6, 24.12e-6))
     assert tables.head(1) == pytest.approx(55e-6)
-    attention = tables.attention
+    attention = tables.kinds[0].attention
     assert attention.axes == ((0, 4), (0,), (0, 1), (16, 64))
     # The last combination was not measured: 7 alone + 8 alone.
     assert attention.seconds == pytest.approx([s * 1e-6 for s in (0, 0, 5, 8, 7, 7, 13, 15)])
@@ -360,18 +360,18 @@ def test_measured_profiles(reference, tmp_path, path, config, memory, skew):
             for (name, count), seconds in dense.items()
             if count == str(tokens) and name not in once
         )
-        assert tables.dense(tokens) == pytest.approx(layer, **near)
+        assert tables.kinds[0].dense(tokens) == pytest.approx(layer, **near)
         assert tables.embedding(tokens) == pytest.approx(dense["embedding", str(tokens)], **near)
     attention = measured(
         folder, "attention", "prefill_chunk", "kv_prefill", "n_decode", "kv_decode"
     )
     for point in ((0, 0, 64, 1024), (512, 2048, 0, 0), (128, 0, 16, 4096), (2048, 0, 1, 16)):
         expected = attention[tuple(map(str, point))]
-        assert tables.attention(*point) == pytest.approx(expected, **near)
+        assert tables.kinds[0].attention(*point) == pytest.approx(expected, **near)
     # Not measured: the sum of both alone.
     assert ("16", "0", "256", "1024") not in attention
     expected = attention["16", "0", "0", "0"] + attention["0", "0", "256", "1024"]
-    assert tables.attention(16, 0, 256, 1024) == pytest.approx(expected, **near)
-    if tables.experts is not None:
+    assert tables.kinds[0].attention(16, 0, 256, 1024) == pytest.approx(expected, **near)
+    if tables.kinds[0].experts is not None:
         moe = measured(folder, "moe", "tokens", "activated_experts")
-        assert tables.experts(1) == pytest.approx(moe["1", "8"], **near)
+        assert tables.kinds[0].experts(1) == pytest.approx(moe["1", "8"], **near)

@@ -14,6 +14,13 @@ from helixsim.profiles.operators import AllReduce, ExpertTable, OperatorCurve
 
 TINY = LLM("tiny", 10, 1000.0, 2.0, 1e9, 1000.0)
 CURVE = {"tokens": [1, 100], "ms": [1, 2.5]}
+ATTENTION = {
+    "chunk": [0, 100],
+    "chunk_context": [0],
+    "decodes": [0, 10],
+    "decode_context": [1000],
+    "ms": [0, 2, 4, 5],
+}
 MACHINE = {
     "schema": 1,
     "kind": "machine",
@@ -28,13 +35,7 @@ MACHINE = {
                 "embedding": CURVE,
                 "final_norm": CURVE,
                 "head": CURVE,
-                "attention": {
-                    "chunk": [0, 100],
-                    "chunk_context": [0],
-                    "decodes": [0, 10],
-                    "decode_context": [1000],
-                    "ms": [0, 2, 4, 5],
-                },
+                "attention": ATTENTION,
                 "decode_skew": 0.1,
                 "tensor_parallel": 2,
                 "all_reduce": {"latency": "60 us", "bandwidth": "20 GB/s"},
@@ -74,11 +75,11 @@ def load(tmp_path):
 def test_a_file_with_operators(load):
     profile = load().profiles["tiny"]
     tables = profile.operators
-    assert tables.dense == OperatorCurve((1, 100), (0.001, 0.0025))
-    assert tables.attention.seconds == pytest.approx((0, 0.002, 0.004, 0.005))
+    assert tables.kinds[0].dense == OperatorCurve((1, 100), (0.001, 0.0025))
+    assert tables.kinds[0].attention.seconds == pytest.approx((0, 0.002, 0.004, 0.005))
     assert (tables.decode_skew, tables.tensor_parallel) == (0.1, 2)
     assert tables.all_reduce == AllReduce(pytest.approx(60e-6), 20e9)
-    assert tables.experts == ExpertTable(8, 2, (1,), (2, 8), (0.001, 0.004))
+    assert tables.kinds[0].experts == ExpertTable(8, 2, (1,), (2, 8), (0.001, 0.004))
     # One decode: dense 1 ms, experts 1 ms, attention 0.2 ms, two all-reduces of 60 us and 1,000
     # bytes at 20 GB/s, a tenth of embedding, norm and head, 1 ms each.
     assert profile.decode(1) == pytest.approx(2.2e-3 + 2 * (60e-6 + 1000 / 20e9) + 0.3e-3)
@@ -114,6 +115,16 @@ def test_operators_need_the_llm(load):
             {"operators__experts__experts_per_token": 9},
             "operators.experts.experts_per_token: must be 1 to num_experts (8), not 9",
         ),
+        ({"operators__dense": ...}, "operators.dense: this key is missing (or kinds instead)"),
+        (
+            {"operators__kinds": [{"dense": CURVE, "attention": ATTENTION}]},
+            "operators.dense: give either kinds or dense with attention",
+        ),
+        (
+            {"operators__kind_of_layer": [0]},
+            "llms.tiny.operators.kind_of_layer: has 1 entries, but tiny has 10 layers",
+        ),
+        ({"operators__kind_of_layer": [1]}, "operators.kind_of_layer[0]: must be 0 to 0"),
         ({"operators__decode_skew": 2}, "operators.decode_skew: should be less than or equal"),
     ],
 )
@@ -133,3 +144,21 @@ def test_weights_outside_the_layers(tmp_path, load):
     # 9 GB less 10 layers and 2 GB; less 4 layers and 1 GB.
     assert capacities[10].kv_token_layers == pytest.approx(2e9 / 1000, rel=1e-3)
     assert capacities[4].kv_token_layers == pytest.approx(6e9 / 1000, rel=1e-3)
+
+
+def test_a_file_with_layers_of_two_kinds(load):
+    kinds = [{"dense": CURVE, "attention": ATTENTION}] * 2
+    tables = (
+        load(
+            operators__dense=...,
+            operators__attention=...,
+            operators__experts=...,
+            operators__kinds=kinds,
+            operators__kind_of_layer=[0] * 3 + [1] * 7,
+        )
+        .profiles["tiny"]
+        .operators
+    )
+    assert len(tables.kinds) == 2
+    assert [share for share, _ in tables.stage(2, 4).kinds] == [0.5, 0.5]
+    assert [share for share, _ in tables.stage(3, 10).kinds] == [1.0]

@@ -16,6 +16,7 @@ from helixsim.profiles.operators import (
     AllReduce,
     AttentionTable,
     ExpertTable,
+    LayerTables,
     OperatorCurve,
     OperatorTables,
 )
@@ -38,11 +39,10 @@ ATTENTION = AttentionTable(
 )
 EXPERTS = ExpertTable(4, 2, (1, 2), (2, 4), (1.0, 9.0, 1.0, 3.0))
 TABLES = OperatorTables(
-    dense=DENSE,
+    kinds=(LayerTables(DENSE, ATTENTION),),
     embedding=OperatorCurve((1,), (0.5,)),
     final_norm=OperatorCurve((1, 11), (0.25, 1.25)),
     head=OperatorCurve((1, 2), (3.0, 5.0)),
-    attention=ATTENTION,
     decode_skew=0.25,
 )
 
@@ -217,7 +217,12 @@ def test_only_the_ends_have_embedding_and_head():
 
 def test_all_reduces_and_experts():
     # 2 tokens of 8 bytes: each all-reduce 1 + 2 x 3/4 x 16 / 8 = 4 s.
-    tables = replace(TABLES, tensor_parallel=4, all_reduce=AllReduce(1.0, 8.0), experts=EXPERTS)
+    tables = replace(
+        TABLES,
+        tensor_parallel=4,
+        all_reduce=AllReduce(1.0, 8.0),
+        kinds=(LayerTables(DENSE, ATTENTION, EXPERTS),),
+    )
     requests = [decode(10), decode(10)]
     more = timer(tables).layer_s(Batch.of(requests)) - timer().layer_s(Batch.of(requests))
     assert more == pytest.approx(2 * 4 + 2.0)
@@ -257,3 +262,33 @@ def test_planning_curves():
     assert decodes(2) == pytest.approx(2.0 + 51.0 + (0.5 + 0.35 + 5.0) / 4)
     # Beyond the last point: as the tables.
     assert prefill(64) == pytest.approx(DENSE(64) + 32.0 + (0.5 + 6.55 + 3.0) / 4)
+
+
+def test_layers_of_two_kinds_count_by_their_number():
+    # The layers 0 and 1 take twice as long as the layers 2 and 3, in everything.
+    twice = LayerTables(
+        replace(DENSE, seconds=tuple(2 * s for s in DENSE.seconds)),
+        replace(ATTENTION, seconds=tuple(2 * s for s in ATTENTION.seconds)),
+    )
+    tables = replace(
+        TABLES, kinds=(twice, TABLES.kinds[0]), kind_of_layer=(0, 0, 1, 1), decode_skew=0.25
+    )
+    requests = [decode(5), decode(9)]
+    plain = seconds_of(requests, timer(layers=(1, 3))) / 2  # of one layer; neither end is here
+    assert seconds_of(requests, timer(tables, layers=(1, 3))) == pytest.approx(3 * plain)
+    first = seconds_of(requests, timer(layers=(0, 1))) - plain
+    assert seconds_of(requests, timer(tables, layers=(0, 2))) == pytest.approx(first + 4 * plain)
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"kinds": ()}, "kinds"),
+        ({"kinds": TABLES.kinds * 2}, "kind_of_layer"),
+        ({"kind_of_layer": (0, 1)}, "kind_of_layer[1]"),
+    ],
+)
+def test_invalid_kinds_of_layers(changes, where):
+    with pytest.raises(ScenarioError) as error:
+        replace(TABLES, **changes)
+    assert error.value.where == where
