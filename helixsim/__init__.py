@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from helixsim.models.simulation import simulate
     from helixsim.physics.performance_model import register_performance_model
     from helixsim.placement.placement import Placement
+    from helixsim.planner.place import place
     from helixsim.planner.plan import plan
     from helixsim.planner.result import PlanResult
     from helixsim.recorded.replay import ReplayResult, replay
@@ -44,6 +45,7 @@ __all__ = [
     "capacity",
     "load_results",
     "load_scenario",
+    "place",
     "plan",
     "register_engine",
     "register_node_scheduler",
@@ -69,6 +71,7 @@ _MODULES = {
     "capacity": "helixsim.studies.capacity",
     "load_results": "helixsim.metrics.result",
     "load_scenario": "helixsim.scenario.load",
+    "place": "helixsim.planner.place",
     "plan": "helixsim.planner.plan",
     "register_engine": "helixsim.registry",
     "register_node_scheduler": "helixsim.control.node_schedulers",

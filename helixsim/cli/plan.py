@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from helixsim.planner.result import PlanResult
     from helixsim.scenario.resolved import Scenario
 
-_Method = Literal["optimise", "milp", "petals", "swarm", "separate", "separate-mixed"]
+_Method = Literal["optimise", "milp", "petals", "swarm", "replicas", "separate", "separate-mixed"]
 _MaxStages = Annotated[int | None, typer.Option(min=1, help="Limit of the nodes of a route.")]
 _KeepLinks = Annotated[
     int | None, typer.Option(min=1, help="Keep only the N fastest links from each node to others.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from helixsim.cli.group import EXIT_INTERRUPTED, ScenarioArgument, SetOption, seconds_of
+from helixsim.cli.placing import load_placed_scenario
 from helixsim.cli.progress import ShowProgress, polled, show_progress
 
 if TYPE_CHECKING:
@@ -65,7 +66,6 @@ def run(
     from helixsim.metrics.output import OutputFolder
     from helixsim.metrics.summary_text import status_text, summary_text
     from helixsim.models.simulation import Simulation, Watcher
-    from helixsim.scenario.load import load_scenario
 
     if record is not None and output is None:
         raise InputError("--record needs a folder to write to: add --output DIR")
@@ -73,7 +73,7 @@ def run(
         raise InputError("--trace needs a folder to write to: add --output DIR")
     every_s = None if watch is None else _interval_s(watch)
     seeded = [*(overrides or []), *([] if seed is None else [f"run.seed={seed}"])]
-    scenario = load_scenario(file, seeded)
+    scenario = load_placed_scenario(file, seeded)
     span_s = None
     if trace:
         begin_s = scenario.run.warmup_s

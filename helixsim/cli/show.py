@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from helixsim.cli.group import ForceOption, OutputOption, SetOption
+from helixsim.cli.placing import load_placed_scenario
 
 if TYPE_CHECKING:
     from helixsim.placement.placement import Placement
@@ -74,7 +75,7 @@ def _subject(file: str, scenario: str | None, overrides: list[str]) -> Scenario 
     if not (isinstance(document, dict) and document.get("kind") == "placement"):
         if scenario is not None:
             raise InputError("--scenario goes with a placement file, and this is none", file=path)
-        return load_scenario(path, overrides)
+        return load_placed_scenario(str(path), overrides)
     if scenario is not None:
         # JSON is valid YAML, with any characters in the name.
         placed = f"placement.file={json.dumps(str(path.absolute()))}"

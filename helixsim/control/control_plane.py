@@ -98,7 +98,8 @@ def placed_topology(scenario: Scenario) -> Topology:
     """
     if scenario.placement is None:
         raise ScenarioError(
-            "a run needs a placement: write one here, or name a file that has one",
+            "a run needs a placement: write one here, name a file that has one (helixsim plan "
+            "writes it), or use helixsim.place(scenario)",
             where="placement",
         )
     topology = build_topology(

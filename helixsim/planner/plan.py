@@ -7,7 +7,7 @@ from math import isfinite
 from pathlib import Path
 
 from helixsim.errors import InputError
-from helixsim.planner.heuristics import petals, separate, separate_mixed, swarm
+from helixsim.planner.heuristics import petals, replicas, separate, separate_mixed, swarm
 from helixsim.planner.max_flow.optimise import optimise
 from helixsim.planner.milp import milp, recover
 from helixsim.planner.objective import DEFAULT_FIGURE, parse_objective
@@ -25,6 +25,7 @@ METHODS: Mapping[str, Callable[[FlowSearch], None]] = {
     "milp": milp,
     "petals": petals,
     "swarm": swarm,
+    "replicas": replicas,
     "separate": separate,
     "separate-mixed": separate_mixed,
 }
@@ -62,7 +63,8 @@ def plan(
         Machines, network, LLM and workload. Its placement, if any, is a candidate of a
         simulated search, and is ignored otherwise.
     method
-        ``optimise``, ``milp``, ``petals``, ``swarm``, ``separate`` or ``separate-mixed``.
+        ``optimise``, ``milp``, ``petals``, ``swarm``, ``replicas``, ``separate`` or
+        ``separate-mixed``.
     objective
         ``flow``: the greatest maximum flow. ``simulated``: the best `goal` in simulations of
         the scenario. Only ``optimise`` searches for it; the placements of other methods are

@@ -37,7 +37,7 @@ def _scheduler(scenario: Scenario) -> str:
 def _placement(scenario: Scenario) -> str:
     placement = scenario.placement
     if placement is None:
-        return "none, which a run needs"
+        return "none: a run uses a simple rule, `helixsim plan` searches for one"
     held = sum(end - start for start, end in placement.layers.values())
     copies = held / scenario.llm.num_layers
     links = "all links that fit" if placement.links is None else f"{len(placement.links)} links"

@@ -113,7 +113,9 @@ class ScenarioSpec(FileModel):
     )
     cluster: ClusterSection
     placement: PlacementSection | None = Field(
-        default=None, description="The layers of each node; required to run, not to plan."
+        default=None,
+        description="The layers of each node. Default: the simple rule `replicas` "
+        "([planning](planning.md#methods)).",
     )
     scheduler: SchedulerSpec = SchedulerSpec()
     workload: WorkloadSpec

@@ -12,6 +12,7 @@ from typing import Any
 from helixsim.display import short_text, table_html
 from helixsim.errors import InputError, SimulationError
 from helixsim.planner.objective import Limit
+from helixsim.planner.place import place
 from helixsim.scenario.load import checked_document, load_scenario, resolve_scenario
 from helixsim.scenario.load_generator import mean_request_tokens
 from helixsim.scenario.overrides import Override, apply_overrides
@@ -241,6 +242,7 @@ class CapacitySearch:
             found = resolve_scenario(changed, scenario.file)
         else:
             found = load_scenario(scenario, texts)
+        found = place(found)
         self._file = found.file
         document: Mapping[str, object] = found.document
         self._workload = found.workload

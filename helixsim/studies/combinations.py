@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from helixsim.errors import InputError, ScenarioError
+from helixsim.planner.place import place as with_placement
 from helixsim.scenario.files import find_scenario, is_yaml_name
 from helixsim.scenario.load import checked_document, resolve_scenario
 from helixsim.scenario.overrides import Override, apply_overrides
@@ -148,9 +149,8 @@ class _Checker:
                     raise
                 raise self._error(where, str(error)) from error
             if scenario.placement is None:
-                raise self._error(
-                    where or "scenario", f"{self.scenario_file} has no placement, which a run needs"
-                )
+                scenario = with_placement(scenario)
+                changed = dict(scenario.document)
             name = scenario.name
             cells += [
                 Cell(number, values, StudyRun(self.scenario_file, changed, scenario.digest, seed))

@@ -233,7 +233,6 @@ def test_a_trace_is_sped_up_until_it_is_too_short():
     [
         (["--slo", "ttft<=5"], "--slo: unknown figure 'ttft'"),
         (["--slo", TIGHT, "--set", "workload={mode: offline}"], "no arrival rate in a closed loop"),
-        (["--slo", TIGHT, "--set", "placement=null"], "a run needs a placement"),
         (["--slo", TIGHT, "--set", "run.sede=1"], "a scenario has no run.sede"),
         (["--set", "slo={}"], "--slo: needs objectives"),
     ],

@@ -217,12 +217,6 @@ def test_flags_take_what_they_can_use(folder, flag):
     assert result.stdout == ""
 
 
-def test_a_scenario_without_a_placement_says_what_to_do(folder):
-    result = run(write({"placement": ...}), code=2)
-    assert "placement: a run needs a placement" in result.stderr
-    assert "name a file that has one" in result.stderr
-
-
 def test_no_route_is_a_clear_error(folder):
     links = [["coordinator", "n0"], ["n0", "n1"], ["n2", "n3"], ["n3", "coordinator"]]
     result = run(write({"placement.links": links}), "-o", "out", code=2)
@@ -375,3 +369,10 @@ def test_the_command_runs_as_a_module(folder):
     stdout, stderr = python("-m", "helixsim", "run", write(), "--json")
     assert json.loads(stdout) == summary_of("tiny.yaml")
     assert stderr == ""
+
+
+def test_a_scenario_without_a_placement_runs_by_a_rule(folder):
+    # Four A100 of at most 18 layers of LLaMA-1 30B: one pipeline of 15 layers each.
+    done = CliRunner().invoke(app, ["run", write({"placement": None})])
+    assert done.exit_code == 0, done.stderr
+    assert "note: the scenario has no placement; a simple rule gives: n0 0-15" in done.stderr

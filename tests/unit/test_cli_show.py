@@ -85,7 +85,6 @@ def test_mistakes_are_told_and_nothing_is_written(show, scenario_file, placement
     folder.mkdir()
     scenario = scenario_file({"placement": ...})
     for arguments, message in (
-        ((scenario, "-o", folder / "x.svg"), "mine: the scenario has no placement to show"),
         ((scenario, "-o", folder / "x.pdf"), ".png, .svg or .html"),
         ((scenario, "-o", folder / "no" / "x.svg"), "make it first"),
         (("quickstar", "-o", folder / "x.svg"), "did you mean 'quickstart'?"),

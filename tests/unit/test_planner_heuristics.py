@@ -9,10 +9,13 @@ import pytest
 from planner_problems import published, toy_problem
 from planner_validator import validate
 
+from helixsim import simulate
 from helixsim.errors import PlacementError
 from helixsim.planner.heuristics import (
     petals,
     petals_ranges,
+    replica_ranges,
+    replicas,
     separate,
     separate_mixed,
     separate_ranges,
@@ -23,8 +26,11 @@ from helixsim.planner.heuristics import (
 from helixsim.planner.heuristics.petals import check_coverage
 from helixsim.planner.heuristics.swarm import equal_stages
 from helixsim.planner.max_flow.dinic import flow_value
+from helixsim.planner.place import place
+from helixsim.planner.problem import planning_problem
 from helixsim.planner.search import FlowSearch
 from helixsim.scenario.files import shipped_folder
+from helixsim.scenario.resolved import Scenario
 from helixsim.yaml_files import read_yaml
 
 
@@ -216,3 +222,63 @@ def test_too_few_leftover_machines_stay_idle():
     assert search.ranges == {0: (0, 4)}
     problem = toy_problem({"a": 4, "b": 1, "c": 3}, 4)
     assert separate_ranges(problem, mixed=True) == {0: (0, 4), 1: (0, 1), 2: (1, 4)}
+
+
+# -- replicas ----------------------------------------------------------------------------------
+
+
+def region_scenario(regions):
+    """LLaMA-2 70B on machines by region and type."""
+    nodes = [
+        {"type": kind, "count": count, "region": region, "name": f"{region}-{kind}-{{i}}"}
+        for region, kinds in regions.items()
+        for kind, count in kinds.items()
+    ]
+    rule = {"bandwidth": "10 Gbit/s", "latency": "1 ms"}
+    return Scenario.from_dict(
+        {
+            "name": "regions",
+            "llm": "llama2-70b",
+            "cluster": {
+                "coordinator": {"nic": "10 Gbit/s", "region": "a"},
+                "nodes": nodes,
+                "network": {"within": rule, "across": rule},
+            },
+            "workload": {"mode": "offline"},
+            "run": {"duration": "1 min"},
+        }
+    )
+
+
+def region_problem(regions):
+    return planning_problem(region_scenario(regions))
+
+
+def test_replicas_stay_within_their_region():
+    # Each region holds the LLM: A100s twice in one (12 layers each at most), T4s once in the other.
+    problem = region_problem({"a": {"A100": 14}, "b": {"T4": 24}})
+    search = found_by(replicas, problem)
+    for region in ("a", "b"):
+        held = sorted(
+            span
+            for node, span in search.ranges.items()
+            if problem.cluster.nodes[node].region == region
+        )
+        assert held[0][0] == 0
+        assert held[-1][1] == problem.num_layers
+
+
+def test_what_holds_no_replica_in_its_region_joins_the_others():
+    problem = region_problem({"a": {"A100": 5}, "b": {"A100": 3}})
+    ranges = replica_ranges(problem)
+    assert sorted(ranges) == list(range(8))
+    assert sorted(ranges.values())[0][0] == 0
+    assert max(end for _, end in ranges.values()) == problem.num_layers
+
+
+def test_a_scenario_without_a_placement_gets_one_by_the_rule():
+    scenario = region_scenario({"a": {"A100": 7}})
+    placed = place(scenario)
+    assert placed.placement.layers["a-A100-0"] == (0, 11)
+    assert place(placed) is placed
+    assert simulate(placed).summary["requests"]["completed"] > 0

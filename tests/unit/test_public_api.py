@@ -68,6 +68,7 @@ def test_names_of_the_package():
         "capacity",
         "load_results",
         "load_scenario",
+        "place",
         "plan",
         "register_engine",
         "register_node_scheduler",

@@ -286,7 +286,6 @@ def test_runs_that_fail_are_told_and_the_rest_is_kept():
         ({"grid": {"run.seed": [1, 2]}}, "grid.run.seed: cannot be set here"),
         ({"grid": {"scheduler.policy": []}}, "grid.scheduler.policy"),
         ({"grid": {"run.duration": ["5 s", "5 s"]}}, "grid: is the same as combination 0"),
-        ({"grid": {"placement": [None]}}, "has no placement, which a run needs"),
         ({"seeds": [1, 1]}, "seeds: duplicate seed"),
         ({"seeds": 0}, "seeds"),
         ({"seeds": [-1]}, "seeds[0]"),

@@ -4,6 +4,7 @@ The Helix paper (arXiv 2406.01566) compares itself with them; the searches here 
 """
 
 from helixsim.planner.heuristics.petals import petals, petals_ranges
+from helixsim.planner.heuristics.replicas import replica_ranges, replicas
 from helixsim.planner.heuristics.separate import (
     separate,
     separate_mixed,
@@ -15,6 +16,8 @@ from helixsim.planner.heuristics.swarm import swarm, swarm_ranges
 __all__ = [
     "petals",
     "petals_ranges",
+    "replica_ranges",
+    "replicas",
     "separate",
     "separate_mixed",
     "separate_ranges",

@@ -1,0 +1,48 @@
+"""Replicas: pipelines of equal machines within a region, then of what is left."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from helixsim.planner.heuristics.pipelines import best_pipelines, mixed_pipeline
+from helixsim.planner.problem import PlanningProblem
+from helixsim.planner.search import FlowSearch
+
+
+def replica_ranges(problem: PlanningProblem) -> dict[int, tuple[int, int]]:
+    """Give every region its own pipelines, of one kind of machine where that is possible.
+
+    The nodes of a kind in a region form the number of pipelines with the greatest total throughput;
+    a node that holds the whole LLM is one by itself. Nodes of kinds that cannot hold the LLM there
+    form one mixed pipeline in their region. What is left forms one over all regions, or stays idle.
+    """
+    ranges: dict[int, tuple[int, int]] = {}
+    left: list[int] = []
+
+    def region(node: int) -> str:
+        return problem.cluster.nodes[node].region
+
+    for _, members in groupby(sorted(range(len(problem)), key=region), region):
+        nodes = list(members)
+        alone: list[int] = []
+        for kind in range(len(problem.kinds)):
+            alike = [node for node in nodes if problem.kind_of[node] == kind]
+            found = best_pipelines(problem, alike)
+            ranges |= found
+            alone += [] if found else alike
+        found = mixed_pipeline(problem, sorted(alone))
+        ranges |= found
+        left += [node for node in alone if node not in found]
+    # A planning problem can hold the LLM, so that this one exists if there is no other.
+    return ranges | mixed_pipeline(problem, sorted(left))
+
+
+def replicas(search: FlowSearch) -> None:
+    """Report the placement of :func:`replica_ranges`.
+
+    Raises
+    ------
+    PlacementError
+        If no request can pass, or routes are too long.
+    """
+    search.require(replica_ranges(search.problem), "replicas")
