@@ -13,6 +13,7 @@ import typer
 from helixsim.cli import (
     calibrate,
     files,
+    gpus,
     operators,
     pictures,
     plan,
@@ -50,6 +51,7 @@ app.command("generate-cluster")(files.generate_cluster)
 app.command("generate-trace")(files.generate_trace)
 app.command("import-helix")(files.import_helix)
 app.command("import-operators")(operators.import_operators)
+app.command("gpus")(gpus.gpus)
 app.command("schema")(files.schema)
 
 
