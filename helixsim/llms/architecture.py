@@ -128,16 +128,19 @@ class Experts:
         uses, is among the layer's matrices instead.
     matrices
         The matrices of one expert.
+    other_values
+        Weights of one expert that are in no matrix: biases.
     """
 
     num_experts: int
     experts_per_token: int
     matrices: tuple[Matrix, ...]
+    other_values: int = 0
 
     @property
     def expert_values(self) -> int:
         """Number of weights of one expert."""
-        return sum(matrix.values for matrix in self.matrices)
+        return sum(matrix.values for matrix in self.matrices) + self.other_values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +252,24 @@ class Architecture:
         layers = sum(layer.active_values for layer in self.layers)
         return layers + self.table_values + self.hidden_size + self.other_values
 
+    def flop_per_token(self, context_tokens: float) -> float:
+        """FLOP of the pass of one token that attends to a context, the head included.
+
+        Two for each weight of a matrix that the token uses, and two for each value of the keys and
+        values that each query head attends to.
+        """
+        each = {kind: self._layer_flop(kind, context_tokens) for kind in self.kinds}
+        return sum(each[layer] for layer in self.layers) + 2 * self.table_values
+
+    def _layer_flop(self, kind: LayerKind, context_tokens: float) -> float:
+        attention, experts = kind.attention, kind.experts
+        weights = sum(matrix.values for matrix in kind.matrices)
+        if experts is not None:
+            each = sum(matrix.values for matrix in experts.matrices)
+            weights += experts.experts_per_token * each
+        pair = attention.num_heads * (attention.key_dim + attention.value_dim)
+        return 2 * weights + 2 * pair * attention.context(context_tokens)
+
     @property
     def activation_bytes_per_token(self) -> float:
         """Size of a token's hidden state."""
@@ -269,6 +290,7 @@ class Architecture:
         size += kind.other_values * self.activations.bytes_per_value
         if kind.experts is not None:
             each = sum(map(self.matrix_bytes, kind.experts.matrices))
+            each += kind.experts.other_values * self.activations.bytes_per_value
             size += kind.experts.num_experts * each
         return size
 

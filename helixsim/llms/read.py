@@ -1,0 +1,140 @@
+"""The architecture of an LLM from its Hugging Face ``config.json``, or from a shipped one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from helixsim.errors import InputError
+from helixsim.llms.architecture import Architecture
+from helixsim.llms.catalogue import config_path, shipped_config, shipped_configs
+from helixsim.llms.config_values import ConfigValues, shown
+from helixsim.llms.families import FAMILIES
+from helixsim.llms.layers import LayerReader
+from helixsim.llms.number_formats import read_number_formats
+
+MAX_FILE_BYTES = 16_000_000
+
+
+def read_architecture(
+    llm: str | Path,
+    *,
+    base_dir: str | Path = ".",
+    name: str | None = None,
+    weights: str | None = None,
+    kv: str | None = None,
+    activations: str | None = None,
+) -> Architecture:
+    """Read the architecture of an LLM.
+
+    Parameters
+    ----------
+    llm
+        A ``config.json``, the folder with it, or the name of a shipped configuration.
+    base_dir
+        Folder to which a relative path refers.
+    name
+        Name of the LLM. By default: of the shipped configuration, or of the folder.
+    weights, kv, activations
+        Number formats (:data:`.NUMBER_FORMATS`) instead of the file's.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or describes an LLM of an unknown family; with the key.
+    """
+    config, found = _read(llm, base_dir)
+    values = _language_model(config)
+    family = FAMILIES[str(values.get("model_type"))]
+    values = ConfigValues(values.values, values.file, values.prefix, family.defaults)
+    formats = read_number_formats(config, values, weights=weights, kv=kv, activations=activations)
+    kinds, kind_of_layer = LayerReader(values, family, formats).layers()
+    hidden = values.count("hidden_size")
+    max_context = values.get("max_position_embeddings")
+    return Architecture(
+        name=name or found,
+        hidden_size=hidden,
+        vocab_size=values.count("vocab_size"),
+        kinds=kinds,
+        kind_of_layer=kind_of_layer,
+        tied_embedding=_tied(config, values),
+        weights=formats.weights,
+        kv=formats.kv,
+        activations=formats.activations,
+        other_values=hidden * (2 if family.norm_bias else 1),
+        max_context=None if max_context is None else values.count("max_position_embeddings"),
+    )
+
+
+def is_shipped(llm: str | Path) -> bool:
+    """Whether a text is the name of a shipped configuration, not a path."""
+    return isinstance(llm, str) and llm in shipped_configs()
+
+
+def config_file(llm: str | Path, base_dir: str | Path = ".") -> Path:
+    """The file that the configuration of an LLM is in."""
+    if is_shipped(llm):
+        return config_path(str(llm))
+    file = Path(base_dir) / llm
+    return file / "config.json" if file.is_dir() else file
+
+
+def _read(llm: str | Path, base_dir: str | Path) -> tuple[ConfigValues, str]:
+    """Keys and values, and a name."""
+    if is_shipped(llm):
+        return ConfigValues(shipped_config(str(llm)).config, config_path(str(llm))), str(llm)
+    file = config_file(llm, base_dir)
+    if not file.exists() and file.suffix != ".json":
+        shipped_config(str(llm))  # says which there are
+    return ConfigValues(_json(file), file), _name_of(file)
+
+
+def _name_of(file: Path) -> str:
+    """A name after the file, or the folder of a ``config.json``, as LLM files may have it."""
+    stem = file.resolve().parent.name if file.stem == "config" else file.stem
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-")[:64]
+    return name or "llm"
+
+
+def _json(file: Path) -> Mapping[str, object]:
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(MAX_FILE_BYTES + 1)
+        if len(raw) > MAX_FILE_BYTES:
+            raise InputError(f"larger than {MAX_FILE_BYTES // 1_000_000} MB", file=file)
+        config = json.loads(raw.decode("utf-8-sig"))
+    except FileNotFoundError as error:
+        raise InputError("there is no such file", file=file) from error
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}", file=file) from error
+    except UnicodeDecodeError as error:
+        raise InputError("not UTF-8 text", file=file) from error
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise InputError(f"is not JSON: {error.msg}", file=file, where=where) from error
+    except RecursionError as error:
+        raise InputError("is nested too deep", file=file) from error
+    if not isinstance(config, dict):
+        raise InputError("should hold keys and values, as a config.json does", file=file)
+    return config
+
+
+def _language_model(config: ConfigValues) -> ConfigValues:
+    """The part that describes the LLM: ``text_config``, if the model reads images too."""
+    text = config.below("text_config") if config.get("model_type") not in FAMILIES else None
+    values = config if text is None else text
+    kind = values.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        known = ", ".join(sorted(FAMILIES))
+        problem = "this key is missing" if kind is None else f"{shown(kind)} is not supported"
+        message = f"{problem}; supported are {known} (for another LLM, write an LLM file)"
+        raise values.error("model_type", message)
+    return values
+
+
+def _tied(config: ConfigValues, values: ConfigValues) -> bool:
+    source = values if values.values.get("tie_word_embeddings") is not None else config
+    default = values.defaults.get("tie_word_embeddings") is True
+    return source.flag("tie_word_embeddings", default=default)
