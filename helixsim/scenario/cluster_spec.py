@@ -251,11 +251,26 @@ class CoordinatorSpec(FileModel):
 class NodeSpec(FileModel):
     """One node, or several identical nodes."""
 
-    type: Name = Field(description="Name of its machine type.")
+    type: Name | None = Field(
+        default=None, description="Name of its machine type; or give `gpu` instead."
+    )
+    gpu: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        default=None,
+        description="Its GPU, of the [catalogue](profiles.md) (`helixsim gpus`) or of the "
+        "scenario's `gpus`. Its profile follows from the LLM; see "
+        "[from a GPU's name to an answer](fleet.md).",
+    )
+    gpus: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        default=None, description="With `gpu`: how many, which share each layer. Default: 1."
+    )
+    spread_experts: bool = Field(
+        default=False,
+        description="With `gpu`: whether each GPU holds whole experts, instead of a part of each.",
+    )
     name: NamePattern | None = Field(
         default=None,
         description="Its name; for several nodes, a pattern with {i} for the number. Default: "
-        "the type in lower case, with the number.",
+        "the type (or the GPU) in lower case, with the number.",
     )
     count: Annotated[int, Field(ge=1, le=MAX_NODES)] | None = None
     region: Name = DEFAULT_REGION
@@ -271,6 +286,7 @@ class NodeSpec(FileModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        self._check_machine()
         if self.name is None:
             return self
         if self.count is not None and _NUMBER not in self.name:
@@ -279,17 +295,35 @@ class NodeSpec(FileModel):
             raise located_error("name", "the only braces allowed are {i}")
         return self
 
+    def _check_machine(self) -> None:
+        """The machine is given in exactly one of two forms."""
+        if self.type is not None and self.gpu is not None:
+            raise located_error("gpu", "give either type or gpu")
+        if self.type is None and self.gpu is None:
+            raise located_error("type", "this key is missing (or gpu instead)")
+        if self.gpu is None and (self.gpus is not None or self.spread_experts):
+            key = "spread_experts" if self.gpus is None else "gpus"
+            raise located_error(key, "is for a node with gpu; this one has a machine type")
+
+    @property
+    def machine_type(self) -> str:
+        """Name of its machine type, or the GPU with the number of GPUs, such as ``L40Sx2``."""
+        if self.type is not None:
+            return self.type
+        times = "" if self.gpus in (None, 1) else f"x{self.gpus}"
+        return f"{self.gpu}{times}{'-spread' * self.spread_experts}"
+
     @property
     def name_pattern(self) -> str:
         """Its name, or a pattern with ``{i}``."""
-        return self.name or f"{self.type.lower()}-{_NUMBER}"
+        return self.name or f"{self.machine_type.lower()}-{_NUMBER}"
 
     def to_node(self, name: str, machine_type: MachineType) -> Node:
         """Turn one of the nodes into a value."""
         nic = machine_type.nic_bytes_per_s if self.nic is None else self.nic
         return Node(
             name=name,
-            machine_type=self.type,
+            machine_type=machine_type.name,
             nic=_to_nic(nic),
             disk_bytes_per_s=machine_type.disk_bytes_per_s if self.disk is None else self.disk,
             region=self.region,
@@ -347,12 +381,12 @@ class ClusterSpec(FileModel):
         Parameters
         ----------
         machine_types
-            Every type that a node names, at least.
+            By the name that entries have for them, see :attr:`NodeSpec.machine_type`.
         """
         nodes = []
         for name, index in self.node_names():
             entry = self.nodes[index]
-            nodes.append(entry.to_node(name, machine_types[entry.type]))
+            nodes.append(entry.to_node(name, machine_types[entry.machine_type]))
         regions = {node.name: node.region for node in nodes}
         return Cluster(
             nodes=tuple(nodes),

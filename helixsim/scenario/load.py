@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from helixsim.cluster import Cluster
 from helixsim.control.node_schedulers import NODE_SCHEDULERS
 from helixsim.control.routing import POLICIES
-from helixsim.errors import ScenarioError
+from helixsim.errors import InputError, ScenarioError
 from helixsim.physics.engine import (
     PROTOTYPE_ENGINE,
     VLLM_ENGINE,
@@ -31,6 +31,7 @@ from helixsim.registry import Registry, UnknownNameError
 from helixsim.scenario.cluster_generator import generate_cluster
 from helixsim.scenario.cluster_spec import ClusterFile, ClusterSpec
 from helixsim.scenario.files import digest, find_scenario, is_yaml_name
+from helixsim.scenario.gpu_machines import GpuMachines
 from helixsim.scenario.generator_spec import GeneratorFile, GeneratorSpec
 from helixsim.scenario.overrides import apply_overrides, overrides_of
 from helixsim.scenario.resolved import Scenario
@@ -239,37 +240,45 @@ class _Loader:
     ) -> dict[str, MachineType]:
         """The types of the cluster in order of appearance, then the scenario's further types."""
         own = self._own_machine_types(llm)
+        by_gpu = GpuMachines(self.spec, self.folder, llm)
         found: dict[str, MachineType] = {}
         mistakes = []
         for index, node in enumerate(cluster.nodes):
-            if node.type in found:
+            name = node.machine_type
+            if name in found:
                 continue
-            if node.type in own:
-                found[node.type] = own[node.type]
-            elif node.type in shipped_machine_types():
-                found[node.type] = load_machine_type(node.type, llms=[llm])
-            else:
-                known = dict.fromkeys((*own, *shipped_machine_types()))
-                mistakes.append(
-                    (
-                        f"nodes[{index}].type",
-                        f"no machine type '{node.type}'; {did_you_mean(node.type, known)} (name "
-                        "files of your own in machine_types)",
-                    )
-                )
-                continue
-            if llm.name not in found[node.type].profiles:
-                profiled = ", ".join(found[node.type].profiles)
-                mistakes.append(
-                    (
-                        f"nodes[{index}].type",
-                        f"machine type '{node.type}' has no profile for {llm.name}, only for "
-                        f"{profiled or 'no LLM at all'}",
-                    )
-                )
+            try:
+                if node.gpu is not None:
+                    found[name] = by_gpu.machine_type(node)
+                else:
+                    found[name] = self._named_machine_type(name, own, llm)
+            except InputError as error:
+                where = "type" if node.gpu is None else error.where or "gpu"
+                mistakes.append((f"nodes[{index}].{where}", error.message))
         if mistakes:
             raise place.error(mistakes)
         return found | own
+
+    def _named_machine_type(
+        self, name: str, own: Mapping[str, MachineType], llm: LLM
+    ) -> MachineType:
+        if name in own:
+            found = own[name]
+        elif name in shipped_machine_types():
+            found = load_machine_type(name, llms=[llm])
+        else:
+            known = dict.fromkeys((*own, *shipped_machine_types()))
+            raise InputError(
+                f"no machine type '{name}'; {did_you_mean(name, known)} (name files of your own in "
+                "machine_types; for a GPU of `helixsim gpus`, write gpu instead of type)"
+            )
+        if llm.name not in found.profiles:
+            profiled = ", ".join(found.profiles)
+            raise InputError(
+                f"machine type '{name}' has no profile for {llm.name}, only for "
+                f"{profiled or 'no LLM at all'} (for any LLM, write gpu instead of type)"
+            )
+        return found
 
     def _own_machine_types(self, llm: LLM) -> dict[str, MachineType]:
         own: dict[str, MachineType] = {}
