@@ -121,9 +121,7 @@ def _quantized(values: ConfigValues, activations: NumberFormat, num_layers: int)
         kv = NUMBER_FORMATS["fp8"]
     attention = activations if _skips_attention(values, num_layers) else None
     if weights.name == "mxfp4":  # of experts only; all other weights stay
-        return NumberFormats(
-            weights=activations, experts=weights, kv=kv, activations=activations
-        )
+        return NumberFormats(weights=activations, experts=weights, kv=kv, activations=activations)
     return NumberFormats(weights=weights, attention=attention, kv=kv, activations=activations)
 
 

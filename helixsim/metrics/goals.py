@@ -1,17 +1,14 @@
-"""Service-level objectives and cost of a run."""
+"""Service-level objectives of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import fsum
 from typing import TYPE_CHECKING, Any
 
 from helixsim.metrics.recorder import Columns
 
 if TYPE_CHECKING:
-    from helixsim.scenario.resolved import Scenario, Slo
-
-_SECONDS_PER_HOUR = 3600.0
+    from helixsim.scenario.resolved import Slo
 
 
 def attainments(
@@ -69,30 +66,3 @@ def attainments(
             "goodput_output_tokens_per_s": sum(kept) / measured_s if measured_s else 0.0,
         }
     return found
-
-
-def cost(
-    scenario: Scenario, output_tokens_per_s: float, total_tokens_per_s: float
-) -> dict[str, float | None] | None:
-    """Cost of the cluster, all its machines, and of tokens at these rates.
-
-    Returns
-    -------
-    dict or None
-        The summary's ``cost``: dollars per hour and per million tokens, None for the latter
-        where there were no tokens. None if the scenario has no prices.
-    """
-    prices = scenario.dollars_per_hour
-    if not prices:
-        return None
-    mix = scenario.cluster.machine_mix()
-    per_hour = fsum(prices[name] * count for name, count in mix.items())
-
-    def per_million(tokens_per_s: float) -> float | None:
-        return per_hour / _SECONDS_PER_HOUR / tokens_per_s * 1e6 if tokens_per_s else None
-
-    return {
-        "dollars_per_hour": per_hour,
-        "dollars_per_million_output_tokens": per_million(output_tokens_per_s),
-        "dollars_per_million_total_tokens": per_million(total_tokens_per_s),
-    }

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from helixsim.control.control_plane import node_scheduler_name
 from helixsim.control.routing.policy import Rejection
+from helixsim.metrics.costs import cost, energy
 from helixsim.metrics.gauges import has_prefix_cache
-from helixsim.metrics.goals import attainments, cost
+from helixsim.metrics.goals import attainments
 
 if TYPE_CHECKING:
     from helixsim.metrics.gauges import MeasuredRun
@@ -106,6 +107,7 @@ def build_summary(
         "rejected_for": {reason.value: recorder.rejected_for[reason] for reason in Rejection},
         "slo": attainments(run.scenario.slos, recorder.requests, start, end),
         "cost": cost(run.scenario, per_s(decodes + prompts), total_tokens_per_s),
+        "energy": energy(run.scenario, per_s(decodes + prompts), total_tokens_per_s),
         "prefix_cache_hit_rate": _hit_rate(run),
         "preemptions": recorder.num_preemptions,
         "kv_overflow_samples": timeline.kv_overflows,

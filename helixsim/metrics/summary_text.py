@@ -53,7 +53,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         + "".join(f", {requests[key]} {key}" for key in _SELDOM if requests[key]),
     ]
     lines += _kv_lines(summary)
-    lines += _slo_lines(summary["slo"]) + _cost_lines(summary["cost"])
+    lines += _slo_lines(summary["slo"]) + _cost_lines(summary)
     lines += [f"warning: {warning}" for warning in summary["warnings"]]
     return "\n".join(lines)
 
@@ -107,17 +107,26 @@ def _slo_lines(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _cost_lines(cost: Mapping[str, float | None] | None) -> list[str]:
-    if cost is None:
-        return []
-    line = f"cost: {cost['dollars_per_hour']:.2f} $/h"
-    for key, what in (
-        ("dollars_per_million_output_tokens", "output tokens"),
-        ("dollars_per_million_total_tokens", "tokens, prompts included"),
-    ):
-        price = cost[key]
-        line += "" if price is None else f"; {price:.2f} $ per million {what}"
-    return [line]
+def _cost_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Cost and energy of the cluster; results of earlier versions have no energy."""
+    cost, energy = summary["cost"], summary.get("energy")
+    lines = []
+    if cost is not None:
+        usual = " at usual prices" if cost.get("prices") == "usual" else ""
+        head = f"cost: {cost['dollars_per_hour']:.2f} $/h{usual}"
+        lines.append(head + _per_million(cost, "dollars", "$"))
+    if energy is not None:
+        head = f"energy: {energy['kilowatts']:.2f} kW at the boards' limits"
+        lines.append(head + _per_million(energy, "kwh", "kWh"))
+    return lines
+
+
+def _per_million(figures: Mapping[str, float | None], key: str, unit: str) -> str:
+    text = ""
+    for tokens, what in (("output", "output tokens"), ("total", "tokens, prompts included")):
+        value = figures[f"{key}_per_million_{tokens}_tokens"]
+        text += "" if value is None else f"; {value:.2f} {unit} per million {what}"
+    return text
 
 
 def _figures(statistics: Mapping[str, float | None]) -> str:

@@ -214,6 +214,10 @@ class MachineType:
         How fast it reads weights.
     profiles
         LLM name -> profile.
+    dollars_per_hour
+        A usual price; None if it is not known.
+    power_w
+        Power limits of its GPUs together; None if they are not known.
     """
 
     name: str
@@ -221,3 +225,5 @@ class MachineType:
     nic_bytes_per_s: float
     disk_bytes_per_s: float
     profiles: Mapping[str, MachineProfile]
+    dollars_per_hour: float | None = None
+    power_w: float | None = None

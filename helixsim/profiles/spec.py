@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from helixsim.errors import InputError
+from helixsim.hardware.catalogue import load_gpu
 from helixsim.profiles.curve_spec import CurveSpec
 from helixsim.profiles.machine import (
     LLM,
@@ -302,6 +303,19 @@ class MachineSpec(FileModel):
         description="Bandwidth of the network interface, in each direction."
     )
     disk: BytesPerSecond = Field(description="Bandwidth for reading weights.")
+    gpu: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        default=None,
+        description="Its GPU in the catalogue (`helixsim gpus`), for its price and power.",
+    )
+    gpus: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=1, description="How many of them it has."
+    )
+    dollars_per_hour: Annotated[float, Field(ge=0, le=1e6)] | None = Field(
+        default=None, description="Price of the machine. Default: that of its GPUs."
+    )
+    watts: Annotated[float, Field(ge=0, le=1e9)] | None = Field(
+        default=None, description="Power of the machine. Default: the limits of its GPUs."
+    )
     llms: Annotated[dict[Name, ServingSpec], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -309,6 +323,8 @@ class MachineSpec(FileModel):
         for key in ("memory", "nic", "disk"):
             if getattr(self, key) == 0:
                 raise located_error(key, "must be above zero")
+        if self.gpu is None and self.gpus > 1:
+            raise located_error("gpus", "says how many of `gpu` it has; give gpu, too")
         return self
 
     def to_machine_type(self, llms: Mapping[str, LLM]) -> MachineType:
@@ -326,6 +342,7 @@ class MachineSpec(FileModel):
             If the memory is too small for a profile, or a typical number of layers too large;
             `where` is the path in the file.
         """
+        price, power = self._price_and_power()
         return MachineType(
             name=self.name,
             memory_bytes=self.memory,
@@ -336,7 +353,24 @@ class MachineSpec(FileModel):
                 for name, serving in self.llms.items()
                 if name in llms or not serving.needs_llm
             },
+            dollars_per_hour=price,
+            power_w=power,
         )
+
+    def _price_and_power(self) -> tuple[float | None, float | None]:
+        """Dollars per hour and watts: its own, or of its GPUs."""
+        price, power = self.dollars_per_hour, self.watts
+        if self.gpu is None:
+            return price, power
+        try:
+            gpu = load_gpu(self.gpu)
+        except InputError as error:
+            raise InputError(error.message, where="gpu") from error
+        if price is None and gpu.dollars_per_hour is not None:
+            price = self.gpus * gpu.dollars_per_hour
+        if power is None and gpu.power_w is not None:
+            power = self.gpus * gpu.power_w
+        return price, power
 
     def _profile(self, llm_name: str, serving: ServingSpec, llm: LLM | None) -> MachineProfile:
         kv = serving.kv.token_layers_by_count(self.memory, llm)

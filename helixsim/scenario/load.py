@@ -38,8 +38,9 @@ from helixsim.scenario.section_specs import (
     PlacementFile,
     PlacementSpec,
     fault_mistakes,
-    price_mistakes,
     to_slos,
+    unknown_types,
+    unpriced_types,
 )
 from helixsim.scenario.spec import ClusterInFile, GeneratedCluster, PlacementInFile, ScenarioSpec
 from helixsim.scenario.workload import resolve_workload
@@ -149,10 +150,7 @@ class _Loader:
         faults = spec.faults.to_faults()
         if mistakes := list(fault_mistakes(faults, cluster, placement, llm)):
             raise _Section(self.file, "faults.").error(mistakes)
-        known = dict.fromkeys((*machine_types, *shipped_machine_types()))
-        prices = spec.dollars_per_hour
-        if mistakes := list(price_mistakes(prices, cluster.machine_mix(), known)):
-            raise _Section(self.file, "dollars_per_hour.").error(mistakes)
+        prices, watts = self._prices(cluster, machine_types), self._watts(cluster, machine_types)
         return Scenario(
             name=spec.name,
             llm=llm,
@@ -169,8 +167,35 @@ class _Loader:
             engine=self._engine(node.machine_type for node in cluster.nodes),
             slos=to_slos(spec.slo),
             dollars_per_hour=prices,
+            watts=watts,
             file=self.file,
         )
+
+    def _prices(self, cluster: Cluster, types: Mapping[str, MachineType]) -> dict[str, float]:
+        """Price of one machine of each type that has one: the scenario's, or the catalogue's."""
+        own, used = self.spec.dollars_per_hour, cluster.machine_mix()
+        usual = {name: types[name].dollars_per_hour for name in used}
+        prices = own | {
+            name: price for name, price in usual.items() if price is not None and name not in own
+        }
+        mistakes = [
+            *unknown_types(own, dict.fromkeys((*types, *shipped_machine_types()))),
+            *(unpriced_types(prices, used) if own else ()),
+        ]
+        if mistakes:
+            raise _Section(self.file, "dollars_per_hour.").error(mistakes)
+        return prices
+
+    def _watts(self, cluster: Cluster, types: Mapping[str, MachineType]) -> dict[str, float]:
+        """Power of one machine of each type of which it is known."""
+        own = self.spec.watts
+        usual = {name: types[name].power_w for name in cluster.machine_mix()}
+        mistakes = unknown_types(own, dict.fromkeys((*types, *shipped_machine_types())))
+        if found := list(mistakes):
+            raise _Section(self.file, "watts.").error(found)
+        return own | {
+            name: power for name, power in usual.items() if power is not None and name not in own
+        }
 
     def _check_extensions(self) -> None:
         """See that whatever is named of what users can plug in is there."""

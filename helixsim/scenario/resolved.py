@@ -125,7 +125,9 @@ class Scenario:
     slos
         Service-level objectives, in order of the names of the classes.
     dollars_per_hour
-        Machine type -> price of one machine; empty without prices.
+        Machine type -> price of one machine: the scenario's, or the catalogue's.
+    watts
+        Machine type -> power of one machine: the scenario's, or the limits of its GPUs.
     document
         The scenario file as plain data, with the values that were changed. Files are named in it,
         not included.
@@ -170,6 +172,7 @@ class Scenario:
     engine: EngineCosts = IDEAL_ENGINE
     slos: tuple[Slo, ...] = ()
     dollars_per_hour: Mapping[str, float] = field(default_factory=dict)
+    watts: Mapping[str, float] = field(default_factory=dict)
     file: Path = field(default=Path(IN_MEMORY), compare=False)
 
     @classmethod

@@ -85,6 +85,9 @@ _Limit = Annotated[Seconds, Field(gt=0, le=1e7)]
 Price = Annotated[float, Field(ge=0, le=1e6)]
 """Dollars per hour of one machine."""
 
+Watts = Annotated[float, Field(ge=0, le=1e9)]
+"""Power of one machine."""
+
 
 class SloSpec(FileModel):
     """Latency limits of requests, and the share that must be within them."""
@@ -119,24 +122,16 @@ def to_slos(classes: Mapping[str, SloSpec]) -> tuple[Slo, ...]:
     )
 
 
-def price_mistakes(
-    prices: Mapping[str, float], used: Iterable[str], known: Iterable[str]
-) -> Iterator[tuple[str, str]]:
-    """Find errors in prices: machine types, and messages.
-
-    Parameters
-    ----------
-    prices
-        Machine type -> dollars per hour.
-    used
-        Machine types of the cluster. If one of them has a price, all must have one.
-    known
-        All known machine types.
-    """
+def unknown_types(figures: Iterable[str], known: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Find names with a figure that no machine type has: names, and messages."""
     known = tuple(known)
-    for name in prices:
+    for name in figures:
         if name not in known:
             yield name, f"no machine type '{name}'; {did_you_mean(name, known)}"
+
+
+def unpriced_types(prices: Mapping[str, float], used: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Find machine types of the cluster without a price, where others have one: names, messages."""
     for name in used if prices else ():
         if name not in prices:
             yield name, "this key is missing: the cluster has such machines (0 if they are free)"

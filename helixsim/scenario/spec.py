@@ -12,7 +12,7 @@ from helixsim.scenario.generator_spec import GeneratorSpec
 from helixsim.scenario.keys import Duration, ExtensionName, FileName
 from helixsim.scenario.resolved import RunSettings
 from helixsim.scenario.scheduler_spec import SchedulerSpec
-from helixsim.scenario.section_specs import FaultsSpec, PlacementSpec, Price, SloSpec
+from helixsim.scenario.section_specs import FaultsSpec, PlacementSpec, Price, SloSpec, Watts
 from helixsim.scenario.workload_spec import WorkloadSpec
 from helixsim.yaml_files import FileModel, Seconds, located_error
 
@@ -137,5 +137,11 @@ class ScenarioSpec(FileModel):
     )
     dollars_per_hour: dict[Name, Price] = Field(
         default={},
-        description="Machine type -> price of one machine; for all types of the cluster, or none.",
+        description="Machine type -> price of one machine. Default: the price of its GPUs in the "
+        "catalogue (`helixsim gpus`), an order of magnitude; without any price for one type of the "
+        "cluster, there are no costs.",
+    )
+    watts: dict[Name, Watts] = Field(
+        default={},
+        description="Machine type -> power of one machine. Default: the power limits of its GPUs.",
     )

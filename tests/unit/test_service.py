@@ -11,10 +11,13 @@ import pytest
 from builders import make_scenario
 
 from helixsim.errors import ScenarioError
+from helixsim.hardware.catalogue import load_gpu
 from helixsim.metrics.goals import attainments
 from helixsim.metrics.summary_text import summary_text
 from helixsim.models.simulation import simulate
+from helixsim.profiles.library import load_machine_type
 from helixsim.scenario.resolved import Slo
+from helixsim.scenario.section_specs import unpriced_types
 
 DOCS = Path(__file__).parents[2] / "docs"
 LAYERS = {"a": (0, 1), "b": (1, 2)}
@@ -46,7 +49,15 @@ def test_a_scenario_states_objectives_and_prices(load):
         Slo(name="quick", ttft_s=0.5, share=0.9),
     )
     assert scenario.dollars_per_hour == {"A100": 3.5, "L4": 1.0, "T4": 0.5}
-    assert (load().slos, load().dollars_per_hour) == ((), {})
+    assert load().slos == ()
+
+
+def test_prices_and_power_are_the_catalogues_unless_given(load):
+    usual = {name: load_gpu(gpu) for name, gpu in (("A100", "A100-40-SXM"), ("L4", "L4"))}
+    scenario = load({"dollars_per_hour": {"A100": 9}, "watts": {"L4": 50}})
+    assert scenario.dollars_per_hour == {"A100": 9.0, "L4": usual["L4"].dollars_per_hour}
+    assert scenario.watts == {"A100": usual["A100"].power_w, "L4": 50.0}
+    assert load_machine_type("L4x2").power_w == 2 * usual["L4"].power_w
 
 
 @pytest.mark.parametrize(
@@ -57,7 +68,6 @@ def test_a_scenario_states_objectives_and_prices(load):
         ({"slo": {"quick": {"ttft": "0 s"}}}, "slo.quick.ttft"),
         ({"slo": {"quick": {"tfft": "1 s"}}}, "did you mean 'ttft'"),
         ({"slo": {"quick": {"ttft": "1 s", "share": 1.5}}}, "slo.quick.share"),
-        ({"dollars_per_hour": {"A100": 1}}, "dollars_per_hour.L4: this key is missing"),
         ({"dollars_per_hour": {"A100": 1, "L4": -1}}, "dollars_per_hour.L4"),
         (
             {"dollars_per_hour": {"A100": 1, "L4": 1, "T44": 1}},
@@ -121,6 +131,7 @@ def test_cost(result):
     summary = result.summary
     per_second = 3.6 / 3600
     assert summary["cost"] == {
+        "prices": "usual",
         "dollars_per_hour": 3.6,
         "dollars_per_million_output_tokens": pytest.approx(
             per_second / summary["output_tokens_per_s"] * 1e6, rel=1e-15
@@ -131,10 +142,34 @@ def test_cost(result):
     }
 
 
+def test_energy(result):
+    # Two machines of 500 W for an hour are 1 kWh.
+    scenario = make_scenario(
+        LAYERS, requests=[(0.0, 3, 5), (1.0, 20, 5), (90.0, 30, 500)], duration_s=100.0
+    )
+    summary = simulate(replace(scenario, watts={"kind": 500.0})).summary
+    assert summary["energy"] == {
+        "kilowatts": 1.0,
+        "kwh_per_million_output_tokens": pytest.approx(1e6 / 3600 / summary["output_tokens_per_s"]),
+        "kwh_per_million_total_tokens": pytest.approx(1e6 / 3600 / summary["total_tokens_per_s"]),
+    }
+    assert "energy: 1.00 kW at the boards' limits; " in summary_text(summary)
+    assert result.summary["energy"] is None
+
+
+def test_a_type_without_a_price_is_named_where_others_have_one():
+    known = {"A100": 1.0}
+    assert list(unpriced_types(known, ["A100", "mine"])) == [
+        ("mine", "this key is missing: the cluster has such machines (0 if they are free)")
+    ]
+    assert list(unpriced_types({}, ["A100", "mine"])) == []
+
+
 def test_nothing_served_has_no_price_and_no_attainment():
     scenario = make_scenario(LAYERS, requests=[(90.0, 1, 1)], duration_s=8.0)
     summary = simulate(replace(scenario, slos=SLOS, dollars_per_hour={"kind": 2})).summary
     assert summary["cost"] == {
+        "prices": "usual",
         "dollars_per_hour": 4.0,
         "dollars_per_million_output_tokens": None,
         "dollars_per_million_total_tokens": None,
@@ -143,7 +178,7 @@ def test_nothing_served_has_no_price_and_no_attainment():
     assert summary["slo"]["fast"]["met"] is None
     assert summary_text(summary).splitlines()[-2:] == [
         "SLO strict: no request finished; goodput 0.000 requests/s, 0.0 output tokens/s",
-        "cost: 4.00 $/h",
+        "cost: 4.00 $/h at usual prices",
     ]
 
 
@@ -164,12 +199,21 @@ def test_text(result):
         line.startswith("SLO strict: 0.0% of requests within limits, missed") for line in lines
     )
     price = result.summary["cost"]["dollars_per_million_output_tokens"]
-    assert lines[-1].startswith(f"cost: 3.60 $/h; {price:.2f} $ per million output tokens; ")
+    assert lines[-1].startswith(
+        f"cost: 3.60 $/h at usual prices; {price:.2f} $ per million output tokens; "
+    )
 
 
-@pytest.mark.parametrize("section", ["SLO", "Cost"])
-def test_keys_are_documented(result, section):
-    text = (DOCS / "results.md").read_text("utf-8").partition(f"\n### {section}\n")[2]
-    table = re.search(r"\| key \|.*?\n\n", text, re.DOTALL)
-    found = result.summary["cost"] if section == "Cost" else result.summary["slo"]["fast"]
-    assert re.findall(r"^\| `(\w+)` \|", table[0], re.MULTILINE) == list(found)
+@pytest.mark.parametrize(
+    ("head", "found"),
+    [
+        ("key", lambda summary: summary["slo"]["fast"]),
+        ("key of `cost`", lambda summary: summary["cost"]),
+        ("key of `energy`", lambda summary: summary["energy"]),
+    ],
+)
+def test_keys_are_documented(result, head, found):
+    whole = simulate(replace(result.scenario, watts={"kind": 500.0})).summary
+    text = (DOCS / "results.md").read_text("utf-8").partition("\n### SLO\n")[2]
+    table = re.search(rf"\| {head} \|.*?\n\n", text, re.DOTALL)
+    assert re.findall(r"^\| `(\w+)` \|", table[0], re.MULTILINE) == list(found(whole))
