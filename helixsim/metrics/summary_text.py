@@ -97,14 +97,25 @@ def _slo_lines(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
         lines.append(
             f"SLO {name}: "
             + (
-                "no request finished"
+                "no request was due"
                 if attained is None
-                else f"{attained:.1%} of requests within limits"
+                else f"{attained:.1%} of {_num_due(found)} requests due within limits"
+                + _missed_text(found)
             )
             + f"{verdict}; goodput {found['goodput_requests_per_s']:.3f} requests/s, "
             f"{found['goodput_output_tokens_per_s']:.1f} output tokens/s"
         )
     return lines
+
+
+def _num_due(found: Mapping[str, Any]) -> int:
+    """Requests that are judged; in results of earlier versions, the finished ones alone."""
+    return int(found.get("due", found["finished"]))
+
+
+def _missed_text(found: Mapping[str, Any]) -> str:
+    missed = [f"{found[key]} {key}" for key in ("refused", "overdue") if found.get(key)]
+    return f" ({', '.join(missed)})" if missed else ""
 
 
 def _cost_lines(cost: Mapping[str, float | None] | None) -> list[str]:
