@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from helixsim.control.control_plane import node_scheduler_name
 from helixsim.control.routing.policy import Rejection
-from helixsim.metrics.gauges import has_prefix_cache
 from helixsim.metrics.attainment import attainments
 from helixsim.metrics.cost import cost
+from helixsim.metrics.gauges import has_prefix_cache
 
 if TYPE_CHECKING:
     from helixsim.metrics.gauges import MeasuredRun

@@ -102,14 +102,14 @@ def test_a_limit_may_be_reached_and_only_the_window_counts(result):
     first, second = sorted(result.requests.end_s.dropna())
     ttft_s = sorted(result.requests.ttft_s.dropna())[0]
 
-    def share(limit_s, start_s, end_s):
+    def kept(limit_s, start_s, end_s):
         (found,) = attainments([Slo(name="x", ttft_s=limit_s)], rows, start_s, end_s).values()
-        return found["finished"], found["attainment"]
+        return found["finished"], found["due"] and found["attainment"] * found["due"]
 
-    assert share(ttft_s, first, first) == (1, 1.0)
-    assert share(math.nextafter(ttft_s, 0), first, first) == (1, 0.0)
-    assert share(1e9, first, second) == (2, 1.0)
-    assert share(1e9, math.nextafter(second, math.inf), second + 1) == (0, None)
+    assert kept(ttft_s, first, first) == (1, 1.0)
+    assert kept(math.nextafter(ttft_s, 0), first, first) == (1, 0.0)
+    assert kept(1e9, first, second) == (2, 2.0)
+    assert kept(1e9, math.nextafter(second, math.inf), second + 1) == (0, 0)
 
 
 def test_an_answer_of_one_token_keeps_to_any_time_per_token():
