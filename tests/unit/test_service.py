@@ -215,7 +215,7 @@ def test_without_any_nothing_is_told():
 def test_text(result):
     lines = summary_text(result.summary).splitlines()
     assert (
-        "SLO fast: 50.0% of requests within limits, met; goodput 0.010 requests/s, "
+        "SLO fast: 50.0% of 2 requests due within limits, met; goodput 0.010 requests/s, "
         "0.1 output tokens/s" in lines
     )
     assert any(
