@@ -84,6 +84,7 @@ def test_i_rejected_requests_miss_their_slo(cases):
         "slo={chat: {ttft: 1 s, share: 0.95}}",
     )
     found = result.summary["slo"]["chat"]
-    assert (found["due"], found["refused"]) == (400, 296)
+    assert found["due"] == result.summary["requests"]["arrived"] == 400
+    assert found["refused"] == result.summary["requests"]["rejected"] >= 296
     assert found["attainment"] <= 104 / 400
     assert found["met"] is False

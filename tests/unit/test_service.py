@@ -218,9 +218,9 @@ def test_text(result):
         "SLO fast: 50.0% of 2 requests due within limits, met; goodput 0.010 requests/s, "
         "0.1 output tokens/s" in lines
     )
-    assert any(
-        line.startswith("SLO strict: 0.0% of requests within limits, missed") for line in lines
-    )
+    due = result.summary["slo"]["strict"]["due"]
+    start = f"SLO strict: 0.0% of {due} requests due within limits"
+    assert any(line.startswith(start) and ", missed; " in line for line in lines)
     price = result.summary["cost"]["dollars_per_million_output_tokens"]
     assert lines[-1].startswith(f"cost: 3.60 $/h; {price:.2f} $ per million output tokens; ")
 
