@@ -53,7 +53,8 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         + "".join(f", {requests[key]} {key}" for key in _SELDOM if requests[key]),
     ]
     lines += _kv_lines(summary)
-    lines += _slo_lines(summary["slo"]) + _cost_lines(summary["cost"])
+    lines += _slo_lines(summary["slo"]) + _class_lines(summary.get("classes", {}))
+    lines += _cost_lines(summary["cost"])
     lines += [f"warning: {warning}" for warning in summary["warnings"]]
     return "\n".join(lines)
 
@@ -105,6 +106,27 @@ def _slo_lines(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
             + f"{verdict}; goodput {found['goodput_requests_per_s']:.3f} requests/s, "
             f"{found['goodput_output_tokens_per_s']:.1f} output tokens/s"
         )
+    return lines
+
+
+def _class_lines(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Requests, latencies and attainment of each class of users."""
+    lines = []
+    for name, found in classes.items():
+        requests = found["requests"]
+        parts = [
+            f"{requests['arrived']} arrived, {requests['completed']} completed, "
+            f"{requests['rejected']} rejected"
+        ]
+        for key, title in (("ttft_s", "first token"), ("tpot_s", "per output token")):
+            if found[key]["mean"] is not None:
+                parts.append(f"{title} {found[key]['p50']:.3f} s (p95 {found[key]['p95']:.3f} s)")
+        parts += [
+            f"SLO {slo} {kept['attainment']:.1%}"
+            for slo, kept in found["slo"].items()
+            if kept["attainment"] is not None
+        ]
+        lines.append(f"class {name}: {'; '.join(parts)}")
     return lines
 
 
