@@ -52,6 +52,8 @@ class TraceRequest:
         What its prompt may share with others; None if nothing is known of it.
     priority
         Requests with a lower number go first, where a node schedules by priority.
+    user_class
+        Name of the class of users that it is from; empty without classes.
     """
 
     arrival_s: float
@@ -59,6 +61,7 @@ class TraceRequest:
     output_tokens: int
     prefix: SharedPrefix | None = None
     priority: int = 0
+    user_class: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,8 @@ class Request:
         Tokens of its prompt that a prefix cache held when it was admitted first.
     priority
         Requests with a lower number go first, where a node schedules by priority.
+    user_class
+        Name of the class of users that it is from; empty without classes.
     prefix
         What its prompt may share with others; None if nothing is known of it.
     is_prefill
@@ -175,6 +180,7 @@ class Request:
         "prompt_tokens",
         "route",
         "sent_s",
+        "user_class",
         "via_link",
     )
 
@@ -197,6 +203,7 @@ class Request:
         self.num_preemptions = 0
         self.num_cached_tokens = 0
         self.priority = 0
+        self.user_class = ""
         self.prefix: SharedPrefix | None = None
         self.num_decodes = num_decodes
         self.split_prefill(max_chunk_tokens)
@@ -308,7 +315,7 @@ class Request:
         new.num_output_tokens = new.num_generated_tokens = self.num_output_tokens
         new.num_preemptions = self.num_preemptions
         new.num_cached_tokens = self.num_cached_tokens
-        new.priority, new.prefix = self.priority, self.prefix
+        new.priority, new.prefix, new.user_class = self.priority, self.prefix, self.user_class
         new.split_prefill(max_chunk_tokens)
         new.dispatched_s = self.dispatched_s
         new.first_dispatch_s = self.first_dispatch_s
@@ -349,6 +356,7 @@ class PrefillChunk(Request):
         self.num_preemptions = request.num_preemptions
         self.num_cached_tokens = 0
         self.priority, self.prefix = request.priority, request.prefix
+        self.user_class = request.user_class
         self.is_prefill = True
         self.max_chunk_tokens = request.max_chunk_tokens
         self.num_computed_tokens = request.num_computed_tokens

@@ -249,6 +249,7 @@ class Cluster:
             self.end_s,
             tuple(node.name for node in topology.nodes),
             keep_iterations=False,
+            has_classes=bool(scenario.workload.class_names),
         )
         self._control_plane = build_control_plane(
             scenario,

@@ -27,25 +27,50 @@ class CommonBeginnings:
         Length of each; a shorter prompt is the beginning of one.
     rng
         The random stream to draw from.
+    owner
+        The class of users whose texts they are; empty if all users share them.
     """
 
-    def __init__(self, num_texts: int, num_tokens: int, rng: Random) -> None:
+    def __init__(self, num_texts: int, num_tokens: int, rng: Random, owner: str = "") -> None:
         self._num_texts = num_texts
         self._num_tokens = num_tokens
         self._rng = rng
+        self._owner = (owner,) if owner else ()
 
     def draw(self, prompt_tokens: int) -> SharedPrefix | None:
         """Draw what a prompt begins with; None if that is shorter than a block."""
-        key = "beginning", self._rng.randrange(self._num_texts)
+        key = "beginning", self._rng.randrange(self._num_texts), *self._owner
         num_blocks = min(self._num_tokens, prompt_tokens) // BLOCK_TOKENS
         return SharedPrefix((key,) * num_blocks, BLOCK_TOKENS) if num_blocks else None
 
 
+def system_prompt(num_tokens: int, owner: str = "") -> SharedPrefix | None:
+    """What all conversations begin with, or these of a class of users; None if below a block."""
+    num_blocks = num_tokens // BLOCK_TOKENS
+    return SharedPrefix((("system", owner),) * num_blocks, BLOCK_TOKENS) if num_blocks else None
+
+
+class LaterTurn(NamedTuple):
+    """A turn of a conversation after the first.
+
+    Attributes
+    ----------
+    think_time_s
+        From the last token of the answer before it to this turn.
+    new_tokens, output_tokens
+        Tokens that it adds to the conversation: by the user, and as the answer.
+    """
+
+    think_time_s: float
+    new_tokens: int
+    output_tokens: int
+
+
 class Start(NamedTuple):
-    """The first turn of a conversation, and the new tokens and the answer of each later one."""
+    """The first turn of a conversation, and the later ones."""
 
     arrival: Arrival
-    later_turns: tuple[LengthPair, ...]
+    later_turns: tuple[LaterTurn, ...] = ()
 
 
 class _Turn(NamedTuple):
@@ -65,15 +90,12 @@ class Conversations:
     ----------
     starts
         The conversations, in order of their first turns.
-    think_time_s
-        From the last token of an answer to the next turn.
     end_s
         Later turns do not come.
     """
 
-    def __init__(self, starts: Iterable[Start], *, think_time_s: float, end_s: float) -> None:
+    def __init__(self, starts: Iterable[Start], *, end_s: float) -> None:
         self._starts = list(starts)
-        self._think_time_s = think_time_s
         self._end_s = end_s
         self._num_created = 0
         self._turns: dict[int, _Turn] = {}
@@ -98,13 +120,17 @@ class Conversations:
     def after_end(self, now: float, share: float | None, index: int | None) -> Arrival | None:
         """The next turn of the conversation whose turn has ended, if it has one."""
         last = None if index is None else self._turns.pop(index, None)
-        at = now + self._think_time_s
-        if last is None or at > self._end_s:
+        if last is None:
             return None
         turns = self._starts[last.conversation].later_turns
         if last.number == len(turns):
             return None
-        return self._arrival(last._replace(number=last.number + 1), at, turns[last.number])
+        later = turns[last.number]
+        at = now + later.think_time_s
+        if at > self._end_s:
+            return None
+        turn = last._replace(number=last.number + 1)
+        return self._arrival(turn, at, (later.new_tokens, later.output_tokens))
 
     def _arrival(self, turn: _Turn, at_s: float, lengths: LengthPair) -> Arrival:
         """The request of a turn, given the tokens before it; requests are numbered as created."""
@@ -118,5 +144,10 @@ class Conversations:
         num_own = turn.num_tokens // BLOCK_TOKENS - len(beginning)
         keys = beginning + (("conversation", turn.conversation),) * num_own
         return Arrival(
-            at_s, prompt_tokens, output_tokens, SharedPrefix(keys, BLOCK_TOKENS), start.priority
+            at_s,
+            prompt_tokens,
+            output_tokens,
+            SharedPrefix(keys, BLOCK_TOKENS),
+            start.priority,
+            start.user_class,
         )

@@ -174,6 +174,7 @@ class Coordinator:
             max_chunk_tokens=self._chunk_size(arrival.prompt_tokens),
         )
         request.prefix, request.priority = arrival.prefix, arrival.priority
+        request.user_class = arrival.user_class
         self._num_created += 1
         return request
 

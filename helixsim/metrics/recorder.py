@@ -50,28 +50,32 @@ class Columns:
         return len(self.values[0])
 
 
-def _request_columns() -> Columns:
-    return Columns(
-        (
-            "request",
-            "status",
-            "arrival_s",
-            "dispatch_s",
-            "first_token_s",
-            "end_s",
-            "prompt_tokens",
-            "output_tokens",
-            "decode_tokens",
-            "ttft_s",
-            "tpot_s",
-            "e2e_s",
-            "route",
-            "restarts",
-            "preemptions",
-            "cached_tokens",
-        ),
-        "qsddddqqqdddsqqq",
-    )
+def _request_columns(*, has_classes: bool) -> Columns:
+    names, types = _REQUEST_COLUMNS
+    return Columns((*names, "class"), f"{types}s") if has_classes else Columns(names, types)
+
+
+_REQUEST_COLUMNS = (
+    (
+        "request",
+        "status",
+        "arrival_s",
+        "dispatch_s",
+        "first_token_s",
+        "end_s",
+        "prompt_tokens",
+        "output_tokens",
+        "decode_tokens",
+        "ttft_s",
+        "tpot_s",
+        "e2e_s",
+        "route",
+        "restarts",
+        "preemptions",
+        "cached_tokens",
+    ),
+    "qsddddqqqdddsqqq",
+)
 
 
 class RunRecorder:
@@ -86,6 +90,8 @@ class RunRecorder:
         Names of the nodes, for routes in the rows.
     keep_iterations
         Whether to record a row for every pass.
+    has_classes
+        Whether requests are of classes of users, which a column names.
     """
 
     def __init__(
@@ -95,7 +101,9 @@ class RunRecorder:
         node_names: tuple[str, ...],
         *,
         keep_iterations: bool,
+        has_classes: bool = False,
     ) -> None:
+        self._has_classes = has_classes
         self.window_start_s = window_start_s
         self.window_end_s = window_end_s
         self._names = node_names
@@ -114,7 +122,7 @@ class RunRecorder:
         self.num_decode_tokens = 0
         self.num_prompt_tokens = 0
         self.num_cached_tokens = 0
-        self.requests = _request_columns()
+        self.requests = _request_columns(has_classes=has_classes)
         self.iterations = (
             Columns(("request", "iteration", "phase", "start_s", "end_s"), "qqsdd")
             if keep_iterations
@@ -221,6 +229,7 @@ class RunRecorder:
             request.num_restarts,
             request.num_preemptions,
             request.num_cached_tokens,
+            *((request.user_class,) if self._has_classes else ()),
         )
 
     def _route_text(self, request: Request) -> str | None:

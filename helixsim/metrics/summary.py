@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from helixsim.control.control_plane import node_scheduler_name
 from helixsim.control.routing.policy import Rejection
+from helixsim.metrics.attainment import attainments
+from helixsim.metrics.class_figures import class_figures
 from helixsim.metrics.costs import cost, energy
 from helixsim.metrics.gauges import has_prefix_cache
-from helixsim.metrics.goals import attainments
 
 if TYPE_CHECKING:
     from helixsim.metrics.gauges import MeasuredRun
@@ -60,6 +61,7 @@ def build_summary(
     start = recorder.window_start_s
     end = max(start, min(recorder.window_end_s, now))
     measured_s = end - start
+    classes = run.scenario.workload.class_names
     decodes = len(recorder.decode_latency_s)
     prompts = len(recorder.prompt_latency_s)
 
@@ -105,7 +107,12 @@ def build_summary(
             "restarted": run.coordinator.num_restarts,
         },
         "rejected_for": {reason.value: recorder.rejected_for[reason] for reason in Rejection},
-        "slo": attainments(run.scenario.slos, recorder.requests, start, end),
+        "slo": attainments(run.scenario.slos, recorder.requests, start, end, classes),
+        **(
+            {"classes": class_figures(run.scenario, recorder.requests, start, end)}
+            if classes
+            else {}
+        ),
         "cost": cost(run.scenario, per_s(decodes + prompts), total_tokens_per_s),
         "energy": energy(run.scenario, per_s(decodes + prompts), total_tokens_per_s),
         "prefix_cache_hit_rate": _hit_rate(run),
@@ -129,7 +136,7 @@ def _hit_rate(run: MeasuredRun) -> float | None:
 def _warnings(run: MeasuredRun, timeline: Timeline) -> list[str]:
     """Reasons to doubt the figures, as sentences."""
     recorder, overflows = run.recorder, timeline.kv_overflows
-    warnings = []
+    warnings = list(run.scenario.workload.warnings)
     if overflows:
         warnings.append(
             f"in {overflows} samples a node's requests held more than its KV cache; the paper's "

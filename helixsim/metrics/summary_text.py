@@ -53,7 +53,8 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         + "".join(f", {requests[key]} {key}" for key in _SELDOM if requests[key]),
     ]
     lines += _kv_lines(summary)
-    lines += _slo_lines(summary["slo"]) + _cost_lines(summary)
+    lines += _slo_lines(summary["slo"]) + _class_lines(summary.get("classes", {}))
+    lines += _cost_lines(summary)
     lines += [f"warning: {warning}" for warning in summary["warnings"]]
     return "\n".join(lines)
 
@@ -97,9 +98,10 @@ def _slo_lines(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
         lines.append(
             f"SLO {name}: "
             + (
-                "no request finished"
+                "no request was due"
                 if attained is None
-                else f"{attained:.1%} of requests within limits"
+                else f"{attained:.1%} of {_num_due(found)} requests due within limits"
+                + _missed_text(found)
             )
             + f"{verdict}; goodput {found['goodput_requests_per_s']:.3f} requests/s, "
             f"{found['goodput_output_tokens_per_s']:.1f} output tokens/s"
@@ -127,6 +129,37 @@ def _per_million(figures: Mapping[str, float | None], key: str, unit: str) -> st
         value = figures[f"{key}_per_million_{tokens}_tokens"]
         text += "" if value is None else f"; {value:.2f} {unit} per million {what}"
     return text
+
+
+def _class_lines(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Requests, latencies and attainment of each class of users."""
+    lines = []
+    for name, found in classes.items():
+        requests = found["requests"]
+        parts = [
+            f"{requests['arrived']} arrived, {requests['completed']} completed, "
+            f"{requests['rejected']} rejected"
+        ]
+        for key, title in (("ttft_s", "first token"), ("tpot_s", "per output token")):
+            if found[key]["mean"] is not None:
+                parts.append(f"{title} {found[key]['p50']:.3f} s (p95 {found[key]['p95']:.3f} s)")
+        parts += [
+            f"SLO {slo} {kept['attainment']:.1%}"
+            for slo, kept in found["slo"].items()
+            if kept["attainment"] is not None
+        ]
+        lines.append(f"class {name}: {'; '.join(parts)}")
+    return lines
+
+
+def _num_due(found: Mapping[str, Any]) -> int:
+    """Requests that are judged; in results of earlier versions, the finished ones alone."""
+    return int(found.get("due", found["finished"]))
+
+
+def _missed_text(found: Mapping[str, Any]) -> str:
+    missed = [f"{found[key]} {key}" for key in ("refused", "overdue") if found.get(key)]
+    return f" ({', '.join(missed)})" if missed else ""
 
 
 def _figures(statistics: Mapping[str, float | None]) -> str:

@@ -137,6 +137,7 @@ class Simulation:
             self.end_s,
             tuple(node.name for node in self.topology.nodes),
             keep_iterations=record_iterations,
+            has_classes=bool(scenario.workload.class_names),
         )
         control_plane = build_control_plane(
             scenario,

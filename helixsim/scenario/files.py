@@ -59,8 +59,18 @@ _FILES: tuple[tuple[KeyStep, ...], ...] = (
     ("placement", "file"),
     ("workload", "trace"),
     ("workload", "arrivals", "slots", "file"),
+    ("workload", "prompt_tokens", "file"),
+    ("workload", "output_tokens", "file"),
+    ("workload", "conversations", "turns", "file"),
 )
 """Places at which a text is always the name of a file."""
+
+_FILES_OF_CLASSES: tuple[tuple[KeyStep, ...], ...] = (
+    ("prompt_tokens", "file"),
+    ("output_tokens", "file"),
+    ("conversations", "turns", "file"),
+)
+"""The same in each class of users."""
 
 _ORDERED: tuple[tuple[KeyStep, ...], ...] = (
     ("cluster", "generate", "machines"),
@@ -69,6 +79,7 @@ _ORDERED: tuple[tuple[KeyStep, ...], ...] = (
 """Places at which the order of keys counts: nodes are generated in it."""
 
 POISSON = "poisson"
+CONSTANT = "constant"
 
 
 def is_yaml_name(text: str) -> bool:
@@ -83,12 +94,12 @@ def is_lengths_name(text: str) -> bool:
 
 def is_arrivals_name(text: str) -> bool:
     """Whether arrivals are built in."""
-    return text == POISSON or text in ARRIVAL_PATTERNS
+    return text in (POISSON, CONSTANT) or text in ARRIVAL_PATTERNS
 
 
 def named_files(document: object) -> Iterator[tuple[tuple[KeyStep, ...], str]]:
     """Find every name of a file in a scenario document, with its place."""
-    for place in _FILES:
+    for place in (*_FILES, *_places_in_classes(document)):
         if isinstance(name := _at(document, place), str):
             yield place, name
     if isinstance(name := _at(document, ("llm",)), str) and is_yaml_name(name):
@@ -107,6 +118,14 @@ def named_files(document: object) -> Iterator[tuple[tuple[KeyStep, ...], str]]:
     arrivals = _at(document, ("workload", "arrivals"))
     if isinstance(arrivals, str) and not is_arrivals_name(arrivals):
         yield ("workload", "arrivals"), arrivals
+
+
+def _places_in_classes(document: object) -> Iterator[tuple[KeyStep, ...]]:
+    """Places of files in the classes of users."""
+    classes = _at(document, ("workload", "classes"))
+    for name in classes if isinstance(classes, Mapping) else ():
+        for place in _FILES_OF_CLASSES:
+            yield "workload", "classes", name, *place
 
 
 def _at(document: object, place: tuple[KeyStep, ...]) -> object:

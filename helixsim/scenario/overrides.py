@@ -19,10 +19,22 @@ from helixsim.yaml_files import is_model, keys_of, parse_yaml, read_yaml, types_
 _FILE_HEAD = ("schema", "kind")
 
 _EXCLUDES: Mapping[tuple[str, ...], tuple[str, ...]] = {
-    ("workload", "trace"): ("lengths", "arrivals", "mean_tokens_per_s"),
-    ("workload", "lengths"): ("trace",),
+    ("workload", "trace"): (
+        "lengths",
+        "prompt_tokens",
+        "output_tokens",
+        "arrivals",
+        "requests_per_s",
+        "mean_tokens_per_s",
+        "classes",
+    ),
+    ("workload", "lengths"): ("trace", "prompt_tokens", "output_tokens"),
+    ("workload", "prompt_tokens"): ("trace", "lengths", "mean_prompt_tokens"),
+    ("workload", "output_tokens"): ("trace", "lengths", "mean_output_tokens"),
     ("workload", "arrivals"): ("trace",),
-    ("workload", "mean_tokens_per_s"): ("trace",),
+    ("workload", "requests_per_s"): ("trace", "mean_tokens_per_s"),
+    ("workload", "mean_tokens_per_s"): ("trace", "requests_per_s"),
+    ("workload", "classes"): ("trace",),
     ("cluster", "file"): ("generate", "source", "description", "coordinator", "nodes", "network"),
     ("cluster", "generate"): ("file", "source", "description", "coordinator", "nodes", "network"),
     ("placement", "file"): ("source", "description", "layers", "links"),

@@ -86,7 +86,7 @@ class Slo:
     e2e_s
         Longest time from arrival to the last token.
     share
-        Share of the finished requests that must be within all limits.
+        Share of the requests due that must be within all limits.
     """
 
     name: str

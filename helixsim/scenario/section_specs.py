@@ -103,7 +103,7 @@ class SloSpec(FileModel):
     )
     share: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None,
-        description="Share of the finished requests that must meet all limits; if given, results "
+        description="Share of the requests due that must meet all limits; if given, results "
         "state whether it was reached.",
     )
 

@@ -71,3 +71,20 @@ def test_g_no_more_is_held_than_there_is(cases):
     assert (used <= 5000).all()
     assert not any("paper's physics" in warning for warning in result.summary["warnings"])
     assert list(result.requests.status) == ["completed"] * 3
+
+
+def test_i_rejected_requests_miss_their_slo(cases):
+    result = run(
+        cases,
+        "kv.yaml",
+        "physics=paper",
+        "workload.trace=ol.csv",
+        "workload.mean_output_tokens=40",
+        "workload.mean_prompt_tokens=20",
+        "slo={chat: {ttft: 1 s, share: 0.95}}",
+    )
+    found = result.summary["slo"]["chat"]
+    assert found["due"] == result.summary["requests"]["arrived"] == 400
+    assert found["refused"] == result.summary["requests"]["rejected"] >= 296
+    assert found["attainment"] <= 104 / 400
+    assert found["met"] is False

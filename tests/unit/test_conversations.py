@@ -8,13 +8,15 @@ from random import Random
 import pytest
 from builders import make_scenario, offline
 
-from helixsim.control.conversations import CommonBeginnings, Conversations, Start
+from helixsim.control.conversations import CommonBeginnings, Conversations, LaterTurn, Start
 from helixsim.control.load import Arrival
 from helixsim.errors import ScenarioError
 from helixsim.requests import SharedPrefix, TraceRequest
 from helixsim.scenario.load import load_scenario
-from helixsim.scenario.load_generator import build_load_generator, mean_request_tokens
+from helixsim.scenario.load_generator import build_load_generator
+from helixsim.scenario.offered_load import mean_request_tokens
 from helixsim.scenario.workload_values import CommonPrefixes, PoissonArrivals, Turns, Workload
+from helixsim.traces.distributions import Fixed, Times
 from helixsim.traces.values import Lengths, Trace
 
 
@@ -71,10 +73,10 @@ def test_offline_prompts_begin_with_texts_too():
 def test_a_conversation_by_hand():
     shared = SharedPrefix((("beginning", 3),), 16)
     starts = [
-        Start(Arrival(1.0, 30, 10, shared), ((20, 4), (8, 100))),
+        Start(Arrival(1.0, 30, 10, shared), (LaterTurn(7.0, 20, 4), LaterTurn(7.0, 8, 100))),
         Start(Arrival(2.0, 5, 5), ()),
     ]
-    talk = Conversations(starts, think_time_s=7.0, end_s=30.0)
+    talk = Conversations(starts, end_s=30.0)
     assert list(talk.opening()) == []
     first, other = talk.later()
     own = ("conversation", 0)
@@ -93,7 +95,7 @@ def test_a_conversation_by_hand():
 
 
 def test_no_turn_comes_after_the_end():
-    talk = Conversations([Start(Arrival(1.0, 5, 5), ((5, 5),))] * 2, think_time_s=7.0, end_s=10.0)
+    talk = Conversations([Start(Arrival(1.0, 5, 5), (LaterTurn(7.0, 5, 5),))] * 2, end_s=10.0)
     assert len(list(talk.later())) == 2
     assert talk.after_end(3.0, None, 0).at_s == 10.0
     assert talk.after_end(3.1, None, 1) is None
@@ -101,9 +103,9 @@ def test_no_turn_comes_after_the_end():
 
 def test_conversations_of_a_workload():
     plain = online(lengths=((10, 30),))
-    talks = replace(plain, conversations=Turns(4, 5.0))
+    talks = replace(plain, conversations=Turns(Fixed(4), Times(5.0)))
     # Turns have 40, 80, 120 and 160 tokens.
-    assert (mean_request_tokens(plain), mean_request_tokens(talks)) == (40.0, 100.0)
+    assert (mean_request_tokens(plain, 1.0), mean_request_tokens(talks, 1.0)) == (40.0, 100.0)
     num_plain = len(list(load_generator_of(plain, duration_s=4000.0).later()))
     num_talks = len(list(load_generator_of(talks, duration_s=4000.0).later()))
     assert num_plain / num_talks == pytest.approx(400 / 40, rel=0.1)
@@ -122,7 +124,7 @@ def test_a_scenario_states_what_prompts_share():
         ],
     )
     assert scenario.workload.shared_prefix == CommonPrefixes(tokens=512, prompts=8)
-    assert scenario.workload.conversations == Turns(turns=4, think_time_s=20.0)
+    assert scenario.workload.conversations == Turns(turns=Fixed(4), think_time=Times(20.0))
 
 
 def test_conversations_are_online_and_without_a_trace():

@@ -513,7 +513,7 @@ MISTAKES = [
     ),
     ({"placement.layers.a100-2": [36, 47]}, "placement.layers: no node holds layer 47"),
     ({"workload.mode": "both"}, "workload.mode: should be 'offline' or 'online', not 'both'"),
-    ({"workload.mode": "online"}, "workload.mean_tokens_per_s: this key is missing"),
+    ({"workload.mode": "online"}, "workload.requests_per_s: this key is missing"),
     ({"workload.trace": "t.csv"}, "workload.trace: an offline workload is a closed loop"),
     ({"workload.lengths": "azure"}, "workload.lengths: there is no file"),
     ({"workload.lengths": "azure-cod"}, "did you mean 'azure-code'?"),

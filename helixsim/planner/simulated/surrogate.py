@@ -44,6 +44,7 @@ from helixsim.placement.topology import Topology
 from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.planner.simulated.blocking import BlockingModel, LinkModel, NodeModel
 from helixsim.planner.simulated.layer_flow import node_shares
+from helixsim.scenario.offered_load import offered_requests_per_s
 from helixsim.scenario.resolved import Scenario
 
 _RATE_BISECTIONS = 14
@@ -386,8 +387,7 @@ class _LinkTable:
 
 def _offered_requests_per_s(scenario: Scenario, tokens_per_request: float) -> float:
     workload = scenario.workload
-    if workload.mode == "offline":
-        return inf
-    if workload.trace is not None:
-        return workload.trace.rate_per_s * workload.rate_scale
-    return (workload.mean_tokens_per_s or inf) / tokens_per_request
+    if workload.mode == "online" and workload.mean_tokens_per_s is not None:
+        return workload.mean_tokens_per_s / tokens_per_request
+    rate = offered_requests_per_s(workload, scenario.run.duration_s)
+    return inf if rate is None else rate

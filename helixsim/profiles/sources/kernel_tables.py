@@ -66,7 +66,9 @@ _STEPS = ((1, 1024), (8, 4096), (32, 16384))
 """Up to these numbers of tokens, operators are asked for at each multiple and just above it: the
 library's times rise in stairs, and kernels of tuned sizes are faster in between."""
 TOKENS = tuple(
-    sorted({at + more for step, end in _STEPS for at in range(step, end + 1, step) for more in (0, 1)})
+    sorted(
+        {at + more for step, end in _STEPS for at in range(step, end + 1, step) for more in (0, 1)}
+    )
 )
 """New tokens of a pass at which the library is asked."""
 SEQUENCES = tuple(range(1, 513))

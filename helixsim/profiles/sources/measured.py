@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from helixsim.errors import InputError
 from helixsim.hardware.gpu import GpuMachine
 from helixsim.llms.architecture import Architecture, LayerKind
