@@ -126,6 +126,9 @@ class Request:
         Tokens of its prompt that a prefix cache held when it was admitted first.
     priority
         Requests with a lower number go first, where a node schedules by priority.
+    front_end
+        The number of the front end at which it entered, among the front ends: its route begins and
+        ends there.
     prefix
         What its prompt may share with others; None if nothing is known of it.
     is_prefill
@@ -138,10 +141,10 @@ class Request:
     num_computed_tokens
         Tokens that the KV caches hold before this pass.
     dispatched_s
-        When the pass left the coordinator; for a prefill in chunks, the first chunk; after a
+        When the pass left its front end; for a prefill in chunks, the first chunk; after a
         restart, the first attempt at the pass.
     first_dispatch_s, first_token_s
-        When its prefill left the coordinator, and returned. NaN before.
+        When its prefill left its front end, and returned. NaN before.
     route
         The path it takes.
     onward
@@ -158,6 +161,7 @@ class Request:
         "dispatched_s",
         "first_dispatch_s",
         "first_token_s",
+        "front_end",
         "index",
         "is_prefill",
         "max_chunk_tokens",
@@ -197,6 +201,7 @@ class Request:
         self.num_preemptions = 0
         self.num_cached_tokens = 0
         self.priority = 0
+        self.front_end = 0
         self.prefix: SharedPrefix | None = None
         self.num_decodes = num_decodes
         self.split_prefill(max_chunk_tokens)
@@ -309,6 +314,7 @@ class Request:
         new.num_preemptions = self.num_preemptions
         new.num_cached_tokens = self.num_cached_tokens
         new.priority, new.prefix = self.priority, self.prefix
+        new.front_end = self.front_end
         new.split_prefill(max_chunk_tokens)
         new.dispatched_s = self.dispatched_s
         new.first_dispatch_s = self.first_dispatch_s
@@ -349,6 +355,7 @@ class PrefillChunk(Request):
         self.num_preemptions = request.num_preemptions
         self.num_cached_tokens = 0
         self.priority, self.prefix = request.priority, request.prefix
+        self.front_end = request.front_end
         self.is_prefill = True
         self.max_chunk_tokens = request.max_chunk_tokens
         self.num_computed_tokens = request.num_computed_tokens

@@ -53,6 +53,8 @@ class _Turn(NamedTuple):
     number: int
     num_tokens: int
     """Tokens of the conversation, the answer included."""
+    follows: int | None = None
+    """The request of the turn before."""
 
 
 class Conversations:
@@ -104,7 +106,8 @@ class Conversations:
         turns = self._starts[last.conversation].later_turns
         if last.number == len(turns):
             return None
-        return self._arrival(last._replace(number=last.number + 1), at, turns[last.number])
+        turn = last._replace(number=last.number + 1, follows=index)
+        return self._arrival(turn, at, turns[last.number])
 
     def _arrival(self, turn: _Turn, at_s: float, lengths: LengthPair) -> Arrival:
         """The request of a turn, given the tokens before it; requests are numbered as created."""
@@ -118,5 +121,11 @@ class Conversations:
         num_own = turn.num_tokens // BLOCK_TOKENS - len(beginning)
         keys = beginning + (("conversation", turn.conversation),) * num_own
         return Arrival(
-            at_s, prompt_tokens, output_tokens, SharedPrefix(keys, BLOCK_TOKENS), start.priority
+            at_s,
+            prompt_tokens,
+            output_tokens,
+            SharedPrefix(keys, BLOCK_TOKENS),
+            start.priority,
+            start.front_end,
+            turn.follows,
         )

@@ -22,7 +22,7 @@ LengthPair = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A request that is to reach the coordinator.
+    """A request that is to come.
 
     Attributes
     ----------
@@ -34,6 +34,12 @@ class Arrival:
         What its prompt may share with others; None if nothing is known of it.
     priority
         Requests with a lower number go first, where a node schedules by priority.
+    front_end
+        The number of the front end at which it enters; None if it does not say: then it is drawn
+        by the shares of the front ends (:mod:`helixsim.control.entrances`).
+    follows
+        The number of the request whose user sends it, in order of creation; it enters where that
+        did. None if it is the first of its user.
     """
 
     at_s: float
@@ -41,6 +47,8 @@ class Arrival:
     output_tokens: int
     prefix: SharedPrefix | None = None
     priority: int = 0
+    front_end: int | None = None
+    follows: int | None = None
 
 
 def nothing_shared(prompt_tokens: int) -> SharedPrefix | None:
@@ -156,6 +164,7 @@ class OpenLoop:
         self._output_tokens = array("q")
         self._prefixes: dict[int, SharedPrefix] = {}
         self._priorities: dict[int, int] = {}
+        self._front_ends: dict[int, int] = {}
         for number, arrival in enumerate(arrivals):
             self._times.append(arrival.at_s)
             self._prompt_tokens.append(arrival.prompt_tokens)
@@ -164,6 +173,8 @@ class OpenLoop:
                 self._prefixes[number] = arrival.prefix
             if arrival.priority:
                 self._priorities[number] = arrival.priority
+            if arrival.front_end is not None:
+                self._front_ends[number] = arrival.front_end
 
     def opening(self) -> Iterator[Arrival]:
         """No request is there when the run begins."""
@@ -172,9 +183,10 @@ class OpenLoop:
     def later(self) -> Iterator[Arrival]:
         """All requests, in order of time."""
         prefix_of, priority_of = self._prefixes.get, self._priorities.get
+        front_end_of = self._front_ends.get
         columns = zip(self._times, self._prompt_tokens, self._output_tokens, strict=True)
         for number, values in enumerate(columns):
-            yield Arrival(*values, prefix_of(number), priority_of(number, 0))
+            yield Arrival(*values, prefix_of(number), priority_of(number, 0), front_end_of(number))
 
     def after_prompt(self, now: float, share: float | None, index: int) -> Arrival | None:
         """An open loop does not react."""

@@ -50,7 +50,7 @@ class Columns:
         return len(self.values[0])
 
 
-def _request_columns() -> Columns:
+def _request_columns(*, several_front_ends: bool) -> Columns:
     return Columns(
         (
             "request",
@@ -69,8 +69,9 @@ def _request_columns() -> Columns:
             "restarts",
             "preemptions",
             "cached_tokens",
+            *(("front_end",) if several_front_ends else ()),
         ),
-        "qsddddqqqdddsqqq",
+        "qsddddqqqdddsqqq" + "s" * several_front_ends,
     )
 
 
@@ -86,6 +87,8 @@ class RunRecorder:
         Names of the nodes, for routes in the rows.
     keep_iterations
         Whether to record a row for every pass.
+    front_end_names
+        Names of the front ends, for a column where there are several.
     """
 
     def __init__(
@@ -95,10 +98,12 @@ class RunRecorder:
         node_names: tuple[str, ...],
         *,
         keep_iterations: bool,
+        front_end_names: tuple[str, ...] = (),
     ) -> None:
         self.window_start_s = window_start_s
         self.window_end_s = window_end_s
         self._names = node_names
+        self._front_end_names = front_end_names if len(front_end_names) > 1 else ()
         self._route_texts: dict[tuple[tuple[int, int, int], ...], str] = {}
         self.prompt_latency_s = Sample()
         self.decode_latency_s = Sample()
@@ -114,7 +119,7 @@ class RunRecorder:
         self.num_decode_tokens = 0
         self.num_prompt_tokens = 0
         self.num_cached_tokens = 0
-        self.requests = _request_columns()
+        self.requests = _request_columns(several_front_ends=bool(self._front_end_names))
         self.iterations = (
             Columns(("request", "iteration", "phase", "start_s", "end_s"), "qqsdd")
             if keep_iterations
@@ -221,6 +226,7 @@ class RunRecorder:
             request.num_restarts,
             request.num_preemptions,
             request.num_cached_tokens,
+            *([self._front_end_names[request.front_end]] if self._front_end_names else ()),
         )
 
     def _route_text(self, request: Request) -> str | None:

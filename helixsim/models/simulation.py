@@ -16,6 +16,7 @@ import simpy
 
 from helixsim.control.control_plane import build_control_plane, placed_topology
 from helixsim.control.coordinator import Coordinator
+from helixsim.control.entrances import Entrances
 from helixsim.control.load import LoadGenerator
 from helixsim.control.routing import Policy, PolicyInputs
 from helixsim.errors import ScenarioError, SimulationError
@@ -137,11 +138,12 @@ class Simulation:
             self.end_s,
             tuple(node.name for node in self.topology.nodes),
             keep_iterations=record_iterations,
+            front_end_names=tuple(front_end.name for front_end in self.topology.front_ends),
         )
         control_plane = build_control_plane(
             scenario,
             self.topology,
-            load_generator=build_load_generator(scenario, rng, self.start_s)
+            load_generator=self._workload(rng)
             if source is None
             else source.load_generator(self.start_s),
             recorder=self.recorder,
@@ -175,6 +177,15 @@ class Simulation:
         self.coordinator_node = self._models.coordinator_node
         self.nodes, self.links = self._models.nodes, self._models.links
         self.timeline = Timeline(self)
+
+    def _workload(self, rng: Random) -> LoadGenerator:
+        """The load generator of the scenario's workload, whose requests enter at front ends."""
+        generator = build_load_generator(self.scenario, rng, self.start_s)
+        front_ends = self.topology.front_ends
+        if len(front_ends) == 1:
+            return generator
+        shares = [front_end.share for front_end in front_ends]
+        return Entrances(generator, shares, Random(f"front ends {self.seed}"))
 
     # -- time --------------------------------------------------------------------------------
 
