@@ -52,6 +52,8 @@ class TraceRequest:
         What its prompt may share with others; None if nothing is known of it.
     priority
         Requests with a lower number go first, where a node schedules by priority.
+    region
+        Where its user is; None if it is not known.
     """
 
     arrival_s: float
@@ -59,6 +61,7 @@ class TraceRequest:
     output_tokens: int
     prefix: SharedPrefix | None = None
     priority: int = 0
+    region: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

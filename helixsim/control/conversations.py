@@ -126,6 +126,6 @@ class Conversations:
             output_tokens,
             SharedPrefix(keys, BLOCK_TOKENS),
             start.priority,
-            start.front_end,
+            start.region,
             turn.follows,
         )

@@ -176,7 +176,7 @@ class Coordinator:
             max_chunk_tokens=self._chunk_size(arrival.prompt_tokens),
         )
         request.prefix, request.priority = arrival.prefix, arrival.priority
-        request.front_end = arrival.front_end or 0
+        request.front_end = arrival.front_end
         self._num_created += 1
         return request
 

@@ -1,10 +1,13 @@
-"""At which front end each request enters, where a cluster has several."""
+"""At which front end each request enters, where a cluster has several.
+
+Users send their requests to the front end that is nearest to their region.
+"""
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -14,26 +17,30 @@ from helixsim.control.load import Arrival, LoadGenerator
 if TYPE_CHECKING:
     from random import Random
 
+    from helixsim.cluster import Cluster
+
 
 class Entrances:
-    """A load generator whose requests enter at front ends, by their shares.
+    """A load generator whose requests enter at front ends.
 
-    A request whose front end is known enters there; one that follows another, in a conversation,
-    enters where that did; for all others it is drawn.
+    A request of a known region enters at the front end nearest to that; one that follows another,
+    in a conversation, enters where that did; for all others it is drawn by shares.
 
     Parameters
     ----------
     load_generator
         Says when requests come.
-    shares
-        Share of each front end; they add up to 1.
+    cluster
+        The front ends, their shares, and which of them is nearest to a region.
     rng
         A random stream of its own: the same requests come, however many front ends there are.
     """
 
-    def __init__(self, load_generator: LoadGenerator, shares: Sequence[float], rng: Random) -> None:
+    def __init__(self, load_generator: LoadGenerator, cluster: Cluster, rng: Random) -> None:
         self._load_generator = load_generator
-        self._ends = list(accumulate(shares))
+        self._cluster = cluster
+        self._nearest: dict[str, int] = {}
+        self._ends = list(accumulate(front_end.share for front_end in cluster.front_ends))
         self._rng = rng
         self._front_ends = array("L")  # of all requests, which are numbered as they are created
 
@@ -56,12 +63,19 @@ class Entrances:
         return None if arrival is None else self._placed(arrival)
 
     def _placed(self, arrival: Arrival) -> Arrival:
-        front_end = arrival.front_end
-        if front_end is None:
-            follows = arrival.follows
-            front_end = self._draw() if follows is None else self._front_ends[follows]
+        if arrival.follows is not None:
+            front_end = self._front_ends[arrival.follows]
+        elif arrival.region is not None:
+            front_end = self._nearest_to(arrival.region)
+        else:
+            front_end = self._draw()
         self._front_ends.append(front_end)
         return replace(arrival, front_end=front_end)
+
+    def _nearest_to(self, region: str) -> int:
+        if region not in self._nearest:
+            self._nearest[region] = self._cluster.nearest_front_end(region)
+        return self._nearest[region]
 
     def _draw(self) -> int:
         # The last share is what is left: their sum may be a rounding error short of 1.

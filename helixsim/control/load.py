@@ -34,12 +34,14 @@ class Arrival:
         What its prompt may share with others; None if nothing is known of it.
     priority
         Requests with a lower number go first, where a node schedules by priority.
-    front_end
-        The number of the front end at which it enters; None if it does not say: then it is drawn
-        by the shares of the front ends (:mod:`helixsim.control.entrances`).
+    region
+        Where its user is: with several front ends, it enters at the nearest. None if it is not
+        known.
     follows
         The number of the request whose user sends it, in order of creation; it enters where that
         did. None if it is the first of its user.
+    front_end
+        The number of the front end at which it enters (:mod:`helixsim.control.entrances`).
     """
 
     at_s: float
@@ -47,8 +49,9 @@ class Arrival:
     output_tokens: int
     prefix: SharedPrefix | None = None
     priority: int = 0
-    front_end: int | None = None
+    region: str | None = None
     follows: int | None = None
+    front_end: int = 0
 
 
 def nothing_shared(prompt_tokens: int) -> SharedPrefix | None:
@@ -164,7 +167,7 @@ class OpenLoop:
         self._output_tokens = array("q")
         self._prefixes: dict[int, SharedPrefix] = {}
         self._priorities: dict[int, int] = {}
-        self._front_ends: dict[int, int] = {}
+        self._regions: dict[int, str] = {}
         for number, arrival in enumerate(arrivals):
             self._times.append(arrival.at_s)
             self._prompt_tokens.append(arrival.prompt_tokens)
@@ -173,8 +176,8 @@ class OpenLoop:
                 self._prefixes[number] = arrival.prefix
             if arrival.priority:
                 self._priorities[number] = arrival.priority
-            if arrival.front_end is not None:
-                self._front_ends[number] = arrival.front_end
+            if arrival.region is not None:
+                self._regions[number] = arrival.region
 
     def opening(self) -> Iterator[Arrival]:
         """No request is there when the run begins."""
@@ -183,10 +186,10 @@ class OpenLoop:
     def later(self) -> Iterator[Arrival]:
         """All requests, in order of time."""
         prefix_of, priority_of = self._prefixes.get, self._priorities.get
-        front_end_of = self._front_ends.get
+        region_of = self._regions.get
         columns = zip(self._times, self._prompt_tokens, self._output_tokens, strict=True)
         for number, values in enumerate(columns):
-            yield Arrival(*values, prefix_of(number), priority_of(number, 0), front_end_of(number))
+            yield Arrival(*values, prefix_of(number), priority_of(number, 0), region_of(number))
 
     def after_prompt(self, now: float, share: float | None, index: int) -> Arrival | None:
         """An open loop does not react."""

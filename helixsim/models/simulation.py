@@ -181,11 +181,10 @@ class Simulation:
     def _workload(self, rng: Random) -> LoadGenerator:
         """The load generator of the scenario's workload, whose requests enter at front ends."""
         generator = build_load_generator(self.scenario, rng, self.start_s)
-        front_ends = self.topology.front_ends
-        if len(front_ends) == 1:
+        cluster = self.scenario.cluster
+        if len(cluster.front_ends) == 1:
             return generator
-        shares = [front_end.share for front_end in front_ends]
-        return Entrances(generator, shares, Random(f"front ends {self.seed}"))
+        return Entrances(generator, cluster, Random(f"front ends {self.seed}"))
 
     # -- time --------------------------------------------------------------------------------
 

@@ -79,11 +79,13 @@ def with_own_returns(
     Parameters
     ----------
     link_tokens_per_s
-        A flow in which it does not matter where they return to.
+        A flow over each link, in order, in which it does not matter where they return to.
     total
         Its value.
     """
-    found = [0.0] * len(topology.links)
+    # Numbers of links are not their places where some have been left out.
+    flows = dict(zip((link.index for link in topology.links), link_tokens_per_s, strict=True))
+    found = dict.fromkeys(flows, 0.0)
     by_layer = sorted(topology.nodes, key=lambda node: node.end_layer)
     for home, share in home_shares(topology).items():
         outgoing = links_home(topology, home)
@@ -91,12 +93,12 @@ def with_own_returns(
         reaching[home] = share * total
         for machine in (home, *(node.index for node in by_layer)):
             links = outgoing[machine]
-            whole = sum(link_tokens_per_s[link.index] for link in links)
+            whole = sum(flows[link.index] for link in links)
             for link in links:
-                part = link_tokens_per_s[link.index] / whole if whole > 0 else 1 / len(links)
+                part = flows[link.index] / whole if whole > 0 else 1 / len(links)
                 if link.target == home:
                     part = 1.0  # whatever the flow says
                 amount = reaching[machine] * part
                 found[link.index] += amount
                 reaching[link.target] += amount
-    return tuple(found)
+    return tuple(found.values())

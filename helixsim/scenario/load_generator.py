@@ -112,6 +112,7 @@ def _replay(trace: Trace, start_s: float, duration_s: float) -> Iterator[Arrival
             request.output_tokens,
             request.prefix,
             request.priority,
+            request.region,
         )
 
 
