@@ -54,6 +54,8 @@ class TraceRequest:
         Requests with a lower number go first, where a node schedules by priority.
     user_class
         Name of the class of users that it is from; empty without classes.
+    region
+        Where its user is; None if it is not known.
     """
 
     arrival_s: float
@@ -62,6 +64,7 @@ class TraceRequest:
     prefix: SharedPrefix | None = None
     priority: int = 0
     user_class: str = ""
+    region: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,9 @@ class Request:
         Requests with a lower number go first, where a node schedules by priority.
     user_class
         Name of the class of users that it is from; empty without classes.
+    front_end
+        The number of the front end at which it entered, among the front ends: its route begins and
+        ends there.
     prefix
         What its prompt may share with others; None if nothing is known of it.
     is_prefill
@@ -143,10 +149,10 @@ class Request:
     num_computed_tokens
         Tokens that the KV caches hold before this pass.
     dispatched_s
-        When the pass left the coordinator; for a prefill in chunks, the first chunk; after a
+        When the pass left its front end; for a prefill in chunks, the first chunk; after a
         restart, the first attempt at the pass.
     first_dispatch_s, first_token_s
-        When its prefill left the coordinator, and returned. NaN before.
+        When its prefill left its front end, and returned. NaN before.
     route
         The path it takes.
     onward
@@ -163,6 +169,7 @@ class Request:
         "dispatched_s",
         "first_dispatch_s",
         "first_token_s",
+        "front_end",
         "index",
         "is_prefill",
         "max_chunk_tokens",
@@ -204,6 +211,7 @@ class Request:
         self.num_cached_tokens = 0
         self.priority = 0
         self.user_class = ""
+        self.front_end = 0
         self.prefix: SharedPrefix | None = None
         self.num_decodes = num_decodes
         self.split_prefill(max_chunk_tokens)
@@ -316,6 +324,7 @@ class Request:
         new.num_preemptions = self.num_preemptions
         new.num_cached_tokens = self.num_cached_tokens
         new.priority, new.prefix, new.user_class = self.priority, self.prefix, self.user_class
+        new.front_end = self.front_end
         new.split_prefill(max_chunk_tokens)
         new.dispatched_s = self.dispatched_s
         new.first_dispatch_s = self.first_dispatch_s
@@ -357,6 +366,7 @@ class PrefillChunk(Request):
         self.num_cached_tokens = 0
         self.priority, self.prefix = request.priority, request.prefix
         self.user_class = request.user_class
+        self.front_end = request.front_end
         self.is_prefill = True
         self.max_chunk_tokens = request.max_chunk_tokens
         self.num_computed_tokens = request.num_computed_tokens

@@ -179,6 +179,7 @@ def build_control_plane(
         recorder,
         passes_beyond_answer,
         node_names=tuple(node.name for node in topology.nodes),
+        front_end_names=tuple(front_end.name for front_end in topology.front_ends),
         reflow=lambda down, cut: (
             flow_without(scenario, topology, down, cut) if down or cut else flow
         ),

@@ -78,6 +78,8 @@ class _Turn(NamedTuple):
     number: int
     num_tokens: int
     """Tokens of the conversation, the answer included."""
+    follows: int | None = None
+    """The request of the turn before."""
 
 
 class Conversations:
@@ -129,7 +131,7 @@ class Conversations:
         at = now + later.think_time_s
         if at > self._end_s:
             return None
-        turn = last._replace(number=last.number + 1)
+        turn = last._replace(number=last.number + 1, follows=index)
         return self._arrival(turn, at, (later.new_tokens, later.output_tokens))
 
     def _arrival(self, turn: _Turn, at_s: float, lengths: LengthPair) -> Arrival:
@@ -150,4 +152,6 @@ class Conversations:
             SharedPrefix(keys, BLOCK_TOKENS),
             start.priority,
             start.user_class,
+            start.region,
+            turn.follows,
         )

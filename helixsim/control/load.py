@@ -22,7 +22,7 @@ LengthPair = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A request that is to reach the coordinator.
+    """A request that is to come.
 
     Attributes
     ----------
@@ -36,6 +36,14 @@ class Arrival:
         Requests with a lower number go first, where a node schedules by priority.
     user_class
         Name of the class of users that it is from; empty without classes.
+    region
+        Where its user is: with several front ends, it enters at the nearest. None if it is not
+        known.
+    follows
+        The number of the request whose user sends it, in order of creation; it enters where that
+        did. None if it is the first of its user.
+    front_end
+        The number of the front end at which it enters (:mod:`helixsim.control.entrances`).
     """
 
     at_s: float
@@ -44,6 +52,9 @@ class Arrival:
     prefix: SharedPrefix | None = None
     priority: int = 0
     user_class: str = ""
+    region: str | None = None
+    follows: int | None = None
+    front_end: int = 0
 
 
 def nothing_shared(prompt_tokens: int) -> SharedPrefix | None:
@@ -152,6 +163,7 @@ class OpenLoop:
         self._prefixes: dict[int, SharedPrefix] = {}
         self._priorities: dict[int, int] = {}
         self._classes: dict[int, str] = {}
+        self._regions: dict[int, str] = {}
         for number, arrival in enumerate(arrivals):
             self._times.append(arrival.at_s)
             self._prompt_tokens.append(arrival.prompt_tokens)
@@ -162,6 +174,8 @@ class OpenLoop:
                 self._priorities[number] = arrival.priority
             if arrival.user_class:
                 self._classes[number] = arrival.user_class
+            if arrival.region is not None:
+                self._regions[number] = arrival.region
 
     def opening(self) -> Iterator[Arrival]:
         """No request is there when the run begins."""
@@ -169,14 +183,21 @@ class OpenLoop:
 
     def later(self) -> Iterator[Arrival]:
         """All requests, in order of time."""
-        prefix_of, priority_of, class_of = (
+        prefix_of, priority_of, class_of, region_of = (
             self._prefixes.get,
             self._priorities.get,
             self._classes.get,
+            self._regions.get,
         )
         columns = zip(self._times, self._prompt_tokens, self._output_tokens, strict=True)
         for number, values in enumerate(columns):
-            yield Arrival(*values, prefix_of(number), priority_of(number, 0), class_of(number, ""))
+            yield Arrival(
+                *values,
+                prefix_of(number),
+                priority_of(number, 0),
+                class_of(number, ""),
+                region_of(number),
+            )
 
     def after_prompt(self, now: float, share: float | None, index: int) -> Arrival | None:
         """An open loop does not react."""

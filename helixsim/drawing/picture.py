@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from helixsim.cluster import COORDINATOR, FrontEnd
 from helixsim.drawing.captions import bottleneck_text, elsewhere_text, overview_text, unused_text
 from helixsim.drawing.lanes import (
     COORDINATOR_LANE,
@@ -73,7 +74,9 @@ class Picture:
     flow_tokens_per_s
         Maximum flow; None without a cluster.
     coordinator_bounds
-        Whether the coordinator's network interface is in the minimum cut.
+        Whether the network interface of a front end is in the minimum cut.
+    front_ends
+        Names of the front ends, and their shares where there are several.
     """
 
     title: str
@@ -87,6 +90,7 @@ class Picture:
     layers: LayerTotals
     flow_tokens_per_s: float | None = None
     coordinator_bounds: bool = False
+    front_ends: tuple[str, ...] = (COORDINATOR,)
 
 
 def solve(scenario: Scenario) -> tuple[Topology, Flow, Cut]:
@@ -132,7 +136,7 @@ def placement_picture(scenario: Scenario) -> Picture:
     assert placement is not None
     nodes = _nodes(topology, flow, cut.bounds, cut.others)
     lanes, lane_of = lanes_of(nodes)
-    regions = [*(node.region for node in topology.nodes), cluster.coordinator_region]
+    regions = [topology.machine(number).region for number in range(topology.num_machines)]
     return Picture(
         title=f"{scenario.name}: {scenario.llm.name} on {overview_text(cluster.machine_mix())}",
         caption=(bottleneck_text(topology, cut), *elsewhere_text(topology, cut.others)),
@@ -144,8 +148,15 @@ def placement_picture(scenario: Scenario) -> Picture:
         edges=merge_links(_links(topology, flow, cut.bounds, regions), lane_of),
         layers=_layers(nodes, scenario.llm.num_layers),
         flow_tokens_per_s=flow.tokens_per_s,
-        coordinator_bounds=topology.coordinator in (*cut.bounds.inbound, *cut.bounds.outbound),
+        coordinator_bounds=any(map(topology.is_home, (*cut.bounds.inbound, *cut.bounds.outbound))),
+        front_ends=_front_end_labels(topology.front_ends),
     )
+
+
+def _front_end_labels(front_ends: Sequence[FrontEnd]) -> tuple[str, ...]:
+    if len(front_ends) == 1:
+        return (front_ends[0].name,)
+    return tuple(f"{front_end.name} ({front_end.share:.0%})" for front_end in front_ends)
 
 
 def bare_picture(placement: Placement, title: str) -> Picture:
@@ -214,13 +225,13 @@ def _roles(bounds: Bounds, index: int) -> tuple[str, ...]:
 def _links(
     topology: Topology, flow: Flow, bounds: Bounds, regions: Sequence[str]
 ) -> list[DrawnLink]:
-    coordinator, num_layers = topology.coordinator, topology.llm.num_layers
+    is_home, num_layers = topology.is_home, topology.llm.num_layers
     return [
         DrawnLink(
-            source=COORDINATOR_LANE if link.source == coordinator else link.source,
-            target=COORDINATOR_LANE if link.target == coordinator else link.target,
+            source=COORDINATOR_LANE if is_home(link.source) else link.source,
+            target=COORDINATOR_LANE if is_home(link.target) else link.target,
             names=(topology.name(link.source), topology.name(link.target)),
-            layer=num_layers if link.target == coordinator else link.entry_layer,
+            layer=num_layers if is_home(link.target) else link.entry_layer,
             flow_tokens_per_s=flow.link_tokens_per_s[link.index],
             capacity_tokens_per_s=link.bandwidth_bytes_per_s / link.bytes_per_token,
             latency_s=link.latency_s,

@@ -50,9 +50,10 @@ class Columns:
         return len(self.values[0])
 
 
-def _request_columns(*, has_classes: bool) -> Columns:
+def _request_columns(*, has_classes: bool, several_front_ends: bool) -> Columns:
     names, types = _REQUEST_COLUMNS
-    return Columns((*names, "class"), f"{types}s") if has_classes else Columns(names, types)
+    further = (*("class",) * has_classes, *("front_end",) * several_front_ends)
+    return Columns((*names, *further), types + "s" * len(further))
 
 
 _REQUEST_COLUMNS = (
@@ -92,6 +93,8 @@ class RunRecorder:
         Whether to record a row for every pass.
     has_classes
         Whether requests are of classes of users, which a column names.
+    front_end_names
+        Names of the front ends, for a column where there are several.
     """
 
     def __init__(
@@ -102,11 +105,13 @@ class RunRecorder:
         *,
         keep_iterations: bool,
         has_classes: bool = False,
+        front_end_names: tuple[str, ...] = (),
     ) -> None:
         self._has_classes = has_classes
         self.window_start_s = window_start_s
         self.window_end_s = window_end_s
         self._names = node_names
+        self._front_end_names = front_end_names if len(front_end_names) > 1 else ()
         self._route_texts: dict[tuple[tuple[int, int, int], ...], str] = {}
         self.prompt_latency_s = Sample()
         self.decode_latency_s = Sample()
@@ -122,7 +127,9 @@ class RunRecorder:
         self.num_decode_tokens = 0
         self.num_prompt_tokens = 0
         self.num_cached_tokens = 0
-        self.requests = _request_columns(has_classes=has_classes)
+        self.requests = _request_columns(
+            has_classes=has_classes, several_front_ends=bool(self._front_end_names)
+        )
         self.iterations = (
             Columns(("request", "iteration", "phase", "start_s", "end_s"), "qqsdd")
             if keep_iterations
@@ -230,6 +237,7 @@ class RunRecorder:
             request.num_preemptions,
             request.num_cached_tokens,
             *((request.user_class,) if self._has_classes else ()),
+            *([self._front_end_names[request.front_end]] if self._front_end_names else ()),
         )
 
     def _route_text(self, request: Request) -> str | None:

@@ -10,11 +10,13 @@ from itertools import permutations
 import numpy as np
 import numpy.typing as npt
 
-from helixsim.cluster import COORDINATOR, Cluster, RuleNetwork
-from helixsim.errors import PlacementError, ScenarioError
+from helixsim.cluster import Cluster, RuleNetwork
+from helixsim.errors import PlacementError
 from helixsim.placement.flow import Flow, max_flow
 from helixsim.placement.placement import Placement
 from helixsim.placement.topology import Topology, build_topology
+from helixsim.planner.front_end_links import FrontEndLinks, front_end_links
+from helixsim.planner.problem_checks import check_possible
 from helixsim.profiles.machine import LLM, MachineProfile, MachineType
 from helixsim.profiles.throughput import ThroughputTable, estimate_throughput
 from helixsim.scenario.resolved import Scenario
@@ -52,7 +54,9 @@ class NodeKind:
 class PlanningProblem:
     """A cluster and an LLM as numbers. Nodes are numbered 0 to n - 1 in the cluster's order.
 
-    The coordinator has the number n.
+    The coordinator has the number n. Several front ends have it together, as one machine with the
+    links and the network interfaces of all: no placement carries more than this machine would let
+    it. What matters of each by itself is in :attr:`front_end_links`.
 
     Attributes
     ----------
@@ -90,6 +94,18 @@ class PlanningProblem:
     partial_inference: bool = False
     keep_links: int | None = None
 
+    @cached_property
+    def front_end_links(self) -> FrontEndLinks:
+        """The links of each front end by itself."""
+        if len(self.cluster.front_ends) > 1:
+            return front_end_links(self.cluster, self.llm)
+        return FrontEndLinks(
+            out=self.link_tokens_per_s[-1:, :-1],
+            into=self.link_tokens_per_s[:-1, -1:].T,
+            outbound=self.token_outbound_tokens_per_s[-1:],
+            inbound=self.token_inbound_tokens_per_s[-1:],
+        )
+
     @property
     def num_layers(self) -> int:
         """Number of layers of the LLM."""
@@ -126,7 +142,7 @@ class PlanningProblem:
         """Whether links and network interfaces carry whatever the nodes compute.
 
         Then nodes differ only by their kind. Every link carries the highest throughput of any
-        node, and so does every interface; the coordinator's interface carries the sum of the
+        node, and so does every interface; the interface of each front end carries the sum of the
         highest throughputs of all nodes.
         """
         most = max(max(kind.tokens_per_s) for kind in self.kinds)
@@ -135,8 +151,9 @@ class PlanningProblem:
         return bool(
             links.min() >= most
             and min(self.inbound_tokens_per_s.min(), self.outbound_tokens_per_s.min()) >= most
-            and min(self.token_inbound_tokens_per_s[-1], self.token_outbound_tokens_per_s[-1])
-            >= sum(kind.count * max(kind.tokens_per_s) for kind in self.kinds)
+            and self.front_end_links.never_bind(
+                most, sum(kind.count * max(kind.tokens_per_s) for kind in self.kinds)
+            )
         )
 
     def restricted(self, nodes: Sequence[int]) -> PlanningProblem:
@@ -147,7 +164,11 @@ class PlanningProblem:
         machines = tuple(self.cluster)
         return replace(
             self,
-            cluster=replace(self.cluster, nodes=tuple(machines[node] for node in nodes)),
+            cluster=replace(
+                self.cluster,
+                nodes=tuple(machines[node] for node in nodes),
+                front_ends=self.front_end_links.joined_to(nodes, self.cluster.front_ends),
+            ),
             kinds=tuple(
                 replace(self.kinds[kind], count=kind_of.count(number))
                 for number, kind in enumerate(used)
@@ -168,9 +189,17 @@ class PlanningProblem:
         layers = {names[node]: ranges[node] for node in sorted(ranges)}
         if self.partial_inference and self.keep_links is None:
             return Placement(layers)
-        links = self.link_pairs(ranges)
-        named = [*names, COORDINATOR]
+        named = [*names, *self.cluster.front_end_names]
+        links = self.front_end_pairs(ranges)
         return Placement(layers, tuple((named[a], named[b]) for a, b in links))
+
+    def front_end_pairs(self, ranges: Ranges) -> list[tuple[int, int]]:
+        """As :meth:`link_pairs`, with front ends numbered n, n + 1, and so on."""
+        pairs, home = self.link_pairs(ranges), len(self)
+        if len(self.cluster.front_ends) == 1:
+            return pairs
+        joins = self.front_end_links
+        return joins.pairs(pairs, home)
 
     def link_pairs(self, ranges: Ranges) -> list[tuple[int, int]]:
         """(source, target) of every link that a placement uses.
@@ -264,8 +293,8 @@ def planning_problem(
     between = llm.token_bytes + llm.activation_bytes_per_token
     inbound = np.array([*(n.nic.inbound_bytes_per_s for n in cluster), 0.0])
     outbound = np.array([*(n.nic.outbound_bytes_per_s for n in cluster), 0.0])
-    inbound[-1] = cluster.coordinator_nic.inbound_bytes_per_s
-    outbound[-1] = cluster.coordinator_nic.outbound_bytes_per_s
+    inbound[-1] = sum(front_end.nic.inbound_bytes_per_s for front_end in cluster.front_ends)
+    outbound[-1] = sum(front_end.nic.outbound_bytes_per_s for front_end in cluster.front_ends)
     problem = PlanningProblem(
         llm=llm,
         cluster=cluster,
@@ -281,7 +310,7 @@ def planning_problem(
         partial_inference=partial_inference,
         keep_links=keep_links,
     )
-    _check_possible(problem)
+    check_possible(problem)
     return problem
 
 
@@ -302,20 +331,29 @@ def _kinds(
 
 
 def _link_capacities(cluster: Cluster, llm: LLM, keep_links: int | None) -> npt.NDArray[np.float64]:
-    names = [*(node.name for node in cluster), COORDINATOR]
     coordinator = len(cluster)
-    if isinstance(cluster.network, RuleNetwork):
-        capacity = cluster.network.bandwidths(names)
-    else:
-        capacity = np.zeros((coordinator + 1, coordinator + 1))
-        for a, b in permutations(range(coordinator + 1), 2):
-            if (link := cluster.network.link(names[a], names[b])) is not None:
-                capacity[a, b] = link.bandwidth_bytes_per_s
+    capacity = _bandwidths(cluster)
+    if len(capacity) > coordinator + 1:
+        each, capacity = capacity, capacity[: coordinator + 1, : coordinator + 1].copy()
+        capacity[coordinator, :coordinator] = each[coordinator:, :coordinator].sum(axis=0)
+        capacity[:coordinator, coordinator] = each[:coordinator, coordinator:].sum(axis=1)
     if keep_links is not None:
         _prune(capacity, keep_links)
     capacity[:coordinator, :coordinator] /= llm.token_bytes + llm.activation_bytes_per_token
     capacity[coordinator] /= llm.token_bytes
     capacity[:coordinator, coordinator] /= llm.token_bytes
+    return capacity
+
+
+def _bandwidths(cluster: Cluster) -> npt.NDArray[np.float64]:
+    """Bytes per second from each machine to each other, front ends last; 0 for no link."""
+    names = [*(node.name for node in cluster), *cluster.front_end_names]
+    if isinstance(cluster.network, RuleNetwork):
+        return cluster.network.bandwidths(names)
+    capacity = np.zeros((len(names), len(names)))
+    for a, b in permutations(range(len(names)), 2):
+        if (link := cluster.network.link(names[a], names[b])) is not None:
+            capacity[a, b] = link.bandwidth_bytes_per_s
     return capacity
 
 
@@ -332,45 +370,6 @@ def _prune(capacity: npt.NDArray[np.float64], keep: int) -> None:
             key=lambda other: (-capacity[node, other], (other - node) % coordinator),
         )
         capacity[node, order[keep:]] = 0.0
-
-
-def _check_possible(problem: PlanningProblem) -> None:
-    llm, coordinator = problem.llm, len(problem)
-    room = sum(kind.count * kind.max_layers for kind in problem.kinds)
-    if room < llm.num_layers:
-        held = ", ".join(
-            f"{kind.count} x {kind.machine_type} up to {kind.max_layers}" for kind in problem.kinds
-        )
-        raise ScenarioError(
-            f"this cluster cannot hold {llm.name}: its machines hold at most {room} of "
-            f"{llm.num_layers} layers, {llm.num_layers - room} are missing ({held})",
-            where="cluster",
-        )
-    links = problem.link_tokens_per_s
-    if not links[coordinator, :coordinator].any() or not links[:coordinator, coordinator].any():
-        raise ScenarioError(
-            "the coordinator has no link to a node, or no link from a node; add links",
-            where="cluster.network",
-        )
-    _check_connected(problem)
-
-
-def _check_connected(problem: PlanningProblem) -> None:
-    """Check that the nodes that are reachable from and to the coordinator can hold the LLM."""
-    coordinator = len(problem)
-    reachable = _closure(problem.link_tokens_per_s, coordinator)
-    returning = _closure(problem.link_tokens_per_s.T, coordinator)
-    useful = [node for node in range(coordinator) if node in reachable and node in returning]
-    room = sum(problem.max_layers(node) for node in useful)
-    if room < problem.num_layers:
-        apart = [problem.names[node] for node in range(coordinator) if node not in useful]
-        shown = ", ".join(apart[:8]) + (", ..." if len(apart) > 8 else "")
-        raise ScenarioError(
-            f"the cluster is not connected: no route from the coordinator and back passes {shown}, "
-            f"and the other nodes hold only {room} of {problem.num_layers} layers; add links to "
-            "these nodes",
-            where="cluster.network",
-        )
 
 
 def check_stages(problem: PlanningProblem, max_stages: int | None) -> None:
@@ -391,13 +390,3 @@ def check_stages(problem: PlanningProblem, max_stages: int | None) -> None:
             f"most {room} of {problem.num_layers} layers of {problem.llm.name}, "
             f"{problem.num_layers - room} are missing"
         )
-
-
-def _closure(links: npt.NDArray[np.float64], start: int) -> set[int]:
-    reached: set[int] = set()
-    waiting: Sequence[int] = [start]
-    while waiting:
-        found = np.flatnonzero((links[list(waiting)] > 0).any(axis=0))
-        waiting = [int(node) for node in found if int(node) not in reached]
-        reached.update(waiting)
-    return reached

@@ -50,6 +50,7 @@ def conversation_start(
             system_prompt(talks.system_prompt_tokens, arrival.user_class),
             arrival.priority,
             arrival.user_class,
+            arrival.region,
         )
     later = range(talks.turns.sample(rng) - 1)
     return Start(arrival, tuple(LaterTurn(talks.think_time.sample(rng), *draw()) for _ in later))
@@ -76,7 +77,9 @@ class _Users:
         prompt_tokens, output_tokens = self._draw()
         prefix = None if self._beginnings is None else self._beginnings.draw(prompt_tokens)
         users = self._users
-        return Arrival(at_s, prompt_tokens, output_tokens, prefix, users.priority, users.name)
+        return Arrival(
+            at_s, prompt_tokens, output_tokens, prefix, users.priority, users.name, users.region
+        )
 
     def start(self, at_s: float) -> Start:
         """A request by itself, or a conversation."""

@@ -133,6 +133,7 @@ def _replay(trace: Trace, start_s: float, duration_s: float) -> Iterator[Arrival
             request.prefix,
             request.priority,
             request.user_class,
+            request.region,
         )
 
 

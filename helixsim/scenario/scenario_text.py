@@ -14,7 +14,7 @@ def scenario_rows(scenario: Scenario) -> Iterator[tuple[str, str]]:
     """Titles and texts that say what a scenario is."""
     run, cluster = scenario.run, scenario.cluster
     mix = ", ".join(f"{count} x {name}" for name, count in cluster.machine_mix().items())
-    regions = len({cluster.coordinator_region, *(node.region for node in cluster)})
+    regions = len({machine.region for machine in (*cluster.front_ends, *cluster)})
     yield "scenario", scenario.name
     yield "LLM", f"{scenario.llm.name}, {scenario.llm.num_layers} layers"
     yield "cluster", f"{_number(len(cluster), 'node')}: {mix}; {_number(regions, 'region')}"
