@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from helixsim.cluster import COORDINATOR, Cluster, RuleNetwork
-from helixsim.errors import PlacementError, ScenarioError
 from helixsim.placement.flow import Flow, max_flow
 from helixsim.placement.placement import Placement
 from helixsim.placement.topology import Topology, build_topology
+from helixsim.planner.constraints import FREE, Constraints
+from helixsim.planner.feasibility import check_possible
 from helixsim.profiles.machine import LLM, MachineProfile, MachineType
 from helixsim.profiles.throughput import ThroughputTable, estimate_throughput
 from helixsim.scenario.resolved import Scenario
@@ -74,6 +75,8 @@ class PlanningProblem:
         Whether a request may enter a node at any of its layers.
     keep_links
         Number of links from each node to other nodes that were kept; None for all.
+    constraints
+        What placements must keep to; see :func:`helixsim.planner.constraints.violations`.
     """
 
     llm: LLM
@@ -89,6 +92,7 @@ class PlanningProblem:
     token_outbound_tokens_per_s: npt.NDArray[np.float64]
     partial_inference: bool = False
     keep_links: int | None = None
+    constraints: Constraints = FREE
 
     @property
     def num_layers(self) -> int:
@@ -140,7 +144,10 @@ class PlanningProblem:
         )
 
     def restricted(self, nodes: Sequence[int]) -> PlanningProblem:
-        """The same problem with only some of the nodes, renumbered in the given order."""
+        """The same problem with only some of the nodes, renumbered in the given order.
+
+        Constraints on other nodes are gone.
+        """
         used = list(dict.fromkeys(self.kind_of[node] for node in nodes))
         kind_of = tuple(used.index(self.kind_of[node]) for node in nodes)
         rows = [*nodes, len(self)]
@@ -158,6 +165,7 @@ class PlanningProblem:
             outbound_tokens_per_s=self.outbound_tokens_per_s[list(nodes)],
             token_inbound_tokens_per_s=self.token_inbound_tokens_per_s[rows],
             token_outbound_tokens_per_s=self.token_outbound_tokens_per_s[rows],
+            constraints=self.constraints.restricted(nodes),
         )
 
     # -- placements --------------------------------------------------------------------------
@@ -166,7 +174,8 @@ class PlanningProblem:
         """Turn ranges into a placement; its links are listed unless they are all that fit."""
         names = self.names
         layers = {names[node]: ranges[node] for node in sorted(ranges)}
-        if self.partial_inference and self.keep_links is None:
+        all_that_fit = self.keep_links is None and not self.constraints.same_region
+        if self.partial_inference and all_that_fit:
             return Placement(layers)
         links = self.link_pairs(ranges)
         named = [*names, COORDINATOR]
@@ -204,6 +213,11 @@ class PlanningProblem:
         """The ranges of a placement of this cluster."""
         return {self.numbers[name]: layers for name, layers in placement.layers.items()}
 
+    def usable_nodes(self) -> list[int]:
+        """The nodes that may hold layers."""
+        left_out = self.constraints.left_out
+        return [node for node in range(len(self)) if node not in left_out]
+
     def topology(self, placement: Placement) -> Topology:
         """The topology of a placement on this cluster.
 
@@ -232,7 +246,11 @@ def layers_connect(
 
 
 def planning_problem(
-    scenario: Scenario, *, partial_inference: bool = False, keep_links: int | None = None
+    scenario: Scenario,
+    *,
+    partial_inference: bool = False,
+    keep_links: int | None = None,
+    constraints: Constraints = FREE,
 ) -> PlanningProblem:
     """Build the planning problem of a scenario.
 
@@ -245,6 +263,8 @@ def planning_problem(
     keep_links
         Number of links from each node to other nodes that are kept, the fastest ones; None for
         all. Links with the coordinator are always kept.
+    constraints
+        What placements must keep to.
 
     Raises
     ------
@@ -273,15 +293,18 @@ def planning_problem(
         throughput=throughput,
         kinds=kinds,
         kind_of=kind_of,
-        link_tokens_per_s=_link_capacities(cluster, llm, keep_links),
+        link_tokens_per_s=_link_capacities(
+            cluster, llm, keep_links, same_region=constraints.same_region
+        ),
         inbound_tokens_per_s=inbound[:-1] / between,
         outbound_tokens_per_s=outbound[:-1] / between,
         token_inbound_tokens_per_s=inbound / llm.token_bytes,
         token_outbound_tokens_per_s=outbound / llm.token_bytes,
         partial_inference=partial_inference,
         keep_links=keep_links,
+        constraints=constraints,
     )
-    _check_possible(problem)
+    check_possible(problem)
     return problem
 
 
@@ -301,7 +324,9 @@ def _kinds(
     return tuple(kinds), tuple(number[key] for key in keys)
 
 
-def _link_capacities(cluster: Cluster, llm: LLM, keep_links: int | None) -> npt.NDArray[np.float64]:
+def _link_capacities(
+    cluster: Cluster, llm: LLM, keep_links: int | None, *, same_region: bool
+) -> npt.NDArray[np.float64]:
     names = [*(node.name for node in cluster), COORDINATOR]
     coordinator = len(cluster)
     if isinstance(cluster.network, RuleNetwork):
@@ -311,6 +336,9 @@ def _link_capacities(cluster: Cluster, llm: LLM, keep_links: int | None) -> npt.
         for a, b in permutations(range(coordinator + 1), 2):
             if (link := cluster.network.link(names[a], names[b])) is not None:
                 capacity[a, b] = link.bandwidth_bytes_per_s
+    if same_region:
+        region = np.array([node.region for node in cluster])
+        capacity[:coordinator, :coordinator][region[:, None] != region[None, :]] = 0.0
     if keep_links is not None:
         _prune(capacity, keep_links)
     capacity[:coordinator, :coordinator] /= llm.token_bytes + llm.activation_bytes_per_token
@@ -332,72 +360,3 @@ def _prune(capacity: npt.NDArray[np.float64], keep: int) -> None:
             key=lambda other: (-capacity[node, other], (other - node) % coordinator),
         )
         capacity[node, order[keep:]] = 0.0
-
-
-def _check_possible(problem: PlanningProblem) -> None:
-    llm, coordinator = problem.llm, len(problem)
-    room = sum(kind.count * kind.max_layers for kind in problem.kinds)
-    if room < llm.num_layers:
-        held = ", ".join(
-            f"{kind.count} x {kind.machine_type} up to {kind.max_layers}" for kind in problem.kinds
-        )
-        raise ScenarioError(
-            f"this cluster cannot hold {llm.name}: its machines hold at most {room} of "
-            f"{llm.num_layers} layers, {llm.num_layers - room} are missing ({held})",
-            where="cluster",
-        )
-    links = problem.link_tokens_per_s
-    if not links[coordinator, :coordinator].any() or not links[:coordinator, coordinator].any():
-        raise ScenarioError(
-            "the coordinator has no link to a node, or no link from a node; add links",
-            where="cluster.network",
-        )
-    _check_connected(problem)
-
-
-def _check_connected(problem: PlanningProblem) -> None:
-    """Check that the nodes that are reachable from and to the coordinator can hold the LLM."""
-    coordinator = len(problem)
-    reachable = _closure(problem.link_tokens_per_s, coordinator)
-    returning = _closure(problem.link_tokens_per_s.T, coordinator)
-    useful = [node for node in range(coordinator) if node in reachable and node in returning]
-    room = sum(problem.max_layers(node) for node in useful)
-    if room < problem.num_layers:
-        apart = [problem.names[node] for node in range(coordinator) if node not in useful]
-        shown = ", ".join(apart[:8]) + (", ..." if len(apart) > 8 else "")
-        raise ScenarioError(
-            f"the cluster is not connected: no route from the coordinator and back passes {shown}, "
-            f"and the other nodes hold only {room} of {problem.num_layers} layers; add links to "
-            "these nodes",
-            where="cluster.network",
-        )
-
-
-def check_stages(problem: PlanningProblem, max_stages: int | None) -> None:
-    """Check that `max_stages` nodes can hold the LLM.
-
-    Raises
-    ------
-    PlacementError
-        If even the nodes that may hold the most layers cannot.
-    """
-    if max_stages is None:
-        return
-    sizes = sorted(map(problem.max_layers, range(len(problem))), reverse=True)
-    room = sum(sizes[:max_stages])
-    if room < problem.num_layers:
-        raise PlacementError(
-            f"no placement has routes of {max_stages} stages or less: {max_stages} nodes hold at "
-            f"most {room} of {problem.num_layers} layers of {problem.llm.name}, "
-            f"{problem.num_layers - room} are missing"
-        )
-
-
-def _closure(links: npt.NDArray[np.float64], start: int) -> set[int]:
-    reached: set[int] = set()
-    waiting: Sequence[int] = [start]
-    while waiting:
-        found = np.flatnonzero((links[list(waiting)] > 0).any(axis=0))
-        waiting = [int(node) for node in found if int(node) not in reached]
-        reached.update(waiting)
-    return reached
