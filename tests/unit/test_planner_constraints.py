@@ -102,7 +102,14 @@ def test_same_region_uses_no_links_between_regions(tmp_path):
     first, far = 0, 4
     assert two_regions(tmp_path).link_tokens_per_s[first, far] > 0
     assert problem.link_tokens_per_s[first, far] == 0
-    ranges = {first: (0, 10), far: (10, 60)}
+    ranges, end = {}, 0
+    for node in (far, first, 1, 2, 3):  # a chain from the annex into the other region
+        layers = min(problem.max_layers(node), problem.num_layers - end)
+        ranges[node] = (end, end + layers)
+        end += layers
+        if end == problem.num_layers:
+            break
+    assert flow_value(two_regions(tmp_path), ranges) > 0
     assert flow_value(problem, ranges) == 0
     assert violations(problem, ranges) == ["no region holds all layers by itself"]
 
