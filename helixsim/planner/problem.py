@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from helixsim.cluster import Cluster, RuleNetwork
-from helixsim.errors import PlacementError
 from helixsim.placement.flow import Flow, max_flow
 from helixsim.placement.placement import Placement
 from helixsim.placement.topology import Topology, build_topology
+from helixsim.planner.constraints import FREE, Constraints
+from helixsim.planner.feasibility import check_possible
 from helixsim.planner.front_end_links import FrontEndLinks, front_end_links
-from helixsim.planner.problem_checks import check_possible
 from helixsim.profiles.machine import LLM, MachineProfile, MachineType
 from helixsim.profiles.throughput import ThroughputTable, estimate_throughput
 from helixsim.scenario.resolved import Scenario
@@ -78,6 +78,8 @@ class PlanningProblem:
         Whether a request may enter a node at any of its layers.
     keep_links
         Number of links from each node to other nodes that were kept; None for all.
+    constraints
+        What placements must keep to; see :func:`helixsim.planner.constraints.violations`.
     """
 
     llm: LLM
@@ -93,6 +95,7 @@ class PlanningProblem:
     token_outbound_tokens_per_s: npt.NDArray[np.float64]
     partial_inference: bool = False
     keep_links: int | None = None
+    constraints: Constraints = FREE
 
     @cached_property
     def front_end_links(self) -> FrontEndLinks:
@@ -157,7 +160,10 @@ class PlanningProblem:
         )
 
     def restricted(self, nodes: Sequence[int]) -> PlanningProblem:
-        """The same problem with only some of the nodes, renumbered in the given order."""
+        """The same problem with only some of the nodes, renumbered in the given order.
+
+        Constraints on other nodes are gone.
+        """
         used = list(dict.fromkeys(self.kind_of[node] for node in nodes))
         kind_of = tuple(used.index(self.kind_of[node]) for node in nodes)
         rows = [*nodes, len(self)]
@@ -179,6 +185,7 @@ class PlanningProblem:
             outbound_tokens_per_s=self.outbound_tokens_per_s[list(nodes)],
             token_inbound_tokens_per_s=self.token_inbound_tokens_per_s[rows],
             token_outbound_tokens_per_s=self.token_outbound_tokens_per_s[rows],
+            constraints=self.constraints.restricted(nodes),
         )
 
     # -- placements --------------------------------------------------------------------------
@@ -187,7 +194,8 @@ class PlanningProblem:
         """Turn ranges into a placement; its links are listed unless they are all that fit."""
         names = self.names
         layers = {names[node]: ranges[node] for node in sorted(ranges)}
-        if self.partial_inference and self.keep_links is None:
+        all_that_fit = self.keep_links is None and not self.constraints.same_region
+        if self.partial_inference and all_that_fit:
             return Placement(layers)
         named = [*names, *self.cluster.front_end_names]
         links = self.front_end_pairs(ranges)
@@ -233,6 +241,11 @@ class PlanningProblem:
         """The ranges of a placement of this cluster."""
         return {self.numbers[name]: layers for name, layers in placement.layers.items()}
 
+    def usable_nodes(self) -> list[int]:
+        """The nodes that may hold layers."""
+        left_out = self.constraints.left_out
+        return [node for node in range(len(self)) if node not in left_out]
+
     def topology(self, placement: Placement) -> Topology:
         """The topology of a placement on this cluster.
 
@@ -261,7 +274,11 @@ def layers_connect(
 
 
 def planning_problem(
-    scenario: Scenario, *, partial_inference: bool = False, keep_links: int | None = None
+    scenario: Scenario,
+    *,
+    partial_inference: bool = False,
+    keep_links: int | None = None,
+    constraints: Constraints = FREE,
 ) -> PlanningProblem:
     """Build the planning problem of a scenario.
 
@@ -274,6 +291,8 @@ def planning_problem(
     keep_links
         Number of links from each node to other nodes that are kept, the fastest ones; None for
         all. Links with the coordinator are always kept.
+    constraints
+        What placements must keep to.
 
     Raises
     ------
@@ -302,13 +321,16 @@ def planning_problem(
         throughput=throughput,
         kinds=kinds,
         kind_of=kind_of,
-        link_tokens_per_s=_link_capacities(cluster, llm, keep_links),
+        link_tokens_per_s=_link_capacities(
+            cluster, llm, keep_links, same_region=constraints.same_region
+        ),
         inbound_tokens_per_s=inbound[:-1] / between,
         outbound_tokens_per_s=outbound[:-1] / between,
         token_inbound_tokens_per_s=inbound / llm.token_bytes,
         token_outbound_tokens_per_s=outbound / llm.token_bytes,
         partial_inference=partial_inference,
         keep_links=keep_links,
+        constraints=constraints,
     )
     check_possible(problem)
     return problem
@@ -330,13 +352,18 @@ def _kinds(
     return tuple(kinds), tuple(number[key] for key in keys)
 
 
-def _link_capacities(cluster: Cluster, llm: LLM, keep_links: int | None) -> npt.NDArray[np.float64]:
+def _link_capacities(
+    cluster: Cluster, llm: LLM, keep_links: int | None, *, same_region: bool
+) -> npt.NDArray[np.float64]:
     coordinator = len(cluster)
     capacity = _bandwidths(cluster)
     if len(capacity) > coordinator + 1:
         each, capacity = capacity, capacity[: coordinator + 1, : coordinator + 1].copy()
         capacity[coordinator, :coordinator] = each[coordinator:, :coordinator].sum(axis=0)
         capacity[:coordinator, coordinator] = each[:coordinator, coordinator:].sum(axis=1)
+    if same_region:
+        region = np.array([node.region for node in cluster])
+        capacity[:coordinator, :coordinator][region[:, None] != region[None, :]] = 0.0
     if keep_links is not None:
         _prune(capacity, keep_links)
     capacity[:coordinator, :coordinator] /= llm.token_bytes + llm.activation_bytes_per_token
@@ -370,23 +397,3 @@ def _prune(capacity: npt.NDArray[np.float64], keep: int) -> None:
             key=lambda other: (-capacity[node, other], (other - node) % coordinator),
         )
         capacity[node, order[keep:]] = 0.0
-
-
-def check_stages(problem: PlanningProblem, max_stages: int | None) -> None:
-    """Check that `max_stages` nodes can hold the LLM.
-
-    Raises
-    ------
-    PlacementError
-        If even the nodes that may hold the most layers cannot.
-    """
-    if max_stages is None:
-        return
-    sizes = sorted(map(problem.max_layers, range(len(problem))), reverse=True)
-    room = sum(sizes[:max_stages])
-    if room < problem.num_layers:
-        raise PlacementError(
-            f"no placement has routes of {max_stages} stages or less: {max_stages} nodes hold at "
-            f"most {room} of {problem.num_layers} layers of {problem.llm.name}, "
-            f"{problem.num_layers - room} are missing"
-        )

@@ -87,7 +87,8 @@ def test_a_conversation_by_hand():
     assert talk.after_end(4.0, None, 1) is None  # a single turn
     # Before it are 40 tokens; 64 in all are four blocks.
     second = talk.after_end(5.0, None, 0)
-    assert second == Arrival(12.0, 60, 4, SharedPrefix((("beginning", 3), *(own,) * 3), 16))
+    prefix = SharedPrefix((("beginning", 3), *(own,) * 3), 16)
+    assert second == Arrival(12.0, 60, 4, prefix, follows=0)
     third = talk.after_end(13.0, None, 2)
     assert (third.at_s, third.prompt_tokens, third.output_tokens) == (20.0, 72, 100)
     assert talk.after_end(22.0, None, 3) is None
