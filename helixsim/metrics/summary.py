@@ -9,6 +9,7 @@ from helixsim.control.control_plane import node_scheduler_name
 from helixsim.control.routing.policy import Rejection
 from helixsim.metrics.gauges import has_prefix_cache
 from helixsim.metrics.goals import attainments, cost
+from helixsim.scenario.workload_warnings import workload_warnings
 
 if TYPE_CHECKING:
     from helixsim.metrics.gauges import MeasuredRun
@@ -143,7 +144,7 @@ def _warnings(run: MeasuredRun, timeline: Timeline) -> list[str]:
             "no request was completed, and requests were rejected for lack of KV cache: "
             f"{name} has room for {room} tokens on each layer"
         )
-    return warnings + _extrapolations(run)
+    return warnings + workload_warnings(run.scenario) + _extrapolations(run)
 
 
 def _extrapolations(run: MeasuredRun) -> list[str]:

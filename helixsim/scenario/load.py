@@ -160,7 +160,7 @@ class _Loader:
             cluster=cluster,
             placement=placement,
             scheduler=spec.scheduler.to_settings(),
-            workload=resolve_workload(spec.workload, self.file),
+            workload=resolve_workload(spec.workload, self.file, spec.run.duration),
             physics=spec.physics,
             run=spec.run.to_settings(),
             document=document,

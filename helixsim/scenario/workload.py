@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from helixsim.errors import InputError, ScenarioError
-from helixsim.registry import UnknownNameError
 from helixsim.scenario.files import POISSON, is_arrivals_name, is_lengths_name
+from helixsim.scenario.trace import TraceReader
+from helixsim.scenario.trace_spec import FILL, TraceSpec, whole_trace_spec
 from helixsim.scenario.workload_spec import (
     DEFAULT_ARRIVALS,
     DEFAULT_LENGTHS,
@@ -27,8 +28,7 @@ from helixsim.scenario.workload_values import (
     Workload,
 )
 from helixsim.traces.arrivals import SLOT_S
-from helixsim.traces.files import read_lengths, read_slot_arrivals, read_trace
-from helixsim.traces.formats import TRACE_FORMATS
+from helixsim.traces.files import read_lengths, read_slot_arrivals
 from helixsim.traces.lengths import LengthModel, length_model, length_models
 from helixsim.traces.patterns import ARRIVAL_PATTERNS, arrival_pattern
 from helixsim.traces.values import Lengths, Trace
@@ -37,7 +37,7 @@ from helixsim.yaml_files import did_you_mean
 Limitable = TypeVar("Limitable", Lengths | LengthModel, Trace)
 
 
-def resolve_workload(spec: WorkloadSpec, file: Path) -> Workload:
+def resolve_workload(spec: WorkloadSpec, file: Path, duration_s: float) -> Workload:
     """Turn the workload section of a scenario into a value.
 
     Parameters
@@ -46,27 +46,35 @@ def resolve_workload(spec: WorkloadSpec, file: Path) -> Workload:
         The section.
     file
         The scenario file; other files are relative to its folder.
+    duration_s
+        Time during which the run sends requests.
 
     Raises
     ------
     InputError
-        If a file is missing or cannot be used, or limits leave out all requests.
+        If a file is missing or cannot be used, limits leave out all requests, or no request of a
+        trace arrives in the run.
     """
     resolver = _Resolver(spec, file)
     online = spec.mode == "online"
-    synthetic = spec.trace is None
+    traced = None
+    if spec.trace is not None:
+        traced = whole_trace_spec(
+            spec.trace, rate_scale=spec.rate_scale, trace_format=spec.trace_format
+        )
     shared, talks = spec.shared_prefix, spec.conversations
     return Workload(
         mode=spec.mode,
-        lengths=resolver.lengths() if synthetic else None,
-        arrivals=resolver.arrivals() if synthetic and online else None,
-        trace=None if synthetic else resolver.trace(),
+        lengths=None if traced else resolver.lengths(),
+        arrivals=resolver.arrivals() if online and not traced else None,
+        trace=resolver.trace(traced, duration_s) if traced else None,
         initial_requests=spec.initial_requests,
         spacing_s=spec.spacing,
         mean_tokens_per_s=spec.mean_tokens_per_s if online else None,
         mean_prompt_tokens=spec.mean_prompt_tokens,
         mean_output_tokens=spec.mean_output_tokens,
-        rate_scale=spec.rate_scale,
+        rate_scale=(traced.scale or 1.0) if traced else spec.rate_scale,
+        trace_fills_run=traced is not None and traced.repeat == FILL,
         shared_prefix=None if shared is None else CommonPrefixes(shared.tokens, shared.prompts),
         conversations=None if talks is None else Turns(talks.turns, talks.think_time),
     )
@@ -84,20 +92,26 @@ class _Resolver:
             found = length_model(name)
         else:
             hint = f"no built-in lengths either; {did_you_mean(name, length_models())}"
-            found = read_lengths(self._path("lengths", name, hint))
+            path = self._path("lengths", name, hint)
+            try:
+                found = read_lengths(path, self._tokenizer())
+            except InputError as error:
+                if error.file is not None:
+                    raise
+                raise self._error("tokenizer", error.message) from error
         return self._limited("lengths", found)
 
-    def trace(self) -> Trace:
-        assert self.spec.trace is not None
-        name, form = self.spec.trace_format, None
-        if name is not None:
-            try:
-                form = TRACE_FORMATS.get(name)
-            except UnknownNameError as error:
-                raise ScenarioError(
-                    error.message, file=self.file, where="workload.trace_format"
-                ) from error
-        return self._limited("trace", read_trace(self._path("trace", self.spec.trace), form))
+    def _tokenizer(self) -> str | None:
+        """The tokenizer, by its path if the scenario's folder has it."""
+        name = self.spec.tokenizer
+        if name is None:
+            return None
+        path = self.file.parent / name
+        return str(path) if path.is_file() else name
+
+    def trace(self, spec: TraceSpec, duration_s: float) -> Trace:
+        reader = TraceReader(spec, self.file, duration_s)
+        return reader.read(lambda part: self._limited("trace", part))
 
     def arrivals(self) -> Arrivals:
         entry = DEFAULT_ARRIVALS if self.spec.arrivals is None else self.spec.arrivals

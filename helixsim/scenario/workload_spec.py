@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from helixsim.profiles.spec import Count
 from helixsim.scenario.keys import Duration, ExtensionName, FileName
+from helixsim.scenario.trace_spec import TraceEntry, TraceSpec
 from helixsim.scenario.workload_values import Mode
 from helixsim.traces.arrivals import SLOT_S
 from helixsim.yaml_files import FileModel, Seconds, located_error
@@ -97,6 +98,12 @@ class WorkloadSpec(FileModel):
         description=f"Lengths of requests: a built-in name or a file; {DEFAULT_LENGTHS} if "
         "neither this nor a trace is given.",
     )
+    tokenizer: FileName | None = Field(
+        default=None,
+        description="Counts the tokens of `lengths` that are texts ([ShareGPT]"
+        "(traces.md#conversations-of-sharegpt)): a `tokenizer.json`, or the name of a model in the "
+        "local cache of Hugging Face. If not given, a token is 4 characters.",
+    )
     max_prompt_tokens: Count | None = Field(
         default=None, description="Requests with longer prompts are excluded."
     )
@@ -111,13 +118,13 @@ class WorkloadSpec(FileModel):
     mean_tokens_per_s: Annotated[float, Field(gt=0, le=1e9)] | None = Field(
         default=None, description="Online: requested prompt and output tokens per second."
     )
-    trace: FileName | None = Field(
+    trace: TraceEntry | None = Field(
         default=None, description="Online: a file of requests with arrival times."
     )
     trace_format: ExtensionName | None = Field(
         default=None,
-        description="Format of the trace: `azure`, `mooncake`, `bailian`, `burstgpt`, `vidur`, or "
-        "one of your own ([recipes](recipes.md)). If not given, its columns tell.",
+        description="[Format](traces.md#file-formats) of the trace, or one of your own "
+        "([recipes](recipes.md)). If not given, its columns tell.",
     )
     rate_scale: Annotated[float, Field(gt=0, le=1e6)] = Field(
         default=1.0, description="Online: factor on the arrival rate of a trace."
@@ -155,6 +162,8 @@ class WorkloadSpec(FileModel):
                 )
         if self.conversations is not None and self.mode == "offline":
             raise located_error("conversations", "are for an online workload; this one is offline")
+        if self.tokenizer is not None and self.lengths is None:
+            raise located_error("tokenizer", "is for lengths that are texts; there are none")
         if self.trace is None and self.trace_format is not None:
             raise located_error("trace_format", "is for a trace; there is none")
         return self
@@ -169,3 +178,8 @@ class WorkloadSpec(FileModel):
         for key in ("lengths", "arrivals", "mean_tokens_per_s", "conversations"):
             if getattr(self, key) is not None:
                 raise located_error(key, "conflicts with the trace; give one of the two")
+        if isinstance(self.trace, TraceSpec):
+            for key, other in (("rate_scale", "scale"), ("trace_format", "format")):
+                twice = key in self.model_fields_set and getattr(self.trace, other) is not None
+                if twice and getattr(self, key) != getattr(self.trace, other):
+                    raise located_error(key, f"contradicts trace.{other}; give one of the two")

@@ -33,6 +33,7 @@ SEEDS = 3
 MAX_STEPS = 20
 """So often the rate is doubled or halved in search of a bracket: by a million at most."""
 _MAX_TOKENS_PER_S = 1e9
+_MAX_RATE_SCALE = 1e6
 _LEAST_TOLERANCE = 0.001
 _DIGITS = 6
 
@@ -82,7 +83,8 @@ class CapacityResult:
     scenario
         Name of the scenario.
     path
-        The key that was varied: ``workload.mean_tokens_per_s`` or ``workload.rate_scale``.
+        The key that was varied: ``workload.mean_tokens_per_s``, ``workload.rate_scale`` or
+        ``workload.trace.scale``.
     objectives
         Limits on figures.
     seeds
@@ -277,6 +279,9 @@ class CapacitySearch:
                 workload.mean_tokens_per_s,
                 _MAX_TOKENS_PER_S,
             )
+        path = _scale_path(scenario)
+        if workload.trace_fills_run:
+            return path, workload.rate_scale, _MAX_RATE_SCALE
         end_s = workload.trace.requests[-1].arrival_s
         most = end_s / duration_s
         if workload.rate_scale > most:
@@ -285,9 +290,9 @@ class CapacitySearch:
                 f"run of {duration_s:g} s does; set rate_scale to {most:g} or less, or "
                 "run.duration to less",
                 file=self._file,
-                where="workload.rate_scale",
+                where=path,
             )
-        return "workload.rate_scale", workload.rate_scale, most
+        return path, workload.rate_scale, most
 
     def _set(self, document: Mapping[str, object], path: str, value: object) -> dict[str, object]:
         override = Override(path, tuple(path.split(".")), value)
@@ -367,6 +372,14 @@ class CapacitySearch:
         self.probes.append(probe)
         self.on_probe(probe)
         return probe
+
+
+def _scale_path(scenario: Scenario) -> str:
+    """The key that scales the rate of the trace: a contradiction of two keys would be an error."""
+    section = scenario.document.get("workload")
+    trace = section.get("trace") if isinstance(section, Mapping) else None
+    has_own = isinstance(trace, Mapping) and trace.get("scale") is not None
+    return "workload.trace.scale" if has_own else "workload.rate_scale"
 
 
 def _requests_per_s(workload: Workload, rate: float) -> float:

@@ -1,7 +1,8 @@
 """Workloads: read them, generate them, change them, write them.
 
 - Read a trace in a known format (Azure, Mooncake, Qwen-Bailian, BurstGPT, Vidur, LLMServingSim,
-  results of `vllm bench serve`, ShareGPT for lengths), detected by its content: :func:`read_trace`, :func:`read_lengths`, :func:`read_slot_arrivals`.
+  results of `vllm bench serve`; for lengths, ShareGPT), detected by its content:
+  :func:`read_trace`, :func:`read_lengths`, :func:`read_slot_arrivals`.
 - Generate one: arrivals from :func:`poisson`, :func:`gamma`, :func:`in_slots` or a built-in
   :func:`arrival_pattern`; lengths from a file or a built-in :func:`length_model`; combined by
   :func:`generate_trace`. All randomness comes from the caller's `random.Random`.

@@ -79,7 +79,7 @@ def _parsed(path: Path, text: str) -> object:
 def _conversations(path: Path, document: object, count_tokens: Callable[[str], int] | None) -> Rows:
     assert isinstance(document, list)
     count = count_tokens or _quarter_of_characters
-    rows = []
+    rows: list[ReadRow] = []
     num_empty = 0
     for number, talk in enumerate(document):
         turns = talk.get("conversations") if isinstance(talk, dict) else None
@@ -138,12 +138,8 @@ def _bench_result(path: Path, document: object) -> Rows:
     if not isinstance(document, dict):
         raise TraceError("should be an object", file=path)
     lists = BenchLists(path, document)
-    prompts, answers, failed = (
-        lists.counts("input_lens"),
-        lists.counts("output_lens"),
-        lists.failed(),
-    )
-    kept = [number for number, lost in enumerate(failed) if not lost]
+    prompts, answers = lists.counts("input_lens"), lists.counts("output_lens")
+    kept = [number for number, failed in enumerate(lists.failed()) if not failed]
     sent, notes = lists.sent(kept) if kept else ([], ())
     times = dict(zip(kept, sent, strict=True))
     rows = [

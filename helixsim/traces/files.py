@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from helixsim.errors import TraceError
 from helixsim.traces.documents import read_document
-from helixsim.traces.formats import Format, Holds
+from helixsim.traces.formats import SHAREGPT, Format, Holds
 from helixsim.traces.links import can_run, prefixes_of, requests_of
 from helixsim.traces.rows import Rows, read_rows
 from helixsim.traces.tokenizer import token_counter
@@ -69,9 +69,8 @@ def read_lengths(path: str | Path, tokenizer: str | Path | None = None) -> Lengt
     path
         The file.
     tokenizer
-        Tokenizer that counts the tokens of texts (ShareGPT): a ``tokenizer.json``, a folder that
-        has one, or the name of a model in the local cache of Hugging Face. If not given, a token
-        is four characters.
+        Tokenizer that counts the tokens of texts (ShareGPT): a ``tokenizer.json``, or the name of
+        a model in the local cache of Hugging Face. If not given, a token is four characters.
 
     Raises
     ------
@@ -83,16 +82,19 @@ def read_lengths(path: str | Path, tokenizer: str | Path | None = None) -> Lengt
     path = Path(path)
     count_tokens = None if tokenizer is None else token_counter(str(tokenizer))
     found = _read(path, count_tokens=count_tokens)
+    if tokenizer is not None and found.form is not SHAREGPT:
+        raise TraceError(f"has numbers of tokens ({found.form.title}), not texts", file=path)
     if found.form.holds is Holds.REQUESTS:
         return _trace(path, found).lengths
     if found.form.holds is not Holds.LENGTHS:
         raise _not(path, found.form, Holds.LENGTHS)
-    source = str(path) if tokenizer is None else f"{path}, tokens of {tokenizer}"
     pairs = tuple(read.row[1:] for read in found.rows if read.row is not None and can_run(read))
     if not pairs:
         raise TraceError(_none_left(found), file=path)
     notes = (*found.notes, *_left_out(path, found))
-    return Lengths(pairs, source=source, notes=notes)
+    if tokenizer is not None:
+        notes += (f"{path.name}: lengths are tokens of {tokenizer}",)
+    return Lengths(pairs, source=str(path), notes=notes)
 
 
 def read_slot_arrivals(path: str | Path) -> tuple[int, ...]:

@@ -19,8 +19,7 @@ def token_counter(name: str) -> Callable[[str], int]:
     Parameters
     ----------
     name
-        A ``tokenizer.json``, a folder that has one, or the name of a model in the local cache of
-        Hugging Face.
+        A ``tokenizer.json``, or the name of a model in the local cache of Hugging Face.
 
     Raises
     ------
@@ -50,14 +49,12 @@ def _tokenizer_file(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    if (path / _FILE).is_file():
-        return path / _FILE
     cache = _cache() / ("models--" + name.replace("/", "--")) / "snapshots"
     if found := sorted(cache.glob(f"*/{_FILE}")):
         return found[0]
     raise InputError(
-        f"there is no tokenizer '{name}': it should be a {_FILE}, a folder that has one, or the "
-        f"name of a model in {_cache()}"
+        f"there is no tokenizer '{name}': it should be a {_FILE}, or the name of a model in "
+        f"{_cache()}"
     )
 
 
