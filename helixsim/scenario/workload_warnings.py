@@ -25,6 +25,12 @@ def workload_warnings(scenario: Scenario) -> list[str]:
 
 def _coverage(trace: Trace, duration_s: float) -> Iterator[str]:
     first_s = trace.requests[0].arrival_s
+    if first_s > duration_s:
+        yield (
+            f"no request of the trace arrives in the run of {duration_s:g} s: the first is at "
+            f"{first_s:g} s"
+        )
+        return
     last_s = max(
         request.arrival_s + sum(turn.delay_s for turn in request.later_turns)
         for request in trace.requests

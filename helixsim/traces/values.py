@@ -156,7 +156,7 @@ class Trace:
     def scaled(self, factor: float) -> Trace:
         """Scale the arrival rate by `factor`: every time is divided by `factor`.
 
-        Delays of later turns stay: they are of users, who do not get faster.
+        Delays of later turns stay: more load is more users, not faster ones.
 
         Raises
         ------
