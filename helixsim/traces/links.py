@@ -24,11 +24,11 @@ def can_run(read: ReadRow) -> bool:
 def prefixes_of(rows: Sequence[ReadRow]) -> list[SharedPrefix | None]:
     """What the prompt of each row may share with others: by its hashes, or as turn of a session.
 
-    Sessions count only in a file without hashes; rows that cannot be run share nothing.
+    Sessions count only in a file that has no hashes; rows that cannot be run share nothing.
     """
     kept = [(read.row, read.extra) for read in rows if read.row is not None and can_run(read)]
     extras = [extra for _, extra in kept]
-    if any(extra.hash_ids for extra in extras):
+    if any(extra.knows_hashes for extra in extras):
         found = shared_prefixes(extras, (row[1] for row, _ in kept))
     else:
         found = _conversation_prefixes([(row[1], row[2]) for row, _ in kept], extras)

@@ -34,6 +34,8 @@ class Extra(NamedTuple):
     ----------
     hash_ids
         Hashes of the blocks of the prompt; the last block may be shorter.
+    knows_hashes
+        Whether the file has hashes, even if not for this row.
     block_tokens
         Tokens of a block.
     priority
@@ -54,6 +56,7 @@ class Extra(NamedTuple):
     delay: float | None = None
     chat_id: str = ""
     parent_chat_id: str = ""
+    knows_hashes: bool = False
 
 
 NOTHING = Extra()
@@ -75,8 +78,9 @@ def read_extra(values: Mapping[str, object], block_tokens: int) -> Extra:
         If a field is none of its kind.
     """
     given = {name: value for name, value in values.items() if value not in (None, "")}
+    knows_hashes = HASH_IDS in values
     if not given:
-        return NOTHING
+        return NOTHING._replace(knows_hashes=knows_hashes)
     try:
         name = HASH_IDS
         hash_ids = fields.hashes(given[name]) if name in given else ()
@@ -94,7 +98,7 @@ def read_extra(values: Mapping[str, object], block_tokens: int) -> Extra:
         raise ValueError(f"{name}: {error}") from error
     names = (str(given.get(name, "")) for name in (SESSION_ID, CHAT_ID, PARENT_CHAT_ID))
     session_id, chat_id, parent_chat_id = names
-    return Extra(hash_ids, size, priority, session_id, delay, chat_id, parent_chat_id)
+    return Extra(hash_ids, size, priority, session_id, delay, chat_id, parent_chat_id, knows_hashes)
 
 
 def shared_prefixes(extras: Sequence[Extra], prompts: Iterable[int]) -> list[SharedPrefix | None]:
