@@ -31,7 +31,7 @@ class TraceSpec(FileModel):
     cut: Duration | None = Field(
         default=None, description="Length of the part that is used; all if not given."
     )
-    repeat: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["fill"] = Field(
+    repeat: Annotated[int, Field(ge=1, le=10_000)] | Literal["fill"] = Field(
         default=1,
         description="How often that part comes in all; `fill`: until the run's duration is filled.",
     )

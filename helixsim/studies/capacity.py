@@ -287,7 +287,7 @@ class CapacitySearch:
         if workload.rate_scale > most:
             raise InputError(
                 f"the trace ends after {end_s / workload.rate_scale:g} s at this rate, before the "
-                f"run of {duration_s:g} s does; set rate_scale to {most:g} or less, or "
+                f"run of {duration_s:g} s does; set {path} to {most:g} or less, or "
                 "run.duration to less",
                 file=self._file,
                 where=path,

@@ -14,7 +14,7 @@ from typing import Protocol
 from helixsim.errors import InputError
 from helixsim.requests import LaterTurn, SharedPrefix, TraceRequest
 
-MAX_REPEATED = 10_000_000
+MAX_REPEATED = 5_000_000
 """The most requests of a repeated trace."""
 
 
@@ -230,7 +230,7 @@ class Trace:
         Raises
         ------
         InputError
-            If there are more than ten million requests, or the repetitions overlap.
+            If there are more than five million requests, or the repetitions overlap.
         """
         if self.num_turns * times > MAX_REPEATED:
             raise InputError(
