@@ -6,6 +6,7 @@ import pytest
 
 from helixsim.cli import app
 from helixsim.errors import InputError, ScenarioError
+from helixsim.requests import TraceRequest
 from helixsim.scenario.load import load_scenario
 from helixsim.scenario.workload_warnings import workload_warnings
 from helixsim.traces import Trace, read_trace
@@ -145,10 +146,9 @@ def test_a_rate_that_contradicts_the_unit_is_told(tmp_path, text, doubt):
         ({"start": "5 s", "cut": "2 s"}, "trace", "has no request from 5 s to 7 s"),
         ({"start": "1 s", "duration": "2 s"}, "trace", "no request arrives in the run of 2 s: "
          "the first is at 3 s"),
-        ({"cut": "1 s", "repeat": 20_000_000}, "trace.repeat", "less than or equal to 1000000"),
+        ({"cut": "1 s", "repeat": 20_000_000}, "trace.repeat", "less than or equal to 10000"),
         ({"repeat": "often"}, "trace.repeat", "should be 'fill'"),
         ({"start": "9 s", "cut": "4 s", "repeat": 2}, None, None),
-        ({"repeat": 1_000_000, "duration": "40 s"}, None, None),
         ({"format": "mooncake"}, None, "row 1: has no timestamp, which Mooncake JSONL needs"),
         ({"format": "monkey"}, "trace_format", "mooncake"),
         ({"time_unit": "h"}, "trace.time_unit", "should be 's', 'ms', 'us' or 'ns'"),
@@ -178,15 +178,9 @@ def test_a_single_moment_needs_a_time_to_come_again(load, tmp_path):
 
 
 def test_more_repetitions_than_fit_into_memory():
-    trace = Trace(read_requests(1))
-    with pytest.raises(InputError, match="11000000 times 1 requests are more than 10,000,000"):
-        trace.repeated(11_000_000, 1.0)
-
-
-def read_requests(number):
-    from helixsim.requests import TraceRequest
-
-    return tuple(TraceRequest(float(n), 1, 1) for n in range(number))
+    trace = Trace((TraceRequest(0.0, 1, 1),))
+    with pytest.raises(InputError, match="6000000 times 1 requests are more than 5,000,000"):
+        trace.repeated(6_000_000, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -286,9 +280,7 @@ def test_lengths_tell_what_they_stand_on(load, tmp_path):
     scenario = load({"workload.lengths": "talks.json"})
     assert scenario.workload.lengths.pairs == ((2, 1),)
     assert "characters / 4" in workload_warnings(scenario)[0]
-    with pytest.raises(
-        ScenarioError, match=r"workload\.tokenizer: there is no tokenizer 'no/such'"
-    ):
+    with pytest.raises(ScenarioError, match=r"workload\.tokenizer: there is no tokenizer 'no/s"):
         load({"workload.lengths": "talks.json", "workload.tokenizer": "no/such"})
 
 
