@@ -37,6 +37,27 @@ class SharedPrefix:
 
 
 @dataclass(frozen=True, slots=True)
+class LaterTurn:
+    """A request that follows the end of another, as the next turn of a session.
+
+    Attributes
+    ----------
+    delay_s
+        From the end of the turn before it to its arrival.
+    prompt_tokens, output_tokens
+        Lengths of the whole prompt and of the answer, at least 1 each.
+    prefix, priority
+        As :class:`TraceRequest`.
+    """
+
+    delay_s: float
+    prompt_tokens: int
+    output_tokens: int
+    prefix: SharedPrefix | None = None
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class TraceRequest:
     """One request of a workload, before anything has happened to it.
 
@@ -56,6 +77,9 @@ class TraceRequest:
         Name of the class of users that it is from; empty without classes.
     region
         Where its user is; None if it is not known.
+    later_turns
+        Requests of the same session, each of which arrives some time after the end of the one
+        before it; empty for a request by itself.
     """
 
     arrival_s: float
@@ -63,8 +87,14 @@ class TraceRequest:
     output_tokens: int
     prefix: SharedPrefix | None = None
     priority: int = 0
+    later_turns: tuple[LaterTurn, ...] = ()
     user_class: str = ""
     region: str | None = None
+
+    @property
+    def turns(self) -> tuple[TraceRequest | LaterTurn, ...]:
+        """The request and its later turns."""
+        return self, *self.later_turns
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,7 @@ def _trace(path: Path, rate_scale: float) -> Trace:
     from helixsim.traces import Trace, read_trace
 
     if not path.is_dir():
-        trace = read_trace(path)
+        trace = read_trace(path).from_first()
     else:
         run = load_recorded_run(path)
         trace = Trace(

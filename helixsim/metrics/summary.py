@@ -11,6 +11,7 @@ from helixsim.metrics.attainment import attainments
 from helixsim.metrics.class_figures import class_figures
 from helixsim.metrics.costs import cost, energy
 from helixsim.metrics.gauges import has_prefix_cache
+from helixsim.scenario.workload_warnings import workload_warnings
 
 if TYPE_CHECKING:
     from helixsim.metrics.gauges import MeasuredRun
@@ -152,7 +153,7 @@ def _warnings(run: MeasuredRun, timeline: Timeline) -> list[str]:
             "no request was completed, and requests were rejected for lack of KV cache: "
             f"{name} has room for {room} tokens on each layer"
         )
-    return warnings + _extrapolations(run)
+    return warnings + workload_warnings(run.scenario) + _extrapolations(run)
 
 
 def _extrapolations(run: MeasuredRun) -> list[str]:

@@ -13,7 +13,7 @@ from random import Random
 
 from helixsim.control.conversations import (
     CommonBeginnings,
-    LaterTurn,
+    NewTurn,
     Start,
     system_prompt,
 )
@@ -53,7 +53,7 @@ def conversation_start(
             arrival.region,
         )
     later = range(talks.turns.sample(rng) - 1)
-    return Start(arrival, tuple(LaterTurn(talks.think_time.sample(rng), *draw()) for _ in later))
+    return Start(arrival, tuple(NewTurn(talks.think_time.sample(rng), *draw()) for _ in later))
 
 
 class _Users:

@@ -58,6 +58,7 @@ _FILES: tuple[tuple[KeyStep, ...], ...] = (
     ("cluster", "generate"),
     ("placement", "file"),
     ("workload", "trace"),
+    ("workload", "trace", "file"),
     ("workload", "arrivals", "slots", "file"),
     ("workload", "prompt_tokens", "file"),
     ("workload", "output_tokens", "file"),
@@ -115,6 +116,9 @@ def named_files(document: object) -> Iterator[tuple[tuple[KeyStep, ...], str]]:
     lengths = _at(document, ("workload", "lengths"))
     if isinstance(lengths, str) and not is_lengths_name(lengths):
         yield ("workload", "lengths"), lengths
+    tokenizer = _at(document, ("workload", "tokenizer"))
+    if isinstance(tokenizer, str) and Path(tokenizer).suffix == ".json":
+        yield ("workload", "tokenizer"), tokenizer
     arrivals = _at(document, ("workload", "arrivals"))
     if isinstance(arrivals, str) and not is_arrivals_name(arrivals):
         yield ("workload", "arrivals"), arrivals

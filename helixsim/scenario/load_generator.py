@@ -16,6 +16,7 @@ from helixsim.control.load import (
     nothing_shared,
     slot_arrivals,
 )
+from helixsim.control.sessions import RecordedSession, Sessions
 from helixsim.errors import ScenarioError
 from helixsim.requests import SharedPrefix
 from helixsim.scenario.arrival_times import arrival_times, constant_rate, rate_of
@@ -48,7 +49,13 @@ def build_load_generator(scenario: Scenario, rng: Random, start_s: float) -> Loa
         draw_prefix = CommonBeginnings(shared.prompts, shared.tokens, rng).draw
     if workload.trace is not None:
         trace = workload.trace.scaled(workload.rate_scale)
-        return OpenLoop(_with_prefixes(_replay(trace, start_s, run.duration_s), draw_prefix))
+        arrivals = _with_prefixes(_replay(trace, start_s, run.duration_s), draw_prefix)
+        if trace.num_turns == len(trace):
+            return OpenLoop(arrivals)
+        turns = (request.later_turns for request in trace.requests)
+        # Requests beyond the end of the run have no arrival.
+        sessions = map(RecordedSession, arrivals, turns)
+        return Sessions(sessions, end_s=start_s + run.duration_s)
     if workload.mode == "offline":
         return ClosedLoop(
             _drawn_requests(workload, rng, run.duration_s, draw_prefix),

@@ -92,7 +92,7 @@ def mean_request(workload: Workload, duration_s: float) -> MeanRequest:
     Without lengths or a trace, of the lengths that throughput is estimated for.
     """
     if workload.trace is not None:
-        requests = workload.trace.requests
+        requests = [turn for request in workload.trace.requests for turn in request.turns]
         prompt = sum(r.prompt_tokens for r in requests) / len(requests)
         output = sum(r.output_tokens for r in requests) / len(requests)
         return MeanRequest(prompt, output, prompt + output)

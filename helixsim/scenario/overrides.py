@@ -184,6 +184,10 @@ def _take_in(document: dict[str, object], override: Override, base_dir: Path) ->
             section = document.get("cluster")
             if isinstance(section, dict) and isinstance(name := section.get("generate"), str):
                 section["generate"] = _body(base_dir / name)
+        case ("workload", "trace", _, *_):
+            section = document.get("workload")
+            if isinstance(section, dict) and isinstance(name := section.get("trace"), str):
+                section["trace"] = {"file": name}
         case ("placement" | "cluster" as key, _, *_):
             section = document.get(key)
             if isinstance(section, dict) and isinstance(name := section.pop("file", None), str):

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from helixsim.scenario.workload_warnings import workload_warnings
+from helixsim.traces.values import Lengths
+
 if TYPE_CHECKING:
     from helixsim.scenario.resolved import Scenario
     from helixsim.scenario.workload_values import Workload
@@ -24,6 +27,7 @@ def scenario_rows(scenario: Scenario) -> Iterator[tuple[str, str]]:
     yield "run", f"{run.duration_s:g} s, {run.warmup_s:g} s of it warm-up; seed {run.seed}"
     yield "physics", scenario.physics
     yield "digest", scenario.digest
+    yield from (("warning", warning) for warning in workload_warnings(scenario))
 
 
 def _scheduler(scenario: Scenario) -> str:
@@ -46,10 +50,12 @@ def _placement(scenario: Scenario) -> str:
 
 def _workload(workload: Workload) -> str:
     if workload.trace is not None:
-        return f"online, {_number(len(workload.trace), 'request')} of {workload.trace.source}"
+        return f"online, {_number(workload.trace.num_turns, 'request')} of {workload.trace.source}"
+    source = workload.lengths.source if isinstance(workload.lengths, Lengths) else ""
+    lengths = f"; lengths of {source}" if source else ""
     if workload.mode == "offline":
-        return f"offline, {_number(workload.initial_requests, 'request')} to start with"
-    return f"online, {workload.mean_tokens_per_s:g} tokens/s on average"
+        return f"offline, {_number(workload.initial_requests, 'request')} to start with{lengths}"
+    return f"online, {workload.mean_tokens_per_s:g} tokens/s on average{lengths}"
 
 
 def _number(count: int, noun: str) -> str:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from helixsim.errors import InputError, ScenarioError, TraceError
-from helixsim.registry import UnknownNameError
 from helixsim.scenario.distribution_spec import DistributionSpec, to_distribution, to_times
 from helixsim.scenario.files import CONSTANT, POISSON, is_arrivals_name, is_lengths_name
 from helixsim.scenario.mean_request import with_mean_request
 from helixsim.scenario.rate_spec import to_rate
+from helixsim.scenario.trace import TraceReader
+from helixsim.scenario.trace_spec import FILL, TraceSpec, whole_trace_spec
 from helixsim.scenario.workload_spec import (
     DEFAULT_ARRIVALS,
     DEFAULT_LENGTHS,
@@ -38,8 +39,7 @@ from helixsim.scenario.workload_values import (
 )
 from helixsim.traces.arrivals import SLOT_S
 from helixsim.traces.distributions import Distribution
-from helixsim.traces.files import read_lengths, read_slot_arrivals, read_trace
-from helixsim.traces.formats import TRACE_FORMATS
+from helixsim.traces.files import read_lengths, read_slot_arrivals
 from helixsim.traces.lengths import IndependentLengths, LengthModel, length_model, length_models
 from helixsim.traces.patterns import ARRIVAL_PATTERNS, arrival_pattern
 from helixsim.traces.values import Lengths, Trace
@@ -58,26 +58,33 @@ def resolve_workload(spec: WorkloadSpec, file: Path, duration_s: float) -> Workl
     file
         The scenario file; other files are relative to its folder.
     duration_s
-        Length of the run, over which rates that vary are averaged.
+        Time during which the run sends requests: rates that vary are averaged over it.
 
     Raises
     ------
     InputError
-        If a file is missing or cannot be used, or limits leave out all requests.
+        If a file is missing or cannot be used, limits leave out all requests, or no request of a
+        trace arrives in the run.
     """
     resolver = _Resolver(spec, file)
     online, synthetic = spec.is_online, spec.trace is None
+    traced = None
+    if spec.trace is not None:
+        traced = whole_trace_spec(
+            spec.trace, rate_scale=spec.rate_scale, trace_format=spec.trace_format
+        )
     rate = spec.requests_per_s if online else None
     workload = Workload(
         mode="online" if online else "offline",
         lengths=resolver.lengths(spec) if synthetic and not spec.classes else None,
         arrivals=resolver.arrivals() if synthetic and online else None,
-        trace=None if synthetic else resolver.trace(),
+        trace=None if traced is None else resolver.trace(traced, duration_s),
         initial_requests=spec.initial_requests,
         spacing_s=spec.spacing,
         mean_tokens_per_s=spec.mean_tokens_per_s if online else None,
         requests_per_s=None if rate is None else to_rate(rate),
-        rate_scale=spec.rate_scale,
+        rate_scale=spec.rate_scale if traced is None else traced.scale or 1.0,
+        trace_fills_run=traced is not None and traced.repeat == FILL,
         shared_prefix=_prefixes(spec.shared_prefix),
         conversations=resolver.turns("", spec.conversations),
         classes=resolver.classes(),
@@ -158,20 +165,26 @@ class _Resolver:
             found = length_model(name)
         else:
             hint = f"no built-in lengths either; {did_you_mean(name, length_models())}"
-            found = read_lengths(self._path("lengths", name, hint))
+            path = self._path("lengths", name, hint)
+            try:
+                found = read_lengths(path, self._tokenizer())
+            except InputError as error:
+                if error.file is not None:
+                    raise
+                raise self._error("tokenizer", error.message) from error
         return self._limited("lengths", found)
 
-    def trace(self) -> Trace:
-        assert self.spec.trace is not None
-        name, form = self.spec.trace_format, None
-        if name is not None:
-            try:
-                form = TRACE_FORMATS.get(name)
-            except UnknownNameError as error:
-                raise ScenarioError(
-                    error.message, file=self.file, where="workload.trace_format"
-                ) from error
-        return self._limited("trace", read_trace(self._path("trace", self.spec.trace), form))
+    def _tokenizer(self) -> str | None:
+        """The tokenizer, by its path if the scenario's folder has it."""
+        name = self.spec.tokenizer
+        if name is None:
+            return None
+        path = self.file.parent / name
+        return str(path) if path.is_file() else name
+
+    def trace(self, spec: TraceSpec, duration_s: float) -> Trace:
+        reader = TraceReader(spec, self.file, duration_s)
+        return reader.read(lambda part: self._limited("trace", part))
 
     def arrivals(self) -> Arrivals:
         entry = self.spec.arrivals

@@ -12,6 +12,7 @@ from helixsim.scenario.distribution_spec import Numbers, TimesEntry
 from helixsim.scenario.files import CONSTANT, POISSON
 from helixsim.scenario.keys import Duration, ExtensionName, FileName, Share
 from helixsim.scenario.rate_spec import RateEntry
+from helixsim.scenario.trace_spec import TraceEntry, TraceSpec
 from helixsim.scenario.workload_values import Mode
 from helixsim.traces.arrivals import SLOT_S
 from helixsim.yaml_files import FileModel, Seconds, located_error
@@ -175,6 +176,12 @@ class WorkloadSpec(FileModel):
         description="Lengths of requests, instead of the two keys above: a built-in name or a "
         f"file; {DEFAULT_LENGTHS} if neither these nor a trace is given.",
     )
+    tokenizer: FileName | None = Field(
+        default=None,
+        description="Counts the tokens of `lengths` that are texts ([ShareGPT]"
+        "(traces.md#conversations-of-sharegpt)): a `tokenizer.json`, or the name of a model in the "
+        "local cache of Hugging Face. If not given, a token is 4 characters.",
+    )
     max_prompt_tokens: Count | None = Field(
         default=None, description="Requests with longer prompts are excluded."
     )
@@ -184,13 +191,13 @@ class WorkloadSpec(FileModel):
     classes: dict[Name, ClassSpec] = Field(
         default={}, description="Without a trace: name → class of users."
     )
-    trace: FileName | None = Field(
+    trace: TraceEntry | None = Field(
         default=None, description="Online: a file of requests with arrival times."
     )
     trace_format: ExtensionName | None = Field(
         default=None,
-        description="Format of the trace: `azure`, `mooncake`, `bailian`, `burstgpt`, `vidur`, or "
-        "one of your own ([recipes](recipes.md)). If not given, its columns tell.",
+        description="[Format](traces.md#file-formats) of the trace, or one of your own "
+        "([recipes](recipes.md)). If not given, its columns tell.",
     )
     rate_scale: Annotated[float, Field(gt=0, le=1e6)] = Field(
         default=1.0,
@@ -238,6 +245,8 @@ class WorkloadSpec(FileModel):
             self._check_lengths()
             self._check_classes()
         self._check_conversations()
+        if self.tokenizer is not None and self.lengths is None:
+            raise located_error("tokenizer", "is for lengths that are texts; there are none")
         return self
 
     def _check_trace(self) -> None:
@@ -250,6 +259,11 @@ class WorkloadSpec(FileModel):
         for key in _NOT_WITH_TRACE:
             if getattr(self, key):
                 raise located_error(key, "conflicts with the trace; give one of the two")
+        if isinstance(self.trace, TraceSpec):
+            for key, other in (("rate_scale", "scale"), ("trace_format", "format")):
+                twice = key in self.model_fields_set and getattr(self.trace, other) is not None
+                if twice and getattr(self, key) != getattr(self.trace, other):
+                    raise located_error(key, f"contradicts trace.{other}; give one of the two")
 
     def _check_rate(self) -> None:
         per_s, tokens_per_s = self.requests_per_s, self.mean_tokens_per_s

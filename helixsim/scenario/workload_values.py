@@ -141,6 +141,8 @@ class Workload:
         Lengths of the mean request that throughput is estimated for.
     rate_scale
         Online with a trace or `requests_per_s`: factor on the rate of requests.
+    trace_fills_run
+        Whether the trace is repeated until it fills the run's duration at that rate.
     shared_prefix
         What prompts begin with; None if they share nothing, or as the trace has it.
     conversations
@@ -163,6 +165,7 @@ class Workload:
     mean_prompt_tokens: int = 750
     mean_output_tokens: int = 240
     rate_scale: float = 1.0
+    trace_fills_run: bool = False
     shared_prefix: CommonPrefixes | None = None
     conversations: Turns | None = None
     classes: tuple[UserClass, ...] = ()

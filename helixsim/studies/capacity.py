@@ -85,7 +85,8 @@ class CapacityResult:
         Name of the scenario.
     path
         The key that was varied: ``workload.requests_per_s`` or ``workload.mean_tokens_per_s``, or
-        ``workload.rate_scale`` of a trace, of a rate that varies, or of rates of classes.
+        ``workload.rate_scale`` of a trace, of a rate that varies, or of rates of classes, or
+        ``workload.trace.scale``.
     objectives
         Limits on figures.
     seeds
@@ -283,17 +284,20 @@ class CapacitySearch:
             if isinstance(workload.requests_per_s, ConstantRate):
                 return "workload.requests_per_s", workload.requests_per_s.per_s, _MAX_RATE
             return "workload.rate_scale", workload.rate_scale, _MAX_RATE
+        path = _scale_path(scenario)
+        if workload.trace_fills_run:
+            return path, workload.rate_scale, _MAX_RATE
         end_s = workload.trace.requests[-1].arrival_s
         most = end_s / duration_s
         if workload.rate_scale > most:
             raise InputError(
                 f"the trace ends after {end_s / workload.rate_scale:g} s at this rate, before the "
-                f"run of {duration_s:g} s does; set rate_scale to {most:g} or less, or "
+                f"run of {duration_s:g} s does; set {path} to {most:g} or less, or "
                 "run.duration to less",
                 file=self._file,
-                where="workload.rate_scale",
+                where=path,
             )
-        return "workload.rate_scale", workload.rate_scale, most
+        return path, workload.rate_scale, most
 
     def _set(self, document: Mapping[str, object], path: str, value: object) -> dict[str, object]:
         override = Override(path, tuple(path.split(".")), value)
@@ -373,6 +377,14 @@ class CapacitySearch:
         self.probes.append(probe)
         self.on_probe(probe)
         return probe
+
+
+def _scale_path(scenario: Scenario) -> str:
+    """The key that scales the rate of the trace: a contradiction of two keys would be an error."""
+    section = scenario.document.get("workload")
+    trace = section.get("trace") if isinstance(section, Mapping) else None
+    has_own = isinstance(trace, Mapping) and trace.get("scale") is not None
+    return "workload.trace.scale" if has_own else "workload.rate_scale"
 
 
 def _rounded(rate: float) -> float:

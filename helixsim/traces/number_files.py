@@ -7,7 +7,7 @@ from pathlib import Path
 
 from helixsim.errors import TraceError
 from helixsim.traces.fields import tokens
-from helixsim.traces.files import open_lines
+from helixsim.traces.text_files import open_lines
 from helixsim.yaml_files import did_you_mean
 
 

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 from builders import make_scenario, offline
 
-from helixsim.control.conversations import CommonBeginnings, Conversations, LaterTurn, Start
+from helixsim.control.conversations import CommonBeginnings, Conversations, NewTurn, Start
 from helixsim.control.load import Arrival
 from helixsim.errors import ScenarioError
 from helixsim.requests import SharedPrefix, TraceRequest
@@ -73,7 +73,7 @@ def test_offline_prompts_begin_with_texts_too():
 def test_a_conversation_by_hand():
     shared = SharedPrefix((("beginning", 3),), 16)
     starts = [
-        Start(Arrival(1.0, 30, 10, shared), (LaterTurn(7.0, 20, 4), LaterTurn(7.0, 8, 100))),
+        Start(Arrival(1.0, 30, 10, shared), (NewTurn(7.0, 20, 4), NewTurn(7.0, 8, 100))),
         Start(Arrival(2.0, 5, 5), ()),
     ]
     talk = Conversations(starts, end_s=30.0)
@@ -96,7 +96,7 @@ def test_a_conversation_by_hand():
 
 
 def test_no_turn_comes_after_the_end():
-    talk = Conversations([Start(Arrival(1.0, 5, 5), (LaterTurn(7.0, 5, 5),))] * 2, end_s=10.0)
+    talk = Conversations([Start(Arrival(1.0, 5, 5), (NewTurn(7.0, 5, 5),))] * 2, end_s=10.0)
     assert len(list(talk.later())) == 2
     assert talk.after_end(3.0, None, 0).at_s == 10.0
     assert talk.after_end(3.1, None, 1) is None

@@ -18,7 +18,7 @@ from helixsim import load_scenario, plan, simulate
 from helixsim.cli import app
 from helixsim.scenario.schema import FILE_KINDS
 from helixsim.scenario.workload_spec import WorkloadSpec
-from helixsim.traces import TRACE_FORMATS
+from helixsim.traces import TRACE_FORMATS, Holds
 from helixsim.yaml_files import parse_yaml, validate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,8 +137,14 @@ def test_workload_lines_are_valid():
 
 def test_every_trace_format_is_documented():
     text = (ROOT / "docs" / "traces.md").read_text("utf-8")
-    for form in map(TRACE_FORMATS.get, TRACE_FORMATS.shipped_names()):
-        assert f"| {form.title} | {', '.join(f'`{name}`' for name in form.columns)} |" in text
+    units = {1: "seconds", 1000: "milliseconds", 10**9: "nanoseconds"}
+    for name in TRACE_FORMATS.shipped_names():
+        form = TRACE_FORMATS.get(name)
+        columns = ", ".join(f"`{column}`" for column in form.columns)
+        times = "none" if form.holds is Holds.LENGTHS else "counts"
+        if form.holds is Holds.REQUESTS:
+            times = "date and time" if form.wall_clock else units[form.ticks_per_s]
+        assert f"| {form.title} | `{name}` | {columns} | {times}" in text
 
 
 @pages()

@@ -373,7 +373,7 @@ def test_a_trace_has_times_and_lengths_of_its_own(load, tmp_path):
         "workload": {"mode": "online", "trace": "trace.csv", "rate_scale": 2, "initial_requests": 3}
     }
     workload = load(changes).workload
-    assert workload.trace.requests == (TraceRequest(1.0, 5, 6),)
+    assert workload.trace.requests == (TraceRequest(0.0, 5, 6),)  # from the first request
     assert workload.rate_scale == 2
     assert (workload.lengths, workload.arrivals, workload.mean_tokens_per_s) == (None, None, None)
 

@@ -234,9 +234,10 @@ def test_nothing_served_has_no_price_and_no_attainment():
     }
     assert summary["slo"]["fast"]["attainment"] is None
     assert summary["slo"]["fast"]["met"] is None
-    assert summary_text(summary).splitlines()[-2:] == [
+    assert summary_text(summary).splitlines()[-3:] == [
         "SLO strict: no request was due; goodput 0.000 requests/s, 0.0 output tokens/s",
         "cost: 4.00 $/h at usual prices",
+        "warning: no request of the trace arrives in the run of 8 s: the first is at 90 s",
     ]
 
 

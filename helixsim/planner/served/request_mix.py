@@ -105,7 +105,8 @@ def request_mix(scenario: Scenario) -> RequestMix:
 
 def _pairs(workload: Workload, duration_s: float) -> Iterable[tuple[int, int]]:
     if workload.trace is not None:
-        return [(each.prompt_tokens, each.output_tokens) for each in workload.trace.requests]
+        turns = [turn for request in workload.trace.requests for turn in request.turns]
+        return [(each.prompt_tokens, each.output_tokens) for each in turns]
     groups = workload.groups
     if not groups:
         return [(workload.mean_prompt_tokens, workload.mean_output_tokens)]
