@@ -1,6 +1,6 @@
 """Load in which prompts begin alike: common beginnings, and conversations of several turns.
 
-Blocks of :data:`~helixsim.profiles.spec.BLOCK_TOKENS` tokens are what requests share.
+Blocks of :data:`~helixsim.profiles.kv_memory.BLOCK_TOKENS` tokens are what requests share.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from helixsim.control.load import Arrival, LengthPair
-from helixsim.profiles.spec import BLOCK_TOKENS
+from helixsim.profiles.kv_memory import BLOCK_TOKENS
 from helixsim.requests import SharedPrefix
 
 if TYPE_CHECKING:
