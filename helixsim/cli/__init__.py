@@ -13,6 +13,7 @@ import typer
 from helixsim.cli import (
     calibrate,
     files,
+    llms,
     operators,
     pictures,
     plan,
@@ -46,6 +47,8 @@ app.command("sweep")(studies.sweep)
 app.command("capacity")(studies.capacity)
 app.command("validate")(scenarios.validate)
 app.command("show")(show.show)
+app.command("llm")(llms.llm)
+app.command("llms")(llms.llms)
 app.command("generate-cluster")(files.generate_cluster)
 app.command("generate-trace")(files.generate_trace)
 app.command("import-helix")(files.import_helix)

@@ -86,6 +86,8 @@ def _read(llm: str | Path, base_dir: str | Path) -> tuple[ConfigValues, str]:
     if is_shipped(llm):
         return ConfigValues(shipped_config(str(llm)).config, config_path(str(llm))), str(llm)
     file = config_file(llm, base_dir)
+    if file.suffix in (".yaml", ".yml"):
+        raise InputError("is not a config.json but, by its name, an LLM file", file=file)
     if not file.exists() and file.suffix != ".json":
         shipped_config(str(llm))  # says which there are
     return ConfigValues(_json(file), file), _name_of(file)

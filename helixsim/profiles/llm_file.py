@@ -48,7 +48,7 @@ def llm_document(
         "schema": 1,
         "kind": "llm",
         "name": name or architecture.name,
-        "source": source or f"sizes from the config.json of {architecture.name}",
+        "source": f"{source or 'config.json'}: {_formats(architecture, kv_context_tokens)}",
         "num_layers": architecture.num_layers,
         "activation_size": _size(architecture.activation_bytes_per_token),
         **_layers(architecture, kv_context_tokens),
@@ -69,6 +69,15 @@ def llm_text(
     document = llm_document(architecture, name, kv_context_tokens, source=source)
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in document.items()]
     return "\n".join(lines) + "\n"
+
+
+def _formats(architecture: Architecture, kv_context_tokens: int) -> str:
+    """What the sizes rest on."""
+    text = f"weights {architecture.weights.name}, KV cache {architecture.kv.name}"
+    text += f", activations {architecture.activations.name}"
+    if any(kind.attention.window is not None for kind in architecture.kinds):
+        text += f"; sliding windows at a context of {kv_context_tokens:,} tokens"
+    return text
 
 
 def _layers(architecture: Architecture, kv_context_tokens: int) -> dict[str, object]:
