@@ -25,7 +25,7 @@ def test_a_table(run):
     assert result.exit_code == 0
     # 8 KV heads of 64, keys and values of one byte; an eighth in layers with a window of 128.
     # FLOP: twice 3.028 x 10^9 weights of layers and 0.579 x 10^9 of the head; in 12 layers each,
-    # 64 heads with 1,024 or 128 tokens: 12 x 1,152 x 2 x 64 x 128.
+    # 64 heads of 64 query and 64 output values with 1,024 or 128 tokens: 2 x 64 x 128 x 1,152.
     assert result.output.splitlines() == [
         "LLM         gpt-oss-20b (openai/gpt-oss-20b)",
         "sizes       24 layers, hidden state of 2,880 values, vocabulary of 201,088, up to 131,072 "
@@ -36,7 +36,7 @@ def test_a_table(run):
         "formats     weights bf16, KV cache fp8, activations bf16",
         "weights     13.76 GB, with embedding and head of 1.158 GB (each)",
         "KV cache    13,824 B for each token in all layers, at a context of 1,024 tokens",
-        "FLOP        7.667 x 10^9 for each token at this context",
+        "FLOP        7.441 x 10^9 for each token at this context",
         "",
         "layers  kind                    attention                               experts          "
         "parameters     weights  KV per token",
