@@ -39,11 +39,11 @@ def test_a_table(run):
         "FLOP        7.441 x 10^9 for each token at this context",
         "",
         "layers  kind                    attention                               experts          "
-        "parameters     weights  KV per token",
+        "parameters     weights   KV per token",
         "12      experts, window of 128  64 heads, 8 KV heads of 64, window 128  4 of 32 (mxfp4)  "
-        "0.8232 x 10^9  475 MB   128 B",
+        "0.8232 x 10^9  476.9 MB  128 B",
         "12      experts, all tokens     64 heads, 8 KV heads of 64              4 of 32 (mxfp4)  "
-        "0.8232 x 10^9  475 MB   1,024 B",
+        "0.8232 x 10^9  476.9 MB  1,024 B",
     ]
 
 
