@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from helixsim.llms.architecture import Architecture, Attention, LayerKind
-from helixsim.llms.catalogue import shipped_config, shipped_configs
-from helixsim.llms.read import is_shipped, read_architecture
+from helixsim.llms.catalogue import is_shipped, shipped_config, shipped_configs
+from helixsim.llms.read import read_architecture
 
 KINDS_HEAD = ("layers", "kind", "attention", "experts", "parameters", "weights", "KV per token")
 CATALOGUE_HEAD = ("name", "hub", "layers", "parameters", "published", "difference", "active")

@@ -10,7 +10,8 @@ from typing import Any
 
 from helixsim.errors import InputError
 from helixsim.llms.architecture import Architecture, LayerKind
-from helixsim.llms.read import is_shipped, read_architecture
+from helixsim.llms.catalogue import is_shipped
+from helixsim.llms.read import read_architecture
 from helixsim.profiles.library import load_llm, shipped_llms
 from helixsim.profiles.llm_file import llm_of, llm_text
 from helixsim.profiles.machine import LLM

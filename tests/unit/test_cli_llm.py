@@ -81,7 +81,7 @@ def test_an_llm_file(run, tmp_path):
         (["nope"], "no LLM 'nope' ships with helixsim; known are deepseek-v2-lite"),
         (["qwen3-32b", "--kv", "fp7"], "--kv: no number format 'fp7'; did you mean 'fp8'?"),
         (["mine.yaml"], "mine.yaml: is not a config.json but, by its name, an LLM file"),
-        (["mine.json"], "mine.json: there is no such file"),
+        (["mine.json"], "mine.json: cannot be read: No such file"),
         (["qwen3-32b", "--name", "a b", "-o", "x.yaml"], "name: 'a b' does not match"),
     ],
 )

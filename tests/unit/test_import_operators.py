@@ -234,7 +234,7 @@ def test_the_file_of_the_llm(run):
     ("config", "message"),
     [
         ("[1, 2", "config.json: line 1, column 6: is not JSON"),
-        ("[1, 2]", "config.json: should hold keys and values"),
+        ("[1, 2]", "config.json: must be a mapping"),
         (LLAMA | {"model_type": "bloom"}, 'config.json: model_type: "bloom" is not supported'),
         (LLAMA | {"hidden_size": "8"}, 'hidden_size: must be a whole number above zero, not "8"'),
         (LLAMA | {"hidden_size": None}, "hidden_size: this key is missing"),

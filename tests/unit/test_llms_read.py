@@ -283,7 +283,7 @@ def test_formats_by_name(read):
     ("config", "message"),
     [
         ("[1, 2", "config.json: line 1, column 6: is not JSON"),
-        ("[1, 2]", "config.json: should hold keys and values"),
+        ("[1, 2]", "config.json: must be a mapping"),
         ("[" * 100_000, "config.json: is nested too deep"),
         ({}, "model_type: this key is missing; supported are deepseek_v2, "),
         (LLAMA | {"model_type": "mamba"}, 'model_type: "mamba" is not supported; supported are'),
@@ -332,9 +332,9 @@ def test_errors(read, config, message):
 
 
 def test_what_is_not_there(tmp_path):
-    with pytest.raises(InputError, match=r"config\.json: there is no such file"):
+    with pytest.raises(InputError, match=r"config\.json: cannot be read: No such file"):
         read_architecture(tmp_path)
-    with pytest.raises(InputError, match=r"my\.json: there is no such file"):
+    with pytest.raises(InputError, match=r"my\.json: cannot be read: No such file"):
         read_architecture("my.json", base_dir=tmp_path)
     with pytest.raises(InputError, match="no LLM 'qwen3-23b' ships with helixsim; did you mean"):
         read_architecture("qwen3-23b")

@@ -120,5 +120,5 @@ def test_a_mistake_in_the_config_names_its_file(load, config_folder):
     with pytest.raises(InputError, match=r"llama2-70b/config\.json: hidden_size: must be a whole"):
         load({"llm": "./llama2-70b"})
     (config_folder / "config.json").unlink()
-    with pytest.raises(InputError, match=r"llama2-70b/config\.json: there is no such file"):
+    with pytest.raises(InputError, match=r"llama2-70b/config\.json: cannot be read: No such file"):
         load({"llm": "./llama2-70b"})
