@@ -14,6 +14,7 @@ from helixsim.cli import (
     calibrate,
     files,
     gpus,
+    llms,
     operators,
     pictures,
     plan,
@@ -47,6 +48,8 @@ app.command("sweep")(studies.sweep)
 app.command("capacity")(studies.capacity)
 app.command("validate")(scenarios.validate)
 app.command("show")(show.show)
+app.command("llm")(llms.llm)
+app.command("llms")(llms.llms)
 app.command("generate-cluster")(files.generate_cluster)
 app.command("generate-trace")(files.generate_trace)
 app.command("import-helix")(files.import_helix)

@@ -1,6 +1,6 @@
 """Load in which prompts begin alike: common beginnings, and conversations of several turns.
 
-Blocks of :data:`~helixsim.profiles.spec.BLOCK_TOKENS` tokens are what requests share.
+Blocks of :data:`~helixsim.profiles.kv_memory.BLOCK_TOKENS` tokens are what requests share.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, overload
 
 from helixsim.control.load import Arrival
 from helixsim.control.sessions import Sessions
-from helixsim.profiles.spec import BLOCK_TOKENS
+from helixsim.profiles.kv_memory import BLOCK_TOKENS
 from helixsim.requests import LaterTurn, SharedPrefix
 
 if TYPE_CHECKING:

@@ -76,6 +76,23 @@ def node_capacity(node: Node, profile: MachineProfile, num_layers: int) -> Capac
     return replace(row, kv_token_layers=node.kv_token_layers)
 
 
+def range_capacity(
+    node: Node, profile: MachineProfile, start_layer: int, end_layer: int
+) -> Capacity:
+    """Capacity of a node that holds the layers ``[start_layer, end_layer)``.
+
+    As :func:`node_capacity`, but exact where layers differ in size.
+
+    Raises
+    ------
+    PlacementError
+        If neither the node nor its type has a KV capacity for these layers.
+    """
+    if node.kv_token_layers is None:
+        return profile.range_capacity(start_layer, end_layer)
+    return node_capacity(node, profile, end_layer - start_layer)
+
+
 def link_fits(
     placement: Placement,
     num_layers: int,
@@ -145,15 +162,19 @@ def _range_mistakes(
                 f"after the last], between 0 and {llm.num_layers}",
             )
         else:
-            message = _capacity_mistake(placement, nodes[name], profiles, end - start)
+            message = _capacity_mistake(placement, nodes[name], profiles, start, end)
             if message is not None:
                 yield where, message
 
 
 def _capacity_mistake(
-    placement: Placement, node: Node, profiles: Mapping[str, MachineProfile], num_layers: int
+    placement: Placement,
+    node: Node,
+    profiles: Mapping[str, MachineProfile],
+    start_layer: int,
+    end_layer: int,
 ) -> str | None:
-    profile = profiles[node.machine_type]
+    profile, num_layers = profiles[node.machine_type], end_layer - start_layer
     if num_layers > profile.max_layers and not placement.allow_overcommitted_layers:
         return (
             f"{num_layers} layers of {profile.llm} exceed max_layers ({profile.max_layers}) of "
@@ -161,7 +182,7 @@ def _capacity_mistake(
             "true"
         )
     try:
-        node_capacity(node, profile, num_layers)
+        range_capacity(node, profile, start_layer, end_layer)
     except PlacementError as error:
         return f"{error}; to allow this, set kv_token_layers of the node"
     return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from helixsim.cluster import Cluster, FrontEnd, Nic
 from helixsim.errors import NoRouteError, PlacementError
-from helixsim.placement.placement import Placement, front_end_title, node_capacity
+from helixsim.placement.placement import Placement, front_end_title, range_capacity
 from helixsim.profiles.machine import LLM, Capacity, MachineProfile, MachineType
 
 
@@ -27,7 +27,7 @@ class PlacedNode:
     start_layer, end_layer
         It holds the layers ``[start_layer, end_layer)``.
     capacity
-        KV capacity and batch limits with this number of layers.
+        KV capacity and batch limits with these layers.
     own_kv_token_layers
         Its KV capacity, if the cluster sets one that differs from its type's.
     """
@@ -268,7 +268,7 @@ def _placed_nodes(
                 start_layer=start,
                 end_layer=end,
                 profile=profile,
-                capacity=node_capacity(node, profile, end - start),
+                capacity=range_capacity(node, profile, start, end),
                 own_kv_token_layers=node.kv_token_layers,
             )
         )

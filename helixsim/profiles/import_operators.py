@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from helixsim.errors import InputError
-from helixsim.profiles.library import load_llm
+from helixsim.llms.architecture import Architecture, LayerKind
+from helixsim.llms.catalogue import is_shipped
+from helixsim.llms.read import read_architecture
+from helixsim.profiles.library import load_llm, shipped_llms
+from helixsim.profiles.llm_file import llm_of, llm_text
 from helixsim.profiles.machine import LLM
-from helixsim.profiles.model_config import ModelSizes, read_model_config
 from helixsim.profiles.operator_csv import DEFAULT_SKEW, OperatorFolder
 from helixsim.profiles.operators import OperatorCurve
-from helixsim.profiles.spec import KvSpec, LLMSpec, MachineSpec
+from helixsim.profiles.spec import KvSpec, MachineSpec
 from helixsim.units import num_bytes
 from helixsim.yaml_files import parse_yaml, validate, yaml_text
 
@@ -115,7 +117,8 @@ def import_operators(
     folder
         Measurements, as :mod:`helixsim.profiles.operator_csv` describes them.
     llm
-        A ``config.json`` or its folder; or an LLM file, or the name of a shipped LLM.
+        A ``config.json``, its folder, or the name of a shipped one; or an LLM file, or the name of
+        a shipped LLM file.
     settings
         What the measurements do not say.
     llm_name
@@ -134,50 +137,36 @@ def import_operators(
             f"name, not {settings.tensor_parallel}",
             file=measured.folder,
         )
-    sizes = read_model_config(llm) if _is_config(llm) else None
-    if sizes is None:
+    architecture = read_architecture(llm, name=llm_name) if _is_config(llm) else None
+    if architecture is None:
         value, text = load_llm(llm), None
     else:
-        text = _llm_text(sizes, llm_name, f"{llm}")
-        value = validate(LLMSpec, parse_yaml(text, "LLM file"), None).to_llm()
-    machine = _machine_text(measured, value, sizes, settings)
+        text = llm_text(architecture, source=f"sizes from {llm}")
+        value = llm_of(architecture)
+    machine = _machine_text(measured, value, architecture, settings)
     return ImportedOperators(machine, text)
 
 
 def _is_config(llm: str | Path) -> bool:
+    if is_shipped(llm) and str(llm) not in shipped_llms():
+        return True
     return Path(llm).suffix == ".json" or Path(llm).is_dir()
 
 
-def _llm_text(sizes: ModelSizes, name: str, source: str) -> str:
-    value_bytes = sizes.bytes_per_value
-    document = {
-        "schema": 1,
-        "kind": "llm",
-        "name": name,
-        "source": f"sizes from {source}",
-        "num_layers": sizes.num_layers,
-        "hidden_size": sizes.hidden_size,
-        "bytes_per_value": value_bytes,
-        "layer_size": f"{sizes.layer_values * value_bytes} B",
-        "kv_size": f"{sizes.kv_values * value_bytes} B",
-        "once_size": f"{sizes.once_values * value_bytes} B",
-    }
-    # One key a line; YAML reads JSON values.
-    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in document.items()]
-    return "\n".join(lines) + "\n"
-
-
 def _machine_text(
-    measured: OperatorFolder, llm: LLM, sizes: ModelSizes | None, settings: ImportSettings
+    measured: OperatorFolder,
+    llm: LLM,
+    architecture: Architecture | None,
+    settings: ImportSettings,
 ) -> str:
-    operators, limits = _operators(measured, sizes, settings)
+    operators, limits = _operators(measured, architecture, settings)
     serving: dict[str, Any] = {"operators": operators}
     memory_bytes = num_bytes(settings.memory)
     share = settings.memory_share
     if share is None:
         share = max(0.9 - RESERVED_BYTES * settings.tensor_parallel / memory_bytes, 0.1)
     kv = KvSpec(from_memory=_rounded(share))
-    if by_count := kv.token_layers_by_count(memory_bytes, llm):
+    if by_count := kv.token_layers_by_count(kv.memory(memory_bytes, llm)):
         serving["max_layers"] = max(by_count)
     serving |= {"kv": {"from_memory": _rounded(share)}, "batch_limits": limits}
     document = {
@@ -196,7 +185,7 @@ def _machine_text(
 
 
 def _operators(
-    measured: OperatorFolder, sizes: ModelSizes | None, settings: ImportSettings
+    measured: OperatorFolder, architecture: Architecture | None, settings: ImportSettings
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """The block of operators, and the batch limits of what was measured."""
     dense, embedding, final_norm = measured.dense()
@@ -220,7 +209,7 @@ def _operators(
             "latency": settings.all_reduce_latency,
             "bandwidth": settings.all_reduce_bandwidth,
         }
-    experts = _experts(measured, sizes)
+    experts = _experts(measured, architecture)
     if experts:
         document["experts"] = experts
     limits = {
@@ -235,13 +224,14 @@ def _operators(
 _ATTENTION_AXES = ("chunk", "chunk_context", "decodes", "decode_context")
 
 
-def _experts(measured: OperatorFolder, sizes: ModelSizes | None) -> dict[str, Any] | None:
+def _experts(measured: OperatorFolder, architecture: Architecture | None) -> dict[str, Any] | None:
+    found = None if architecture is None else _only_kind(measured, architecture).experts
     if not measured.has("moe"):
-        if sizes is not None and sizes.num_experts:
+        if found is not None:
             message = "has no moe.csv (or moe.csv.gz), but the LLM has experts"
             raise InputError(message, file=measured.folder)
         return None
-    if sizes is None or not sizes.num_experts:
+    if found is None:
         raise InputError(
             "has times of experts (moe), but the LLM has none; give the config.json of an LLM with "
             "experts",
@@ -249,12 +239,24 @@ def _experts(measured: OperatorFolder, sizes: ModelSizes | None) -> dict[str, An
         )
     (tokens, experts), times = measured.experts()
     return {
-        "num_experts": sizes.num_experts,
-        "experts_per_token": sizes.experts_per_token,
+        "num_experts": found.num_experts,
+        "experts_per_token": found.experts_per_token,
         "tokens": list(tokens),
         "experts": list(experts),
         "ms": _ms(times),
     }
+
+
+def _only_kind(measured: OperatorFolder, architecture: Architecture) -> LayerKind:
+    """The kind of all layers: such measurements are of one kind."""
+    if len(architecture.kinds) > 1:
+        names = ", ".join(kind.name for kind in architecture.kinds)
+        raise InputError(
+            f"has times of one kind of layers, but {architecture.name} has several ({names}); "
+            "write a machine file with operators.kinds",
+            file=measured.folder,
+        )
+    return architecture.kinds[0]
 
 
 def _with_comments(text: str, measured: OperatorFolder) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from helixsim.errors import ScenarioError
+from helixsim.llms.catalogue import shipped_configs
+from helixsim.profiles.library import shipped_llms
 from helixsim.traces.lengths import length_models
 from helixsim.traces.patterns import ARRIVAL_PATTERNS
 from helixsim.yaml_files import did_you_mean
@@ -88,6 +90,11 @@ def is_yaml_name(text: str) -> bool:
     return Path(text).suffix in (".yaml", ".yml")
 
 
+def is_llm_name(text: str) -> bool:
+    """Whether an LLM ships with helixsim, as an LLM file or a configuration."""
+    return text in shipped_llms() or text in shipped_configs()
+
+
 def is_lengths_name(text: str) -> bool:
     """Whether lengths are built in."""
     return text in length_models()
@@ -103,8 +110,10 @@ def named_files(document: object) -> Iterator[tuple[tuple[KeyStep, ...], str]]:
     for place in (*_FILES, *_places_in_classes(document)):
         if isinstance(name := _at(document, place), str):
             yield place, name
-    if isinstance(name := _at(document, ("llm",)), str) and is_yaml_name(name):
+    if isinstance(name := _at(document, ("llm",)), str) and not is_llm_name(name):
         yield ("llm",), name
+    if isinstance(name := _at(document, ("llm", "config")), str) and name not in shipped_configs():
+        yield ("llm", "config"), name
     if isinstance(name := _at(document, ("engine",)), str) and is_yaml_name(name):
         yield ("engine",), name
     if isinstance(names := _at(document, ("machine_types",)), list):
@@ -179,7 +188,13 @@ def _pairs(value: object) -> object:
     return value
 
 
+def named_file(path: Path) -> Path:
+    """The file that a path of a scenario means: an LLM may be named by its folder."""
+    return path / "config.json" if path.is_dir() else path
+
+
 def _file_sha256(path: Path) -> str:
+    path = named_file(path)
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -20,18 +20,14 @@ from helixsim.physics.engine import (
 )
 from helixsim.physics.performance_model import PERFORMANCE_MODELS
 from helixsim.placement.placement import Placement, placement_mistakes
-from helixsim.profiles.library import (
-    load_llm,
-    load_machine_type,
-    shipped_llms,
-    shipped_machine_types,
-)
+from helixsim.profiles.library import load_machine_type, shipped_machine_types
 from helixsim.profiles.machine import LLM, MachineType
 from helixsim.registry import Registry, UnknownNameError
 from helixsim.scenario.cluster_generator import generate_cluster
 from helixsim.scenario.cluster_spec import ClusterFile, ClusterSpec
 from helixsim.scenario.files import digest, find_scenario, is_yaml_name
 from helixsim.scenario.generator_spec import GeneratorFile, GeneratorSpec
+from helixsim.scenario.llm_section import resolve_llm
 from helixsim.scenario.overrides import apply_overrides, overrides_of
 from helixsim.scenario.resolved import Scenario
 from helixsim.scenario.section_specs import (
@@ -144,7 +140,7 @@ class _Loader:
     def load(self, document: Mapping[str, object]) -> Scenario:
         spec = self.spec
         self._check_extensions()
-        llm = self._llm()
+        llm, architecture = resolve_llm(spec.llm, self.file)
         cluster, machine_types = self._cluster(llm)
         placement = self._placement(cluster, llm, machine_types)
         faults = spec.faults.to_faults()
@@ -154,6 +150,7 @@ class _Loader:
         return Scenario(
             name=spec.name,
             llm=llm,
+            architecture=architecture,
             machine_types=machine_types,
             cluster=cluster,
             placement=placement,
@@ -211,10 +208,6 @@ class _Loader:
             except UnknownNameError as error:
                 raise ScenarioError(error.message, file=self.file, where=where) from error
 
-    def _llm(self) -> LLM:
-        self._check_shipped("llm", "LLM", self.spec.llm, shipped_llms())
-        return load_llm(self.spec.llm, self.folder)
-
     def _engine(self, machine_types: Iterable[str]) -> EngineCosts:
         name = self.spec.engine
         if name is None:
@@ -224,16 +217,13 @@ class _Loader:
                 if prototype.gpus.keys() >= set(machine_types)
                 else load_engine(VLLM_ENGINE)
             )
-        self._check_shipped("engine", "engine", name, shipped_engines())
-        return load_engine(name, self.folder)
-
-    def _check_shipped(self, where: str, noun: str, name: str, names: Sequence[str]) -> None:
-        if not is_yaml_name(name) and name not in names:
+        if not is_yaml_name(name) and name not in (names := shipped_engines()):
             message = (
-                f"no {noun} '{name}' ships with helixsim; {did_you_mean(name, names)} "
+                f"no engine '{name}' ships with helixsim; {did_you_mean(name, names)} "
                 "(for your own, give its file, ending in .yaml)"
             )
-            raise ScenarioError(message, file=self.file, where=where)
+            raise ScenarioError(message, file=self.file, where="engine")
+        return load_engine(name, self.folder)
 
     # -- cluster
 

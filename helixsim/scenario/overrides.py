@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast, get_origin
 
 from helixsim.errors import ScenarioError
-from helixsim.scenario.files import KeyStep, named_files, replace_at
+from helixsim.scenario.files import KeyStep, named_file, named_files, replace_at
 from helixsim.scenario.plain import plain_data
 from helixsim.scenario.spec import ScenarioSpec
 from helixsim.yaml_files import is_model, keys_of, parse_yaml, read_yaml, types_at
@@ -173,7 +173,10 @@ def _all_paths(model_type: object, prefix: str = "") -> Iterator[str]:
 
 
 def _take_in(document: dict[str, object], override: Override, base_dir: Path) -> None:
-    """Where a path leads into a section in another file, include the section first."""
+    """Where a path leads into a section in another file, include the section first.
+
+    An LLM by its name gets keys.
+    """
     match override.path:
         case ("placement", "file" | "allow_overcommitted_layers") | (
             "cluster",
@@ -188,6 +191,9 @@ def _take_in(document: dict[str, object], override: Override, base_dir: Path) ->
             section = document.get("workload")
             if isinstance(section, dict) and isinstance(name := section.get("trace"), str):
                 section["trace"] = {"file": name}
+        case ("llm", _, *_):
+            if isinstance(name := document.get("llm"), str):
+                document["llm"] = {"config": name}
         case ("placement" | "cluster" as key, _, *_):
             section = document.get(key)
             if isinstance(section, dict) and isinstance(name := section.pop("file", None), str):
@@ -225,6 +231,6 @@ def _with_files_found(
     """Make the names of files in a changed value absolute if the folder has them."""
     result: Any = document
     for place, name in list(named_files(document)):
-        if place[: len(steps)] == tuple(steps) and (folder / name).is_file():
+        if place[: len(steps)] == tuple(steps) and named_file(folder / name).is_file():
             result = replace_at(result, place, str((folder / name).absolute()))
     return cast("dict[str, object]", result)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 from helixsim.cluster import Cluster
 from helixsim.display import placement_image, placement_plot, short_text, table_html
 from helixsim.errors import InputError
+from helixsim.llms.architecture import Architecture
 from helixsim.physics.engine import IDEAL_ENGINE, EngineCosts
 from helixsim.placement.placement import Placement
 from helixsim.profiles.machine import LLM, MachineProfile, MachineType
@@ -106,6 +107,8 @@ class Scenario:
         Name for titles and files.
     llm
         The LLM that is served.
+    architecture
+        Its architecture, if it comes from a config.json; None with an LLM file.
     machine_types
         Name -> machine type: the types of the cluster, in order of appearance, then further types
         that the scenario names. Every type of the cluster has a profile for the LLM.
@@ -173,6 +176,7 @@ class Scenario:
     slos: tuple[Slo, ...] = ()
     dollars_per_hour: Mapping[str, float] = field(default_factory=dict)
     watts: Mapping[str, float] = field(default_factory=dict)
+    architecture: Architecture | None = None
     file: Path = field(default=Path(IN_MEMORY), compare=False)
 
     @classmethod

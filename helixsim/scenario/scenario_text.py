@@ -19,7 +19,7 @@ def scenario_rows(scenario: Scenario) -> Iterator[tuple[str, str]]:
     mix = ", ".join(f"{count} x {name}" for name, count in cluster.machine_mix().items())
     regions = len({machine.region for machine in (*cluster.front_ends, *cluster)})
     yield "scenario", scenario.name
-    yield "LLM", f"{scenario.llm.name}, {scenario.llm.num_layers} layers"
+    yield "LLM", _llm(scenario)
     yield "cluster", f"{_number(len(cluster), 'node')}: {mix}; {_number(regions, 'region')}"
     yield "placement", _placement(scenario)
     yield "scheduler", _scheduler(scenario)
@@ -28,6 +28,14 @@ def scenario_rows(scenario: Scenario) -> Iterator[tuple[str, str]]:
     yield "physics", scenario.physics
     yield "digest", scenario.digest
     yield from (("warning", warning) for warning in workload_warnings(scenario))
+
+
+def _llm(scenario: Scenario) -> str:
+    text = f"{scenario.llm.name}, {scenario.llm.num_layers} layers"
+    if (made := scenario.architecture) is not None:
+        text += f", {made.parameters / 1e9:.4g} x 10^9 parameters; weights {made.weights.name}"
+        text += f", KV cache {made.kv.name}"
+    return text
 
 
 def _scheduler(scenario: Scenario) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 from helixsim.errors import ScenarioError
 from helixsim.physics.engine import EngineFile
-from helixsim.profiles.spec import LLMSpec, MachineSpec
+from helixsim.profiles.llm_spec import LLMSpec
+from helixsim.profiles.spec import MachineSpec
 from helixsim.scenario.cluster_spec import ClusterFile
 from helixsim.scenario.generator_spec import GeneratorFile
 from helixsim.scenario.section_specs import PlacementFile

@@ -10,6 +10,7 @@ from helixsim.profiles.spec import Name
 from helixsim.scenario.cluster_spec import ClusterSpec
 from helixsim.scenario.generator_spec import GeneratorSpec
 from helixsim.scenario.keys import Duration, ExtensionName, FileName
+from helixsim.scenario.llm_section import LLMSection
 from helixsim.scenario.resolved import RunSettings
 from helixsim.scenario.scheduler_spec import SchedulerSpec
 from helixsim.scenario.section_specs import FaultsSpec, PlacementSpec, Price, SloSpec, Watts
@@ -107,7 +108,10 @@ class ScenarioSpec(FileModel):
     schema_version: Literal[1] = Field(alias="schema")
     name: Name
     description: str = ""
-    llm: FileName = Field(description="Name of a shipped LLM, or a file ending in .yaml.")
+    llm: LLMSection = Field(
+        description="Name of a shipped LLM; a config.json or the folder with it; or an LLM file "
+        "ending in .yaml."
+    )
     machine_types: Annotated[tuple[FileName, ...], Field(strict=False)] = Field(
         default=(), description="Files of machine types besides the shipped ones."
     )

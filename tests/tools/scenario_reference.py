@@ -3,7 +3,8 @@
 A table stands between two comments, ``<!-- keys: KIND -->`` or ``<!-- keys: KIND/PART -->`` and
 ``<!-- end of keys -->``, where KIND is a kind of file and PART a part of it (a model's name). A
 part is linked to by the heading above its table. The tables of docs/traces.md, between
-``<!-- table: NAME -->`` and ``<!-- end of table -->``, come from docstrings. Run
+``<!-- table: NAME -->`` and ``<!-- end of table -->``, come from docstrings; the table between
+``<!-- shipped LLMs -->`` and ``<!-- end of shipped LLMs -->`` from the shipped configurations. Run
 from the project root::
 
     PYTHONPATH=. python tests/tools/scenario_reference.py
@@ -19,6 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from textwrap import dedent
 
+from helixsim.llms.description import CATALOGUE_HEAD, catalogue_rows
 from helixsim.scenario import schema
 from helixsim.scenario.schema import FILE_KINDS
 
@@ -31,6 +33,9 @@ TABLE = re.compile(
 NEARNESS = re.compile(
     r"(?<=<!-- table: )(?P<name>\w+)(?P<start> -->\n).*?(?=<!-- end of table -->)", re.DOTALL
 )
+SHIPPED_LLMS = re.compile(
+    r"(?<=<!-- shipped LLMs -->\n).*?(?=<!-- end of shipped LLMs -->)", re.DOTALL
+)
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 SAME_AS = {"cluster": "ClusterSpec", "generator": "GeneratorSpec", "placement": "PlacementSpec"}
@@ -42,6 +47,7 @@ QUANTITIES = {"1 ms": ("time", "s"), "24 GB": ("size", "B"), "10 Gbit/s": ("band
 UNBOUNDED = 2**53
 
 json_schema = cache(schema.json_schema)
+CATALOGUE = cache(catalogue_rows)
 
 MEANINGS = {
     "scenario.schema": "Version of the format.",
@@ -273,7 +279,14 @@ def filled(text: str) -> str:
         kind, _, part = found["key"].partition("/")
         return found["key"] + found["start"] + Writer(kind, places).table(part or kind)
 
-    return nearness(TABLE.sub(table, text))
+    return shipped_llms(nearness(TABLE.sub(table, text)))
+
+
+def shipped_llms(text: str) -> str:
+    """A page with its table of the LLMs whose config.json ships."""
+    rows = [CATALOGUE_HEAD, ["---"] * len(CATALOGUE_HEAD), *CATALOGUE()]
+    lines = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return SHIPPED_LLMS.sub(lambda _: lines, text)
 
 
 def nearness(text: str) -> str:

@@ -16,6 +16,7 @@ import pytest
 
 from helixsim import load_scenario, plan, simulate
 from helixsim.cli import app
+from helixsim.llms.families import FAMILIES
 from helixsim.scenario.schema import FILE_KINDS
 from helixsim.scenario.workload_spec import WorkloadSpec
 from helixsim.traces import TRACE_FORMATS, Holds
@@ -145,6 +146,12 @@ def test_every_trace_format_is_documented():
         if form.holds is Holds.REQUESTS:
             times = "date and time" if form.wall_clock else units[form.ticks_per_s]
         assert f"| {form.title} | `{name}` | {columns} | {times}" in text
+
+
+def test_every_family_of_llms_is_documented():
+    text = (ROOT / "docs" / "llms-and-machines.md").read_text("utf-8")
+    (known,) = re.findall(r"These values of `model_type` are understood: (.*?);", text, re.S)
+    assert sorted(re.findall(r"`(\w+)`", known)) == sorted(FAMILIES)
 
 
 @pages()

@@ -455,7 +455,7 @@ MISTAKES = [
     ({"name": ...}, "name: this key is missing"),
     ({"run": ...}, "run: this key is missing"),
     ({"nmae": "x"}, "nmae: unknown key; did you mean 'name'?"),
-    ({"llm": "llama2-7b"}, "llm: no LLM 'llama2-7b' ships with helixsim; did you mean"),
+    ({"llm": "llama2-9b"}, "llm: no LLM 'llama2-9b' ships with helixsim; did you mean"),
     ({"llm": "x.yaml"}, "x.yaml: there is no such file"),
     ({"machine_types": ["A100"]}, "machine_types[0]: 'A100' is not a file"),
     (
