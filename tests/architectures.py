@@ -115,9 +115,7 @@ def gpt_oss_120b():
 
 def deepseek_v3():
     hidden = 7168
-    latent = Attention(
-        num_heads=128, num_kv_heads=128, key_dim=192, value_dim=128, latent_dim=576
-    )
+    latent = Attention(num_heads=128, num_kv_heads=128, key_dim=192, value_dim=128, latent_dim=576)
     projections = (
         Matrix("q_a", hidden, 1536, "none"),
         Matrix("q_b", 1536, 128 * 192),

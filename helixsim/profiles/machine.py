@@ -13,6 +13,7 @@ from helixsim.errors import PlacementError, ScenarioError
 
 if TYPE_CHECKING:
     from helixsim.profiles.operators import OperatorTables
+    from helixsim.profiles.sources.source import FiguresKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +172,10 @@ class MachineProfile:
     operators
         Times of its operators, if they were measured; `prefill` and `decode` then follow from
         them.
+    figures
+        What kind of figures the times are (:data:`.FiguresKind`); None if that is unknown.
+    source
+        Where they are from, in a sentence.
     """
 
     machine_type: str
@@ -181,6 +186,8 @@ class MachineProfile:
     max_layers: int
     hints: PlannerHints
     operators: OperatorTables | None = None
+    figures: FiguresKind | None = None
+    source: str = ""
 
     def capacity(self, num_layers: int) -> Capacity:
         """Capacity of such a machine when it holds `num_layers`.

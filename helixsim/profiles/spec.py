@@ -21,6 +21,7 @@ from helixsim.profiles.machine import (
 from helixsim.profiles.operator_spec import OperatorsSpec
 from helixsim.profiles.operators import OperatorTables
 from helixsim.profiles.planning_curves import CONTEXT_PER_DECODE, planning_curves
+from helixsim.profiles.sources.source import FiguresKind
 from helixsim.yaml_files import Bytes, BytesPerSecond, FileModel, located_error
 
 BLOCK_TOKENS = 16
@@ -107,6 +108,11 @@ class KvSpec(FileModel):
         default=None,
         description="Usable share of the memory; the KV cache is this share less the weights.",
     )
+    copies: Annotated[float, Field(ge=1, le=1024)] = Field(
+        default=1.0,
+        description="With from_memory: how many times the machine stores each token's keys and "
+        "values, as tensor parallelism does over more GPUs than there are KV heads.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -148,7 +154,7 @@ class KvSpec(FileModel):
             once_bytes = llm.once_bytes / (1 if num_layers == llm.num_layers else 2)
             weights_bytes = num_layers * llm.layer_bytes + once_bytes
             free_bytes = self.from_memory * memory_bytes - weights_bytes
-            block_bytes = BLOCK_TOKENS * num_layers * llm.kv_bytes_per_token_layer
+            block_bytes = BLOCK_TOKENS * num_layers * self.copies * llm.kv_bytes_per_token_layer
             if free_bytes < block_bytes:
                 break
             by_count[num_layers] = int(free_bytes // block_bytes) * BLOCK_TOKENS * num_layers
@@ -217,6 +223,11 @@ class PlannerSpec(FileModel):
 class ServingSpec(FileModel):
     """Latency profile, KV cache and batch limits of a machine for one LLM."""
 
+    figures: FiguresKind | None = Field(
+        default=None,
+        description="What the times stand on: kernels that others `measured`, operator `tables` of "
+        "the pair itself, or a `roofline` reckoned from the data sheet. Runs say so.",
+    )
     prefill: CurveSpec | None = None
     decode: CurveSpec | None = None
     operators: OperatorsSpec | None = Field(
@@ -380,4 +391,6 @@ class MachineSpec(FileModel):
             max_layers=max_layers,
             hints=hints,
             operators=operators,
+            figures=serving.figures,
+            source=self.source,
         )

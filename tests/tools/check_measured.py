@@ -7,16 +7,15 @@ Run it with a Python that has `aiconfigurator-core`:
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import aiconfigurator_core
+import architectures
 from aiconfigurator_core.sdk.engine import EngineHandle
 
-import architectures
 from helixsim.errors import InputError
 from helixsim.hardware.gpu import Gpu, GpuMachine
 from helixsim.profiles.sources.measured import MeasuredSource
@@ -69,7 +68,9 @@ def step_s(tables, architecture, chunk: int, before: int, decodes: int, context:
 
 
 def main() -> None:
-    print("| LLM | GPUs | prefill | decode | mixed | worst |\n| --- | --- | --- | --- | --- | --- |")
+    print(
+        "| LLM | GPUs | prefill | decode | mixed | worst |\n| --- | --- | --- | --- | --- | --- |"
+    )
     for architecture, name, num_gpus in LLMS:
         for gpu, system in GPUS.items():
             title = f"{architecture.name} {architecture.weights.name}"

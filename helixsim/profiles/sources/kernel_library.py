@@ -184,9 +184,7 @@ class LibraryNames:
 def library_names() -> LibraryNames:
     """The names, from the shipped data."""
     data: Any = read_yaml(_DATA)
-    systems = {
-        _plain(gpu): system for system, gpus in data.pop("systems").items() for gpu in gpus
-    }
+    systems = {_plain(gpu): system for system, gpus in data.pop("systems").items() for gpu in gpus}
     return LibraryNames(systems, data)
 
 

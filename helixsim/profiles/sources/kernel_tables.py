@@ -3,8 +3,8 @@
 The library lists the operators of an LLM, once for prefills and once for decodes, and tells the
 time of each at any size. :data:`_ROLES` says what each is for us. Matrices, norms and experts take
 the same time in both lists at the same number of tokens, but where an LLM runs shared experts
-beside the others in decodes: the decodes' list holds up to :data:`MAX_DECODES` tokens, the prefills'
-list above. What all-reduces of a layer take more than their fitted line is in `dense`.
+beside the others in decodes: the decodes' list holds up to :data:`MAX_DECODES` tokens, that of
+prefills above. What all-reduces of a layer take more than their fitted line is in `dense`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,10 @@ _STEPS = ((1, 1024), (8, 4096), (32, 16384))
 """Up to these numbers of tokens, operators are asked for at each multiple and just above it: the
 library's times rise in stairs, and kernels of tuned sizes are faster in between."""
 TOKENS = tuple(
-    sorted({at + more for step, end in _STEPS for at in range(step, end + 1, step) for more in (0, 1)})
+    sorted(
+        {at + more for step, end in _STEPS for at in range(step, end, step) for more in (0, 1)}
+        | {_STEPS[-1][1]}
+    )
 )
 """New tokens of a pass at which the library is asked."""
 SEQUENCES = tuple(range(1, 513))

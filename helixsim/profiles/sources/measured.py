@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from helixsim.errors import InputError
 from helixsim.hardware.gpu import GpuMachine
 from helixsim.llms.architecture import Architecture, LayerKind
@@ -74,8 +73,8 @@ class MeasuredSource:
         if system is None:
             known = ", ".join(sorted(set(library_names().systems.values())))
             raise InputError(
-                f"{PACKAGE} {version} has no measured times of {machine.gpu.name}, only of {known}; "
-                f"{OTHER_SOURCE}"
+                f"{PACKAGE} {version} has no measured times of {machine.gpu.name}, only of "
+                f"{known}; {OTHER_SOURCE}"
             )
         if self._cache is None:
             return self._asked(architecture, machine, system, version)
