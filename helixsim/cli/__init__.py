@@ -16,6 +16,7 @@ from helixsim.cli import (
     operators,
     pictures,
     plan,
+    profile,
     replay,
     run,
     scenarios,
@@ -49,6 +50,7 @@ app.command("show")(show.show)
 app.command("generate-cluster")(files.generate_cluster)
 app.command("generate-trace")(files.generate_trace)
 app.command("import-helix")(files.import_helix)
+app.command("profile")(profile.profile)
 app.command("import-operators")(operators.import_operators)
 app.command("schema")(files.schema)
 

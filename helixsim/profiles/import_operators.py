@@ -20,6 +20,9 @@ from helixsim.profiles.spec import LLMSpec, MachineSpec
 from helixsim.units import bytes_per_s, seconds
 from helixsim.yaml_files import parse_yaml, validate, yaml_text
 
+DEFAULT_GAP = "100 us"
+"""As :data:`.STEP_GAP_S`."""
+
 _MEMORY_GB = {
     "a100sxm": 85,
     "a40": 48,
@@ -77,7 +80,7 @@ class ImportSettings:
     tensor_parallel: int = 1
     all_reduce_latency: str = "62 us"
     all_reduce_bandwidth: str = "20 GB/s"
-    step_gap: str = "100 us"
+    step_gap: str = DEFAULT_GAP
     memory_share: float | None = None
     source: str = ""
 

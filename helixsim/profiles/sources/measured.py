@@ -5,6 +5,7 @@ from __future__ import annotations
 from helixsim.errors import InputError
 from helixsim.hardware.gpu import GpuMachine
 from helixsim.llms.architecture import Architecture, LayerKind
+from helixsim.profiles.operator_csv import DEFAULT_SKEW
 from helixsim.profiles.operator_documents import operators_document, tables_of_document
 from helixsim.profiles.operators import ALL_REDUCES_PER_LAYER, AllReduce, OperatorTables
 from helixsim.profiles.sources.cache import ProfileCache
@@ -25,13 +26,7 @@ from helixsim.profiles.sources.kernel_tables import (
     layer_tables,
     once_curves,
 )
-from helixsim.profiles.sources.source import SourcedTables
-
-STEP_GAP_S = 100e-6
-"""Time between two steps of vLLM, which kernels do not have; as :data:`.DEFAULT_GAP`."""
-
-DECODE_SKEW = 0.06
-"""As of operator tables without a measured one: the library knows even contexts only."""
+from helixsim.profiles.sources.source import STEP_GAP_S, SourcedTables
 
 OTHER_SOURCE = "use the roofline instead (--source roofline)"
 
@@ -149,7 +144,7 @@ class _Question:
             embedding=embedding,
             final_norm=final_norm,
             head=head,
-            decode_skew=DECODE_SKEW,
+            decode_skew=DEFAULT_SKEW,
             tensor_parallel=num_gpus,
             all_reduce=all_reduce,
             step_gap_s=STEP_GAP_S,

@@ -17,7 +17,7 @@ from helixsim.profiles.operators import (
     LayerTables,
     OperatorTables,
 )
-from helixsim.profiles.sources.source import SourcedTables
+from helixsim.profiles.sources.source import STEP_GAP_S, SourcedTables
 from helixsim.profiles.sources.vidur import VidurFolder, is_vidur_folder
 
 _PCIE = AllReduce(62e-6, 20e9)
@@ -33,13 +33,11 @@ class Unmeasured:
     all_reduce
         Costs of an all-reduce among the GPUs.
     step_gap_s
-        Time between two steps in which the GPU waits. With the default, a simulated run of vLLM
-        0.19 on an RTX 4090 keeps pace with the recorded one as long as both run the same requests
-        (27 s, 900 steps); without it, it gains 0.4 % of the time.
+        Time between two steps in which the GPU waits.
     """
 
     all_reduce: AllReduce = _PCIE
-    step_gap_s: float = 100e-6
+    step_gap_s: float = STEP_GAP_S
 
 
 def folder_tables(
