@@ -48,7 +48,8 @@ def profile_source(name: str, cache: ProfileCache | None = None) -> ProfileSourc
 def _roofline() -> ProfileSource:
     from helixsim.profiles.roofline.source import RooflineSource
 
-    return RooflineSource()
+    source: ProfileSource = RooflineSource()
+    return source
 
 
 class FirstKnown:
