@@ -140,18 +140,25 @@ class TablesSource:
             tables = folder.tables(architecture, num_gpus, self._unmeasured.step_gap_s)
         else:
             measured = OperatorFolder(self._folder)
-            experts = self._experts_of(architecture)
+            experts = experts_of(architecture, self._folder)
             tables = folder_tables(measured, self._unmeasured, num_gpus=num_gpus, experts=experts)
         return SourcedTables(tables, "tables", f"operator times in {self._folder}")
 
-    def _experts_of(self, architecture: Architecture) -> tuple[int, int] | None:
-        """The experts of all layers: such measurements are of one kind of layers."""
-        if len(architecture.kinds) > 1:
-            names = ", ".join(kind.name for kind in architecture.kinds)
-            raise InputError(
-                f"has times of one kind of layers, but {architecture.name} has several ({names}); "
-                "write a machine file with operators.kinds",
-                file=self._folder,
-            )
-        experts = architecture.kinds[0].experts
-        return None if experts is None else (experts.num_experts, experts.experts_per_token)
+
+def experts_of(architecture: Architecture, folder: Path) -> tuple[int, int] | None:
+    """Experts of each layer and of a token, for measurements of one kind of layers.
+
+    Raises
+    ------
+    InputError
+        If the LLM has layers of several kinds.
+    """
+    if len(architecture.kinds) > 1:
+        names = ", ".join(kind.name for kind in architecture.kinds)
+        raise InputError(
+            f"has times of one kind of layers, but {architecture.name} has several ({names}); "
+            "write a machine file with operators.kinds",
+            file=folder,
+        )
+    experts = architecture.kinds[0].experts
+    return None if experts is None else (experts.num_experts, experts.experts_per_token)
