@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import aiconfigurator_core
-import architectures
+import llm_architectures as architectures
 from aiconfigurator_core.sdk.engine import EngineHandle
 
 from helixsim.errors import InputError
