@@ -140,5 +140,7 @@ def _report(llm: LLM, machine_type: MachineType, sourced: SourcedTables) -> list
     lines.append(f"figures: {sourced.source}")
     if sourced.note:
         lines.append(f"note: {sourced.note}")
-    lines.append(f"how far off: {error_statement(sourced.kind)}")
+    statement = error_statement(sourced.kind)
+    if statement.partition(": ")[2] not in sourced.source:
+        lines.append(f"how far off: {statement}")
     return lines

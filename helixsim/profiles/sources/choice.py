@@ -10,7 +10,7 @@ from helixsim.llms.architecture import Architecture
 from helixsim.profiles.sources.cache import ProfileCache, cache_folder
 from helixsim.profiles.sources.measured import MeasuredSource
 from helixsim.profiles.sources.operator_folder import TablesSource
-from helixsim.profiles.sources.source import ProfileSource, SourcedTables
+from helixsim.profiles.sources.source import ProfileSource, SourcedTables, UnknownPairError
 
 SOURCES = ("auto", "measured", "roofline", "tables:DIR")
 """Names of sources."""
@@ -69,6 +69,6 @@ class FirstKnown:
         """The times."""
         try:
             return self._first(architecture, machine)
-        except InputError as error:
-            reason = error.message
-        return replace(self._other(architecture, machine), note=reason)
+        except UnknownPairError as error:
+            note = error.reason
+        return replace(self._other(architecture, machine), note=note)

@@ -26,7 +26,7 @@ from helixsim.profiles.sources.kernel_tables import (
     layer_tables,
     once_curves,
 )
-from helixsim.profiles.sources.source import STEP_GAP_S, SourcedTables
+from helixsim.profiles.sources.source import STEP_GAP_S, SourcedTables, UnknownPairError
 
 OTHER_SOURCE = "use the roofline instead (--source roofline)"
 
@@ -56,21 +56,18 @@ class MeasuredSource:
 
         Raises
         ------
-        InputError
+        UnknownPairError
             If the package is not installed, or has no times of the pair.
         """
         version = self._library.version()
         if version is None:
-            raise InputError(
-                f"measured times need the package {PACKAGE}: {INSTALL_HINT}; or {OTHER_SOURCE}"
-            )
+            reason = f"measured times need the package {PACKAGE} ({INSTALL_HINT})"
+            raise UnknownPairError(reason, OTHER_SOURCE)
         system = library_names().system_of(machine.gpu.name)
         if system is None:
             known = ", ".join(sorted(set(library_names().systems.values())))
-            raise InputError(
-                f"{PACKAGE} {version} has no measured times of {machine.gpu.name}, only of "
-                f"{known}; {OTHER_SOURCE}"
-            )
+            reason = f"{PACKAGE} {version} has no measured times of {machine.gpu.name}"
+            raise UnknownPairError(f"{reason}, only of {known}", OTHER_SOURCE)
         if self._cache is None:
             return self._asked(architecture, machine, system, version)
         key = f"{PACKAGE} {version} {architecture!r} {machine!r}"
@@ -86,9 +83,10 @@ class MeasuredSource:
         try:
             tables = _Question(self._library, architecture, machine, system).tables()
         except InputError as error:
-            raise InputError(
+            raise UnknownPairError(
                 f"{PACKAGE} {version} has no measured times of {architecture.name} on "
-                f"{machine.name}: {error.message}; {OTHER_SOURCE}"
+                f"{machine.name}: {error.message}",
+                OTHER_SOURCE,
             ) from error
         engine = self._library.engine_version(system)
         return SourcedTables(

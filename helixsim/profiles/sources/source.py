@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from helixsim.errors import InputError
 from helixsim.hardware.gpu import GpuMachine
 from helixsim.llms.architecture import Architecture
 from helixsim.profiles.operators import OperatorTables
@@ -41,6 +42,22 @@ class SourcedTables:
     note: str = ""
 
 
+class UnknownPairError(InputError):
+    """A source has no times of an LLM on a machine.
+
+    Parameters
+    ----------
+    reason
+        Why.
+    advice
+        What the user can do.
+    """
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(f"{reason}; {advice}")
+        self.reason = reason
+
+
 class ProfileSource(Protocol):
     """Tells how long an LLM's operators take on a machine."""
 
@@ -49,7 +66,9 @@ class ProfileSource(Protocol):
 
         Raises
         ------
+        UnknownPairError
+            If this source knows nothing of the pair.
         InputError
-            If this source knows nothing of the pair; the message says what would.
+            If what the user gave cannot be used.
         """
         ...
