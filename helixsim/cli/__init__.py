@@ -18,6 +18,7 @@ from helixsim.cli import (
     operators,
     pictures,
     plan,
+    profile,
     replay,
     run,
     scenarios,
@@ -53,6 +54,7 @@ app.command("llms")(llms.llms)
 app.command("generate-cluster")(files.generate_cluster)
 app.command("generate-trace")(files.generate_trace)
 app.command("import-helix")(files.import_helix)
+app.command("profile")(profile.profile)
 app.command("import-operators")(operators.import_operators)
 app.command("gpus")(gpus.gpus)
 app.command("schema")(files.schema)

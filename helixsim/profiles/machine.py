@@ -14,6 +14,7 @@ from helixsim.errors import PlacementError, ScenarioError
 if TYPE_CHECKING:
     from helixsim.profiles.kv_memory import KvMemory
     from helixsim.profiles.operators import OperatorTables
+    from helixsim.profiles.sources.source import FiguresKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +209,10 @@ class MachineProfile:
         them.
     kv_memory
         The memory that the KV capacities follow from, if they do.
+    figures
+        What kind of figures the times are (:data:`.FiguresKind`); None if that is unknown.
+    source
+        Where they are from, in a sentence.
     """
 
     machine_type: str
@@ -219,6 +224,8 @@ class MachineProfile:
     hints: PlannerHints
     operators: OperatorTables | None = None
     kv_memory: KvMemory | None = None
+    figures: FiguresKind | None = None
+    source: str = ""
 
     def capacity(self, num_layers: int) -> Capacity:
         """Capacity of such a machine when it holds `num_layers`.

@@ -23,6 +23,7 @@ from helixsim.profiles.machine import (
 from helixsim.profiles.operator_spec import OperatorsSpec
 from helixsim.profiles.operators import OperatorTables
 from helixsim.profiles.planning_curves import CONTEXT_PER_DECODE, planning_curves
+from helixsim.profiles.sources.source import FiguresKind
 from helixsim.yaml_files import Bytes, BytesPerSecond, FileModel, located_error
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -166,6 +167,11 @@ class PlannerSpec(FileModel):
 class ServingSpec(FileModel):
     """Latency profile, KV cache and batch limits of a machine for one LLM."""
 
+    figures: FiguresKind | None = Field(
+        default=None,
+        description="What the times stand on: kernels that others `measured`, operator `tables` of "
+        "the pair itself, or a `roofline` reckoned from the data sheet. Runs say so.",
+    )
     prefill: CurveSpec | None = None
     decode: CurveSpec | None = None
     operators: OperatorsSpec | None = Field(
@@ -364,4 +370,6 @@ class MachineSpec(FileModel):
             hints=hints,
             operators=operators,
             kv_memory=memory,
+            figures=serving.figures,
+            source=self.source,
         )

@@ -10,10 +10,11 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import aiconfigurator_core
-import architectures
+import llm_architectures as architectures
 from aiconfigurator_core.sdk.engine import EngineHandle
 
 from helixsim.errors import InputError
@@ -57,14 +58,14 @@ def compiled(name: str, system: str, num_gpus: int, **modes: str) -> EngineHandl
         )
 
 
-def step_s(tables, architecture, chunk: int, before: int, decodes: int, context: int) -> float:
-    """Seconds of a step without the gap before it."""
+def step_ms(tables, architecture, chunk: int, before: int, decodes: int, context: int) -> float:
+    """Milliseconds of a step without the gap before it."""
     tokens, sequences = chunk + decodes, decodes + (chunk > 0)
     stage = tables.stage(0, architecture.num_layers)
     layer = stage.layer_s(tokens, architecture.activation_bytes_per_token)
     layer += stage.attention_s(chunk, before, decodes, context)
     head_s = tables.head(sequences if decodes else 1)
-    return architecture.num_layers * layer + tables.embedding(tokens) + head_s
+    return 1000 * (architecture.num_layers * layer + tables.embedding(tokens) + head_s)
 
 
 def main() -> None:
@@ -88,11 +89,7 @@ def main() -> None:
             if architecture.weights.name == "fp8" and "DeepSeek" not in name:
                 modes["gemm_quant_mode"] = "fp8"
             handle = compiled(name, system, num_gpus, **modes)
-            tables = sourced.tables
-
-            def of_ours(*step: int) -> float:
-                return 1000 * step_s(tables, architecture, *step)
-
+            of_ours = partial(step_ms, sourced.tables, architecture)
             errors = {
                 "prefill": [
                     of_ours(chunk, before, 0, 0)

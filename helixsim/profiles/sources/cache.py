@@ -37,7 +37,7 @@ class ProfileCache:
         self._folder = folder
 
     def load(self, key: str) -> SourcedTables | None:
-        """The tables that were stored under a key; None if there are none, or the file is damaged."""
+        """The tables that were stored under a key; None without any, or if the file is damaged."""
         try:
             document = json.loads(self._file(key).read_text(encoding="utf-8"))
             if document["key"] != key:

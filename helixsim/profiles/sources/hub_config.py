@@ -1,7 +1,7 @@
 """A ``config.json`` of the Hugging Face hub for one kind of layers of an LLM.
 
-Libraries of measured kernels know LLMs by such files. It describes two layers; kinds of layers that
-a library only knows together (DeepSeek's attention and its experts, the windows of gpt-oss) stay so.
+Libraries of measured kernels know LLMs by such files. It describes two layers; what a library only
+knows together (DeepSeek's attention and experts, the windows of gpt-oss) stays so.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class FeedForward:
 def feed_forward_of(kind: LayerKind) -> FeedForward:
     """The widths of a layer's feed-forward block, from its matrices.
 
-    The matrices that are split by their inputs are the attention's last one and the block's last one.
+    The matrices that are split by their inputs are the last ones of attention and block.
 
     Raises
     ------
@@ -134,7 +134,7 @@ def _dense(architecture: Architecture, kind: LayerKind, block: FeedForward) -> d
 
 
 def _normed(architecture: Architecture, kind: LayerKind) -> bool:
-    """Whether queries and keys have norms: the values outside of matrices are those of the norms."""
+    """Whether queries and keys have norms: all values outside of matrices are of norms."""
     norms = 2 * architecture.hidden_size
     return kind.other_values == norms + 2 * kind.attention.key_dim
 

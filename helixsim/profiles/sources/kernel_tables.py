@@ -3,8 +3,8 @@
 The library lists the operators of an LLM, once for prefills and once for decodes, and tells the
 time of each at any size. :data:`_ROLES` says what each is for us. Matrices, norms and experts take
 the same time in both lists at the same number of tokens, but where an LLM runs shared experts
-beside the others in decodes: the decodes' list holds up to :data:`MAX_DECODES` tokens, the prefills'
-list above. What all-reduces of a layer take more than their fitted line is in `dense`.
+beside the others in decodes: the decodes' list holds up to :data:`MAX_DECODES` tokens, that of
+prefills above. What all-reduces of a layer take more than their fitted line is in `dense`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ _STEPS = ((1, 1024), (8, 4096), (32, 16384))
 library's times rise in stairs, and kernels of tuned sizes are faster in between."""
 TOKENS = tuple(
     sorted(
-        {at + more for step, end in _STEPS for at in range(step, end + 1, step) for more in (0, 1)}
+        {at + more for step, end in _STEPS for at in range(step, end, step) for more in (0, 1)}
+        | {_STEPS[-1][1]}
     )
 )
 """New tokens of a pass at which the library is asked."""
@@ -281,7 +282,7 @@ def fitted_all_reduce(
 ) -> AllReduce:
     """A line below the times of all exchanges of a layer, as two all-reduces.
 
-    Its latency is about that of hardly any data, its bandwidth that of much.
+    Its bandwidth is that of much data, its latency at most that of hardly any.
     """
     share = 2 * (num_gpus - 1) / num_gpus
     known = list(exchanges)
@@ -292,15 +293,14 @@ def fitted_all_reduce(
         )
         for tokens in TOKENS
     ]
-    latency_s = min(seconds for _, seconds in points)
-    if latency_s <= 0 or latency_s == points[-1][1]:
+    (half, half_s), (most, most_s) = points[-len(points) // 2], points[-1]
+    slope = (most_s - half_s) / (most - half)
+    if slope <= 0:
         raise InputError("it has no times of all-reduces")
-    rate = max(sent / (seconds - latency_s) for sent, seconds in points if seconds > latency_s)
-    above_s = max(latency_s + sent / rate - seconds for sent, seconds in points)
-    latency_s = max(latency_s - above_s, 0.0)
-    if not latency_s:
-        rate = max(sent / seconds for sent, seconds in points)
-    return AllReduce(latency_s, rate)
+    latency_s = min(seconds - slope * sent for sent, seconds in points)
+    if latency_s < 0:
+        latency_s, slope = 0.0, min(seconds / sent for sent, seconds in points)
+    return AllReduce(latency_s, 1 / slope)
 
 
 def once_curves(

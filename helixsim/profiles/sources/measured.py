@@ -5,6 +5,7 @@ from __future__ import annotations
 from helixsim.errors import InputError
 from helixsim.hardware.gpu import GpuMachine
 from helixsim.llms.architecture import Architecture, LayerKind
+from helixsim.profiles.operator_csv import DEFAULT_SKEW
 from helixsim.profiles.operator_documents import operators_document, tables_of_document
 from helixsim.profiles.operators import ALL_REDUCES_PER_LAYER, AllReduce, OperatorTables
 from helixsim.profiles.sources.cache import ProfileCache
@@ -25,13 +26,7 @@ from helixsim.profiles.sources.kernel_tables import (
     layer_tables,
     once_curves,
 )
-from helixsim.profiles.sources.source import SourcedTables
-
-STEP_GAP_S = 100e-6
-"""Time between two steps of vLLM, which kernels do not have; as :data:`.DEFAULT_GAP`."""
-
-DECODE_SKEW = 0.06
-"""As of operator tables without a measured one: the library knows even contexts only."""
+from helixsim.profiles.sources.source import STEP_GAP_S, SourcedTables, UnknownPairError
 
 OTHER_SOURCE = "use the roofline instead (--source roofline)"
 
@@ -61,21 +56,18 @@ class MeasuredSource:
 
         Raises
         ------
-        InputError
+        UnknownPairError
             If the package is not installed, or has no times of the pair.
         """
         version = self._library.version()
         if version is None:
-            raise InputError(
-                f"measured times need the package {PACKAGE}: {INSTALL_HINT}; or {OTHER_SOURCE}"
-            )
+            reason = f"measured times need the package {PACKAGE} ({INSTALL_HINT})"
+            raise UnknownPairError(reason, OTHER_SOURCE)
         system = library_names().system_of(machine.gpu.name)
         if system is None:
             known = ", ".join(sorted(set(library_names().systems.values())))
-            raise InputError(
-                f"{PACKAGE} {version} has no measured times of {machine.gpu.name}, only of {known}; "
-                f"{OTHER_SOURCE}"
-            )
+            reason = f"{PACKAGE} {version} has no measured times of {machine.gpu.name}"
+            raise UnknownPairError(f"{reason}, only of {known}", OTHER_SOURCE)
         if self._cache is None:
             return self._asked(architecture, machine, system, version)
         key = f"{PACKAGE} {version} {architecture!r} {machine!r}"
@@ -91,9 +83,10 @@ class MeasuredSource:
         try:
             tables = _Question(self._library, architecture, machine, system).tables()
         except InputError as error:
-            raise InputError(
+            raise UnknownPairError(
                 f"{PACKAGE} {version} has no measured times of {architecture.name} on "
-                f"{machine.name}: {error.message}; {OTHER_SOURCE}"
+                f"{machine.name}: {error.message}",
+                OTHER_SOURCE,
             ) from error
         engine = self._library.engine_version(system)
         return SourcedTables(
@@ -149,7 +142,7 @@ class _Question:
             embedding=embedding,
             final_norm=final_norm,
             head=head,
-            decode_skew=DECODE_SKEW,
+            decode_skew=DEFAULT_SKEW,
             tensor_parallel=num_gpus,
             all_reduce=all_reduce,
             step_gap_s=STEP_GAP_S,

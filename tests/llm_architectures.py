@@ -39,10 +39,10 @@ def attention(heads: int, kv_heads: int, head_dim: int, window: int | None = Non
 
 
 def dense_llm(name, layers, hidden, heads, kv_heads, head_dim, width, vocabulary, **formats):
-    normed = formats.pop("normed", False)
+    normed, (window,) = formats.pop("normed", False), formats.pop("windows", (None,))
     kind = LayerKind(
         name="dense",
-        attention=attention(heads, kv_heads, head_dim),
+        attention=attention(heads, kv_heads, head_dim, window),
         matrices=grouped(hidden, heads, kv_heads, head_dim) + feed_forward(hidden, width),
         other_values=2 * hidden + (2 * head_dim if normed else 0),
     )
