@@ -100,7 +100,7 @@ def test_four_numbers_are_a_gpu(tmp_path):
         (("{bf16: 200}", "{bf16: -1}"), "my-gpu.yaml: peak_tflops.bf16"),
         (("900 GB/s", "0 GB/s"), "my-gpu.yaml: bandwidth: must be above zero"),
         (("48 GB", "48"), "my-gpu.yaml: memory: 48 has no unit"),
-        (("memory", "memmory"), "my-gpu.yaml: memmory"),
+        (("memory", "memmory"), "memmory"),
     ],
 )
 def test_mistakes_are_told_with_their_place(tmp_path, change, message):
