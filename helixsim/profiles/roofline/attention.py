@@ -31,7 +31,8 @@ def prefill_s(
     size = (attention.context(before) + chunk) * _kv_bytes(architecture, kind, num_gpus)
     flop_per_s = rates.flop_per_s(architecture.activations) * rates.generation.attention_share
     bytes_per_s = rates.bytes_per_s * rates.generation.kv_share
-    return rates.generation.attention_s + rates.product_s(flop, size, flop_per_s, bytes_per_s)
+    fixed_s = rates.generation.attention_s + rates.efficiency.prefill_s
+    return fixed_s + rates.product_s(flop, size, flop_per_s, bytes_per_s)
 
 
 def decode_s(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +74,18 @@ class Efficiency:
     corner
         Exponent p of the rounded corner of the roofline: (compute^p + memory^p)^(1/p).
     kernel_s
-        Fixed cost of a kernel.
+        Fixed cost of a small kernel: a norm, an activation function.
+    matrix_s
+        Fixed cost of a product with a matrix.
     small_kernel_share
         Share of the memory bandwidth of norms and activations.
+    prefill_s
+        What the attention of a prefill costs beside that of decodes.
     expert_s
         Fixed cost of a layer's experts: choosing them, sorting the tokens.
+    expert_rows
+        Rows that the products of each expert in use waste, since tokens are filled up to whole
+        tiles.
     sampler_s
         Fixed cost of the sampler.
     sampler_passes
@@ -92,9 +99,12 @@ class Efficiency:
     peak_share: float
     corner: float
     kernel_s: float
+    matrix_s: float
     small_kernel_share: float
+    prefill_s: float
     expert_s: float
+    expert_rows: float
     sampler_s: float
     sampler_passes: float
-    generations: Mapping[str, GenerationEfficiency] = field(default_factory=dict)
-    links: Mapping[str, LinkEfficiency] = field(default_factory=dict)
+    generations: Mapping[str, GenerationEfficiency]
+    links: Mapping[str, LinkEfficiency]

@@ -41,7 +41,7 @@ def experts_s(
         used_share = distinct / experts.num_experts
         read = min(_largest(read, read * (1 - used_share), num_gpus), most)
     expert_bytes = sum(map(architecture.matrix_bytes, experts.matrices))
-    flop = 2 * uses * experts.expert_values
+    flop = 2 * (uses + rates.efficiency.expert_rows * read) * experts.expert_values
     flop_per_s = rates.flop_per_s(form) * rates.generation.expert_share
     bytes_per_s = rates.bytes_per_s * rates.generation.expert_weight_share
     product_s = rates.product_s(flop, read * expert_bytes, flop_per_s, bytes_per_s)

@@ -23,16 +23,14 @@ def matrix_s(
     size = architecture.matrix_bytes(matrix) / shared
     bytes_per_s = rates.bytes_per_s * rates.generation.weight_share
     product_s = rates.product_s(flop, size, rates.flop_per_s(form), bytes_per_s)
-    return rates.efficiency.kernel_s + product_s
+    return rates.efficiency.matrix_s + product_s
 
 
 def matrices_s(
     rates: Rates, architecture: Architecture, kind: LayerKind, tokens: float, num_gpus: int
 ) -> float:
     """Seconds of all matrices of a layer that every token goes through."""
-    return sum(
-        matrix_s(rates, architecture, matrix, tokens, num_gpus) for matrix in kind.matrices
-    )
+    return sum(matrix_s(rates, architecture, matrix, tokens, num_gpus) for matrix in kind.matrices)
 
 
 def small_kernels_s(

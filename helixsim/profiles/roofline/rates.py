@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import pow as power
 
 from helixsim.hardware.gpu import Gpu
 from helixsim.llms.architecture import NumberFormat
@@ -70,4 +71,4 @@ class Rates:
         if longer == 0:
             return 0.0
         shorter = min(compute_s, memory_s)
-        return longer * (1 + (shorter / longer) ** corner) ** (1 / corner)
+        return longer * power(1 + power(shorter / longer, corner), 1 / corner)
