@@ -1,8 +1,8 @@
 """Step times that others measured, for comparison with the roofline.
 
 Which GPUs the constants are fitted on was chosen before the first fit: one of each generation that
-has measurements, so that most of the judged ones have a fitted relative. B200 has none: RTX-PRO-6000
-has its generation's name, but the tensor cores of the one before.
+has measurements, so that most of the judged GPUs have a fitted relative. B200 has none:
+RTX-PRO-6000 has its generation's name, but other tensor cores.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def load_gpu(name_or_path: str | Path, base_dir: str | Path = ".", own: Iterable
     base_dir
         Folder to which a relative path refers.
     own
-        GPUs of the user; they come before those of the catalogue.
+        GPUs of the user; they come before the catalogue's.
 
     Raises
     ------

@@ -12,16 +12,13 @@ from typing import Any
 from helixsim.errors import InputError
 from helixsim.profiles.library import load_llm
 from helixsim.profiles.machine import LLM
+from helixsim.profiles.memory import usable_share
 from helixsim.profiles.model_config import ModelSizes, read_model_config
 from helixsim.profiles.operator_csv import DEFAULT_SKEW, OperatorFolder
 from helixsim.profiles.operators import OperatorCurve
 from helixsim.profiles.spec import KvSpec, LLMSpec, MachineSpec
 from helixsim.units import num_bytes
 from helixsim.yaml_files import parse_yaml, validate, yaml_text
-
-RESERVED_BYTES = 1.25e9
-"""What vLLM keeps of each GPU beside weights and KV cache, with steps of 2,048 tokens: vLLM 0.19
-left room for 41,408 tokens of Llama-3.1-8B in 0.9 x 25.25 GB of an RTX 4090."""
 
 DEFAULT_GAP = "100 us"
 """With it, a simulated run of vLLM 0.19 on an RTX 4090 keeps pace with the recorded one as long as
@@ -72,7 +69,7 @@ class ImportSettings:
         Time between two steps in which the GPU waits, with a unit.
     memory_share
         Usable share of the memory, for weights and KV caches. None for what vLLM takes by default:
-        0.9, less what it keeps for activations and CUDA graphs (:data:`RESERVED_BYTES`).
+        0.9, less what it keeps for activations and CUDA graphs (:func:`.memory.usable_share`).
     source
         Source of the figures; empty for the folder.
     """
@@ -175,7 +172,7 @@ def _machine_text(
     memory_bytes = num_bytes(settings.memory)
     share = settings.memory_share
     if share is None:
-        share = max(0.9 - RESERVED_BYTES * settings.tensor_parallel / memory_bytes, 0.1)
+        share = usable_share(memory_bytes, settings.tensor_parallel)
     kv = KvSpec(from_memory=_rounded(share))
     if by_count := kv.token_layers_by_count(memory_bytes, llm):
         serving["max_layers"] = max(by_count)

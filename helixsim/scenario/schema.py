@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from helixsim.errors import ScenarioError
+from helixsim.hardware.gpu_spec import GpuFile
 from helixsim.physics.engine import EngineFile
 from helixsim.profiles.spec import LLMSpec, MachineSpec
 from helixsim.scenario.cluster_spec import ClusterFile
@@ -24,6 +25,7 @@ FILE_KINDS: Mapping[str, type[FileModel]] = MappingProxyType(
         "placement": PlacementFile,
         "llm": LLMSpec,
         "machine": MachineSpec,
+        "gpu": GpuFile,
         "engine": EngineFile,
         "sweep": SweepSpec,
     }

@@ -263,9 +263,7 @@ def derive(document: dict[str, Any]) -> None:
     known = document["generations"]
     # Each generation needs less energy for a product, so that an older one's limit says nothing.
     known["blackwell"] = {**known["hopper"], "tflop_per_joule": None}
-    middle = {
-        name: float(f"{median(known[gen][name] for gen in MEASURED):.3g}") for name in START
-    }
+    middle = {name: float(f"{median(known[gen][name] for gen in MEASURED):.3g}") for name in START}
     known["unmeasured"] = {**middle, "tflop_per_joule": None}
 
 

@@ -66,7 +66,7 @@ def decode_s(
 
 
 def attended_pairs(attention: Attention, chunk: float, before: float) -> float:
-    """Pairs of a new token and a token that it attends to: itself and those before it.
+    """Pairs of a new token and a token that it attends to: itself and earlier tokens.
 
     A token with a window w attends to at most w tokens, with itself.
     """

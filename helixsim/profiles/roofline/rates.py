@@ -11,8 +11,8 @@ from helixsim.profiles.roofline.efficiency import Efficiency, GenerationEfficien
 
 _NARROW = ("fp8", "int8", "nvfp4")
 """Formats of weights that tensor cores multiply with activations of the same format. Others, and
-these where the GPU has no peak for them, are turned into 16 bits on their way to the multipliers:
-only their size counts."""
+these where the GPU has no peak for them, are turned into 16 bits before they are multiplied: only
+their size counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Rates:
     efficiency
         All constants.
     generation
-        Those of its generation.
+        The constants of its generation.
     """
 
     gpu: Gpu

@@ -14,6 +14,7 @@ from helixsim.profiles.roofline.tables import RooflineTables
 from helixsim.profiles.sources.source import SourcedTables
 from helixsim.units import seconds
 
+
 @dataclass(frozen=True, slots=True)
 class RooflineSource:
     """A :class:`~helixsim.profiles.sources.source.ProfileSource` that needs only a data sheet.
@@ -32,7 +33,7 @@ class RooflineSource:
         Raises
         ------
         InputError
-            If the layers cannot be shared by so many GPUs.
+            If this number of GPUs cannot share the layers.
         """
         constants = self.constants or shipped_constants()
         check_shares(architecture, machine)
