@@ -9,7 +9,7 @@ from pathlib import Path
 
 from helixsim.errors import ScenarioError
 from helixsim.hardware.gpu import Gpu
-from helixsim.hardware.gpu_spec import CatalogueFile, GpuFile, GpuSpec
+from helixsim.hardware.gpu_spec import CatalogueFile, CatalogueGpu, GpuFile
 from helixsim.yaml_files import did_you_mean, read_yaml, validate
 
 CATALOGUE = Path(__file__).parent / "data" / "gpus.yaml"
@@ -54,7 +54,7 @@ def load_gpu(name_or_path: str | Path, base_dir: str | Path = ".", own: Iterable
     return _variant_of(str(name_or_path)).to_gpu()
 
 
-def _variant_of(name: str) -> GpuSpec:
+def _variant_of(name: str) -> CatalogueGpu:
     """The only GPU with all words of a name, as in `A100 80GB PCIe`."""
     words = _words(name)
     found = [entry for entry in _catalogue().gpus if words and words <= _words(entry.name)]

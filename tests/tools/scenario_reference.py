@@ -237,6 +237,9 @@ class Writer:
         if kind == "array":
             return f"list of {self.value(value['items'])}"
         if kind == "object":
+            if "enum" in value.get("propertyNames", {}):
+                keys = ", ".join(f"`{key}`" for key in value["propertyNames"]["enum"])
+                return f"{keys} → {self.value(value['additionalProperties'])}"
             (inner,) = value["patternProperties"].values()
             return f"name → {self.value(inner)}"
         if kind == "string":
