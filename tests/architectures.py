@@ -97,8 +97,49 @@ _SIZES = {
 }
 
 
+def deepseek_v3() -> Architecture:
+    """DeepSeek-V3: multi-head latent attention, three dense layers, a shared expert."""
+    hidden, heads, inner = 7168, 128, 2048
+    projections = (
+        Matrix("q_a", hidden, 1536, "none"),
+        Matrix("q_b", 1536, heads * 192),
+        Matrix("kv_a", hidden, 576, "none"),
+        Matrix("kv_b", 512, heads * 256),
+        Matrix("o", heads * 128, hidden, "inputs"),
+    )
+    attention = Attention(
+        num_heads=heads, num_kv_heads=heads, key_dim=192, value_dim=128, latent_dim=576
+    )
+
+    def block(size: int) -> tuple[Matrix, ...]:
+        up = Matrix("gate_up", hidden, 2 * size)
+        return up, Matrix("down", size, hidden, "inputs")
+
+    dense = LayerKind(name="dense", attention=attention, matrices=(*projections, *block(18_432)))
+    router = Matrix("router", hidden, 256, "none", BF16)
+    routed = LayerKind(
+        name="experts",
+        attention=attention,
+        matrices=(*projections, router, *block(inner)),
+        experts=Experts(256, 8, block(inner)),
+    )
+    return Architecture(
+        name="deepseek-v3",
+        hidden_size=hidden,
+        vocab_size=129_280,
+        kinds=(dense, routed),
+        kind_of_layer=(0,) * 3 + (1,) * 58,
+        tied_embedding=False,
+        weights=NUMBER_FORMATS["fp8"],
+        kv=BF16,
+        activations=BF16,
+    )
+
+
 def measured_llm(name: str, weights: str = "bf16") -> Architecture:
     """An LLM that others measured, with weights of this format."""
+    if name == "deepseek-v3":
+        return deepseek_v3()
     layers, hidden, heads, ffn, vocab, *experts = _SIZES[name]
     gpt_oss = name.startswith("gpt-oss")
     return architecture(

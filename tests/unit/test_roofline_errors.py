@@ -21,14 +21,14 @@ def test_the_halves_have_no_gpu_in_common():
 
 def test_kernel_times_are_complete():
     steps = list(kernel_steps())
-    assert len(steps) == 1890
+    assert len(steps) == 1932
     assert {step.num_gpus for step in steps} == {1, 2, 4, 8}
     # Six prefills and fifteen decodes of each pair; experts only where the LLM has them.
     assert len({(s.gpu, s.llm, s.weights, s.num_gpus) for s in steps}) == len(steps) / 21
     assert all((s.groups["experts"] > 0) == (s.llm in EXPERTS) for s in steps)
 
 
-EXPERTS = ("mixtral-8x7b", "qwen3-30b-a3b", "gpt-oss-120b")
+EXPERTS = ("mixtral-8x7b", "qwen3-30b-a3b", "gpt-oss-120b", "deepseek-v3")
 
 
 def test_errors_against_kernel_times_are_as_recorded():
