@@ -55,9 +55,13 @@ def load_gpu(name_or_path: str | Path, base_dir: str | Path = ".", own: Iterable
 
 
 def _variant_of(name: str) -> CatalogueGpu:
-    """The only GPU with all words of a name, as in `A100 80GB PCIe`."""
+    """The only GPU with all words of a name, as in `A100 80GB PCIe`.
+
+    One word has letters and digits: `ada`, or `16`, names no GPU.
+    """
     words = _words(name)
-    found = [entry for entry in _catalogue().gpus if words and words <= _words(entry.name)]
+    named = any(re.search("[a-z]", word) and re.search("[0-9]", word) for word in words)
+    found = [entry for entry in _catalogue().gpus if named and words <= _words(entry.name)]
     if len(found) == 1:
         return found[0]
     if found:

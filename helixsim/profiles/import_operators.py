@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helixsim.errors import InputError
+from helixsim.errors import InputError, ScenarioError
+from helixsim.hardware.catalogue import load_gpu
 from helixsim.profiles.library import load_llm
 from helixsim.profiles.machine import LLM
 from helixsim.profiles.memory import usable_share
@@ -24,30 +26,12 @@ DEFAULT_GAP = "100 us"
 """With it, a simulated run of vLLM 0.19 on an RTX 4090 keeps pace with the recorded one as long as
 both run the same requests (27 s, 900 steps). Without it, it gains 0.4 % of the time."""
 
-_MEMORY_GB = {
-    "a100sxm": 85,
-    "a40": 48,
-    "h100": 85,
-    "h200": 150,
-    "l4": 24,
-    "l40s": 48,
-    "rtx3090": 25.3,
-    "rtx4090": 25.25,
-    "rtx5090": 34,
-    "rtxa6000": 51,
-    "rtxpro6000": 102,
-    "t4": 15.8,
-}
-"""GPU -> memory that its driver reports, in 10^9 bytes: mostly a little more than its name says,
-which counts in GiB."""
-
 
 def memory_of_gpus(folder: Path, num_gpus: int) -> str | None:
     """The memory of a machine, if a folder on the way to its measurements is named after a GPU."""
     for part in reversed(folder.absolute().parts):
-        each = _MEMORY_GB.get(re.sub(r"[^a-z0-9]", "", part.lower()))
-        if each is not None:
-            return f"{each * num_gpus:g} GB"
+        with suppress(ScenarioError):  # no GPU, or several variants of one
+            return f"{load_gpu(part).memory_bytes / 1e9 * num_gpus:g} GB"
     return None
 
 

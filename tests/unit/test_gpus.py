@@ -73,6 +73,12 @@ def test_a_name_of_several_gpus_lists_them():
         load_gpu("a100-sxm")
 
 
+@pytest.mark.parametrize("name", ["", "ada", "16", "PRO", "NVIDIA", "my.yml.txt"])
+def test_a_word_that_many_gpus_have_names_none(name):
+    with pytest.raises(ScenarioError, match=f"the catalogue has no GPU '{name}'"):
+        load_gpu(name)
+
+
 def test_an_unknown_name_is_refused_with_the_nearest():
     with pytest.raises(ScenarioError, match="no GPU 'L400'; did you mean 'L40'"):
         load_gpu("L400")
