@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from helixsim.errors import InputError
+from helixsim.errors import InputError, ScenarioError
+from helixsim.hardware.catalogue import load_gpu
 from helixsim.llms.architecture import Architecture, LayerKind
 from helixsim.llms.catalogue import is_shipped
 from helixsim.llms.read import read_architecture
@@ -26,30 +28,12 @@ from helixsim.yaml_files import parse_yaml, validate, yaml_text
 DEFAULT_GAP = "100 us"
 """As :data:`.STEP_GAP_S`."""
 
-_MEMORY_GB = {
-    "a100sxm": 85,
-    "a40": 48,
-    "h100": 85,
-    "h200": 150,
-    "l4": 24,
-    "l40s": 48,
-    "rtx3090": 25.3,
-    "rtx4090": 25.25,
-    "rtx5090": 34,
-    "rtxa6000": 51,
-    "rtxpro6000": 102,
-    "t4": 15.8,
-}
-"""GPU -> memory that its driver reports, in 10^9 bytes: mostly a little more than its name says,
-which counts in GiB."""
-
 
 def memory_of_gpus(folder: Path, num_gpus: int) -> str | None:
     """The memory of a machine, if a folder on the way to its measurements is named after a GPU."""
     for part in reversed(folder.absolute().parts):
-        each = _MEMORY_GB.get(re.sub(r"[^a-z0-9]", "", part.lower()))
-        if each is not None:
-            return f"{each * num_gpus:g} GB"
+        with suppress(ScenarioError):  # no GPU, or several variants of one
+            return f"{load_gpu(part).memory_bytes / 1e9 * num_gpus:g} GB"
     return None
 
 
@@ -71,7 +55,7 @@ class ImportSettings:
         Time between two steps in which the GPU waits, with a unit.
     memory_share
         Usable share of the memory, for weights and KV caches. None for what vLLM takes by default:
-        0.9, less what it keeps for activations and CUDA graphs (:data:`.RESERVED_BYTES`).
+        0.9, less what it keeps for activations and CUDA graphs (:func:`.memory.usable_share`).
     source
         Source of the figures; empty for the folder.
     """

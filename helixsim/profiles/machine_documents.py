@@ -8,21 +8,13 @@ from typing import Any
 from helixsim.hardware.gpu import GpuMachine
 from helixsim.llms.architecture import Architecture
 from helixsim.profiles.machine import LLM, MachineType
+from helixsim.profiles.memory import reserved_bytes, usable_share
 from helixsim.profiles.operator_documents import operators_document, rounded
 from helixsim.profiles.operators import OperatorTables
 from helixsim.profiles.sources.source import SourcedTables
 from helixsim.profiles.spec import KvSpec, MachineSpec
 from helixsim.units import num_bytes
 from helixsim.yaml_files import validate
-
-USABLE_SHARE = 0.9
-"""Share of a GPU's memory that vLLM takes by default."""
-
-RESERVED_BYTES = 1.25e9
-"""What vLLM keeps of each GPU beside weights and KV cache, with steps of 2,048 tokens: vLLM 0.19
-left room for 41,408 tokens of Llama-3.1-8B in 0.9 x 25.25 GB of an RTX 4090."""
-
-_LEAST_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +29,7 @@ class MachineFacts:
         Of the whole machine, with units.
     memory_share
         Usable share of the memory, for weights and KV caches; None for what vLLM takes by default:
-        :data:`USABLE_SHARE`, less what it keeps for activations and CUDA graphs
-        (:data:`RESERVED_BYTES`).
+        0.9, less what it keeps for activations and CUDA graphs (:func:`.memory.usable_share`).
     kv_copies
         How many times the machine stores each token's keys and values.
     """
@@ -64,6 +55,11 @@ def facts_of(machine: GpuMachine, architecture: Architecture, **facts: Any) -> M
     own: dict[str, Any] = {
         "name": machine.name,
         "memory": f"{machine.memory_bytes / 1e9:g} GB",
+        "memory_share": usable_share(
+            machine.memory_bytes,
+            machine.num_gpus,
+            reserved=reserved_bytes(architecture, machine.num_gpus),
+        ),
         "kv_copies": kv_copies(architecture, machine.num_gpus),
     }
     return MachineFacts(**(own | facts))
@@ -75,11 +71,6 @@ def kv_copies(architecture: Architecture, num_gpus: int) -> float:
     copies = [layer.attention.kv_copies(num_gpus) for layer in architecture.layers]
     stored = sum(size * copy for size, copy in zip(sizes, copies, strict=True))
     return stored / sum(sizes)
-
-
-def usable_share(memory_bytes: float, num_gpus: int) -> float:
-    """Share of a machine's memory for weights and KV caches, as vLLM has it by default."""
-    return max(USABLE_SHARE - RESERVED_BYTES * num_gpus / memory_bytes, _LEAST_SHARE)
 
 
 def machine_document(

@@ -126,6 +126,10 @@ MEANINGS = {
     "llm.bytes_per_value": "Bytes of one value of the hidden state.",
     "sweep.schema": "Version of the format.",
     "sweep.kind": "Kind of file.",
+    "gpu.schema": "Version of the format.",
+    "gpu.kind": "Kind of file.",
+    "gpu.name": "Name, for scenarios.",
+    "InterconnectSpec.kind": "What joins the GPUs.",
     "machine.schema": "Version of the format.",
     "machine.kind": "Kind of file.",
     "machine.name": "Name, for clusters.",
@@ -239,6 +243,9 @@ class Writer:
         if kind == "array":
             return f"list of {self.value(value['items'])}"
         if kind == "object":
+            if "enum" in value.get("propertyNames", {}):
+                keys = ", ".join(f"`{key}`" for key in value["propertyNames"]["enum"])
+                return f"{keys} → {self.value(value['additionalProperties'])}"
             (inner,) = value["patternProperties"].values()
             return f"name → {self.value(inner)}"
         if kind == "string":

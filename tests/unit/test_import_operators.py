@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from helixsim.cli import app
+from helixsim.profiles.import_operators import memory_of_gpus
 from helixsim.profiles.library import load_llm, load_machine_type
 from helixsim.profiles.measured_grids import attention_grid, expert_grid
 
@@ -292,6 +294,19 @@ def measured(folder, name, *keys):
     with gzip.open(folder / f"{name}.csv.gz", "rt") as stream:
         rows = list(csv.DictReader(stream))
     return {tuple(row[key] for key in keys): float(row["time_us"]) * 1e-6 for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("folder", "num_gpus", "memory"),
+    [
+        ("RTX4090/llama/tp1", 1, "25.25 GB"),
+        ("measured/rtx-pro-6000/tp2", 2, "204 GB"),
+        ("h100/tp1", 1, None),  # of several variants
+        ("somewhere/tp1", 1, None),
+    ],
+)
+def test_memory_is_that_of_the_gpu_that_a_folder_is_named_after(folder, num_gpus, memory):
+    assert memory_of_gpus(Path("/") / folder, num_gpus) == memory
 
 
 @pytest.mark.reference
