@@ -161,7 +161,10 @@ class DailyRate:
         return self._since_low(self._shift_s + until_s) - self._before
 
     def time_of(self, expected: float) -> float:
-        """The time up to which this number of arrivals is expected: Newton's method in a bracket."""
+        """The time up to which this number of arrivals is expected.
+
+        Newton's method, within a bracket.
+        """
         periods = math.floor(expected / (self.mean_per_s * self.period_s))
         low, high = periods * self.period_s, (periods + 2) * self.period_s
         now = expected / self.mean_per_s
