@@ -138,6 +138,8 @@ def test_files_of_lengths_are_part_of_the_digest(load, tmp_path):
         ({"mode": "offline", "max_prompt_tokens": 400}, (281, 118)),
         ({"mode": "offline", "lengths": "alpaca"}, (14, 49)),
         ({"mode": "offline", "lengths": "own.csv"}, (20, 5)),
+        ({"mode": "offline", "lengths": "near.csv"}, (750, 240)),
+        ({"mode": "offline", "lengths": "far.csv"}, (900, 150)),
         ({"trace": "trace.csv"}, (20, 6)),
         (PLAIN, (100, 20)),
         # 4 turns of 100 + 20: prompts of 100, 220, 340, 460.
@@ -150,6 +152,8 @@ def test_files_of_lengths_are_part_of_the_digest(load, tmp_path):
 )
 def test_the_mean_request_follows_from_the_lengths(load, tmp_path, workload, means):
     (tmp_path / "own.csv").write_text("input_tokens,output_tokens\n10,4\n30,6\n")
+    (tmp_path / "near.csv").write_text("input_tokens,output_tokens\n800,200\n800,220\n")
+    (tmp_path / "far.csv").write_text("input_tokens,output_tokens\n900,150\n")
     (tmp_path / "trace.csv").write_text(
         "arrived_at,num_prefill_tokens,num_decode_tokens\n0,10,5\n1,30,7\n"
     )
