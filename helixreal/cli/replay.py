@@ -141,6 +141,9 @@ def _sending(scenario: Scenario, trace: Trace, rate_scale: float) -> Scenario:
         lengths=None,
         arrivals=None,
         mean_tokens_per_s=None,
+        requests_per_s=None,
+        conversations=None,
+        classes=(),
     )
     last_s = trace.requests[-1].arrival_s / rate_scale + _AFTER_LAST_S
     run = replace(

@@ -290,7 +290,7 @@ def _ttft_limit_s(slos: Iterable[Slo]) -> float | None:
 
 
 def _lateness(scenario: Scenario) -> Lateness:
-    """Requests of a class of users are late by its SLO and by those of all requests."""
+    """Requests of a class of users are late by its SLO and by the SLOs of all requests."""
     names = scenario.workload.class_names
     of_all = [slo for slo in scenario.slos if slo.name not in names]
     limits = {

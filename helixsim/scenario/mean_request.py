@@ -7,12 +7,13 @@ from pathlib import Path
 
 from helixsim.errors import ScenarioError
 from helixsim.scenario.offered_load import mean_request
-from helixsim.scenario.workload_spec import DEFAULT_LENGTHS, WorkloadSpec
+from helixsim.scenario.workload_spec import WorkloadSpec
 from helixsim.scenario.workload_values import Workload
 from helixsim.traces.lengths import LengthModel
+from helixsim.traces.values import Lengths
 
 PUBLISHED = {"mean_prompt_tokens": 750, "mean_output_tokens": 240}
-"""The typical request of the Helix paper, for the Azure conversations."""
+"""The typical request of the Helix paper, which has the lengths of the Azure conversations."""
 TOLERANCE = 0.2
 """Mean lengths that differ by more than this share contradict each other."""
 
@@ -22,10 +23,10 @@ def with_mean_request(
 ) -> Workload:
     """The workload with its mean request.
 
-    Where the scenario does not give it, it is the mean of the lengths; for the built-in Azure
-    conversations, the published typical request, unless limits of length move the mean from it.
-    A mean that is given and contradicts the lengths is told in the workload's warnings; where
-    the lengths are distributions, or of classes, it is an error.
+    Where the scenario does not give it, it is the mean of the lengths; for `lengths` near the
+    published typical request, such as the Azure conversations, it is this request. A mean that is
+    given and contradicts the lengths is told in the workload's warnings; where the lengths are
+    distributions, or of classes, it is an error.
 
     Parameters
     ----------
@@ -43,15 +44,15 @@ def with_mean_request(
     """
     mean = mean_request(workload, duration_s)
     found = {"mean_prompt_tokens": mean.prompt_tokens, "mean_output_tokens": mean.output_tokens}
-    is_published = _has_published_lengths(workload)
+    is_published = _has_published_lengths(workload) and not any(
+        contradicts(PUBLISHED[key], value) for key, value in found.items()
+    )
     is_strict = bool(workload.classes) or spec.prompt_tokens is not None
     means, warnings = {}, []
     for key, value in found.items():
         given = getattr(spec, key)
         if given is None:
-            typical = PUBLISHED[key]
-            keeps = is_published and not contradicts(typical, value)
-            means[key] = typical if keeps else max(1, round(value))
+            means[key] = PUBLISHED[key] if is_published else max(1, round(value))
             continue
         means[key] = given
         if contradicts(given, value):
@@ -75,9 +76,6 @@ def contradicts(given: float, mean: float) -> bool:
 
 
 def _has_published_lengths(workload: Workload) -> bool:
-    lengths = workload.lengths
-    return (
-        isinstance(lengths, LengthModel)
-        and lengths.name == DEFAULT_LENGTHS
-        and workload.conversations is None
-    )
+    """Whether lengths are a built-in set or of a file, each request by itself."""
+    is_plain = isinstance(workload.lengths, Lengths | LengthModel)
+    return is_plain and workload.conversations is None and not workload.classes

@@ -13,8 +13,8 @@ from helixsim.traces.values import Lengths
 
 _MEAN_SAMPLE = 20_000
 _DIGITS = 9
-"""Means of distributions are rounded to so many digits after the point, so that the last bit of a
-machine's logarithm does not matter."""
+"""Means of distributions are rounded to this number of digits after the point, so that the last
+bit of a machine's logarithm does not matter."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from helixsim.scenario.offered_load import offered_requests_per_s
 from helixsim.scenario.workload_warnings import workload_warnings
 from helixsim.traces.values import Lengths
 
 if TYPE_CHECKING:
     from helixsim.scenario.resolved import Scenario
-    from helixsim.scenario.workload_values import Workload
 
 
 def scenario_rows(scenario: Scenario) -> Iterator[tuple[str, str]]:
@@ -23,7 +23,14 @@ def scenario_rows(scenario: Scenario) -> Iterator[tuple[str, str]]:
     yield "cluster", f"{_number(len(cluster), 'node')}: {mix}; {_number(regions, 'region')}"
     yield "placement", _placement(scenario)
     yield "scheduler", _scheduler(scenario)
-    yield "workload", _workload(scenario.workload)
+    workload = scenario.workload
+    yield "workload", _workload(scenario)
+    yield (
+        "request",
+        f"{workload.mean_prompt_tokens} prompt and {workload.mean_output_tokens} output tokens on "
+        "average",
+    )
+    yield from (("warning", warning) for warning in workload.warnings)
     yield "run", f"{run.duration_s:g} s, {run.warmup_s:g} s of it warm-up; seed {run.seed}"
     yield "physics", scenario.physics
     yield "digest", scenario.digest
@@ -56,14 +63,21 @@ def _placement(scenario: Scenario) -> str:
     return f"{_number(len(placement.layers), 'node')}, {copies:.2f} copies of each layer; {links}"
 
 
-def _workload(workload: Workload) -> str:
+def _workload(scenario: Scenario) -> str:
+    workload = scenario.workload
     if workload.trace is not None:
         return f"online, {_number(workload.trace.num_turns, 'request')} of {workload.trace.source}"
     source = workload.lengths.source if isinstance(workload.lengths, Lengths) else ""
     lengths = f"; lengths of {source}" if source else ""
     if workload.mode == "offline":
-        return f"offline, {_number(workload.initial_requests, 'request')} to start with{lengths}"
-    return f"online, {workload.mean_tokens_per_s:g} tokens/s on average{lengths}"
+        load = f"offline, {_number(workload.initial_requests, 'request')} to start with"
+    elif workload.mean_tokens_per_s is not None:
+        load = f"online, {workload.mean_tokens_per_s:g} tokens/s on average"
+    else:
+        per_s = offered_requests_per_s(workload, scenario.run.duration_s)
+        load = f"online, {per_s:.4g} requests/s on average"
+    classes = ", ".join(workload.class_names)
+    return f"{load} of {classes}" if classes else load + lengths
 
 
 def _number(count: int, noun: str) -> str:

@@ -216,12 +216,12 @@ class WorkloadSpec(FileModel):
     mean_prompt_tokens: Count | None = Field(
         default=None,
         description="Prompt tokens of the mean request, for the throughput estimate. Default: the "
-        f"mean of the lengths; 750 with the lengths `{DEFAULT_LENGTHS}`.",
+        f"[mean of the lengths](workload.md#mean-request); 750 with `{DEFAULT_LENGTHS}`.",
     )
     mean_output_tokens: Count | None = Field(
         default=None,
         description="Output tokens of the mean request, for the throughput estimate. Default: the "
-        f"mean of the lengths; 240 with the lengths `{DEFAULT_LENGTHS}`.",
+        f"[mean of the lengths](workload.md#mean-request); 240 with `{DEFAULT_LENGTHS}`.",
     )
 
     @property

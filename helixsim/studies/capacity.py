@@ -253,7 +253,9 @@ class CapacitySearch:
         offered = offered_requests_per_s(found.workload, found.run.duration_s)
         assert offered is not None
         self._requests_per_rate = offered / self._start
-        self.objectives = parse_objectives([slo] if isinstance(slo, str) else slo, found.slos)
+        self.objectives = parse_objectives(
+            [slo] if isinstance(slo, str) else slo, found.slos, found.workload.class_names
+        )
         limits = request_limits(self.objectives)
         if limits and OWN_CLASS not in {known.name for known in found.slos}:
             document = self._set(document, f"slo.{OWN_CLASS}", limits)

@@ -33,7 +33,7 @@ class Rate(Protocol):
         ...
 
     def time_of(self, expected: float) -> float:
-        """The time up to which so many arrivals are expected; infinite if they never come."""
+        """The time up to which this number of arrivals is expected; infinite if they never come."""
         ...
 
 
@@ -48,7 +48,7 @@ class ConstantRate:
         return self.per_s * until_s
 
     def time_of(self, expected: float) -> float:
-        """The time up to which so many arrivals are expected."""
+        """The time up to which this number of arrivals is expected."""
         return expected / self.per_s
 
 
@@ -84,7 +84,7 @@ class SteppedRate:
         return whole + self._counts[number] + rate * (until_s - at_s)
 
     def time_of(self, expected: float) -> float:
-        """The time up to which so many arrivals are expected; infinite if they never come."""
+        """The time up to which this number of arrivals is expected; infinite if they never come."""
         whole_s = 0.0
         if self.period_s:
             periods, expected = divmod(expected, self._counts[-1])
@@ -161,7 +161,10 @@ class DailyRate:
         return self._since_low(self._shift_s + until_s) - self._before
 
     def time_of(self, expected: float) -> float:
-        """The time up to which so many arrivals are expected: Newton's method in a bracket."""
+        """The time up to which this number of arrivals is expected.
+
+        Newton's method, within a bracket.
+        """
         periods = math.floor(expected / (self.mean_per_s * self.period_s))
         low, high = periods * self.period_s, (periods + 2) * self.period_s
         now = expected / self.mean_per_s
