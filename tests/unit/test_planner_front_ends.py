@@ -8,6 +8,7 @@ from helixsim.planner.max_flow.upper_bound import trivial_bound
 from helixsim.planner.plan import plan
 from helixsim.planner.problem import planning_problem
 from helixsim.planner.simulated.candidates import most_stages
+from helixsim.planner.simulated.search import EFFORTS
 from helixsim.planner.simulated.surrogate import Surrogate
 from helixsim.scenario.resolved import Scenario
 
@@ -116,7 +117,7 @@ def test_a_plan_serves_both_front_ends(across):
 
 def test_a_simulated_plan_serves_both_front_ends():
     scenario = two_regions(run={"duration": "2 s", "warmup": "0 s"})
-    found = plan(scenario, effort="quick", time_limit_s=5.0)
+    found = plan(scenario, effort=EFFORTS["quick"], time_limit_s=5.0)
     entries = {pair[0] for pair in found.placement.links if pair[0].startswith("front-end")}
     assert entries == {"front-end-east", "front-end-west"}
     assert found.candidates
