@@ -158,7 +158,9 @@ def placement_picture(scenario: Scenario) -> Picture:
         edges=merge_links(_links(topology, flow, cut.bounds, regions), lane_of),
         layers=_layers(nodes, scenario.llm.num_layers),
         flow_tokens_per_s=flow.tokens_per_s,
-        coordinator_bounds=any(map(topology.is_home, (*cut.bounds.inbound, *cut.bounds.outbound))),
+        coordinator_bounds=any(
+            map(topology.is_front_end, (*cut.bounds.inbound, *cut.bounds.outbound))
+        ),
         front_ends=tuple(front_end.name for front_end in topology.front_ends),
     )
 
@@ -229,13 +231,13 @@ def _roles(bounds: Bounds, index: int) -> tuple[str, ...]:
 def _links(
     topology: Topology, flow: Flow, bounds: Bounds, regions: Sequence[str]
 ) -> list[DrawnLink]:
-    is_home, num_layers = topology.is_home, topology.llm.num_layers
+    is_front_end, num_layers = topology.is_front_end, topology.llm.num_layers
     return [
         DrawnLink(
-            source=COORDINATOR_LANE if is_home(link.source) else link.source,
-            target=COORDINATOR_LANE if is_home(link.target) else link.target,
+            source=COORDINATOR_LANE if is_front_end(link.source) else link.source,
+            target=COORDINATOR_LANE if is_front_end(link.target) else link.target,
             names=(topology.name(link.source), topology.name(link.target)),
-            layer=num_layers if is_home(link.target) else link.entry_layer,
+            layer=num_layers if is_front_end(link.target) else link.entry_layer,
             flow_tokens_per_s=flow.link_tokens_per_s[link.index],
             capacity_tokens_per_s=link.bandwidth_bytes_per_s / link.bytes_per_token,
             latency_s=link.latency_s,
