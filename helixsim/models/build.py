@@ -125,7 +125,10 @@ def build_models(parts: Parts) -> Models:
     topology = parts.topology
     # All front ends report to one coordinator, at once: what returns to any is in one queue.
     returned = DeliveryQueue()
-    inboxes = [*(DeliveryQueue() for _ in topology.nodes), *(returned for _ in topology.homes)]
+    inboxes = [
+        *(DeliveryQueue() for _ in topology.nodes),
+        *(returned for _ in topology.front_end_machines),
+    ]
     point, sending = parts.policy.routing_point, parts.performance.sending
     eager = sending is None and point is RoutingPoint.LINK
     coordinator_node = CoordinatorNode(parts.environment, parts.coordinator, returned, eager=eager)
@@ -138,7 +141,9 @@ def build_models(parts: Parts) -> Models:
         links, make_egress = message_links, _message_egress_maker(parts, message_links, sending)
     nodes = [_node(parts, node, inboxes, coordinator_node, links) for node in topology.nodes]
     parts.view.nodes = nodes
-    first = sorted({link.target for home in topology.homes for link in topology.outgoing[home]})
+    first = sorted(
+        {link.target for home in topology.front_end_machines for link in topology.outgoing[home]}
+    )
     for index, node in enumerate(nodes):
         looks_back = index in first and not eager and not isinstance(node, LoopingNode)
         node.connect(
@@ -148,7 +153,7 @@ def build_models(parts: Parts) -> Models:
             num_sources=len(topology.incoming[index]),
         )
     coordinator_node.connect(
-        egress_of_front_ends([make_egress(home) for home in topology.homes]),
+        egress_of_front_ends([make_egress(home) for home in topology.front_end_machines]),
         nodes,
         [nodes[index] for index in first],
         RouteFollower(topology, links) if point is RoutingPoint.ADMISSION else start_empty,
@@ -283,13 +288,13 @@ def _egress_maker(parts: Parts, all_links: Sequence[SerialLink]) -> Callable[[in
 
 def _transit_view(parts: Parts, machine: int) -> ClusterView | None:
     """Where a machine's egress keeps transit times, if it is a node and the policy needs them."""
-    is_node = not parts.topology.is_home(machine)
+    is_node = not parts.topology.is_front_end(machine)
     return parts.view if is_node and parts.policy.needs_transits else None
 
 
 def _end_layer(topology: Topology, machine: int) -> int:
     """Where a node's layers end; 0 for a front end."""
-    return 0 if topology.is_home(machine) else topology.nodes[machine].end_layer
+    return 0 if topology.is_front_end(machine) else topology.nodes[machine].end_layer
 
 
 def _check_usable(topology: Topology) -> None:
@@ -322,7 +327,7 @@ def _message_links(parts: Parts, inboxes: Sequence[DeliveryQueue]) -> list[Messa
             inboxes[placed.target],
             receivers[placed.target],
             parts.environment.next_number,
-            to_coordinator=topology.is_home(placed.target),
+            to_coordinator=topology.is_front_end(placed.target),
         )
         for placed in topology.links
     ]
@@ -356,7 +361,7 @@ class RouteFollower:
     """
 
     def __init__(self, topology: Topology, links: Sequence[Any]) -> None:
-        self._home = topology.home
+        self._home = topology.front_end_machine
         self._links = {(link.source, link.target): links[link.index] for link in topology.links}
         self._onward: dict[tuple[int, ...], Mapping[int, Any]] = {}
 

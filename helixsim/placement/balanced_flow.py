@@ -20,7 +20,7 @@ from math import inf
 from statistics import fmean
 
 from helixsim.placement.flow import Flow, max_flow
-from helixsim.placement.front_end_shares import home_shares, with_own_returns
+from helixsim.placement.front_end_shares import shares_by_machine, with_own_returns
 from helixsim.placement.topology import Topology
 from helixsim.profiles.throughput import ThroughputTable
 
@@ -85,7 +85,7 @@ def balanced_flow(
         [*links, *nodes],
         key=lambda edge: (
             -1
-            if topology.is_home(edge.source // 2)
+            if topology.is_front_end(edge.source // 2)
             else 2 * layer[edge.source // 2] + edge.source % 2
         ),
     )
@@ -103,7 +103,7 @@ def _share_edges(topology: Topology, total: float) -> tuple[list[_Edge], int, in
         return [], source, sink
     source, sink = 2 * topology.num_machines + 1, 2 * topology.num_machines
     edges = []
-    for home, share in home_shares(topology).items():
+    for home, share in shares_by_machine(topology).items():
         edges.append(_Edge(source, 2 * home + 1, share * total, 0.0, 0.0))
         edges.append(_Edge(2 * home, sink, share * total, 0.0, 0.0))
     return edges, source, sink
@@ -131,8 +131,8 @@ def _carried(topology: Topology, node: int, compute_tokens_per_s: float) -> floa
     """Capacity of a node, including its network interfaces."""
     llm, nic = topology.llm, topology.nic(node)
     between = llm.token_bytes + llm.activation_bytes_per_token
-    from_home = all(topology.is_home(link.source) for link in topology.incoming[node])
-    to_home = all(topology.is_home(link.target) for link in topology.outgoing[node])
+    from_home = all(topology.is_front_end(link.source) for link in topology.incoming[node])
+    to_home = all(topology.is_front_end(link.target) for link in topology.outgoing[node])
     return min(
         compute_tokens_per_s,
         nic.inbound_bytes_per_s / (llm.token_bytes if from_home else between),

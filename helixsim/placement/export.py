@@ -54,7 +54,7 @@ def to_networkx(topology: Topology, flow: Flow) -> nx.DiGraph[str]:
             capacity_tokens_per_s=capacity,
             flow_tokens_per_s=node_flow(topology, flow, node.index),
         )
-    for home, front_end in zip(topology.homes, topology.front_ends, strict=True):
+    for home, front_end in zip(topology.front_end_machines, topology.front_ends, strict=True):
         nic = front_end.nic
         graph.add_node(
             front_end.name,

@@ -18,7 +18,7 @@ from typing import Any
 import networkx as nx
 from networkx.algorithms.flow import preflow_push, shortest_augmenting_path
 
-from helixsim.placement.front_end_shares import greatest_total, home_shares, with_own_returns
+from helixsim.placement.front_end_shares import greatest_total, shares_by_machine, with_own_returns
 from helixsim.placement.topology import PlacedLink, Topology
 from helixsim.profiles.throughput import ThroughputTable
 
@@ -89,7 +89,7 @@ def greatest_shared_total(topology: Topology, throughput: ThroughputTable) -> fl
         value, (before, after) = solve(nx.minimum_cut, graph, source, sink)
         shares = sum(
             share
-            for home, share in home_shares(topology).items()
+            for home, share in shares_by_machine(topology).items()
             for cut in (_begin(home) in after, _end(home) in before)
             if cut
         )
@@ -179,29 +179,29 @@ def flow_graph(
             bandwidth = link.bandwidth_bytes_per_s
             add_network(_out(machine), _in(link.target), bandwidth, link.bytes_per_token)
 
-    for home in topology.homes:
+    for home in topology.front_end_machines:
         outbound = topology.nic(home).outbound_bytes_per_s
         add_network(_begin(home), _out(home), outbound, llm.token_bytes)
 
     # Machine by machine: the order selects one of several maximum flows, and this order selects
     # the published runs' splits.
-    for home in topology.homes:
+    for home in topology.front_end_machines:
         add_links(home)
     for node in topology.nodes:
         i = node.index
-        to_home = all(topology.is_home(link.target) for link in topology.outgoing[i])
-        from_home = all(topology.is_home(link.source) for link in topology.incoming[i])
+        to_home = all(topology.is_front_end(link.target) for link in topology.outgoing[i])
+        from_home = all(topology.is_front_end(link.source) for link in topology.incoming[i])
         inbound, outbound = node.nic.inbound_bytes_per_s, node.nic.outbound_bytes_per_s
         add_network(_in(i), 4 * i + 2, inbound, llm.token_bytes if from_home else between)
         graph.add_edge(4 * i + 2, 4 * i + 3, capacity=compute[i])
         add_network(4 * i + 3, _out(i), outbound, llm.token_bytes if to_home else between)
         add_links(i)
-    for home in topology.homes:
+    for home in topology.front_end_machines:
         add_network(_in(home), _end(home), topology.nic(home).inbound_bytes_per_s, llm.token_bytes)
     if total is None:
         return graph, _begin(topology.coordinator), _end(topology.coordinator), compute
     source, sink = _begin(topology.num_machines), _end(topology.num_machines)
-    for home, share in home_shares(topology).items():
+    for home, share in shares_by_machine(topology).items():
         add_network(source, _begin(home), share * total, 1.0)
         add_network(_end(home), sink, share * total, 1.0)
     return graph, source, sink, compute

@@ -4,7 +4,7 @@ The flow graph has one kind of flow: what leaves a front end may, in the graph, 
 Each front end sends its share of the total and gets as much back, and the total is the greatest for
 which such a flow exists (:func:`greatest_total`). Requests return to their own front end, so the
 flow over the links is made out anew from the flow of the graph (:func:`with_own_returns`): at each
-node, the requests of every front end go on in the same proportions, and from the last node home.
+node, the requests of every front end go on in the same proportions, and at last back to it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _PRECISION = 1e-9
 _MOST_ROUNDS = 100
 
 
-def home_shares(topology: Topology) -> dict[int, float]:
+def shares_by_machine(topology: Topology) -> dict[int, float]:
     """Machine number of each front end with a route -> its share of the requests of all these."""
     shares = {
         home: front_end.share
-        for home, front_end in zip(topology.homes, topology.front_ends, strict=True)
+        for home, front_end in zip(topology.front_end_machines, topology.front_ends, strict=True)
         if home in machines_leading_to(topology, home)
     }
     whole = sum(shares.values())
@@ -40,7 +40,7 @@ def greatest_total(most: float, cut_at: Callable[[float], tuple[float, float]]) 
         A total that is not too low: the maximum flow whatever the shares, in tokens per second.
     cut_at
         Given a total, the maximum flow under the shares of that total, and the sum of the shares
-        that are in its minimum cut, those of sending and those of getting back.
+        that are in its minimum cut, of sending and of getting back.
     """
     total = most
     for _ in range(_MOST_ROUNDS):
@@ -51,8 +51,8 @@ def greatest_total(most: float, cut_at: Callable[[float], tuple[float, float]]) 
     return total
 
 
-def links_home(topology: Topology, home: int) -> Sequence[Sequence[PlacedLink]]:
-    """For every machine, the outgoing links by which requests of a front end get home.
+def links_back(topology: Topology, home: int) -> Sequence[Sequence[PlacedLink]]:
+    """For every machine, the outgoing links by which requests of a front end get back to it.
 
     With one front end these are all links: there is nowhere else to get to.
     """
@@ -63,9 +63,10 @@ def links_home(topology: Topology, home: int) -> Sequence[Sequence[PlacedLink]]:
         [
             link
             for link in links
-            if link.target == home or (link.target in leading and not topology.is_home(link.target))
+            if link.target == home
+            or (link.target in leading and not topology.is_front_end(link.target))
         ]
-        if machine == home or not topology.is_home(machine)
+        if machine == home or not topology.is_front_end(machine)
         else []
         for machine, links in enumerate(topology.outgoing)
     ]
@@ -87,8 +88,8 @@ def with_own_returns(
     flows = dict(zip((link.index for link in topology.links), link_tokens_per_s, strict=True))
     found = dict.fromkeys(flows, 0.0)
     by_layer = sorted(topology.nodes, key=lambda node: node.end_layer)
-    for home, share in home_shares(topology).items():
-        outgoing = links_home(topology, home)
+    for home, share in shares_by_machine(topology).items():
+        outgoing = links_back(topology, home)
         reaching = [0.0] * topology.num_machines
         reaching[home] = share * total
         for machine in (home, *(node.index for node in by_layer)):

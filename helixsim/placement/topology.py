@@ -104,22 +104,22 @@ class Topology:
         return len(self.nodes) + len(self.front_ends)
 
     @property
-    def homes(self) -> range:
+    def front_end_machines(self) -> range:
         """The machine numbers of the front ends: where routes start and end."""
         return range(len(self.nodes), self.num_machines)
 
-    def home(self, front_end: int) -> int:
+    def front_end_machine(self, front_end: int) -> int:
         """The machine number of a front end, given its number among the front ends."""
         return len(self.nodes) + front_end
 
-    def is_home(self, index: int) -> bool:
+    def is_front_end(self, index: int) -> bool:
         """Whether a machine is a front end."""
         return index >= len(self.nodes)
 
     def machine(self, index: int) -> PlacedNode | FrontEnd:
         """A node or a front end."""
         number = index - len(self.nodes)
-        return self.front_ends[number] if self.is_home(index) else self.nodes[index]
+        return self.front_ends[number] if self.is_front_end(index) else self.nodes[index]
 
     def name(self, index: int) -> str:
         """The name of a node or of a front end."""
@@ -190,7 +190,7 @@ def build_topology(
         )
     outgoing, incoming = _by_machine(links, len(numbers))
     topology = Topology(llm, nodes, tuple(links), cluster.front_ends, outgoing, incoming)
-    for home in topology.homes:
+    for home in topology.front_end_machines:
         if home not in machines_leading_to(topology, home):
             raise NoRouteError(_no_route(topology, home))
     return topology
@@ -224,7 +224,7 @@ def without(
     ]
     outgoing, incoming = _by_machine(kept, topology.num_machines)
     rest = replace(topology, links=tuple(kept), outgoing=outgoing, incoming=incoming)
-    if not any(home in machines_leading_to(rest, home) for home in rest.homes):
+    if not any(home in machines_leading_to(rest, home) for home in rest.front_end_machines):
         raise NoRouteError(_no_route(rest, rest.coordinator))
     return rest
 
@@ -240,7 +240,7 @@ def machines_leading_to(topology: Topology, home: int) -> frozenset[int]:
         for link in topology.incoming[waiting.pop()]:
             if link.source not in leading:
                 leading.add(link.source)
-                if not topology.is_home(link.source):
+                if not topology.is_front_end(link.source):
                     waiting.append(link.source)
     return frozenset(leading)
 
@@ -320,7 +320,7 @@ def _no_route(topology: Topology, home: int) -> str:
     frontier = [home]
     while frontier:
         for link in topology.outgoing[frontier.pop()]:
-            if link.target not in reached and not topology.is_home(link.target):
+            if link.target not in reached and not topology.is_front_end(link.target):
                 reached.add(link.target)
                 frontier.append(link.target)
     furthest = max((topology.nodes[i].end_layer for i in reached if i != home), default=0)

@@ -42,7 +42,7 @@ def way_back(
     names = [topology.name(last), topology.name(first)]
     hops = [network.link(*names)]
     if hops[0] is None:
-        home = topology.name(topology.home(front_end))
+        home = topology.name(topology.front_end_machine(front_end))
         hops = [network.link(names[0], home), network.link(home, names[1])]
     links = [link for link in hops if link is not None]
     assert links, "a route begins and ends at a front end"

@@ -46,24 +46,24 @@ class FrontEndLinks:
             return tuple(front_ends)
         return tuple(front_ends[number] for number in np.flatnonzero(joined).tolist())
 
-    def pairs(self, pairs: Sequence[tuple[int, int]], home: int) -> list[tuple[int, int]]:
-        """Links of all front ends taken as one machine, as those of each of them.
+    def pairs(self, pairs: Sequence[tuple[int, int]], first: int) -> list[tuple[int, int]]:
+        """Links of all front ends taken as one machine, as links of each of them.
 
         Parameters
         ----------
         pairs
-            (source, target) of links; the number `home` stands for all front ends.
-        home
+            (source, target) of links; the number `first` stands for all front ends.
+        first
             The number of the first front end; the others follow.
         """
         found: list[tuple[int, int]] = []
         for number, row in enumerate((self.out > 0).tolist()):
-            found += [(home + number, b) for a, b in pairs if a == home and row[b]]
+            found += [(first + number, b) for a, b in pairs if a == first and row[b]]
         returns = (self.into > 0).T.tolist()
         for a, b in pairs:
-            if b == home:
-                found += [(a, home + number) for number, joins in enumerate(returns[a]) if joins]
-            elif a != home:
+            if b == first:
+                found += [(a, first + number) for number, joins in enumerate(returns[a]) if joins]
+            elif a != first:
                 found.append((a, b))
         return found
 

@@ -13,6 +13,7 @@ from helixsim.profiles.machine import MachineType
 from helixsim.profiles.spec import Count, Name
 from helixsim.scenario.front_end_spec import (
     DEFAULT_REGION,
+    RESERVED_NAMES,
     Bandwidth,
     CoordinatorEntry,
     NicEntry,
@@ -31,7 +32,6 @@ from helixsim.yaml_files import (
 
 MAX_NODES = 100_000
 
-_RESERVED_NAMES = (COORDINATOR, "source", "sink")
 _NUMBER = "{i}"
 
 NamePattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9{][A-Za-z0-9._{}-]{0,63}$")]
@@ -307,7 +307,7 @@ class ClusterSpec(FileModel):
         yield from front_end_mistakes(self.coordinator)
         front_ends = to_front_ends(self.coordinator)
         taken = {front_end.name: "the name of a front end" for front_end in front_ends}
-        taken |= dict.fromkeys(_RESERVED_NAMES, "reserved")
+        taken |= dict.fromkeys((COORDINATOR, *RESERVED_NAMES), "reserved")
         seen = set()
         for name, index in self.node_names():
             where = f"nodes[{index}].name"

@@ -12,6 +12,8 @@ from helixsim.profiles.spec import Name
 from helixsim.yaml_files import BytesPerSecond, FileModel
 
 DEFAULT_REGION = "default"
+RESERVED_NAMES = ("source", "sink")
+"""Names that no machine may have."""
 _MOST_FRONT_ENDS = 1000
 _ROUNDING = 1e-6
 
@@ -60,14 +62,18 @@ class CoordinatorSpec(FileModel):
     )
 
 
+def _number(value: object) -> str:
+    return "<several>" if isinstance(value, list | tuple) else "<parts>"
+
+
 CoordinatorEntry = Annotated[
     Annotated[CoordinatorSpec, Tag("<parts>")]
     | Annotated[
         tuple[CoordinatorSpec, ...],
         Field(strict=False, min_length=1, max_length=_MOST_FRONT_ENDS),
-        Tag("<one>"),
+        Tag("<several>"),
     ],
-    Discriminator(shape),
+    Discriminator(_number),
 ]
 """The coordinator, or a list of front ends, of which the first is the coordinator."""
 
@@ -95,6 +101,8 @@ def front_end_mistakes(
     if isinstance(entry, CoordinatorSpec):
         if entry.share not in (None, 1):
             yield f"{where}.share", "a single front end has all requests: a share of 1, or none"
+        if entry.name in RESERVED_NAMES:
+            yield f"{where}.name", f"'{entry.name}' is reserved"
         return
     shares = [spec.share for spec in entry]
     if None in shares and any(share is not None for share in shares):
@@ -104,7 +112,7 @@ def front_end_mistakes(
         yield where, f"the shares of the front ends add up to {total:g}, not to 1"
     seen: set[str] = set()
     for index, front_end in enumerate(to_front_ends(entry)):
-        if front_end.name in ("source", "sink"):
+        if front_end.name in RESERVED_NAMES:
             yield f"{where}[{index}].name", f"'{front_end.name}' is reserved"
         if front_end.name == COORDINATOR and index:
             yield (

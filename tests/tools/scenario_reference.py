@@ -64,13 +64,14 @@ MEANINGS = {
     "LatencySpreadSpec.mean": "Middle of the range.",
     "LatencySpreadSpec.spread": "Half the width of the range; at most the mean.",
     "ClusterInFile.file": "A cluster file, relative to the scenario's folder.",
-    "ClusterSpec.coordinator": "The machine at which every route starts and ends.",
+    "ClusterSpec.coordinator": "The machine at which every route starts and ends; or several "
+    "[front ends](#several-front-ends), of which the first is the coordinator.",
     "ClusterSpec.nodes": "The machines, one by one or by group. Their order breaks ties.",
     "ClusterSpec.network": "The links between the machines.",
     "CoordinatorSpec.nic": "Network interface: one bandwidth for both directions, or one for each.",
-    "CoordinatorSpec.region": "Region of the coordinator.",
+    "CoordinatorSpec.region": "Its region.",
     "GammaArrivalsSpec.gamma": "Gaps between arrivals are gamma-distributed.",
-    "GeneratorSpec.coordinator": "The machine at which every route starts and ends.",
+    "GeneratorSpec.coordinator": "The machine at which every route starts and ends, or several.",
     "GeneratorSpec.network": "The links between the machines.",
     "GeneratorSpec.seed": "Random seed of the order of the nodes and of values with a spread.",
     "KvSpec.high_water_mark": "Admission limit: the largest share of a node's KV cache that may be "

@@ -172,7 +172,7 @@ def test_the_same_requests_come_however_many_front_ends_there_are():
 def test_front_ends_are_the_machines_after_the_nodes():
     topology = make_topology(two_regions(EAST, WEST))
     assert topology.coordinator == 2
-    assert list(topology.homes) == [2, 3]
+    assert list(topology.front_end_machines) == [2, 3]
     names = [topology.name(machine) for machine in range(topology.num_machines)]
     assert names == ["east", "west", "front-end-east", "front-end-west"]
     pairs = [(link.source, link.target) for link in topology.links]
@@ -217,7 +217,7 @@ def test_the_flow_is_the_greatest_in_which_each_has_its_share(
     topology, table = make_topology(scenario), rates(scenario, east=100.0, west=30.0)
     flow = balanced_flow(topology, table, 10, 4) if is_balanced else max_flow(topology, table)
     assert flow.tokens_per_s == pytest.approx(total)
-    for home, share in zip(topology.homes, (east_share, 1 - east_share), strict=True):
+    for home, share in zip(topology.front_end_machines, (east_share, 1 - east_share), strict=True):
         for links in (topology.outgoing[home], topology.incoming[home]):
             tokens_per_s = sum(flow.link_tokens_per_s[link.index] for link in links)
             assert tokens_per_s == pytest.approx(total * share)
@@ -288,7 +288,7 @@ def test_a_route_leads_only_over_nodes_from_which_its_front_end_is_reached(name,
         assert policy.admit(request) is None
         policy.view = None
         if name not in ("maxflow", "adaptive"):
-            chosen = policy.choose(inputs.topology.home(front_end), request)
+            chosen = policy.choose(inputs.topology.front_end_machine(front_end), request)
             assert chosen.target == front_end
         else:
             assert [stage.node for stage in request.route.stages] == [front_end]
@@ -300,7 +300,7 @@ def test_the_last_hop_leads_home_whatever_the_flow_says():
     flow = max_flow(topology, rates(scenario, east=100.0))
     inputs = replace(make_inputs(scenario), flow=flow)
     policy = MaxFlowPolicy(inputs)
-    for front_end, home in enumerate(topology.homes):
+    for front_end, home in enumerate(topology.front_end_machines):
         request = prompt(4, front_end)
         request.front_end = front_end
         assert policy.admit(request) is None

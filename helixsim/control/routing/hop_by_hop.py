@@ -37,7 +37,7 @@ class HopByHopPolicy:
         """Whether all ways on from the end of its route lead over nodes that are down."""
         assert request.route is not None
         stages = request.route.stages
-        machine = stages[-1].node if stages else self._topology.home(request.front_end)
+        machine = stages[-1].node if stages else self._topology.front_end_machine(request.front_end)
         return not any(self._room.fits(link, request) for link in self._topology.outgoing[machine])
 
     def admit(self, request: Request) -> Rejection | None:

@@ -6,8 +6,8 @@ gets it. Loads count prompts by their tokens and decodes by one each. Successors
 if they carry too small a share of the flow, take no prompt so long, or are expected to run out
 of KV cache. Source: the Helix paper (arXiv 2406.01566), section 5.
 
-With several front ends, requests take turns over those links only by which they get home, and from
-the last node they go to their own front end, whatever the flow says.
+With several front ends, requests take turns over the links only by which they get back to their
+own, and from the last node they go there, whatever the flow says.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from helixsim.control.routing.kv_held import KvHeld
 from helixsim.control.routing.policy import PolicyInputs, Rejection, RoutingPoint, can_run
 from helixsim.errors import NoRouteError
 from helixsim.placement.flow import Flow, used_links
-from helixsim.placement.front_end_shares import links_home
+from helixsim.placement.front_end_shares import links_back
 from helixsim.placement.topology import PlacedLink, Topology, without
 from helixsim.requests import Request, Route, Stage
 
@@ -125,7 +125,7 @@ class MaxFlowPolicy:
         """Give a request its whole route, or say why it gets none."""
         self._bill_decodes()
         links: list[PlacedLink] = []
-        machine = home = self._topology.home(request.front_end)
+        machine = home = self._topology.front_end_machine(request.front_end)
         tokens = self._kv.tokens(request)
         while not links or machine != home:
             link = self._next(machine, request, tokens)
@@ -194,7 +194,7 @@ class MaxFlowPolicy:
         fitting = [
             link
             for link in self._open[request.front_end][machine]
-            if topology.is_home(link.target)
+            if topology.is_front_end(link.target)
             or (can_run(nodes[link.target], request) and self._kv.fits(link.target, tokens))
         ]
         return self._pick(fitting, request) if fitting else None
@@ -207,12 +207,12 @@ class MaxFlowPolicy:
         return self._load[link.index] + request.num_tokens / self._flow[link.index]
 
     def _reason(self, machine: int, request: Request) -> Rejection:
-        nodes, is_home = self._topology.nodes, self._topology.is_home
+        nodes, is_front_end = self._topology.nodes, self._topology.is_front_end
         targets = [link.target for link in self._open[request.front_end][machine]]
         if not targets:
             # A front end may have lost its routes while others have theirs.
-            return Rejection.NODES if is_home(machine) else Rejection.FLOW
-        if not any(is_home(target) or can_run(nodes[target], request) for target in targets):
+            return Rejection.NODES if is_front_end(machine) else Rejection.FLOW
+        if not any(is_front_end(target) or can_run(nodes[target], request) for target in targets):
             return Rejection.LENGTH
         return Rejection.KV
 
@@ -263,14 +263,14 @@ def _open_links(
 ) -> list[list[tuple[PlacedLink, ...]]]:
     """For every front end and every machine, the links that its requests use.
 
-    They carry enough of the machine's flow, of the links by which these requests get home.
+    They carry enough of the machine's flow, of the links by which these requests get back.
     """
     return [
         [
             used_links(links, flow, min_share, all_if_none=all_if_none)
-            for links in links_home(topology, home)
+            for links in links_back(topology, home)
         ]
-        for home in topology.homes
+        for home in topology.front_end_machines
     ]
 
 
@@ -281,8 +281,8 @@ def _check_open(
     if inputs.flow.tokens_per_s <= 0:
         raise NoRouteError("the maximum flow is zero: no tokens get through this placement")
     by_link = inputs.flow.link_tokens_per_s
-    for home, of_home in zip(topology.homes, open_links, strict=True):
-        for machine, links in enumerate(links_home(topology, home)):
+    for home, of_home in zip(topology.front_end_machines, open_links, strict=True):
+        for machine, links in enumerate(links_back(topology, home)):
             carrying = used_links(links, by_link, 0.0, all_if_none=False)
             if not carrying or of_home[machine]:
                 continue

@@ -250,11 +250,11 @@ class RouteFilter:
         """Whether any route takes requests of this one's front end, if they are short enough."""
         if not (self._down or self._cut):
             return True
-        home = self._topology.home(request.front_end)
+        home = self._topology.front_end_machine(request.front_end)
         return self._leads_out(request, self._open_links(self._down, home))
 
     def _leads_out(self, request: Request, links: frozenset[int]) -> bool:
-        first = self._topology.outgoing[self._topology.home(request.front_end)]
+        first = self._topology.outgoing[self._topology.front_end_machine(request.front_end)]
         return any(link.index in links for link in first)
 
     def _fits_everywhere(self, request: Request) -> bool:
@@ -270,7 +270,7 @@ class RouteFilter:
             for node in self._topology.nodes
             if node.index in down or not can_run(node, request)
         )
-        home = self._topology.home(request.front_end)
+        home = self._topology.front_end_machine(request.front_end)
         key = (home, *closed)
         links = self._leading_on.get(key)
         if links is None:
@@ -317,11 +317,11 @@ def complete_route(policy: Policy, topology: Topology, request: Request) -> Rout
     assert route is not None
     if policy.routing_point is RoutingPoint.ADMISSION or route.stages:
         return route
-    machine = topology.home(request.front_end)
+    machine = topology.front_end_machine(request.front_end)
     while True:
         link = _next(policy, topology, machine, request)
         machine = link.target
-        if topology.is_home(machine):
+        if topology.is_front_end(machine):
             return route
         route.stages.append(Stage(machine, link.entry_layer, topology.nodes[machine].end_layer))
 

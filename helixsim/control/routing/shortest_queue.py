@@ -15,9 +15,9 @@ class ShortestQueuePolicy(RandomPolicy):
 
     def candidates(self, machine: int, usable: Sequence[PlacedLink]) -> Chooser:
         """Begin an attempt to send; a front end counts as the shortest queue."""
-        is_home, nodes = self._topology.is_home, self._view.nodes
+        is_front_end, nodes = self._topology.is_front_end, self._view.nodes
         queued = {
-            link.index: -1 if is_home(link.target) else nodes[link.target].queue_length
+            link.index: -1 if is_front_end(link.target) else nodes[link.target].queue_length
             for link in self._topology.outgoing[machine]
         }
         outgoing = self._topology.outgoing[machine]

@@ -9,7 +9,7 @@ from helixsim.planner.problem import PlanningProblem
 
 
 class LinkTable:
-    """Bandwidth and latency of links, each looked up once; of front ends, those of the nearest."""
+    """Bandwidth and latency of links, each looked up once; the nearest front end counts."""
 
     def __init__(self, problem: PlanningProblem) -> None:
         self._network = problem.cluster.network

@@ -194,7 +194,7 @@ class Surrogate:
             total = sum(carried[link.index] for link in used)
             parts = outgoing.setdefault(number[machine], {})
             weight = 1.0
-            if topology.is_home(machine):
+            if topology.is_front_end(machine):
                 weight = topology.front_ends[machine - topology.coordinator].share
             for link in used:
                 target = number[link.target]
