@@ -132,6 +132,35 @@ def test_hashes_count_before_sessions(read):
     assert first.later_turns[0].prefix is None
 
 
+@pytest.mark.parametrize(
+    ("hashes", "prompt", "following", "extended"),
+    [
+        # 32 tokens of prompt and 16 of answer: three blocks, the third as the next prompt has it.
+        ("[1, 2]", 64, "[1, 2, 3, 4]", SharedPrefix((1, 2, 3), 16)),
+        ("[1, 2]", 64, "[1, 9, 3, 4]", SharedPrefix((1, 2), 16)),  # another text
+        ("[1, 2]", 47, "[1, 2, 3]", SharedPrefix((1, 2), 16)),  # too short for the answer
+        ("[1, 2]", 64, "[1, 2]", SharedPrefix((1, 2), 16)),  # not told
+        ("[]", 64, "[1, 2, 3, 4]", None),
+    ],
+)
+def test_hashes_of_the_next_turn_tell_of_the_answer(read, hashes, prompt, following, extended):
+    def line(chat_id, parent, tokens, keys):
+        return chat(chat_id, parent, tokens, 16).replace("}", f', "hash_ids": {keys}}}')
+
+    trace = read(line(1, -1, 32, hashes) + line(2, 1, prompt, following))
+    assert trace.requests[0].prefix == extended
+
+
+def test_a_long_block_that_changes_with_the_answer_is_kept(read):
+    text = SESSIONS.replace('"output_length": 60', '"output_length": 60, "hash_ids": [4]')
+    same = text.replace('"input_length": 200', '"input_length": 200, "hash_ids": [4]')
+    first, _ = read(same).requests
+    assert first.prefix == SharedPrefix((4,), 512, 160)
+    other = text.replace('"input_length": 200', '"input_length": 200, "hash_ids": [5]')
+    first, _ = read(other).requests
+    assert first.prefix == SharedPrefix((4,), 512, 100)
+
+
 def test_sessions_are_written_and_read_back(tmp_path, read):
     later = (LaterTurn(0.1, 30, 2, SharedPrefix((3,), 16), -1), LaterTurn(1 / 3, 40, 2))
     trace = Trace((TraceRequest(0.0, 20, 4, None, 0, later), TraceRequest(1.0, 10, 4)))
