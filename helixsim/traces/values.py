@@ -137,6 +137,14 @@ class Trace:
         """Time between the first arrival and the last, in seconds."""
         return self.requests[-1].arrival_s - self.requests[0].arrival_s
 
+    @cached_property
+    def last_s(self) -> float:
+        """Arrival of the last request, as if the answers before later turns took no time."""
+        return max(
+            request.arrival_s + sum(turn.delay_s for turn in request.later_turns)
+            for request in self.requests
+        )
+
     @property
     def rate_per_s(self) -> float:
         """Mean arrivals per second: number of gaps between arrivals over their total time.
