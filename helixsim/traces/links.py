@@ -8,7 +8,7 @@ from itertools import count, islice
 from pathlib import Path
 
 from helixsim.errors import TraceError
-from helixsim.requests import LaterTurn, SharedPrefix, TraceRequest
+from helixsim.requests import SessionTurn, SharedPrefix, TraceRequest
 from helixsim.traces.optional_columns import NOTHING, Extra, shared_prefixes
 from helixsim.traces.rows import ReadRow
 
@@ -121,7 +121,7 @@ class _Session:
     lengths: tuple[int, int] | None = None
     prefix: SharedPrefix | None = None
     priority: int = 0
-    later: list[LaterTurn] = field(default_factory=list)
+    later: list[SessionTurn] = field(default_factory=list)
 
 
 def requests_of(
@@ -181,9 +181,11 @@ def requests_of(
                 session.lengths, session.prefix = (prompt, output), prefix
                 session.priority = extra.priority
         elif can_run(read):
-            session.later.append(LaterTurn(delay_s, prompt, output, prefix, extra.priority))
+            session.later.append(SessionTurn(delay_s, prompt, output, prefix, extra.priority))
     return [
-        TraceRequest(each.at, *each.lengths, each.prefix, each.priority, tuple(each.later))
+        TraceRequest(
+            each.at, *each.lengths, each.prefix, each.priority, later_turns=tuple(each.later)
+        )
         for each in found
         if each.lengths is not None
     ]

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Protocol
 
 from helixsim.errors import InputError
-from helixsim.requests import LaterTurn, SharedPrefix, TraceRequest
+from helixsim.requests import SessionTurn, SharedPrefix, TraceRequest
 
 MAX_REPEATED = 5_000_000
 """The most requests of a repeated trace."""
@@ -206,7 +206,7 @@ class Trace:
         A session ends before its first turn that is longer.
         """
 
-        def fits(turn: TraceRequest | LaterTurn) -> bool:
+        def fits(turn: TraceRequest | SessionTurn) -> bool:
             return (
                 turn.prompt_tokens <= max_prompt_tokens and turn.output_tokens <= max_output_tokens
             )
