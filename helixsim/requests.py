@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -37,7 +37,7 @@ class SharedPrefix:
 
 
 @dataclass(frozen=True, slots=True)
-class LaterTurn:
+class SessionTurn:
     """A request that follows the end of another, as the next turn of a session.
 
     Attributes
@@ -87,12 +87,12 @@ class TraceRequest:
     output_tokens: int
     prefix: SharedPrefix | None = None
     priority: int = 0
-    later_turns: tuple[LaterTurn, ...] = ()
     user_class: str = ""
     region: str | None = None
+    later_turns: tuple[SessionTurn, ...] = field(default=(), kw_only=True)
 
     @property
-    def turns(self) -> tuple[TraceRequest | LaterTurn, ...]:
+    def turns(self) -> tuple[TraceRequest | SessionTurn, ...]:
         """The request and its later turns."""
         return self, *self.later_turns
 

@@ -145,7 +145,13 @@ def _sending(scenario: Scenario, trace: Trace, rate_scale: float) -> Scenario:
         conversations=None,
         classes=(),
     )
-    last_s = trace.requests[-1].arrival_s / rate_scale + _AFTER_LAST_S
+    last_s = trace.scaled(rate_scale).last_s + _AFTER_LAST_S
+    if trace.num_turns > len(trace):
+        typer.echo(
+            f"note: later turns of sessions are sent until {last_s:g} s, when the last would "
+            "arrive if answers took no time",
+            err=True,
+        )
     run = replace(
         scenario.run,
         duration_s=last_s,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, overload
 from helixsim.control.load import Arrival
 from helixsim.control.sessions import Sessions
 from helixsim.profiles.kv_memory import BLOCK_TOKENS
-from helixsim.requests import LaterTurn, SharedPrefix
+from helixsim.requests import SessionTurn, SharedPrefix
 
 if TYPE_CHECKING:
     from random import Random
@@ -95,7 +95,7 @@ class Conversations(Sessions):
 
 
 @dataclass(frozen=True, slots=True)
-class _Conversation(Sequence[LaterTurn]):
+class _Conversation(Sequence[SessionTurn]):
     """A conversation as a session; as a sequence, its later turns, which are made when asked for.
 
     Prompts of long conversations share many blocks, whose keys would fill the memory.
@@ -111,17 +111,17 @@ class _Conversation(Sequence[LaterTurn]):
         return replace(arrival, prefix=prefix)
 
     @property
-    def later_turns(self) -> Sequence[LaterTurn]:
+    def later_turns(self) -> Sequence[SessionTurn]:
         return self
 
     def __len__(self) -> int:
         return len(self.start.later_turns)
 
     @overload
-    def __getitem__(self, turn: int) -> LaterTurn: ...
+    def __getitem__(self, turn: int) -> SessionTurn: ...
     @overload
-    def __getitem__(self, turn: slice) -> Sequence[LaterTurn]: ...
-    def __getitem__(self, turn: int | slice) -> LaterTurn | Sequence[LaterTurn]:
+    def __getitem__(self, turn: slice) -> Sequence[SessionTurn]: ...
+    def __getitem__(self, turn: int | slice) -> SessionTurn | Sequence[SessionTurn]:
         if isinstance(turn, slice):
             return [self[each] for each in range(len(self))[turn]]
         arrival = self.start.arrival
@@ -131,7 +131,7 @@ class _Conversation(Sequence[LaterTurn]):
         num_tokens += sum(each.new_tokens + each.output_tokens for each in before)
         prompt_tokens = num_tokens + new_tokens
         prefix = self._prefix(prompt_tokens + output_tokens)
-        return LaterTurn(think_time_s, prompt_tokens, output_tokens, prefix, arrival.priority)
+        return SessionTurn(think_time_s, prompt_tokens, output_tokens, prefix, arrival.priority)
 
     def _prefix(self, num_tokens: int) -> SharedPrefix:
         """Keys of a conversation of this number of tokens, the answer included."""

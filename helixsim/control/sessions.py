@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from helixsim.control.load import Arrival
-from helixsim.requests import LaterTurn
+from helixsim.requests import SessionTurn
 
 
 class Session(Protocol):
@@ -18,7 +19,7 @@ class Session(Protocol):
         ...
 
     @property
-    def later_turns(self) -> Sequence[LaterTurn]:
+    def later_turns(self) -> Sequence[SessionTurn]:
         """The other turns, in order."""
         ...
 
@@ -27,7 +28,7 @@ class RecordedSession(NamedTuple):
     """A session whose turns are known from the start, as a trace has it."""
 
     first: Arrival
-    later_turns: Sequence[LaterTurn] = ()
+    later_turns: Sequence[SessionTurn] = ()
 
 
 class _Turn(NamedTuple):
@@ -73,22 +74,21 @@ class Sessions:
         ended = None if index is None else self._turns.pop(index, None)
         if ended is None:
             return None
-        turns = self._sessions[ended.session].later_turns
+        session = self._sessions[ended.session]
+        turns = session.later_turns
         if ended.number == len(turns):
             return None
         turn = turns[ended.number]
         if now + turn.delay_s > self._end_s:
             return None
-        first = self._sessions[ended.session].first
-        arrival = Arrival(
-            now + turn.delay_s,
-            turn.prompt_tokens,
-            turn.output_tokens,
-            turn.prefix,
-            turn.priority,
-            first.user_class,
-            first.region,
-            index,
+        arrival = replace(
+            session.first,
+            at_s=now + turn.delay_s,
+            prompt_tokens=turn.prompt_tokens,
+            output_tokens=turn.output_tokens,
+            prefix=turn.prefix,
+            priority=turn.priority,
+            follows=index,
         )
         return self._created(arrival, _Turn(ended.session, ended.number + 1))
 

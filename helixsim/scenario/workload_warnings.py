@@ -10,7 +10,11 @@ from helixsim.traces.values import Lengths, Trace
 if TYPE_CHECKING:
     from helixsim.scenario.resolved import Scenario
 
-_MIN_COVERED = 0.5
+_MAX_SILENT = 0.5
+"""Share of a run without requests before the first and after the last."""
+
+_SHORT_S = 2.0
+"""So much silence is what the last answer needs."""
 
 
 def workload_warnings(scenario: Scenario) -> list[str]:
@@ -31,11 +35,9 @@ def _coverage(trace: Trace, duration_s: float) -> Iterator[str]:
             f"{first_s:g} s"
         )
         return
-    last_s = max(
-        request.arrival_s + sum(turn.delay_s for turn in request.later_turns)
-        for request in trace.requests
-    )
-    if min(last_s, duration_s) - first_s < _MIN_COVERED * duration_s:
+    last_s = trace.last_s
+    silent_s = duration_s - (min(last_s, duration_s) - first_s)
+    if silent_s > max(_SHORT_S, _MAX_SILENT * duration_s):
         yield (
             f"the requests of the trace arrive from {first_s:g} to {last_s:g} s, the run lasts "
             f"{duration_s:g} s: rates over the run are too low; set run.duration, or of "

@@ -68,7 +68,9 @@ def _parsed(path: Path, text: str) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise row_error(path, error.lineno, f"is not one JSON document: {error}") from error
+        hint = "; keep one in a file" if error.msg == "Extra data" else ""
+        message = f"is not one JSON document: {error}{hint}"
+        raise row_error(path, error.lineno, message) from error
     except (ValueError, RecursionError) as error:
         raise TraceError(f"is not one JSON document: {error}", file=path) from error
 

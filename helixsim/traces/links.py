@@ -8,8 +8,8 @@ from itertools import count, islice
 from pathlib import Path
 
 from helixsim.errors import TraceError
-from helixsim.requests import LaterTurn, SharedPrefix, TraceRequest
-from helixsim.traces.optional_columns import Extra, shared_prefixes
+from helixsim.requests import SessionTurn, SharedPrefix, TraceRequest
+from helixsim.traces.optional_columns import NOTHING, Extra, shared_prefixes
 from helixsim.traces.rows import ReadRow
 
 BLOCK_TOKENS = 16
@@ -26,25 +26,54 @@ def prefixes_of(rows: Sequence[ReadRow]) -> list[SharedPrefix | None]:
 
     Sessions count only in a file that has no hashes; rows that cannot be run share nothing.
     """
+    if all(read.extra is NOTHING for read in rows):
+        return [None] * len(rows)
     kept = [(read.row, read.extra) for read in rows if read.row is not None and can_run(read)]
     extras = [extra for _, extra in kept]
+    lengths = [(prompt, output) for (_, prompt, output), _ in kept]
+    parents = list(_parents(extras))
     if any(extra.knows_hashes for extra in extras):
-        found = shared_prefixes(extras, (row[1] for row, _ in kept))
+        found = shared_prefixes(extras, (prompt for prompt, _ in lengths))
+        _add_answers(found, lengths, parents)
     else:
-        found = _conversation_prefixes([(row[1], row[2]) for row, _ in kept], extras)
+        found = _conversation_prefixes(lengths, parents)
     of_kept = iter(found)
     return [next(of_kept) if can_run(read) else None for read in rows]
 
 
+def _add_answers(
+    prefixes: list[SharedPrefix | None],
+    lengths: Sequence[tuple[int, int]],
+    parents: Sequence[int | None],
+) -> None:
+    """Let the prefix of a turn go on through its answer, as the prompt of the next turn has it."""
+    extended = set()
+    for number, parent in enumerate(parents):
+        if parent is None or parent in extended:
+            continue
+        own, before = prefixes[number], prefixes[parent]
+        if own is None or before is None or own.block_tokens != before.block_tokens:
+            continue
+        prompt, num_tokens, size = lengths[parent][0], sum(lengths[parent]), own.block_tokens
+        num_blocks = -(-num_tokens // size)
+        # The last block of a prompt is another one when it is full; of 16 tokens, few are lost.
+        num_alike = prompt // size if size <= BLOCK_TOKENS else -(-prompt // size)
+        fits = lengths[number][0] >= num_tokens and len(own.keys) >= num_blocks
+        if fits and own.keys[:num_alike] == before.keys[:num_alike]:
+            whole = num_tokens % size == 0
+            keys = own.keys[:num_blocks]
+            prefixes[parent] = SharedPrefix(keys, size, None if whole else num_tokens)
+            extended.add(parent)
+
+
 def _conversation_prefixes(
-    lengths: Sequence[tuple[int, int]], extras: Sequence[Extra]
+    lengths: Sequence[tuple[int, int]], parents: Sequence[int | None]
 ) -> list[SharedPrefix | None]:
     """Prefixes of turns, each of which begins with the turn before it, and its answer.
 
     A prompt that is too short for that begins with the prompt before it alone (the answer was not
     kept), or with neither.
     """
-    parents = list(_parents(extras))
     linked = {parent for parent in parents if parent is not None}
     new_keys = count()
     found: list[SharedPrefix | None] = []
@@ -92,7 +121,7 @@ class _Session:
     lengths: tuple[int, int] | None = None
     prefix: SharedPrefix | None = None
     priority: int = 0
-    later: list[LaterTurn] = field(default_factory=list)
+    later: list[SessionTurn] = field(default_factory=list)
 
 
 def requests_of(
@@ -152,9 +181,11 @@ def requests_of(
                 session.lengths, session.prefix = (prompt, output), prefix
                 session.priority = extra.priority
         elif can_run(read):
-            session.later.append(LaterTurn(delay_s, prompt, output, prefix, extra.priority))
+            session.later.append(SessionTurn(delay_s, prompt, output, prefix, extra.priority))
     return [
-        TraceRequest(each.at, *each.lengths, each.prefix, each.priority, tuple(each.later))
+        TraceRequest(
+            each.at, *each.lengths, each.prefix, each.priority, later_turns=tuple(each.later)
+        )
         for each in found
         if each.lengths is not None
     ]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from helixsim.errors import InputError
-from helixsim.requests import LaterTurn, SharedPrefix, TraceRequest
+from helixsim.requests import SessionTurn, SharedPrefix, TraceRequest
 from helixsim.traces import fields
 
 HASH_IDS, BLOCK_TOKENS, PRIORITY = "hash_ids", "block_tokens", "priority"
@@ -152,7 +152,7 @@ def _prefix(keys: tuple[int, ...], block_tokens: int, prompt_tokens: int) -> Sha
     return SharedPrefix(keys, block_tokens, None if is_whole else prompt_tokens)
 
 
-def written(request: TraceRequest | LaterTurn) -> tuple[str, str, str]:
+def written(request: TraceRequest | SessionTurn) -> tuple[str, str, str]:
     """The optional columns of a request, as text.
 
     Raises

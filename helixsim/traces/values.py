@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Protocol
 
 from helixsim.errors import InputError
-from helixsim.requests import LaterTurn, SharedPrefix, TraceRequest
+from helixsim.requests import SessionTurn, SharedPrefix, TraceRequest
 
 MAX_REPEATED = 5_000_000
 """The most requests of a repeated trace."""
@@ -137,6 +137,14 @@ class Trace:
         """Time between the first arrival and the last, in seconds."""
         return self.requests[-1].arrival_s - self.requests[0].arrival_s
 
+    @cached_property
+    def last_s(self) -> float:
+        """Arrival of the last request, as if the answers before later turns took no time."""
+        return max(
+            request.arrival_s + sum(turn.delay_s for turn in request.later_turns)
+            for request in self.requests
+        )
+
     @property
     def rate_per_s(self) -> float:
         """Mean arrivals per second: number of gaps between arrivals over their total time.
@@ -198,7 +206,7 @@ class Trace:
         A session ends before its first turn that is longer.
         """
 
-        def fits(turn: TraceRequest | LaterTurn) -> bool:
+        def fits(turn: TraceRequest | SessionTurn) -> bool:
             return (
                 turn.prompt_tokens <= max_prompt_tokens and turn.output_tokens <= max_output_tokens
             )

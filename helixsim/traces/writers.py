@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from helixsim.requests import LaterTurn
+from helixsim.requests import SessionTurn
 from helixsim.traces.formats import TRACE_FORMATS
 from helixsim.traces.optional_columns import OPTIONAL_COLUMNS, SESSION_COLUMNS, written
 from helixsim.traces.text_files import write_text
@@ -44,7 +44,7 @@ def write_trace(trace: Trace, path: str | Path) -> None:
 def _trace_rows(trace: Trace, has_more: bool, has_turns: bool) -> Iterable[tuple[str, ...]]:
     for number, request in enumerate(trace.requests):
         for turn in request.turns:
-            delay = repr(float(turn.delay_s)) if isinstance(turn, LaterTurn) else ""
+            delay = repr(float(turn.delay_s)) if isinstance(turn, SessionTurn) else ""
             # Through float(), because a NumPy number would be written with its type.
             at = "" if delay else repr(float(request.arrival_s))
             row = [at, str(turn.prompt_tokens), str(turn.output_tokens)]

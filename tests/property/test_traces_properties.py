@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helixsim.errors import TraceError
-from helixsim.requests import LaterTurn, SharedPrefix, TraceRequest
+from helixsim.requests import SessionTurn, SharedPrefix, TraceRequest
 from helixsim.traces import (
     Lengths,
     Trace,
@@ -28,7 +28,7 @@ TOKENS = st.integers(1, 10**8)
 KEYS = st.integers(0, 10**18).map(lambda key: (key,))
 PREFIXES = st.none() | st.builds(SharedPrefix, KEYS, st.just(1))
 PRIORITIES = st.integers(-9, 9)
-TURNS = st.builds(LaterTurn, st.floats(0, 1e9), TOKENS, TOKENS, PREFIXES, PRIORITIES)
+TURNS = st.builds(SessionTurn, st.floats(0, 1e9), TOKENS, TOKENS, PREFIXES, PRIORITIES)
 REQUESTS = st.lists(
     st.builds(
         TraceRequest,
@@ -37,7 +37,7 @@ REQUESTS = st.lists(
         TOKENS,
         PREFIXES,
         PRIORITIES,
-        st.lists(TURNS, max_size=3).map(tuple),
+        later_turns=st.lists(TURNS, max_size=3).map(tuple),
     ),
     min_size=1,
 )

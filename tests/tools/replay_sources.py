@@ -12,10 +12,10 @@ import tempfile
 from pathlib import Path
 
 import llm_architectures as llms
-from helixsim.hardware.catalogue import load_gpu
 from test_vllm_runs import RUNS, scenario_of
 
 from helixsim.errors import InputError
+from helixsim.hardware.catalogue import load_gpu
 from helixsim.hardware.gpu import GpuMachine
 from helixsim.profiles.library import load_llm
 from helixsim.profiles.machine_documents import facts_of, machine_document

@@ -282,6 +282,24 @@ def test_objectives_may_be_of_a_class():
         helixsim.capacity("small.yaml", "classes.c.ttft_s.p95<=1", overrides=changes)
 
 
+def test_a_trace_that_is_repeated_is_never_too_short():
+    rows = "".join(f"{second},20,5\n" for second in range(5))
+    Path("trace.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n" + rows)
+    trace = "workload={mode: online, trace: {file: trace.csv, repeat: fill, scale: 4}}"
+    result = helixsim.capacity(
+        "small.yaml",
+        "e2e_s.mean<=100",
+        seeds=1,
+        keep_up=0.5,
+        overrides=[trace, "run={duration: 10 s, warmup: 2 s}"],
+        tolerance=1,
+        jobs=1,
+    )
+    assert result.path == "workload.trace.scale"
+    assert [probe.rate for probe in result.probes][:2] == [4.0, 8.0]
+    assert result.probes[1].requests_per_s == 8.0
+
+
 # -- mistakes and ends
 
 

@@ -251,6 +251,17 @@ def test_a_trace_that_ends_long_before_the_run_is_told(load, workload):
     assert warnings_of(load, "trace.csv", "72 s") == []
     assert warnings_of(load, {"file": "trace.csv", "repeat": "fill"}) == []
     assert len(warnings_of(load, {"file": "trace.csv", "scale": 2}, "72 s")) == 1
+    # A second of silence is what the answer needs.
+    assert warnings_of(load, {"file": "trace.csv", "cut": "1 s"}, "1.5 s") == []
+
+
+def test_a_trace_that_begins_late_is_told(load, workload):
+    workload()
+    section = {"mode": "online", "trace": {"file": "trace.csv", "repeat": 2}}
+    changes = {"workload": section, "run": {"duration": "30 s"}}
+    assert workload_warnings(load(changes)) == []
+    (late,) = workload_warnings(load(changes, "workload.trace.start=4.1 s", "run.duration=7 s"))
+    assert late.startswith("the requests of the trace arrive from 3.9 to ")
 
 
 def test_rows_left_out_are_told_by_run_and_validate(scenario_file, load, tmp_path):

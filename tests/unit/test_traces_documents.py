@@ -141,6 +141,7 @@ def test_a_document_may_be_longer_than_any_line(write):
     ("document", "message"),
     [
         ("[1, 2", r"row 1: is not one JSON document"),
+        (f"{json.dumps(BENCH)}\n{json.dumps(BENCH)}", "row 2: .* Extra data.*; keep one in a file"),
         ("[1, 2]", r"\[0\]: is no conversation of ShareGPT JSON"),
         ("[" * 100_000, "is not one JSON document"),
         ("[]", "no conversation in it has a prompt and its answer"),

@@ -11,7 +11,7 @@ from helixsim.control.load import Arrival, OpenLoop
 from helixsim.control.sessions import RecordedSession, Sessions
 from helixsim.errors import TraceError
 from helixsim.models.simulation import simulate
-from helixsim.requests import LaterTurn, SharedPrefix, TraceRequest
+from helixsim.requests import SessionTurn, SharedPrefix, TraceRequest
 from helixsim.scenario.load_generator import build_load_generator
 from helixsim.scenario.workload_values import Workload
 from helixsim.traces import Trace, read_lengths, read_trace, write_trace
@@ -132,9 +132,38 @@ def test_hashes_count_before_sessions(read):
     assert first.later_turns[0].prefix is None
 
 
+@pytest.mark.parametrize(
+    ("hashes", "prompt", "following", "extended"),
+    [
+        # 32 tokens of prompt and 16 of answer: three blocks, the third as the next prompt has it.
+        ("[1, 2]", 64, "[1, 2, 3, 4]", SharedPrefix((1, 2, 3), 16)),
+        ("[1, 2]", 64, "[1, 9, 3, 4]", SharedPrefix((1, 2), 16)),  # another text
+        ("[1, 2]", 47, "[1, 2, 3]", SharedPrefix((1, 2), 16)),  # too short for the answer
+        ("[1, 2]", 64, "[1, 2]", SharedPrefix((1, 2), 16)),  # not told
+        ("[]", 64, "[1, 2, 3, 4]", None),
+    ],
+)
+def test_hashes_of_the_next_turn_tell_of_the_answer(read, hashes, prompt, following, extended):
+    def line(chat_id, parent, tokens, keys):
+        return chat(chat_id, parent, tokens, 16).replace("}", f', "hash_ids": {keys}}}')
+
+    trace = read(line(1, -1, 32, hashes) + line(2, 1, prompt, following))
+    assert trace.requests[0].prefix == extended
+
+
+def test_a_long_block_that_changes_with_the_answer_is_kept(read):
+    text = SESSIONS.replace('"output_length": 60', '"output_length": 60, "hash_ids": [4]')
+    same = text.replace('"input_length": 200', '"input_length": 200, "hash_ids": [4]')
+    first, _ = read(same).requests
+    assert first.prefix == SharedPrefix((4,), 512, 160)
+    other = text.replace('"input_length": 200', '"input_length": 200, "hash_ids": [5]')
+    first, _ = read(other).requests
+    assert first.prefix == SharedPrefix((4,), 512, 100)
+
+
 def test_sessions_are_written_and_read_back(tmp_path, read):
-    later = (LaterTurn(0.1, 30, 2, SharedPrefix((3,), 16), -1), LaterTurn(1 / 3, 40, 2))
-    trace = Trace((TraceRequest(0.0, 20, 4, None, 0, later), TraceRequest(1.0, 10, 4)))
+    later = (SessionTurn(0.1, 30, 2, SharedPrefix((3,), 16), -1), SessionTurn(1 / 3, 40, 2))
+    trace = Trace((TraceRequest(0.0, 20, 4, later_turns=later), TraceRequest(1.0, 10, 4)))
     write_trace(trace, tmp_path / "trace.csv")
     assert (tmp_path / "trace.csv").read_text().splitlines() == [
         "arrived_at,num_prefill_tokens,num_decode_tokens,hash_ids,block_tokens,priority,"
@@ -148,9 +177,9 @@ def test_sessions_are_written_and_read_back(tmp_path, read):
 
 
 def test_changes_of_a_trace_keep_its_sessions():
-    later = (LaterTurn(5.0, 30, 2), LaterTurn(5.0, 3000, 2), LaterTurn(5.0, 40, 2))
-    trace = Trace((TraceRequest(2.0, 20, 4, None, 0, later), TraceRequest(8.0, 9, 900)))
-    assert trace.scaled(2.0).requests[0] == TraceRequest(1.0, 20, 4, None, 0, later)
+    later = (SessionTurn(5.0, 30, 2), SessionTurn(5.0, 3000, 2), SessionTurn(5.0, 40, 2))
+    trace = Trace((TraceRequest(2.0, 20, 4, later_turns=later), TraceRequest(8.0, 9, 900)))
+    assert trace.scaled(2.0).requests[0] == TraceRequest(1.0, 20, 4, later_turns=later)
     assert trace.from_first().requests[0].later_turns == later
     (limited,) = trace.limited(max_prompt_tokens=100, max_output_tokens=100).requests
     assert limited.later_turns == later[:1]  # the session ends before a turn that is too long
@@ -158,15 +187,15 @@ def test_changes_of_a_trace_keep_its_sessions():
 
 def test_repetitions_share_nothing_with_one_another():
     one = SharedPrefix((7,), 16)
-    request = TraceRequest(0.0, 20, 4, one, 0, (LaterTurn(1.0, 20, 4, one),))
+    request = TraceRequest(0.0, 20, 4, one, later_turns=(SessionTurn(1.0, 20, 4, one),))
     first, second = Trace((request,)).repeated(2, 10.0).requests
     assert first == request
     own = SharedPrefix(((1, 7),), 16)
-    assert second == TraceRequest(10.0, 20, 4, own, 0, (LaterTurn(1.0, 20, 4, own),))
+    assert second == TraceRequest(10.0, 20, 4, own, later_turns=(SessionTurn(1.0, 20, 4, own),))
 
 
 def test_a_session_by_hand():
-    later = (LaterTurn(0.5, 200, 5, SharedPrefix((1,), 16), 3), LaterTurn(2.0, 210, 2))
+    later = (SessionTurn(0.5, 200, 5, SharedPrefix((1,), 16), 3), SessionTurn(2.0, 210, 2))
     sessions = [RecordedSession(Arrival(1.0, 100, 60), later), RecordedSession(Arrival(2.0, 5, 5))]
     load = Sessions(sessions, end_s=10.0)
     assert list(load.opening()) == []
@@ -187,17 +216,17 @@ def test_a_workload_has_sessions_only_where_its_trace_has():
         return build_load_generator(scenario, Random(3), 20.0)
 
     assert isinstance(load_generator_of(TraceRequest(0.0, 5, 2)), OpenLoop)
-    later = (LaterTurn(1.0, 9, 2),)
+    later = (SessionTurn(1.0, 9, 2),)
     sessions = load_generator_of(
-        TraceRequest(0.0, 5, 2, None, 0, later), TraceRequest(51.0, 5, 2, None, 0, later)
+        TraceRequest(0.0, 5, 2, later_turns=later), TraceRequest(51.0, 5, 2, later_turns=later)
     )
     assert list(sessions.later()) == [Arrival(20.0, 5, 2)]
     assert sessions.after_end(30.0, None, 0) == Arrival(31.0, 9, 2, follows=0)
 
 
 def test_a_later_turn_arrives_after_the_end_of_the_turn_before_it():
-    later = (LaterTurn(4.0, 6, 2), LaterTurn(0.0, 7, 2))
-    workload = Workload(mode="online", trace=Trace((TraceRequest(0.0, 5, 3, None, 0, later),)))
+    later = (SessionTurn(4.0, 6, 2), SessionTurn(0.0, 7, 2))
+    workload = Workload(mode="online", trace=Trace((TraceRequest(0.0, 5, 3, later_turns=later),)))
     scenario = make_scenario({"a": (0, 1)}, workload=workload, duration_s=90.0, drain=True)
     requests = simulate(scenario).requests
     assert list(requests.prompt_tokens) == [5, 6, 7]
