@@ -19,7 +19,8 @@ from helixreal.engines.engine import Engine, EngineSpec, Row
 from helixreal.engines.model_config import VALUE_BYTES, LlamaConfig
 from helixsim.control.kv_cache import reserve
 from helixsim.errors import InputError
-from helixsim.profiles.spec import LLMSpec, MachineSpec
+from helixsim.profiles.llm_spec import LLMSpec
+from helixsim.profiles.spec import MachineSpec
 from helixsim.yaml_files import parse_yaml, validate, yaml_text
 
 _LAYERS_TIMED = 4

@@ -1,16 +1,18 @@
 """The machines and the network between them, as frozen values.
 
-A cluster is a coordinator and named nodes. Every ordered pair of machines may have a link.
+A cluster is front ends and named nodes. Every ordered pair of machines may have a link.
 :class:`Network` returns the link of a pair, so that a cluster of a thousand nodes need not list
-a million links. The coordinator is both the source and the sink of every route.
+a million links. A front end is both the source and the sink of the routes of its requests. The
+first front end is the coordinator; most clusters have no other.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 COORDINATOR = "coordinator"
-"""The name of the coordinator as an end of a link."""
+"""A name of the first front end as an end of a link, whatever its own name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +32,35 @@ class Nic:
 
 
 @dataclass(frozen=True, slots=True)
+class FrontEnd:
+    """One machine at which users' requests enter, and to which their tokens return.
+
+    Attributes
+    ----------
+    nic
+        Its network interface.
+    region
+        Name of its region.
+    name
+        Unique among front ends and nodes.
+    share
+        Share of the requests that enter here, 0 to 1; the shares of a cluster add up to 1.
+    """
+
+    nic: Nic
+    region: str = "default"
+    name: str = COORDINATOR
+    share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """One machine that can hold layers.
 
     Attributes
     ----------
     name
-        Unique in the cluster, not ``coordinator``.
+        Unique in the cluster, and the name of no front end.
     machine_type
         Name of the machine type, for example ``L4x2``.
     nic
@@ -64,7 +88,7 @@ class Link:
     Attributes
     ----------
     source, target
-        Names of nodes, or ``coordinator``.
+        Names of nodes or front ends.
     bandwidth_bytes_per_s
         Its maximum bandwidth.
     latency_s
@@ -98,12 +122,14 @@ class LinkList:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A coordinator, nodes in a fixed order, and the network between them."""
+    """Nodes and front ends, each in a fixed order, and the network between them.
+
+    The first front end is the coordinator.
+    """
 
     nodes: tuple[Node, ...]
-    coordinator_nic: Nic
+    front_ends: tuple[FrontEnd, ...]
     network: Network
-    coordinator_region: str = "default"
     _by_name: dict[str, Node] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -127,9 +153,44 @@ class Cluster:
         """
         return self._by_name[name]
 
-    def nic(self, name: str) -> Nic:
-        """The network interface of a node or of the coordinator."""
-        return self.coordinator_nic if name == COORDINATOR else self.node(name).nic
+    @property
+    def coordinator_nic(self) -> Nic:
+        """The network interface of the coordinator."""
+        return self.front_ends[0].nic
+
+    @property
+    def coordinator_region(self) -> str:
+        """The region of the coordinator."""
+        return self.front_ends[0].region
+
+    @property
+    def front_end_names(self) -> tuple[str, ...]:
+        """The names of the front ends."""
+        return tuple(front_end.name for front_end in self.front_ends)
+
+    def own_name(self, machine: str) -> str:
+        """The name that a machine has in the network, given that or ``coordinator``."""
+        return self.front_ends[0].name if machine == COORDINATOR else machine
+
+    def nearest_front_end(self, region: str) -> int:
+        """The number of the front end to which users of a region send their requests.
+
+        It is the first in their region, else the one that a message from their region reaches
+        first by the rules of the network; the coordinator where no rule says so.
+        """
+        for number, front_end in enumerate(self.front_ends):
+            if front_end.region == region:
+                return number
+        if not isinstance(self.network, RuleNetwork):
+            return 0
+        delays = [
+            self.network.region_latency_s(region, front_end.region) for front_end in self.front_ends
+        ]
+        return delays.index(min(delays))
+
+    def with_coordinator_alone(self) -> Cluster:
+        """The cluster with its first front end only, at which all requests enter."""
+        return replace(self, front_ends=(replace(self.front_ends[0], share=1.0),))
 
     def machine_mix(self) -> dict[str, int]:
         """Number of nodes of each machine type, types in order of appearance."""
@@ -185,7 +246,7 @@ class RuleNetwork:
     Attributes
     ----------
     regions
-        Region of every machine, the coordinator included.
+        Region of every machine, front ends included.
     links
         Ordered pair of machines -> rule.
     between_regions
@@ -242,6 +303,11 @@ class RuleNetwork:
                 link = rule.link(source, target, self.seed)
                 found[number[source], number[target]] = link.bandwidth_bytes_per_s
         return found
+
+    def region_latency_s(self, here: str, there: str) -> float:
+        """Mean latency of the links from one region to another; infinite where there are none."""
+        rule = self._region_rule(here, there)
+        return inf if rule is None else rule.latency_s.mean
 
     def _region_rule(self, here: str, there: str) -> LinkRule | None:
         if (rule := self.between_regions.get((min(here, there), max(here, there)))) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -37,6 +37,27 @@ class SharedPrefix:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionTurn:
+    """A request that follows the end of another, as the next turn of a session.
+
+    Attributes
+    ----------
+    delay_s
+        From the end of the turn before it to its arrival.
+    prompt_tokens, output_tokens
+        Lengths of the whole prompt and of the answer, at least 1 each.
+    prefix, priority
+        As :class:`TraceRequest`.
+    """
+
+    delay_s: float
+    prompt_tokens: int
+    output_tokens: int
+    prefix: SharedPrefix | None = None
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class TraceRequest:
     """One request of a workload, before anything has happened to it.
 
@@ -52,6 +73,13 @@ class TraceRequest:
         What its prompt may share with others; None if nothing is known of it.
     priority
         Requests with a lower number go first, where a node schedules by priority.
+    user_class
+        Name of the class of users that it is from; empty without classes.
+    region
+        Where its user is; None if it is not known.
+    later_turns
+        Requests of the same session, each of which arrives some time after the end of the one
+        before it; empty for a request by itself.
     """
 
     arrival_s: float
@@ -59,6 +87,14 @@ class TraceRequest:
     output_tokens: int
     prefix: SharedPrefix | None = None
     priority: int = 0
+    user_class: str = ""
+    region: str | None = None
+    later_turns: tuple[SessionTurn, ...] = field(default=(), kw_only=True)
+
+    @property
+    def turns(self) -> tuple[TraceRequest | SessionTurn, ...]:
+        """The request and its later turns."""
+        return self, *self.later_turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +162,11 @@ class Request:
         Tokens of its prompt that a prefix cache held when it was admitted first.
     priority
         Requests with a lower number go first, where a node schedules by priority.
+    user_class
+        Name of the class of users that it is from; empty without classes.
+    front_end
+        The number of the front end at which it entered, among the front ends: its route begins and
+        ends there.
     prefix
         What its prompt may share with others; None if nothing is known of it.
     is_prefill
@@ -138,10 +179,10 @@ class Request:
     num_computed_tokens
         Tokens that the KV caches hold before this pass.
     dispatched_s
-        When the pass left the coordinator; for a prefill in chunks, the first chunk; after a
+        When the pass left its front end; for a prefill in chunks, the first chunk; after a
         restart, the first attempt at the pass.
     first_dispatch_s, first_token_s
-        When its prefill left the coordinator, and returned. NaN before.
+        When its prefill left its front end, and returned. NaN before.
     route
         The path it takes.
     onward
@@ -158,6 +199,7 @@ class Request:
         "dispatched_s",
         "first_dispatch_s",
         "first_token_s",
+        "front_end",
         "index",
         "is_prefill",
         "max_chunk_tokens",
@@ -175,6 +217,7 @@ class Request:
         "prompt_tokens",
         "route",
         "sent_s",
+        "user_class",
         "via_link",
     )
 
@@ -197,6 +240,8 @@ class Request:
         self.num_preemptions = 0
         self.num_cached_tokens = 0
         self.priority = 0
+        self.user_class = ""
+        self.front_end = 0
         self.prefix: SharedPrefix | None = None
         self.num_decodes = num_decodes
         self.split_prefill(max_chunk_tokens)
@@ -308,7 +353,8 @@ class Request:
         new.num_output_tokens = new.num_generated_tokens = self.num_output_tokens
         new.num_preemptions = self.num_preemptions
         new.num_cached_tokens = self.num_cached_tokens
-        new.priority, new.prefix = self.priority, self.prefix
+        new.priority, new.prefix, new.user_class = self.priority, self.prefix, self.user_class
+        new.front_end = self.front_end
         new.split_prefill(max_chunk_tokens)
         new.dispatched_s = self.dispatched_s
         new.first_dispatch_s = self.first_dispatch_s
@@ -349,6 +395,8 @@ class PrefillChunk(Request):
         self.num_preemptions = request.num_preemptions
         self.num_cached_tokens = 0
         self.priority, self.prefix = request.priority, request.prefix
+        self.user_class = request.user_class
+        self.front_end = request.front_end
         self.is_prefill = True
         self.max_chunk_tokens = request.max_chunk_tokens
         self.num_computed_tokens = request.num_computed_tokens

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import Random
 
-from helixsim.cluster import COORDINATOR, Cluster, Link, LinkList, Nic, Node
+from helixsim.cluster import COORDINATOR, Cluster, FrontEnd, Link, LinkList, Nic, Node
 from helixsim.control.cluster_view import ClusterView
 from helixsim.control.routing import PolicyInputs
 from helixsim.physics.engine import IDEAL_ENGINE, EngineCosts
@@ -94,7 +94,7 @@ def make_cluster(
 
     return Cluster(
         nodes=tuple(Node(name, kind, nic(name), 1e9) for name, kind in types.items()),
-        coordinator_nic=nic(HOST),
+        front_ends=(FrontEnd(nic(HOST)),),
         network=LinkList({pair: Link(*pair, *values) for pair, values in links.items()}),
     )
 

@@ -114,7 +114,7 @@ def _trace(path: Path, rate_scale: float) -> Trace:
     from helixsim.traces import Trace, read_trace
 
     if not path.is_dir():
-        trace = read_trace(path)
+        trace = read_trace(path).from_first()
     else:
         run = load_recorded_run(path)
         trace = Trace(
@@ -141,8 +141,17 @@ def _sending(scenario: Scenario, trace: Trace, rate_scale: float) -> Scenario:
         lengths=None,
         arrivals=None,
         mean_tokens_per_s=None,
+        requests_per_s=None,
+        conversations=None,
+        classes=(),
     )
-    last_s = trace.requests[-1].arrival_s / rate_scale + _AFTER_LAST_S
+    last_s = trace.scaled(rate_scale).last_s + _AFTER_LAST_S
+    if trace.num_turns > len(trace):
+        typer.echo(
+            f"note: later turns of sessions are sent until {last_s:g} s, when the last would "
+            "arrive if answers took no time",
+            err=True,
+        )
     run = replace(
         scenario.run,
         duration_s=last_s,

@@ -39,8 +39,15 @@ class LiveRecorder(RunRecorder):
         node_names: tuple[str, ...],
         *,
         keep_iterations: bool,
+        has_classes: bool = False,
     ) -> None:
-        super().__init__(window_start_s, window_end_s, node_names, keep_iterations=keep_iterations)
+        super().__init__(
+            window_start_s,
+            window_end_s,
+            node_names,
+            keep_iterations=keep_iterations,
+            has_classes=has_classes,
+        )
         self.on_end: Callable[[Request, Finished | Failed | Refused | None], None] = _no_listener
         self.retry_after_s: Callable[[], float] = lambda: 1.0
         self.can_wait: Callable[[], bool] = lambda: True

@@ -44,6 +44,7 @@ from helixsim.metrics.result import RunResult
 from helixsim.metrics.timeline import Timeline
 from helixsim.placement.flow import Flow
 from helixsim.placement.topology import Topology
+from helixsim.scenario.coordinator_alone import with_coordinator_alone
 from helixsim.scenario.load_generator import build_load_generator
 from helixsim.scenario.resolved import Scenario
 
@@ -125,7 +126,8 @@ class Cluster:
         *,
         load_generator: LoadGenerator | None = None,
     ) -> None:
-        self.scenario = scenario
+        self._other_front_ends = scenario.cluster.front_end_names[1:]
+        self.scenario = scenario = with_coordinator_alone(scenario)
         self.seed = scenario.run.seed
         self.start_s = self.end_s = 0.0
         self.stopping = False
@@ -153,6 +155,12 @@ class Cluster:
         self._next_sample_s = inf
         self._watched: dict[object, Callable[[], None]] = {}
         self._cut: frozenset[tuple[int, int]] = frozenset()
+        if self._other_front_ends:
+            logger.warning(
+                "tokens pass the coordinator, as of one front end; at the sites of %s, start "
+                "`helixreal front-end` for a server",
+                ", ".join(self._other_front_ends),
+            )
         self._poller = zmq.Poller()
         self._poller.register(transport.inbox, zmq.POLLIN)
 
@@ -249,6 +257,7 @@ class Cluster:
             self.end_s,
             tuple(node.name for node in topology.nodes),
             keep_iterations=False,
+            has_classes=bool(scenario.workload.class_names),
         )
         self._control_plane = build_control_plane(
             scenario,
@@ -346,6 +355,12 @@ class Cluster:
         self._sample()
         self.recorder.finish(self.coordinator.active, self.coordinator.waiting)
         result = RunResult.of(self, self._timeline, interrupted=self.stopping)
+        if self._other_front_ends:
+            result.summary["warnings"].append(
+                f"all requests entered at {self.topology.name(self.topology.coordinator)}: this "
+                f"run had no use for the scenario's other front ends "
+                f"({', '.join(self._other_front_ends)}), which a simulation has"
+            )
         if self.lag_s > _LAG_WARNING_S:
             result.summary["warnings"].append(
                 f"the coordinator or a worker was {self.lag_s:.2f} s late: the machine is too slow "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from helixsim.errors import InputError
+from helixsim.llms.config_file import read_config_file
+from helixsim.llms.config_values import ConfigValues
 from helixsim.profiles.machine import LLM
 
 
@@ -37,24 +38,13 @@ def model_facts(folder: Path, llm: LLM) -> ModelFacts:
         If there is no such model, or it has another number of layers.
     """
     file = folder / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"cannot be read: {error.strerror or error}; give a model folder (Hugging Face format)",
-            file=file,
-        ) from error
-    except ValueError as error:
-        raise InputError(f"is not JSON: {error}", file=file) from error
-
-    def number(key: str) -> int:
-        value: Any = config.get(key) if isinstance(config, dict) else None
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError("must be a whole number above zero", file=file, where=key)
-        return value
-
+    if not file.is_file():
+        raise InputError("there is no such file; give a model folder (Hugging Face)", file=file)
+    values = read_config_file(file)
     facts = ModelFacts(
-        number("num_hidden_layers"), number("vocab_size"), number("max_position_embeddings")
+        values.count("num_hidden_layers"),
+        values.count("vocab_size"),
+        values.count("max_position_embeddings"),
     )
     if facts.num_layers != llm.num_layers:
         raise InputError(
@@ -178,114 +168,86 @@ def read_llama_config(model: str | Path) -> LlamaConfig:
     InputError
         If there is no such file, or the type of the model is not supported.
     """
-    file = Path(model) / "config.json"
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", file=file) from error
-    except ValueError as error:
-        raise InputError(f"is not JSON: {error}", file=file) from error
-    if not isinstance(document, dict):
-        raise InputError("must be a mapping", file=file)
-    return _Reader(document, file).config()
+    return _Reader(read_config_file(Path(model) / "config.json")).config()
 
 
 class _Reader:
-    """Reads values of config.json; errors name the key."""
+    """Reads what the engine supports."""
 
-    def __init__(self, document: Mapping[str, Any], file: Path) -> None:
-        self._document = document
-        self._file = file
+    def __init__(self, values: ConfigValues) -> None:
+        self._values = values
 
     def config(self) -> LlamaConfig:
         architecture = self._check_supported()
-        hidden_size = self._count("hidden_size")
-        num_heads = self._count("num_attention_heads")
-        num_kv_heads = self._count("num_key_value_heads", num_heads)
+        hidden_size = self._values.count("hidden_size")
+        num_heads = self._values.count("num_attention_heads")
+        num_kv_heads = self._values.count("num_key_value_heads", num_heads)
         if num_heads % num_kv_heads:
-            raise self._error(
+            raise self._values.error(
                 "num_key_value_heads", f"{num_kv_heads} does not divide {num_heads} heads"
             )
-        head_dim = self._count("head_dim", hidden_size // num_heads)
+        head_dim = self._values.count("head_dim", hidden_size // num_heads)
         if head_dim % 2:
-            raise self._error("head_dim", f"must be even, not {head_dim}")
-        attention_bias = bool(self._document.get("attention_bias", False))
+            raise self._values.error("head_dim", f"must be even, not {head_dim}")
+        attention_bias = self._values.flag("attention_bias")
         is_qwen = architecture == "Qwen2ForCausalLM"
         return LlamaConfig(
-            num_layers=self._count("num_hidden_layers"),
+            num_layers=self._values.count("num_hidden_layers"),
             hidden_size=hidden_size,
-            intermediate_size=self._count("intermediate_size"),
+            intermediate_size=self._values.count("intermediate_size"),
             num_heads=num_heads,
             num_kv_heads=num_kv_heads,
             head_dim=head_dim,
-            vocab_size=self._count("vocab_size"),
-            norm_eps=self._number(self._document, "rms_norm_eps", 1e-6),
-            tied=bool(self._document.get("tie_word_embeddings", False)),
+            vocab_size=self._values.count("vocab_size"),
+            norm_eps=self._values.real("rms_norm_eps", 1e-6),
+            tied=self._values.flag("tie_word_embeddings"),
             qkv_bias=attention_bias or is_qwen,
             output_bias=attention_bias and not is_qwen,
-            mlp_bias=bool(self._document.get("mlp_bias", False)),
+            mlp_bias=self._values.flag("mlp_bias"),
             **self._rope(),
         )
 
     def _check_supported(self) -> str:
-        architectures = self._document.get("architectures") or ["none"]
+        architectures = self._values.items("architectures") or ["none"]
         architecture = str(architectures[0])
         if architecture not in _ARCHITECTURES:
-            raise self._error(
+            raise self._values.error(
                 "architectures", f"{architecture} is not supported; {', '.join(_ARCHITECTURES)} are"
             )
-        activation = self._document.get("hidden_act", "silu")
+        activation = self._values.text("hidden_act") or "silu"
         if activation != "silu":
-            raise self._error("hidden_act", f"{activation} is not supported; silu is")
-        if self._document.get("quantization_config"):
-            raise self._error("quantization_config", "quantized weights are not supported")
-        uses_window = architecture == "MistralForCausalLM" or self._document.get(
-            "use_sliding_window"
-        )
-        if uses_window and self._document.get("sliding_window"):
-            raise self._error("sliding_window", "a sliding window is not supported")
+            raise self._values.error("hidden_act", f"{activation} is not supported; silu is")
+        if self._values.get("quantization_config"):
+            raise self._values.error("quantization_config", "quantized weights are not supported")
+        uses_window = architecture == "MistralForCausalLM" or self._values.get("use_sliding_window")
+        if uses_window and self._values.get("sliding_window"):
+            raise self._values.error("sliding_window", "a sliding window is not supported")
         return architecture
 
     def _rope(self) -> dict[str, Any]:
         # transformers 5 writes rope_parameters, earlier versions rope_theta and rope_scaling.
-        key = "rope_parameters" if self._document.get("rope_parameters") else "rope_scaling"
-        scaling = self._document.get(key) or {}
-        if not isinstance(scaling, dict):
-            raise self._error(key, "must be a mapping")
-        theta = self._number(self._document, "rope_theta", 10000.0)
-        theta = self._number(scaling, "rope_theta", theta)
-        if scaling.get("partial_rotary_factor", 1.0) != 1.0:
-            raise self._error(f"{key}.partial_rotary_factor", "only 1 is supported")
-        kind = scaling.get("rope_type", scaling.get("type", "default"))
+        key = "rope_parameters" if self._values.get("rope_parameters") else "rope_scaling"
+        theta = self._values.real("rope_theta", 10000.0)
+        scaling = self._values.below(key)
+        if scaling is None:
+            return {"rope_theta": theta}
+        theta = scaling.real("rope_theta", theta)
+        if scaling.real("partial_rotary_factor", 1.0) != 1.0:
+            raise scaling.error("partial_rotary_factor", "only 1 is supported")
+        kind = scaling.text("rope_type") or scaling.text("type") or "default"
         if kind == "default":
             return {"rope_theta": theta}
         if kind == "linear":
-            return {"rope_theta": theta, "rope_divisor": self._number(scaling, "factor")}
+            return {"rope_theta": theta, "rope_divisor": scaling.real("factor")}
         if kind != "llama3":
-            raise self._error(key, f"rope_type {kind} is not supported; llama3 and linear are")
+            message = f"rope_type {kind} is not supported; llama3 and linear are"
+            raise self._values.error(key, message)
         return {
             "rope_theta": theta,
             "rope_scaling": RopeScaling(
-                factor=self._number(scaling, "factor"),
-                low_freq_factor=self._number(scaling, "low_freq_factor"),
-                high_freq_factor=self._number(scaling, "high_freq_factor"),
-                original_tokens=int(self._number(scaling, "original_max_position_embeddings")),
+                factor=scaling.real("factor"),
+                low_freq_factor=scaling.real("low_freq_factor"),
+                high_freq_factor=scaling.real("high_freq_factor"),
+                original_tokens=int(scaling.real("original_max_position_embeddings")),
             ),
         }
-
-    def _count(self, key: str, default: int | None = None) -> int:
-        value = self._document.get(key)
-        if value is None:
-            value = default
-        if not isinstance(value, int) or value < 1:
-            raise self._error(key, "should be a whole number above zero")
-        return value
-
-    def _number(self, mapping: Mapping[str, Any], key: str, default: float | None = None) -> float:
-        value = mapping.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise self._error(key, "should be a number above zero")
-        return float(value)
-
-    def _error(self, key: str, message: str) -> InputError:
-        return InputError(message, file=self._file, where=key)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from helixreal.engines.engine import Buffer, EngineSpec, Payload, Row
 from helixreal.engines.grammar import Grammars
 from helixsim.control.prefix_cache import PrefixCache
 from helixsim.errors import InputError
+from helixsim.llms.config_file import read_config_file
 
 if TYPE_CHECKING:
     import torch
@@ -344,28 +344,21 @@ def _free_bytes() -> int:
 def _architecture(spec: EngineSpec, model: str, supported: Sequence[str]) -> str:
     """The architecture of the model in config.json."""
     file = Path(model) / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", file=file) from error
-    except ValueError as error:
-        raise InputError(f"is not JSON: {error}", file=file) from error
-    if not isinstance(config, Mapping):
-        raise InputError("must be a mapping", file=file)
-    architecture = str((config.get("architectures") or ["none"])[0])
+    values = read_config_file(file)
+    architecture = str((values.items("architectures") or ["none"])[0])
     if architecture not in supported:
         raise InputError(
             f"{architecture} is not supported; {', '.join(supported)} are",
             file=file,
             where="architectures",
         )
-    num_layers = config.get("num_hidden_layers")
+    num_layers = values.get("num_hidden_layers")
     if num_layers != spec.num_layers:
         raise InputError(
             f"the model has {num_layers} layers, but the scenario's LLM has {spec.num_layers}",
             file=file,
         )
-    heads, num_devices = config.get("num_attention_heads"), len(spec.devices)
+    heads, num_devices = values.get("num_attention_heads"), len(spec.devices)
     if isinstance(heads, int) and heads % num_devices:
         counts = " or ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
         raise InputError(

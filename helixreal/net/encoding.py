@@ -21,7 +21,7 @@ from helixreal.net import messages
 from helixreal.net.messages import AnyMessage, Frame
 from helixsim.errors import HelixError
 
-VERSION = 5
+VERSION = 6
 PREFIX = b"hx" + VERSION.to_bytes(2, "big")
 MAX_HEADER_BYTES = 8_000_000
 MAX_BODY_BYTES = 2_000_000_000

@@ -87,7 +87,11 @@ class Llm(Part):
     token_bytes: float
     layer_bytes: float
     kv_bytes_per_token_layer: float
-    once_bytes: float = 0.0
+    embedding_bytes: float = 0.0
+    head_bytes: float = 0.0
+    shared_bytes: float = 0.0
+    bytes_of_layer: tuple[float, ...] = ()
+    kv_bytes_of_layer: tuple[float, ...] = ()
 
 
 class Machine(Part):

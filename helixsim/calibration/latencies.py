@@ -22,6 +22,7 @@ from helixsim.physics.engine import EngineCosts
 from helixsim.placement.topology import Topology
 from helixsim.recorded.recording import RecordedRun
 from helixsim.recorded.replay import RecordedSource, ReplaySettings
+from helixsim.scenario.coordinator_alone import with_coordinator_alone
 from helixsim.scenario.resolved import Scenario
 
 _QUANTILES = np.arange(0.05, 1.0, 0.05)
@@ -105,7 +106,7 @@ def cut(run: RecordedRun, scenario: Scenario, slice_s: float, lead_s: float) -> 
     begin_s = min(lead_s, end_s / 2)
     passes = run.passes
     timed = replace(
-        scenario,
+        with_coordinator_alone(scenario),
         physics="calibrated",
         run=replace(scenario.run, warmup_s=begin_s, duration_s=end_s, drain=False),
     )

@@ -14,9 +14,11 @@ from helixsim.cli import (
     calibrate,
     files,
     gpus,
+    llms,
     operators,
     pictures,
     plan,
+    profile,
     replay,
     run,
     scenarios,
@@ -47,9 +49,12 @@ app.command("sweep")(studies.sweep)
 app.command("capacity")(studies.capacity)
 app.command("validate")(scenarios.validate)
 app.command("show")(show.show)
+app.command("llm")(llms.llm)
+app.command("llms")(llms.llms)
 app.command("generate-cluster")(files.generate_cluster)
 app.command("generate-trace")(files.generate_trace)
 app.command("import-helix")(files.import_helix)
+app.command("profile")(profile.profile)
 app.command("import-operators")(operators.import_operators)
 app.command("gpus")(gpus.gpus)
 app.command("schema")(files.schema)

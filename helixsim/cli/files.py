@@ -116,7 +116,7 @@ def schema(
     kind: Annotated[
         str,
         typer.Option(
-            help="scenario, cluster, generator, placement, llm, machine, engine or sweep."
+            help="scenario, cluster, generator, placement, llm, machine, gpu, engine or sweep."
         ),
     ] = "scenario",
 ) -> None:

@@ -189,8 +189,9 @@ def bound(
     import json
 
     from helixsim.planner.documents import bound_text
+    from helixsim.planner.feasibility import check_stages
     from helixsim.planner.max_flow.upper_bound import trivial_bound, upper_bound
-    from helixsim.planner.problem import check_stages, planning_problem
+    from helixsim.planner.problem import planning_problem
     from helixsim.scenario.load import load_scenario
 
     problem = planning_problem(load_scenario(file, overrides or []), keep_links=keep_links)

@@ -106,5 +106,5 @@ def _write_graph(subject: Scenario | Placement, output: Path, *, force: bool) ->
     if not isinstance(subject, Scenario):
         raise InputError("a graph needs the cluster; name a scenario that has it with --scenario")
     topology, flow, _ = solve(subject)
-    graph = to_networkx(topology, flow, coordinator_region=subject.cluster.coordinator_region)
+    graph = to_networkx(topology, flow)
     write_whole(output, graph_text(graph, output.suffix.lower()), overwrite=force)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from helixsim.physics.engine import EngineCosts
 from helixsim.placement.topology import PlacedNode, Topology
+from helixsim.profiles.kv_memory import BLOCK_TOKENS
 from helixsim.profiles.machine import Capacity
-from helixsim.profiles.spec import BLOCK_TOKENS
 
 _UNLIMITED = 2**53
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from math import inf, log2
 from sys import maxsize
@@ -32,7 +32,7 @@ from helixsim.profiles.throughput import estimate_throughput
 if TYPE_CHECKING:
     from random import Random
 
-    from helixsim.scenario.resolved import Scenario
+    from helixsim.scenario.resolved import Scenario, Slo
 
 
 FEWEST_CHUNK_TOKENS = 256
@@ -160,7 +160,7 @@ def build_control_plane(
         uses_small_shares_alone=performance.requests_wait,
         admits_by_held_kv=scheduler.kv.admission == "exact"
         and not (loops and _has_only_whole_nodes(topology)),
-        ttft_limit_s=min((slo.ttft_s for slo in scenario.slos if slo.ttft_s), default=None),
+        ttft_limit_s=_ttft_limit_s(scenario.slos),
         tpot_limit_s=min((slo.tpot_s for slo in scenario.slos if slo.tpot_s), default=None),
         rng=rng,
         view=view,
@@ -179,6 +179,7 @@ def build_control_plane(
         recorder,
         passes_beyond_answer,
         node_names=tuple(node.name for node in topology.nodes),
+        front_end_names=tuple(front_end.name for front_end in topology.front_ends),
         reflow=lambda down, cut: (
             flow_without(scenario, topology, down, cut) if down or cut else flow
         ),
@@ -187,7 +188,7 @@ def build_control_plane(
         longest_chunk_tokens=min(node.capacity.max_prompt_tokens for node in topology.nodes),
         max_waiting=_max_waiting(scenario, performance),
         decodes_loop=loops,
-        lateness=Lateness(inputs.ttft_limit_s, scheduler.late_requests),
+        lateness=_lateness(scenario),
     )
     return ControlPlane(
         topology,
@@ -281,6 +282,22 @@ def mean_stages(topology: Topology, flow: Flow) -> float:
     """Stages of a route, on average: how often a token passes from one node to another."""
     total = sum(flow.link_tokens_per_s)
     return total / flow.tokens_per_s - 1 if flow.tokens_per_s > 0 else 1.0
+
+
+def _ttft_limit_s(slos: Iterable[Slo]) -> float | None:
+    """The strictest limit of the time to the first token."""
+    return min((slo.ttft_s for slo in slos if slo.ttft_s), default=None)
+
+
+def _lateness(scenario: Scenario) -> Lateness:
+    """Requests of a class of users are late by its SLO and by the SLOs of all requests."""
+    names = scenario.workload.class_names
+    of_all = [slo for slo in scenario.slos if slo.name not in names]
+    limits = {
+        name: _ttft_limit_s([*of_all, *(slo for slo in scenario.slos if slo.name == name)])
+        for name in names
+    }
+    return Lateness(_ttft_limit_s(of_all), scenario.scheduler.late_requests, limits)
 
 
 def followed_flow(scenario: Scenario, topology: Topology) -> Flow:

@@ -77,7 +77,7 @@ class Coordinator:
     passes_beyond_answer
         Decodes that a request runs beyond what its answer needs after the prefill's token. The
         published simulator runs one.
-    node_names
+    node_names, front_end_names
         For the reasons of requests that fail.
     reflow
         The flow without some nodes and links, None if no route is left. Without it, none ever is.
@@ -118,6 +118,7 @@ class Coordinator:
         passes_beyond_answer: int,
         *,
         node_names: Sequence[str] = (),
+        front_end_names: Sequence[str] = (COORDINATOR,),
         reflow: Callable[[frozenset[int], Cut], Flow | None] = lambda down, cut: None,
         prefill_chunk_tokens: int | None = None,
         streams_chunks: bool = False,
@@ -131,6 +132,7 @@ class Coordinator:
         self._recorder = recorder
         self._passes_beyond_answer = passes_beyond_answer
         self._node_names = node_names
+        self._machine_names = (*node_names, *front_end_names)
         self._reflow = reflow
         self._chunk_tokens = prefill_chunk_tokens
         self._streams_chunks = streams_chunks
@@ -174,6 +176,8 @@ class Coordinator:
             max_chunk_tokens=self._chunk_size(arrival.prompt_tokens),
         )
         request.prefix, request.priority = arrival.prefix, arrival.priority
+        request.user_class = arrival.user_class
+        request.front_end = arrival.front_end
         self._num_created += 1
         return request
 
@@ -413,12 +417,11 @@ class Coordinator:
         self._reroute()
         if new:
             source, target = min(new)
-            self._last_lost = f"the link {self._name(source)} -> {self._name(target)}"
+            self._last_lost = (
+                f"the link {self._machine_names[source]} -> {self._machine_names[target]}"
+            )
             self._restart_cut_off(now, actions)
         self._serve_again(now, actions)
-
-    def _name(self, machine: int) -> str:
-        return self._node_names[machine] if machine < len(self._node_names) else COORDINATOR
 
     def _stalled(self, request: Request, now: float, actions: Actions) -> None:
         """Begin a request anew, before all others."""
@@ -514,9 +517,9 @@ class Coordinator:
     def _hops(self, request: Request) -> Iterator[tuple[int, int]]:
         """The links of a request's route; if it is not complete, the links so far."""
         assert request.route is not None
-        coordinator = len(self._node_names)
+        home = len(self._node_names) + request.front_end
         nodes = [stage.node for stage in request.route.stages]
-        return pairwise((coordinator, *nodes, coordinator))
+        return pairwise((home, *nodes, home))
 
     def _abandon(self, request: Request, actions: Actions) -> Request:
         """End an attempt, and make the next."""

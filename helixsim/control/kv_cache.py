@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
 
-from helixsim.profiles.spec import BLOCK_TOKENS
+from helixsim.profiles.kv_memory import BLOCK_TOKENS
 from helixsim.requests import Request, Route
 
 

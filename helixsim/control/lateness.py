@@ -6,7 +6,9 @@ leaving the coordinator to their token.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import isnan
+from types import MappingProxyType
 from typing import Literal
 
 from helixsim.requests import Request
@@ -30,6 +32,8 @@ class Lateness:
     policy
         ``serve`` late requests in their turn, let them ``wait`` until no other one waits, or
         ``refuse`` them.
+    limits_of_classes
+        Name of a class of users -> the limit of its requests, where it is another.
 
     Attributes
     ----------
@@ -37,11 +41,18 @@ class Lateness:
         Whether late requests wait until no other one waits; whether they are refused.
     """
 
-    def __init__(self, limit_s: float | None = None, policy: LateRequests = "serve") -> None:
+    def __init__(
+        self,
+        limit_s: float | None = None,
+        policy: LateRequests = "serve",
+        limits_of_classes: Mapping[str, float | None] = MappingProxyType({}),
+    ) -> None:
         self._limit_s = limit_s
+        self._limits_of_classes = limits_of_classes
         self._prompt_s = 0.0
-        self.lets_wait = limit_s is not None and policy == "wait"
-        self.refuses = limit_s is not None and policy == "refuse"
+        has_limit = any(limit is not None for limit in (limit_s, *limits_of_classes.values()))
+        self.lets_wait = has_limit and policy == "wait"
+        self.refuses = has_limit and policy == "refuse"
 
     def prompt_ended(self, request: Request, now: float) -> None:
         """Take note that the first token of a request has come."""
@@ -59,6 +70,7 @@ class Lateness:
 
         A request that has its first token, or was sent before, never is.
         """
-        if self._limit_s is None or request.attempt:
+        limit_s = self._limits_of_classes.get(request.user_class, self._limit_s)
+        if limit_s is None or request.attempt:
             return False
-        return now - request.arrival_s + self._prompt_s > self._limit_s
+        return now - request.arrival_s + self._prompt_s > limit_s

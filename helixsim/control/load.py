@@ -22,7 +22,7 @@ LengthPair = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A request that is to reach the coordinator.
+    """A request that is to come.
 
     Attributes
     ----------
@@ -34,6 +34,16 @@ class Arrival:
         What its prompt may share with others; None if nothing is known of it.
     priority
         Requests with a lower number go first, where a node schedules by priority.
+    user_class
+        Name of the class of users that it is from; empty without classes.
+    region
+        Where its user is: with several front ends, it enters at the nearest. None if it is not
+        known.
+    follows
+        The number of the request whose user sends it, in order of creation; it enters where that
+        did. None if it is the first of its user.
+    front_end
+        The number of the front end at which it enters (:mod:`helixsim.control.entrances`).
     """
 
     at_s: float
@@ -41,6 +51,10 @@ class Arrival:
     output_tokens: int
     prefix: SharedPrefix | None = None
     priority: int = 0
+    user_class: str = ""
+    region: str | None = None
+    follows: int | None = None
+    front_end: int = 0
 
 
 def nothing_shared(prompt_tokens: int) -> SharedPrefix | None:
@@ -81,7 +95,7 @@ class ClosedLoop:
     Parameters
     ----------
     draw
-        Draws the lengths of the next request.
+        Draws the next request, given when it comes.
     start_s, end_s
         When load generation starts and ends.
     num_requests
@@ -90,20 +104,17 @@ class ClosedLoop:
         Time between the first requests, and between an event and the request that it causes.
     high_water_mark
         The mark, 0 to 1.
-    draw_prefix
-        Draws what a prompt shares with others, given its tokens.
     """
 
     def __init__(
         self,
-        draw: Callable[[], LengthPair],
+        draw: Callable[[float], Arrival],
         *,
         start_s: float,
         end_s: float,
         num_requests: int,
         spacing_s: float,
         high_water_mark: float,
-        draw_prefix: Callable[[int], SharedPrefix | None] = nothing_shared,
     ) -> None:
         self._draw = draw
         self._start_s = start_s
@@ -111,12 +122,11 @@ class ClosedLoop:
         self._num_requests = num_requests
         self._spacing_s = spacing_s
         self._high_water_mark = high_water_mark
-        self._draw_prefix = draw_prefix
 
     def opening(self) -> Iterator[Arrival]:
         """The first requests, one spacing apart."""
         for number in range(self._num_requests):
-            arrival = self._arrival(self._start_s + self._spacing_s * number)
+            arrival = self._draw(self._start_s + self._spacing_s * number)
             if arrival.at_s <= self._end_s:
                 yield arrival
 
@@ -136,11 +146,7 @@ class ClosedLoop:
         at = now + self._spacing_s
         if at > self._end_s or (share is not None and share > self._high_water_mark):
             return None
-        return self._arrival(at)
-
-    def _arrival(self, at: float) -> Arrival:
-        prompt_tokens, output_tokens = self._draw()
-        return Arrival(at, prompt_tokens, output_tokens, self._draw_prefix(prompt_tokens))
+        return self._draw(at)
 
 
 class OpenLoop:
@@ -156,6 +162,8 @@ class OpenLoop:
         self._output_tokens = array("q")
         self._prefixes: dict[int, SharedPrefix] = {}
         self._priorities: dict[int, int] = {}
+        self._classes: dict[int, str] = {}
+        self._regions: dict[int, str] = {}
         for number, arrival in enumerate(arrivals):
             self._times.append(arrival.at_s)
             self._prompt_tokens.append(arrival.prompt_tokens)
@@ -164,6 +172,10 @@ class OpenLoop:
                 self._prefixes[number] = arrival.prefix
             if arrival.priority:
                 self._priorities[number] = arrival.priority
+            if arrival.user_class:
+                self._classes[number] = arrival.user_class
+            if arrival.region is not None:
+                self._regions[number] = arrival.region
 
     def opening(self) -> Iterator[Arrival]:
         """No request is there when the run begins."""
@@ -171,10 +183,21 @@ class OpenLoop:
 
     def later(self) -> Iterator[Arrival]:
         """All requests, in order of time."""
-        prefix_of, priority_of = self._prefixes.get, self._priorities.get
+        prefix_of, priority_of, class_of, region_of = (
+            self._prefixes.get,
+            self._priorities.get,
+            self._classes.get,
+            self._regions.get,
+        )
         columns = zip(self._times, self._prompt_tokens, self._output_tokens, strict=True)
         for number, values in enumerate(columns):
-            yield Arrival(*values, prefix_of(number), priority_of(number, 0))
+            yield Arrival(
+                *values,
+                prefix_of(number),
+                priority_of(number, 0),
+                class_of(number, ""),
+                region_of(number),
+            )
 
     def after_prompt(self, now: float, share: float | None, index: int) -> Arrival | None:
         """An open loop does not react."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 
-from helixsim.cluster import Node
+from helixsim.cluster import FrontEnd, Node
 from helixsim.placement.cut import Bounds, Cut
 from helixsim.placement.topology import PlacedNode, Topology
 
@@ -68,6 +68,13 @@ def elsewhere_text(topology: Topology, others: Bounds) -> Iterator[str]:
     """Other minimum cuts, if there are any, as a sentence."""
     if others:
         yield f"As tight elsewhere, in other minimum cuts: {_join(_parts(topology, others))}."
+
+
+def front_ends_text(front_ends: Sequence[FrontEnd]) -> Iterator[str]:
+    """The front ends and the shares that they have of the flow, if there are several."""
+    if len(front_ends) > 1:
+        names = names_text([f"{each.name} {each.share:.0%}" for each in front_ends])
+        yield f"Share of each front end: {names}."
 
 
 def _parts(topology: Topology, bounds: Bounds) -> Iterator[str]:

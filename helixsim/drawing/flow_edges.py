@@ -1,7 +1,8 @@
-"""Draw the flow edges of a placement's picture, and the coordinator at both sides."""
+"""Draw the flow edges of a placement's picture, and the front ends at both sides."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from helixsim.drawing.canvas import Canvas, Point
@@ -11,13 +12,15 @@ from helixsim.drawing.style import BOUND, FAINT, OTHER_REGION, SAME_REGION, STRI
 from helixsim.drawing.table import TableLayout, edge_id
 
 _STRIP_WIDTH, _STRIP_GAP = 0.17, 0.17
+_CHARACTER = 0.065
+"""Width of a character of the names of front ends, in inches."""
 _MAX_IDLE = 150
 """With more edges than this, edges without flow are left out."""
 _WIDEST = 4.0
 
 
 def draw_coordinator(canvas: Canvas, picture: Picture, layout: TableLayout) -> None:
-    """Draw the coordinator, source and sink of the flow, at both sides."""
+    """Draw the coordinator or front ends, source and sink of the flow, at both sides."""
     height = layout.bottom - layout.top
     style: dict[str, Any] = {"facecolor": STRIP, "edgecolor": FAINT, "linewidth": 0.5}
     if picture.coordinator_bounds:
@@ -26,7 +29,16 @@ def draw_coordinator(canvas: Canvas, picture: Picture, layout: TableLayout) -> N
         canvas.box(x, layout.top, _STRIP_WIDTH, height, **style)
         if height > 0.9:
             middle = x + _STRIP_WIDTH / 2, layout.top + height / 2
-            canvas.text(*middle, "coordinator", fontsize=7.5, rotation=90, ha="center", va="center")
+            label = _front_end_text(picture.front_ends, height)
+            canvas.text(*middle, label, fontsize=7.5, rotation=90, ha="center", va="center")
+
+
+def _front_end_text(names: Sequence[str], height: float) -> str:
+    """The names of the front ends, or their number where the strip is too short for them."""
+    text = ", ".join(names)
+    return (
+        text if len(names) == 1 or len(text) * _CHARACTER < height else f"{len(names)} front ends"
+    )
 
 
 def _strips(picture: Picture, layout: TableLayout) -> tuple[float, float]:
@@ -66,7 +78,7 @@ def _style(edge: FlowEdge, share: float, pen: float, *, idle: bool) -> dict[str,
 
 
 def _points(picture: Picture, layout: TableLayout, edge: FlowEdge) -> list[Point]:
-    """Out of one bar to the right, into the other from the left; straight at the coordinator."""
+    """Out of one bar to the right, into the other from the left; straight at the front ends."""
     first, last = _strips(picture, layout)
     if edge.source == COORDINATOR_LANE:
         y = layout.y(edge.target)

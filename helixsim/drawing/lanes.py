@@ -9,7 +9,7 @@ MAX_SINGLE_LANES = 80
 """With more nodes than this, equal nodes share a lane."""
 
 COORDINATOR_LANE = -1
-"""The number that stands for the coordinator as an end of a flow edge."""
+"""The number that stands for the front ends as an end of a flow edge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class DrawnLink:
-    """A link into a node at `layer`; either end may be the coordinator."""
+    """A link into a node at `layer`; either end may be a front end."""
 
     source: int
     target: int
@@ -121,8 +121,8 @@ class FlowEdge:
 
     @property
     def crosses_regions(self) -> bool:
-        """Whether its ends are in different regions."""
-        return self.links[0].crosses_regions
+        """Whether its ends are in different regions; with several front ends, the most flow's."""
+        return max(self.links, key=lambda link: link.flow_tokens_per_s).crosses_regions
 
     @property
     def bounds(self) -> bool:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from helixsim.drawing.captions import bottleneck_text, elsewhere_text, overview_text, unused_text
+from helixsim.cluster import COORDINATOR
+from helixsim.drawing.captions import (
+    bottleneck_text,
+    elsewhere_text,
+    front_ends_text,
+    overview_text,
+    unused_text,
+)
 from helixsim.drawing.lanes import (
     COORDINATOR_LANE,
     DrawnLink,
@@ -73,7 +80,9 @@ class Picture:
     flow_tokens_per_s
         Maximum flow; None without a cluster.
     coordinator_bounds
-        Whether the coordinator's network interface is in the minimum cut.
+        Whether the network interface of a front end is in the minimum cut.
+    front_ends
+        Names of the front ends.
     """
 
     title: str
@@ -87,6 +96,7 @@ class Picture:
     layers: LayerTotals
     flow_tokens_per_s: float | None = None
     coordinator_bounds: bool = False
+    front_ends: tuple[str, ...] = (COORDINATOR,)
 
 
 def solve(scenario: Scenario) -> tuple[Topology, Flow, Cut]:
@@ -132,10 +142,14 @@ def placement_picture(scenario: Scenario) -> Picture:
     assert placement is not None
     nodes = _nodes(topology, flow, cut.bounds, cut.others)
     lanes, lane_of = lanes_of(nodes)
-    regions = [*(node.region for node in topology.nodes), cluster.coordinator_region]
+    regions = [topology.machine(number).region for number in range(topology.num_machines)]
     return Picture(
         title=f"{scenario.name}: {scenario.llm.name} on {overview_text(cluster.machine_mix())}",
-        caption=(bottleneck_text(topology, cut), *elsewhere_text(topology, cut.others)),
+        caption=(
+            bottleneck_text(topology, cut),
+            *elsewhere_text(topology, cut.others),
+            *front_ends_text(topology.front_ends),
+        ),
         notes=unused_text([node for node in cluster if node.name not in placement.layers]),
         num_layers=scenario.llm.num_layers,
         machine_types=tuple(cluster.machine_mix()),
@@ -144,7 +158,10 @@ def placement_picture(scenario: Scenario) -> Picture:
         edges=merge_links(_links(topology, flow, cut.bounds, regions), lane_of),
         layers=_layers(nodes, scenario.llm.num_layers),
         flow_tokens_per_s=flow.tokens_per_s,
-        coordinator_bounds=topology.coordinator in (*cut.bounds.inbound, *cut.bounds.outbound),
+        coordinator_bounds=any(
+            map(topology.is_front_end, (*cut.bounds.inbound, *cut.bounds.outbound))
+        ),
+        front_ends=tuple(front_end.name for front_end in topology.front_ends),
     )
 
 
@@ -214,13 +231,13 @@ def _roles(bounds: Bounds, index: int) -> tuple[str, ...]:
 def _links(
     topology: Topology, flow: Flow, bounds: Bounds, regions: Sequence[str]
 ) -> list[DrawnLink]:
-    coordinator, num_layers = topology.coordinator, topology.llm.num_layers
+    is_front_end, num_layers = topology.is_front_end, topology.llm.num_layers
     return [
         DrawnLink(
-            source=COORDINATOR_LANE if link.source == coordinator else link.source,
-            target=COORDINATOR_LANE if link.target == coordinator else link.target,
+            source=COORDINATOR_LANE if is_front_end(link.source) else link.source,
+            target=COORDINATOR_LANE if is_front_end(link.target) else link.target,
             names=(topology.name(link.source), topology.name(link.target)),
-            layer=num_layers if link.target == coordinator else link.entry_layer,
+            layer=num_layers if is_front_end(link.target) else link.entry_layer,
             flow_tokens_per_s=flow.link_tokens_per_s[link.index],
             capacity_tokens_per_s=link.bandwidth_bytes_per_s / link.bytes_per_token,
             latency_s=link.latency_s,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from helixsim.errors import ScenarioError
 from helixsim.hardware.gpu import Gpu
-from helixsim.hardware.gpu_spec import CatalogueFile, GpuFile, GpuSpec
+from helixsim.hardware.gpu_spec import CatalogueFile, CatalogueGpu, GpuFile
 from helixsim.yaml_files import did_you_mean, read_yaml, validate
 
 CATALOGUE = Path(__file__).parent / "data" / "gpus.yaml"
@@ -34,7 +34,7 @@ def load_gpu(name_or_path: str | Path, base_dir: str | Path = ".", own: Iterable
     base_dir
         Folder to which a relative path refers.
     own
-        GPUs of the user; they come before those of the catalogue.
+        GPUs of the user; they come before the catalogue's.
 
     Raises
     ------
@@ -54,10 +54,14 @@ def load_gpu(name_or_path: str | Path, base_dir: str | Path = ".", own: Iterable
     return _variant_of(str(name_or_path)).to_gpu()
 
 
-def _variant_of(name: str) -> GpuSpec:
-    """The only GPU with all words of a name, as in `A100 80GB PCIe`."""
+def _variant_of(name: str) -> CatalogueGpu:
+    """The only GPU with all words of a name, as in `A100 80GB PCIe`.
+
+    One word has letters and digits: `ada`, or `16`, names no GPU.
+    """
     words = _words(name)
-    found = [entry for entry in _catalogue().gpus if words and words <= _words(entry.name)]
+    named = any(re.search("[a-z]", word) and re.search("[0-9]", word) for word in words)
+    found = [entry for entry in _catalogue().gpus if named and words <= _words(entry.name)]
     if len(found) == 1:
         return found[0]
     if found:

@@ -23,7 +23,7 @@ class Gpu:
     generation
         For example ``ampere``; GPUs of a generation share efficiencies.
     memory_bytes
-        Its memory, in bytes (80 GB of a data sheet are 80e9 or 80 x 2^30 as its driver shows it).
+        Its memory in bytes, as its driver reports it: 85e9 for the 80 GB of a data sheet.
     memory_bytes_per_s
         Bandwidth of its memory.
     flop_per_s

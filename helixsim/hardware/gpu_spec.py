@@ -26,9 +26,6 @@ class GpuSpec(FileModel):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     title: str = Field(default="", description="The vendor's name of it. Default: `name`.")
-    aliases: Annotated[tuple[str, ...], Field(strict=False)] = Field(
-        default=(), description="Further names, such as the one that the driver prints."
-    )
     generation: str = Field(
         default="unknown",
         description="Such as ampere, ada, hopper; GPUs of a generation share efficiencies.",
@@ -82,9 +79,17 @@ class GpuFile(GpuSpec):
     kind: Literal["gpu"]
 
 
+class CatalogueGpu(GpuSpec):
+    """A GPU of the catalogue."""
+
+    aliases: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        default=(), description="Further names, such as the one that the driver prints."
+    )
+
+
 class CatalogueFile(FileModel):
     """The file with all GPUs that ship with helixsim."""
 
     schema_version: Literal[1] = Field(alias="schema")
     kind: Literal["gpus"]
-    gpus: Annotated[tuple[GpuSpec, ...], Field(strict=False, min_length=1)]
+    gpus: Annotated[tuple[CatalogueGpu, ...], Field(strict=False, min_length=1)]

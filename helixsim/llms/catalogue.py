@@ -62,6 +62,11 @@ def shipped_config(name: str) -> ShippedLLM:
     return validate(ShippedLLM, read_yaml(file), file)
 
 
+def is_shipped(llm: str | Path) -> bool:
+    """Whether a text is the name of a shipped configuration, not a path."""
+    return isinstance(llm, str) and llm in shipped_configs()
+
+
 def config_path(name: str) -> Path:
     """The data file of a shipped configuration."""
     return DATA / f"{name}.yaml"

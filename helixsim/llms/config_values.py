@@ -45,10 +45,9 @@ class ConfigValues:
         value = self.get(key)
         if value is None:
             value = default
-        if value is None:
-            raise self.error(key, "this key is missing; it should be a whole number above zero")
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _LARGEST:
-            raise self.error(key, f"must be a whole number above zero, not {shown(value)}")
+            problem = "this key is missing; it should" if value is None else "must"
+            raise self.error(key, f"{problem} be a whole number above zero{_not(value)}")
         return value
 
     def number(self, key: str, default: int = 0) -> int:
@@ -59,6 +58,16 @@ class ConfigValues:
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST:
             raise self.error(key, f"must be a whole number of at least zero, not {shown(value)}")
         return value
+
+    def real(self, key: str, default: float | None = None) -> float:
+        """A number above zero."""
+        value = self.get(key)
+        if value is None:
+            value = default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            problem = "this key is missing; it should" if value is None else "must"
+            raise self.error(key, f"{problem} be a number above zero{_not(value)}")
+        return float(value)
 
     def flag(self, key: str, *, default: bool = False) -> bool:
         """True or false."""
@@ -93,6 +102,10 @@ class ConfigValues:
     def error(self, key: str, message: str) -> InputError:
         """An error at a key."""
         return InputError(message, file=self.file, where=f"{self.prefix}{key}")
+
+
+def _not(value: object) -> str:
+    return "" if value is None else f", not {shown(value)}"
 
 
 def shown(value: object) -> str:

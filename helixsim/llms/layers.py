@@ -165,6 +165,7 @@ class LayerReader:
         other = latent + query_latent  # norms
         if self._has(self.family.output_bias):
             other += query_latent + latent + rope + hidden
+        queries: tuple[Matrix, ...]
         if query_latent:
             queries = (
                 Matrix("query down", hidden, query_latent, "none", form),

@@ -121,9 +121,7 @@ def _quantized(values: ConfigValues, activations: NumberFormat, num_layers: int)
         kv = NUMBER_FORMATS["fp8"]
     attention = activations if _skips_attention(values, num_layers) else None
     if weights.name == "mxfp4":  # of experts only; all other weights stay
-        return NumberFormats(
-            weights=activations, experts=weights, kv=kv, activations=activations
-        )
+        return NumberFormats(weights=activations, experts=weights, kv=kv, activations=activations)
     return NumberFormats(weights=weights, attention=attention, kv=kv, activations=activations)
 
 
@@ -131,22 +129,24 @@ def _quantized_weights(values: ConfigValues) -> NumberFormat:
     method = values.text("quant_method")
     if method is None and values.get("quant_algo") is not None:
         method = "modelopt"
+    found: NumberFormat | None = None
     if method in ("fp8", "fbgemm_fp8"):
-        return NUMBER_FORMATS["fp8"]
-    if method == "mxfp4":
-        return NUMBER_FORMATS["mxfp4"]
-    if method in ("gptq", "awq", "auto-round"):
+        found = NUMBER_FORMATS["fp8"]
+    elif method == "mxfp4":
+        found = NUMBER_FORMATS["mxfp4"]
+    elif method in ("gptq", "awq", "auto-round"):
         key = "bits" if values.get("bits") is not None else "w_bit"
-        return _integers(values, values.count(key, 4), values.get("group_size"), key)
-    if method == "bitsandbytes":
+        found = _integers(values, values.count(key, 4), values.get("group_size"), key)
+    elif method == "bitsandbytes":
         # Blocks of 64 values have a scale of four bytes.
-        if values.flag("load_in_8bit"):
-            return NUMBER_FORMATS["int8"]
-        return NumberFormat("int4", 0.5 + 4 / 64)
-    if method == "compressed-tensors":
-        return _compressed(values)
-    if method is not None and method.startswith("modelopt"):
-        return _model_optimizer(values)
+        is_int8 = values.flag("load_in_8bit")
+        found = NUMBER_FORMATS["int8"] if is_int8 else NumberFormat("int4", 0.5 + 4 / 64)
+    elif method == "compressed-tensors":
+        found = _compressed(values)
+    elif method is not None and method.startswith("modelopt"):
+        found = _model_optimizer(values)
+    if found is not None:
+        return found
     known = "fp8, mxfp4, gptq, awq, bitsandbytes, compressed-tensors, modelopt"
     raise values.error(
         "quant_method",

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 from helixsim.errors import InputError
 from helixsim.llms.architecture import Architecture
-from helixsim.llms.catalogue import config_path, shipped_config, shipped_configs
+from helixsim.llms.catalogue import config_path, is_shipped, shipped_config
+from helixsim.llms.config_file import read_config_file
 from helixsim.llms.config_values import ConfigValues, shown
 from helixsim.llms.families import FAMILIES
 from helixsim.llms.layers import LayerReader
 from helixsim.llms.number_formats import read_number_formats
-
-MAX_FILE_BYTES = 16_000_000
 
 
 def read_architecture(
@@ -68,27 +65,18 @@ def read_architecture(
     )
 
 
-def is_shipped(llm: str | Path) -> bool:
-    """Whether a text is the name of a shipped configuration, not a path."""
-    return isinstance(llm, str) and llm in shipped_configs()
-
-
-def config_file(llm: str | Path, base_dir: str | Path = ".") -> Path:
-    """The file that the configuration of an LLM is in."""
-    if is_shipped(llm):
-        return config_path(str(llm))
-    file = Path(base_dir) / llm
-    return file / "config.json" if file.is_dir() else file
-
-
 def _read(llm: str | Path, base_dir: str | Path) -> tuple[ConfigValues, str]:
     """Keys and values, and a name."""
     if is_shipped(llm):
         return ConfigValues(shipped_config(str(llm)).config, config_path(str(llm))), str(llm)
-    file = config_file(llm, base_dir)
+    file = Path(base_dir) / llm
+    if file.suffix in (".yaml", ".yml"):
+        raise InputError("is not a config.json but, by its name, an LLM file", file=file)
     if not file.exists() and file.suffix != ".json":
-        shipped_config(str(llm))  # says which there are
-    return ConfigValues(_json(file), file), _name_of(file)
+        shipped_config(str(llm))  # raises, with the names that there are
+    if file.is_dir():
+        file /= "config.json"
+    return read_config_file(file), _name_of(file)
 
 
 def _name_of(file: Path) -> str:
@@ -96,29 +84,6 @@ def _name_of(file: Path) -> str:
     stem = file.resolve().parent.name if file.stem == "config" else file.stem
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-")[:64]
     return name or "llm"
-
-
-def _json(file: Path) -> Mapping[str, object]:
-    try:
-        with file.open("rb") as stream:
-            raw = stream.read(MAX_FILE_BYTES + 1)
-        if len(raw) > MAX_FILE_BYTES:
-            raise InputError(f"larger than {MAX_FILE_BYTES // 1_000_000} MB", file=file)
-        config = json.loads(raw.decode("utf-8-sig"))
-    except FileNotFoundError as error:
-        raise InputError("there is no such file", file=file) from error
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror or error}", file=file) from error
-    except UnicodeDecodeError as error:
-        raise InputError("not UTF-8 text", file=file) from error
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise InputError(f"is not JSON: {error.msg}", file=file, where=where) from error
-    except RecursionError as error:
-        raise InputError("is nested too deep", file=file) from error
-    if not isinstance(config, dict):
-        raise InputError("should hold keys and values, as a config.json does", file=file)
-    return config
 
 
 def _language_model(config: ConfigValues) -> ConfigValues:

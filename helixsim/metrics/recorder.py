@@ -50,28 +50,33 @@ class Columns:
         return len(self.values[0])
 
 
-def _request_columns() -> Columns:
-    return Columns(
-        (
-            "request",
-            "status",
-            "arrival_s",
-            "dispatch_s",
-            "first_token_s",
-            "end_s",
-            "prompt_tokens",
-            "output_tokens",
-            "decode_tokens",
-            "ttft_s",
-            "tpot_s",
-            "e2e_s",
-            "route",
-            "restarts",
-            "preemptions",
-            "cached_tokens",
-        ),
-        "qsddddqqqdddsqqq",
-    )
+def _request_columns(*, has_classes: bool, several_front_ends: bool) -> Columns:
+    names, types = _REQUEST_COLUMNS
+    further = (*("class",) * has_classes, *("front_end",) * several_front_ends)
+    return Columns((*names, *further), types + "s" * len(further))
+
+
+_REQUEST_COLUMNS = (
+    (
+        "request",
+        "status",
+        "arrival_s",
+        "dispatch_s",
+        "first_token_s",
+        "end_s",
+        "prompt_tokens",
+        "output_tokens",
+        "decode_tokens",
+        "ttft_s",
+        "tpot_s",
+        "e2e_s",
+        "route",
+        "restarts",
+        "preemptions",
+        "cached_tokens",
+    ),
+    "qsddddqqqdddsqqq",
+)
 
 
 class RunRecorder:
@@ -86,6 +91,10 @@ class RunRecorder:
         Names of the nodes, for routes in the rows.
     keep_iterations
         Whether to record a row for every pass.
+    has_classes
+        Whether requests are of classes of users, which a column names.
+    front_end_names
+        Names of the front ends, for a column where there are several.
     """
 
     def __init__(
@@ -95,10 +104,14 @@ class RunRecorder:
         node_names: tuple[str, ...],
         *,
         keep_iterations: bool,
+        has_classes: bool = False,
+        front_end_names: tuple[str, ...] = (),
     ) -> None:
+        self._has_classes = has_classes
         self.window_start_s = window_start_s
         self.window_end_s = window_end_s
         self._names = node_names
+        self._front_end_names = front_end_names if len(front_end_names) > 1 else ()
         self._route_texts: dict[tuple[tuple[int, int, int], ...], str] = {}
         self.prompt_latency_s = Sample()
         self.decode_latency_s = Sample()
@@ -114,7 +127,9 @@ class RunRecorder:
         self.num_decode_tokens = 0
         self.num_prompt_tokens = 0
         self.num_cached_tokens = 0
-        self.requests = _request_columns()
+        self.requests = _request_columns(
+            has_classes=has_classes, several_front_ends=bool(self._front_end_names)
+        )
         self.iterations = (
             Columns(("request", "iteration", "phase", "start_s", "end_s"), "qqsdd")
             if keep_iterations
@@ -221,6 +236,8 @@ class RunRecorder:
             request.num_restarts,
             request.num_preemptions,
             request.num_cached_tokens,
+            *((request.user_class,) if self._has_classes else ()),
+            *([self._front_end_names[request.front_end]] if self._front_end_names else ()),
         )
 
     def _route_text(self, request: Request) -> str | None:

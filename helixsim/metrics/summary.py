@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from helixsim.control.control_plane import node_scheduler_name
 from helixsim.control.routing.policy import Rejection
+from helixsim.metrics.attainment import attainments
+from helixsim.metrics.class_figures import class_figures
+from helixsim.metrics.costs import cost, energy
 from helixsim.metrics.gauges import has_prefix_cache
-from helixsim.metrics.goals import attainments, cost
+from helixsim.metrics.warnings import figures_of_types, run_warnings
 
 if TYPE_CHECKING:
     from helixsim.metrics.gauges import MeasuredRun
     from helixsim.metrics.timeline import Timeline
-    from helixsim.physics.engine import KnownRange
 
 SUMMARY_SCHEMA = 1
 _SETTINGS = ("schema", "seed", "partial")
@@ -59,6 +61,7 @@ def build_summary(
     start = recorder.window_start_s
     end = max(start, min(recorder.window_end_s, now))
     measured_s = end - start
+    classes = run.scenario.workload.class_names
     decodes = len(recorder.decode_latency_s)
     prompts = len(recorder.prompt_latency_s)
 
@@ -104,12 +107,19 @@ def build_summary(
             "restarted": run.coordinator.num_restarts,
         },
         "rejected_for": {reason.value: recorder.rejected_for[reason] for reason in Rejection},
-        "slo": attainments(run.scenario.slos, recorder.requests, start, end),
+        "slo": attainments(run.scenario.slos, recorder.requests, start, end, classes),
+        **(
+            {"classes": class_figures(run.scenario, recorder.requests, start, end)}
+            if classes
+            else {}
+        ),
         "cost": cost(run.scenario, per_s(decodes + prompts), total_tokens_per_s),
+        "energy": energy(run.scenario, per_s(decodes + prompts), total_tokens_per_s),
         "prefix_cache_hit_rate": _hit_rate(run),
         "preemptions": recorder.num_preemptions,
         "kv_overflow_samples": timeline.kv_overflows,
-        "warnings": _warnings(run, timeline),
+        "figures": figures_of_types(run.topology.nodes),
+        "warnings": run_warnings(run, timeline),
     }
 
 
@@ -122,68 +132,6 @@ def _hit_rate(run: MeasuredRun) -> float | None:
     if not recorder.num_prompt_tokens or not has_prefix_cache(run):
         return None
     return recorder.num_cached_tokens / recorder.num_prompt_tokens
-
-
-def _warnings(run: MeasuredRun, timeline: Timeline) -> list[str]:
-    """Reasons to doubt the figures, as sentences."""
-    recorder, overflows = run.recorder, timeline.kv_overflows
-    warnings = []
-    if overflows:
-        warnings.append(
-            f"in {overflows} samples a node's requests held more than its KV cache; the paper's "
-            "physics lets that pass, a real node would not"
-        )
-    if not recorder.num_completed and recorder.rejected_for[Rejection.KV]:
-        mark = run.scenario.scheduler.kv.high_water_mark
-        room, name = min(
-            (int(mark * node.capacity.kv_token_layers / node.num_layers), node.name)
-            for node in run.topology.nodes
-        )
-        warnings.append(
-            "no request was completed, and requests were rejected for lack of KV cache: "
-            f"{name} has room for {room} tokens on each layer"
-        )
-    return warnings + _extrapolations(run)
-
-
-def _extrapolations(run: MeasuredRun) -> list[str]:
-    """Machine types and LLMs for which the calibrated physics extrapolates, as sentences."""
-    scenario, engine = run.scenario, run.scenario.engine
-    if scenario.physics != "calibrated":
-        return []
-    known = engine.known
-    if known is not None:
-        return _outside(run, known)
-    if engine.scheduler != "vllm":
-        return []
-    curves = sorted({n.machine_type for n in run.topology.nodes if n.profile.operators is None})
-    if not curves:
-        return []
-    return [
-        f"engine {engine.name}: step times of {', '.join(curves)} come from prefill and decode "
-        "curves, in which context costs nothing; on two recorded vLLM runs mean latencies were 3 "
-        "to 8 % too short so, and within 3 % with operator tables"
-    ]
-
-
-def _outside(run: MeasuredRun, known: KnownRange) -> list[str]:
-    scenario = run.scenario
-    new_types = sorted(set(scenario.cluster.machine_mix()) - set(known.machine_types))
-    found = []
-    if new_types:
-        found.append(f"machine types {', '.join(new_types)}")
-    if scenario.llm.name not in known.llms:
-        found.append(f"LLM {scenario.llm.name}")
-    if not found:
-        return []
-    text = f"engine {scenario.engine.name} was fitted without {' and '.join(found)}"
-    if scenario.engine.scheduler == "prototype" and set(new_types) - scenario.engine.gpus.keys():
-        return [
-            f"{text}: NOT MADE FOR THEM; on two recorded vLLM runs on other machine types, its "
-            "times per token were 30 to 80 % too long, and times to the first token wrong by a "
-            "factor of two; use engine: vllm"
-        ]
-    return [f"{text}: it extrapolates"]
 
 
 def _max_compute(run: MeasuredRun) -> float:

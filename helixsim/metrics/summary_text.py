@@ -53,7 +53,8 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         + "".join(f", {requests[key]} {key}" for key in _SELDOM if requests[key]),
     ]
     lines += _kv_lines(summary)
-    lines += _slo_lines(summary["slo"]) + _cost_lines(summary["cost"])
+    lines += _slo_lines(summary["slo"]) + _class_lines(summary.get("classes", {}))
+    lines += _cost_lines(summary)
     lines += [f"warning: {warning}" for warning in summary["warnings"]]
     return "\n".join(lines)
 
@@ -97,9 +98,10 @@ def _slo_lines(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
         lines.append(
             f"SLO {name}: "
             + (
-                "no request finished"
+                "no request was due"
                 if attained is None
-                else f"{attained:.1%} of requests within limits"
+                else f"{attained:.1%} of {_num_due(found)} requests due within limits"
+                + _missed_text(found)
             )
             + f"{verdict}; goodput {found['goodput_requests_per_s']:.3f} requests/s, "
             f"{found['goodput_output_tokens_per_s']:.1f} output tokens/s"
@@ -107,17 +109,57 @@ def _slo_lines(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _cost_lines(cost: Mapping[str, float | None] | None) -> list[str]:
-    if cost is None:
-        return []
-    line = f"cost: {cost['dollars_per_hour']:.2f} $/h"
-    for key, what in (
-        ("dollars_per_million_output_tokens", "output tokens"),
-        ("dollars_per_million_total_tokens", "tokens, prompts included"),
-    ):
-        price = cost[key]
-        line += "" if price is None else f"; {price:.2f} $ per million {what}"
-    return [line]
+def _cost_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Cost and energy of the cluster; results of earlier versions have no energy."""
+    cost, energy = summary["cost"], summary.get("energy")
+    lines = []
+    if cost is not None:
+        usual = " at usual prices" if cost.get("prices") == "usual" else ""
+        head = f"cost: {cost['dollars_per_hour']:.2f} $/h{usual}"
+        lines.append(head + _per_million(cost, "dollars", "$"))
+    if energy is not None:
+        head = f"energy: {energy['kilowatts']:.2f} kW at the boards' limits"
+        lines.append(head + _per_million(energy, "kwh", "kWh"))
+    return lines
+
+
+def _per_million(figures: Mapping[str, float | None], key: str, unit: str) -> str:
+    text = ""
+    for tokens, what in (("output", "output tokens"), ("total", "tokens, prompts included")):
+        value = figures[f"{key}_per_million_{tokens}_tokens"]
+        text += "" if value is None else f"; {value:.2f} {unit} per million {what}"
+    return text
+
+
+def _class_lines(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Requests, latencies and attainment of each class of users."""
+    lines = []
+    for name, found in classes.items():
+        requests = found["requests"]
+        parts = [
+            f"{requests['arrived']} arrived, {requests['completed']} completed, "
+            f"{requests['rejected']} rejected"
+        ]
+        for key, title in (("ttft_s", "first token"), ("tpot_s", "per output token")):
+            if found[key]["mean"] is not None:
+                parts.append(f"{title} {found[key]['p50']:.3f} s (p95 {found[key]['p95']:.3f} s)")
+        parts += [
+            f"SLO {slo} {kept['attainment']:.1%}"
+            for slo, kept in found["slo"].items()
+            if kept["attainment"] is not None
+        ]
+        lines.append(f"class {name}: {'; '.join(parts)}")
+    return lines
+
+
+def _num_due(found: Mapping[str, Any]) -> int:
+    """Requests that are judged; in results of earlier versions, the finished ones alone."""
+    return int(found.get("due", found["finished"]))
+
+
+def _missed_text(found: Mapping[str, Any]) -> str:
+    missed = [f"{found[key]} {key}" for key in ("refused", "overdue") if found.get(key)]
+    return f" ({', '.join(missed)})" if missed else ""
 
 
 def _figures(statistics: Mapping[str, float | None]) -> str:

@@ -38,6 +38,7 @@ from helixsim.models.egress import (
     Egress,
     HopEgress,
     SharedNic,
+    egress_of_front_ends,
     routed_egress,
 )
 from helixsim.models.engine_node import EngineNode
@@ -122,12 +123,15 @@ def build_models(parts: Parts) -> Models:
         If the policy waits for bandwidth that a link can never have.
     """
     topology = parts.topology
-    inboxes = [DeliveryQueue() for _ in range(topology.coordinator + 1)]
+    # All front ends report to one coordinator, at once: what returns to any is in one queue.
+    returned = DeliveryQueue()
+    inboxes = [
+        *(DeliveryQueue() for _ in topology.nodes),
+        *(returned for _ in topology.front_end_machines),
+    ]
     point, sending = parts.policy.routing_point, parts.performance.sending
     eager = sending is None and point is RoutingPoint.LINK
-    coordinator_node = CoordinatorNode(
-        parts.environment, parts.coordinator, inboxes[-1], eager=eager
-    )
+    coordinator_node = CoordinatorNode(parts.environment, parts.coordinator, returned, eager=eager)
     links: Sequence[SimulatedLink]
     if sending is None:
         paper_links = _links(parts, inboxes)
@@ -137,7 +141,9 @@ def build_models(parts: Parts) -> Models:
         links, make_egress = message_links, _message_egress_maker(parts, message_links, sending)
     nodes = [_node(parts, node, inboxes, coordinator_node, links) for node in topology.nodes]
     parts.view.nodes = nodes
-    first = sorted({link.target for link in topology.outgoing[topology.coordinator]})
+    first = sorted(
+        {link.target for home in topology.front_end_machines for link in topology.outgoing[home]}
+    )
     for index, node in enumerate(nodes):
         looks_back = index in first and not eager and not isinstance(node, LoopingNode)
         node.connect(
@@ -147,7 +153,7 @@ def build_models(parts: Parts) -> Models:
             num_sources=len(topology.incoming[index]),
         )
     coordinator_node.connect(
-        make_egress(topology.coordinator),
+        egress_of_front_ends([make_egress(home) for home in topology.front_end_machines]),
         nodes,
         [nodes[index] for index in first],
         RouteFollower(topology, links) if point is RoutingPoint.ADMISSION else start_empty,
@@ -229,12 +235,12 @@ def _ways_of_tokens(
     topology, index = parts.topology, placed.index
     if placed.end_layer < topology.llm.num_layers:
         return None, None
-    to_coordinator = next(
-        link for link in topology.outgoing[index] if link.target == topology.coordinator
-    )
     stream = TokenStream(
         index,
-        cast(Carrier, links[to_coordinator.index]),
+        {
+            link.target - topology.coordinator: cast(Carrier, links[link.index])
+            for link in topology.outgoing[index]
+        },
         coordinator_node.tokens,
         coordinator_node.expect_tokens,
     )
@@ -272,7 +278,7 @@ def _egress_maker(parts: Parts, all_links: Sequence[SerialLink]) -> Callable[[in
     _check_usable(topology)
     nics = [
         SharedNic(nic.inbound_bytes_per_s, nic.outbound_bytes_per_s)
-        for nic in (topology.nic(machine) for machine in range(topology.coordinator + 1))
+        for nic in (topology.nic(machine) for machine in range(topology.num_machines))
     ]
     waiting_for_links = cast(LinkPolicy, parts.policy)
     return lambda machine: ContendedEgress(
@@ -282,13 +288,13 @@ def _egress_maker(parts: Parts, all_links: Sequence[SerialLink]) -> Callable[[in
 
 def _transit_view(parts: Parts, machine: int) -> ClusterView | None:
     """Where a machine's egress keeps transit times, if it is a node and the policy needs them."""
-    is_node = machine != parts.topology.coordinator
+    is_node = not parts.topology.is_front_end(machine)
     return parts.view if is_node and parts.policy.needs_transits else None
 
 
 def _end_layer(topology: Topology, machine: int) -> int:
-    """Where a node's layers end; 0 for the coordinator."""
-    return 0 if machine == topology.coordinator else topology.nodes[machine].end_layer
+    """Where a node's layers end; 0 for a front end."""
+    return 0 if topology.is_front_end(machine) else topology.nodes[machine].end_layer
 
 
 def _check_usable(topology: Topology) -> None:
@@ -313,7 +319,7 @@ def _message_links(parts: Parts, inboxes: Sequence[DeliveryQueue]) -> list[Messa
     make_link = MessageLink if parts.tracer is None else traced_message_link(parts.tracer)
     receivers = [
         ReceivingNic(topology.nic(machine).inbound_bytes_per_s)
-        for machine in range(topology.coordinator + 1)
+        for machine in range(topology.num_machines)
     ]
     return [
         make_link(
@@ -321,7 +327,7 @@ def _message_links(parts: Parts, inboxes: Sequence[DeliveryQueue]) -> list[Messa
             inboxes[placed.target],
             receivers[placed.target],
             parts.environment.next_number,
-            to_coordinator=placed.target == topology.coordinator,
+            to_coordinator=topology.is_front_end(placed.target),
         )
         for placed in topology.links
     ]
@@ -355,19 +361,20 @@ class RouteFollower:
     """
 
     def __init__(self, topology: Topology, links: Sequence[Any]) -> None:
-        self._coordinator = topology.coordinator
+        self._home = topology.front_end_machine
         self._links = {(link.source, link.target): links[link.index] for link in topology.links}
         self._onward: dict[tuple[int, ...], Mapping[int, Any]] = {}
 
     def __call__(self, request: Request) -> None:
         """Ready one request."""
         assert request.route is not None
-        nodes = tuple([stage.node for stage in request.route.stages])
-        onward = self._onward.get(nodes)
+        home = self._home(request.front_end)
+        machines = (home, *[stage.node for stage in request.route.stages], home)
+        onward = self._onward.get(machines)
         if onward is None:
-            hops = pairwise((self._coordinator, *nodes, self._coordinator))
+            hops = pairwise(machines)
             onward = {source: self._links[source, target] for source, target in hops}
-            self._onward[nodes] = onward
+            self._onward[machines] = onward
         request.onward = onward
 
 

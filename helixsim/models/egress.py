@@ -153,6 +153,44 @@ def take_link(
         request.route.stages.append(Stage(placed.target, placed.entry_layer, end))
 
 
+def egress_of_front_ends(egresses: Sequence[Egress]) -> Egress:
+    """The egress of all front ends, given that of each."""
+    return egresses[0] if len(egresses) == 1 else FrontEndEgress(egresses)
+
+
+class FrontEndEgress:
+    """Sends each request from its own front end."""
+
+    def __init__(self, egresses: Sequence[Egress]) -> None:
+        self._egresses = egresses
+
+    def depart(self, batch: Batch, now: float) -> None:
+        """Send a group that is ready now, divided by front end."""
+        for front_end, places in _by_front_end(batch.requests).items():
+            group = batch.part([batch.requests[place] for place in places])
+            self._egresses[front_end].depart(group, now)
+
+    def depart_each(self, requests: list[Request], ready_s: list[float]) -> None:
+        """Send requests as they become ready."""
+        for front_end, places in _by_front_end(requests).items():
+            self._egresses[front_end].depart_each(
+                [requests[place] for place in places], [ready_s[place] for place in places]
+            )
+
+    def drop_unless(self, is_wanted: Callable[[Request], bool]) -> None:
+        """Drop requests that wait at any front end and are not wanted any more."""
+        for egress in self._egresses:
+            egress.drop_unless(is_wanted)
+
+
+def _by_front_end(requests: Sequence[Request]) -> dict[int, list[int]]:
+    """Number of a front end -> places of its requests."""
+    groups: dict[int, list[int]] = {}
+    for place, request in enumerate(requests):
+        groups.setdefault(request.front_end, []).append(place)
+    return groups
+
+
 class SharedNic:
     """What of a machine's network interface is free, when links take bandwidth by the request.
 

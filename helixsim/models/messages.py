@@ -110,7 +110,7 @@ class MessageLink:
     def num_message_bytes(self, request: Request) -> float:
         """What a request weighs here: all tokens of its step between nodes, one to the host.
 
-        The coordinator needs only the token that comes next.
+        A front end needs only the token that comes next.
         """
         return self._bytes_per_token * (request.num_new_tokens if self._carries_steps else 1)
 

@@ -16,6 +16,7 @@ import simpy
 
 from helixsim.control.control_plane import build_control_plane, placed_topology
 from helixsim.control.coordinator import Coordinator
+from helixsim.control.entrances import Entrances
 from helixsim.control.load import LoadGenerator
 from helixsim.control.routing import Policy, PolicyInputs
 from helixsim.errors import ScenarioError, SimulationError
@@ -137,11 +138,13 @@ class Simulation:
             self.end_s,
             tuple(node.name for node in self.topology.nodes),
             keep_iterations=record_iterations,
+            has_classes=bool(scenario.workload.class_names),
+            front_end_names=tuple(front_end.name for front_end in self.topology.front_ends),
         )
         control_plane = build_control_plane(
             scenario,
             self.topology,
-            load_generator=build_load_generator(scenario, rng, self.start_s)
+            load_generator=self._workload(rng)
             if source is None
             else source.load_generator(self.start_s),
             recorder=self.recorder,
@@ -175,6 +178,14 @@ class Simulation:
         self.coordinator_node = self._models.coordinator_node
         self.nodes, self.links = self._models.nodes, self._models.links
         self.timeline = Timeline(self)
+
+    def _workload(self, rng: Random) -> LoadGenerator:
+        """The load generator of the scenario's workload, whose requests enter at front ends."""
+        generator = build_load_generator(self.scenario, rng, self.start_s)
+        cluster = self.scenario.cluster
+        if len(cluster.front_ends) == 1:
+            return generator
+        return Entrances(generator, cluster, Random(f"front ends {self.seed}"))
 
     # -- time --------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""How tokens travel where decodes loop: to the coordinator, and back to the first node of a route.
+"""How tokens travel where decodes loop: to the front end, and back to the first node of a route.
 
 All tokens of a step travel as one message. Both ways have a closed form, as links have: a message
 is sent when the one before it has been, and arrives one latency later.
@@ -6,7 +6,7 @@ is sent when the one before it has been, and arrives one latency later.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from helixsim.cluster import Network
@@ -29,7 +29,7 @@ class Carrier(Protocol):
 
 
 class ArrivedTokens:
-    """Tokens in flight to the coordinator.
+    """Tokens in flight to the front ends, of which the coordinator learns at once.
 
     Attributes
     ----------
@@ -60,14 +60,14 @@ class ArrivedTokens:
 
 
 class TokenStream:
-    """The tokens of one last node, in flight to the coordinator.
+    """The tokens of one last node, in flight to the front ends of their requests.
 
     Parameters
     ----------
     node
         Number of the node.
-    link
-        Its link to the coordinator.
+    links
+        Number of a front end -> the node's link to it.
     arrived
         Where the coordinator finds them.
     expect
@@ -77,21 +77,33 @@ class TokenStream:
     def __init__(
         self,
         node: int,
-        link: Carrier,
+        links: Mapping[int, Carrier],
         arrived: ArrivedTokens,
         expect: Callable[[float, float], None],
     ) -> None:
         self._node = node
-        self._link = link
-        self._latency_s = link.latency_s
+        self._links = links
+        self._is_single = len(links) == 1
         self._arrived = arrived
         self._expect = expect
         self._num_messages = 0
 
     def send(self, requests: list[Request], now: float, *, is_notable: bool) -> None:
         """Send a token of each request; notable ones are first or last tokens of answers."""
-        sent = self._link.carry_tokens(len(requests), now)
-        arrival = sent + self._latency_s
+        if self._is_single:
+            self._send_to(self._links[requests[0].front_end], requests, now, is_notable=is_notable)
+            return
+        groups: dict[int, list[Request]] = {}
+        for request in requests:
+            groups.setdefault(request.front_end, []).append(request)
+        for front_end, group in groups.items():
+            self._send_to(self._links[front_end], group, now, is_notable=is_notable)
+
+    def _send_to(
+        self, link: Carrier, requests: list[Request], now: float, *, is_notable: bool
+    ) -> None:
+        sent = link.carry_tokens(len(requests), now)
+        arrival = sent + link.latency_s
         self._num_messages += 1
         self._arrived.messages.append((arrival, self._node, self._num_messages, requests))
         if is_notable:
@@ -173,21 +185,27 @@ class ReturnPaths:
         self._node = node
         self._inboxes = inboxes
         self._next_number = next_number
-        self._paths: dict[int, ReturnPath] = {}
+        self._paths: dict[tuple[int, int], ReturnPath] = {}
 
     def send(self, requests: list[Request], now: float) -> None:
         """Send requests back, each to the first node of its route."""
-        groups: dict[int, list[Request]] = {}
+        groups: dict[ReturnPath, list[Request]] = {}
         for request in requests:
             assert request.route is not None
-            groups.setdefault(request.route.stages[0].node, []).append(request)
-        for first, group in groups.items():
-            path = self._paths.get(first)
-            if path is None:
-                path = self._paths[first] = self._path_to(first)
+            path = self._path_to(request.route.stages[0].node, request.front_end)
+            groups.setdefault(path, []).append(request)
+        for path, group in groups.items():
             path.send(group, now)
 
-    def _path_to(self, first: int) -> ReturnPath:
-        """The network's own link, or the way over the coordinator where there is none."""
-        way = way_back(self._topology, self._network, self._node, first)
-        return ReturnPath(way, self._inboxes[first], self._next_number)
+    def _path_to(self, first: int, front_end: int) -> ReturnPath:
+        """The network's own link, or the way over the front end where there is none."""
+        path = self._paths.get((first, front_end))
+        if path is None:
+            topology, network = self._topology, self._network
+            if front_end and network.link(topology.name(self._node), topology.name(first)):
+                path = self._path_to(first, 0)  # one link, whatever the front end
+            else:
+                way = way_back(topology, network, self._node, first, front_end)
+                path = ReturnPath(way, self._inboxes[first], self._next_number)
+            self._paths[first, front_end] = path
+        return path

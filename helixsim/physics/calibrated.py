@@ -35,8 +35,8 @@ from helixsim.physics.performance_model import (
 )
 from helixsim.physics.rounded_profile import without_rounding
 from helixsim.placement.topology import PlacedNode
+from helixsim.profiles.kv_memory import BLOCK_TOKENS
 from helixsim.profiles.machine import LLM
-from helixsim.profiles.spec import BLOCK_TOKENS
 from helixsim.steps import Batch, Step
 
 _LEAST_ROUND_S = 1e-6

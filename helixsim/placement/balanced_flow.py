@@ -20,6 +20,7 @@ from math import inf
 from statistics import fmean
 
 from helixsim.placement.flow import Flow, max_flow
+from helixsim.placement.front_end_shares import shares_by_machine, with_own_returns
 from helixsim.placement.topology import Topology
 from helixsim.profiles.throughput import ThroughputTable
 
@@ -67,8 +68,8 @@ def balanced_flow(
     most = max_flow(topology, throughput)
     if most.tokens_per_s <= 0:
         return most
-    coordinator = topology.coordinator
     links = _link_edges(topology, mean_prompt_tokens, mean_output_tokens)
+    shares, source, sink = _share_edges(topology, most.tokens_per_s)
     prompt_s = fmean(
         node.num_layers * node.profile.prefill(mean_prompt_tokens) for node in topology.nodes
     )
@@ -84,12 +85,28 @@ def balanced_flow(
         [*links, *nodes],
         key=lambda edge: (
             -1
-            if edge.source == 2 * coordinator + 1
+            if topology.is_front_end(edge.source // 2)
             else 2 * layer[edge.source // 2] + edge.source % 2
         ),
     )
-    _send(edges, 2 * coordinator + 1, 2 * coordinator, most.tokens_per_s)
-    return Flow(most.tokens_per_s, tuple(edge.flow for edge in links), most.compute_tokens_per_s)
+    _send([*shares, *edges], source, sink, most.tokens_per_s)
+    by_link = tuple(edge.flow for edge in links)
+    if shares:
+        by_link = with_own_returns(topology, by_link, most.tokens_per_s)
+    return Flow(most.tokens_per_s, by_link, most.compute_tokens_per_s)
+
+
+def _share_edges(topology: Topology, total: float) -> tuple[list[_Edge], int, int]:
+    """Where the flow begins and ends; with several front ends, also the edges of their shares."""
+    source, sink = 2 * topology.coordinator + 1, 2 * topology.coordinator
+    if len(topology.front_ends) == 1:
+        return [], source, sink
+    source, sink = 2 * topology.num_machines + 1, 2 * topology.num_machines
+    edges = []
+    for home, share in shares_by_machine(topology).items():
+        edges.append(_Edge(source, 2 * home + 1, share * total, 0.0, 0.0))
+        edges.append(_Edge(2 * home, sink, share * total, 0.0, 0.0))
+    return edges, source, sink
 
 
 def _link_edges(topology: Topology, prompt_tokens: int, output_tokens: int) -> list[_Edge]:
@@ -112,14 +129,14 @@ def _link_edges(topology: Topology, prompt_tokens: int, output_tokens: int) -> l
 
 def _carried(topology: Topology, node: int, compute_tokens_per_s: float) -> float:
     """Capacity of a node, including its network interfaces."""
-    coordinator, llm, nic = topology.coordinator, topology.llm, topology.nic(node)
+    llm, nic = topology.llm, topology.nic(node)
     between = llm.token_bytes + llm.activation_bytes_per_token
-    from_coordinator = all(link.source == coordinator for link in topology.incoming[node])
-    to_coordinator = all(link.target == coordinator for link in topology.outgoing[node])
+    from_home = all(topology.is_front_end(link.source) for link in topology.incoming[node])
+    to_home = all(topology.is_front_end(link.target) for link in topology.outgoing[node])
     return min(
         compute_tokens_per_s,
-        nic.inbound_bytes_per_s / (llm.token_bytes if from_coordinator else between),
-        nic.outbound_bytes_per_s / (llm.token_bytes if to_coordinator else between),
+        nic.inbound_bytes_per_s / (llm.token_bytes if from_home else between),
+        nic.outbound_bytes_per_s / (llm.token_bytes if to_home else between),
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 
-from helixsim.placement.flow import Flow, flow_graph
+from helixsim.placement.flow import Flow, flow_graph, solve
 from helixsim.placement.topology import Topology
 from helixsim.profiles.throughput import ThroughputTable
 
@@ -28,7 +28,9 @@ _KINDS = {
     (2, 1): "outbound",
     (0, 3): "inbound",
 }
-"""Ends of an edge of the flow graph, modulo 4 -> kind of edge; the coordinator's last."""
+"""Ends of an edge of the flow graph, modulo 4 -> kind of edge; a front end's last."""
+_MORE = 1 + 1e-5
+"""With several front ends, the shares of this multiple of the maximum flow are not what binds."""
 
 _Edge = tuple[int, int]
 
@@ -42,8 +44,7 @@ class Bounds:
     compute
         Nodes with compute in the cut.
     inbound, outbound
-        Machines with this direction of the network interface in the cut; the number of nodes
-        stands for the coordinator.
+        Machines with this direction of the network interface in the cut.
     links
         Links in the cut.
     """
@@ -65,7 +66,7 @@ class Cut:
     Attributes
     ----------
     tokens_per_s
-        Sum of its capacities, which is the maximum flow.
+        The maximum flow: with one front end, the sum of its capacities.
     bounds
         Its machines and links.
     others
@@ -90,15 +91,24 @@ def min_cut(topology: Topology, throughput: ThroughputTable, flow: Flow) -> Cut:
     flow
         The result of that function.
     """
-    graph, source, sink, _ = flow_graph(topology, throughput)
+    is_shared = len(topology.front_ends) > 1
+    total = flow.tokens_per_s * _MORE if is_shared else None
+    graph, source, sink, _ = flow_graph(topology, throughput, total)
     sent = sum(graph.edges[edge]["capacity"] for edge in graph.out_edges(source))
     least = _ROUNDING * flow.tokens_per_s + _SOURCE_ROUNDING * float(sent)
-    residual = _residual(graph, _edge_flows(topology, flow), least)
+    if is_shared:
+        _, by_edge = solve(nx.maximum_flow, graph, source, sink)
+        flows = {(tail, head): by_edge[tail][head] for tail, head in graph.edges}
+    else:
+        flows = _edge_flows(topology, flow)
+    residual = _residual(graph, flows, least)
     after = nx.ancestors(residual, sink) | {sink}
     crossed = [(a, b) for a, b in graph.edges if a not in after and b in after]
     others = set(_crossable(graph, residual)) - set(crossed)
     return Cut(
-        float(sum(graph.edges[edge]["capacity"] for edge in crossed)),
+        flow.tokens_per_s
+        if is_shared
+        else float(sum(graph.edges[edge]["capacity"] for edge in crossed)),
         _bounds(topology, crossed),
         _bounds(topology, others),
     )
@@ -151,7 +161,9 @@ def _bounds(topology: Topology, edges: Iterable[_Edge]) -> Bounds:
     number = {(link.source, link.target): link.index for link in topology.links}
     found: dict[str, list[int]] = {kind: [] for kind in _KINDS.values()}
     for tail, head in edges:
-        kind = _KINDS[tail % 4, head % 4]
+        kind = _KINDS.get((tail % 4, head % 4))
+        if kind is None:
+            continue  # the share of a front end
         pair = tail // 4, head // 4
         found[kind].append(number[pair] if kind == _KINDS[_LINK] else pair[0])
     return Bounds(**{kind: tuple(sorted(indices)) for kind, indices in found.items()})

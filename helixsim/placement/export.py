@@ -12,9 +12,7 @@ from helixsim.placement.flow import Flow
 from helixsim.placement.topology import Topology
 
 
-def to_networkx(
-    topology: Topology, flow: Flow, *, coordinator_region: str = "default"
-) -> nx.DiGraph[str]:
+def to_networkx(topology: Topology, flow: Flow) -> nx.DiGraph[str]:
     """Turn a topology and its maximum flow into a directed graph of machines.
 
     Parameters
@@ -23,19 +21,17 @@ def to_networkx(
         Nodes and links.
     flow
         Their flow, from :func:`~helixsim.placement.flow.max_flow`.
-    coordinator_region
-        Region of the coordinator, which the topology does not contain.
 
     Returns
     -------
     networkx.DiGraph
-        One node for each machine that holds layers, by name, in order, and ``coordinator`` last;
-        one edge for each link. All attributes are texts and numbers, so that every format of
-        NetworkX supports them.
+        One node for each machine that holds layers, by name, in order, and the front ends last
+        (mostly one, ``coordinator``); one edge for each link. All attributes are texts and
+        numbers, so that every format of NetworkX supports them.
 
-        Nodes have ``name``, ``type`` (machine type; ``coordinator``), ``region``,
-        ``start_layer``, ``end_layer`` (half-open; for the coordinator, 0 and 0),
-        ``capacity_tokens_per_s`` (compute capacity of the machine; for the coordinator, capacity
+        Nodes have ``name``, ``type`` (machine type; ``coordinator``, or ``front end`` of several),
+        ``region``, ``start_layer``, ``end_layer`` (half-open; for a front end, 0 and 0),
+        ``capacity_tokens_per_s`` (compute capacity of the machine; for a front end, capacity
         of its network interface) and ``flow_tokens_per_s`` (flow through the machine).
 
         Edges have ``bandwidth_bytes_per_s``, ``latency_s``, ``capacity_tokens_per_s`` (the
@@ -58,18 +54,21 @@ def to_networkx(
             capacity_tokens_per_s=capacity,
             flow_tokens_per_s=node_flow(topology, flow, node.index),
         )
-    nic = topology.coordinator_nic
-    graph.add_node(
-        COORDINATOR,
-        name=COORDINATOR,
-        type=COORDINATOR,
-        region=coordinator_region,
-        start_layer=0,
-        end_layer=0,
-        capacity_tokens_per_s=min(nic.inbound_bytes_per_s, nic.outbound_bytes_per_s)
-        / topology.llm.token_bytes,
-        flow_tokens_per_s=flow.tokens_per_s,
-    )
+    for home, front_end in zip(topology.front_end_machines, topology.front_ends, strict=True):
+        nic = front_end.nic
+        graph.add_node(
+            front_end.name,
+            name=front_end.name,
+            type=COORDINATOR if len(topology.front_ends) == 1 else "front end",
+            region=front_end.region,
+            start_layer=0,
+            end_layer=0,
+            capacity_tokens_per_s=min(nic.inbound_bytes_per_s, nic.outbound_bytes_per_s)
+            / topology.llm.token_bytes,
+            flow_tokens_per_s=flow.tokens_per_s
+            if len(topology.front_ends) == 1
+            else node_flow(topology, flow, home),
+        )
     for link, tokens_per_s in zip(topology.links, flow.link_tokens_per_s, strict=True):
         graph.add_edge(
             topology.name(link.source),
@@ -109,5 +108,5 @@ def graph_text(graph: nx.DiGraph[str], suffix: str) -> str:
 
 
 def node_flow(topology: Topology, flow: Flow, index: int) -> float:
-    """Tokens per second of a flow that pass through a node."""
+    """Tokens per second of a flow that pass through a node, or return to a front end."""
     return sum(flow.link_tokens_per_s[link.index] for link in topology.incoming[index])

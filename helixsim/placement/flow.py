@@ -4,17 +4,21 @@ Every machine is three edges: network interface in, compute, network interface o
 capacity of each is in tokens per second: compute from the throughput estimate, network from bytes
 per second over the bytes of a token. The value of the maximum flow estimates the capacity
 of the placement; the flow over each link determines how the ``maxflow`` policy distributes
-requests. Source: the Helix paper (arXiv 2406.01566), section 4.
+requests. Source: the Helix paper (arXiv 2406.01566), section 4. With several front ends, each is a
+source and a sink of its share (:mod:`helixsim.placement.front_end_shares`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
+from typing import Any
 
 import networkx as nx
 from networkx.algorithms.flow import preflow_push, shortest_augmenting_path
 
+from helixsim.placement.front_end_shares import greatest_total, shares_by_machine, with_own_returns
 from helixsim.placement.topology import PlacedLink, Topology
 from helixsim.profiles.throughput import ThroughputTable
 
@@ -56,15 +60,43 @@ def max_flow(topology: Topology, throughput: ThroughputTable) -> Flow:
     throughput
         Tokens per second of each machine type by number of layers.
     """
-    graph, source, sink, compute = flow_graph(topology, throughput)
+    total = None if len(topology.front_ends) == 1 else greatest_shared_total(topology, throughput)
+    graph, source, sink, compute = flow_graph(topology, throughput, total)
+    value, by_edge = solve(nx.maximum_flow, graph, source, sink)
+    flows = tuple(float(by_edge[_out(link.source)][_in(link.target)]) for link in topology.links)
+    if total is None:
+        return Flow(float(value), flows, compute)
+    return Flow(total, with_own_returns(topology, flows, total), compute)
+
+
+def solve(
+    method: Callable[..., tuple[Any, Any]], graph: nx.DiGraph[int], source: int, sink: int
+) -> tuple[Any, Any]:
+    """Solve a flow graph by networkx' ``maximum_flow`` or ``minimum_cut``; what that returns."""
     try:
-        value, by_edge = nx.maximum_flow(graph, source, sink, flow_func=preflow_push)
+        return method(graph, source, sink, flow_func=preflow_push)
     except (IndexError, KeyError):
         # networkx raises them on some graphs with fractional capacities, if rounding leaves an
         # excess without a path back.
-        value, by_edge = nx.maximum_flow(graph, source, sink, flow_func=shortest_augmenting_path)
-    flows = tuple(float(by_edge[_out(link.source)][_in(link.target)]) for link in topology.links)
-    return Flow(float(value), flows, compute)
+        return method(graph, source, sink, flow_func=shortest_augmenting_path)
+
+
+def greatest_shared_total(topology: Topology, throughput: ThroughputTable) -> float:
+    """The maximum flow of several front ends, each of which has its share of it."""
+
+    def cut_at(total: float) -> tuple[float, float]:
+        graph, source, sink, _ = flow_graph(topology, throughput, total)
+        value, (before, after) = solve(nx.minimum_cut, graph, source, sink)
+        shares = sum(
+            share
+            for home, share in shares_by_machine(topology).items()
+            for cut in (_begin(home) in after, _end(home) in before)
+            if cut
+        )
+        return float(value), shares
+
+    graph, source, sink, _ = flow_graph(topology, throughput, inf)
+    return greatest_total(float(solve(nx.minimum_cut, graph, source, sink)[0]), cut_at)
 
 
 def used_links(
@@ -106,13 +138,23 @@ def _out(machine: int) -> int:
     return 4 * machine + 1
 
 
+def _begin(machine: int) -> int:
+    return 4 * machine + 2
+
+
+def _end(machine: int) -> int:
+    return 4 * machine + 3
+
+
 def flow_graph(
-    topology: Topology, throughput: ThroughputTable
+    topology: Topology, throughput: ThroughputTable, total: float | None = None
 ) -> tuple[nx.DiGraph[int], int, int, tuple[float, ...]]:
     """Build the flow graph.
 
     Machine m is the nodes 4 m (in), 4 m + 2 and 4 m + 3 (before and after computing) and
-    4 m + 1 (out); for the coordinator, 4 m + 2 is the source and 4 m + 3 the sink.
+    4 m + 1 (out); for a front end, 4 m + 2 is the source and 4 m + 3 the sink. Several of these
+    are joined to one more source and one more sink, each by an edge with its share of `total`,
+    tokens per second.
 
     Returns
     -------
@@ -120,11 +162,9 @@ def flow_graph(
         The graph with a ``capacity`` in tokens per second on each edge, its source, its sink,
         and the compute capacity of every node of the topology.
     """
-    coordinator, llm = topology.coordinator, topology.llm
+    llm = topology.llm
     between = llm.token_bytes + llm.activation_bytes_per_token
-    source, sink = 4 * coordinator + 2, 4 * coordinator + 3
     graph: nx.DiGraph[int] = nx.DiGraph()
-    nic = topology.coordinator_nic
     compute = tuple(
         throughput.tokens_per_s(node.machine_type, node.num_layers, node.own_kv_token_layers)
         for node in topology.nodes
@@ -139,19 +179,29 @@ def flow_graph(
             bandwidth = link.bandwidth_bytes_per_s
             add_network(_out(machine), _in(link.target), bandwidth, link.bytes_per_token)
 
-    add_network(source, _out(coordinator), nic.outbound_bytes_per_s, llm.token_bytes)
+    for home in topology.front_end_machines:
+        outbound = topology.nic(home).outbound_bytes_per_s
+        add_network(_begin(home), _out(home), outbound, llm.token_bytes)
 
     # Machine by machine: the order selects one of several maximum flows, and this order selects
     # the published runs' splits.
-    add_links(coordinator)
+    for home in topology.front_end_machines:
+        add_links(home)
     for node in topology.nodes:
         i = node.index
-        to_coordinator = all(link.target == coordinator for link in topology.outgoing[i])
-        from_coordinator = all(link.source == coordinator for link in topology.incoming[i])
+        to_home = all(topology.is_front_end(link.target) for link in topology.outgoing[i])
+        from_home = all(topology.is_front_end(link.source) for link in topology.incoming[i])
         inbound, outbound = node.nic.inbound_bytes_per_s, node.nic.outbound_bytes_per_s
-        add_network(_in(i), 4 * i + 2, inbound, llm.token_bytes if from_coordinator else between)
+        add_network(_in(i), 4 * i + 2, inbound, llm.token_bytes if from_home else between)
         graph.add_edge(4 * i + 2, 4 * i + 3, capacity=compute[i])
-        add_network(4 * i + 3, _out(i), outbound, llm.token_bytes if to_coordinator else between)
+        add_network(4 * i + 3, _out(i), outbound, llm.token_bytes if to_home else between)
         add_links(i)
-    add_network(_in(coordinator), sink, nic.inbound_bytes_per_s, llm.token_bytes)
+    for home in topology.front_end_machines:
+        add_network(_in(home), _end(home), topology.nic(home).inbound_bytes_per_s, llm.token_bytes)
+    if total is None:
+        return graph, _begin(topology.coordinator), _end(topology.coordinator), compute
+    source, sink = _begin(topology.num_machines), _end(topology.num_machines)
+    for home, share in shares_by_machine(topology).items():
+        add_network(source, _begin(home), share * total, 1.0)
+        add_network(_end(home), sink, share * total, 1.0)
     return graph, source, sink, compute

@@ -1,17 +1,18 @@
 """The topology of a placement: numbered nodes with layers, and the usable links between them.
 
-Control plane and simulator use this representation: nodes and links are numbered, and the
-coordinator is the number after the last node. Names are used only to show results.
+Control plane and simulator use this representation: nodes and links are numbered, and front
+ends have the numbers after the last node; the coordinator is the first of them. Names are used only
+to show results.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from helixsim.cluster import COORDINATOR, Cluster, Nic
+from helixsim.cluster import Cluster, FrontEnd, Nic
 from helixsim.errors import NoRouteError, PlacementError
-from helixsim.placement.placement import Placement, node_capacity
+from helixsim.placement.placement import Placement, front_end_title, range_capacity
 from helixsim.profiles.machine import LLM, Capacity, MachineProfile, MachineType
 
 
@@ -26,7 +27,7 @@ class PlacedNode:
     start_layer, end_layer
         It holds the layers ``[start_layer, end_layer)``.
     capacity
-        KV capacity and batch limits with this number of layers.
+        KV capacity and batch limits with these layers.
     own_kv_token_layers
         Its KV capacity, if the cluster sets one that differs from its type's.
     """
@@ -58,11 +59,11 @@ class PlacedLink:
     index
         Its number, in the order of the placement's list.
     source, target
-        Numbers of nodes; the number of nodes itself stands for the coordinator.
+        Numbers of machines: of nodes, or of front ends.
     entry_layer
         The layer at which a request from this link continues.
     bytes_per_token
-        Size of a token in messages: its id to and from the coordinator, its activation and id
+        Size of a token in messages: its id to and from front ends, its activation and id
         between nodes.
     """
 
@@ -82,28 +83,56 @@ class Topology:
     Attributes
     ----------
     outgoing, incoming
-        For every machine, the coordinator last, its links in order.
+        For every machine, front ends last, its links in order.
     """
 
     llm: LLM
     nodes: tuple[PlacedNode, ...]
     links: tuple[PlacedLink, ...]
-    coordinator_nic: Nic
+    front_ends: tuple[FrontEnd, ...]
     outgoing: tuple[tuple[PlacedLink, ...], ...]
     incoming: tuple[tuple[PlacedLink, ...], ...]
 
     @property
     def coordinator(self) -> int:
-        """The number of the coordinator."""
+        """The number of the coordinator, which is the first front end."""
         return len(self.nodes)
 
+    @property
+    def num_machines(self) -> int:
+        """How many nodes and front ends there are."""
+        return len(self.nodes) + len(self.front_ends)
+
+    @property
+    def front_end_machines(self) -> range:
+        """The machine numbers of the front ends: where routes start and end."""
+        return range(len(self.nodes), self.num_machines)
+
+    def front_end_machine(self, front_end: int) -> int:
+        """The machine number of a front end, given its number among the front ends."""
+        return len(self.nodes) + front_end
+
+    def is_front_end(self, index: int) -> bool:
+        """Whether a machine is a front end."""
+        return index >= len(self.nodes)
+
+    def machine(self, index: int) -> PlacedNode | FrontEnd:
+        """A node or a front end."""
+        number = index - len(self.nodes)
+        return self.front_ends[number] if self.is_front_end(index) else self.nodes[index]
+
     def name(self, index: int) -> str:
-        """The name of a node or of the coordinator."""
-        return COORDINATOR if index == len(self.nodes) else self.nodes[index].name
+        """The name of a node or of a front end."""
+        return self.machine(index).name
 
     def nic(self, index: int) -> Nic:
-        """The network interface of a node or of the coordinator."""
-        return self.coordinator_nic if index == len(self.nodes) else self.nodes[index].nic
+        """The network interface of a node or of a front end."""
+        return self.machine(index).nic
+
+    @property
+    def coordinator_nic(self) -> Nic:
+        """The network interface of the coordinator."""
+        return self.front_ends[0].nic
 
 
 def build_topology(
@@ -126,12 +155,18 @@ def build_topology(
     PlacementError
         If a node cannot hold its layers, or a link of the placement's list does not exist.
     NoRouteError
-        If no node holds a layer, or no route leads through all layers.
+        If no node holds a layer, or no route leads from a front end through all layers and back.
     """
     nodes = _placed_nodes(llm, cluster, placement, machine_types)
     _check_coverage(llm, nodes)
-    numbers = {node.name: node.index for node in nodes} | {COORDINATOR: len(nodes)}
-    pairs = placement.links if placement.links is not None else _fitting_pairs(llm, nodes)
+    numbers = {
+        name: number
+        for number, name in enumerate([*(node.name for node in nodes), *cluster.front_end_names])
+    }
+    if placement.links is None:
+        pairs = _fitting_pairs(llm, nodes, cluster.front_end_names)
+    else:
+        pairs = ((cluster.own_name(a), cluster.own_name(b)) for a, b in placement.links)
     links: list[PlacedLink] = []
     for source, target in pairs:
         link = cluster.network.link(source, target)
@@ -140,7 +175,7 @@ def build_topology(
                 continue
             raise PlacementError(f"the cluster has no link from {source} to {target}")
         a, b = numbers[source], numbers[target]
-        at_coordinator = COORDINATOR in (source, target)
+        at_home = max(a, b) >= len(nodes)
         links.append(
             PlacedLink(
                 index=len(links),
@@ -148,14 +183,16 @@ def build_topology(
                 target=b,
                 bandwidth_bytes_per_s=link.bandwidth_bytes_per_s,
                 latency_s=link.latency_s,
-                entry_layer=0 if a == len(nodes) else nodes[a].end_layer,
+                entry_layer=0 if a >= len(nodes) else nodes[a].end_layer,
                 bytes_per_token=llm.token_bytes
-                + (0 if at_coordinator else llm.activation_bytes_per_token),
+                + (0 if at_home else llm.activation_bytes_per_token),
             )
         )
-    outgoing, incoming = _by_machine(links, len(nodes) + 1)
-    topology = Topology(llm, nodes, tuple(links), cluster.coordinator_nic, outgoing, incoming)
-    _check_route(topology)
+    outgoing, incoming = _by_machine(links, len(numbers))
+    topology = Topology(llm, nodes, tuple(links), cluster.front_ends, outgoing, incoming)
+    for home in topology.front_end_machines:
+        if home not in machines_leading_to(topology, home):
+            raise NoRouteError(_no_route(topology, home))
     return topology
 
 
@@ -178,17 +215,34 @@ def without(
     Raises
     ------
     NoRouteError
-        If no route is left.
+        If no route is left from any front end.
     """
     kept = [
         link
         for link in topology.links
         if nodes.isdisjoint((link.source, link.target)) and (link.source, link.target) not in links
     ]
-    outgoing, incoming = _by_machine(kept, topology.coordinator + 1)
+    outgoing, incoming = _by_machine(kept, topology.num_machines)
     rest = replace(topology, links=tuple(kept), outgoing=outgoing, incoming=incoming)
-    _check_route(rest)
+    if not any(home in machines_leading_to(rest, home) for home in rest.front_end_machines):
+        raise NoRouteError(_no_route(rest, rest.coordinator))
     return rest
+
+
+def machines_leading_to(topology: Topology, home: int) -> frozenset[int]:
+    """The machines from which links lead to a front end, over nodes.
+
+    The front end itself is among them if a route leads from it through all layers and back.
+    """
+    leading: set[int] = set()
+    waiting = [home]
+    while waiting:
+        for link in topology.incoming[waiting.pop()]:
+            if link.source not in leading:
+                leading.add(link.source)
+                if not topology.is_front_end(link.source):
+                    waiting.append(link.source)
+    return frozenset(leading)
 
 
 def _placed_nodes(
@@ -214,24 +268,28 @@ def _placed_nodes(
                 start_layer=start,
                 end_layer=end,
                 profile=profile,
-                capacity=node_capacity(node, profile, end - start),
+                capacity=range_capacity(node, profile, start, end),
                 own_kv_token_layers=node.kv_token_layers,
             )
         )
     return tuple(placed)
 
 
-def _fitting_pairs(llm: LLM, nodes: tuple[PlacedNode, ...]) -> Iterable[tuple[str, str]]:
+def _fitting_pairs(
+    llm: LLM, nodes: tuple[PlacedNode, ...], front_ends: Sequence[str]
+) -> Iterable[tuple[str, str]]:
     """Every ordered pair over which a request can continue: ``s_j <= e_i < e_j``."""
-    for node in nodes:
-        if node.start_layer == 0:
-            yield COORDINATOR, node.name
+    for front_end in front_ends:
+        for node in nodes:
+            if node.start_layer == 0:
+                yield front_end, node.name
     for a in nodes:
         for b in nodes:
             if b.start_layer <= a.end_layer < b.end_layer:
                 yield a.name, b.name
         if a.end_layer == llm.num_layers:
-            yield a.name, COORDINATOR
+            for front_end in front_ends:
+                yield a.name, front_end
 
 
 def _by_machine(
@@ -255,20 +313,23 @@ def _check_coverage(llm: LLM, nodes: tuple[PlacedNode, ...]) -> None:
         )
 
 
-def _check_route(topology: Topology) -> None:
-    """Check that the links contain a route from the coordinator to itself."""
-    coordinator = topology.coordinator
-    reached = {coordinator}
-    frontier = [coordinator]
+def _no_route(topology: Topology, home: int) -> str:
+    """What is said where no route leads from a front end to itself."""
+    llm, title = topology.llm, front_end_title(topology.name(home))
+    reached = {home}
+    frontier = [home]
     while frontier:
         for link in topology.outgoing[frontier.pop()]:
-            if link.target == coordinator:
-                return
-            if link.target not in reached:
+            if link.target not in reached and not topology.is_front_end(link.target):
                 reached.add(link.target)
                 frontier.append(link.target)
-    furthest = max((topology.nodes[i].end_layer for i in reached if i != coordinator), default=0)
-    raise NoRouteError(
-        f"no route leads through all {topology.llm.num_layers} layers of {topology.llm.name}: "
-        f"over the given links, requests reach only layer {furthest} from the coordinator"
+    furthest = max((topology.nodes[i].end_layer for i in reached if i != home), default=0)
+    if furthest == llm.num_layers and len(topology.front_ends) > 1:
+        return (
+            f"no route leads back to {title}: none of the nodes with the last of the layers of "
+            f"{llm.name} that its requests reach has a link to it"
+        )
+    return (
+        f"no route leads through all {llm.num_layers} layers of {llm.name}: "
+        f"over the given links, requests reach only layer {furthest} from {title}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from helixsim.cluster import COORDINATOR, Network
+from helixsim.cluster import Network
 from helixsim.placement.topology import Topology
 
 
@@ -25,14 +25,27 @@ class WayBack:
     bytes_per_token: float
 
 
-def way_back(topology: Topology, network: Network, last: int, first: int) -> WayBack:
-    """The network's own link between two nodes, or the way over the coordinator without one."""
+def way_back(
+    topology: Topology, network: Network, last: int, first: int, front_end: int = 0
+) -> WayBack:
+    """The network's own link between two nodes, or the way over a front end without one.
+
+    Parameters
+    ----------
+    topology, network
+        Nodes, and what connects them.
+    last, first
+        Numbers of the nodes.
+    front_end
+        Number of the request's front end, among the front ends.
+    """
     names = [topology.name(last), topology.name(first)]
     hops = [network.link(*names)]
     if hops[0] is None:
-        hops = [network.link(names[0], COORDINATOR), network.link(COORDINATOR, names[1])]
+        home = topology.name(topology.front_end_machine(front_end))
+        hops = [network.link(names[0], home), network.link(home, names[1])]
     links = [link for link in hops if link is not None]
-    assert links, "a route begins and ends at the coordinator"
+    assert links, "a route begins and ends at a front end"
     return WayBack(
         min(link.bandwidth_bytes_per_s for link in links),
         sum(link.latency_s for link in links),

@@ -7,12 +7,13 @@ from math import isfinite
 from pathlib import Path
 
 from helixsim.errors import InputError
+from helixsim.planner.feasibility import check_stages
 from helixsim.planner.heuristics import petals, replicas, separate, separate_mixed, swarm
 from helixsim.planner.max_flow.optimise import optimise
 from helixsim.planner.milp import milp, recover
 from helixsim.planner.objective import DEFAULT_FIGURE, parse_objective
 from helixsim.planner.plan_run import PlanProgress, PlanRun
-from helixsim.planner.problem import check_stages, planning_problem
+from helixsim.planner.problem import planning_problem
 from helixsim.planner.result import PlanResult
 from helixsim.planner.search import FlowSearch
 from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget

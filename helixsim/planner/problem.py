@@ -10,11 +10,13 @@ from itertools import permutations
 import numpy as np
 import numpy.typing as npt
 
-from helixsim.cluster import COORDINATOR, Cluster, RuleNetwork
-from helixsim.errors import PlacementError, ScenarioError
+from helixsim.cluster import Cluster, RuleNetwork
 from helixsim.placement.flow import Flow, max_flow
 from helixsim.placement.placement import Placement
 from helixsim.placement.topology import Topology, build_topology
+from helixsim.planner.constraints import FREE, Constraints
+from helixsim.planner.feasibility import check_possible
+from helixsim.planner.front_end_links import FrontEndLinks, front_end_links
 from helixsim.profiles.machine import LLM, MachineProfile, MachineType
 from helixsim.profiles.throughput import ThroughputTable, estimate_throughput
 from helixsim.scenario.resolved import Scenario
@@ -52,7 +54,9 @@ class NodeKind:
 class PlanningProblem:
     """A cluster and an LLM as numbers. Nodes are numbered 0 to n - 1 in the cluster's order.
 
-    The coordinator has the number n.
+    The coordinator has the number n. Several front ends have it together, as one machine with the
+    links and the network interfaces of all: no placement carries more than this machine would let
+    it. What matters of each by itself is in :attr:`front_end_links`.
 
     Attributes
     ----------
@@ -74,6 +78,8 @@ class PlanningProblem:
         Whether a request may enter a node at any of its layers.
     keep_links
         Number of links from each node to other nodes that were kept; None for all.
+    constraints
+        What placements must keep to; see :func:`helixsim.planner.constraints.violations`.
     """
 
     llm: LLM
@@ -89,6 +95,19 @@ class PlanningProblem:
     token_outbound_tokens_per_s: npt.NDArray[np.float64]
     partial_inference: bool = False
     keep_links: int | None = None
+    constraints: Constraints = FREE
+
+    @cached_property
+    def front_end_links(self) -> FrontEndLinks:
+        """The links of each front end by itself."""
+        if len(self.cluster.front_ends) > 1:
+            return front_end_links(self.cluster, self.llm)
+        return FrontEndLinks(
+            out=self.link_tokens_per_s[-1:, :-1],
+            into=self.link_tokens_per_s[:-1, -1:].T,
+            outbound=self.token_outbound_tokens_per_s[-1:],
+            inbound=self.token_inbound_tokens_per_s[-1:],
+        )
 
     @property
     def num_layers(self) -> int:
@@ -126,7 +145,7 @@ class PlanningProblem:
         """Whether links and network interfaces carry whatever the nodes compute.
 
         Then nodes differ only by their kind. Every link carries the highest throughput of any
-        node, and so does every interface; the coordinator's interface carries the sum of the
+        node, and so does every interface; the interface of each front end carries the sum of the
         highest throughputs of all nodes.
         """
         most = max(max(kind.tokens_per_s) for kind in self.kinds)
@@ -135,19 +154,27 @@ class PlanningProblem:
         return bool(
             links.min() >= most
             and min(self.inbound_tokens_per_s.min(), self.outbound_tokens_per_s.min()) >= most
-            and min(self.token_inbound_tokens_per_s[-1], self.token_outbound_tokens_per_s[-1])
-            >= sum(kind.count * max(kind.tokens_per_s) for kind in self.kinds)
+            and self.front_end_links.never_bind(
+                most, sum(kind.count * max(kind.tokens_per_s) for kind in self.kinds)
+            )
         )
 
     def restricted(self, nodes: Sequence[int]) -> PlanningProblem:
-        """The same problem with only some of the nodes, renumbered in the given order."""
+        """The same problem with only some of the nodes, renumbered in the given order.
+
+        Constraints on other nodes are gone.
+        """
         used = list(dict.fromkeys(self.kind_of[node] for node in nodes))
         kind_of = tuple(used.index(self.kind_of[node]) for node in nodes)
         rows = [*nodes, len(self)]
         machines = tuple(self.cluster)
         return replace(
             self,
-            cluster=replace(self.cluster, nodes=tuple(machines[node] for node in nodes)),
+            cluster=replace(
+                self.cluster,
+                nodes=tuple(machines[node] for node in nodes),
+                front_ends=self.front_end_links.joined_to(nodes, self.cluster.front_ends),
+            ),
             kinds=tuple(
                 replace(self.kinds[kind], count=kind_of.count(number))
                 for number, kind in enumerate(used)
@@ -158,6 +185,7 @@ class PlanningProblem:
             outbound_tokens_per_s=self.outbound_tokens_per_s[list(nodes)],
             token_inbound_tokens_per_s=self.token_inbound_tokens_per_s[rows],
             token_outbound_tokens_per_s=self.token_outbound_tokens_per_s[rows],
+            constraints=self.constraints.restricted(nodes),
         )
 
     # -- placements --------------------------------------------------------------------------
@@ -166,11 +194,20 @@ class PlanningProblem:
         """Turn ranges into a placement; its links are listed unless they are all that fit."""
         names = self.names
         layers = {names[node]: ranges[node] for node in sorted(ranges)}
-        if self.partial_inference and self.keep_links is None:
+        all_that_fit = self.keep_links is None and not self.constraints.same_region
+        if self.partial_inference and all_that_fit:
             return Placement(layers)
-        links = self.link_pairs(ranges)
-        named = [*names, COORDINATOR]
+        named = [*names, *self.cluster.front_end_names]
+        links = self.front_end_pairs(ranges)
         return Placement(layers, tuple((named[a], named[b]) for a, b in links))
+
+    def front_end_pairs(self, ranges: Ranges) -> list[tuple[int, int]]:
+        """As :meth:`link_pairs`, with front ends numbered n, n + 1, and so on."""
+        pairs, home = self.link_pairs(ranges), len(self)
+        if len(self.cluster.front_ends) == 1:
+            return pairs
+        joins = self.front_end_links
+        return joins.pairs(pairs, home)
 
     def link_pairs(self, ranges: Ranges) -> list[tuple[int, int]]:
         """(source, target) of every link that a placement uses.
@@ -204,6 +241,11 @@ class PlanningProblem:
         """The ranges of a placement of this cluster."""
         return {self.numbers[name]: layers for name, layers in placement.layers.items()}
 
+    def usable_nodes(self) -> list[int]:
+        """The nodes that may hold layers."""
+        left_out = self.constraints.left_out
+        return [node for node in range(len(self)) if node not in left_out]
+
     def topology(self, placement: Placement) -> Topology:
         """The topology of a placement on this cluster.
 
@@ -232,7 +274,11 @@ def layers_connect(
 
 
 def planning_problem(
-    scenario: Scenario, *, partial_inference: bool = False, keep_links: int | None = None
+    scenario: Scenario,
+    *,
+    partial_inference: bool = False,
+    keep_links: int | None = None,
+    constraints: Constraints = FREE,
 ) -> PlanningProblem:
     """Build the planning problem of a scenario.
 
@@ -245,6 +291,8 @@ def planning_problem(
     keep_links
         Number of links from each node to other nodes that are kept, the fastest ones; None for
         all. Links with the coordinator are always kept.
+    constraints
+        What placements must keep to.
 
     Raises
     ------
@@ -264,8 +312,8 @@ def planning_problem(
     between = llm.token_bytes + llm.activation_bytes_per_token
     inbound = np.array([*(n.nic.inbound_bytes_per_s for n in cluster), 0.0])
     outbound = np.array([*(n.nic.outbound_bytes_per_s for n in cluster), 0.0])
-    inbound[-1] = cluster.coordinator_nic.inbound_bytes_per_s
-    outbound[-1] = cluster.coordinator_nic.outbound_bytes_per_s
+    inbound[-1] = sum(front_end.nic.inbound_bytes_per_s for front_end in cluster.front_ends)
+    outbound[-1] = sum(front_end.nic.outbound_bytes_per_s for front_end in cluster.front_ends)
     problem = PlanningProblem(
         llm=llm,
         cluster=cluster,
@@ -273,15 +321,18 @@ def planning_problem(
         throughput=throughput,
         kinds=kinds,
         kind_of=kind_of,
-        link_tokens_per_s=_link_capacities(cluster, llm, keep_links),
+        link_tokens_per_s=_link_capacities(
+            cluster, llm, keep_links, same_region=constraints.same_region
+        ),
         inbound_tokens_per_s=inbound[:-1] / between,
         outbound_tokens_per_s=outbound[:-1] / between,
         token_inbound_tokens_per_s=inbound / llm.token_bytes,
         token_outbound_tokens_per_s=outbound / llm.token_bytes,
         partial_inference=partial_inference,
         keep_links=keep_links,
+        constraints=constraints,
     )
-    _check_possible(problem)
+    check_possible(problem)
     return problem
 
 
@@ -301,21 +352,35 @@ def _kinds(
     return tuple(kinds), tuple(number[key] for key in keys)
 
 
-def _link_capacities(cluster: Cluster, llm: LLM, keep_links: int | None) -> npt.NDArray[np.float64]:
-    names = [*(node.name for node in cluster), COORDINATOR]
+def _link_capacities(
+    cluster: Cluster, llm: LLM, keep_links: int | None, *, same_region: bool
+) -> npt.NDArray[np.float64]:
     coordinator = len(cluster)
-    if isinstance(cluster.network, RuleNetwork):
-        capacity = cluster.network.bandwidths(names)
-    else:
-        capacity = np.zeros((coordinator + 1, coordinator + 1))
-        for a, b in permutations(range(coordinator + 1), 2):
-            if (link := cluster.network.link(names[a], names[b])) is not None:
-                capacity[a, b] = link.bandwidth_bytes_per_s
+    capacity = _bandwidths(cluster)
+    if len(capacity) > coordinator + 1:
+        each, capacity = capacity, capacity[: coordinator + 1, : coordinator + 1].copy()
+        capacity[coordinator, :coordinator] = each[coordinator:, :coordinator].sum(axis=0)
+        capacity[:coordinator, coordinator] = each[:coordinator, coordinator:].sum(axis=1)
+    if same_region:
+        region = np.array([node.region for node in cluster])
+        capacity[:coordinator, :coordinator][region[:, None] != region[None, :]] = 0.0
     if keep_links is not None:
         _prune(capacity, keep_links)
     capacity[:coordinator, :coordinator] /= llm.token_bytes + llm.activation_bytes_per_token
     capacity[coordinator] /= llm.token_bytes
     capacity[:coordinator, coordinator] /= llm.token_bytes
+    return capacity
+
+
+def _bandwidths(cluster: Cluster) -> npt.NDArray[np.float64]:
+    """Bytes per second from each machine to each other, front ends last; 0 for no link."""
+    names = [*(node.name for node in cluster), *cluster.front_end_names]
+    if isinstance(cluster.network, RuleNetwork):
+        return cluster.network.bandwidths(names)
+    capacity = np.zeros((len(names), len(names)))
+    for a, b in permutations(range(len(names)), 2):
+        if (link := cluster.network.link(names[a], names[b])) is not None:
+            capacity[a, b] = link.bandwidth_bytes_per_s
     return capacity
 
 
@@ -332,72 +397,3 @@ def _prune(capacity: npt.NDArray[np.float64], keep: int) -> None:
             key=lambda other: (-capacity[node, other], (other - node) % coordinator),
         )
         capacity[node, order[keep:]] = 0.0
-
-
-def _check_possible(problem: PlanningProblem) -> None:
-    llm, coordinator = problem.llm, len(problem)
-    room = sum(kind.count * kind.max_layers for kind in problem.kinds)
-    if room < llm.num_layers:
-        held = ", ".join(
-            f"{kind.count} x {kind.machine_type} up to {kind.max_layers}" for kind in problem.kinds
-        )
-        raise ScenarioError(
-            f"this cluster cannot hold {llm.name}: its machines hold at most {room} of "
-            f"{llm.num_layers} layers, {llm.num_layers - room} are missing ({held})",
-            where="cluster",
-        )
-    links = problem.link_tokens_per_s
-    if not links[coordinator, :coordinator].any() or not links[:coordinator, coordinator].any():
-        raise ScenarioError(
-            "the coordinator has no link to a node, or no link from a node; add links",
-            where="cluster.network",
-        )
-    _check_connected(problem)
-
-
-def _check_connected(problem: PlanningProblem) -> None:
-    """Check that the nodes that are reachable from and to the coordinator can hold the LLM."""
-    coordinator = len(problem)
-    reachable = _closure(problem.link_tokens_per_s, coordinator)
-    returning = _closure(problem.link_tokens_per_s.T, coordinator)
-    useful = [node for node in range(coordinator) if node in reachable and node in returning]
-    room = sum(problem.max_layers(node) for node in useful)
-    if room < problem.num_layers:
-        apart = [problem.names[node] for node in range(coordinator) if node not in useful]
-        shown = ", ".join(apart[:8]) + (", ..." if len(apart) > 8 else "")
-        raise ScenarioError(
-            f"the cluster is not connected: no route from the coordinator and back passes {shown}, "
-            f"and the other nodes hold only {room} of {problem.num_layers} layers; add links to "
-            "these nodes",
-            where="cluster.network",
-        )
-
-
-def check_stages(problem: PlanningProblem, max_stages: int | None) -> None:
-    """Check that `max_stages` nodes can hold the LLM.
-
-    Raises
-    ------
-    PlacementError
-        If even the nodes that may hold the most layers cannot.
-    """
-    if max_stages is None:
-        return
-    sizes = sorted(map(problem.max_layers, range(len(problem))), reverse=True)
-    room = sum(sizes[:max_stages])
-    if room < problem.num_layers:
-        raise PlacementError(
-            f"no placement has routes of {max_stages} stages or less: {max_stages} nodes hold at "
-            f"most {room} of {problem.num_layers} layers of {problem.llm.name}, "
-            f"{problem.num_layers - room} are missing"
-        )
-
-
-def _closure(links: npt.NDArray[np.float64], start: int) -> set[int]:
-    reached: set[int] = set()
-    waiting: Sequence[int] = [start]
-    while waiting:
-        found = np.flatnonzero((links[list(waiting)] > 0).any(axis=0))
-        waiting = [int(node) for node in found if int(node) not in reached]
-        reached.update(waiting)
-    return reached

@@ -2,55 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from helixsim.errors import InputError
-from helixsim.profiles.library import load_llm
+from helixsim.errors import InputError, ScenarioError
+from helixsim.hardware.catalogue import load_gpu
+from helixsim.llms.architecture import Architecture, LayerKind
+from helixsim.llms.catalogue import is_shipped
+from helixsim.llms.read import read_architecture
+from helixsim.profiles.library import load_llm, shipped_llms
+from helixsim.profiles.llm_file import llm_of, llm_text
 from helixsim.profiles.machine import LLM
-from helixsim.profiles.model_config import ModelSizes, read_model_config
-from helixsim.profiles.operator_csv import DEFAULT_SKEW, OperatorFolder
-from helixsim.profiles.operators import OperatorCurve
-from helixsim.profiles.spec import KvSpec, LLMSpec, MachineSpec
-from helixsim.units import num_bytes
+from helixsim.profiles.machine_documents import MachineFacts, machine_document
+from helixsim.profiles.operator_csv import OperatorFolder
+from helixsim.profiles.operator_documents import operators_document
+from helixsim.profiles.operators import AllReduce
+from helixsim.profiles.sources.operator_folder import Unmeasured, folder_tables
+from helixsim.profiles.sources.source import SourcedTables
+from helixsim.profiles.spec import MachineSpec
+from helixsim.units import bytes_per_s, seconds
 from helixsim.yaml_files import parse_yaml, validate, yaml_text
 
-RESERVED_BYTES = 1.25e9
-"""What vLLM keeps of each GPU beside weights and KV cache, with steps of 2,048 tokens: vLLM 0.19
-left room for 41,408 tokens of Llama-3.1-8B in 0.9 x 25.25 GB of an RTX 4090."""
-
 DEFAULT_GAP = "100 us"
-"""With it, a simulated run of vLLM 0.19 on an RTX 4090 keeps pace with the recorded one as long as
-both run the same requests (27 s, 900 steps). Without it, it gains 0.4 % of the time."""
-
-_MEMORY_GB = {
-    "a100sxm": 85,
-    "a40": 48,
-    "h100": 85,
-    "h200": 150,
-    "l4": 24,
-    "l40s": 48,
-    "rtx3090": 25.3,
-    "rtx4090": 25.25,
-    "rtx5090": 34,
-    "rtxa6000": 51,
-    "rtxpro6000": 102,
-    "t4": 15.8,
-}
-"""GPU -> memory that its driver reports, in 10^9 bytes: mostly a little more than its name says,
-which counts in GiB."""
+"""As :data:`.STEP_GAP_S`."""
 
 
 def memory_of_gpus(folder: Path, num_gpus: int) -> str | None:
     """The memory of a machine, if a folder on the way to its measurements is named after a GPU."""
     for part in reversed(folder.absolute().parts):
-        each = _MEMORY_GB.get(re.sub(r"[^a-z0-9]", "", part.lower()))
-        if each is not None:
-            return f"{each * num_gpus:g} GB"
+        with suppress(ScenarioError):  # no GPU, or several variants of one
+            return f"{load_gpu(part).memory_bytes / 1e9 * num_gpus:g} GB"
     return None
 
 
@@ -72,7 +55,7 @@ class ImportSettings:
         Time between two steps in which the GPU waits, with a unit.
     memory_share
         Usable share of the memory, for weights and KV caches. None for what vLLM takes by default:
-        0.9, less what it keeps for activations and CUDA graphs (:data:`RESERVED_BYTES`).
+        0.9, less what it keeps for activations and CUDA graphs (:func:`.memory.usable_share`).
     source
         Source of the figures; empty for the folder.
     """
@@ -115,7 +98,8 @@ def import_operators(
     folder
         Measurements, as :mod:`helixsim.profiles.operator_csv` describes them.
     llm
-        A ``config.json`` or its folder; or an LLM file, or the name of a shipped LLM.
+        A ``config.json``, its folder, or the name of a shipped one; or an LLM file, or the name of
+        a shipped LLM file.
     settings
         What the measurements do not say.
     llm_name
@@ -127,137 +111,73 @@ def import_operators(
         If a file cannot be used; with its place.
     """
     measured = OperatorFolder(folder)
-    degree = re.fullmatch(r"tp([0-9]+)", measured.folder.resolve().name)
-    if degree is not None and int(degree[1]) != settings.tensor_parallel:
-        raise InputError(
-            f"these were measured with a tensor parallel degree of {degree[1]} by the folder's "
-            f"name, not {settings.tensor_parallel}",
-            file=measured.folder,
-        )
-    sizes = read_model_config(llm) if _is_config(llm) else None
-    if sizes is None:
+    architecture = read_architecture(llm, name=llm_name) if _is_config(llm) else None
+    if architecture is None:
         value, text = load_llm(llm), None
     else:
-        text = _llm_text(sizes, llm_name, f"{llm}")
-        value = validate(LLMSpec, parse_yaml(text, "LLM file"), None).to_llm()
-    machine = _machine_text(measured, value, sizes, settings)
+        text = llm_text(architecture, source=f"sizes from {llm}")
+        value = llm_of(architecture)
+    machine = _machine_text(measured, value, architecture, settings)
     return ImportedOperators(machine, text)
 
 
 def _is_config(llm: str | Path) -> bool:
+    if is_shipped(llm) and str(llm) not in shipped_llms():
+        return True
     return Path(llm).suffix == ".json" or Path(llm).is_dir()
 
 
-def _llm_text(sizes: ModelSizes, name: str, source: str) -> str:
-    value_bytes = sizes.bytes_per_value
-    document = {
-        "schema": 1,
-        "kind": "llm",
-        "name": name,
-        "source": f"sizes from {source}",
-        "num_layers": sizes.num_layers,
-        "hidden_size": sizes.hidden_size,
-        "bytes_per_value": value_bytes,
-        "layer_size": f"{sizes.layer_values * value_bytes} B",
-        "kv_size": f"{sizes.kv_values * value_bytes} B",
-        "once_size": f"{sizes.once_values * value_bytes} B",
-    }
-    # One key a line; YAML reads JSON values.
-    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in document.items()]
-    return "\n".join(lines) + "\n"
-
-
 def _machine_text(
-    measured: OperatorFolder, llm: LLM, sizes: ModelSizes | None, settings: ImportSettings
+    measured: OperatorFolder,
+    llm: LLM,
+    architecture: Architecture | None,
+    settings: ImportSettings,
 ) -> str:
-    operators, limits = _operators(measured, sizes, settings)
-    serving: dict[str, Any] = {"operators": operators}
-    memory_bytes = num_bytes(settings.memory)
-    share = settings.memory_share
-    if share is None:
-        share = max(0.9 - RESERVED_BYTES * settings.tensor_parallel / memory_bytes, 0.1)
-    kv = KvSpec(from_memory=_rounded(share))
-    if by_count := kv.token_layers_by_count(memory_bytes, llm):
-        serving["max_layers"] = max(by_count)
-    serving |= {"kv": {"from_memory": _rounded(share)}, "batch_limits": limits}
-    document = {
-        "schema": 1,
-        "kind": "machine",
-        "name": settings.name,
-        "source": settings.source or f"operator times in {measured.folder}",
-        "memory": settings.memory,
-        "nic": settings.nic,
-        "disk": settings.disk,
-        "llms": {llm.name: serving},
-    }
+    experts = None
+    if architecture is not None:
+        found = _only_kind(measured, architecture).experts
+        experts = None if found is None else (found.num_experts, found.experts_per_token)
+    latency = seconds(settings.all_reduce_latency)
+    bandwidth = bytes_per_s(settings.all_reduce_bandwidth)
+    unmeasured = Unmeasured(
+        all_reduce=AllReduce(latency, bandwidth), step_gap_s=seconds(settings.step_gap)
+    )
+    num_gpus = settings.tensor_parallel
+    tables = folder_tables(measured, unmeasured, num_gpus=num_gpus, experts=experts)
+    document = machine_document(
+        llm,
+        MachineFacts(
+            name=settings.name,
+            memory=settings.memory,
+            nic=settings.nic,
+            disk=settings.disk,
+            memory_share=settings.memory_share,
+        ),
+        SourcedTables(tables, "tables", settings.source or f"operator times in {measured.folder}"),
+        operators=operators_document(
+            tables,
+            step_gap=settings.step_gap,
+            all_reduce=(settings.all_reduce_latency, settings.all_reduce_bandwidth),
+        ),
+    )
     text = yaml_text(document)
     validate(MachineSpec, parse_yaml(text, "machine file"), None).to_machine_type({llm.name: llm})
-    return _with_comments(text, measured)
+    return with_comments(text, measured)
 
 
-def _operators(
-    measured: OperatorFolder, sizes: ModelSizes | None, settings: ImportSettings
-) -> tuple[dict[str, Any], dict[str, int]]:
-    """The block of operators, and the batch limits of what was measured."""
-    dense, embedding, final_norm = measured.dense()
-    axes, times = measured.attention()
-    skew = measured.decode_skew()
-    document: dict[str, Any] = {
-        "dense": _curve(dense),
-        "embedding": _curve(embedding),
-        "final_norm": _curve(final_norm),
-        "head": _curve(measured.head()),
-        "attention": {
-            **dict(zip(_ATTENTION_AXES, map(list, axes), strict=True)),
-            "ms": _ms(times),
-        },
-        "decode_skew": _rounded(DEFAULT_SKEW if skew is None else skew),
-        "tensor_parallel": settings.tensor_parallel,
-        "step_gap": settings.step_gap,
-    }
-    if settings.tensor_parallel > 1:
-        document["all_reduce"] = {
-            "latency": settings.all_reduce_latency,
-            "bandwidth": settings.all_reduce_bandwidth,
-        }
-    experts = _experts(measured, sizes)
-    if experts:
-        document["experts"] = experts
-    limits = {
-        "max_prompts": axes[2][-1],
-        "max_prompt_tokens": dense.tokens[-1],
-        "max_decode_tokens": axes[2][-1],
-        "max_decode_context": axes[2][-1] * axes[3][-1],
-    }
-    return document, limits
-
-
-_ATTENTION_AXES = ("chunk", "chunk_context", "decodes", "decode_context")
-
-
-def _experts(measured: OperatorFolder, sizes: ModelSizes | None) -> dict[str, Any] | None:
-    if not measured.has("moe"):
-        if sizes is not None and sizes.num_experts:
-            message = "has no moe.csv (or moe.csv.gz), but the LLM has experts"
-            raise InputError(message, file=measured.folder)
-        return None
-    if sizes is None or not sizes.num_experts:
+def _only_kind(measured: OperatorFolder, architecture: Architecture) -> LayerKind:
+    """The kind of all layers: such measurements are of one kind."""
+    if len(architecture.kinds) > 1:
+        names = ", ".join(kind.name for kind in architecture.kinds)
         raise InputError(
-            "has times of experts (moe), but the LLM has none; give the config.json of an LLM with "
-            "experts",
+            f"has times of one kind of layers, but {architecture.name} has several ({names}); "
+            "write a machine file with operators.kinds",
             file=measured.folder,
         )
-    (tokens, experts), times = measured.experts()
-    return {
-        "num_experts": sizes.num_experts,
-        "experts_per_token": sizes.experts_per_token,
-        "tokens": list(tokens),
-        "experts": list(experts),
-        "ms": _ms(times),
-    }
+    return architecture.kinds[0]
 
 
-def _with_comments(text: str, measured: OperatorFolder) -> str:
+def with_comments(text: str, measured: OperatorFolder) -> str:
     """The text with a comment above the skew, which says what it is."""
     origin = (
         "median of the measured ones" if measured.has("skew_fit") else "a typical value, unmeasured"
@@ -267,16 +187,3 @@ def _with_comments(text: str, measured: OperatorFolder) -> str:
         f"\n\\1# ({origin}).\n\\1decode_skew:"
     )
     return re.sub(r"^( +)decode_skew:", comment, text, count=1, flags=re.MULTILINE)
-
-
-def _curve(curve: OperatorCurve) -> dict[str, Any]:
-    return {"tokens": list(curve.tokens), "ms": _ms(curve.seconds)}
-
-
-def _ms(seconds: Sequence[float]) -> list[float]:
-    return [_rounded(1000 * value) for value in seconds]
-
-
-def _rounded(value: float) -> float:
-    """To four significant digits: measurements scatter more."""
-    return float(f"{value:.4g}")

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from helixsim.errors import InputError, ScenarioError
+from helixsim.profiles.llm_spec import LLMSpec
 from helixsim.profiles.machine import LLM, MachineType
-from helixsim.profiles.spec import LLMSpec, MachineSpec
+from helixsim.profiles.spec import MachineSpec
 from helixsim.yaml_files import FileModel, did_you_mean, read_yaml, validate
 
 DATA = Path(__file__).parent / "data"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isfinite
 from typing import TYPE_CHECKING
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from helixsim.errors import PlacementError, ScenarioError
 
 if TYPE_CHECKING:
+    from helixsim.profiles.kv_memory import KvMemory
     from helixsim.profiles.operators import OperatorTables
+    from helixsim.profiles.sources.source import FiguresKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +32,15 @@ class LLM:
     token_bytes
         Size of one token id in messages to and from the coordinator.
     layer_bytes
-        Weights of one layer, read from disk before a run starts.
+        Weights of one layer, read from disk before a run starts; the mean of all layers.
     kv_bytes_per_token_layer
-        Size of the keys and values of one token in the KV cache of one layer.
-    once_bytes
-        Weights outside the layers: of the embedding and the head.
+        Size of the keys and values of one token in the KV cache of one layer; the mean of all.
+    embedding_bytes, head_bytes
+        Weights before the first layer, and after the last.
+    shared_bytes
+        What is in both: a machine with the first and the last layer holds it once.
+    bytes_of_layer, kv_bytes_of_layer
+        Weights, and keys and values of one token, of each layer; empty if all are equal.
     """
 
     name: str
@@ -43,7 +49,37 @@ class LLM:
     token_bytes: float
     layer_bytes: float
     kv_bytes_per_token_layer: float
-    once_bytes: float = 0.0
+    embedding_bytes: float = 0.0
+    head_bytes: float = 0.0
+    shared_bytes: float = 0.0
+    bytes_of_layer: tuple[float, ...] = ()
+    kv_bytes_of_layer: tuple[float, ...] = ()
+
+    @property
+    def has_equal_layers(self) -> bool:
+        """Whether all layers have the same sizes."""
+        return not (self.bytes_of_layer or self.kv_bytes_of_layer)
+
+    @property
+    def once_bytes(self) -> float:
+        """Weights outside the layers."""
+        return self.embedding_bytes + self.head_bytes - self.shared_bytes
+
+    def weights_bytes(self, start_layer: int, end_layer: int) -> float:
+        """Weights of a machine with the layers ``[start_layer, end_layer)``."""
+        size = (end_layer - start_layer) * self.layer_bytes
+        if self.bytes_of_layer:
+            size = sum(self.bytes_of_layer[start_layer:end_layer])
+        is_first, is_last = start_layer == 0, end_layer == self.num_layers
+        if is_first and is_last:
+            return size + self.once_bytes
+        return size + is_first * self.embedding_bytes + is_last * self.head_bytes
+
+    def kv_bytes_per_token(self, start_layer: int, end_layer: int) -> float:
+        """Size of the keys and values of one token in the layers ``[start_layer, end_layer)``."""
+        if self.kv_bytes_of_layer:
+            return sum(self.kv_bytes_of_layer[start_layer:end_layer])
+        return (end_layer - start_layer) * self.kv_bytes_per_token_layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +207,14 @@ class MachineProfile:
     operators
         Times of its operators, if they were measured; `prefill` and `decode` then follow from
         them.
+    kv_memory
+        The memory that the KV capacities follow from, if they do.
+    figures
+        What kind of figures the times are (:data:`.FiguresKind`); None if that is unknown.
+    source
+        Where they are from, in a sentence.
+    note
+        Why these and not better ones, for the user; mostly empty.
     """
 
     machine_type: str
@@ -181,6 +225,10 @@ class MachineProfile:
     max_layers: int
     hints: PlannerHints
     operators: OperatorTables | None = None
+    kv_memory: KvMemory | None = None
+    figures: FiguresKind | None = None
+    source: str = ""
+    note: str = ""
 
     def capacity(self, num_layers: int) -> Capacity:
         """Capacity of such a machine when it holds `num_layers`.
@@ -196,6 +244,30 @@ class MachineProfile:
                 f"it has one for {', '.join(map(str, self.capacities))}"
             )
         return self.capacities[num_layers]
+
+    def range_capacity(self, start_layer: int, end_layer: int) -> Capacity:
+        """Capacity of such a machine when it holds the layers ``[start_layer, end_layer)``.
+
+        Where the KV capacity follows from the memory, that of these very layers; otherwise of any
+        as many layers.
+
+        Raises
+        ------
+        PlacementError
+            If it cannot hold them.
+        """
+        num_layers = end_layer - start_layer
+        if self.kv_memory is None:
+            return self.capacity(num_layers)
+        token_layers = self.kv_memory.token_layers(start_layer, end_layer)
+        if not token_layers:
+            raise PlacementError(
+                f"the memory of '{self.machine_type}' is too small for the layers {start_layer} to "
+                f"{end_layer - 1} of {self.llm} and a KV cache"
+            )
+        known = self.capacities
+        row = known[num_layers if num_layers in known else max(known)]
+        return replace(row, kv_token_layers=token_layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +286,10 @@ class MachineType:
         How fast it reads weights.
     profiles
         LLM name -> profile.
+    dollars_per_hour
+        A usual price; None if it is not known.
+    power_w
+        Power limits of its GPUs together; None if they are not known.
     """
 
     name: str
@@ -221,3 +297,5 @@ class MachineType:
     nic_bytes_per_s: float
     disk_bytes_per_s: float
     profiles: Mapping[str, MachineProfile]
+    dollars_per_hour: float | None = None
+    power_w: float | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import product
+from itertools import pairwise, product
+from math import inf
 
 from helixsim.errors import InputError
 from helixsim.profiles.operators import OperatorCurve
@@ -126,3 +127,25 @@ def curve_of(times: Mapping[int, float]) -> OperatorCurve:
     """The curve through measured points, in any order."""
     points = sorted(times)
     return OperatorCurve(tuple(points), tuple(times[point] for point in points))
+
+
+def simplified(curve: OperatorCurve, tolerance: float) -> OperatorCurve:
+    """A curve through some of the points that misses none of the others by more than a share.
+
+    From each kept point, it goes on to the last one that a line reaches so.
+    """
+    points = list(zip(curve.tokens, curve.seconds, strict=True))
+    kept = [points[0]]
+    lowest, highest = -inf, inf
+    for before, (tokens, seconds) in pairwise(points):
+        width = tokens - kept[-1][0]
+        if not lowest <= (seconds - kept[-1][1]) / width <= highest:
+            kept.append(before)
+            width = tokens - before[0]
+            lowest, highest = -inf, inf
+        start_s, allowed_s = kept[-1][1], tolerance * seconds
+        lowest = max(lowest, (seconds - allowed_s - start_s) / width)
+        highest = min(highest, (seconds + allowed_s - start_s) / width)
+    if points[-1] != kept[-1]:
+        kept.append(points[-1])
+    return curve_of(dict(kept))

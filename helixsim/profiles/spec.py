@@ -1,4 +1,4 @@
-"""Models of LLM files and machine files."""
+"""Models of machine files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from helixsim.errors import InputError
+from helixsim.hardware.catalogue import load_gpu
 from helixsim.profiles.curve_spec import CurveSpec
+from helixsim.profiles.kv_memory import KvMemory
 from helixsim.profiles.machine import (
     LLM,
     Capacity,
@@ -21,10 +23,8 @@ from helixsim.profiles.machine import (
 from helixsim.profiles.operator_spec import OperatorsSpec
 from helixsim.profiles.operators import OperatorTables
 from helixsim.profiles.planning_curves import CONTEXT_PER_DECODE, planning_curves
+from helixsim.profiles.sources.source import FiguresKind
 from helixsim.yaml_files import Bytes, BytesPerSecond, FileModel, located_error
-
-BLOCK_TOKENS = 16
-"""Tokens in one block of a KV cache, per layer."""
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _MAX_LAYERS = 10_000
@@ -45,57 +45,6 @@ Limit = Annotated[
 """A number for all layer counts, or a column: one number for each entry of `kv.layers`."""
 
 
-class LLMSpec(FileModel):
-    """An LLM file."""
-
-    schema_version: Literal[1] = Field(alias="schema")
-    kind: Literal["llm"]
-    name: Name
-    source: str = Field(default="", description="Source of the figures.")
-    num_layers: LayerCount
-    hidden_size: Count | None = Field(
-        default=None, description="Width of the hidden state, in values of bytes_per_value."
-    )
-    bytes_per_value: Annotated[int, Field(ge=1, le=8)] = 2
-    activation_size: Bytes | None = Field(
-        default=None,
-        description="Size of one token's hidden state in messages, instead of hidden_size.",
-    )
-    token_size: Bytes = Field(default=2.0, description="Size of one token id in messages.")
-    layer_size: Bytes = Field(description="Size of the weights of one layer.")
-    kv_size: Bytes = Field(description="Size of the keys and values of one token in one layer.")
-    once_size: Bytes = Field(
-        default=0.0,
-        description="Size of the weights outside the layers: embedding and head. With "
-        "kv.from_memory, a machine with all layers holds them, and one with fewer layers half.",
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if (self.hidden_size is None) == (self.activation_size is None):
-            raise ValueError("give either hidden_size or activation_size")
-        for key in ("activation_size", "token_size", "layer_size", "kv_size"):
-            if getattr(self, key) == 0:
-                raise located_error(key, "must be above zero")
-        return self
-
-    def to_llm(self) -> LLM:
-        """Turn the file into the value that helixsim works with."""
-        activation_bytes = self.activation_size
-        if self.hidden_size is not None:
-            activation_bytes = float(self.hidden_size * self.bytes_per_value)
-        assert activation_bytes is not None
-        return LLM(
-            name=self.name,
-            num_layers=self.num_layers,
-            activation_bytes_per_token=activation_bytes,
-            token_bytes=self.token_size,
-            layer_bytes=self.layer_size,
-            kv_bytes_per_token_layer=self.kv_size,
-            once_bytes=self.once_size,
-        )
-
-
 class KvSpec(FileModel):
     """KV capacity beside k layers: listed, or derived from the memory."""
 
@@ -106,6 +55,11 @@ class KvSpec(FileModel):
     from_memory: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None,
         description="Usable share of the memory; the KV cache is this share less the weights.",
+    )
+    copies: Annotated[float, Field(ge=1, le=1024)] = Field(
+        default=1.0,
+        description="With from_memory: how many times the machine stores each token's keys and "
+        "values, as tensor parallelism does over more GPUs than there are KV heads.",
     )
 
     @model_validator(mode="after")
@@ -130,29 +84,25 @@ class KvSpec(FileModel):
                 )
         return self
 
-    def token_layers_by_count(self, memory_bytes: float, llm: LLM | None) -> dict[int, int]:
-        """KV capacity by number of layers held, in tokens x layers.
+    def memory(self, memory_bytes: float, llm: LLM | None) -> KvMemory | None:
+        """The memory that capacities follow from; None if they are listed.
 
         Parameters
         ----------
         memory_bytes
             Memory of the whole machine.
         llm
-            The LLM, needed only to derive the capacity from the memory.
+            The LLM; needed if capacities follow from the memory.
         """
         if self.from_memory is None or llm is None:
-            return dict(zip(self.layers or (), self.token_layers or (), strict=True))
-        by_count = {}
-        for num_layers in range(1, llm.num_layers + 1):
-            # A stage with the first or the last layer holds the embedding or the head.
-            once_bytes = llm.once_bytes / (1 if num_layers == llm.num_layers else 2)
-            weights_bytes = num_layers * llm.layer_bytes + once_bytes
-            free_bytes = self.from_memory * memory_bytes - weights_bytes
-            block_bytes = BLOCK_TOKENS * num_layers * llm.kv_bytes_per_token_layer
-            if free_bytes < block_bytes:
-                break
-            by_count[num_layers] = int(free_bytes // block_bytes) * BLOCK_TOKENS * num_layers
-        return by_count
+            return None
+        return KvMemory(llm, self.from_memory * memory_bytes, self.copies)
+
+    def token_layers_by_count(self, memory: KvMemory | None) -> dict[int, int]:
+        """KV capacity by number of layers held, in tokens x layers."""
+        if memory is not None:
+            return memory.by_count()
+        return dict(zip(self.layers or (), self.token_layers or (), strict=True))
 
 
 class BatchLimitsSpec(FileModel):
@@ -217,6 +167,11 @@ class PlannerSpec(FileModel):
 class ServingSpec(FileModel):
     """Latency profile, KV cache and batch limits of a machine for one LLM."""
 
+    figures: FiguresKind | None = Field(
+        default=None,
+        description="What the times stand on: kernels that others `measured`, operator `tables` of "
+        "the pair itself, or a `roofline` reckoned from the data sheet. Runs say so.",
+    )
     prefill: CurveSpec | None = None
     decode: CurveSpec | None = None
     operators: OperatorsSpec | None = Field(
@@ -302,6 +257,19 @@ class MachineSpec(FileModel):
         description="Bandwidth of the network interface, in each direction."
     )
     disk: BytesPerSecond = Field(description="Bandwidth for reading weights.")
+    gpu: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        default=None,
+        description="Its GPU in the catalogue (`helixsim gpus`), for its price and power.",
+    )
+    gpus: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=1, description="How many of them it has."
+    )
+    dollars_per_hour: Annotated[float, Field(ge=0, le=1e6)] | None = Field(
+        default=None, description="Price of the machine. Default: that of its GPUs."
+    )
+    watts: Annotated[float, Field(ge=0, le=1e9)] | None = Field(
+        default=None, description="Power of the machine. Default: the limits of its GPUs."
+    )
     llms: Annotated[dict[Name, ServingSpec], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -309,6 +277,8 @@ class MachineSpec(FileModel):
         for key in ("memory", "nic", "disk"):
             if getattr(self, key) == 0:
                 raise located_error(key, "must be above zero")
+        if self.gpu is None and self.gpus > 1:
+            raise located_error("gpus", "says how many of `gpu` it has; give gpu, too")
         return self
 
     def to_machine_type(self, llms: Mapping[str, LLM]) -> MachineType:
@@ -326,6 +296,7 @@ class MachineSpec(FileModel):
             If the memory is too small for a profile, or a typical number of layers too large;
             `where` is the path in the file.
         """
+        price, power = self._price_and_power()
         return MachineType(
             name=self.name,
             memory_bytes=self.memory,
@@ -336,10 +307,28 @@ class MachineSpec(FileModel):
                 for name, serving in self.llms.items()
                 if name in llms or not serving.needs_llm
             },
+            dollars_per_hour=price,
+            power_w=power,
         )
 
+    def _price_and_power(self) -> tuple[float | None, float | None]:
+        """Dollars per hour and watts: its own, or of its GPUs."""
+        price, power = self.dollars_per_hour, self.watts
+        if self.gpu is None:
+            return price, power
+        try:
+            gpu = load_gpu(self.gpu)
+        except InputError as error:
+            raise InputError(error.message, where="gpu") from error
+        if price is None and gpu.dollars_per_hour is not None:
+            price = self.gpus * gpu.dollars_per_hour
+        if power is None and gpu.power_w is not None:
+            power = self.gpus * gpu.power_w
+        return price, power
+
     def _profile(self, llm_name: str, serving: ServingSpec, llm: LLM | None) -> MachineProfile:
-        kv = serving.kv.token_layers_by_count(self.memory, llm)
+        memory = serving.kv.memory(self.memory, llm)
+        kv = serving.kv.token_layers_by_count(memory)
         where = f"llms.{llm_name}"
         if not kv:
             raise InputError(
@@ -380,4 +369,7 @@ class MachineSpec(FileModel):
             max_layers=max_layers,
             hints=hints,
             operators=operators,
+            kv_memory=memory,
+            figures=serving.figures,
+            source=self.source,
         )

@@ -26,6 +26,7 @@ from helixsim.recorded.log_figures import COLUMNS, TITLES, Latencies, sent_betwe
 from helixsim.recorded.log_series import simulated_series, start_s
 from helixsim.recorded.request_log import RequestLog
 from helixsim.recorded.sources import load_recording
+from helixsim.scenario.coordinator_alone import with_coordinator_alone
 from helixsim.scenario.load import load_scenario
 from helixsim.scenario.resolved import RunSettings, Scenario
 
@@ -240,6 +241,7 @@ def replay_log(
         raise InputError("is a recorded run; helixsim.replay replays it", file=found.folder)
     log = found
     scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
+    scenario = with_coordinator_alone(scenario)  # recorded requests enter and return there
     chosen = sent_between(log, warmup_s, until_s)
     if not chosen.any():
         raise InputError(

@@ -26,6 +26,7 @@ from helixsim.recorded.figures import (
 from helixsim.recorded.load import RecordedLoad, RecordedRoutes
 from helixsim.recorded.recording import RecordedRun, tokens_by_node
 from helixsim.recorded.sources import load_recording
+from helixsim.scenario.coordinator_alone import with_coordinator_alone
 from helixsim.scenario.load import load_scenario
 from helixsim.scenario.resolved import Scenario
 
@@ -287,6 +288,7 @@ def replay(
         )
     run = found
     scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
+    scenario = with_coordinator_alone(scenario)  # recorded requests enter and return there
     given = {
         "warmup_s": warmup_s,
         "until_s": until_s,

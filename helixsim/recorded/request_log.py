@@ -18,7 +18,7 @@ import numpy as np
 
 from helixsim.errors import InputError
 from helixsim.traces import fields
-from helixsim.traces.files import open_lines
+from helixsim.traces.text_files import open_lines
 
 LOG_COLUMNS = (
     "request",

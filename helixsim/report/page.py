@@ -31,6 +31,7 @@ _LATENCIES = (
     ("prompt_latency_s", "Prompt pass"),
     ("decode_latency_s", "Decode pass"),
 )
+_CLASS_LATENCIES = (("ttft_s", "time to first token"), ("tpot_s", "time per output token"))
 _TITLES = {
     "latencies": "Latencies of requests",
     "throughput": "Throughput and load",
@@ -78,6 +79,7 @@ def report_page(runs: Mapping[str, RunResult], scenario: str | None = None) -> s
         runs=[_run(name, result, scenario) for name, result in runs.items()],
         rates=_RATES,
         latencies=_LATENCIES,
+        class_latencies=_CLASS_LATENCIES,
         columns=["mean", *(f"p{p}" for p in PERCENTILES)],
         pictures=pictures,
     )
@@ -91,6 +93,7 @@ def _run(name: str, result: RunResult, scenario: str | None) -> dict[str, Any]:
         "name": name,
         "summary": result.summary,
         "slo": result.summary.get("slo") or {},
+        "classes": result.summary.get("classes") or {},
         "cost": result.summary.get("cost"),
         "placement": placement,
         "scenario": yaml_text(document),

@@ -6,9 +6,10 @@ import random
 from itertools import combinations
 from pathlib import Path
 
-from helixsim.cluster import COORDINATOR, RuleNetwork
+from helixsim.cluster import COORDINATOR, FrontEnd, RuleNetwork
 from helixsim.errors import OutputError
-from helixsim.scenario.cluster_spec import DEFAULT_REGION, NetworkSpec, RulesSpec
+from helixsim.scenario.cluster_spec import NetworkSpec, RulesSpec
+from helixsim.scenario.front_end_spec import DEFAULT_REGION, to_front_ends
 from helixsim.scenario.generator_spec import GeneratorFile, GeneratorSpec
 from helixsim.scenario.plain import Plain, link_data, nic_data, rule_data
 from helixsim.yaml_files import MAX_FILE_BYTES, read_yaml, validate, yaml_text
@@ -36,12 +37,11 @@ def generate_cluster(
     """
     seed = spec.seed if seed is None else seed
     nodes = _nodes(spec, seed)
-    region = spec.coordinator.region
+    front_ends = to_front_ends(spec.coordinator)
     return {
-        "coordinator": {
-            "nic": nic_data(spec.coordinator.to_nic()),
-            **({} if region == DEFAULT_REGION else {"region": region}),
-        },
+        "coordinator": _front_end(front_ends[0])
+        if len(front_ends) == 1
+        else [_front_end(front_end) | {"share": front_end.share} for front_end in front_ends],
         "nodes": nodes,
         "network": _links(spec, nodes, seed) if explicit_links else _rules(spec.network, seed),
     }
@@ -73,6 +73,15 @@ def cluster_file(path: str | Path, *, seed: int | None = None, explicit_links: b
             f"a file of {len(text) / 1e6:.0f} MB could not be read again; leave the links as rules"
         )
     return text
+
+
+def _front_end(front_end: FrontEnd) -> Plain:
+    name, region = front_end.name, front_end.region
+    return {
+        **({} if name == COORDINATOR else {"name": name}),
+        "nic": nic_data(front_end.nic),
+        **({} if region == DEFAULT_REGION else {"region": region}),
+    }
 
 
 def _nodes(spec: GeneratorSpec, seed: int) -> list[dict[str, str]]:
@@ -108,7 +117,8 @@ def _rules(network: RulesSpec, seed: int) -> Plain:
 
 
 def _links(spec: GeneratorSpec, nodes: list[dict[str, str]], seed: int) -> Plain:
-    regions = {COORDINATOR: spec.coordinator.region}
+    front_ends = to_front_ends(spec.coordinator)
+    regions = {front_end.name: front_end.region for front_end in front_ends}
     regions |= {node["name"]: node.get("region", DEFAULT_REGION) for node in nodes}
     network = _network(spec.network, regions, seed)
     found = (network.link(*pair) for pair in combinations(regions, 2))

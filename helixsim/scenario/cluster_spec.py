@@ -8,9 +8,20 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from helixsim.cluster import COORDINATOR, Cluster, LinkRule, Nic, Node, RuleNetwork, Spread
+from helixsim.cluster import COORDINATOR, Cluster, LinkRule, Node, RuleNetwork, Spread
 from helixsim.profiles.machine import MachineType
 from helixsim.profiles.spec import Count, Name
+from helixsim.scenario.front_end_spec import (
+    DEFAULT_REGION,
+    RESERVED_NAMES,
+    Bandwidth,
+    CoordinatorEntry,
+    NicEntry,
+    front_end_mistakes,
+    shape,
+    to_front_ends,
+    to_nic,
+)
 from helixsim.yaml_files import (
     BytesPerSecond,
     FileModel,
@@ -19,23 +30,15 @@ from helixsim.yaml_files import (
     located_error,
 )
 
-DEFAULT_REGION = "default"
 MAX_NODES = 100_000
 
-_RESERVED_NAMES = (COORDINATOR, "source", "sink")
 _NUMBER = "{i}"
 
 NamePattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9{][A-Za-z0-9._{}-]{0,63}$")]
 """A name, or a pattern of names with ``{i}`` where the number goes."""
 
 
-def _shape(value: object) -> str:
-    return "<parts>" if isinstance(value, dict | FileModel) else "<one>"
-
-
 # -- quantities ------------------------------------------------------------------------------
-
-Bandwidth = Annotated[BytesPerSecond, Field(gt=0)]
 
 
 class BandwidthSpreadSpec(FileModel):
@@ -72,32 +75,14 @@ class LatencySpreadSpec(FileModel):
         return Spread(self.mean, self.spread)
 
 
-class NicSpec(FileModel):
-    """A network interface whose directions differ."""
-
-    inbound: Bandwidth
-    outbound: Bandwidth
-
-
-NicEntry = Annotated[
-    Annotated[Bandwidth, Tag("<one>")] | Annotated[NicSpec, Tag("<parts>")], Discriminator(_shape)
-]
-"""One bandwidth for both directions, or one for each."""
-
 BandwidthEntry = Annotated[
     Annotated[Bandwidth, Tag("<one>")] | Annotated[BandwidthSpreadSpec, Tag("<parts>")],
-    Discriminator(_shape),
+    Discriminator(shape),
 ]
 LatencyEntry = Annotated[
     Annotated[Seconds, Tag("<one>")] | Annotated[LatencySpreadSpec, Tag("<parts>")],
-    Discriminator(_shape),
+    Discriminator(shape),
 ]
-
-
-def _to_nic(entry: float | NicSpec) -> Nic:
-    if isinstance(entry, NicSpec):
-        return Nic(entry.inbound, entry.outbound)
-    return Nic(entry, entry)
 
 
 # -- network ---------------------------------------------------------------------------------
@@ -194,8 +179,11 @@ class NetworkSpec(RulesSpec):
         default=0, description="Random seed of rules with a spread."
     )
 
-    def link_mistakes(self, known: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """Places and messages of invalid links."""
+    def link_mistakes(
+        self, nodes: Sequence[str], front_ends: Sequence[str]
+    ) -> Iterator[tuple[str, str]]:
+        """Places and messages of invalid links, given the names of all machines."""
+        known = tuple(dict.fromkeys((COORDINATOR, *front_ends, *nodes)))
         endpoints = set(known)
         seen: set[tuple[bool, str, str]] = set()
         for index, link in enumerate(self.links):
@@ -204,24 +192,30 @@ class NetworkSpec(RulesSpec):
                 if end not in endpoints:
                     yield where, f"there is no machine '{end}'; {did_you_mean(end, known)}"
             both_ways = link.between is not None
-            source, target = sorted(link.ends) if both_ways else link.ends
+            ends = _own_names(link, front_ends[0])
+            if ends[0] == ends[1]:
+                yield where, "a link joins two different machines"
+            source, target = sorted(ends) if both_ways else ends
             if (both_ways, source, target) in seen:
                 yield where, f"duplicate entry for the link between {source} and {target}"
             seen.add((both_ways, source, target))
 
-    def to_network(self, regions: Mapping[str, str]) -> RuleNetwork:
+    def to_network(self, regions: Mapping[str, str], coordinator: str = COORDINATOR) -> RuleNetwork:
         """Turn it into a value.
 
         Parameters
         ----------
         regions
-            Region of every machine, the coordinator included.
+            Region of every machine, front ends included.
+        coordinator
+            The name of the first front end.
         """
         links: dict[tuple[str, str], LinkRule] = {}
         for link in sorted(self.links, key=lambda link: link.between is None):
-            links[link.ends] = rule = link.to_rule()
+            ends = _own_names(link, coordinator)
+            links[ends] = rule = link.to_rule()
             if link.between is not None:
-                links[link.ends[::-1]] = rule
+                links[ends[::-1]] = rule
         return RuleNetwork(
             regions=regions,
             links=links,
@@ -234,18 +228,13 @@ class NetworkSpec(RulesSpec):
         )
 
 
+def _own_names(link: LinkSpec, coordinator: str) -> tuple[str, str]:
+    """The machines of a link, the first front end by its own name."""
+    source, target = (coordinator if end == COORDINATOR else end for end in link.ends)
+    return source, target
+
+
 # -- machines --------------------------------------------------------------------------------
-
-
-class CoordinatorSpec(FileModel):
-    """The coordinator: where every route starts and ends."""
-
-    nic: NicEntry
-    region: Name = DEFAULT_REGION
-
-    def to_nic(self) -> Nic:
-        """Its network interface."""
-        return _to_nic(self.nic)
 
 
 class NodeSpec(FileModel):
@@ -324,7 +313,7 @@ class NodeSpec(FileModel):
         return Node(
             name=name,
             machine_type=machine_type.name,
-            nic=_to_nic(nic),
+            nic=to_nic(nic),
             disk_bytes_per_s=machine_type.disk_bytes_per_s if self.disk is None else self.disk,
             region=self.region,
             kv_token_layers=self.kv_token_layers,
@@ -332,11 +321,11 @@ class NodeSpec(FileModel):
 
 
 class ClusterSpec(FileModel):
-    """A cluster: the coordinator, the nodes, and how they are linked."""
+    """A cluster: the coordinator or front ends, the nodes, and how they are linked."""
 
     source: str = Field(default="", description="Source of the data.")
     description: str = ""
-    coordinator: CoordinatorSpec
+    coordinator: CoordinatorEntry
     nodes: Annotated[tuple[NodeSpec, ...], Field(strict=False, min_length=1, max_length=MAX_NODES)]
     network: NetworkSpec
 
@@ -349,18 +338,24 @@ class ClusterSpec(FileModel):
         return self
 
     def _mistakes(self) -> Iterator[tuple[str, str]]:
+        yield from front_end_mistakes(self.coordinator)
+        front_ends = to_front_ends(self.coordinator)
+        taken = {front_end.name: "the name of a front end" for front_end in front_ends}
+        taken |= dict.fromkeys((COORDINATOR, *RESERVED_NAMES), "reserved")
         seen = set()
         for name, index in self.node_names():
             where = f"nodes[{index}].name"
-            if name in _RESERVED_NAMES:
-                yield where, f"'{name}' is reserved and cannot be the name of a node"
+            if name in taken:
+                yield where, f"'{name}' is {taken[name]} and cannot be the name of a node"
             if name in seen:
                 yield where, f"duplicate node name '{name}'"
             seen.add(name)
-        regions = dict.fromkeys((self.coordinator.region, *(node.region for node in self.nodes)))
+        here = (front_end.region for front_end in front_ends)
+        regions = dict.fromkeys((*here, *(node.region for node in self.nodes)))
         for where, message in self.network.region_mistakes(tuple(regions)):
             yield f"network.{where}", message
-        for where, message in self.network.link_mistakes((COORDINATOR, *seen)):
+        names = [front_end.name for front_end in front_ends]
+        for where, message in self.network.link_mistakes(tuple(seen), names):
             yield f"network.{where}", message
 
     def node_names(self) -> Iterator[tuple[str, int]]:
@@ -387,13 +382,11 @@ class ClusterSpec(FileModel):
         for name, index in self.node_names():
             entry = self.nodes[index]
             nodes.append(entry.to_node(name, machine_types[entry.machine_type]))
-        regions = {node.name: node.region for node in nodes}
-        return Cluster(
-            nodes=tuple(nodes),
-            coordinator_nic=self.coordinator.to_nic(),
-            network=self.network.to_network({COORDINATOR: self.coordinator.region} | regions),
-            coordinator_region=self.coordinator.region,
-        )
+        front_ends = to_front_ends(self.coordinator)
+        regions = {front_end.name: front_end.region for front_end in front_ends}
+        regions |= {node.name: node.region for node in nodes}
+        network = self.network.to_network(regions, front_ends[0].name)
+        return Cluster(tuple(nodes), front_ends, network)
 
 
 class ClusterFile(ClusterSpec):

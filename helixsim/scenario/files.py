@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from helixsim.errors import ScenarioError
+from helixsim.llms.catalogue import shipped_configs
+from helixsim.profiles.library import shipped_llms
 from helixsim.traces.lengths import length_models
 from helixsim.traces.patterns import ARRIVAL_PATTERNS
 from helixsim.yaml_files import did_you_mean
@@ -58,9 +60,20 @@ _FILES: tuple[tuple[KeyStep, ...], ...] = (
     ("cluster", "generate"),
     ("placement", "file"),
     ("workload", "trace"),
+    ("workload", "trace", "file"),
     ("workload", "arrivals", "slots", "file"),
+    ("workload", "prompt_tokens", "file"),
+    ("workload", "output_tokens", "file"),
+    ("workload", "conversations", "turns", "file"),
 )
 """Places at which a text is always the name of a file."""
+
+_FILES_OF_CLASSES: tuple[tuple[KeyStep, ...], ...] = (
+    ("prompt_tokens", "file"),
+    ("output_tokens", "file"),
+    ("conversations", "turns", "file"),
+)
+"""The same in each class of users."""
 
 _ORDERED: tuple[tuple[KeyStep, ...], ...] = (
     ("cluster", "generate", "machines"),
@@ -69,11 +82,17 @@ _ORDERED: tuple[tuple[KeyStep, ...], ...] = (
 """Places at which the order of keys counts: nodes are generated in it."""
 
 POISSON = "poisson"
+CONSTANT = "constant"
 
 
 def is_yaml_name(text: str) -> bool:
     """Whether an LLM, a machine type or a scenario is named by its file."""
     return Path(text).suffix in (".yaml", ".yml")
+
+
+def is_llm_name(text: str) -> bool:
+    """Whether an LLM ships with helixsim, as an LLM file or a configuration."""
+    return text in shipped_llms() or text in shipped_configs()
 
 
 def is_lengths_name(text: str) -> bool:
@@ -83,30 +102,42 @@ def is_lengths_name(text: str) -> bool:
 
 def is_arrivals_name(text: str) -> bool:
     """Whether arrivals are built in."""
-    return text == POISSON or text in ARRIVAL_PATTERNS
+    return text in (POISSON, CONSTANT) or text in ARRIVAL_PATTERNS
 
 
 def named_files(document: object) -> Iterator[tuple[tuple[KeyStep, ...], str]]:
     """Find every name of a file in a scenario document, with its place."""
-    for place in _FILES:
+    for place in (*_FILES, *_places_in_classes(document)):
         if isinstance(name := _at(document, place), str):
             yield place, name
-    if isinstance(name := _at(document, ("llm",)), str) and is_yaml_name(name):
+    if isinstance(name := _at(document, ("llm",)), str) and not is_llm_name(name):
         yield ("llm",), name
+    if isinstance(name := _at(document, ("llm", "config")), str) and name not in shipped_configs():
+        yield ("llm", "config"), name
     if isinstance(name := _at(document, ("engine",)), str) and is_yaml_name(name):
         yield ("engine",), name
-    if isinstance(names := _at(document, ("machine_types",)), list):
-        yield from (
-            (("machine_types", index), name)
-            for index, name in enumerate(names)
-            if isinstance(name, str)
-        )
+    for key in ("machine_types", "gpus"):
+        if isinstance(names := _at(document, (key,)), list):
+            yield from (
+                ((key, index), name) for index, name in enumerate(names) if isinstance(name, str)
+            )
     lengths = _at(document, ("workload", "lengths"))
     if isinstance(lengths, str) and not is_lengths_name(lengths):
         yield ("workload", "lengths"), lengths
+    tokenizer = _at(document, ("workload", "tokenizer"))
+    if isinstance(tokenizer, str) and Path(tokenizer).suffix == ".json":
+        yield ("workload", "tokenizer"), tokenizer
     arrivals = _at(document, ("workload", "arrivals"))
     if isinstance(arrivals, str) and not is_arrivals_name(arrivals):
         yield ("workload", "arrivals"), arrivals
+
+
+def _places_in_classes(document: object) -> Iterator[tuple[KeyStep, ...]]:
+    """Places of files in the classes of users."""
+    classes = _at(document, ("workload", "classes"))
+    for name in classes if isinstance(classes, Mapping) else ():
+        for place in _FILES_OF_CLASSES:
+            yield "workload", "classes", name, *place
 
 
 def _at(document: object, place: tuple[KeyStep, ...]) -> object:
@@ -131,8 +162,17 @@ def replace_at(document: object, place: tuple[KeyStep, ...], value: object) -> o
     ]
 
 
-def digest(document: Mapping[str, object], base_dir: Path) -> str:
+def digest(document: Mapping[str, object], base_dir: Path, further: str = "") -> str:
     """SHA-256 of a document with the contents of the files that it names, as hex digits.
+
+    Parameters
+    ----------
+    document
+        The document.
+    base_dir
+        Folder to which names of files are relative.
+    further
+        What else the scenario depends on, as a text; empty for nothing.
 
     Raises
     ------
@@ -145,7 +185,7 @@ def digest(document: Mapping[str, object], base_dir: Path) -> str:
     for place in _ORDERED:
         if isinstance(mapping := _at(content, place), Mapping):
             content = replace_at(content, place, _pairs(mapping))
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True) + further
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -156,7 +196,13 @@ def _pairs(value: object) -> object:
     return value
 
 
+def named_file(path: Path) -> Path:
+    """The file that a path of a scenario means: an LLM may be named by its folder."""
+    return path / "config.json" if path.is_dir() else path
+
+
 def _file_sha256(path: Path) -> str:
+    path = named_file(path)
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

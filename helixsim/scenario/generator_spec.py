@@ -8,12 +8,12 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from helixsim.profiles.spec import Name
-from helixsim.scenario.cluster_spec import (
+from helixsim.scenario.cluster_spec import MAX_NODES, NamePattern, RulesSpec
+from helixsim.scenario.front_end_spec import (
     DEFAULT_REGION,
-    MAX_NODES,
-    CoordinatorSpec,
-    NamePattern,
-    RulesSpec,
+    CoordinatorEntry,
+    front_end_mistakes,
+    to_front_ends,
 )
 from helixsim.yaml_files import FileModel, located_error
 
@@ -26,7 +26,7 @@ class GeneratorSpec(FileModel):
 
     source: str = Field(default="", description="Source of the figures.")
     description: str = ""
-    coordinator: CoordinatorSpec
+    coordinator: CoordinatorEntry
     machines: Counts | None = Field(
         default=None, description="Machine type -> number of machines, all in one region."
     )
@@ -52,7 +52,7 @@ class GeneratorSpec(FileModel):
             raise located_error("node_name", "must contain {i}, for the numbers of the nodes")
         if sum(sum(counts.values()) for counts in self.machines_by_region.values()) > MAX_NODES:
             raise ValueError(f"more than {MAX_NODES} nodes")
-        if mistake := next(self._region_mistakes(), None):
+        if mistake := next(self._mistakes(), None):
             raise located_error(*mistake)
         return self
 
@@ -63,8 +63,10 @@ class GeneratorSpec(FileModel):
             return self.regions
         return {DEFAULT_REGION: self.machines or {}}
 
-    def _region_mistakes(self) -> Iterator[tuple[str, str]]:
-        known = tuple(dict.fromkeys((self.coordinator.region, *self.machines_by_region)))
+    def _mistakes(self) -> Iterator[tuple[str, str]]:
+        yield from front_end_mistakes(self.coordinator)
+        here = (front_end.region for front_end in to_front_ends(self.coordinator))
+        known = tuple(dict.fromkeys((*here, *self.machines_by_region)))
         for where, message in self.network.region_mistakes(known):
             yield f"network.{where}", message
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from helixsim.cluster import Cluster
 from helixsim.control.node_schedulers import NODE_SCHEDULERS
 from helixsim.control.routing import POLICIES
-from helixsim.errors import InputError, ScenarioError
+from helixsim.errors import ScenarioError
 from helixsim.physics.engine import (
     PROTOTYPE_ENGINE,
     VLLM_ENGINE,
@@ -20,33 +20,30 @@ from helixsim.physics.engine import (
 )
 from helixsim.physics.performance_model import PERFORMANCE_MODELS
 from helixsim.placement.placement import Placement, placement_mistakes
-from helixsim.profiles.library import (
-    load_llm,
-    load_machine_type,
-    shipped_llms,
-    shipped_machine_types,
-)
 from helixsim.profiles.machine import LLM, MachineType
 from helixsim.registry import Registry, UnknownNameError
 from helixsim.scenario.cluster_generator import generate_cluster
 from helixsim.scenario.cluster_spec import ClusterFile, ClusterSpec
 from helixsim.scenario.files import digest, find_scenario, is_yaml_name
-from helixsim.scenario.gpu_machines import GpuMachines
 from helixsim.scenario.generator_spec import GeneratorFile, GeneratorSpec
+from helixsim.scenario.llm_section import resolve_llm
+from helixsim.scenario.machine_types import MachineTypes, Section
 from helixsim.scenario.overrides import apply_overrides, overrides_of
+from helixsim.scenario.prices import dollars_per_hour, watts
 from helixsim.scenario.resolved import Scenario
 from helixsim.scenario.section_specs import (
     PlacementFile,
     PlacementSpec,
     fault_mistakes,
-    price_mistakes,
     to_slos,
 )
 from helixsim.scenario.spec import ClusterInFile, GeneratedCluster, PlacementInFile, ScenarioSpec
 from helixsim.scenario.workload import resolve_workload
-from helixsim.yaml_files import FileModel, did_you_mean, mistakes_error, read_yaml, validate
+from helixsim.yaml_files import FileModel, did_you_mean, read_yaml, validate
 
 Body = TypeVar("Body", bound=FileModel)
+
+PAPER, CALIBRATED = "paper", "calibrated"
 
 
 def load_scenario(path: str | Path, overrides: Sequence[str] | str = ()) -> Scenario:
@@ -122,17 +119,6 @@ def checked_document(scenario: Scenario) -> Mapping[str, object]:
     return scenario.document
 
 
-@dataclass(frozen=True, slots=True)
-class _Section:
-    """The place of a section: a file of its own or the scenario file."""
-
-    file: Path
-    prefix: str = ""
-
-    def error(self, found: Sequence[tuple[str, str]]) -> ScenarioError:
-        return mistakes_error([(self.prefix + where, text) for where, text in found], self.file)
-
-
 class _Loader:
     """Resolves the names in one scenario file."""
 
@@ -144,32 +130,31 @@ class _Loader:
     def load(self, document: Mapping[str, object]) -> Scenario:
         spec = self.spec
         self._check_extensions()
-        llm = self._llm()
-        cluster, machine_types = self._cluster(llm)
+        llm, architecture = resolve_llm(spec.llm, self.file)
+        finder = MachineTypes(spec, self.file, llm, architecture)
+        cluster, machine_types = self._cluster(finder)
         placement = self._placement(cluster, llm, machine_types)
         faults = spec.faults.to_faults()
         if mistakes := list(fault_mistakes(faults, cluster, placement, llm)):
-            raise _Section(self.file, "faults.").error(mistakes)
-        known = dict.fromkeys((*machine_types, *shipped_machine_types()))
-        prices = spec.dollars_per_hour
-        if mistakes := list(price_mistakes(prices, cluster.machine_mix(), known)):
-            raise _Section(self.file, "dollars_per_hour.").error(mistakes)
+            raise Section(self.file, "faults.").error(mistakes)
         return Scenario(
             name=spec.name,
             llm=llm,
+            architecture=architecture,
             machine_types=machine_types,
             cluster=cluster,
             placement=placement,
             scheduler=spec.scheduler.to_settings(),
-            workload=resolve_workload(spec.workload, self.file),
-            physics=spec.physics,
+            workload=resolve_workload(spec.workload, self.file, spec.run.duration),
+            physics=spec.physics or (CALIBRATED if finder.has_gpus else PAPER),
             run=spec.run.to_settings(),
             document=document,
-            digest=digest(document, self.folder),
+            digest=digest(document, self.folder, finder.sources),
             faults=faults,
             engine=self._engine(node.machine_type for node in cluster.nodes),
             slos=to_slos(spec.slo),
-            dollars_per_hour=prices,
+            dollars_per_hour=dollars_per_hour(spec, self.file, cluster, machine_types),
+            watts=watts(spec, self.file, cluster, machine_types),
             file=self.file,
         )
 
@@ -187,10 +172,6 @@ class _Loader:
             except UnknownNameError as error:
                 raise ScenarioError(error.message, file=self.file, where=where) from error
 
-    def _llm(self) -> LLM:
-        self._check_shipped("llm", "LLM", self.spec.llm, shipped_llms())
-        return load_llm(self.spec.llm, self.folder)
-
     def _engine(self, machine_types: Iterable[str]) -> EngineCosts:
         name = self.spec.engine
         if name is None:
@@ -200,22 +181,19 @@ class _Loader:
                 if prototype.gpus.keys() >= set(machine_types)
                 else load_engine(VLLM_ENGINE)
             )
-        self._check_shipped("engine", "engine", name, shipped_engines())
-        return load_engine(name, self.folder)
-
-    def _check_shipped(self, where: str, noun: str, name: str, names: Sequence[str]) -> None:
-        if not is_yaml_name(name) and name not in names:
+        if not is_yaml_name(name) and name not in (names := shipped_engines()):
             message = (
-                f"no {noun} '{name}' ships with helixsim; {did_you_mean(name, names)} "
+                f"no engine '{name}' ships with helixsim; {did_you_mean(name, names)} "
                 "(for your own, give its file, ending in .yaml)"
             )
-            raise ScenarioError(message, file=self.file, where=where)
+            raise ScenarioError(message, file=self.file, where="engine")
+        return load_engine(name, self.folder)
 
     # -- cluster
 
-    def _cluster(self, llm: LLM) -> tuple[Cluster, dict[str, MachineType]]:
+    def _cluster(self, finder: MachineTypes) -> tuple[Cluster, dict[str, MachineType]]:
         section = self.spec.cluster
-        place = _Section(self.file, "cluster.")
+        place = Section(self.file, "cluster.")
         body: ClusterSpec
         if isinstance(section, ClusterInFile):
             body, place = self._body(ClusterFile, section.file)
@@ -223,79 +201,18 @@ class _Loader:
             body = self._generated(section.generate)
         else:
             body = section
-        machine_types = self._machine_types(body, place, llm)
-        return body.to_cluster(machine_types), machine_types
+        by_entry = finder.of_entries(body.nodes, place)
+        machine_types = {found.name: found for found in by_entry.values()}
+        return body.to_cluster(by_entry), machine_types | finder.own
 
     def _generated(self, generate: GeneratorSpec | str) -> ClusterSpec:
         if isinstance(generate, str):
             generate, _ = self._body(GeneratorFile, generate)
         return ClusterSpec.model_validate(generate_cluster(generate))
 
-    def _body(self, model_type: type[Body], name: str) -> tuple[Body, _Section]:
+    def _body(self, model_type: type[Body], name: str) -> tuple[Body, Section]:
         file = self.folder / name
-        return validate(model_type, read_yaml(file), file), _Section(file)
-
-    def _machine_types(
-        self, cluster: ClusterSpec, place: _Section, llm: LLM
-    ) -> dict[str, MachineType]:
-        """The types of the cluster in order of appearance, then the scenario's further types."""
-        own = self._own_machine_types(llm)
-        by_gpu = GpuMachines(self.spec, self.folder, llm)
-        found: dict[str, MachineType] = {}
-        mistakes = []
-        for index, node in enumerate(cluster.nodes):
-            name = node.machine_type
-            if name in found:
-                continue
-            try:
-                if node.gpu is not None:
-                    found[name] = by_gpu.machine_type(node)
-                else:
-                    found[name] = self._named_machine_type(name, own, llm)
-            except InputError as error:
-                where = "type" if node.gpu is None else error.where or "gpu"
-                mistakes.append((f"nodes[{index}].{where}", error.message))
-        if mistakes:
-            raise place.error(mistakes)
-        return found | own
-
-    def _named_machine_type(
-        self, name: str, own: Mapping[str, MachineType], llm: LLM
-    ) -> MachineType:
-        if name in own:
-            found = own[name]
-        elif name in shipped_machine_types():
-            found = load_machine_type(name, llms=[llm])
-        else:
-            known = dict.fromkeys((*own, *shipped_machine_types()))
-            raise InputError(
-                f"no machine type '{name}'; {did_you_mean(name, known)} (name files of your own in "
-                "machine_types; for a GPU of `helixsim gpus`, write gpu instead of type)"
-            )
-        if llm.name not in found.profiles:
-            profiled = ", ".join(found.profiles)
-            raise InputError(
-                f"machine type '{name}' has no profile for {llm.name}, only for "
-                f"{profiled or 'no LLM at all'} (for any LLM, write gpu instead of type)"
-            )
-        return found
-
-    def _own_machine_types(self, llm: LLM) -> dict[str, MachineType]:
-        own: dict[str, MachineType] = {}
-        for index, name in enumerate(self.spec.machine_types):
-            where = f"machine_types[{index}]"
-            if not is_yaml_name(name):
-                message = (
-                    f"'{name}' is not a file ending in .yaml; shipped machine types need not be "
-                    "named"
-                )
-                raise ScenarioError(message, file=self.file, where=where)
-            machine_type = load_machine_type(name, self.folder, [llm])
-            if machine_type.name in own:
-                message = f"duplicate machine type '{machine_type.name}'"
-                raise ScenarioError(message, file=self.file, where=where)
-            own[machine_type.name] = machine_type
-        return own
+        return validate(model_type, read_yaml(file), file), Section(file)
 
     # -- placement
 
@@ -305,7 +222,7 @@ class _Loader:
         section = self.spec.placement
         if section is None:
             return None
-        place = _Section(self.file, "placement.")
+        place = Section(self.file, "placement.")
         body: PlacementSpec
         if isinstance(section, PlacementInFile):
             body, place = self._body(PlacementFile, section.file)

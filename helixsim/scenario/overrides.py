@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast, get_origin
 
 from helixsim.errors import ScenarioError
-from helixsim.scenario.files import KeyStep, named_files, replace_at
+from helixsim.scenario.files import KeyStep, named_file, named_files, replace_at
 from helixsim.scenario.plain import plain_data
 from helixsim.scenario.spec import ScenarioSpec
 from helixsim.yaml_files import is_model, keys_of, parse_yaml, read_yaml, types_at
@@ -19,10 +19,22 @@ from helixsim.yaml_files import is_model, keys_of, parse_yaml, read_yaml, types_
 _FILE_HEAD = ("schema", "kind")
 
 _EXCLUDES: Mapping[tuple[str, ...], tuple[str, ...]] = {
-    ("workload", "trace"): ("lengths", "arrivals", "mean_tokens_per_s"),
-    ("workload", "lengths"): ("trace",),
+    ("workload", "trace"): (
+        "lengths",
+        "prompt_tokens",
+        "output_tokens",
+        "arrivals",
+        "requests_per_s",
+        "mean_tokens_per_s",
+        "classes",
+    ),
+    ("workload", "lengths"): ("trace", "prompt_tokens", "output_tokens"),
+    ("workload", "prompt_tokens"): ("trace", "lengths", "mean_prompt_tokens"),
+    ("workload", "output_tokens"): ("trace", "lengths", "mean_output_tokens"),
     ("workload", "arrivals"): ("trace",),
-    ("workload", "mean_tokens_per_s"): ("trace",),
+    ("workload", "requests_per_s"): ("trace", "mean_tokens_per_s"),
+    ("workload", "mean_tokens_per_s"): ("trace", "requests_per_s"),
+    ("workload", "classes"): ("trace",),
     ("cluster", "file"): ("generate", "source", "description", "coordinator", "nodes", "network"),
     ("cluster", "generate"): ("file", "source", "description", "coordinator", "nodes", "network"),
     ("placement", "file"): ("source", "description", "layers", "links"),
@@ -161,7 +173,10 @@ def _all_paths(model_type: object, prefix: str = "") -> Iterator[str]:
 
 
 def _take_in(document: dict[str, object], override: Override, base_dir: Path) -> None:
-    """Where a path leads into a section in another file, include the section first."""
+    """Where a path leads into a section in another file, include the section first.
+
+    An LLM by its name gets keys.
+    """
     match override.path:
         case ("placement", "file" | "allow_overcommitted_layers") | (
             "cluster",
@@ -172,6 +187,13 @@ def _take_in(document: dict[str, object], override: Override, base_dir: Path) ->
             section = document.get("cluster")
             if isinstance(section, dict) and isinstance(name := section.get("generate"), str):
                 section["generate"] = _body(base_dir / name)
+        case ("workload", "trace", _, *_):
+            section = document.get("workload")
+            if isinstance(section, dict) and isinstance(name := section.get("trace"), str):
+                section["trace"] = {"file": name}
+        case ("llm", _, *_):
+            if isinstance(name := document.get("llm"), str):
+                document["llm"] = {"config": name}
         case ("placement" | "cluster" as key, _, *_):
             section = document.get(key)
             if isinstance(section, dict) and isinstance(name := section.pop("file", None), str):
@@ -209,6 +231,6 @@ def _with_files_found(
     """Make the names of files in a changed value absolute if the folder has them."""
     result: Any = document
     for place, name in list(named_files(document)):
-        if place[: len(steps)] == tuple(steps) and (folder / name).is_file():
+        if place[: len(steps)] == tuple(steps) and named_file(folder / name).is_file():
             result = replace_at(result, place, str((folder / name).absolute()))
     return cast("dict[str, object]", result)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 from helixsim.cluster import Cluster
 from helixsim.display import placement_image, placement_plot, short_text, table_html
 from helixsim.errors import InputError
+from helixsim.llms.architecture import Architecture
 from helixsim.physics.engine import IDEAL_ENGINE, EngineCosts
 from helixsim.placement.placement import Placement
 from helixsim.profiles.machine import LLM, MachineProfile, MachineType
@@ -86,7 +87,7 @@ class Slo:
     e2e_s
         Longest time from arrival to the last token.
     share
-        Share of the finished requests that must be within all limits.
+        Share of the requests due that must be within all limits.
     """
 
     name: str
@@ -106,6 +107,8 @@ class Scenario:
         Name for titles and files.
     llm
         The LLM that is served.
+    architecture
+        Its architecture, if it comes from a config.json; None with an LLM file.
     machine_types
         Name -> machine type: the types of the cluster, in order of appearance, then further types
         that the scenario names. Every type of the cluster has a profile for the LLM.
@@ -125,7 +128,9 @@ class Scenario:
     slos
         Service-level objectives, in order of the names of the classes.
     dollars_per_hour
-        Machine type -> price of one machine; empty without prices.
+        Machine type -> price of one machine: the scenario's, or the catalogue's.
+    watts
+        Machine type -> power of one machine: the scenario's, or the limits of its GPUs.
     document
         The scenario file as plain data, with the values that were changed. Files are named in it,
         not included.
@@ -170,6 +175,8 @@ class Scenario:
     engine: EngineCosts = IDEAL_ENGINE
     slos: tuple[Slo, ...] = ()
     dollars_per_hour: Mapping[str, float] = field(default_factory=dict)
+    watts: Mapping[str, float] = field(default_factory=dict)
+    architecture: Architecture | None = None
     file: Path = field(default=Path(IN_MEMORY), compare=False)
 
     @classmethod

@@ -5,25 +5,44 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from helixsim.scenario.offered_load import offered_requests_per_s
+from helixsim.scenario.workload_warnings import workload_warnings
+from helixsim.traces.values import Lengths
+
 if TYPE_CHECKING:
     from helixsim.scenario.resolved import Scenario
-    from helixsim.scenario.workload_values import Workload
 
 
 def scenario_rows(scenario: Scenario) -> Iterator[tuple[str, str]]:
     """Titles and texts that say what a scenario is."""
     run, cluster = scenario.run, scenario.cluster
     mix = ", ".join(f"{count} x {name}" for name, count in cluster.machine_mix().items())
-    regions = len({cluster.coordinator_region, *(node.region for node in cluster)})
+    regions = len({machine.region for machine in (*cluster.front_ends, *cluster)})
     yield "scenario", scenario.name
-    yield "LLM", f"{scenario.llm.name}, {scenario.llm.num_layers} layers"
+    yield "LLM", _llm(scenario)
     yield "cluster", f"{_number(len(cluster), 'node')}: {mix}; {_number(regions, 'region')}"
     yield "placement", _placement(scenario)
     yield "scheduler", _scheduler(scenario)
-    yield "workload", _workload(scenario.workload)
+    workload = scenario.workload
+    yield "workload", _workload(scenario)
+    yield (
+        "request",
+        f"{workload.mean_prompt_tokens} prompt and {workload.mean_output_tokens} output tokens on "
+        "average",
+    )
+    yield from (("warning", warning) for warning in workload.warnings)
     yield "run", f"{run.duration_s:g} s, {run.warmup_s:g} s of it warm-up; seed {run.seed}"
     yield "physics", scenario.physics
     yield "digest", scenario.digest
+    yield from (("warning", warning) for warning in workload_warnings(scenario))
+
+
+def _llm(scenario: Scenario) -> str:
+    text = f"{scenario.llm.name}, {scenario.llm.num_layers} layers"
+    if (made := scenario.architecture) is not None:
+        text += f", {made.parameters / 1e9:.4g} x 10^9 parameters; weights {made.weights.name}"
+        text += f", KV cache {made.kv.name}"
+    return text
 
 
 def _scheduler(scenario: Scenario) -> str:
@@ -44,12 +63,21 @@ def _placement(scenario: Scenario) -> str:
     return f"{_number(len(placement.layers), 'node')}, {copies:.2f} copies of each layer; {links}"
 
 
-def _workload(workload: Workload) -> str:
+def _workload(scenario: Scenario) -> str:
+    workload = scenario.workload
     if workload.trace is not None:
-        return f"online, {_number(len(workload.trace), 'request')} of {workload.trace.source}"
+        return f"online, {_number(workload.trace.num_turns, 'request')} of {workload.trace.source}"
+    source = workload.lengths.source if isinstance(workload.lengths, Lengths) else ""
+    lengths = f"; lengths of {source}" if source else ""
     if workload.mode == "offline":
-        return f"offline, {_number(workload.initial_requests, 'request')} to start with"
-    return f"online, {workload.mean_tokens_per_s:g} tokens/s on average"
+        load = f"offline, {_number(workload.initial_requests, 'request')} to start with"
+    elif workload.mean_tokens_per_s is not None:
+        load = f"online, {workload.mean_tokens_per_s:g} tokens/s on average"
+    else:
+        per_s = offered_requests_per_s(workload, scenario.run.duration_s)
+        load = f"online, {per_s:.4g} requests/s on average"
+    classes = ", ".join(workload.class_names)
+    return f"{load} of {classes}" if classes else load + lengths
 
 
 def _number(count: int, noun: str) -> str:

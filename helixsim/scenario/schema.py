@@ -7,8 +7,10 @@ from types import MappingProxyType
 from typing import Any
 
 from helixsim.errors import ScenarioError
+from helixsim.hardware.gpu_spec import GpuFile
 from helixsim.physics.engine import EngineFile
-from helixsim.profiles.spec import LLMSpec, MachineSpec
+from helixsim.profiles.llm_spec import LLMSpec
+from helixsim.profiles.spec import MachineSpec
 from helixsim.scenario.cluster_spec import ClusterFile
 from helixsim.scenario.generator_spec import GeneratorFile
 from helixsim.scenario.section_specs import PlacementFile
@@ -24,6 +26,7 @@ FILE_KINDS: Mapping[str, type[FileModel]] = MappingProxyType(
         "placement": PlacementFile,
         "llm": LLMSpec,
         "machine": MachineSpec,
+        "gpu": GpuFile,
         "engine": EngineFile,
         "sweep": SweepSpec,
     }

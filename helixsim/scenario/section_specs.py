@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from math import inf
 from typing import Annotated, Literal, Self
 
@@ -85,6 +85,9 @@ _Limit = Annotated[Seconds, Field(gt=0, le=1e7)]
 Price = Annotated[float, Field(ge=0, le=1e6)]
 """Dollars per hour of one machine."""
 
+Watts = Annotated[float, Field(ge=0, le=1e9)]
+"""Power of one machine."""
+
 
 class SloSpec(FileModel):
     """Latency limits of requests, and the share that must be within them."""
@@ -100,7 +103,7 @@ class SloSpec(FileModel):
     )
     share: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None,
-        description="Share of the finished requests that must meet all limits; if given, results "
+        description="Share of the requests due that must meet all limits; if given, results "
         "state whether it was reached.",
     )
 
@@ -117,29 +120,6 @@ def to_slos(classes: Mapping[str, SloSpec]) -> tuple[Slo, ...]:
         Slo(name=name, ttft_s=spec.ttft, tpot_s=spec.tpot, e2e_s=spec.e2e, share=spec.share)
         for name, spec in sorted(classes.items())
     )
-
-
-def price_mistakes(
-    prices: Mapping[str, float], used: Iterable[str], known: Iterable[str]
-) -> Iterator[tuple[str, str]]:
-    """Find errors in prices: machine types, and messages.
-
-    Parameters
-    ----------
-    prices
-        Machine type -> dollars per hour.
-    used
-        Machine types of the cluster. If one of them has a price, all must have one.
-    known
-        All known machine types.
-    """
-    known = tuple(known)
-    for name in prices:
-        if name not in known:
-            yield name, f"no machine type '{name}'; {did_you_mean(name, known)}"
-    for name in used if prices else ():
-        if name not in prices:
-            yield name, "this key is missing: the cluster has such machines (0 if they are free)"
 
 
 LayerRange = Annotated[tuple[int, int], Field(strict=False)]

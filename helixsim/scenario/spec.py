@@ -10,9 +10,10 @@ from helixsim.profiles.spec import Name
 from helixsim.scenario.cluster_spec import ClusterSpec
 from helixsim.scenario.generator_spec import GeneratorSpec
 from helixsim.scenario.keys import Duration, ExtensionName, FileName
+from helixsim.scenario.llm_section import LLMSection
 from helixsim.scenario.resolved import RunSettings
 from helixsim.scenario.scheduler_spec import SchedulerSpec
-from helixsim.scenario.section_specs import FaultsSpec, PlacementSpec, Price, SloSpec
+from helixsim.scenario.section_specs import FaultsSpec, PlacementSpec, Price, SloSpec, Watts
 from helixsim.scenario.workload_spec import WorkloadSpec
 from helixsim.yaml_files import FileModel, Seconds, located_error
 
@@ -107,7 +108,10 @@ class ScenarioSpec(FileModel):
     schema_version: Literal[1] = Field(alias="schema")
     name: Name
     description: str = ""
-    llm: FileName = Field(description="Name of a shipped LLM, or a file ending in .yaml.")
+    llm: LLMSection = Field(
+        description="Name of a shipped LLM; a config.json or the folder with it; or an LLM file "
+        "ending in .yaml."
+    )
     machine_types: Annotated[tuple[FileName, ...], Field(strict=False)] = Field(
         default=(), description="Files of machine types besides the shipped ones."
     )
@@ -120,10 +124,21 @@ class ScenarioSpec(FileModel):
     scheduler: SchedulerSpec = SchedulerSpec()
     workload: WorkloadSpec
     faults: FaultsSpec = FaultsSpec()
-    physics: ExtensionName = Field(
-        default="paper",
+    gpus: Annotated[tuple[FileName, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Files of [GPUs](profiles.md#the-keys-of-a-gpu-file) besides the catalogue.",
+    )
+    profiles: Annotated[str, Field(min_length=1, max_length=4096)] = Field(
+        default="auto",
+        description="Where the times of nodes with `gpu` come from: `measured` by others (needs "
+        "the extra `profiles`), `roofline`, from the data sheet, `tables:DIR`, from operator "
+        "tables; `auto`: measured where there are such times, otherwise the roofline.",
+    )
+    physics: ExtensionName | None = Field(
+        default=None,
         description="Performance model: `paper`, `calibrated`, or one of your own "
-        "([recipes](recipes.md)).",
+        "([recipes](recipes.md)). Default: `calibrated` if a node is named by its `gpu`, otherwise "
+        "`paper`.",
     )
     engine: FileName | None = Field(
         default=None,
@@ -131,11 +146,21 @@ class ScenarioSpec(FileModel):
         "engine, or a file ending in .yaml, such as `helixsim calibrate` writes. Default: "
         "`helix-prototype` if all machine types are from the Helix paper, otherwise `vllm`.",
     )
-    run: RunSpec
+    run: RunSpec = Field(
+        default=RunSpec(duration=600.0, warmup=60.0),
+        description="Duration, warm-up, seed and sampling. Default: 10 minutes, the first of them "
+        "warm-up.",
+    )
     slo: dict[Name, SloSpec] = Field(
         default={}, description="Service-level objectives: class -> limits."
     )
     dollars_per_hour: dict[Name, Price] = Field(
         default={},
-        description="Machine type -> price of one machine; for all types of the cluster, or none.",
+        description="Machine type -> price of one machine. Default: the price of its GPUs in the "
+        "catalogue (`helixsim gpus`), an order of magnitude; without any price for one type of the "
+        "cluster, there are no costs.",
+    )
+    watts: dict[Name, Watts] = Field(
+        default={},
+        description="Machine type -> power of one machine. Default: the power limits of its GPUs.",
     )

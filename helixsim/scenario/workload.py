@@ -6,30 +6,41 @@ import math
 from pathlib import Path
 from typing import TypeVar
 
-from helixsim.errors import InputError, ScenarioError
-from helixsim.registry import UnknownNameError
-from helixsim.scenario.files import POISSON, is_arrivals_name, is_lengths_name
+from helixsim.errors import InputError, ScenarioError, TraceError
+from helixsim.scenario.distribution_spec import DistributionSpec, to_distribution, to_times
+from helixsim.scenario.files import CONSTANT, POISSON, is_arrivals_name, is_lengths_name
+from helixsim.scenario.mean_request import with_mean_request
+from helixsim.scenario.rate_spec import to_rate
+from helixsim.scenario.trace import TraceReader
+from helixsim.scenario.trace_spec import FILL, TraceSpec, whole_trace_spec
 from helixsim.scenario.workload_spec import (
     DEFAULT_ARRIVALS,
     DEFAULT_LENGTHS,
+    MAX_TURNS,
+    ClassSpec,
+    ConversationsSpec,
     GammaArrivalsSpec,
+    SharedPrefixSpec,
     SlotArrivalsSpec,
     WorkloadSpec,
 )
 from helixsim.scenario.workload_values import (
+    AnyLengths,
     Arrivals,
     CommonPrefixes,
+    EvenArrivals,
     GammaArrivals,
     PatternArrivals,
     PoissonArrivals,
     SlotArrivals,
     Turns,
+    UserClass,
     Workload,
 )
 from helixsim.traces.arrivals import SLOT_S
-from helixsim.traces.files import read_lengths, read_slot_arrivals, read_trace
-from helixsim.traces.formats import TRACE_FORMATS
-from helixsim.traces.lengths import LengthModel, length_model, length_models
+from helixsim.traces.distributions import Distribution
+from helixsim.traces.files import read_lengths, read_slot_arrivals
+from helixsim.traces.lengths import IndependentLengths, LengthModel, length_model, length_models
 from helixsim.traces.patterns import ARRIVAL_PATTERNS, arrival_pattern
 from helixsim.traces.values import Lengths, Trace
 from helixsim.yaml_files import did_you_mean
@@ -37,7 +48,7 @@ from helixsim.yaml_files import did_you_mean
 Limitable = TypeVar("Limitable", Lengths | LengthModel, Trace)
 
 
-def resolve_workload(spec: WorkloadSpec, file: Path) -> Workload:
+def resolve_workload(spec: WorkloadSpec, file: Path, duration_s: float) -> Workload:
     """Turn the workload section of a scenario into a value.
 
     Parameters
@@ -46,30 +57,43 @@ def resolve_workload(spec: WorkloadSpec, file: Path) -> Workload:
         The section.
     file
         The scenario file; other files are relative to its folder.
+    duration_s
+        Time during which the run sends requests: rates that vary are averaged over it.
 
     Raises
     ------
     InputError
-        If a file is missing or cannot be used, or limits leave out all requests.
+        If a file is missing or cannot be used, limits leave out all requests, or no request of a
+        trace arrives in the run.
     """
     resolver = _Resolver(spec, file)
-    online = spec.mode == "online"
-    synthetic = spec.trace is None
-    shared, talks = spec.shared_prefix, spec.conversations
-    return Workload(
-        mode=spec.mode,
-        lengths=resolver.lengths() if synthetic else None,
+    online, synthetic = spec.is_online, spec.trace is None
+    traced = None
+    if spec.trace is not None:
+        traced = whole_trace_spec(
+            spec.trace, rate_scale=spec.rate_scale, trace_format=spec.trace_format
+        )
+    rate = spec.requests_per_s if online else None
+    workload = Workload(
+        mode="online" if online else "offline",
+        lengths=resolver.lengths(spec) if synthetic and not spec.classes else None,
         arrivals=resolver.arrivals() if synthetic and online else None,
-        trace=None if synthetic else resolver.trace(),
+        trace=None if traced is None else resolver.trace(traced, duration_s),
         initial_requests=spec.initial_requests,
         spacing_s=spec.spacing,
         mean_tokens_per_s=spec.mean_tokens_per_s if online else None,
-        mean_prompt_tokens=spec.mean_prompt_tokens,
-        mean_output_tokens=spec.mean_output_tokens,
-        rate_scale=spec.rate_scale,
-        shared_prefix=None if shared is None else CommonPrefixes(shared.tokens, shared.prompts),
-        conversations=None if talks is None else Turns(talks.turns, talks.think_time),
+        requests_per_s=None if rate is None else to_rate(rate),
+        rate_scale=spec.rate_scale if traced is None else traced.scale or 1.0,
+        trace_fills_run=traced is not None and traced.repeat == FILL,
+        shared_prefix=_prefixes(spec.shared_prefix),
+        conversations=resolver.turns("", spec.conversations),
+        classes=resolver.classes(),
     )
+    return with_mean_request(workload, spec, file, duration_s)
+
+
+def _prefixes(spec: SharedPrefixSpec | None) -> CommonPrefixes | None:
+    return None if spec is None else CommonPrefixes(spec.tokens, spec.prompts)
 
 
 class _Resolver:
@@ -77,39 +101,107 @@ class _Resolver:
         self.spec = spec
         self.file = file
 
-    def lengths(self) -> Lengths | LengthModel:
+    def classes(self) -> tuple[UserClass, ...]:
+        """The classes of users, in order of their names."""
+        spec, online = self.spec, self.spec.is_online
+        return tuple(
+            UserClass(
+                name=name,
+                share=users.share,
+                requests_per_s=None
+                if users.requests_per_s is None
+                else to_rate(users.requests_per_s),
+                lengths=self.lengths(users, f"classes.{name}."),
+                conversations=self.turns(
+                    f"classes.{name}.", users.conversations or spec.conversations
+                )
+                if online
+                else None,
+                shared_prefix=_prefixes(users.shared_prefix or spec.shared_prefix),
+                priority=users.priority,
+                region=users.region,
+            )
+            for name, users in sorted(spec.classes.items())
+        )
+
+    def turns(self, prefix: str, spec: ConversationsSpec | None) -> Turns | None:
+        """Conversations; `prefix` is the place of their section."""
+        if spec is None:
+            return None
+        where = f"{prefix}conversations.turns"
+        turns = self._distribution(where, spec.turns)
+        try:
+            turns = turns.limited(1, MAX_TURNS)
+        except InputError as error:
+            raise self._error(where, error.message) from error
+        return Turns(turns, to_times(spec.think_time), spec.system_prompt_tokens or 0)
+
+    def lengths(self, users: WorkloadSpec | ClassSpec, prefix: str = "") -> AnyLengths:
+        """The lengths of a class of users, or of all; `prefix` is the place of its section."""
+        prompt = users.prompt_tokens or self.spec.prompt_tokens
+        output = users.output_tokens or self.spec.output_tokens
+        if prompt is None or output is None:
+            return self._named_lengths()
+        own_prompt, own_output = users.prompt_tokens is not None, users.output_tokens is not None
+        return IndependentLengths(
+            self._distribution(f"{prefix if own_prompt else ''}prompt_tokens", prompt),
+            self._distribution(f"{prefix if own_output else ''}output_tokens", output),
+        )
+
+    def _distribution(self, key: str, entry: int | DistributionSpec) -> Distribution:
+        if isinstance(entry, DistributionSpec) and entry.file is not None:
+            self._path(f"{key}.file", entry.file)
+        try:
+            return to_distribution(entry, self.file.parent)
+        except TraceError:
+            raise
+        except InputError as error:
+            raise self._error(key, error.message) from error
+
+    def _named_lengths(self) -> Lengths | LengthModel:
         name = self.spec.lengths or DEFAULT_LENGTHS
         found: Lengths | LengthModel
         if is_lengths_name(name):
             found = length_model(name)
         else:
             hint = f"no built-in lengths either; {did_you_mean(name, length_models())}"
-            found = read_lengths(self._path("lengths", name, hint))
+            path = self._path("lengths", name, hint)
+            try:
+                found = read_lengths(path, self._tokenizer())
+            except InputError as error:
+                if error.file is not None:
+                    raise
+                raise self._error("tokenizer", error.message) from error
         return self._limited("lengths", found)
 
-    def trace(self) -> Trace:
-        assert self.spec.trace is not None
-        name, form = self.spec.trace_format, None
-        if name is not None:
-            try:
-                form = TRACE_FORMATS.get(name)
-            except UnknownNameError as error:
-                raise ScenarioError(
-                    error.message, file=self.file, where="workload.trace_format"
-                ) from error
-        return self._limited("trace", read_trace(self._path("trace", self.spec.trace), form))
+    def _tokenizer(self) -> str | None:
+        """The tokenizer, by its path if the scenario's folder has it."""
+        name = self.spec.tokenizer
+        if name is None:
+            return None
+        path = self.file.parent / name
+        return str(path) if path.is_file() else name
+
+    def trace(self, spec: TraceSpec, duration_s: float) -> Trace:
+        reader = TraceReader(spec, self.file, duration_s)
+        return reader.read(lambda part: self._limited("trace", part))
 
     def arrivals(self) -> Arrivals:
-        entry = DEFAULT_ARRIVALS if self.spec.arrivals is None else self.spec.arrivals
+        entry = self.spec.arrivals
+        if entry is None:
+            entry = POISSON if self.spec.mean_tokens_per_s is None else DEFAULT_ARRIVALS
         if isinstance(entry, GammaArrivalsSpec):
             return GammaArrivals(entry.gamma.cv)
         if isinstance(entry, SlotArrivalsSpec):
             return self._slots("arrivals.slots.file", entry.slots.file, entry.slots.length)
         if entry == POISSON:
             return PoissonArrivals()
+        if entry == CONSTANT:
+            return EvenArrivals()
         if is_arrivals_name(entry):
             return PatternArrivals(arrival_pattern(entry))
-        hint = f"no built-in arrivals either; {did_you_mean(entry, (POISSON, *ARRIVAL_PATTERNS))}"
+        known = (POISSON, CONSTANT, *ARRIVAL_PATTERNS)
+        hint = f"no built-in arrivals either; {did_you_mean(entry, known)}"
         return self._slots("arrivals", entry, SLOT_S, hint)
 
     def _slots(self, key: str, name: str, slot_s: float, hint: str = "") -> SlotArrivals:

@@ -14,10 +14,9 @@ from helixsim.errors import InputError, SimulationError
 from helixsim.planner.objective import Limit
 from helixsim.planner.place import place
 from helixsim.scenario.load import checked_document, load_scenario, resolve_scenario
-from helixsim.scenario.load_generator import mean_request_tokens
+from helixsim.scenario.offered_load import offered_requests_per_s
 from helixsim.scenario.overrides import Override, apply_overrides
 from helixsim.scenario.resolved import Scenario
-from helixsim.scenario.workload_values import Workload
 from helixsim.studies.backends import Backend, outcomes
 from helixsim.studies.objectives import (
     OWN_CLASS,
@@ -27,6 +26,7 @@ from helixsim.studies.objectives import (
     request_limits,
 )
 from helixsim.studies.runs import Outcome, StudyRun
+from helixsim.traces.rates import ConstantRate
 
 TOLERANCE = 0.02
 KEEP_UP = 0.95
@@ -34,6 +34,7 @@ SEEDS = 3
 MAX_STEPS = 20
 """So often the rate is doubled or halved in search of a bracket: by a million at most."""
 _MAX_TOKENS_PER_S = 1e9
+_MAX_RATE = 1e6
 _LEAST_TOLERANCE = 0.001
 _DIGITS = 6
 
@@ -83,7 +84,9 @@ class CapacityResult:
     scenario
         Name of the scenario.
     path
-        The key that was varied: ``workload.mean_tokens_per_s`` or ``workload.rate_scale``.
+        The key that was varied: ``workload.requests_per_s`` or ``workload.mean_tokens_per_s``, or
+        ``workload.rate_scale`` of a trace, of a rate that varies, or of rates of classes, or
+        ``workload.trace.scale``.
     objectives
         Limits on figures.
     seeds
@@ -245,10 +248,14 @@ class CapacitySearch:
         found = place(found)
         self._file = found.file
         document: Mapping[str, object] = found.document
-        self._workload = found.workload
         self.name = found.name
         self.path, self._start, self._most = self._rates(found)
-        self.objectives = parse_objectives([slo] if isinstance(slo, str) else slo, found.slos)
+        offered = offered_requests_per_s(found.workload, found.run.duration_s)
+        assert offered is not None
+        self._requests_per_rate = offered / self._start
+        self.objectives = parse_objectives(
+            [slo] if isinstance(slo, str) else slo, found.slos, found.workload.class_names
+        )
         limits = request_limits(self.objectives)
         if limits and OWN_CLASS not in {known.name for known in found.slos}:
             document = self._set(document, f"slo.{OWN_CLASS}", limits)
@@ -268,28 +275,31 @@ class CapacitySearch:
         if workload.mode != "online":
             raise InputError(
                 "there is no arrival rate in a closed loop; --set workload.mode=online and "
-                "workload.mean_tokens_per_s",
+                "workload.requests_per_s",
                 file=self._file,
                 where="workload.mode",
             )
         if workload.trace is None:
-            assert workload.mean_tokens_per_s is not None
-            return (
-                "workload.mean_tokens_per_s",
-                workload.mean_tokens_per_s,
-                _MAX_TOKENS_PER_S,
-            )
+            if workload.mean_tokens_per_s is not None:
+                path = "workload.mean_tokens_per_s"
+                return path, workload.mean_tokens_per_s, _MAX_TOKENS_PER_S
+            if isinstance(workload.requests_per_s, ConstantRate):
+                return "workload.requests_per_s", workload.requests_per_s.per_s, _MAX_RATE
+            return "workload.rate_scale", workload.rate_scale, _MAX_RATE
+        path = _scale_path(scenario)
+        if workload.trace_fills_run:
+            return path, workload.rate_scale, _MAX_RATE
         end_s = workload.trace.requests[-1].arrival_s
         most = end_s / duration_s
         if workload.rate_scale > most:
             raise InputError(
                 f"the trace ends after {end_s / workload.rate_scale:g} s at this rate, before the "
-                f"run of {duration_s:g} s does; set rate_scale to {most:g} or less, or "
+                f"run of {duration_s:g} s does; set {path} to {most:g} or less, or "
                 "run.duration to less",
                 file=self._file,
-                where="workload.rate_scale",
+                where=path,
             )
-        return "workload.rate_scale", workload.rate_scale, most
+        return path, workload.rate_scale, most
 
     def _set(self, document: Mapping[str, object], path: str, value: object) -> dict[str, object]:
         override = Override(path, tuple(path.split(".")), value)
@@ -365,16 +375,18 @@ class CapacitySearch:
         verdict = judge(
             [found[number] for number in range(len(runs))], self.objectives, self._keep_up
         )
-        probe = Probe(rate, _requests_per_s(self._workload, rate), verdict)
+        probe = Probe(rate, rate * self._requests_per_rate, verdict)
         self.probes.append(probe)
         self.on_probe(probe)
         return probe
 
 
-def _requests_per_s(workload: Workload, rate: float) -> float:
-    if workload.trace is not None:
-        return workload.trace.rate_per_s * rate
-    return rate / mean_request_tokens(workload)
+def _scale_path(scenario: Scenario) -> str:
+    """The key that scales the rate of the trace: a contradiction of two keys would be an error."""
+    section = scenario.document.get("workload")
+    trace = section.get("trace") if isinstance(section, Mapping) else None
+    has_own = isinstance(trace, Mapping) and trace.get("scale") is not None
+    return "workload.trace.scale" if has_own else "workload.rate_scale"
 
 
 def _rounded(rate: float) -> float:

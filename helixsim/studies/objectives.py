@@ -18,10 +18,16 @@ OWN_CLASS = "objectives"
 """Name of the SLO class that holds each single request to the objectives."""
 
 _PER_REQUEST = {"ttft_s": "ttft", "tpot_s": "tpot", "e2e_s": "e2e"}
-_OF_CLASSES = ("attainment", "goodput_requests_per_s", "goodput_output_tokens_per_s")
+_OF_SLOS = ("attainment", "goodput_requests_per_s", "goodput_output_tokens_per_s")
+
+_OF_CLASSES = tuple(
+    figure for figure in OBJECTIVE_FIGURES if figure.partition(".")[0] in _PER_REQUEST
+)
 
 
-def parse_objectives(texts: Sequence[str], slos: Sequence[Slo]) -> tuple[Limit, ...]:
+def parse_objectives(
+    texts: Sequence[str], slos: Sequence[Slo], classes: Sequence[str] = ()
+) -> tuple[Limit, ...]:
     """Read objectives, such as ``ttft_s.p95<=5, tpot_s.p95<=1``.
 
     Parameters
@@ -31,6 +37,8 @@ def parse_objectives(texts: Sequence[str], slos: Sequence[Slo]) -> tuple[Limit, 
     slos
         The scenario's classes, for limits such as ``slo.NAME.attainment>=0.9``; without texts,
         their shares are the objectives.
+    classes
+        The classes of users, for limits such as ``classes.NAME.ttft_s.p95<=2``.
 
     Raises
     ------
@@ -39,7 +47,8 @@ def parse_objectives(texts: Sequence[str], slos: Sequence[Slo]) -> tuple[Limit, 
     """
     known = (
         *OBJECTIVE_FIGURES,
-        *(f"slo.{slo.name}.{figure}" for slo in slos for figure in _OF_CLASSES),
+        *(f"slo.{slo.name}.{figure}" for slo in slos for figure in _OF_SLOS),
+        *(f"classes.{name}.{figure}" for name in classes for figure in _OF_CLASSES),
     )
     parts = [part for text in texts for part in text.split(",")]
     if parts:

@@ -1,12 +1,13 @@
 """Workloads: read them, generate them, change them, write them.
 
-- Read a trace in a known format (Azure, Mooncake, Qwen-Bailian, BurstGPT, Vidur), detected by its
-  content: :func:`read_trace`, :func:`read_lengths`, :func:`read_slot_arrivals`.
+- Read a trace in a known format (Azure, Mooncake, Qwen-Bailian, BurstGPT, Vidur, LLMServingSim,
+  results of `vllm bench serve`; for lengths, ShareGPT), detected by its content:
+  :func:`read_trace`, :func:`read_lengths`, :func:`read_slot_arrivals`.
 - Generate one: arrivals from :func:`poisson`, :func:`gamma`, :func:`in_slots` or a built-in
   :func:`arrival_pattern`; lengths from a file or a built-in :func:`length_model`; combined by
   :func:`generate_trace`. All randomness comes from the caller's `random.Random`.
 - Change it: :meth:`Trace.scaled`, :meth:`Trace.scaled_to`, :meth:`Trace.between`,
-  :meth:`Trace.limited`.
+  :meth:`Trace.limited`, :meth:`Trace.from_first`, :meth:`Trace.repeated`.
 - Write it; it reads back exactly: :func:`write_trace`, :func:`write_lengths`.
 
 .. code-block:: python
@@ -19,21 +20,17 @@
 """
 
 from helixsim.traces.arrivals import SLOT_S, gamma, generate_trace, in_slots, poisson
-from helixsim.traces.files import (
-    read_lengths,
-    read_slot_arrivals,
-    read_trace,
-    write_lengths,
-    write_trace,
-)
+from helixsim.traces.files import TIME_UNITS, read_lengths, read_slot_arrivals, read_trace
 from helixsim.traces.formats import TRACE_FORMATS, Format, Holds
 from helixsim.traces.lengths import LengthModel, length_model, length_models
 from helixsim.traces.patterns import ARRIVAL_PATTERNS, ArrivalPattern, arrival_pattern
 from helixsim.traces.values import Lengths, LengthSource, Trace
+from helixsim.traces.writers import write_lengths, write_trace
 
 __all__ = [
     "ARRIVAL_PATTERNS",
     "SLOT_S",
+    "TIME_UNITS",
     "TRACE_FORMATS",
     "ArrivalPattern",
     "Format",

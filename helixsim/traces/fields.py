@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 MAX_TOKENS = 100_000_000
 """Above any context length in use; a larger number is an error in the file."""
 
-MAX_TIME = 1e15
-"""Longest time, in seconds or milliseconds; beyond it, floats cannot distinguish arrivals."""
+MAX_TIME = 1e19
+"""Longest time in any unit: nanoseconds since 1970 are below it until the year 2286."""
 
 MAX_HASH = 10**18
 """Above the number of any block of a trace."""

@@ -40,15 +40,24 @@ class Format:
     columns
         The required columns, spelled as in the file.
     parse
-        Function from the fields of the required columns to a row, or None for a failed request,
-        which is left out. Raises `ValueError` for a bad field.
+        Function from the fields of the required columns to a row, or None for a failed request.
+        Raises `ValueError` for a bad field. Requests that failed, and rows without prompt tokens or
+        output tokens, are left out and counted.
     json
         Whether a row is a JSON object instead of comma-separated values.
     ticks_per_s
-        Unit of its times.
+        Unit of its times; of a delay too, which is in seconds beside dates.
     wall_clock
         Whether its times are dates; then the first arrival becomes the start of the trace.
         Otherwise times count from the start of the trace and are not changed.
+    states_unit
+        Whether the name of a column states the unit of times, so that it can be no other.
+    time_column
+        The column of times, which is empty where a row has a delay instead; none for a format
+        without delays.
+    is_document
+        Whether a file is one JSON document; :mod:`helixsim.traces.documents` reads it, and
+        `columns` are the lists in it.
     block_tokens
         Tokens that one of the ``hash_ids`` of a prompt stands for, unless the file says it; see
         :mod:`helixsim.traces.optional_columns`.
@@ -62,34 +71,28 @@ class Format:
     ticks_per_s: int = 1
     wall_clock: bool = False
     block_tokens: int = 512
+    states_unit: bool = False
+    time_column: str = ""
+    is_document: bool = False
 
 
 def _azure(row: Sequence[object]) -> Row:
     stamp, prompt, output = row
-    return fields.wall_clock_ns(stamp), fields.tokens(prompt), fields.tokens(output)
+    return fields.wall_clock_ns(stamp), fields.count(prompt), fields.count(output)
 
 
 def _timed(row: Sequence[object]) -> Row:
     time, prompt, output = row
-    return fields.time(time), fields.tokens(prompt), fields.tokens(output)
+    return fields.time(time), fields.count(prompt), fields.count(output)
 
 
 def _bailian(row: Sequence[object]) -> Row:
     return _timed(row[:3])
 
 
-def _burstgpt(row: Sequence[object]) -> Row | None:
-    time, prompt, output = row
-    # The server failed without an answer. The requested length is unknown, and an invented
-    # length would distort the load, so the request is left out (and counted).
-    if fields.count(output) == 0:
-        return None
-    return fields.time(time), fields.tokens(prompt), fields.tokens(output)
-
-
 def _lengths(row: Sequence[object]) -> Row:
     prompt, output = row
-    return 0, fields.tokens(prompt), fields.tokens(output)
+    return 0, fields.count(prompt), fields.count(output)
 
 
 def _slots(row: Sequence[object]) -> Row:
@@ -103,6 +106,7 @@ AZURE = Format(
     _azure,
     ticks_per_s=10**9,
     wall_clock=True,
+    time_column="TIMESTAMP",
 )
 MOONCAKE = Format(
     "Mooncake JSONL",
@@ -111,6 +115,7 @@ MOONCAKE = Format(
     _timed,
     json=True,
     ticks_per_s=1000,
+    time_column="timestamp",
 )
 BAILIAN = Format(
     "Qwen-Bailian JSONL",
@@ -119,18 +124,43 @@ BAILIAN = Format(
     _bailian,
     json=True,
     block_tokens=16,
+    time_column="timestamp",
 )
 BURSTGPT = Format(
     "BurstGPT CSV",
     Holds.REQUESTS,
     ("Timestamp", "Request tokens", "Response tokens"),
-    _burstgpt,
+    _timed,
+    time_column="Timestamp",
 )
 VIDUR = Format(
     "Vidur CSV",
     Holds.REQUESTS,
     ("arrived_at", "num_prefill_tokens", "num_decode_tokens"),
     _timed,
+    time_column="arrived_at",
+)
+LLM_SERVING_SIM = Format(
+    "LLMServingSim JSONL",
+    Holds.REQUESTS,
+    ("arrival_time_ns", "input_toks", "output_toks"),
+    _timed,
+    json=True,
+    ticks_per_s=10**9,
+    states_unit=True,
+    time_column="arrival_time_ns",
+)
+VLLM_BENCH = Format(
+    "vLLM bench result JSON",
+    Holds.REQUESTS,
+    ("start_times", "input_lens", "output_lens"),
+    _timed,
+    json=True,
+    states_unit=True,
+    is_document=True,
+)
+SHAREGPT = Format(
+    "ShareGPT JSON", Holds.LENGTHS, ("conversations",), _lengths, json=True, is_document=True
 )
 LENGTHS = Format("length list CSV", Holds.LENGTHS, ("input_tokens", "output_tokens"), _lengths)
 SLOT_ARRIVALS = Format("arrivals per slot", Holds.SLOTS, ("arrivals",), _slots)
@@ -144,6 +174,9 @@ TRACE_FORMATS: Registry[Format] = Registry(
         "bailian": "helixsim.traces.formats:BAILIAN",
         "burstgpt": "helixsim.traces.formats:BURSTGPT",
         "vidur": "helixsim.traces.formats:VIDUR",
+        "llmservingsim": "helixsim.traces.formats:LLM_SERVING_SIM",
+        "vllm-bench": "helixsim.traces.formats:VLLM_BENCH",
+        "sharegpt": "helixsim.traces.formats:SHAREGPT",
         "lengths": "helixsim.traces.formats:LENGTHS",
         "slot-arrivals": "helixsim.traces.formats:SLOT_ARRIVALS",
     },
@@ -174,7 +207,8 @@ def detect(names: Collection[str], *, json: bool) -> Format:
         If the columns match no format, or more than one.
     """
     known, broken = _known()
-    fitting = [form for form in known if form.json == json and set(form.columns) <= set(names)]
+    of_rows = [form for form in known if form.json == json and not form.is_document]
+    fitting = [form for form in of_rows if set(form.columns) <= set(names)]
     if len(fitting) == 1:
         return fitting[0]
     for form in fitting:

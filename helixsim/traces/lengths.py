@@ -50,6 +50,7 @@ from itertools import accumulate
 from types import MappingProxyType
 
 from helixsim.errors import InputError
+from helixsim.traces.distributions import Distribution
 from helixsim.traces.values import Lengths
 
 MIN_COVERAGE = 0.01
@@ -164,6 +165,34 @@ class LengthModel:
             for column, weight in enumerate(weights)
         )
         return within / self._cumulative[-1]
+
+
+@dataclass(frozen=True)
+class IndependentLengths:
+    """Lengths of prompts and of answers, drawn independently of each other.
+
+    Attributes
+    ----------
+    prompt, output
+        The distributions, in tokens.
+    """
+
+    prompt: Distribution
+    output: Distribution
+
+    @property
+    def mean_prompt_tokens(self) -> float:
+        """Mean length of the prompts, in tokens."""
+        return self.prompt.mean
+
+    @property
+    def mean_output_tokens(self) -> float:
+        """Mean length of the answers, in tokens."""
+        return self.output.mean
+
+    def sample(self, rng: random.Random) -> tuple[int, int]:
+        """Draw the (prompt tokens, output tokens) of one request."""
+        return self.prompt.sample(rng), self.output.sample(rng)
 
 
 def _clamp(share: float) -> float:

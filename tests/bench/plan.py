@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from helixsim import load_scenario
-from helixsim.cluster import COORDINATOR, Cluster, LinkRule, RuleNetwork, Spread
+from helixsim.cluster import COORDINATOR, Cluster, FrontEnd, LinkRule, RuleNetwork, Spread
 from helixsim.planner.max_flow.optimise import optimise
 from helixsim.planner.problem import PlanningProblem, planning_problem
 from helixsim.planner.search import FlowSearch
@@ -50,7 +50,7 @@ def copies(times: int, *, num_regions: int = 1) -> PlanningProblem:
     )
     regions = {node.name: node.region for node in nodes}
     network = RuleNetwork(regions | {COORDINATOR: "region0"}, within=within, across=across)
-    cluster = Cluster(nodes, scenario.cluster.coordinator_nic, network)
+    cluster = Cluster(nodes, (FrontEnd(scenario.cluster.coordinator_nic),), network)
     return planning_problem(replace(scenario, cluster=cluster, placement=None))
 
 

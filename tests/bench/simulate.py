@@ -27,7 +27,7 @@ from tempfile import TemporaryDirectory
 import simpy
 
 from helixsim import load_scenario
-from helixsim.cluster import COORDINATOR, Link, Nic
+from helixsim.cluster import COORDINATOR, FrontEnd, Link, Nic
 from helixsim.models.simulation import Simulation
 from helixsim.placement.placement import Placement
 from helixsim.scenario.resolved import Scenario
@@ -129,8 +129,8 @@ def grown(base: Scenario, factor: int, duration_s: float) -> Scenario:
             base.cluster,
             nodes=tuple(nodes),
             network=_Uniform(),
-            coordinator_nic=Nic(
-                nic.inbound_bytes_per_s * factor, nic.outbound_bytes_per_s * factor
+            front_ends=(
+                FrontEnd(Nic(nic.inbound_bytes_per_s * factor, nic.outbound_bytes_per_s * factor)),
             ),
         ),
         placement=Placement(layers=layers, links=tuple(links)),

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helixsim.errors import TraceError
-from helixsim.requests import SharedPrefix, TraceRequest
+from helixsim.requests import SessionTurn, SharedPrefix, TraceRequest
 from helixsim.traces import (
     Lengths,
     Trace,
@@ -27,8 +27,18 @@ from helixsim.traces.fields import wall_clock_ns
 TOKENS = st.integers(1, 10**8)
 KEYS = st.integers(0, 10**18).map(lambda key: (key,))
 PREFIXES = st.none() | st.builds(SharedPrefix, KEYS, st.just(1))
+PRIORITIES = st.integers(-9, 9)
+TURNS = st.builds(SessionTurn, st.floats(0, 1e9), TOKENS, TOKENS, PREFIXES, PRIORITIES)
 REQUESTS = st.lists(
-    st.builds(TraceRequest, st.floats(0, 1e9), TOKENS, TOKENS, PREFIXES, st.integers(-9, 9)),
+    st.builds(
+        TraceRequest,
+        st.floats(0, 1e9),
+        TOKENS,
+        TOKENS,
+        PREFIXES,
+        PRIORITIES,
+        later_turns=st.lists(TURNS, max_size=3).map(tuple),
+    ),
     min_size=1,
 )
 TRACES = REQUESTS.map(lambda r: Trace(tuple(sorted(r, key=lambda request: request.arrival_s))))
@@ -41,6 +51,10 @@ HEADERS = st.sampled_from(
         b"input_tokens,output_tokens\n",
         b"arrivals\n",
         b'{"timestamp": 0, "input_length": 1, "output_length": 1}\n',
+        b'{"timestamp": 0, "input_length": 1, "output_length": 1, "session_id": 1}\n'
+        b'{"session_id": 1, "delay": 1, "input_length": 1, "output_length": 1, "x": ',
+        b'{"request_throughput": 1, "input_lens": ',
+        b"[",
     ]
 )
 ROWS = st.text(st.sampled_from('0123456789.,-+eE"\n\r {}[]:naifT'), max_size=60).map(str.encode)

@@ -390,7 +390,7 @@ def test_where_no_token_is_wanted_none_comes(model, engines):
         ({"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling: rope_type yarn is not supported"),
         ({"quantization_config": {"bits": 4}}, "quantization_config: "),
         ({"num_key_value_heads": 3}, "num_key_value_heads: 3 does not divide 4 heads"),
-        ({"hidden_size": "64"}, "hidden_size: should be a whole number"),
+        ({"hidden_size": "64"}, "hidden_size: must be a whole number"),
         ({"num_hidden_layers": 9}, "the model has 9 layers, but the scenario's LLM has 8"),
         (None, "is not JSON"),
     ],

@@ -33,8 +33,12 @@ PAIRS = (
     ("mixtral-8x7b", "mistralai--Mixtral-8x7B-v0.1", (2, 4), ("bf16",)),
     ("qwen3-30b-a3b", "Qwen--Qwen3-30B-A3B", (1, 2), ("bf16",)),
     ("gpt-oss-120b", "openai--gpt-oss-120b", (2, 4), ("mxfp4",)),
+    ("deepseek-v3", "deepseek-ai--DeepSeek-V3", (8,), ("fp8",)),
 )
 """LLM, its packaged configuration, tensor parallel degrees, formats of weights."""
+
+LARGE = {"deepseek-v3": ("H200", "B200")}
+"""GPUs eight of which hold the LLM."""
 
 PREFILLS = ((128, 0), (512, 0), (1024, 0), (2048, 0), (4096, 0), (512, 4096))
 DECODES = tuple((count, at) for count in (1, 8, 32, 128, 256) for at in (512, 2048, 8192))
@@ -42,11 +46,11 @@ GROUPS = ("matrices", "attention", "experts", "all_reduce", "elementwise", "embe
 
 
 PATTERNS = (
-    (r"^ar_|_ar$|dispatch", "all_reduce"),
-    (r"^moe$", "experts"),
+    (r"^ar_|_ar$|dispatch|allreduce", "all_reduce"),
+    (r"^moe(_overlap)?$", "experts"),  # with the shared experts beside them,
     (r"^logits_gemm$", "head"),
     (r"_gemm$", "matrices"),
-    (r"^attention$", "attention"),
+    (r"^(attention|mla_block)$", "attention"),  # with its projections,
     (r"^embedding$", "embedding"),
     (r"norm|act|^p2p$", "elementwise"),
 )
@@ -83,14 +87,16 @@ def main() -> None:
     print("gpu,llm,weights,num_gpus,phase,number,context," + ",".join(GROUPS) + ",measured")
     for gpu, system in GPUS.items():
         for llm, stem, degrees, formats in PAIRS:
+            if gpu not in LARGE.get(llm, GPUS):
+                continue
             for weights in formats:
                 for degree in degrees:
                     with tempfile.TemporaryDirectory() as folder:
                         shutil.copy(packaged / f"{stem}_config.json", f"{folder}/config.json")
                         options: dict[str, Any] = {}
-                        if weights == "fp8":
+                        if weights == "fp8" and llm not in LARGE:
                             options["gemm_quant_mode"] = "fp8"
-                        if llm[:4] in ("mixt", "gpt-") or "a3b" in llm:
+                        if llm[:4] in ("mixt", "gpt-", "deep") or "a3b" in llm:
                             options |= {"moe_tp_size": degree, "moe_ep_size": 1}
                         start = [gpu, llm, weights, f"{degree}"]
                         try:

@@ -147,6 +147,13 @@ def head(kind: str, name: str) -> str:
     return f"schema: 1\nkind: {kind}\nname: {name}\nsource: {SOURCE}\n"
 
 
+def hardware(machine: str) -> str:
+    """The keys of its GPUs, for price and power."""
+    kind, _, count = machine.partition("x")
+    gpu = {"A100": "A100-40-SXM", "V100": "V100-16-SXM"}.get(kind, kind)
+    return f"gpu: {gpu}\n" + (f"gpus: {count}\n" if count else "")
+
+
 def machine_file(reference: Path, machine: str) -> str:
     """The text of a machine file."""
     return (
@@ -154,6 +161,7 @@ def machine_file(reference: Path, machine: str) -> str:
         + f"memory: {MEMORY_GB[machine]} GB\n"
         + "nic: 10 GB/s\n"
         + "disk: 1 GB/s\n"
+        + hardware(machine)
         + "llms:\n"
         + "  # prefill, decode: measured ms of ONE layer against the tokens batched together;\n"
         + "  #   linear in between.\n"

@@ -3,7 +3,8 @@
 A table stands between two comments, ``<!-- keys: KIND -->`` or ``<!-- keys: KIND/PART -->`` and
 ``<!-- end of keys -->``, where KIND is a kind of file and PART a part of it (a model's name). A
 part is linked to by the heading above its table. The tables of docs/traces.md, between
-``<!-- table: NAME -->`` and ``<!-- end of table -->``, come from docstrings. Run
+``<!-- table: NAME -->`` and ``<!-- end of table -->``, come from docstrings; the table between
+``<!-- shipped LLMs -->`` and ``<!-- end of shipped LLMs -->`` from the shipped configurations. Run
 from the project root::
 
     PYTHONPATH=. python tests/tools/scenario_reference.py
@@ -19,6 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from textwrap import dedent
 
+from helixsim.llms.description import CATALOGUE_HEAD, catalogue_rows
 from helixsim.scenario import schema
 from helixsim.scenario.schema import FILE_KINDS
 
@@ -31,6 +33,9 @@ TABLE = re.compile(
 NEARNESS = re.compile(
     r"(?<=<!-- table: )(?P<name>\w+)(?P<start> -->\n).*?(?=<!-- end of table -->)", re.DOTALL
 )
+SHIPPED_LLMS = re.compile(
+    r"(?<=<!-- shipped LLMs -->\n).*?(?=<!-- end of shipped LLMs -->)", re.DOTALL
+)
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 SAME_AS = {"cluster": "ClusterSpec", "generator": "GeneratorSpec", "placement": "PlacementSpec"}
@@ -42,6 +47,7 @@ QUANTITIES = {"1 ms": ("time", "s"), "24 GB": ("size", "B"), "10 Gbit/s": ("band
 UNBOUNDED = 2**53
 
 json_schema = cache(schema.json_schema)
+CATALOGUE = cache(catalogue_rows)
 
 MEANINGS = {
     "scenario.schema": "Version of the format.",
@@ -58,13 +64,14 @@ MEANINGS = {
     "LatencySpreadSpec.mean": "Middle of the range.",
     "LatencySpreadSpec.spread": "Half the width of the range; at most the mean.",
     "ClusterInFile.file": "A cluster file, relative to the scenario's folder.",
-    "ClusterSpec.coordinator": "The machine at which every route starts and ends.",
+    "ClusterSpec.coordinator": "The machine at which every route starts and ends; or several "
+    "[front ends](#several-front-ends), of which the first is the coordinator.",
     "ClusterSpec.nodes": "The machines, one by one or by group. Their order breaks ties.",
     "ClusterSpec.network": "The links between the machines.",
     "CoordinatorSpec.nic": "Network interface: one bandwidth for both directions, or one for each.",
-    "CoordinatorSpec.region": "Region of the coordinator.",
+    "CoordinatorSpec.region": "Its region.",
     "GammaArrivalsSpec.gamma": "Gaps between arrivals are gamma-distributed.",
-    "GeneratorSpec.coordinator": "The machine at which every route starts and ends.",
+    "GeneratorSpec.coordinator": "The machine at which every route starts and ends, or several.",
     "GeneratorSpec.network": "The links between the machines.",
     "GeneratorSpec.seed": "Random seed of the order of the nodes and of values with a spread.",
     "KvSpec.high_water_mark": "Admission limit: the largest share of a node's KV cache that may be "
@@ -120,6 +127,10 @@ MEANINGS = {
     "llm.bytes_per_value": "Bytes of one value of the hidden state.",
     "sweep.schema": "Version of the format.",
     "sweep.kind": "Kind of file.",
+    "gpu.schema": "Version of the format.",
+    "gpu.kind": "Kind of file.",
+    "gpu.name": "Name, for scenarios.",
+    "InterconnectSpec.kind": "What joins the GPUs.",
     "machine.schema": "Version of the format.",
     "machine.kind": "Kind of file.",
     "machine.name": "Name, for clusters.",
@@ -233,6 +244,9 @@ class Writer:
         if kind == "array":
             return f"list of {self.value(value['items'])}"
         if kind == "object":
+            if "enum" in value.get("propertyNames", {}):
+                keys = ", ".join(f"`{key}`" for key in value["propertyNames"]["enum"])
+                return f"{keys} → {self.value(value['additionalProperties'])}"
             (inner,) = value["patternProperties"].values()
             return f"name → {self.value(inner)}"
         if kind == "string":
@@ -273,7 +287,14 @@ def filled(text: str) -> str:
         kind, _, part = found["key"].partition("/")
         return found["key"] + found["start"] + Writer(kind, places).table(part or kind)
 
-    return nearness(TABLE.sub(table, text))
+    return shipped_llms(nearness(TABLE.sub(table, text)))
+
+
+def shipped_llms(text: str) -> str:
+    """A page with its table of the LLMs whose config.json ships."""
+    rows = [CATALOGUE_HEAD, ["---"] * len(CATALOGUE_HEAD), *CATALOGUE()]
+    lines = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return SHIPPED_LLMS.sub(lambda _: lines, text)
 
 
 def nearness(text: str) -> str:

@@ -225,6 +225,81 @@ def test_a_trace_is_sped_up_until_it_is_too_short():
         helixsim.capacity("small.yaml", TIGHT, overrides=[*trace, "workload.rate_scale=4"])
 
 
+NATURAL = "{prompt_tokens: 20, output_tokens: 10, arrivals: constant, "
+
+
+@pytest.mark.parametrize(
+    ("workload", "path", "start", "requests_per_s"),
+    [
+        ("requests_per_s: 2}", "workload.requests_per_s", 2.0, 2.0),
+        ("requests_per_s: 2, rate_scale: 3}", "workload.requests_per_s", 2.0, 6.0),
+        (
+            "requests_per_s: {steps: [[0 s, 1], [6 s, 3]]}, rate_scale: 3}",
+            "workload.rate_scale",
+            3.0,
+            6.0,
+        ),
+        (
+            "classes: {a: {requests_per_s: 1}, b: {requests_per_s: 3}}}",
+            "workload.rate_scale",
+            1.0,
+            4.0,
+        ),
+        (
+            "requests_per_s: 4, classes: {a: {share: 0.5}, b: {share: 0.5}}}",
+            "workload.requests_per_s",
+            4.0,
+            4.0,
+        ),
+    ],
+)
+def test_loads_in_natural_units_are_scaled(workload, path, start, requests_per_s):
+    result = helixsim.capacity(
+        "small.yaml",
+        "ttft_s.mean<=1e-9",
+        seeds=1,
+        overrides=[f"workload={NATURAL}{workload}", "run={duration: 12 s}"],
+        jobs=1,
+        tolerance=1.0,
+    )
+    assert (result.path, result.best) == (path, None)
+    assert result.probes[0].rate == start
+    assert result.probes[0].requests_per_s == pytest.approx(requests_per_s)
+    assert result.probes[1].rate == start / 2
+    assert result.probes[1].requests_per_s == pytest.approx(requests_per_s / 2)
+
+
+def test_objectives_may_be_of_a_class():
+    classes = "classes: {a: {share: 0.5}, b: {share: 0.5, prompt_tokens: 900}}}"
+    changes = [f"workload={NATURAL}requests_per_s: 1, {classes}", "run={duration: 12 s}"]
+    limit = "classes.b.ttft_s.p95<=1e6, slo.quick.attainment>=0.01"
+    result = helixsim.capacity(
+        "small.yaml", limit, seeds=1, overrides=changes, jobs=1, tolerance=1.0, keep_up=0.5
+    )
+    figures = result.best.verdict.figures
+    assert figures["classes.b.ttft_s.p95"] > figures["classes.a.ttft_s.p95"] > 0
+    with pytest.raises(InputError, match=r"unknown figure 'classes\.c\.ttft_s\.p95'"):
+        helixsim.capacity("small.yaml", "classes.c.ttft_s.p95<=1", overrides=changes)
+
+
+def test_a_trace_that_is_repeated_is_never_too_short():
+    rows = "".join(f"{second},20,5\n" for second in range(5))
+    Path("trace.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n" + rows)
+    trace = "workload={mode: online, trace: {file: trace.csv, repeat: fill, scale: 4}}"
+    result = helixsim.capacity(
+        "small.yaml",
+        "e2e_s.mean<=100",
+        seeds=1,
+        keep_up=0.5,
+        overrides=[trace, "run={duration: 10 s, warmup: 2 s}"],
+        tolerance=1,
+        jobs=1,
+    )
+    assert result.path == "workload.trace.scale"
+    assert [probe.rate for probe in result.probes][:2] == [4.0, 8.0]
+    assert result.probes[1].requests_per_s == 8.0
+
+
 # -- mistakes and ends
 
 

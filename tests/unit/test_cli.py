@@ -48,6 +48,7 @@ def test_validate_says_what_a_scenario_is(run, scenario_file):
         "placement  8 nodes, 1.05 copies of each layer; all links that fit",
         "scheduler  tuned, adaptive, balanced split of the flow",
         "workload   offline, 20 requests to start with",
+        "request    750 prompt and 240 output tokens on average",
         "run        100 s, 10 s of it warm-up; seed 3",
         "physics    paper",
         f"digest     {digest}",

@@ -229,13 +229,11 @@ def test_no_route_is_a_clear_error(folder):
 
 @pytest.mark.parametrize("policy", ["maxflow", "swarm", "random", "shortest_queue"])
 def test_a_cluster_where_nothing_happens(folder, policy):
-    file = write(trace((19.999, 10, 5)) | {"scheduler": {"policy": policy}})
-    summary = summary_of(file)
+    file = write(trace((7, 10, 5)) | {"scheduler": {"policy": policy}})
+    summary = summary_of(file, "--set", "run.duration=1 ms", "--set", "run.warmup=0 s")
     assert summary["requests"] == counts(arrived=1, in_flight=1)
     assert summary["decode_tokens_per_s"] == 0
     assert summary["ttft_s"]["mean"] is None
-    summary = summary_of(file, "--set", "run.duration=10 s")
-    assert summary["requests"] == counts()
 
 
 @pytest.mark.parametrize("policy", ["maxflow", "swarm", "random", "shortest_queue"])

@@ -16,9 +16,11 @@ import pytest
 
 from helixsim import load_scenario, plan, simulate
 from helixsim.cli import app
+from helixsim.llms.families import FAMILIES
 from helixsim.scenario.schema import FILE_KINDS
+from helixsim.scenario.workload import resolve_workload
 from helixsim.scenario.workload_spec import WorkloadSpec
-from helixsim.traces import TRACE_FORMATS
+from helixsim.traces import TRACE_FORMATS, Holds
 from helixsim.yaml_files import parse_yaml, validate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,18 +129,45 @@ def test_named_files_load(page, tmp_path):
             validate(FILE_KINDS[file["kind"]], parse_yaml(file["text"], name), name)
 
 
-def test_workload_lines_are_valid():
-    text = (ROOT / "docs" / "traces.md").read_text("utf-8")
+@pytest.mark.parametrize("page", ["traces.md", "workload.md"])
+def test_workload_lines_are_valid(page):
+    text = (ROOT / "docs" / page).read_text("utf-8")
     lines = re.findall(r"^workload: .*$", text, re.MULTILINE)
     assert lines
     for line in lines:
         validate(WorkloadSpec, parse_yaml(line, line)["workload"], line)
 
 
+def test_rates_and_lengths_in_tables_are_valid(tmp_path):
+    text = (ROOT / "docs" / "workload.md").read_text("utf-8")
+    (tmp_path / "lengths.csv").write_text("prompt\n100\n200\n")
+    for key, count in (("requests_per_s", 4), ("prompt_tokens", 7)):
+        head = "`requests_per_s`" if key == "requests_per_s" else "value"
+        table = text.partition(f"| {head} |")[2].partition("\n\n")[0]
+        values = re.findall(r"^\| `(.*?)` \|", table, re.MULTILINE)
+        assert len(values) == count
+        workload = {"requests_per_s": 1, "prompt_tokens": 9, "output_tokens": 9}
+        for value in values:
+            spec = validate(WorkloadSpec, workload | {key: parse_yaml(value, value)}, value)
+            resolve_workload(spec, tmp_path / "x.yaml", 60.0)
+
+
 def test_every_trace_format_is_documented():
     text = (ROOT / "docs" / "traces.md").read_text("utf-8")
-    for form in map(TRACE_FORMATS.get, TRACE_FORMATS.shipped_names()):
-        assert f"| {form.title} | {', '.join(f'`{name}`' for name in form.columns)} |" in text
+    units = {1: "seconds", 1000: "milliseconds", 10**9: "nanoseconds"}
+    for name in TRACE_FORMATS.shipped_names():
+        form = TRACE_FORMATS.get(name)
+        columns = ", ".join(f"`{column}`" for column in form.columns)
+        times = "none" if form.holds is Holds.LENGTHS else "counts"
+        if form.holds is Holds.REQUESTS:
+            times = "date and time" if form.wall_clock else units[form.ticks_per_s]
+        assert f"| {form.title} | `{name}` | {columns} | {times}" in text
+
+
+def test_every_family_of_llms_is_documented():
+    text = (ROOT / "docs" / "llms-and-machines.md").read_text("utf-8")
+    (known,) = re.findall(r"These values of `model_type` are understood: (.*?);", text, re.S)
+    assert sorted(re.findall(r"`(\w+)`", known)) == sorted(FAMILIES)
 
 
 @pages()

@@ -208,7 +208,7 @@ def test_types_keep_their_colours():
 
 def test_the_graph_has_all_that_is_known(load):
     topology, flow, _ = solve(load())
-    graph = to_networkx(topology, flow, coordinator_region="here")
+    graph = to_networkx(topology, flow)
     assert graph.graph["llm"] == "llama2-70b"
     assert graph.graph["max_flow_tokens_per_s"] == flow.tokens_per_s
     node = graph.nodes["far-0"]
@@ -216,7 +216,7 @@ def test_the_graph_has_all_that_is_known(load):
     assert (node["start_layer"], node["end_layer"]) == (66, 73)
     assert node["capacity_tokens_per_s"] == pytest.approx(996.04, abs=0.01)
     assert node["flow_tokens_per_s"] == pytest.approx(flow.tokens_per_s)
-    assert graph.nodes["coordinator"]["region"] == "here"
+    assert graph.nodes["coordinator"]["region"] == "default"
     edge = graph.edges["a100-4", "far-0"]
     assert edge["bandwidth_bytes_per_s"] == 100e6 / 8
     assert edge["latency_s"] == 0.05

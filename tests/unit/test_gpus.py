@@ -73,6 +73,12 @@ def test_a_name_of_several_gpus_lists_them():
         load_gpu("a100-sxm")
 
 
+@pytest.mark.parametrize("name", ["", "ada", "16", "PRO", "NVIDIA", "my.yml.txt"])
+def test_a_word_that_many_gpus_have_names_none(name):
+    with pytest.raises(ScenarioError, match=f"the catalogue has no GPU '{name}'"):
+        load_gpu(name)
+
+
 def test_an_unknown_name_is_refused_with_the_nearest():
     with pytest.raises(ScenarioError, match="no GPU 'L400'; did you mean 'L40'"):
         load_gpu("L400")
@@ -100,7 +106,7 @@ def test_four_numbers_are_a_gpu(tmp_path):
         (("{bf16: 200}", "{bf16: -1}"), "my-gpu.yaml: peak_tflops.bf16"),
         (("900 GB/s", "0 GB/s"), "my-gpu.yaml: bandwidth: must be above zero"),
         (("48 GB", "48"), "my-gpu.yaml: memory: 48 has no unit"),
-        (("memory", "memmory"), "my-gpu.yaml: memmory"),
+        (("memory", "memmory"), "memmory"),
     ],
 )
 def test_mistakes_are_told_with_their_place(tmp_path, change, message):

@@ -11,7 +11,8 @@ from builders import make_scenario, offline
 from helixsim.control.load import Arrival, ClosedLoop, OpenLoop, slot_arrivals
 from helixsim.errors import ScenarioError
 from helixsim.requests import SharedPrefix, TraceRequest
-from helixsim.scenario.load_generator import build_load_generator, mean_request_tokens
+from helixsim.scenario.load_generator import build_load_generator
+from helixsim.scenario.offered_load import mean_request_tokens
 from helixsim.scenario.workload_values import GammaArrivals, PoissonArrivals, SlotArrivals, Workload
 from helixsim.traces.values import Lengths, Trace
 
@@ -19,7 +20,7 @@ from helixsim.traces.values import Lengths, Trace
 def closed_loop(num_requests=3, mark=0.8, end_s=100.0):
     lengths = ((number, number + 1) for number in count(1))
     return ClosedLoop(
-        lambda: next(lengths),
+        lambda at_s: Arrival(at_s, *next(lengths)),
         start_s=20.0,
         end_s=end_s,
         num_requests=num_requests,
@@ -188,8 +189,8 @@ def test_the_same_seed_gives_the_same_arrivals():
 
 
 def test_the_mean_request():
-    assert mean_request_tokens(online(PoissonArrivals(), lengths=((10, 30), (20, 60)))) == 60.0
-    assert mean_request_tokens(Workload(mode="online")) == 990.0
+    assert mean_request_tokens(online(PoissonArrivals(), lengths=((10, 30), (20, 60))), 1.0) == 60.0
+    assert mean_request_tokens(Workload(mode="online"), 1.0) == 990.0
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_weights_outside_the_layers(tmp_path, load):
     data |= {"layer_size": "0.5 GB", "kv_size": "1000 B", "once_size": "2 GB"}
     (tmp_path / "llm.yaml").write_text(yaml.safe_dump(data))
     llm = load_llm("llm.yaml", tmp_path)
-    assert llm == LLM("tiny", 10, 1000.0, 2.0, 0.5e9, 1000.0, 2e9)
+    assert llm == LLM("tiny", 10, 1000.0, 2.0, 0.5e9, 1000.0, 1e9, 1e9)
     capacities = load(llms=[llm]).profiles["tiny"].capacities
     # 9 GB less 10 layers and 2 GB; less 4 layers and 1 GB.
     assert capacities[10].kv_token_layers == pytest.approx(2e9 / 1000, rel=1e-3)

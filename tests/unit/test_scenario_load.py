@@ -373,7 +373,7 @@ def test_a_trace_has_times_and_lengths_of_its_own(load, tmp_path):
         "workload": {"mode": "online", "trace": "trace.csv", "rate_scale": 2, "initial_requests": 3}
     }
     workload = load(changes).workload
-    assert workload.trace.requests == (TraceRequest(1.0, 5, 6),)
+    assert workload.trace.requests == (TraceRequest(0.0, 5, 6),)  # from the first request
     assert workload.rate_scale == 2
     assert (workload.lengths, workload.arrivals, workload.mean_tokens_per_s) == (None, None, None)
 
@@ -455,7 +455,7 @@ MISTAKES = [
     ({"name": ...}, "name: this key is missing"),
     ({"run": ...}, "run: this key is missing"),
     ({"nmae": "x"}, "nmae: unknown key; did you mean 'name'?"),
-    ({"llm": "llama2-7b"}, "llm: no LLM 'llama2-7b' ships with helixsim; did you mean"),
+    ({"llm": "llama2-9b"}, "llm: no LLM 'llama2-9b' ships with helixsim; did you mean"),
     ({"llm": "x.yaml"}, "x.yaml: there is no such file"),
     ({"machine_types": ["A100"]}, "machine_types[0]: 'A100' is not a file"),
     (
@@ -513,7 +513,7 @@ MISTAKES = [
     ),
     ({"placement.layers.a100-2": [36, 47]}, "placement.layers: no node holds layer 47"),
     ({"workload.mode": "both"}, "workload.mode: should be 'offline' or 'online', not 'both'"),
-    ({"workload.mode": "online"}, "workload.mean_tokens_per_s: this key is missing"),
+    ({"workload.mode": "online"}, "workload.requests_per_s: this key is missing"),
     ({"workload.trace": "t.csv"}, "workload.trace: an offline workload is a closed loop"),
     ({"workload.lengths": "azure"}, "workload.lengths: there is no file"),
     ({"workload.lengths": "azure-cod"}, "did you mean 'azure-code'?"),

@@ -15,6 +15,7 @@ from helixsim.profiles.machine import LatencyProfile
 from helixsim.requests import SharedPrefix, TraceRequest
 from helixsim.scenario.workload_values import CommonPrefixes, PoissonArrivals, Turns, Workload
 from helixsim.traces.arrivals import poisson
+from helixsim.traces.distributions import Fixed, Times
 from helixsim.traces.values import Lengths, Trace
 
 pytestmark = pytest.mark.usefixtures("checked_runs")
@@ -129,7 +130,7 @@ def test_a_next_turn_finds_the_conversation_so_far():
         mode="online",
         arrivals=PoissonArrivals(),
         lengths=Lengths(((160, 33),)),
-        conversations=Turns(3, 4.0),
+        conversations=Turns(Fixed(3), Times(4.0)),
         mean_tokens_per_s=40.0,
     )
     frame = served(workload=workload, duration_s=300.0).requests

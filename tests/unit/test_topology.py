@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from builders import HOST, capacity, fitting_pairs, make_cluster, make_llm, make_machine_type
 
-from helixsim.cluster import Cluster, Link, LinkList, Nic, Node
+from helixsim.cluster import Cluster, FrontEnd, Link, LinkList, Nic, Node
 from helixsim.errors import NoRouteError, PlacementError
 from helixsim.placement.placement import Placement
 from helixsim.placement.topology import build_topology
@@ -118,7 +118,7 @@ def test_a_node_may_have_a_cache_of_its_own():
     types = {"kind": make_machine_type("kind", 2, room=room)}
     node = Node("a", "kind", Nic(1.0, 1.0), 1.0, kv_token_layers=77)
     links = {pair: Link(*pair, 1.0, 1.0) for pair in ((HOST, "a"), ("a", HOST))}
-    cluster = Cluster((node,), Nic(1.0, 1.0), LinkList(links))
+    cluster = Cluster((node,), (FrontEnd(Nic(1.0, 1.0)),), LinkList(links))
     topology = build_topology(LLM, cluster, Placement({"a": (0, 4)}), types)
     assert topology.nodes[0].capacity == capacity(kv_token_layers=77, max_prompts=5)
 

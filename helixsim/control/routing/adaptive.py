@@ -83,7 +83,7 @@ class AdaptivePolicy(MaxFlowPolicy):
     def _pick(self, links: Sequence[PlacedLink], request: Request) -> PlacedLink:
         """The link whose turn it is, of links that keep the objectives, if its queue is short."""
         chosen = super()._pick(links, request)
-        if len(links) == 1 or chosen.target == self._topology.coordinator:
+        if len(links) == 1 or self._topology.is_front_end(chosen.target):
             return chosen
         keeping = self._keeping(links)
         if keeping is not links:

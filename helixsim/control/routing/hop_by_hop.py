@@ -37,13 +37,13 @@ class HopByHopPolicy:
         """Whether all ways on from the end of its route lead over nodes that are down."""
         assert request.route is not None
         stages = request.route.stages
-        machine = stages[-1].node if stages else self._topology.coordinator
+        machine = stages[-1].node if stages else self._topology.front_end_machine(request.front_end)
         return not any(self._room.fits(link, request) for link in self._topology.outgoing[machine])
 
     def admit(self, request: Request) -> Rejection | None:
         """Give a request an empty route, or say that no route takes one so long."""
         if not self._room.admits(request):
-            return Rejection.LENGTH
+            return Rejection.LENGTH if self._room.has_route(request) else Rejection.NODES
         request.route = Route([])
         return None
 

@@ -20,7 +20,7 @@ from collections.abc import Collection
 from math import exp
 
 from helixsim.placement.topology import Topology
-from helixsim.profiles.spec import BLOCK_TOKENS
+from helixsim.profiles.kv_memory import BLOCK_TOKENS
 from helixsim.requests import Request, Route
 
 _PRIOR_REQUESTS = 20

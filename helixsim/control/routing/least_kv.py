@@ -21,7 +21,7 @@ class LeastKvPolicy(HopByHopPolicy):
         """The link to the node with the most free KV tokens; among equals, the first."""
         links = self._topology.outgoing[machine]
         fitting = [link for link in links if self._room.fits(link, request)]
-        if len(fitting) == 1 or fitting[0].target == self._topology.coordinator:
+        if len(fitting) == 1 or self._topology.is_front_end(fitting[0].target):
             return fitting[0]
         nodes = self._view.nodes
         return max(fitting, key=lambda link: nodes[link.target].free_kv_tokens)

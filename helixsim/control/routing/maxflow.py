@@ -5,6 +5,9 @@ interleaved weighted round robin: the one whose load after taking the request wo
 gets it. Loads count prompts by their tokens and decodes by one each. Successors are passed over
 if they carry too small a share of the flow, take no prompt so long, or are expected to run out
 of KV cache. Source: the Helix paper (arXiv 2406.01566), section 5.
+
+With several front ends, requests take turns over the links only by which they get back to their
+own, and from the last node they go there, whatever the flow says.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from helixsim.control.routing.kv_held import KvHeld
 from helixsim.control.routing.policy import PolicyInputs, Rejection, RoutingPoint, can_run
 from helixsim.errors import NoRouteError
 from helixsim.placement.flow import Flow, used_links
-from helixsim.placement.topology import PlacedLink, Topology
+from helixsim.placement.front_end_shares import links_back
+from helixsim.placement.topology import PlacedLink, Topology, without
 from helixsim.requests import Request, Route, Stage
 
 
@@ -26,7 +30,7 @@ class FlowRoute(Route):
     Attributes
     ----------
     links
-        The links it takes, from the coordinator back to the coordinator.
+        The links it takes, from a front end back to it.
     chosen
         The links to which there was an alternative. Loads matter only on these.
     unbilled_decodes
@@ -101,7 +105,10 @@ class MaxFlowPolicy:
         self._bill_decodes()
         self._flow = by_link
         self._load = [0.0] * len(topology.links)
-        self._open = _open_links(topology, by_link, self._min_share, all_if_none=True)
+        rest = topology
+        if len(topology.front_ends) > 1 and (down or cut):
+            rest = without(topology, down, cut)
+        self._open = _open_links(rest, by_link, self._min_share, all_if_none=True)
         self._routes.clear()
         self._bandwidth = [
             new or old
@@ -118,9 +125,9 @@ class MaxFlowPolicy:
         """Give a request its whole route, or say why it gets none."""
         self._bill_decodes()
         links: list[PlacedLink] = []
-        machine = coordinator = self._topology.coordinator
+        machine = home = self._topology.front_end_machine(request.front_end)
         tokens = self._kv.tokens(request)
-        while not links or machine != coordinator:
+        while not links or machine != home:
             link = self._next(machine, request, tokens)
             if link is None:
                 for taken in links:
@@ -183,11 +190,11 @@ class MaxFlowPolicy:
         self._kv.validate(active)
 
     def _next(self, machine: int, request: Request, tokens: int) -> PlacedLink | None:
-        coordinator, nodes = self._topology.coordinator, self._topology.nodes
+        topology, nodes = self._topology, self._topology.nodes
         fitting = [
             link
-            for link in self._open[machine]
-            if link.target == coordinator
+            for link in self._open[request.front_end][machine]
+            if topology.is_front_end(link.target)
             or (can_run(nodes[link.target], request) and self._kv.fits(link.target, tokens))
         ]
         return self._pick(fitting, request) if fitting else None
@@ -200,12 +207,12 @@ class MaxFlowPolicy:
         return self._load[link.index] + request.num_tokens / self._flow[link.index]
 
     def _reason(self, machine: int, request: Request) -> Rejection:
-        nodes = self._topology.nodes
-        coordinator = self._topology.coordinator
-        targets = [link.target for link in self._open[machine]]
+        nodes, is_front_end = self._topology.nodes, self._topology.is_front_end
+        targets = [link.target for link in self._open[request.front_end][machine]]
         if not targets:
-            return Rejection.FLOW
-        if not any(target == coordinator or can_run(nodes[target], request) for target in targets):
+            # A front end may have lost its routes while others have theirs.
+            return Rejection.NODES if is_front_end(machine) else Rejection.FLOW
+        if not any(is_front_end(target) or can_run(nodes[target], request) for target in targets):
             return Rejection.LENGTH
         return Rejection.KV
 
@@ -218,10 +225,11 @@ class MaxFlowPolicy:
                 Stage(link.target, link.entry_layer, nodes[link.target].end_layer)
                 for link in links[:-1]
             ]
+            open_links = self._open[links[0].source - self._topology.coordinator]
             route = self._routes[key] = FlowRoute(
                 stages,
                 tuple(links),
-                tuple(link for link in links if len(self._open[link.source]) > 1),
+                tuple(link for link in links if len(open_links[link.source]) > 1),
             )
         return route
 
@@ -252,23 +260,32 @@ class MaxFlowPolicy:
 
 def _open_links(
     topology: Topology, flow: tuple[float, ...], min_share: float, *, all_if_none: bool
-) -> list[tuple[PlacedLink, ...]]:
-    """For every machine, the links that carry enough of its flow to be used."""
+) -> list[list[tuple[PlacedLink, ...]]]:
+    """For every front end and every machine, the links that its requests use.
+
+    They carry enough of the machine's flow, of the links by which these requests get back.
+    """
     return [
-        used_links(links, flow, min_share, all_if_none=all_if_none) for links in topology.outgoing
+        [
+            used_links(links, flow, min_share, all_if_none=all_if_none)
+            for links in links_back(topology, home)
+        ]
+        for home in topology.front_end_machines
     ]
 
 
 def _check_open(
-    topology: Topology, open_links: list[tuple[PlacedLink, ...]], inputs: PolicyInputs
+    topology: Topology, open_links: list[list[tuple[PlacedLink, ...]]], inputs: PolicyInputs
 ) -> None:
-    """See that the filter of small shares leaves a way out of the coordinator."""
+    """See that the filter of small shares leaves a way out of every machine."""
     if inputs.flow.tokens_per_s <= 0:
         raise NoRouteError("the maximum flow is zero: no tokens get through this placement")
-    for machine in range(topology.coordinator + 1):
-        by_link = inputs.flow.link_tokens_per_s
-        carrying = used_links(topology.outgoing[machine], by_link, 0.0, all_if_none=False)
-        if carrying and not open_links[machine]:
+    by_link = inputs.flow.link_tokens_per_s
+    for home, of_home in zip(topology.front_end_machines, open_links, strict=True):
+        for machine, links in enumerate(links_back(topology, home)):
+            carrying = used_links(links, by_link, 0.0, all_if_none=False)
+            if not carrying or of_home[machine]:
+                continue
             raise NoRouteError(
                 f"the flow of {topology.name(machine)} is shared by {len(carrying)} nodes, each of "
                 f"which has less than scheduler.min_flow_share = {inputs.min_flow_share:g} of it, "

@@ -220,6 +220,7 @@ class RouteFilter:
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
         self._leading_on: dict[tuple[int, ...], frozenset[int]] = {}
+        self._goes_everywhere = len(topology.front_ends) == 1
         self.close(frozenset())
 
     def close(self, down: frozenset[int], cut: frozenset[tuple[int, int]] = frozenset()) -> None:
@@ -230,7 +231,7 @@ class RouteFilter:
         nodes = self._topology.nodes
         self._new_tokens = min(node.capacity.max_prompt_tokens for node in nodes)
         self._context = min(node.capacity.max_decode_context for node in nodes)
-        if down or cut:
+        if down or cut or not self._goes_everywhere:
             self._new_tokens = 0  # no request fits everywhere
 
     def fits(self, link: PlacedLink, request: Request) -> bool:
@@ -243,8 +244,17 @@ class RouteFilter:
         """Whether any route takes a request."""
         if self._fits_everywhere(request):
             return True
-        links = self._links_for(request)
-        first = self._topology.outgoing[self._topology.coordinator]
+        return self._leads_out(request, self._links_for(request))
+
+    def has_route(self, request: Request) -> bool:
+        """Whether any route takes requests of this one's front end, if they are short enough."""
+        if not (self._down or self._cut):
+            return True
+        home = self._topology.front_end_machine(request.front_end)
+        return self._leads_out(request, self._open_links(self._down, home))
+
+    def _leads_out(self, request: Request, links: frozenset[int]) -> bool:
+        first = self._topology.outgoing[self._topology.front_end_machine(request.front_end)]
         return any(link.index in links for link in first)
 
     def _fits_everywhere(self, request: Request) -> bool:
@@ -260,14 +270,17 @@ class RouteFilter:
             for node in self._topology.nodes
             if node.index in down or not can_run(node, request)
         )
-        links = self._leading_on.get(closed)
+        home = self._topology.front_end_machine(request.front_end)
+        key = (home, *closed)
+        links = self._leading_on.get(key)
         if links is None:
-            links = self._leading_on[closed] = self._open_links(frozenset(closed))
+            links = self._leading_on[key] = self._open_links(frozenset(closed), home)
         return links
 
-    def _open_links(self, closed: frozenset[int]) -> frozenset[int]:
-        topology, coordinator = self._topology, self._topology.coordinator
-        reaches_end = {coordinator}
+    def _open_links(self, closed: frozenset[int], home: int) -> frozenset[int]:
+        """The links that lead on, and at last to a front end; links out of this one included."""
+        topology = self._topology
+        reaches_end = {home}
         links: set[int] = set()
         # Links lead to higher layers, so a node is settled once all nodes that end later are.
         for node in sorted(topology.nodes, key=lambda node: -node.end_layer):
@@ -281,8 +294,8 @@ class RouteFilter:
                 links.update(onward)
         links.update(
             link.index
-            for link in topology.outgoing[coordinator]
-            if link.target in reaches_end and (coordinator, link.target) not in self._cut
+            for link in topology.outgoing[home]
+            if link.target in reaches_end and (home, link.target) not in self._cut
         )
         return frozenset(links)
 
@@ -304,11 +317,11 @@ def complete_route(policy: Policy, topology: Topology, request: Request) -> Rout
     assert route is not None
     if policy.routing_point is RoutingPoint.ADMISSION or route.stages:
         return route
-    machine = topology.coordinator
+    machine = topology.front_end_machine(request.front_end)
     while True:
         link = _next(policy, topology, machine, request)
         machine = link.target
-        if machine == topology.coordinator:
+        if topology.is_front_end(machine):
             return route
         route.stages.append(Stage(machine, link.entry_layer, topology.nodes[machine].end_layer))
 

@@ -72,7 +72,7 @@ class PrefixAwarePolicy(HopByHopPolicy):
         """
         links = self._topology.outgoing[machine]
         fitting = [link for link in links if self._room.fits(link, request)]
-        if fitting[0].target == self._topology.coordinator:
+        if self._topology.is_front_end(fitting[0].target):
             return fitting[0]
         best, least, best_tokens = fitting[0], (inf, inf), 0
         for link in fitting:

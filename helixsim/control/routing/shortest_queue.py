@@ -14,10 +14,10 @@ class ShortestQueuePolicy(RandomPolicy):
     """Chooses at random among the free links whose node has the fewest waiting of all."""
 
     def candidates(self, machine: int, usable: Sequence[PlacedLink]) -> Chooser:
-        """Begin an attempt to send; the coordinator counts as the shortest queue."""
-        coordinator, nodes = self._topology.coordinator, self._view.nodes
+        """Begin an attempt to send; a front end counts as the shortest queue."""
+        is_front_end, nodes = self._topology.is_front_end, self._view.nodes
         queued = {
-            link.index: -1 if link.target == coordinator else nodes[link.target].queue_length
+            link.index: -1 if is_front_end(link.target) else nodes[link.target].queue_length
             for link in self._topology.outgoing[machine]
         }
         outgoing = self._topology.outgoing[machine]

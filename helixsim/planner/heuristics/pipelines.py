@@ -10,11 +10,25 @@ from helixsim.planner.problem import PlanningProblem
 
 
 def best_pipelines(
-    problem: PlanningProblem, nodes: Sequence[int], *, overcommit: bool = False
+    problem: PlanningProblem,
+    nodes: Sequence[int],
+    *,
+    overcommit: bool = False,
+    least_share: float = 1.0,
 ) -> dict[int, tuple[int, int]]:
-    """Pipelines of these nodes, all of one kind, with the greatest total throughput, if any."""
-    best: dict[int, tuple[int, int]] = {}
-    most = 0.0
+    """Pipelines of these nodes, all of one kind, with a great total throughput, if any.
+
+    Parameters
+    ----------
+    problem, nodes
+        The nodes.
+    overcommit
+        Whether nodes may hold more layers than their type should.
+    least_share
+        Of the numbers of pipelines whose total throughput is at least this share of the greatest,
+        the largest: its pipelines are the shortest. With 1, the one of greatest throughput.
+    """
+    found = []
     for count in range(1, len(nodes) + 1):
         cuts = [len(nodes) * part // count for part in range(count + 1)]
         parts = [nodes[start:end] for start, end in pairwise(cuts)]
@@ -23,11 +37,16 @@ def best_pipelines(
             _slowest(problem, part[0], max(layers), overcommit)
             for part, layers in zip(parts, sizes, strict=True)
         ]
-        if all(rates) and sum(rates) > most:
-            most, best = sum(rates), {}
-            for part, layers in zip(parts, sizes, strict=True):
-                best |= _pipeline(part, layers)
-    return best
+        if all(rates):
+            found.append((sum(rates), parts, sizes))
+    most = max((total for total, _, _ in found), default=0.0)
+    if least_share < 1:
+        found.reverse()
+    for total, parts, sizes in found:
+        if total >= least_share * most:
+            pipelines = zip(parts, sizes, strict=True)
+            return {node: span for each in pipelines for node, span in _pipeline(*each).items()}
+    return {}
 
 
 def _even_sizes(num_layers: int, count: int) -> list[int]:

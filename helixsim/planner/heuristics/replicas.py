@@ -8,12 +8,15 @@ from helixsim.planner.heuristics.pipelines import best_pipelines, mixed_pipeline
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.search import FlowSearch
 
+_LEAST_SHARE = 0.8
+"""Share of the greatest throughput that pipelines may lose to be short."""
+
 
 def replica_ranges(problem: PlanningProblem) -> dict[int, tuple[int, int]]:
     """Give every region its own pipelines, of one kind of machine where that is possible.
 
-    The nodes of a kind in a region form the number of pipelines with the greatest total throughput;
-    a node that holds the whole LLM is one by itself. Nodes of kinds that cannot hold the LLM there
+    The nodes of a kind in a region form as many pipelines as have 0.8 of the greatest total
+    throughput: short ones have the lower latencies. Nodes of kinds that cannot hold the LLM there
     form one mixed pipeline in their region. What is left forms one over all regions, or stays idle.
     """
     ranges: dict[int, tuple[int, int]] = {}
@@ -27,7 +30,7 @@ def replica_ranges(problem: PlanningProblem) -> dict[int, tuple[int, int]]:
         alone: list[int] = []
         for kind in range(len(problem.kinds)):
             alike = [node for node in nodes if problem.kind_of[node] == kind]
-            found = best_pipelines(problem, alike)
+            found = best_pipelines(problem, alike, least_share=_LEAST_SHARE)
             ranges |= found
             alone += [] if found else alike
         found = mixed_pipeline(problem, sorted(alone))

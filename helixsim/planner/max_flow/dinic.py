@@ -8,6 +8,9 @@ with the same layers are one edge too.
 
 from __future__ import annotations
 
+import numpy as np
+
+from helixsim.placement.front_end_shares import greatest_total
 from helixsim.planner.problem import PlanningProblem, Ranges
 
 _NOTHING = 1e-12
@@ -36,6 +39,17 @@ class FlowNetwork:
         while (level := self._levels(source, sink, least))[sink] >= 0:
             total += self._blocking_flow(source, sink, level, least)
         return total
+
+    def reachable(self, source: int) -> set[int]:
+        """The vertices to which edges with room lead; after a maximum flow, a side of its cut."""
+        least = _NOTHING * max(self.left, default=0.0)
+        reached, queue = {source}, [source]
+        for vertex in queue:
+            for edge in self.edges_of[vertex]:
+                if self.left[edge] > least and self.head[edge] not in reached:
+                    reached.add(self.head[edge])
+                    queue.append(self.head[edge])
+        return reached
 
     def _levels(self, source: int, sink: int, least: float) -> list[int]:
         """Distance of every vertex from the source in edges; -1 if not found before the sink."""
@@ -120,15 +134,61 @@ def _over_layers(problem: PlanningProblem, ranges: Ranges) -> float:
 
 def _over_links(problem: PlanningProblem, ranges: Ranges) -> float:
     """The value where links may bind: a node is one edge, and so is each link."""
-    coordinator, links = len(problem), problem.link_tokens_per_s
-    pairs = problem.link_pairs(ranges)
-    from_others = {b for a, b in pairs if a != coordinator}
-    to_others = {a for a, b in pairs if b != coordinator}
+    front_ends, joins = problem.cluster.front_ends, problem.front_end_links
+    if len(front_ends) == 1:
+        outbound, inbound = joins.outbound.tolist(), joins.inbound.tolist()
+        network, source, sink = _link_network(problem, ranges, outbound, inbound)
+        return network.max_flow(source, sink)
+    whole = sum(front_end.share for front_end in front_ends)
+    shares = [front_end.share / whole for front_end in front_ends]
+
+    def cut_at(total: float) -> tuple[float, float]:
+        parts = [share * total for share in shares]
+        network, source, sink = _link_network(
+            problem,
+            ranges,
+            np.minimum(joins.outbound, parts).tolist(),
+            np.minimum(joins.inbound, parts).tolist(),
+        )
+        value = network.max_flow(source, sink)
+        before = network.reachable(source)
+        cut = 0.0
+        for number, (share, part) in enumerate(zip(shares, parts, strict=True)):
+            cut += share * (joins.outbound[number] > part and _begin(sink, number) not in before)
+            cut += share * (joins.inbound[number] > part and _end(sink, number) in before)
+        return value, cut
+
+    network, source, sink = _link_network(
+        problem, ranges, joins.outbound.tolist(), joins.inbound.tolist()
+    )
+    return greatest_total(network.max_flow(source, sink), cut_at)
+
+
+def _begin(sink: int, front_end: int) -> int:
+    return sink + 1 + 2 * front_end
+
+
+def _end(sink: int, front_end: int) -> int:
+    return sink + 2 + 2 * front_end
+
+
+def _link_network(
+    problem: PlanningProblem, ranges: Ranges, outbound: list[float], inbound: list[float]
+) -> tuple[FlowNetwork, int, int]:
+    """The network in which a node is one edge, and so is each link; its source and its sink.
+
+    `outbound` and `inbound` are what each front end may send and get back.
+    """
+    coordinator, joins = len(problem), problem.front_end_links
+    pairs = problem.front_end_pairs(ranges)
+    from_others = {b for a, b in pairs if a < coordinator}
+    to_others = {a for a, b in pairs if b < coordinator}
     number = {node: index for index, node in enumerate(sorted(ranges))}
     source, sink = 2 * len(number), 2 * len(number) + 1
-    network = FlowNetwork(2 * len(number) + 4)
-    network.add(source, sink + 1, float(problem.token_outbound_tokens_per_s[coordinator]))
-    network.add(sink + 2, sink, float(problem.token_inbound_tokens_per_s[coordinator]))
+    network = FlowNetwork(2 * len(number) + 2 + 2 * len(outbound))
+    for front_end, (sent, returned) in enumerate(zip(outbound, inbound, strict=True)):
+        network.add(source, _begin(sink, front_end), sent)
+        network.add(_end(sink, front_end), sink, returned)
     for node, index in number.items():
         start, end = ranges[node]
         into = problem.inbound_tokens_per_s if node in from_others else None
@@ -140,10 +200,16 @@ def _over_links(problem: PlanningProblem, ranges: Ranges) -> float:
         )
         network.add(2 * index, 2 * index + 1, carries)
     for a, b in pairs:
-        tail = sink + 1 if a == coordinator else 2 * number[a] + 1
-        head = sink + 2 if b == coordinator else 2 * number[b]
-        network.add(tail, head, float(links[a, b]))
-    return network.max_flow(source, sink)
+        if a >= coordinator:
+            rate = float(joins.out[a - coordinator, b])
+            network.add(_begin(sink, a - coordinator), 2 * number[b], rate)
+        elif b >= coordinator:
+            rate = float(joins.into[b - coordinator, a])
+            network.add(2 * number[a] + 1, _end(sink, b - coordinator), rate)
+        else:
+            rate = float(problem.link_tokens_per_s[a, b])
+            network.add(2 * number[a] + 1, 2 * number[b], rate)
+    return network, source, sink
 
 
 def longest_route(problem: PlanningProblem, ranges: Ranges) -> int:

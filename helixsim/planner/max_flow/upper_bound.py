@@ -12,6 +12,10 @@ linear program over the covers found so far gives prices; a knapsack finds the c
 them. Prices divided by the cost of that cover are a proof at any time (Farley 1990). This is the
 configuration linear program, solved by column generation.
 
+Links between nodes enter in two ways. A node carries no more than its own links and interfaces do.
+And a token stays within one region, or crosses from one to another: no more tokens are served than
+cross, and than each region serves by itself (:mod:`.region_cuts`).
+
 A limit on the stages of a route is one more resource: tokens that pass a layer in a node with k
 layers use at least 1/k of a stage there.
 """
@@ -25,6 +29,7 @@ from math import ceil, inf
 import numpy as np
 import numpy.typing as npt
 
+from helixsim.planner.max_flow.region_cuts import region_cut
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
 from helixsim.planner.solver import MINIMIZE, add_silencer, new_model
@@ -42,7 +47,8 @@ class Bound:
     tokens_per_s
         No placement has a greater maximum flow.
     limit
-        ``machines``, ``links with the coordinator`` or ``network interface of the coordinator``.
+        ``machines``, ``links with the coordinator``, ``network interface of the coordinator`` or
+        ``links between regions``.
     prices
         Machine type -> layers that one more node of this type could hold at the flow of the
         bound; empty where machines do not limit it.
@@ -192,7 +198,57 @@ def upper_bound(
     """
     best = trivial_bound(problem)
     classes = node_classes(problem, budget)
-    cover_lp = CoverProgram(classes, problem.num_layers, max_stages, solver, budget)
+    best = cover_bound(
+        classes,
+        problem.num_layers,
+        best,
+        max_stages=max_stages,
+        solver=solver,
+        at_least=at_least,
+        budget=budget,
+        stop=stop,
+    )
+    if stop():
+        return best
+    most = np.array([max(problem.kind(node).tokens_per_s) for node in range(len(problem))])
+    between = region_cut(
+        problem,
+        most,
+        best.tokens_per_s,
+        lambda part: (
+            upper_bound(
+                part, max_stages=max_stages, solver=solver, budget=budget, stop=stop
+            ).tokens_per_s
+        ),
+    )
+    return min(best, Bound(between, "links between regions"), key=lambda each: each.tokens_per_s)
+
+
+def cover_bound(
+    classes: Sequence[NodeClass],
+    num_layers: int,
+    best: Bound,
+    *,
+    max_stages: int | None = None,
+    solver: str = "CBC",
+    at_least: float = 0.0,
+    budget: SearchBudget = DEFAULT_BUDGET,
+    stop: Callable[[], bool] = lambda: False,
+) -> Bound:
+    """Lower a bound by the linear program over covers.
+
+    Parameters
+    ----------
+    classes
+        Nodes by what they carry with each number of layers, in any unit per second.
+    num_layers
+        Layers of the LLM.
+    best
+        A bound that is known.
+    max_stages, solver, at_least, budget, stop
+        As of :func:`upper_bound`.
+    """
+    cover_lp = CoverProgram(classes, num_layers, max_stages, solver, budget)
     low = at_least
     least = best.tokens_per_s * budget.bound_floor
     while max(low, least) < best.tokens_per_s * (1 - budget.bound_precision) and not stop():

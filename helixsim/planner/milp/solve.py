@@ -11,6 +11,7 @@ from typing import Any
 
 from helixsim.errors import PlacementError
 from helixsim.output_files import check_output, write_whole
+from helixsim.planner.feasibility import check_stages
 from helixsim.planner.heuristics import petals_ranges, separate_ranges, swarm_ranges
 from helixsim.planner.max_flow.upper_bound import CoverProgram, node_classes, upper_bound
 from helixsim.planner.milp.formulation import build
@@ -24,7 +25,7 @@ from helixsim.planner.milp.solutions import (
     used_nodes,
 )
 from helixsim.planner.milp.solver_process import SolverProcess
-from helixsim.planner.problem import PlanningProblem, Ranges, check_stages
+from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.planner.search import NEGLIGIBLE, FlowSearch
 from helixsim.planner.solver import MAXIMIZE, new_model
 

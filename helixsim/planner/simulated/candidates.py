@@ -91,10 +91,11 @@ def most_stages(topology: Topology) -> int:
     most = [0] * len(topology.nodes)
     for node in sorted(topology.nodes, key=lambda node: node.end_layer):
         for link in topology.incoming[node.index]:
-            before = 0 if link.source == topology.coordinator else most[link.source]
-            if before or link.source == topology.coordinator:
+            before = 0 if topology.is_front_end(link.source) else most[link.source]
+            if before or topology.is_front_end(link.source):
                 most[node.index] = max(most[node.index], before + 1)
-    return max((most[link.source] for link in topology.incoming[topology.coordinator]), default=0)
+    last = (link.source for home in topology.front_end_machines for link in topology.incoming[home])
+    return max((most[node] for node in last), default=0)
 
 
 def front(candidates: Iterable[Candidate]) -> list[Candidate]:

@@ -28,7 +28,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from helixsim.cluster import COORDINATOR
 from helixsim.control.control_plane import (
     FEWEST_CHUNK_TOKENS,
     mixes_batches,
@@ -44,6 +43,8 @@ from helixsim.placement.topology import Topology
 from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.planner.simulated.blocking import BlockingModel, LinkModel, NodeModel
 from helixsim.planner.simulated.layer_flow import node_shares
+from helixsim.planner.simulated.link_table import LinkTable
+from helixsim.scenario.offered_load import offered_requests_per_s
 from helixsim.scenario.resolved import Scenario
 
 _RATE_BISECTIONS = 14
@@ -130,7 +131,7 @@ class Surrogate:
             self._kv_per_layer.append(
                 [0.0, *(row.kv_token_layers / k for k, row in enumerate(rows, start=1))]
             )
-        self._links = _LinkTable(problem)
+        self._links = LinkTable(problem)
         performance = performance_model(scenario)
         self._uses_small_shares_alone = performance.requests_wait
         # None under paper physics, which charges every token that a node receives.
@@ -179,8 +180,10 @@ class Surrogate:
         """
         carried = flow.link_tokens_per_s
         numbers = self.problem.numbers
-        number = [*(numbers[node.name] for node in topology.nodes), len(self.problem)]
-        outgoing: dict[int, list[tuple[int, float]]] = {}
+        coordinator = len(self.problem)  # all front ends, taken as one
+        number = [numbers[node.name] for node in topology.nodes]
+        number += [coordinator] * len(topology.front_ends)
+        outgoing: dict[int, dict[int, float]] = {}
         bandwidth: dict[tuple[int, int], float] = {}
         outflow = [sum(carried[link.index] for link in out) for out in topology.outgoing]
         inflow = [sum(carried[link.index] for link in into) for into in topology.incoming]
@@ -189,10 +192,14 @@ class Surrogate:
                 links, carried, min_flow_share, all_if_none=self._uses_small_shares_alone
             )
             total = sum(carried[link.index] for link in used)
-            outgoing[number[machine]] = [
-                (number[link.target], carried[link.index] / total) for link in used
-            ]
+            parts = outgoing.setdefault(number[machine], {})
+            weight = 1.0
+            if topology.is_front_end(machine):
+                weight = topology.front_ends[machine - topology.coordinator].share
             for link in used:
+                target = number[link.target]
+                part = weight * (carried[link.index] / total)
+                parts[target] = parts.get(target, 0.0) + part
                 bandwidth[number[machine], number[link.target]] = min(
                     link.bandwidth_bytes_per_s,
                     topology.nic(machine).outbound_bytes_per_s
@@ -200,18 +207,18 @@ class Surrogate:
                     topology.nic(link.target).inbound_bytes_per_s
                     * (carried[link.index] / inflow[link.target]),
                 )
-        coordinator = number[-1]
         ranges = {number[n.index]: (n.start_layer, n.end_layer) for n in topology.nodes}
         share = dict.fromkeys(ranges, 0.0)
         for machine in (coordinator, *sorted(ranges, key=lambda n: ranges[n][1])):
             here = 1.0 if machine == coordinator else share[machine]
-            for target, part in outgoing.get(machine, ()):
+            for target, part in outgoing.get(machine, {}).items():
                 if target != coordinator:
                     share[target] += here * part
         share = {node: value for node, value in share.items() if value > 0}
         if not share:
             return NOTHING
-        return self._estimate(ranges, share, outgoing, bandwidth)
+        parts_of = {machine: list(parts.items()) for machine, parts in outgoing.items()}
+        return self._estimate(ranges, share, parts_of, bandwidth)
 
     # -- the model ---------------------------------------------------------------------------
 
@@ -356,38 +363,9 @@ def _num_chunks(scenario: Scenario, prompt_tokens: float) -> float | None:
     return max(prompt_tokens / tokens, 1.0)
 
 
-class _LinkTable:
-    """Bandwidth and latency of links, each looked up once."""
-
-    def __init__(self, problem: PlanningProblem) -> None:
-        self._network = problem.cluster.network
-        self._names = [*problem.names, COORDINATOR]
-        self._allowed = problem.link_tokens_per_s
-        self._nics = [problem.cluster.nic(name) for name in self._names]
-        self._known: dict[tuple[int, int], tuple[float, float]] = {}
-
-    def link(self, source: int, target: int) -> tuple[float, float]:
-        """Bandwidth in bytes/s, 0 where there is no link, and latency in seconds."""
-        found = self._known.get((source, target))
-        if found is None:
-            link = self._network.link(self._names[source], self._names[target])
-            if link is None or self._allowed[source, target] <= 0:
-                found = (0.0, 0.0)
-            else:
-                bandwidth = min(
-                    link.bandwidth_bytes_per_s,
-                    self._nics[source].outbound_bytes_per_s,
-                    self._nics[target].inbound_bytes_per_s,
-                )
-                found = (bandwidth, link.latency_s)
-            self._known[source, target] = found
-        return found
-
-
 def _offered_requests_per_s(scenario: Scenario, tokens_per_request: float) -> float:
     workload = scenario.workload
-    if workload.mode == "offline":
-        return inf
-    if workload.trace is not None:
-        return workload.trace.rate_per_s * workload.rate_scale
-    return (workload.mean_tokens_per_s or inf) / tokens_per_request
+    if workload.mode == "online" and workload.mean_tokens_per_s is not None:
+        return workload.mean_tokens_per_s / tokens_per_request
+    rate = offered_requests_per_s(workload, scenario.run.duration_s)
+    return inf if rate is None else rate

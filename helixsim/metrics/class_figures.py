@@ -1,0 +1,73 @@
+"""Figures of each class of users, from the table of requests."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from helixsim.metrics.attainment import attainments
+from helixsim.metrics.recorder import Columns
+from helixsim.metrics.sample import Sample
+
+if TYPE_CHECKING:
+    from helixsim.scenario.resolved import Scenario
+
+
+def class_figures(
+    scenario: Scenario, requests: Columns, start_s: float, end_s: float
+) -> dict[str, dict[str, Any]]:
+    """The part ``classes`` of a summary; see docs/results.md.
+
+    Parameters
+    ----------
+    scenario
+        The scenario, with classes of users.
+    requests
+        The table of requests.
+    start_s, end_s
+        The measured window, both ends included.
+    """
+    names = scenario.workload.class_names
+    found = {}
+    for name in names:
+        rows = _rows_of(requests, name)
+        slos = [slo for slo in scenario.slos if slo.name == name or slo.name not in names]
+        found[name] = _figures(rows, start_s, end_s) | {
+            "slo": attainments(slos, rows, start_s, end_s, names)
+        }
+    return found
+
+
+def _rows_of(requests: Columns, name: str) -> Columns:
+    rows = Columns(requests.names, requests.types)
+    place = requests.names.index("class")
+    for row in zip(*requests.values, strict=True):
+        if row[place] == name:
+            rows.add(*row)
+    return rows
+
+
+def _figures(rows: Columns, start_s: float, end_s: float) -> dict[str, Any]:
+    table: dict[str, Sequence[Any]] = dict(rows.as_dict())
+    kinds = Counter(status.partition(":")[0] for status in table["status"])
+    samples = {name: Sample() for name in ("ttft_s", "tpot_s", "e2e_s")}
+    for number in range(len(rows)):
+        if start_s <= table["first_token_s"][number] <= end_s:
+            samples["ttft_s"].append(table["ttft_s"][number])
+        if start_s <= table["end_s"][number] <= end_s:
+            samples["e2e_s"].append(table["e2e_s"][number])
+            if table["decode_tokens"][number]:
+                samples["tpot_s"].append(table["tpot_s"][number])
+    return {
+        "requests": {
+            "arrived": len(rows),
+            "completed": kinds["completed"],
+            "rejected": kinds["rejected"],
+            "failed": kinds["failed"],
+            "cancelled": kinds["cancelled"],
+            "in_flight": kinds["in flight"],
+            "waiting": kinds["waiting"],
+        },
+        **{name: sample.statistics() for name, sample in samples.items()},
+    }
