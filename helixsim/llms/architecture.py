@@ -294,6 +294,13 @@ class Architecture:
             size += kind.experts.num_experts * each
         return size
 
+    def kv_copies(self, num_gpus: int) -> float:
+        """How many times tensor parallelism stores a token's keys and values, of all layers."""
+        stored = sum(
+            kind.attention.kv_copies(num_gpus) * kind.attention.kv_values for kind in self.layers
+        )
+        return stored / sum(kind.attention.kv_values for kind in self.layers)
+
     def kv_bytes_per_token(self, kind: LayerKind) -> float:
         """Size of a token's keys and values in a layer of this kind, one copy."""
         return kind.attention.kv_values * self.kv.bytes_per_value

@@ -13,13 +13,13 @@ Bias = bool | str
 """Whether matrices have a bias, or the key that says so."""
 
 WindowRule = Literal["none", "all", "late", "pattern"]
-"""Layers with a window of ``sliding_window`` tokens: none; all; the layers from
+"""Layers with a window: none; all; the layers from
 ``max_window_layers`` on if ``use_sliding_window``; or all but every ``sliding_window_pattern``-th.
 A list ``layer_types`` takes precedence in every family."""
 
 ExpertRule = Literal["all", "after dense", "step"]
 """Layers with experts: all; the layers from ``first_k_dense_replace`` on, every
-``moe_layer_freq``-th; or every ``decoder_sparse_step``-th but ``mlp_only_layers``."""
+``moe_layer_freq``-th; or every ``step``-th (the key) but ``mlp_only_layers``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +30,8 @@ class ExpertKeys:
     ----------
     count, used, width
         Keys of the number of experts, of how many a token uses, and of the width of one.
-    rule
-        Which layers have them.
+    rule, step
+        Which layers have them; the key of the rule's step.
     shared_count, shared_width
         Key of the number of shared experts of the same width, or of the width of the shared one.
     shared_gate
@@ -45,6 +45,7 @@ class ExpertKeys:
     used: str = "num_experts_per_tok"
     width: str = "moe_intermediate_size"
     rule: ExpertRule = "all"
+    step: str = "decoder_sparse_step"
     shared_count: str | None = None
     shared_width: str | None = None
     shared_gate: bool = False
@@ -71,8 +72,10 @@ class Family:
         Norms of a layer, and whether each has a bias.
     gated, mlp_bias
         Whether the feed-forward block has a gate (three matrices, else two); its biases.
-    window
-        Layers with a sliding window.
+    dense_width
+        Key of the width of feed-forward blocks without experts.
+    window, window_key
+        Layers with a sliding window; the key of its tokens.
     experts
         Keys of the experts; None for a dense LLM.
     defaults
@@ -88,7 +91,9 @@ class Family:
     norm_bias: bool = False
     gated: bool = True
     mlp_bias: Bias = "mlp_bias"
+    dense_width: str = "intermediate_size"
     window: WindowRule = "none"
+    window_key: str = "sliding_window"
     experts: ExpertKeys | None = None
     defaults: Mapping[str, object] = field(default_factory=dict)
 
@@ -124,6 +129,26 @@ _TIED = {"tie_word_embeddings": True}
 
 FAMILIES: Mapping[str, Family] = {
     "llama": _LLAMA,
+    "llama4_text": Family(
+        output_bias="attention_bias",
+        mlp_bias=False,
+        dense_width="intermediate_size_mlp",
+        window="pattern",
+        window_key="attention_chunk_size",
+        experts=ExpertKeys(
+            count="num_local_experts",
+            width="intermediate_size",
+            rule="step",
+            step="interleave_moe_layer_step",
+            shared_count="num_shared_experts",
+        ),
+        defaults={"num_shared_experts": 1, "sliding_window_pattern": 4},
+    ),
+    "minimax_m2": Family(
+        qk_norm="width",
+        mlp_bias=False,
+        experts=ExpertKeys(count="num_local_experts", width="intermediate_size", router_bias=True),
+    ),
     "mistral": Family(qkv_bias=False, output_bias=False, mlp_bias=False, window="all"),
     "ministral": Family(qkv_bias=False, output_bias=False, mlp_bias=False, window="all"),
     "phi3": Family(qkv_bias=False, output_bias=False, mlp_bias=False, window="all"),

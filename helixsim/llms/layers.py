@@ -9,9 +9,10 @@ from helixsim.llms.config_values import ConfigValues, shown
 from helixsim.llms.families import Bias, ExpertKeys, Family
 from helixsim.llms.number_formats import NumberFormats
 
-MAX_LAYERS = 10_000
+MAX_LAYERS = 1000
 
-_LAYER_TYPES = {"full_attention": False, "sliding_attention": True}
+_LAYER_TYPES = {"full_attention": False, "sliding_attention": True, "chunked_attention": True}
+"""Entry of ``layer_types`` -> whether the layer has a window. A chunk counts as a window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class LayerReader:
         if types is not None:
             sliding = self._typed(types, count)
         elif self.family.window == "all":
-            sliding = [self.values.get("sliding_window") is not None] * count
+            sliding = [self.values.get(self.family.window_key) is not None] * count
         elif self.family.window == "late":
             first = self.values.number("max_window_layers", count)
             uses = self.values.flag("use_sliding_window")
@@ -69,7 +70,7 @@ class LayerReader:
             sliding = [False] * count
         if not any(sliding):
             return [None] * count
-        window = self.values.count("sliding_window")
+        window = self.values.count(self.family.window_key)
         return [window if slides else None for slides in sliding]
 
     def _typed(self, types: list[object], count: int) -> list[bool]:
@@ -93,7 +94,7 @@ class LayerReader:
             return [layer >= first and layer % every == 0 for layer in range(count)]
         if keys.rule == "step":
             dense = values.items("mlp_only_layers") or []
-            every = values.count("decoder_sparse_step", 1)
+            every = values.count(keys.step, 1)
             return [layer not in dense and (layer + 1) % every == 0 for layer in range(count)]
         return [True] * count
 
@@ -107,7 +108,7 @@ class LayerReader:
             assert self.family.experts is not None
             experts, block, biases = self._experts(self.family.experts)
         else:
-            block, biases = self._feed_forward(self.values.count("intermediate_size"))
+            block, biases = self._feed_forward(self.values.count(self.family.dense_width))
         norms = self.family.norms * hidden * (2 if self.family.norm_bias else 1)
         name = "experts" if has_experts else "dense"
         if name_window:
@@ -194,8 +195,8 @@ class LayerReader:
         inner = (2 if self.family.gated else 1) * width
         name = "gate and up" if self.family.gated else "up"
         bias = inner + hidden if self._has(self.family.mlp_bias) else 0
-        up = Matrix(name, hidden, inner, "outputs")
-        return (up, Matrix("down", width, hidden, "inputs")), bias
+        up = Matrix(name, hidden, inner, "outputs", self.formats.dense)
+        return (up, Matrix("down", width, hidden, "inputs", self.formats.dense)), bias
 
     def _experts(self, keys: ExpertKeys) -> tuple[Experts, tuple[Matrix, ...], int]:
         """Experts, the router with the shared experts, and its weights that are in no matrix."""
@@ -221,8 +222,8 @@ class LayerReader:
             shared = values.number(keys.shared_width)
         if shared:
             block += [
-                Matrix("shared gate and up", hidden, 2 * shared, "outputs"),
-                Matrix("shared down", shared, hidden, "inputs"),
+                Matrix("shared gate and up", hidden, 2 * shared, "outputs", self.formats.shared),
+                Matrix("shared down", shared, hidden, "inputs", self.formats.shared),
             ]
             if keys.shared_gate:
                 block.append(Matrix("shared expert's gate", hidden, 1, "none", plain))

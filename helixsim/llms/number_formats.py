@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from helixsim.errors import InputError
 from helixsim.llms.architecture import NUMBER_FORMATS, NumberFormat
 from helixsim.llms.config_values import ConfigValues, shown
+from helixsim.llms.kept_modules import KeptModules
 from helixsim.yaml_files import did_you_mean
 
 _ALIASES: Mapping[str, str] = {
@@ -21,8 +22,6 @@ _ALIASES: Mapping[str, str] = {
 }
 _DTYPES = ("bfloat16", "float16", "float32")
 
-_IGNORED = ("modules_to_not_convert", "ignore", "exclude_modules", "ignored_layers")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumberFormats:
@@ -32,14 +31,17 @@ class NumberFormats:
     ----------
     weights, kv, activations
         As of an :class:`.Architecture`.
-    attention, experts
-        Formats of the projections of the attention, and of experts; None for `weights`.
+    attention, dense, shared, experts
+        Formats of the projections of the attention, of feed-forward blocks without experts, of
+        shared experts, and of experts; None for `weights`.
     """
 
     weights: NumberFormat
     kv: NumberFormat
     activations: NumberFormat
     attention: NumberFormat | None = None
+    dense: NumberFormat | None = None
+    shared: NumberFormat | None = None
     experts: NumberFormat | None = None
 
 
@@ -83,14 +85,9 @@ def read_number_formats(
     found = NumberFormats(weights=plain, kv=form, activations=form)
     if quantized is not None:
         found = _quantized(quantized, form, text.count("num_hidden_layers"))
-    own = _chosen("weights", weights)
-    return NumberFormats(
-        weights=own or found.weights,
-        attention=None if own else found.attention,
-        experts=None if own else found.experts,
-        kv=_chosen("kv", kv) or found.kv,
-        activations=form,
-    )
+    if (own := _chosen("weights", weights)) is not None:
+        found = NumberFormats(weights=own, kv=found.kv, activations=form)
+    return replace(found, kv=_chosen("kv", kv) or found.kv)
 
 
 def _chosen(option: str, name: str | None) -> NumberFormat | None:
@@ -119,10 +116,21 @@ def _quantized(values: ConfigValues, activations: NumberFormat, num_layers: int)
     scheme = values.get("kv_cache_scheme") or values.get("kv_cache_quant_algo")
     if scheme not in (None, "", {}):
         kv = NUMBER_FORMATS["fp8"]
-    attention = activations if _skips_attention(values, num_layers) else None
     if weights.name == "mxfp4":  # of experts only; all other weights stay
         return NumberFormats(weights=activations, experts=weights, kv=kv, activations=activations)
-    return NumberFormats(weights=weights, attention=attention, kv=kv, activations=activations)
+    kept = KeptModules(values, num_layers)
+
+    def form(module: str) -> NumberFormat | None:
+        return activations if kept.has(module) else None
+
+    return NumberFormats(
+        weights=weights,
+        attention=form("self_attn.o_proj"),
+        dense=form("mlp.down_proj"),
+        shared=form("mlp.shared_experts.down_proj"),
+        kv=kv,
+        activations=activations,
+    )
 
 
 def _quantized_weights(values: ConfigValues) -> NumberFormat:
@@ -193,16 +201,3 @@ def _model_optimizer(values: ConfigValues) -> NumberFormat:
         message = f"{shown(algorithm)} is not supported, only {', '.join(names)}"
         raise values.error("quant_algo", message)
     return NUMBER_FORMATS[names[algorithm]]
-
-
-def _skips_attention(values: ConfigValues, num_layers: int) -> bool:
-    """Whether the attention's projections keep their format in most layers."""
-    patterns = [pattern for pattern in _ignored(values) if "self_attn" in pattern]
-    whole = any("*" in pattern.partition("self_attn")[0] for pattern in patterns)
-    layers = {pattern.partition("self_attn")[0] for pattern in patterns}
-    return whole or 2 * len(layers) > num_layers
-
-
-def _ignored(values: ConfigValues) -> Iterator[str]:
-    for key in _IGNORED:
-        yield from (str(item) for item in values.items(key) or ())

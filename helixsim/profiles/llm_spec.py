@@ -11,7 +11,7 @@ from helixsim.profiles.spec import Count, LayerCount, Name
 from helixsim.yaml_files import Bytes, FileModel, located_error
 
 KindNumbers = Annotated[
-    tuple[Annotated[int, Field(ge=0, le=10_000)], ...], Field(strict=False, max_length=10_000)
+    tuple[Annotated[int, Field(ge=0, le=1000)], ...], Field(strict=False, max_length=1000)
 ]
 
 

@@ -176,6 +176,26 @@ def test_gemma(read):
     assert second.kinds[0].other_values == 4 * 8
 
 
+def test_llama_4(read):
+    config = LLAMA | {"model_type": "llama4_text", "num_hidden_layers": 4}
+    config |= {"attention_chunk_size": 8192, "intermediate_size_mlp": 32}
+    config |= {"num_local_experts": 4, "num_experts_per_tok": 1, "interleave_moe_layer_step": 2}
+    llm = read({"model_type": "llama4", "text_config": config})
+    assert [kind.name for kind in llm.kinds] == [
+        "dense, window of 8,192", "experts, window of 8,192", "experts, all tokens"
+    ]  # fmt: skip
+    assert llm.kind_of_layer == (0, 1, 0, 2)
+    assert llm.kinds[0].values == 192 + 3 * 8 * 32 + 16
+    # A router, four experts and a shared one of the same width.
+    assert llm.kinds[1].values == 192 + 8 * 4 + 5 * 384 + 16
+
+
+def test_copies_of_keys_and_values(read):
+    # Two KV heads; a latent is whole on every GPU.
+    assert [read(LLAMA).kv_copies(gpus) for gpus in (1, 2, 4)] == [1, 1, 2]
+    assert read(DEEPSEEK).kv_copies(8) == 8
+
+
 def test_windows(read):
     assert read(LLAMA | {"sliding_window": 9}).kinds[0].attention.window is None
     mistral = LLAMA | {"model_type": "mistral"}
@@ -205,6 +225,7 @@ def test_biases(read):
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_every_family_reads_something(read, family):
     config = GPT_OSS | QWEN_MOE | DEEPSEEK | {"model_type": family, "num_local_experts": 4}
+    config |= {"attention_chunk_size": 64, "intermediate_size_mlp": 32}
     llm = read(config | {"sliding_window": None if family == "mixtral" else 64})
     assert llm.num_layers == 3
     assert llm.parameters > llm.active_parameters - llm.table_values > 0
@@ -263,6 +284,30 @@ def test_routers_and_ignored_attention_keep_the_activations_format(read):
     assert llm.layer_bytes(llm.kinds[0]) == 4 * 384 + 2 * (192 + 32 + 16)
 
 
+@pytest.mark.parametrize(
+    ("patterns", "kept"),
+    [
+        (["lm_head", "re:.*self_attn.*"], {"attention"}),
+        (["re:.*shared_experts.*", r"re:.*mlp\.(gate|up|down)_proj.*"], {"shared", "dense"}),
+        (["language_model.layers.*.self_attn*"], {"attention"}),
+        ([f"model.layers.{layer}.self_attn" for layer in (0, 1, 2)], {"attention"}),
+        (["model.layers.0.self_attn", "gate", "model.layers.0"], set()),
+        (["model.layers.1", "model.layers.2"], {"attention", "shared", "dense"}),
+    ],
+)
+def test_modules_that_keep_their_format(read, patterns, kept):
+    quantization = {"quant_method": "fp8", "modules_to_not_convert": patterns}
+    llm = read(DEEPSEEK | {"quantization_config": quantization})
+    forms = {
+        "attention": llm.kinds[0].matrices[4],
+        "dense": llm.kinds[0].matrices[6],
+        "shared": llm.kinds[1].matrices[7],
+    }
+    assert [matrix.name for matrix in forms.values()] == ["output", "down", "shared down"]
+    assert {name for name, matrix in forms.items() if matrix.number_format is not None} == kept
+    assert llm.kinds[1].experts.matrices[0].number_format is None
+
+
 def test_formats_by_name(read):
     llm = read(LLAMA, weights="int4", kv="fp8", activations="fp16")
     assert [form.name for form in (llm.weights, llm.kv, llm.activations)] == [
@@ -300,7 +345,7 @@ def test_formats_by_name(read):
         (LLAMA | {"hidden_size": None}, "hidden_size: this key is missing"),
         (LLAMA | {"hidden_size": 9}, "head_dim: this key is missing, and 4 heads do not divide 9"),
         (LLAMA | {"num_key_value_heads": 3}, "num_key_value_heads: 3 does not divide 4 heads"),
-        (LLAMA | {"num_hidden_layers": 10_001}, "num_hidden_layers: must be at most 10,000"),
+        (LLAMA | {"num_hidden_layers": 1001}, "num_hidden_layers: must be at most 1,000"),
         (LLAMA | {"torch_dtype": "int4"}, 'torch_dtype: "int4" is not supported, only bfloat16'),
         (LLAMA | {"tie_word_embeddings": 1}, "tie_word_embeddings: must be true or false, not 1"),
         (LLAMA | {"layer_types": 1}, "layer_types: must be a list, not 1"),
@@ -318,6 +363,14 @@ def test_formats_by_name(read):
         (
             LLAMA | {"quantization_config": {"quant_method": "gptq", "bits": 3}},
             "quantization_config.bits: must be 4 or 8, not 3",
+        ),
+        (
+            LLAMA | {"quantization_config": {"quant_method": "fp8", "ignore": ["x", "re:("]}},
+            'quantization_config.ignore[1]: "re:(" is no regular expression',
+        ),
+        (
+            LLAMA | {"quantization_config": {"quant_method": "fp8", "ignore": [1]}},
+            "quantization_config.ignore[0]: must be a text, not 1",
         ),
         (MIXTRAL | {"num_experts_per_tok": 5}, "num_experts_per_tok: must be at most num_local"),
         (QWEN_MOE | {"moe_intermediate_size": None}, "moe_intermediate_size: this key is missing"),

@@ -15,6 +15,7 @@ from helixsim.errors import InputError, ScenarioError
 from helixsim.llms.catalogue import shipped_config
 from helixsim.llms.read import read_architecture
 from helixsim.profiles.llm_file import llm_of
+from helixsim.scenario.scenario_text import scenario_rows
 
 CONFIG = shipped_config("llama2-70b").config
 
@@ -42,6 +43,14 @@ def test_a_shipped_configuration(load):
     assert pickle.loads(pickle.dumps(scenario)) == scenario  # noqa: S301
     with pytest.raises(ScenarioError, match="'A100' has no profile for qwen3-32b, only for llama1"):
         load({"llm": "qwen3-32b"})
+
+
+def test_a_scenario_in_words_says_what_the_llm_is(load):
+    rows = dict(scenario_rows(load({"llm": {"config": "llama2-70b", "weights": "fp8"}})))
+    assert rows["LLM"] == (
+        "llama2-70b, 80 layers, 68.98 x 10^9 parameters; weights fp8, KV cache fp16"
+    )
+    assert dict(scenario_rows(load()))["LLM"] == "llama2-70b, 80 layers"
 
 
 def test_number_formats_name_and_context(load):
