@@ -1,7 +1,7 @@
 """Write tests/measured/tables_and_kernels.csv: two sources of measured times on the same pairs.
 
-Operator tables of vLLM 0.19 on RTX PRO 6000 against kernels that aiconfigurator-core has of it. Needs
-the reference data and that package:
+Operator tables of vLLM 0.19 on RTX PRO 6000 against kernels that aiconfigurator-core has of it.
+Needs the reference data and that package:
 
     PYTHONPATH=.:tests python tests/tools/compare_sources.py > tests/measured/tables_and_kernels.csv
 """
