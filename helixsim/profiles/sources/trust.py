@@ -62,7 +62,7 @@ REPLAYS = (
         all_reduce_known=False,
     ),
 )
-"""What was measured. The all-reduces of the second run's machine, 62 us, were fitted with `tables`."""
+"""What was measured. The all-reduces of the second machine, 62 us, were fitted with `tables`."""
 
 _TITLES: Mapping[FiguresKind, str] = {
     "measured": "kernels that others measured",
