@@ -265,6 +265,7 @@ def derive(document: dict[str, Any]) -> None:
     known["blackwell"] = {**known["hopper"], "tflop_per_joule": None}
     middle = {name: float(f"{median(known[gen][name] for gen in MEASURED):.3g}") for name in START}
     known["unmeasured"] = {**middle, "tflop_per_joule": None}
+    document["links"]["infinity-fabric"] = dict(document["links"]["nvlink"])
 
 
 def main() -> None:
@@ -291,6 +292,7 @@ _HEAD = """\
 # Fitted on the GPUs whose errors say `fitted`: kernels that aiconfigurator-core 0.12.0 measured
 # (A100-80-SXM, H100-SXM, L40S, RTX-PRO-6000), and the layers of the Helix profiles (V100).
 # blackwell: hopper without a power limit. unmeasured: medians of the four, without a power limit.
+# infinity-fabric: nvlink. Other links: pcie.
 # helixsim/profiles/roofline/efficiency.py says what each constant is.
 """
 
