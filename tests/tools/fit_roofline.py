@@ -66,6 +66,7 @@ DOCUMENT: dict[str, Any] = {
     "prefill_us": 15.0,
     "expert_us": 15.0,
     "expert_rows": 16.0,
+    "expert_inner": 500.0,
     "sampler_us": 20.0,  # with two passes: the sampler of the operator tables of RTX PRO 6000
     "sampler_passes": 2.0,
     "generations": {name: dict(START) for name in ("volta", *MEASURED, "unmeasured")},
@@ -231,7 +232,12 @@ def fit_kernels(document: dict[str, Any], steps: Sequence[MeasuredStep]) -> None
     )
     run(
         "experts",
-        [("expert_us",), ("expert_rows",), *each("expert_share", "expert_weight_share")],
+        [
+            ("expert_us",),
+            ("expert_rows",),
+            ("expert_inner",),
+            *each("expert_share", "expert_weight_share"),
+        ],
         plain,
         *pair,
     )
