@@ -95,4 +95,5 @@ class CatalogueFile(FileModel):
 
     schema_version: Literal[1] = Field(alias="schema")
     kind: Literal["gpus"]
+    price_year: int = Field(ge=2020, le=2100, description="Year of the prices.")
     gpus: Annotated[tuple[CatalogueGpu, ...], Field(strict=False, min_length=1)]
