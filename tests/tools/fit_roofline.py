@@ -5,7 +5,7 @@
 The constants come from the GPUs in `measured_times.FITTED` only: operators of aiconfigurator-core
 (A100, H100, L40S, RTX PRO 6000), each group for itself, and layers of the Helix profiles (V100).
 Residuals are logarithms of predicted / measured, with a robust loss. It writes
-`helixsim/profiles/data/roofline.yaml`, and the tables of docs/profiles.md.
+`helixsim/profiles/roofline/constants.yaml`, and the tables of docs/profiles.md.
 """
 
 from __future__ import annotations

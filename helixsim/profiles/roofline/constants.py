@@ -20,7 +20,7 @@ from helixsim.profiles.roofline.efficiency import (
 )
 from helixsim.yaml_files import FileModel, located_error, read_yaml, validate
 
-FILE = Path(__file__).parent.parent / "data" / "roofline.yaml"
+FILE = Path(__file__).parent / "constants.yaml"
 
 UNMEASURED = "unmeasured"
 """Constants of generations that nothing was measured of."""
