@@ -41,7 +41,7 @@ def gpus(
 
 
 def _table() -> str:
-    from helixsim.hardware.catalogue import PRICE_YEAR, shipped_gpus
+    from helixsim.hardware.catalogue import price_year, shipped_gpus
 
     rows = [_COLUMNS, *(_cells(gpu) for gpu in shipped_gpus())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
@@ -51,7 +51,7 @@ def _table() -> str:
         for row in rows
     ]
     note = (
-        f"$/h: order of magnitude of on-demand prices in {PRICE_YEAR}. GPUs without bf16 compute "
+        f"$/h: order of magnitude of on-demand prices in {price_year()}. GPUs without bf16 compute "
         "in fp16. Sources: helixsim gpus GPU"
     )
     return "\n".join([*lines, note])
@@ -72,7 +72,7 @@ def _cells(gpu: Gpu) -> tuple[str, ...]:
 
 
 def _rows(gpu: Gpu) -> list[tuple[str, str]]:
-    from helixsim.hardware.catalogue import PRICE_YEAR
+    from helixsim.hardware.catalogue import price_year
 
     linked = f"{gpu.interconnect}, {gpu.interconnect_bytes_per_s / 1e9:.4g} GB/s each way"
     rows: list[tuple[str, Any]] = [
@@ -85,7 +85,7 @@ def _rows(gpu: Gpu) -> list[tuple[str, str]]:
     if gpu.power_w is not None:
         rows.append(("power", f"{gpu.power_w:g} W"))
     if gpu.dollars_per_hour is not None:
-        price = f"${gpu.dollars_per_hour:g} an hour (order of magnitude, {PRICE_YEAR})"
+        price = f"${gpu.dollars_per_hour:g} an hour (order of magnitude, {price_year()})"
         rows.append(("usual price", price))
     return [*rows, ("source", gpu.source or "not given")]
 

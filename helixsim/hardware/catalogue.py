@@ -14,13 +14,15 @@ from helixsim.yaml_files import did_you_mean, read_yaml, validate
 
 CATALOGUE = Path(__file__).parent / "data" / "gpus.yaml"
 
-PRICE_YEAR = 2025
-"""Year of the catalogue's prices."""
-
 
 def shipped_gpus() -> tuple[Gpu, ...]:
     """All GPUs of the catalogue, in its order: by vendor and generation."""
     return tuple(entry.to_gpu() for entry in _catalogue().gpus)
+
+
+def price_year() -> int:
+    """Year of the catalogue's prices."""
+    return _catalogue().price_year
 
 
 def load_gpu(name_or_path: str | Path, base_dir: str | Path = ".", own: Iterable[Gpu] = ()) -> Gpu:

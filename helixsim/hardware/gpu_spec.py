@@ -11,6 +11,10 @@ from helixsim.yaml_files import Bytes, BytesPerSecond, FileModel, located_error
 
 Positive = Annotated[float, Field(gt=0, strict=False)]
 PeakFormat = Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4", "mxfp4", "nvfp4"]
+Generation = Literal[
+    "volta", "turing", "ampere", "ada", "hopper", "blackwell", "blackwell-rtx",
+    "cdna2", "cdna3", "cdna4", "gaudi2", "gaudi3", "unknown",
+]  # fmt: skip
 _TERA = 1e12
 
 
@@ -26,9 +30,8 @@ class GpuSpec(FileModel):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     title: str = Field(default="", description="The vendor's name of it. Default: `name`.")
-    generation: str = Field(
-        default="unknown",
-        description="Such as ampere, ada, hopper; GPUs of a generation share efficiencies.",
+    generation: Generation = Field(
+        default="unknown", description="GPUs of a generation share efficiencies."
     )
     memory: Bytes = Field(description="Its memory, as the driver reports it.")
     bandwidth: BytesPerSecond = Field(description="Bandwidth of its memory.")
@@ -92,4 +95,5 @@ class CatalogueFile(FileModel):
 
     schema_version: Literal[1] = Field(alias="schema")
     kind: Literal["gpus"]
+    price_year: int = Field(ge=2020, le=2100, description="Year of the prices.")
     gpus: Annotated[tuple[CatalogueGpu, ...], Field(strict=False, min_length=1)]

@@ -72,6 +72,22 @@ def usable_share(
     return max(share - reserved * num_gpus / memory_bytes, _SMALLEST_SHARE)
 
 
+def weight_bytes(architecture: Architecture, num_gpus: int = 1) -> float:
+    """Size of all weights on all GPUs that share each layer.
+
+    A matrix that tensor parallelism does not divide is whole on each of them.
+    """
+    whole = sum(
+        architecture.matrix_bytes(matrix)
+        for kind in architecture.layers
+        for matrix in kind.matrices
+        if matrix.split == "none"
+    )
+    tables = architecture.table_bytes * (1 if architecture.tied_embedding else 2)
+    layers = sum(map(architecture.layer_bytes, architecture.layers))
+    return layers + tables + (num_gpus - 1) * whole
+
+
 def kv_tokens(
     architecture: Architecture,
     machine: GpuMachine,
@@ -92,8 +108,7 @@ def kv_tokens(
     usable = machine.memory_bytes * usable_share(
         machine.memory_bytes, num_gpus, reserved=reserved, share=share
     )
-    tables = architecture.table_bytes * (1 if architecture.tied_embedding else 2)
-    weights = sum(map(architecture.layer_bytes, architecture.layers)) + tables
+    weights = weight_bytes(architecture, num_gpus)
     token = sum(
         architecture.kv_bytes_per_token(kind) * kind.attention.kv_copies(num_gpus)
         for kind in architecture.layers

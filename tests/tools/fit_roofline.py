@@ -5,7 +5,7 @@
 The constants come from the GPUs in `measured_times.FITTED` only: operators of aiconfigurator-core
 (A100, H100, L40S, RTX PRO 6000), each group for itself, and layers of the Helix profiles (V100).
 Residuals are logarithms of predicted / measured, with a robust loss. It writes
-`helixsim/profiles/data/roofline.yaml`, and the tables of docs/profiles.md.
+`helixsim/profiles/roofline/constants.yaml`, and the tables of docs/profiles.md.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ DOCUMENT: dict[str, Any] = {
     "prefill_us": 15.0,
     "expert_us": 15.0,
     "expert_rows": 16.0,
+    "expert_inner": 500.0,
     "sampler_us": 20.0,  # with two passes: the sampler of the operator tables of RTX PRO 6000
     "sampler_passes": 2.0,
     "generations": {name: dict(START) for name in ("volta", *MEASURED, "unmeasured")},
@@ -231,7 +232,12 @@ def fit_kernels(document: dict[str, Any], steps: Sequence[MeasuredStep]) -> None
     )
     run(
         "experts",
-        [("expert_us",), ("expert_rows",), *each("expert_share", "expert_weight_share")],
+        [
+            ("expert_us",),
+            ("expert_rows",),
+            ("expert_inner",),
+            *each("expert_share", "expert_weight_share"),
+        ],
         plain,
         *pair,
     )
@@ -265,6 +271,7 @@ def derive(document: dict[str, Any]) -> None:
     known["blackwell"] = {**known["hopper"], "tflop_per_joule": None}
     middle = {name: float(f"{median(known[gen][name] for gen in MEASURED):.3g}") for name in START}
     known["unmeasured"] = {**middle, "tflop_per_joule": None}
+    document["links"]["infinity-fabric"] = dict(document["links"]["nvlink"])
 
 
 def main() -> None:
@@ -291,6 +298,7 @@ _HEAD = """\
 # Fitted on the GPUs whose errors say `fitted`: kernels that aiconfigurator-core 0.12.0 measured
 # (A100-80-SXM, H100-SXM, L40S, RTX-PRO-6000), and the layers of the Helix profiles (V100).
 # blackwell: hopper without a power limit. unmeasured: medians of the four, without a power limit.
+# infinity-fabric: nvlink. Other links: pcie.
 # helixsim/profiles/roofline/efficiency.py says what each constant is.
 """
 

@@ -104,6 +104,7 @@ def test_four_numbers_are_a_gpu(tmp_path):
         (("{bf16: 200}", "{fp8: 200}"), "my-gpu.yaml: peak_tflops: give the peak of bf16 or"),
         (("{bf16: 200}", "{bf17: 200}"), "my-gpu.yaml: peak_tflops.*bf17"),
         (("{bf16: 200}", "{bf16: -1}"), "my-gpu.yaml: peak_tflops.bf16"),
+        (("name: my-gpu", "name: my-gpu\ngeneration: hoper"), "my-gpu.yaml: generation"),
         (("900 GB/s", "0 GB/s"), "my-gpu.yaml: bandwidth: must be above zero"),
         (("48 GB", "48"), "my-gpu.yaml: memory: 48 has no unit"),
         (("memory", "memmory"), "memmory"),

@@ -8,6 +8,7 @@ from helixsim.profiles.memory import (
     kv_tokens,
     reserved_bytes,
     usable_share,
+    weight_bytes,
 )
 
 LLAMA_8B = measured_llm("llama-3.1-8b")
@@ -50,6 +51,14 @@ def test_kv_heads_that_several_gpus_hold_count_for_each():
     llama_70b = measured_llm("llama-3.1-70b")
     with_8, with_16 = (kv_tokens(llama_70b, GpuMachine(gpu, count)) for count in (8, 16))
     assert with_16 < 1.15 * with_8  # 8 KV heads: 16 GPUs hold each of them twice
+
+
+def test_matrices_that_are_not_divided_are_whole_on_each_gpu():
+    llm = measured_llm("deepseek-v3")
+    assert weight_bytes(llm) == pytest.approx(671e9 + 2 * 7168 * 129_280, rel=2e-3)
+    # 1,536 values of queries and 576 of the latent in fp8, 256 of the router in bf16.
+    per_gpu = 61 * 7168 * (1536 + 576) + 58 * 7168 * 256 * 2
+    assert weight_bytes(llm, 8) - weight_bytes(llm) == 7 * per_gpu
 
 
 def test_an_llm_that_does_not_fit_leaves_nothing():

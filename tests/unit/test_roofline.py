@@ -43,6 +43,7 @@ IDEAL = Efficiency(
     prefill_s=0,
     expert_s=0,
     expert_rows=0,
+    expert_inner=0,
     sampler_s=0,
     sampler_passes=1,
     generations={"x": PERFECT},

@@ -20,14 +20,14 @@ from helixsim.profiles.roofline.efficiency import (
 )
 from helixsim.yaml_files import FileModel, located_error, read_yaml, validate
 
-FILE = Path(__file__).parent.parent / "data" / "roofline.yaml"
+FILE = Path(__file__).parent / "constants.yaml"
 
 UNMEASURED = "unmeasured"
 """Constants of generations that nothing was measured of."""
 
 Positive = Annotated[float, Field(gt=0, strict=False)]
 Share = Annotated[float, Field(gt=0, le=1, strict=False)]
-Micros = Annotated[float, Field(ge=0, strict=False)]
+NotNegative = Annotated[float, Field(ge=0, strict=False)]
 
 
 class GenerationSpec(FileModel):
@@ -37,7 +37,7 @@ class GenerationSpec(FileModel):
     narrow_gain: Positive
     weight_share: Share
     attention_share: Share
-    attention_us: Micros
+    attention_us: NotNegative
     kv_share: Share
     kv_flop_share: Share
     expert_share: Share
@@ -57,8 +57,8 @@ class GenerationSpec(FileModel):
 class LinkSpec(FileModel):
     """Constants of a kind of interconnect; :class:`LinkEfficiency` says what they are."""
 
-    latency_us: Micros
-    latency_per_gpu_us: Micros
+    latency_us: NotNegative
+    latency_per_gpu_us: NotNegative
     bandwidth_share: Share
 
     def to_value(self) -> LinkEfficiency:
@@ -91,13 +91,14 @@ class ConstantsFile(FileModel):
     kind: Literal["roofline"]
     peak_share: Share
     corner: Positive
-    small_kernel_us: Micros
-    matrix_us: Micros
+    small_kernel_us: NotNegative
+    matrix_us: NotNegative
     small_kernel_share: Share
-    prefill_us: Micros
-    expert_us: Micros
-    expert_rows: Micros
-    sampler_us: Micros
+    prefill_us: NotNegative
+    expert_us: NotNegative
+    expert_rows: NotNegative
+    expert_inner: NotNegative
+    sampler_us: NotNegative
     sampler_passes: Positive
     generations: dict[str, GenerationSpec]
     like: dict[str, str] = Field(description="Generation: the one whose constants it takes.")
@@ -125,6 +126,7 @@ class ConstantsFile(FileModel):
             prefill_s=self.prefill_us * 1e-6,
             expert_s=self.expert_us * 1e-6,
             expert_rows=self.expert_rows,
+            expert_inner=self.expert_inner,
             sampler_s=self.sampler_us * 1e-6,
             sampler_passes=self.sampler_passes,
             generations={name: spec.to_value() for name, spec in self.generations.items()},

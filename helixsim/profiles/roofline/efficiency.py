@@ -86,6 +86,9 @@ class Efficiency:
     expert_rows
         Rows that the products of each expert in use waste, since tokens are filled up to whole
         tiles.
+    expert_inner
+        Inner size of an expert at which its products reach half their rate: products of small
+        experts begin and end more often.
     sampler_s
         Fixed cost of the sampler.
     sampler_passes
@@ -104,6 +107,7 @@ class Efficiency:
     prefill_s: float
     expert_s: float
     expert_rows: float
+    expert_inner: float
     sampler_s: float
     sampler_passes: float
     generations: Mapping[str, GenerationEfficiency]

@@ -42,7 +42,10 @@ def experts_s(
         read = min(_largest(read, read * (1 - used_share), num_gpus), most)
     expert_bytes = sum(map(architecture.matrix_bytes, experts.matrices))
     flop = 2 * (uses + rates.efficiency.expert_rows * read) * experts.expert_values
-    flop_per_s = rates.flop_per_s(form) * rates.generation.expert_share
+    inner = max(matrix.inputs for matrix in experts.matrices if matrix.split == "inputs")
+    inner_of_gpu = inner if spread else inner / num_gpus
+    filled = inner_of_gpu / (inner_of_gpu + rates.efficiency.expert_inner)
+    flop_per_s = rates.flop_per_s(form) * rates.generation.expert_share * filled
     bytes_per_s = rates.bytes_per_s * rates.generation.expert_weight_share
     product_s = rates.product_s(flop, read * expert_bytes, flop_per_s, bytes_per_s)
     return rates.efficiency.expert_s + product_s
