@@ -79,7 +79,8 @@ class Slo:
     Attributes
     ----------
     name
-        Name of the class.
+        Its name. If a class of users has this name, it is for the requests of this class; else,
+        for all requests.
     ttft_s
         Longest time to the first token, from arrival.
     tpot_s
@@ -126,7 +127,7 @@ class Scenario:
     engine
         Costs of the serving engine, for the ``calibrated`` physics.
     slos
-        Service-level objectives, in order of the names of the classes.
+        Service-level objectives, in order of their names.
     dollars_per_hour
         Machine type -> price of one machine: the scenario's, or the catalogue's.
     watts

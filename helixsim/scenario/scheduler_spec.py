@@ -142,7 +142,8 @@ class SchedulerSpec(FileModel):
     late_requests: LateRequests = Field(
         default="serve",
         description="A request whose first token would come later than the strictest `ttft` of "
-        "`slo`: `serve` it in its turn, let it `wait` until no other waits, or `refuse` it.",
+        "the objectives for it: `serve` it in its turn, let it `wait` until no other waits, or "
+        "`refuse` it.",
     )
 
     def to_settings(self) -> SchedulerSettings:

@@ -152,7 +152,7 @@ class ScenarioSpec(FileModel):
         "warm-up.",
     )
     slo: dict[Name, SloSpec] = Field(
-        default={}, description="Service-level objectives: class -> limits."
+        default={}, description="Service-level objectives: name, or class of users -> limits."
     )
     dollars_per_hour: dict[Name, Price] = Field(
         default={},

@@ -270,6 +270,11 @@ class WorkloadSpec(FileModel):
         given = [key for key in ("requests_per_s", "mean_tokens_per_s") if getattr(self, key)]
         if len(given) > 1:
             raise located_error("mean_tokens_per_s", "conflicts with requests_per_s; give one")
+        if self.mode == "offline" and (per_s is not None or self.has_class_rates):
+            raise located_error(
+                "mode" if per_s is None else "requests_per_s",
+                "a closed loop, mode: offline, has no rate; set mode to online, or give no rate",
+            )
         if given and self.has_class_rates:
             raise located_error(given[0], "conflicts with the rates of the classes; give shares")
         if not given and not self.has_class_rates and self.mode != "offline":

@@ -15,7 +15,7 @@ from helixsim.studies.runs import Outcome
 from helixsim.units import format_seconds
 
 OWN_CLASS = "objectives"
-"""Name of the SLO class that holds each single request to the objectives."""
+"""Name of the SLO that holds each single request to the objectives."""
 
 _PER_REQUEST = {"ttft_s": "ttft", "tpot_s": "tpot", "e2e_s": "e2e"}
 _OF_SLOS = ("attainment", "goodput_requests_per_s", "goodput_output_tokens_per_s")
@@ -35,7 +35,7 @@ def parse_objectives(
     texts
         Limits, each text one or several with commas between.
     slos
-        The scenario's classes, for limits such as ``slo.NAME.attainment>=0.9``; without texts,
+        The scenario's SLOs, for limits such as ``slo.NAME.attainment>=0.9``; without texts,
         their shares are the objectives.
     classes
         The classes of users, for limits such as ``classes.NAME.ttft_s.p95<=2``.
@@ -61,14 +61,14 @@ def parse_objectives(
     if not shares:
         raise InputError(
             "needs objectives, such as 'ttft_s.p95<=5, tpot_s.p95<=1'; it may be left out "
-            "where the scenario has slo classes with a share",
+            "where the scenario has an slo with a share",
             where="--slo",
         )
     return shares
 
 
 def request_limits(objectives: Sequence[Limit]) -> dict[str, str]:
-    """The limits on latencies as a class of a scenario's ``slo``; the strictest of each."""
+    """The limits on latencies as an entry of a scenario's ``slo``; the strictest of each."""
     found: dict[str, float] = {}
     for limit in objectives:
         key = _PER_REQUEST.get(limit.figure.partition(".")[0])

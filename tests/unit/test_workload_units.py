@@ -198,6 +198,11 @@ MISTAKES = [
     ({"mode": "online"}, "workload.requests_per_s: this key is missing"),
     (PLAIN | {"mean_tokens_per_s": 5}, "workload.mean_tokens_per_s: conflicts with requests_per_s"),
     ({"requests_per_s": 0}, "workload.requests_per_s"),
+    (PLAIN | {"mode": "offline"}, "workload.requests_per_s: a closed loop, mode: offline, has no"),
+    (
+        {"mode": "offline", "classes": {"a": {"requests_per_s": 1}}},
+        "workload.mode: a closed loop, mode: offline, has no rate",
+    ),
     ({"requests_per_s": 2, "prompt_tokens": 5}, "workload.output_tokens: this key is missing"),
     (PLAIN | {"lengths": "alpaca"}, "workload.lengths: conflicts with prompt_tokens"),
     (PLAIN | {"max_prompt_tokens": 9}, "workload.max_prompt_tokens: is for `lengths`"),
