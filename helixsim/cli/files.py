@@ -109,6 +109,8 @@ def generate_trace(
     )
     trace = traces.generate_trace(times, source, duration_s, rng)
     traces.write_trace(trace, output)
+    for note in source.notes if isinstance(source, traces.Lengths) else ():
+        typer.echo(f"note: {note}", err=True)
     typer.echo(f"{len(trace)} requests, {trace.rate_per_s:.3f} a second, in {output}")
 
 

@@ -25,7 +25,9 @@ _PROMPT_SIDE, _ANSWER_SIDE = ("human", "user"), ("gpt", "assistant", "chatgpt", 
 def read_document(
     path: Path, form: Format | None, count_tokens: Callable[[str], int] | None
 ) -> Rows | None:
-    """Read a file that is one JSON document; None for a file of lines.
+    """Read a file that is one JSON document; None for a file of rows.
+
+    ShareGPT may also have one conversation in each line.
 
     Parameters
     ----------
@@ -50,15 +52,16 @@ def read_document(
             return None  # the first line of a format of yours may have these keys
         if form is not None and form is not found:
             raise TraceError(f"is {found.title}, not {form.title}", file=path)
-        document = _parsed(path, head + text.read())
+        whole = head + text.read()
     if found is SHAREGPT:
-        return _conversations(path, document, count_tokens)
-    return _bench_result(path, document)
+        talks = _parsed(path, whole) if whole.lstrip()[0] == "[" else _parsed_lines(path, whole)
+        return _conversations(path, talks, count_tokens)
+    return _bench_result(path, _parsed(path, whole))
 
 
 def _detect(head: str) -> Format | None:
     start = head.lstrip()[:1]
-    if start == "[":
+    if start == "[" or (start == "{" and '"conversations"' in head.lstrip().partition("\n")[0]):
         return SHAREGPT
     is_bench = start == "{" and any(key in head for key in _BENCH_KEYS)
     return VLLM_BENCH if is_bench else None
@@ -75,6 +78,16 @@ def _parsed(path: Path, text: str) -> object:
         raise TraceError(f"is not one JSON document: {error}", file=path) from error
 
 
+def _parsed_lines(path: Path, text: str) -> list[object]:
+    talks = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        try:
+            talks += [json.loads(line)] if line.strip() else []
+        except (ValueError, RecursionError) as error:
+            raise row_error(path, number, f"is no JSON object: {error}") from error
+    return talks
+
+
 # -- ShareGPT
 
 
@@ -84,7 +97,7 @@ def _conversations(path: Path, document: object, count_tokens: Callable[[str], i
     rows: list[ReadRow] = []
     num_empty = 0
     for number, talk in enumerate(document):
-        turns = talk.get("conversations") if isinstance(talk, dict) else None
+        turns = _of(talk, "conversations", "messages") if isinstance(talk, dict) else None
         if not isinstance(turns, list):
             raise TraceError(
                 f"is no conversation of {SHAREGPT.title}: a list of turns by the name of "
@@ -123,10 +136,15 @@ def _pairs(path: Path, number: int, turns: list[object]) -> Iterator[tuple[int, 
 
 def _turn(path: Path, place: str, turn: object) -> tuple[str, str]:
     if isinstance(turn, dict):
-        side, text = turn.get("from"), turn.get("value")
+        side, text = _of(turn, "from", "role"), _of(turn, "value", "content")
         if isinstance(side, str) and isinstance(text, str):
             return side, text
     raise TraceError('is no turn such as {"from": "human", "value": "..."}', file=path, where=place)
+
+
+def _of(value: dict[str, object], name: str, other: str) -> object:
+    """A field by its name in ShareGPT, or by that in requests of OpenAI's API."""
+    return value.get(name, value.get(other))
 
 
 def _quarter_of_characters(text: str) -> int:

@@ -129,11 +129,7 @@ def _trace(path: Path, found: Rows, time_unit: str | None = None) -> Trace:
     if form.holds is not Holds.REQUESTS:
         raise _not(path, form, Holds.REQUESTS)
     ticks_per_s = _ticks_per_s(path, form, time_unit)
-    times = [
-        read.row[0]
-        for read in rows
-        if read.row is not None and read.extra.delay is None and can_run(read)
-    ]
+    times = [read.row[0] for read in rows if read.row is not None and read.extra.delay is None]
     requests = requests_of(
         path,
         rows,
@@ -148,7 +144,9 @@ def _trace(path: Path, found: Rows, time_unit: str | None = None) -> Trace:
     notes = (*found.notes, *_left_out(path, found))
     num_skipped = sum(not can_run(read) for read in rows)
     trace = Trace(tuple(requests), source=str(path), num_skipped=num_skipped, notes=notes)
-    if time_unit is not None or form.wall_clock or form.states_unit:
+    if form.wall_clock:
+        return trace.from_first()  # the row with the first time may be left out
+    if time_unit is not None or form.states_unit:
         return trace
     doubt = doubt_of_unit(trace, ticks_per_s)
     return trace if doubt is None else trace.noted(f"{path.name}: {doubt}")

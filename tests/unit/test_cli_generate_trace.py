@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,13 @@ def test_bad_input_is_named_and_writes_nothing(
     assert done.exit_code == 2
     assert said in done.stderr
     assert not output.exists()
+
+
+def test_lengths_from_a_file_say_what_they_stand_on(tmp_path):
+    talk = [{"from": "human", "value": "hello there"}, {"from": "gpt", "value": "hi"}]
+    (tmp_path / "talks.json").write_text(json.dumps([{"conversations": talk}]))
+    options = ("--lengths", tmp_path / "talks.json", "-o", tmp_path / "one.csv")
+    result = CliRunner().invoke(app, ["generate-trace", *map(str, options)])
+    assert result.exit_code == 0, result.output
+    assert "note: talks.json: lengths are characters / 4, for want of a tokeni" in result.stderr
+    assert set(read_trace(tmp_path / "one.csv").lengths.pairs) == {(3, 1)}

@@ -63,6 +63,18 @@ def test_sharegpt_has_a_request_for_each_prompt_with_an_answer(write, indent):
     )
 
 
+def test_sharegpt_may_have_a_conversation_in_each_line(write):
+    path = write("\n".join(map(json.dumps, TALKS)) + "\n")
+    assert read_lengths(path).pairs == ((3, 1), (10, 5))
+    with pytest.raises(TraceError, match="row 2: is no JSON object"):
+        read_lengths(write(json.dumps(TALKS[0]) + "\n{"))
+
+
+def test_sharegpt_may_have_the_names_of_requests(write):
+    turns = [{"role": "user", "content": "hello there"}, {"role": "assistant", "content": "hi"}]
+    assert read_lengths(write([{"messages": turns}])).pairs == ((3, 1),)
+
+
 def test_sharegpt_may_be_packed(tmp_path):
     path = tmp_path / "talks.json.gz"
     path.write_bytes(gzip.compress(json.dumps(TALKS).encode()))

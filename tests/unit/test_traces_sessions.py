@@ -69,6 +69,14 @@ def test_beside_dates_a_delay_is_in_seconds(read):
     assert times_and_turns(read(text)) == [(0.0, 5, []), (5.0, 10, [(4.5, 20)])]
 
 
+def test_the_first_arrival_becomes_0_though_the_row_before_it_is_left_out(read):
+    text = (
+        "TIMESTAMP,ContextTokens,GeneratedTokens,session_id,delay\n"
+        "2024-05-10 00:00:01,10,0,7,\n,20,1,7,2\n2024-05-10 00:00:09,5,1,8,\n"
+    )
+    assert times_and_turns(read(text)) == [(0.0, 20, []), (6.0, 5, [])]
+
+
 def test_without_a_session_a_column_named_delay_means_another_thing(read):
     text = "arrived_at,num_prefill_tokens,num_decode_tokens,delay\n1,10,1,slow\n"
     assert times_and_turns(read(text)) == [(1.0, 10, [])]
