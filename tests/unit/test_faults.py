@@ -280,7 +280,7 @@ def test_hop_by_hop_policies_avoid_what_is_down_and_what_leads_only_there():
     assert (policy.is_stranded(at_home), policy.is_stranded(at_a)) == (False, True)
     assert {policy.choose(home, prompt(5)).target for _ in range(5)} == {1}
     policy.reroute(inputs.flow, frozenset({2, 3}))
-    assert policy.admit(prompt(5)) is Rejection.LENGTH
+    assert policy.admit(prompt(5)) is Rejection.NODES
     policy.reroute(inputs.flow, frozenset())
     assert not policy.is_stranded(at_a)
 
