@@ -23,6 +23,7 @@ from helixsim.planner.max_flow.upper_bound import Bound, NodeClass, cover_bound
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
 from helixsim.planner.served.node_rates import NodeCosts, Room
+from helixsim.planner.served.occupancy import Choice, most_requests, segments
 from helixsim.planner.served.of_placement import ServedBound, served_bound_of_placement
 from helixsim.planner.served.request_mix import RequestMix, request_mix
 from helixsim.profiles.machine import Capacity, MachineProfile
@@ -93,8 +94,11 @@ class _ClusterRates:
     def __post_init__(self) -> None:
         self._profiles = self.costs.scenario.profiles()
         self._known: dict[tuple[int, float], tuple[float, ...]] = {}
-        self._caps = self._network_caps()
+        self._way_s = self._least_way_s()
         self._decode_round_s, self._prompt_round_s = self._least_rounds()
+        self._caps = [inf] * len(self.problem)
+        caps = self._network_caps()
+        self._caps = [inf if cap >= max(self.rates(node)) else cap for node, cap in enumerate(caps)]
 
     def bound(
         self, nodes: Sequence[int], max_stages: int | None, solver: str, budget: SearchBudget
@@ -111,6 +115,9 @@ class _ClusterRates:
             for each in classes
         )
         best = Bound(work / problem.num_layers * (1 + 1e-9), "machines")
+        held = self._kv_bound(nodes, best.tokens_per_s) * (1 + 1e-9)
+        if held < best.tokens_per_s:
+            best = Bound(held, "KV cache")
         if problem.partial_inference or len(classes) > budget.bound_classes:
             return best
         return cover_bound(
@@ -121,6 +128,50 @@ class _ClusterRates:
             solver=solver,
             budget=budget,
         )
+
+    def _kv_bound(self, nodes: Sequence[int], most: float) -> float:
+        """Requests per second for which all KV caches together have room, at most `most`."""
+        mix = self.costs.mix
+        counts: dict[tuple[int, float], int] = {}
+        example: dict[tuple[int, float], int] = {}
+        for node in nodes:
+            key = (self.problem.kind_of[node], self._caps[node])
+            counts[key] = counts.get(key, 0) + 1
+            example.setdefault(key, node)
+        choices = {key: self._choices(node) for key, node in example.items()}
+        number = min(map(len, choices.values()), default=0)
+        for index in range(number):
+            room = self._rooms(nodes[0], 1)[index]
+            away = mix.decodes * self._way_s * room.per_decode
+            away += mix.prompt_tokens * self._prompt_round_s * room.per_prompt_token
+            alike = [(counts[key], choices[key][index]) for key in counts]
+            each = away / room.per_decode
+            most = most_requests(alike, self.problem.num_layers, each, most)
+        return most
+
+    def _choices(self, node: int) -> list[list[Choice]]:
+        """For each limit on what requests hold, a node's choices; none without decodes."""
+        machine = self.problem.cluster.nodes[node]
+        profile = self._profiles[machine.machine_type]
+        found: list[list[Choice]] = []
+        rates = self.rates(node)
+        for k in range(1, self.problem.max_layers(node) + 1):
+            most = k * rates[k]
+            curve = self.costs.tangents(profile, node_capacity(machine, profile, k), most)
+            stretches = tuple(segments(curve, most))
+            for index, room in enumerate(self._rooms(node, k)):
+                if not room.per_decode:
+                    return []
+                if k == 1:
+                    found.append([Choice(0, 0.0, 0.0, ())])
+                held = room.token_layers / self.problem.num_layers / room.per_decode
+                found[index].append(Choice(k, held, most, stretches))
+        return found
+
+    def _rooms(self, node: int, num_layers: int) -> list[Room]:
+        machine = self.problem.cluster.nodes[node]
+        profile = self._profiles[machine.machine_type]
+        return self.costs.rooms(node_capacity(machine, profile, num_layers), num_layers)
 
     def rates(self, node: int) -> tuple[float, ...]:
         """Requests per second of a node with k layers, for k = 0 to its most.
@@ -140,7 +191,7 @@ class _ClusterRates:
         capacity = node_capacity(machine, profile, num_layers)
         fewest = 1 if self.problem.partial_inference else num_layers
         rate = 1 / (num_layers * self.costs.layer_s(profile, capacity, fewest))
-        for room in self.costs.rooms(capacity, num_layers):
+        for room in self._rooms(node, num_layers):
             rate = min(rate, self._kv_rate(room, num_layers))
         return rate
 
@@ -161,7 +212,7 @@ class _ClusterRates:
             prompt_s = min(prompt_s, costs.prompt_token_s(profile, capacity))
         if costs.scenario.scheduler.stream_chunks:
             prompt_s = 0.0
-        return problem.num_layers * decode_s + self._least_way_s(), problem.num_layers * prompt_s
+        return problem.num_layers * decode_s + self._way_s, problem.num_layers * prompt_s
 
     def _machines(self) -> list[tuple[MachineProfile, Capacity]]:
         found = []
