@@ -16,12 +16,16 @@ from math import inf
 
 import numpy as np
 
-from helixsim.cluster import COORDINATOR, LinkList, Network, RuleNetwork
 from helixsim.placement.placement import node_capacity
-from helixsim.planner.max_flow.region_cuts import crossing_tokens_per_s, partitions
+from helixsim.planner.max_flow.region_cuts import (
+    crossing_tokens_per_s,
+    least_crossings,
+    partitions,
+)
 from helixsim.planner.max_flow.upper_bound import Bound, NodeClass, cover_bound
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
+from helixsim.planner.served.least_ways import least_ways
 from helixsim.planner.served.node_rates import NodeCosts, Room
 from helixsim.planner.served.occupancy import Choice, most_requests, segments
 from helixsim.planner.served.of_placement import ServedBound, served_bound_of_placement
@@ -60,7 +64,7 @@ def served_bound(
 
     Raises
     ------
-    InputError
+    UnboundedError
         If steps of its physics or node scheduler cannot be bounded.
     """
     costs = NodeCosts(scenario, mix or request_mix(scenario))
@@ -71,7 +75,8 @@ def served_bound(
     most = np.array([max(cluster.rates(node)) for node in range(len(problem))])
     tokens = costs.mix.tokens
     for groups in partitions(problem):
-        value = crossing_tokens_per_s(problem, groups, most * tokens) / tokens
+        crossings = max(least_crossings(problem, groups), 1)
+        value = crossing_tokens_per_s(problem, groups, most * tokens) / tokens / crossings
         limit = "links between regions"
         for group in groups:
             if value >= best.tokens_per_s:
@@ -94,7 +99,10 @@ class _ClusterRates:
     def __post_init__(self) -> None:
         self._profiles = self.costs.scenario.profiles()
         self._known: dict[tuple[int, float], tuple[float, ...]] = {}
-        self._way_s = self._least_way_s()
+        self._ways = least_ways(self.problem)
+        self._way_s = self._ways.decode_s
+        if not self.costs.decodes_loop:  # else tokens go straight from the last node to the first
+            self._way_s += self._ways.ends_s
         self._decode_round_s, self._prompt_round_s = self._least_rounds()
         self._caps = [inf] * len(self.problem)
         caps = self._network_caps()
@@ -210,9 +218,10 @@ class _ClusterRates:
         for profile, capacity in self._machines():
             decode_s = min(decode_s, costs.costs(profile, capacity).least_decode_s)
             prompt_s = min(prompt_s, costs.prompt_token_s(profile, capacity))
+        prompt_s = problem.num_layers * prompt_s + self._ways.prompt_token_s
         if costs.scenario.scheduler.stream_chunks:
             prompt_s = 0.0
-        return problem.num_layers * decode_s + self._way_s, problem.num_layers * prompt_s
+        return problem.num_layers * decode_s + self._way_s, prompt_s
 
     def _machines(self) -> list[tuple[MachineProfile, Capacity]]:
         found = []
@@ -223,17 +232,6 @@ class _ClusterRates:
                 if pair not in found:
                     found.append(pair)
         return found
-
-    def _least_way_s(self) -> float:
-        """The least time of a decode on links: to a node, on to as many as it needs, and back."""
-        problem = self.problem
-        sizes = sorted(map(problem.max_layers, problem.usable_nodes()), reverse=True)
-        hops, room = 0, sizes[0]
-        while room < problem.num_layers:
-            hops += 1
-            room += sizes[hops]
-        between, ends = _least_latencies(problem.cluster.network)
-        return hops * between + (0.0 if self.costs.decodes_loop else 2 * ends)
 
     def _network_caps(self) -> list[float]:
         """Requests per second that each node's links and network interface carry."""
@@ -256,18 +254,3 @@ class _ClusterRates:
 
 def _ratio(tokens_per_s: float, tokens: float) -> float:
     return tokens_per_s / tokens if tokens else (inf if tokens_per_s else 0.0)
-
-
-def _least_latencies(network: Network) -> tuple[float, float]:
-    """The least latency of a link between nodes, and of one with the coordinator, seconds."""
-    if isinstance(network, RuleNetwork):
-        rules = [network.within, network.across]
-        rules += [*network.between_regions.values(), *network.links.values()]
-        least = min((rule.latency_s.at(0.0) for rule in rules if rule is not None), default=0.0)
-        return least, least
-    if not isinstance(network, LinkList):
-        return 0.0, 0.0
-    links = network.links.values()
-    ends = [link.latency_s for link in links if COORDINATOR in (link.source, link.target)]
-    others = [link.latency_s for link in links if COORDINATOR not in (link.source, link.target)]
-    return min(others, default=0.0), min(ends, default=0.0)

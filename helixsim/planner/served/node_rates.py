@@ -29,6 +29,10 @@ _SLACK_TOKENS = 64
 """Admission looks at what requests hold from time to time; they hold a little more meanwhile."""
 
 
+class UnboundedError(InputError):
+    """What passes cost at least is not known for this performance model or node scheduler."""
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """What a node's KV cache admits, on the layers of one request.
@@ -77,7 +81,7 @@ class NodeCosts:
 
         Raises
         ------
-        InputError
+        UnboundedError
             If its performance model or node scheduler is not one that ships with helixsim.
         """
         for value, known, where in (
@@ -85,7 +89,7 @@ class NodeCosts:
             (self.scheduler, ("paper", "prototype", "vllm"), "scheduler.node"),
         ):
             if value not in known:
-                raise InputError(
+                raise UnboundedError(
                     f"no bound on served tokens is known for '{value}', only for "
                     f"{' and '.join(known)}",
                     where=where,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from helixsim.control.control_plane import performance_model, placed_topology
 from helixsim.placement.topology import PlacedLink, PlacedNode, Topology
@@ -63,6 +63,15 @@ class ServedBound:
         """Tokens of decodes, and the one of each prefill."""
         return self.requests_per_s * (self.decodes_per_request + 1)
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "decode_tokens_per_s": self.decode_tokens_per_s,
+            "output_tokens_per_s": self.output_tokens_per_s,
+            "requests_per_s": self.requests_per_s,
+            "limited_by": list(self.limited_by),
+        }
+
 
 def served_bound_of_placement(
     scenario: Scenario, mix: RequestMix | None = None, *, solver: str = "CBC"
@@ -80,7 +89,7 @@ def served_bound_of_placement(
 
     Raises
     ------
-    InputError
+    UnboundedError
         If steps of its physics or node scheduler cannot be bounded.
     ScenarioError, NoRouteError
         If it has no placement, or that no route.
