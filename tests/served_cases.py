@@ -50,11 +50,13 @@ def random_case(seed: int) -> Scenario:
         for pair in fitting_pairs(layers, num_layers)
     }
     if rng.random() < 0.5:  # only where nodes start where others end
-        links = {
+        aligned = {
             (a, b): value
             for (a, b), value in links.items()
             if HOST in (a, b) or layers[a][1] == layers[b][0]
         }
+        if {a for a, _ in aligned} >= set(layers):  # no node is a dead end
+            links = aligned
     prompt, output = rng.choice((3, 20, 60)), rng.choice((4, 20, 50))
     scenario = make_scenario(
         layers,
