@@ -185,21 +185,32 @@ def bound(
         bool, typer.Option("--json", help="Print the bounds as JSON, and nothing else.")
     ] = False,
 ) -> None:
-    """Prove an upper bound on the flow of every placement."""
+    """Prove upper bounds, on the flow of every placement and on what it can serve."""
     import json
+    from contextlib import suppress
+    from dataclasses import replace
 
     from helixsim.planner.documents import bound_text
     from helixsim.planner.feasibility import check_stages
     from helixsim.planner.max_flow.upper_bound import trivial_bound, upper_bound
     from helixsim.planner.problem import planning_problem
+    from helixsim.planner.served.node_rates import UnboundedError
+    from helixsim.planner.served_bound import served_bound, served_bound_of_placement
     from helixsim.scenario.load import load_scenario
 
-    problem = planning_problem(load_scenario(file, overrides or []), keep_links=keep_links)
+    scenario = load_scenario(file, overrides or [])
+    problem = planning_problem(scenario, keep_links=keep_links)
     check_stages(problem, max_stages)
     trivial = trivial_bound(problem)
     best = upper_bound(problem, max_stages=max_stages, solver=solver)
+    served = own = None
+    with suppress(UnboundedError):
+        whole = replace(problem, partial_inference=True)
+        served = served_bound(scenario, whole, max_stages=max_stages, solver=solver)
+        if scenario.placement is not None:
+            own = served_bound_of_placement(scenario, solver=solver)
     if not as_json:
-        typer.echo(bound_text(trivial, best, max_stages))
+        typer.echo(bound_text(trivial, best, served, own, max_stages))
         return
     document = {
         "trivial_bound_tokens_per_s": trivial.tokens_per_s,
@@ -207,6 +218,8 @@ def bound(
         "limit": best.limit,
         "layers_per_further_node": best.prices,
         "layers_per_further_stage": best.stage_price,
+        "served_bound": None if served is None else served.to_json(),
+        "served_bound_of_placement": None if own is None else own.to_json(),
     }
     typer.echo(json.dumps(document, indent=2))
 

@@ -61,7 +61,7 @@ def short_name(name: str, prefix: str = "") -> str:
 def bottleneck_text(topology: Topology, cut: Cut) -> str:
     """The maximum flow and its bottleneck, as a sentence."""
     parts = _join(_parts(topology, cut.bounds))
-    return f"Max flow {cut.tokens_per_s:,.1f} tokens/s, bound by {parts}."
+    return f"Max flow {cut.tokens_per_s:,.1f} tokens/s at typical batches, bound by {parts}."
 
 
 def elsewhere_text(topology: Topology, others: Bounds) -> Iterator[str]:

@@ -39,7 +39,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         "",
         f"decode throughput  {summary['decode_tokens_per_s']:10.1f} tokens/s",
         f"total throughput   {summary['total_tokens_per_s']:10.1f} tokens/s, prompts included",
-        f"  max flow         {summary['max_flow_tokens_per_s']:10.1f} tokens/s, estimated",
+        f"  max flow         {summary['max_flow_tokens_per_s']:10.1f} tokens/s, at typical batches",
         f"  max compute      {summary['max_compute_tokens_per_s']:10.1f} tokens/s, estimated",
         "",
         " " * 24 + "".join(f"{name:>9}" for name in ("mean", *(f"p{p}" for p in PERCENTILES))),
@@ -66,7 +66,7 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         for key, title in (
             ("decode_tokens_per_s", "decode throughput"),
             ("total_tokens_per_s", "total throughput, prompts included"),
-            ("max_flow_tokens_per_s", "max flow, estimated"),
+            ("max_flow_tokens_per_s", "max flow, at typical batches"),
         )
     ]
     for key, title in _LATENCIES:

@@ -10,6 +10,7 @@ from typing import Any
 
 from helixsim.planner.max_flow.upper_bound import Bound
 from helixsim.planner.result import PlanResult, shortened
+from helixsim.planner.served.of_placement import ServedBound
 from helixsim.scenario.files import named_files, replace_at
 from helixsim.scenario.resolved import Scenario
 
@@ -97,10 +98,11 @@ def _lines(result: PlanResult) -> Iterator[str]:
     bound = result.upper_bound_tokens_per_s
     quality = "no upper bound was proved"
     if result.optimal:
-        quality = "proved optimal"
+        quality = "no placement has more (proved)"
     elif isfinite(bound):
-        quality = f"proved upper bound {bound:,.1f} (gap {result.gap:.1%})"
-    yield f"max flow    {result.max_flow_tokens_per_s:,.1f} tokens/s; {quality}"
+        quality = f"no placement has more than {bound:,.1f} (proved, gap {result.gap:.1%})"
+    flow = f"{result.max_flow_tokens_per_s:,.1f} tokens/s at typical batches"
+    yield f"max flow    {flow}; {quality}"
     yield f"routes      at most {result.stages} nodes"
     if result.simulated:
         yield f"simulated   {_figures_text(result.simulated)}"
@@ -135,8 +137,25 @@ def _figures_text(figures: dict[str, float]) -> str:
     return ", ".join(parts)
 
 
-def bound_text(trivial: Bound, best: Bound, max_stages: int | None) -> str:
-    """The bounds as lines of text, with the resource that limits the flow and its prices."""
+def bound_text(
+    trivial: Bound,
+    best: Bound,
+    served: ServedBound | None,
+    own: ServedBound | None,
+    max_stages: int | None,
+) -> str:
+    """The bounds as lines of text, with the resource that limits the flow and its prices.
+
+    Parameters
+    ----------
+    trivial, best
+        Bounds on the maximum flow.
+    served, own
+        The bounds on served tokens of any placement, and of the scenario's own; None where none is
+        known for the physics, or there is no placement.
+    max_stages
+        Most stages of a route.
+    """
     lines = [
         f"trivial bound    {trivial.tokens_per_s:,.2f} tokens/s: compute of all nodes divided by "
         "the layers",
@@ -153,4 +172,22 @@ def bound_text(trivial: Bound, best: Bound, max_stages: int | None) -> str:
         ]
     if best.stage_price > 0:
         lines.append(f"layers that one further stage could add: {best.stage_price:.2f}")
+    lines.append(
+        "A maximum flow is an estimate, for a mean request at typical batches, prompts included:\n"
+        "placements can serve more."
+    )
+    if served is None:
+        lines.append("served bound     none is known for this physics or node scheduler")
+        return "\n".join(lines)
+    lines += [
+        f"served bound     {served.decode_tokens_per_s:,.2f} decode tokens/s "
+        f"({served.output_tokens_per_s:,.2f} output tokens/s): no placement serves",
+        "                 more in the long run, at best batches, of requests like the workload's",
+        f"limited by       {', '.join(served.limited_by)}",
+    ]
+    if own is not None:
+        lines.append(
+            f"own placement    {own.decode_tokens_per_s:,.2f} decode tokens/s at most, limited by "
+            + ", ".join(own.limited_by)
+        )
     return "\n".join(lines)

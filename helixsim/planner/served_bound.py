@@ -16,13 +16,18 @@ from math import inf
 
 import numpy as np
 
-from helixsim.cluster import COORDINATOR, LinkList, Network, RuleNetwork
 from helixsim.placement.placement import node_capacity
-from helixsim.planner.max_flow.region_cuts import crossing_tokens_per_s, partitions
+from helixsim.planner.max_flow.region_cuts import (
+    crossing_tokens_per_s,
+    least_crossings,
+    partitions,
+)
 from helixsim.planner.max_flow.upper_bound import Bound, NodeClass, cover_bound
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
+from helixsim.planner.served.least_ways import least_ways
 from helixsim.planner.served.node_rates import NodeCosts, Room
+from helixsim.planner.served.occupancy import Choice, most_requests, segments
 from helixsim.planner.served.of_placement import ServedBound, served_bound_of_placement
 from helixsim.planner.served.request_mix import RequestMix, request_mix
 from helixsim.profiles.machine import Capacity, MachineProfile
@@ -59,7 +64,7 @@ def served_bound(
 
     Raises
     ------
-    InputError
+    UnboundedError
         If steps of its physics or node scheduler cannot be bounded.
     """
     costs = NodeCosts(scenario, mix or request_mix(scenario))
@@ -70,7 +75,8 @@ def served_bound(
     most = np.array([max(cluster.rates(node)) for node in range(len(problem))])
     tokens = costs.mix.tokens
     for groups in partitions(problem):
-        value = crossing_tokens_per_s(problem, groups, most * tokens) / tokens
+        crossings = max(least_crossings(problem, groups), 1)
+        value = crossing_tokens_per_s(problem, groups, most * tokens) / tokens / crossings
         limit = "links between regions"
         for group in groups:
             if value >= best.tokens_per_s:
@@ -93,8 +99,14 @@ class _ClusterRates:
     def __post_init__(self) -> None:
         self._profiles = self.costs.scenario.profiles()
         self._known: dict[tuple[int, float], tuple[float, ...]] = {}
-        self._caps = self._network_caps()
+        self._ways = least_ways(self.problem)
+        self._way_s = self._ways.decode_s
+        if not self.costs.decodes_loop:  # else tokens go straight from the last node to the first
+            self._way_s += self._ways.ends_s
         self._decode_round_s, self._prompt_round_s = self._least_rounds()
+        self._caps = [inf] * len(self.problem)
+        caps = self._network_caps()
+        self._caps = [inf if cap >= max(self.rates(node)) else cap for node, cap in enumerate(caps)]
 
     def bound(
         self, nodes: Sequence[int], max_stages: int | None, solver: str, budget: SearchBudget
@@ -111,6 +123,9 @@ class _ClusterRates:
             for each in classes
         )
         best = Bound(work / problem.num_layers * (1 + 1e-9), "machines")
+        held = self._kv_bound(nodes, best.tokens_per_s) * (1 + 1e-9)
+        if held < best.tokens_per_s:
+            best = Bound(held, "KV cache")
         if problem.partial_inference or len(classes) > budget.bound_classes:
             return best
         return cover_bound(
@@ -121,6 +136,50 @@ class _ClusterRates:
             solver=solver,
             budget=budget,
         )
+
+    def _kv_bound(self, nodes: Sequence[int], most: float) -> float:
+        """Requests per second for which all KV caches together have room, at most `most`."""
+        mix = self.costs.mix
+        counts: dict[tuple[int, float], int] = {}
+        example: dict[tuple[int, float], int] = {}
+        for node in nodes:
+            key = (self.problem.kind_of[node], self._caps[node])
+            counts[key] = counts.get(key, 0) + 1
+            example.setdefault(key, node)
+        choices = {key: self._choices(node) for key, node in example.items()}
+        number = min(map(len, choices.values()), default=0)
+        for index in range(number):
+            room = self._rooms(nodes[0], 1)[index]
+            away = mix.decodes * self._way_s * room.per_decode
+            away += mix.prompt_tokens * self._prompt_round_s * room.per_prompt_token
+            alike = [(counts[key], choices[key][index]) for key in counts]
+            each = away / room.per_decode
+            most = most_requests(alike, self.problem.num_layers, each, most)
+        return most
+
+    def _choices(self, node: int) -> list[list[Choice]]:
+        """For each limit on what requests hold, a node's choices; none without decodes."""
+        machine = self.problem.cluster.nodes[node]
+        profile = self._profiles[machine.machine_type]
+        found: list[list[Choice]] = []
+        rates = self.rates(node)
+        for k in range(1, self.problem.max_layers(node) + 1):
+            most = k * rates[k]
+            curve = self.costs.tangents(profile, node_capacity(machine, profile, k), most)
+            stretches = tuple(segments(curve, most))
+            for index, room in enumerate(self._rooms(node, k)):
+                if not room.per_decode:
+                    return []
+                if k == 1:
+                    found.append([Choice(0, 0.0, 0.0, ())])
+                held = room.token_layers / self.problem.num_layers / room.per_decode
+                found[index].append(Choice(k, held, most, stretches))
+        return found
+
+    def _rooms(self, node: int, num_layers: int) -> list[Room]:
+        machine = self.problem.cluster.nodes[node]
+        profile = self._profiles[machine.machine_type]
+        return self.costs.rooms(node_capacity(machine, profile, num_layers), num_layers)
 
     def rates(self, node: int) -> tuple[float, ...]:
         """Requests per second of a node with k layers, for k = 0 to its most.
@@ -140,7 +199,7 @@ class _ClusterRates:
         capacity = node_capacity(machine, profile, num_layers)
         fewest = 1 if self.problem.partial_inference else num_layers
         rate = 1 / (num_layers * self.costs.layer_s(profile, capacity, fewest))
-        for room in self.costs.rooms(capacity, num_layers):
+        for room in self._rooms(node, num_layers):
             rate = min(rate, self._kv_rate(room, num_layers))
         return rate
 
@@ -159,9 +218,10 @@ class _ClusterRates:
         for profile, capacity in self._machines():
             decode_s = min(decode_s, costs.costs(profile, capacity).least_decode_s)
             prompt_s = min(prompt_s, costs.prompt_token_s(profile, capacity))
+        prompt_s = problem.num_layers * prompt_s + self._ways.prompt_token_s
         if costs.scenario.scheduler.stream_chunks:
             prompt_s = 0.0
-        return problem.num_layers * decode_s + self._least_way_s(), problem.num_layers * prompt_s
+        return problem.num_layers * decode_s + self._way_s, prompt_s
 
     def _machines(self) -> list[tuple[MachineProfile, Capacity]]:
         found = []
@@ -172,17 +232,6 @@ class _ClusterRates:
                 if pair not in found:
                     found.append(pair)
         return found
-
-    def _least_way_s(self) -> float:
-        """The least time of a decode on links: to a node, on to as many as it needs, and back."""
-        problem = self.problem
-        sizes = sorted(map(problem.max_layers, problem.usable_nodes()), reverse=True)
-        hops, room = 0, sizes[0]
-        while room < problem.num_layers:
-            hops += 1
-            room += sizes[hops]
-        between, ends = _least_latencies(problem.cluster.network)
-        return hops * between + (0.0 if self.costs.decodes_loop else 2 * ends)
 
     def _network_caps(self) -> list[float]:
         """Requests per second that each node's links and network interface carry."""
@@ -205,18 +254,3 @@ class _ClusterRates:
 
 def _ratio(tokens_per_s: float, tokens: float) -> float:
     return tokens_per_s / tokens if tokens else (inf if tokens_per_s else 0.0)
-
-
-def _least_latencies(network: Network) -> tuple[float, float]:
-    """The least latency of a link between nodes, and of one with the coordinator, seconds."""
-    if isinstance(network, RuleNetwork):
-        rules = [network.within, network.across]
-        rules += [*network.between_regions.values(), *network.links.values()]
-        least = min((rule.latency_s.at(0.0) for rule in rules if rule is not None), default=0.0)
-        return least, least
-    if not isinstance(network, LinkList):
-        return 0.0, 0.0
-    links = network.links.values()
-    ends = [link.latency_s for link in links if COORDINATOR in (link.source, link.target)]
-    others = [link.latency_s for link in links if COORDINATOR not in (link.source, link.target)]
-    return min(others, default=0.0), min(ends, default=0.0)

@@ -22,7 +22,7 @@ _RATES = (
     ("decode_tokens_per_s", "Decode throughput", "tokens/s"),
     ("total_tokens_per_s", "Total throughput, prompts included", "tokens/s"),
     ("requests_per_s", "Requests ended", "1/s"),
-    ("max_flow_tokens_per_s", "Maximum flow, estimated", "tokens/s"),
+    ("max_flow_tokens_per_s", "Maximum flow, estimated at typical batches", "tokens/s"),
 )
 _LATENCIES = (
     ("ttft_s", "Time to first token"),

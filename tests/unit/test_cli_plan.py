@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import mip
@@ -18,6 +19,7 @@ from scenario_data import changed
 from typer.testing import CliRunner
 
 from helixsim.cli import app
+from helixsim.errors import InputError
 from helixsim.scenario.load import load_scenario
 
 PACKAGE_ROOT = Path(__file__).parents[2]
@@ -208,13 +210,33 @@ def test_bounds(folder):
         "limit",
         "layers_per_further_node",
         "layers_per_further_stage",
+        "served_bound",
+        "served_bound_of_placement",
     ]
+    assert found["served_bound"]["decode_tokens_per_s"] > 0
+    own = found["served_bound_of_placement"]["decode_tokens_per_s"]
+    assert 0 < own <= found["served_bound"]["decode_tokens_per_s"]
     assert 0 < found["upper_bound_tokens_per_s"] <= found["trivial_bound_tokens_per_s"]
     planned = json.loads(plan(file, *BY_FLOW, "--json").stdout)
     best = planned["max_flow_tokens_per_s"]
     assert best <= found["upper_bound_tokens_per_s"] * (1 + 1e-9)
     text = helixsim("bound", file, "--max-stages", 4).stdout
     assert "no placement with at most 4 stages has a greater maximum flow" in text
+    assert "placements can serve more" in text
+    assert "no placement serves" in text
+
+
+def test_served_tokens_have_no_bound_under_a_node_scheduler_of_ones_own(folder):
+    import helixsim as package
+    from helixsim.control.node_schedulers.paper import PaperScheduler
+
+    with suppress(InputError):  # another test has registered it
+        package.register_node_scheduler("unbounded", PaperScheduler)
+    found = json.loads(
+        helixsim("bound", write(), "--set", "scheduler.node=unbounded", "--json").stdout
+    )
+    assert found["served_bound"] is None
+    assert found["upper_bound_tokens_per_s"] > 0
 
 
 # -- errors

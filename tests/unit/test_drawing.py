@@ -51,7 +51,9 @@ def tips(svg):
 def test_lanes_go_from_the_first_layer_to_the_last(load):
     picture = picture_of(load)
     assert [lane.first.name for lane in picture.lanes] == list(PLACEMENT["layers"])
-    assert picture.caption == ("Max flow 762.8 tokens/s, bound by 1 link (a100-4 → far-0).",)
+    assert picture.caption == (
+        "Max flow 762.8 tokens/s at typical batches, bound by 1 link (a100-4 → far-0).",
+    )
     assert [edge.bounds for edge in picture.edges if edge.source == 5] == [True]
     crossing = {(e.source, e.target) for e in picture.edges if e.crosses_regions}
     assert crossing == {(5, 6), (7, lanes.COORDINATOR_LANE)}

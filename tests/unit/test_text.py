@@ -21,7 +21,7 @@ def test_the_summary_of_a_run_without_requests():
         "",
         "decode throughput         0.0 tokens/s",
         "total throughput          0.0 tokens/s, prompts included",
-        f"  max flow         {flow:10.1f} tokens/s, estimated",
+        f"  max flow         {flow:10.1f} tokens/s, at typical batches",
         f"  max compute      {compute:10.1f} tokens/s, estimated",
         "",
         "                             mean       p5      p25      p50      p75      p95      p99",

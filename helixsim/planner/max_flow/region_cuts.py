@@ -2,7 +2,8 @@
 
 Divide the nodes into groups. A route either stays in one group, or uses a link between two of them.
 So the flow of any placement is at most the sum of what each group alone can carry, which is nothing
-if it cannot hold the LLM, and of what all links between groups carry together.
+if it cannot hold the LLM, and of what all links between groups carry together. If no group can
+hold the LLM, every route crosses, once less than the groups that can hold it together.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def region_cut(
     best = known
     for groups in partitions(problem):
         flow = crossing_tokens_per_s(problem, groups, most_tokens_per_s)
+        flow /= max(least_crossings(problem, groups), 1)
         for group in groups:
             if flow >= best:
                 break
@@ -45,6 +47,19 @@ def region_cut(
                 flow += bound_of(problem.restricted(group))
         best = min(best, flow)
     return best
+
+
+def least_crossings(problem: PlanningProblem, groups: Sequence[Sequence[int]]) -> int:
+    """How often every route passes from one group to another; 0 if one of them can hold the LLM.
+
+    The nodes of a route are in enough groups to hold the LLM together.
+    """
+    rooms = sorted((sum(map(problem.max_layers, group)) for group in groups), reverse=True)
+    count, held = 0, rooms[0]
+    while held < problem.num_layers:
+        count += 1
+        held += rooms[count]
+    return count
 
 
 def partitions(problem: PlanningProblem) -> Iterator[list[list[int]]]:

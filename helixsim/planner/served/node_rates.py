@@ -14,6 +14,7 @@ from math import inf
 
 from helixsim.control.control_plane import node_scheduler_name
 from helixsim.errors import InputError
+from helixsim.planner.served.occupancy import Tangent, tangents
 from helixsim.planner.served.pass_costs import (
     PassCosts,
     PassLimits,
@@ -26,6 +27,10 @@ from helixsim.scenario.resolved import Scenario
 
 _SLACK_TOKENS = 64
 """Admission looks at what requests hold from time to time; they hold a little more meanwhile."""
+
+
+class UnboundedError(InputError):
+    """What passes cost at least is not known for this performance model or node scheduler."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,7 @@ class NodeCosts:
 
         Raises
         ------
-        InputError
+        UnboundedError
             If its performance model or node scheduler is not one that ships with helixsim.
         """
         for value, known, where in (
@@ -84,7 +89,7 @@ class NodeCosts:
             (self.scheduler, ("paper", "prototype", "vllm"), "scheduler.node"),
         ):
             if value not in known:
-                raise InputError(
+                raise UnboundedError(
                     f"no bound on served tokens is known for '{value}', only for "
                     f"{' and '.join(known)}",
                     where=where,
@@ -179,6 +184,18 @@ class NodeCosts:
             if room.token_layers > 0
         ]
         return min(max(shares), 1.0)
+
+    def tangents(self, profile: MachineProfile, capacity: Capacity, most: float) -> list[Tangent]:
+        """Decodes in execution at each rate, layers x requests per second, up to the most."""
+        mix, costs = self.mix, self.costs(profile, capacity)
+        shared = costs.riding is not None
+        return tangents(
+            costs.any_with_decodes,
+            decodes=mix.decodes,
+            context=mix.context,
+            prefill_s=0.0 if shared else mix.prompt_tokens * self.prompt_token_s(profile, capacity),
+            most=most,
+        )
 
     def prompt_token_s(self, profile: MachineProfile, capacity: Capacity) -> float:
         """Least time of a prompt token on one layer, seconds."""

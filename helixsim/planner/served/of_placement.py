@@ -11,13 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import TYPE_CHECKING, Any
 
 from helixsim.control.control_plane import performance_model, placed_topology
 from helixsim.placement.topology import PlacedLink, PlacedNode, Topology
-from helixsim.planner.served.node_rates import NodeCosts
+from helixsim.planner.served.node_rates import NodeCosts, Room
+from helixsim.planner.served.occupancy import Tangent
 from helixsim.planner.served.request_mix import RequestMix, request_mix
 from helixsim.planner.solver import MAXIMIZE, add_silencer, new_model
 from helixsim.scenario.resolved import Scenario
+
+if TYPE_CHECKING:
+    import mip
 
 _SAFETY = 1e-6
 """Relative error of the solver's optimum."""
@@ -58,6 +63,15 @@ class ServedBound:
         """Tokens of decodes, and the one of each prefill."""
         return self.requests_per_s * (self.decodes_per_request + 1)
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "decode_tokens_per_s": self.decode_tokens_per_s,
+            "output_tokens_per_s": self.output_tokens_per_s,
+            "requests_per_s": self.requests_per_s,
+            "limited_by": list(self.limited_by),
+        }
+
 
 def served_bound_of_placement(
     scenario: Scenario, mix: RequestMix | None = None, *, solver: str = "CBC"
@@ -75,7 +89,7 @@ def served_bound_of_placement(
 
     Raises
     ------
-    InputError
+    UnboundedError
         If steps of its physics or node scheduler cannot be bounded.
     ScenarioError, NoRouteError
         If it has no placement, or that no route.
@@ -202,6 +216,57 @@ class _Limits:
             token_layers = {link.index: held * self.layers(link) for link in incoming}
             yield "KV cache", token_layers, room.token_layers
 
+    # -- decodes in execution, and room for them -----------------------------------------------
+
+    def in_execution(self) -> Iterator[tuple[dict[int, float], list[Tangent]]]:
+        """Link -> layers of a request at the link's target, and the tangents of that node."""
+        for node in self.topology.nodes:
+            if incoming := self.topology.incoming[node.index]:
+                layer_s = self.costs.layer_s(
+                    node.profile, node.capacity, min(map(self.layers, incoming))
+                )
+                layers = {link.index: float(self.layers(link)) for link in incoming}
+                yield layers, self.costs.tangents(node.profile, node.capacity, 1 / layer_s)
+
+    def elsewhere(self, link: PlacedLink, room: Room) -> float:
+        """Tokens x seconds that a request holds on each layer on its way, or in its prefill."""
+        mix = self.costs.mix
+        decode_s = self._decode_hop_s(link)
+        prompt_s = self._prompt_hop_s(link)
+        if link.target != self.topology.coordinator:
+            decode_s -= self.layers(link) * self._costs_of[link.target].least_decode_s
+        return (
+            mix.decodes * decode_s * room.per_decode
+            + mix.prompt_tokens * prompt_s * room.per_prompt_token
+        )
+
+    def shared_rooms(self) -> Iterator[tuple[Room, float]]:
+        """Rooms of which all requests share the same, and its tokens on each layer."""
+        nodes = self.topology.nodes
+        rooms = [self.costs.rooms(node.capacity, node.num_layers) for node in nodes]
+        aligned = all(
+            link.entry_layer == nodes[link.target].start_layer
+            for link in self.topology.links
+            if link.target != self.topology.coordinator
+        )
+        for number, room in enumerate(rooms[0]):
+            held = [each[number].token_layers for each in rooms]
+            if not aligned:  # a node may hold all of its tokens on few of its layers
+                yield room, sum(held) / self.topology.llm.num_layers
+                continue
+            cuts = {node.start_layer for node in nodes}
+            yield (
+                room,
+                min(
+                    sum(
+                        tokens / node.num_layers
+                        for node, tokens in zip(nodes, held, strict=True)
+                        if node.start_layer <= layer < node.end_layer
+                    )
+                    for layer in cuts
+                ),
+            )
+
     def _shares_interfaces(self) -> bool:
         """Whether links together send no more than their interface: others each use all of it."""
         return self._sending is not None or self.costs.scenario.scheduler.policy in FLOW_POLICIES
@@ -245,6 +310,7 @@ def _solve(limits: _Limits, solver: str) -> ServedBound:
         shares = {link: each * scale / amount for link, each in use.items()}
         if sum(shares.values()) > _NEVER_BINDS:
             model += sum(share * rate[link] for link, share in shares.items()) <= 1
+    full_rooms = _add_rooms(model, rate, limits, scale)
     model.optimize()
     found = [max(0.0, float(each.x)) for each in rate]
     full = [
@@ -252,6 +318,36 @@ def _solve(limits: _Limits, solver: str) -> ServedBound:
         for kind, use, amount in resources
         if sum(each * found[link] for link, each in use.items()) * scale >= amount * (1 - _FULL)
     ]
+    full += ["KV cache" for use, room in full_rooms if float(use.x) >= room * (1 - _FULL)]
     kinds = sorted(dict.fromkeys(full), key=lambda kind: -full.count(kind))
     value = float(model.objective_value) * scale * (1 + _SAFETY)
     return ServedBound(value, limits.costs.mix.decodes, tuple(kinds))
+
+
+def _add_rooms(
+    model: mip.Model, rate: Sequence[mip.Var], limits: _Limits, scale: float
+) -> list[tuple[mip.LinExpr, float]]:
+    """Limit what all requests hold together; what is held, and the room for it."""
+    rooms = list(limits.shared_rooms())
+    if not rooms:
+        return []
+    executing = []
+    for layers, curve in limits.in_execution():
+        count = model.add_var(lb=0)
+        work = sum(each * rate[link] for link, each in layers.items())
+        for tangent in curve:
+            if tangent.slope > 0:
+                model += count >= tangent.slope * scale * work + tangent.at_zero
+        executing.append(count)
+    found = []
+    for room, tokens in rooms:
+        if not room.per_decode or not tokens:
+            continue
+        away = [
+            (limits.elsewhere(link, room) / room.per_decode * scale, rate[link.index])
+            for link in limits.topology.links
+        ]
+        held = sum(executing) + sum(each * variable for each, variable in away)
+        model += held <= tokens / room.per_decode
+        found.append((held, tokens / room.per_decode))
+    return found

@@ -56,6 +56,9 @@ class PassCosts:
         Lines for passes of prompt tokens.
     decodes
         Lines for passes of decodes.
+    any_with_decodes
+        Lines for any pass with decodes, by its decodes: the same, or lower where prompts may be in
+        the pass too.
     riding
         Lines without a part per pass for decodes in a pass with prompts, beyond what their token
         costs as any token of the pass; None where decodes and prompts have passes, or terms, of
@@ -65,11 +68,12 @@ class PassCosts:
     copy_in_s, copy_out_s
         Time for each token that comes from, or goes to, another node.
     least_decode_s
-        The shortest pass with a decode.
+        The shortest pass with a decode takes at least this.
     """
 
     prompts: tuple[Line, ...]
     decodes: tuple[Line, ...]
+    any_with_decodes: tuple[Line, ...]
     riding: tuple[Line, ...] | None = None
     prompt_s: float = 0.0
     copy_in_s: float = 0.0
@@ -144,9 +148,11 @@ def paper_costs(llm: LLM, profile: MachineProfile, limits: PassLimits) -> PassCo
     numbers = sizes_up_to(limits.decodes, profile.decode.tokens)
     decodes = np.array([profile.decode(number) for number in numbers])
     decodes[0] *= 2
+    lines = tuple(lower_lines(numbers, decodes))
     return PassCosts(
         prompts=tuple(lower_lines(sizes, prompts)),
-        decodes=tuple(lower_lines(numbers, decodes)),
+        decodes=lines,
+        any_with_decodes=lines,
         copy_in_s=COPY_S_PER_BYTE * llm.activation_bytes_per_token,
         least_decode_s=float(decodes.min()),
     )
@@ -170,27 +176,53 @@ def _curve_costs(
     sizes = sizes_up_to(limits.prompt_tokens, profile.prefill.tokens)
     prompts = np.array([timer.prefill_layer_s(1, size) - each_prompt_s for size in sizes])
     numbers = sizes_up_to(limits.decodes, profile.decode.tokens)
-    decodes, least = _context_lines(numbers, timer.decode_layer_s)
+    alone = _context_curves(numbers, timer.decode_layer_s)
+    decodes = present = _lines_of(numbers, alone)
     riding = None
     if is_mixed:
-        further, _ = _context_lines(
+        further = _context_curves(
             numbers,
             lambda n, c: timer.mixed_layer_s(1, 1, n, c) - timer.prefill_layer_s(1, 1 + n),
         )
-        riding = tuple(line for line in further if not line.per_pass_s)
+        riding = tuple(line for line in _lines_of(numbers, further) if not line.per_pass_s)
+        beside = _beside_prompts(numbers, sizes, prompts)
+        present = _lines_of(
+            numbers,
+            [
+                (np.minimum(own, beside + more), min(slope, other))
+                for (own, slope), (more, other) in zip(alone, further, strict=True)
+            ],
+        )
     copy_s = timer.copy_s(1)
     return PassCosts(
-        tuple(lower_lines(sizes, prompts)), decodes, riding, each_prompt_s, copy_s, copy_s, least
+        prompts=tuple(lower_lines(sizes, prompts)),
+        decodes=decodes,
+        any_with_decodes=present,
+        riding=riding,
+        prompt_s=each_prompt_s,
+        copy_in_s=copy_s,
+        copy_out_s=copy_s,
+        least_decode_s=max(line.per_pass_s for line in present),
     )
 
 
-def _context_lines(
-    numbers: Sequence[int], seconds: Callable[[int, int], float]
-) -> tuple[tuple[Line, ...], float]:
-    """Lines for decodes whose time is convex in the sum of their contexts; and the least time.
+def _lines_of(numbers: Sequence[int], curves: Sequence[tuple[Curve, float]]) -> tuple[Line, ...]:
+    return tuple(line for curve, slope in curves for line in lower_lines(numbers, curve, slope))
 
-    A convex function lies above its value at no context, and above its last slope; so above any
-    mean of the two.
+
+def _beside_prompts(numbers: Sequence[int], sizes: Sequence[int], prompts: Curve) -> Curve:
+    """The least time of a pass of more tokens than each number of decodes; infinite for none."""
+    least = np.append(np.minimum.accumulate(prompts[::-1])[::-1], inf)
+    return least[np.searchsorted(np.array(sizes), np.array(numbers) + 1)]
+
+
+def _context_curves(
+    numbers: Sequence[int], seconds: Callable[[int, int], float]
+) -> list[tuple[Curve, float]]:
+    """Curves and a time for each token of context, below the time of decodes.
+
+    The time is convex in the sum of the contexts. So it lies above its value at no context, and
+    above its last slope; and above any mean of the two.
     """
     far = int(_FAR) * max(numbers)
     slope = (seconds(1, 2 * far) - seconds(1, far)) / far
@@ -198,11 +230,10 @@ def _context_lines(
     first_slope = min(slope, *(seconds(n, 1) - seconds(n, 0) for n in numbers))
     first_slope = max(0.0, first_slope * (1 - 1e-6))  # a difference of rounded numbers
     long = np.array([seconds(number, far) - slope * far for number in numbers])
-    lines: list[Line] = []
-    for blend in _BLENDS:
-        curve = blend * long + (1 - blend) * short
-        lines += lower_lines(numbers, curve, blend * slope + (1 - blend) * first_slope)
-    return tuple(lines), float(short.min())
+    return [
+        (blend * long + (1 - blend) * short, blend * slope + (1 - blend) * first_slope)
+        for blend in _BLENDS
+    ]
 
 
 def _lone_node(llm: LLM, profile: MachineProfile) -> PlacedNode:
@@ -234,12 +265,14 @@ def _operator_costs(llm: LLM, tables: OperatorTables, limits: PassLimits) -> Pas
         attention = np.array([_attention_s(tables.kinds, n, slope) for n in numbers])
         if np.isfinite(attention).all():
             decodes += lower_lines(numbers, dense + attention, slope)
-    least = max(line.per_pass_s + line.per_item_s for line in decodes if not line.per_context_s)
+    beside = np.minimum(dense, _beside_prompts(numbers, sizes, prompts))
+    present = tuple(lower_lines(numbers, beside))
     return PassCosts(
-        tuple(lower_lines(sizes, prompts)),
-        tuple(decodes),
-        (Line(0.0, 0.0),),
-        least_decode_s=least,
+        prompts=tuple(lower_lines(sizes, prompts)),
+        decodes=tuple(decodes),
+        any_with_decodes=present,
+        riding=(Line(0.0, 0.0),),
+        least_decode_s=max(line.per_pass_s for line in present),
     )
 
 
