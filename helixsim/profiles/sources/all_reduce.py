@@ -1,4 +1,4 @@
-"""All-reduces of the user's own machine, instead of those of the machine that was measured."""
+"""All-reduces of the user's own machine, instead of the ones in the tables."""
 
 from __future__ import annotations
 
