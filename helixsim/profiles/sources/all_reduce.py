@@ -41,4 +41,9 @@ def with_all_reduce(
     )
     if not changed.bytes_per_s:
         raise InputError("must be above zero", where="--all-reduce-bandwidth")
-    return replace(sourced, tables=replace(sourced.tables, all_reduce=changed))
+    given = ", ".join(text for text in (latency, bandwidth) if text is not None)
+    return replace(
+        sourced,
+        tables=replace(sourced.tables, all_reduce=changed),
+        source=f"{sourced.source}; all-reduces of the user: {given}",
+    )
