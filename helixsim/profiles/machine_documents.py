@@ -47,7 +47,7 @@ class MachineFacts:
 
 
 def facts_of(machine: GpuMachine, architecture: Architecture, **facts: Any) -> MachineFacts:  # noqa: ANN401 (of MachineFacts)
-    """The facts of a machine with these GPUs that serves an LLM.
+    """The facts of a machine with these GPUs, for an LLM.
 
     Parameters
     ----------

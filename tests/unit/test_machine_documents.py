@@ -116,7 +116,9 @@ def test_whole_steps(sourced):
 def test_other_all_reduces(sourced):
     found = sourced(2)
     assert with_all_reduce(found, None, None) is found
-    tables = with_all_reduce(found, "10 us", None).tables
+    changed = with_all_reduce(found, "10 us", None)
+    assert changed.source == f"{found.source}; all-reduces of the user: 10 us"
+    tables = changed.tables
     assert tables.all_reduce.latency_s == pytest.approx(10e-6)
     assert tables.all_reduce.bytes_per_s == 20e9
     assert with_all_reduce(found, None, "5 GB/s").tables.all_reduce.bytes_per_s == 5e9

@@ -107,6 +107,25 @@ def test_many_sizes_are_thinned(tables):
     assert attention(0, 0, 77, 64) == pytest.approx(0.077e-3)
 
 
+def test_rows_of_other_llms_are_left_out(tables):
+    def of_llm(text, *sizes):
+        first, *rest = text.splitlines()
+        return [f"{first},n_embd,n_q_head,n_kv_head"] + [f"{row},{','.join(sizes)}" for row in rest]
+
+    ours = of_llm(ATTENTION, "4096", "32", "8")
+    others = of_llm(ATTENTION.replace("0.1,", "7,"), "4096", "32", "32")
+    found = tables(attention="\n".join([*ours, *others[1:]])).tables
+    assert found.kinds[0].attention(64, 0, 0, 0) == pytest.approx(0.1e-3)
+    with pytest.raises(InputError) as error:
+        tables(attention="\n".join(others))
+    assert "has no rows of an LLM with n_embd 4096, n_q_head 32, n_kv_head 8" in str(error.value)
+
+
+def test_times_that_are_rounded_to_zero(tables):
+    found = tables(mlp=mlp((1, 1, 0.0), (1, 1000, 0.02))).tables
+    assert found.kinds[0].dense(1) == pytest.approx(10 * 0.5e-6)
+
+
 @pytest.mark.parametrize(
     ("num_gpus", "files", "message"),
     [

@@ -1,4 +1,4 @@
-"""All-reduces of the user's own machine, instead of those of the machine that was measured."""
+"""All-reduces of the user's own machine, instead of the ones in the tables."""
 
 from __future__ import annotations
 
@@ -41,4 +41,9 @@ def with_all_reduce(
     )
     if not changed.bytes_per_s:
         raise InputError("must be above zero", where="--all-reduce-bandwidth")
-    return replace(sourced, tables=replace(sourced.tables, all_reduce=changed))
+    given = ", ".join(text for text in (latency, bandwidth) if text is not None)
+    return replace(
+        sourced,
+        tables=replace(sourced.tables, all_reduce=changed),
+        source=f"{sourced.source}; all-reduces of the user: {given}",
+    )

@@ -24,7 +24,7 @@ INSTALL_HINT = "pip install 'helixsim[profiles]'"
 SERVING_ENGINE = "vllm"
 """The engine whose kernels are asked for."""
 
-_DATA = Path(__file__).parents[1] / "data" / "sources" / "aiconfigurator.yaml"
+_DATA = Path(__file__).parent / "data" / "aiconfigurator.yaml"
 
 OperatorTime = tuple[str, float, float, str]
 """Name, milliseconds, energy, and whether it was measured (`silicon`) or reckoned from that."""

@@ -3,8 +3,8 @@
 The library lists the operators of an LLM, once for prefills and once for decodes, and tells the
 time of each at any size. :data:`_ROLES` says what each is for us. Matrices, norms and experts take
 the same time in both lists at the same number of tokens, but where an LLM runs shared experts
-beside the others in decodes: the decodes' list holds up to :data:`MAX_DECODES` tokens, that of
-prefills above. What all-reduces of a layer take more than their fitted line is in `dense`.
+beside the others in decodes only: what a chunk takes more than as many decodes is in the attention
+of the chunk. What all-reduces of a layer take more than their fitted line is in `dense`.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ CHUNK_CONTEXTS = (0, 1024, 4096, 16384, 65536)
 DECODES = (1, 4, 8, 16, 32, 64, 96, 128, 192, 256, 512)
 DECODE_CONTEXTS = (16, 128, 512, 1024, 2048, 4096, 16384, 65536)
 
-MAX_DECODES = 256
-"""A pass of more tokens has chunks of prefills."""
+_TOKEN_ROLES: tuple[Role, ...] = ("norms", "projections", "block", "experts", "exchange")
+"""Operators of a layer whose times depend on the number of tokens only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +116,16 @@ class KernelOperators:
         self._decode = _listed(_Decodes(kernels))
 
     def tokens_s(self, role: Role, num_tokens: int) -> float:
-        """Seconds of the operators of a role for a layer, or once, for this number of tokens."""
-        if num_tokens <= MAX_DECODES:
-            return sum(found.seconds(num_tokens, 1, 0) for found in self._of(self._decode, role))
-        return sum(found.seconds(1, num_tokens, 0) for found in self._of(self._prefill, role))
+        """Seconds of the operators of a role for a layer, or once, for as many decodes."""
+        return sum(found.seconds(num_tokens, 1, 0) for found in self._of(self._decode, role))
+
+    def chunk_excess_s(self, chunk: int) -> float:
+        """What a layer takes for a chunk more than for as many decodes, attention left out."""
+        prefill_s = decode_s = 0.0
+        for role in _TOKEN_ROLES:
+            prefill_s += sum(found.seconds(1, chunk, 0) for found in self._of(self._prefill, role))
+            decode_s += self.tokens_s(role, chunk)
+        return max(prefill_s - decode_s, 0.0)
 
     def head_s(self, num_sequences: int) -> float:
         """Seconds of the head."""
@@ -215,10 +221,13 @@ def _seconds_of(
     return seconds
 
 
-def attention_table(operators: KernelOperators, *, window: bool) -> AttentionTable:
+def attention_table(
+    operators: KernelOperators, block: KernelOperators, *, window: bool
+) -> AttentionTable:
     """Attention of a layer: a chunk beside decodes takes the sum of both, less what they share."""
+    excess_s = {chunk: block.chunk_excess_s(chunk) for chunk in CHUNKS}
     chunks = {
-        (chunk, context): operators.chunk_s(window, chunk, context)
+        (chunk, context): operators.chunk_s(window, chunk, context) + excess_s[chunk]
         for chunk, context in product(CHUNKS, CHUNK_CONTEXTS)
     }
     decodes = {
@@ -267,7 +276,7 @@ def layer_tables(
 
     return LayerTables(
         _curve(dense_s, TOKENS),
-        attention_table(attention, window=window),
+        attention_table(attention, block, window=window),
         None if experts is None else _experts(block, *experts),
     )
 

@@ -9,6 +9,9 @@ Times are in milliseconds, medians of several runs, of one of the GPUs that shar
                 is_prefill, time_stats.attn_prefill.median, time_stats.attn_decode.median
     all_reduce  num_workers, size (bytes), time_stats.all_reduce.median   with several GPUs
 
+A file may have rows of several LLMs, told apart by ``n_embd`` (hidden size), ``n_head`` or
+``n_q_head``, ``n_kv_head`` and ``n_expanded_embd`` (width of the feed-forward block).
+
 It measures no head: the head takes the time of the feed-forward block's first matrix for as many
 weights.
 """
@@ -35,6 +38,7 @@ from helixsim.profiles.operators import (
 from helixsim.profiles.sources.hub_config import feed_forward_of
 
 _MS = 1e-3
+_RESOLUTION_S = 1e-6
 _LAYER = (
     *("input_layernorm", "attn_pre_proj", "attn_rope", "attn_post_proj"),
     *("post_attention_layernorm", "mlp_up_proj", "mlp_act", "mlp_down_proj", "add"),
@@ -69,13 +73,21 @@ class VidurFolder(CsvFolder):
                 f"has times of equal layers without experts, but {architecture.name} has others",
                 file=self.folder,
             )
-        curves = self._matrices(num_gpus)
+        attention = architecture.kinds[0].attention
+        width = feed_forward_of(architecture.kinds[0]).width
+        llm = {
+            "n_embd": architecture.hidden_size,
+            "n_head": attention.num_heads,
+            "n_q_head": attention.num_heads,
+            "n_kv_head": attention.num_kv_heads,
+            "n_expanded_embd": width,
+        }
+        curves = self._matrices(num_gpus, llm)
         layer = {name: curves[name] for name in _LAYER}
         weights = {name: 2 if name == "add" else 1 for name in _LAYER}
         dense = simplified(sum_of_curves(layer, weights), _TOLERANCE)
-        width = feed_forward_of(architecture.kinds[0]).width
         return OperatorTables(
-            kinds=(LayerTables(dense, self._attention(num_gpus)),),
+            kinds=(LayerTables(dense, self._attention(num_gpus, llm)),),
             embedding=simplified(curves["emb"], _TOLERANCE),
             final_norm=simplified(curves["input_layernorm"], _TOLERANCE),
             head=_scaled(curves["mlp_up_proj"], architecture.vocab_size / (2 * width)),
@@ -85,21 +97,21 @@ class VidurFolder(CsvFolder):
             step_gap_s=step_gap_s,
         )
 
-    def _matrices(self, num_gpus: int) -> dict[str, OperatorCurve]:
+    def _matrices(self, num_gpus: int, llm: Mapping[str, int]) -> dict[str, OperatorCurve]:
         """Curves of the operators that depend on the number of tokens only."""
         columns = {name: f"time_stats.{name}.median" for name in ("emb", *_LAYER)}
-        rows = self._rows_of("mlp", num_gpus, ("num_tokens", *columns.values()))
+        rows = self._rows_of("mlp", num_gpus, llm, ("num_tokens", *columns.values()))
         found: dict[str, dict[int, list[float]]] = {name: {} for name in columns}
         for line, row in rows:
             tokens = self.count("mlp", line, row, "num_tokens")
             for name, column in columns.items():
-                seconds = self.seconds("mlp", line, row, column, _MS)
+                seconds = self._time_s("mlp", line, row, column)
                 found[name].setdefault(tokens, []).append(seconds)
         return {name: curve_of(_means(times)) for name, times in found.items()}
 
-    def _attention(self, num_gpus: int) -> AttentionTable:
+    def _attention(self, num_gpus: int, llm: Mapping[str, int]) -> AttentionTable:
         """The attention: chunks and decodes were measured alone, together they take the sum."""
-        chunks, decodes = self._attention_curves(num_gpus)
+        chunks, decodes = self._attention_curves(num_gpus, llm)
         axes = (
             (0, *_thinned(chunks)),
             _thinned({at for curve in chunks.values() for at in curve.tokens}),
@@ -113,12 +125,12 @@ class VidurFolder(CsvFolder):
         return AttentionTable(*axes, seconds)
 
     def _attention_curves(
-        self, num_gpus: int
+        self, num_gpus: int, llm: Mapping[str, int]
     ) -> tuple[dict[int, OperatorCurve], dict[int, OperatorCurve]]:
         """Size of a chunk, and number of decodes -> curve over contexts."""
         medians = {name: f"time_stats.{name}.median" for name in ("attn_prefill", "attn_decode")}
         columns = ("batch_size", "prefill_chunk_size", "kv_cache_size", "is_prefill")
-        rows = self._rows_of("attention", num_gpus, (*columns, *medians.values()))
+        rows = self._rows_of("attention", num_gpus, llm, (*columns, *medians.values()))
         found: tuple[dict[int, dict[int, list[float]]], ...] = ({}, {})
         for line, row in rows:
             is_prefill = self._flag(line, row)
@@ -129,7 +141,7 @@ class VidurFolder(CsvFolder):
             if is_prefill:
                 size = self.count("attention", line, row, "prefill_chunk_size")
             column = medians["attn_prefill" if is_prefill else "attn_decode"]
-            seconds = self.seconds("attention", line, row, column, _MS)
+            seconds = self._time_s("attention", line, row, column)
             context = self.count("attention", line, row, "kv_cache_size")
             times = found[0 if is_prefill else 1].setdefault(size, {})
             times.setdefault(context, []).append(seconds)
@@ -166,18 +178,33 @@ class VidurFolder(CsvFolder):
         return AllReduce(max(times[least] - share * least / rate, 0.0), rate)
 
     def _rows_of(
-        self, name: str, num_gpus: int, columns: Sequence[str]
+        self, name: str, num_gpus: int, llm: Mapping[str, int], columns: Sequence[str]
     ) -> list[tuple[int, dict[str, str]]]:
-        """Rows of this number of GPUs."""
+        """Rows of this number of GPUs and this LLM."""
         workers = "num_tensor_parallel_workers"
         rows = self.rows(name, (workers, *columns))
-        counts = [self.count(name, line, row, workers) for line, row in rows]
-        found = [row for row, count in zip(rows, counts, strict=True) if count == num_gpus]
+        told = {column: size for column, size in llm.items() if column in rows[0][1]}
+        of_llm = [
+            (line, row)
+            for line, row in rows
+            if all(self.count(name, line, row, column) == size for column, size in told.items())
+        ]
+        if not of_llm:
+            sizes = ", ".join(f"{column} {size}" for column, size in told.items())
+            raise InputError(f"has no rows of an LLM with {sizes}", file=self.path(name))
+        counts = [self.count(name, line, row, workers) for line, row in of_llm]
+        found = [row for row, count in zip(of_llm, counts, strict=True) if count == num_gpus]
         if not found:
             known = ", ".join(map(str, sorted(set(counts))))
             message = f"has no rows of {num_gpus} GPUs, only of {known} ({workers})"
             raise InputError(message, file=self.path(name))
         return found
+
+    def _time_s(self, name: str, line: int, row: Mapping[str, str], column: str) -> float:
+        """A time; one that the profiler rounded to zero is below its resolution of 1 us."""
+        if self.number(name, line, row, column) == 0:
+            return _RESOLUTION_S / 2
+        return self.seconds(name, line, row, column, _MS)
 
     def _flag(self, line: int, row: Mapping[str, str]) -> bool:
         text = row["is_prefill"].strip().lower()
