@@ -15,11 +15,16 @@ from pathlib import Path
 from architectures import measured_llm
 
 from helixsim.llms.architecture import Architecture
+from helixsim.profiles.import_operators import ImportSettings
 from helixsim.profiles.operator_csv import OperatorFolder
-from helixsim.profiles.operators import AttentionTable, ExpertTable
+from helixsim.profiles.operators import AllReduce, AttentionTable, ExpertTable
+from helixsim.units import bytes_per_s, seconds
 
 FITTED = ("V100-16-SXM", "A100-40-SXM", "A100-80-SXM", "L40S", "H100-SXM", "RTX-PRO-6000")
 JUDGED = ("T4", "L4", "RTX-4090", "H200", "B200")
+
+KERNELS = "aiconfigurator-core"
+OPERATORS = "operator tables"
 
 KERNEL_TIMES = Path(__file__).parent / "measured" / "kernel_times.csv"
 PROMPT_TOKENS = 1000
@@ -68,8 +73,8 @@ class MeasuredStep:
         Prompts that make up the tokens of a prefill.
     is_layer
         Whether it is the time of one layer, rather than of the whole LLM.
-    has_sampler, has_all_reduce
-        What the time contains.
+    has_sampler
+        Whether the time contains the sampler.
     """
 
     source: str
@@ -85,7 +90,6 @@ class MeasuredStep:
     prompts: int = 1
     is_layer: bool = False
     has_sampler: bool = True
-    has_all_reduce: bool = True
 
     @property
     def set(self) -> str:
@@ -105,7 +109,7 @@ def kernel_steps() -> Iterator[MeasuredStep]:
         for row in rows:
             times = {name: 1e-6 * float(row[name]) for name in _GROUPS}
             yield MeasuredStep(
-                source="aiconfigurator-core",
+                source=KERNELS,
                 gpu=row["gpu"],
                 llm=row["llm"],
                 weights=row["weights"],
@@ -149,7 +153,15 @@ def helix_steps(reference: Path) -> Iterator[MeasuredStep]:
 
 
 def operator_steps(reference: Path) -> Iterator[MeasuredStep]:
-    """Steps that operator tables (vLLM 0.19) add up to, without all-reduces."""
+    """Steps that operator tables (vLLM 0.19) add up to.
+
+    The all-reduces of two GPUs are those of a recorded run on the same GPUs, from which
+    `import-operators` has its defaults.
+    """
+    settings = ImportSettings(name="", memory="")
+    all_reduce = AllReduce(
+        seconds(settings.all_reduce_latency), bytes_per_s(settings.all_reduce_bandwidth)
+    )
     for name, (gpu, llm, num_gpus) in _FOLDERS.items():
         measured = OperatorFolder(reference / "operator_profiles" / name)
         architecture = measured_llm(llm)
@@ -172,9 +184,11 @@ def operator_steps(reference: Path) -> Iterator[MeasuredStep]:
             cell = (number, 0, 0, 0) if phase == "prefill" else (0, 0, number, context)
             layer_s = dense(number) + attention(*cell)
             layer_s += experts(number) if experts else 0.0
+            size = number * architecture.activation_bytes_per_token
+            reduce_s = 2 * all_reduce(size, num_gpus) if num_gpus > 1 else 0.0
             once_s = embedding(number) + final_norm(number)
             yield MeasuredStep(
-                source="operator tables",
+                source=OPERATORS,
                 gpu=gpu,
                 llm=llm,
                 weights="bf16",
@@ -182,10 +196,10 @@ def operator_steps(reference: Path) -> Iterator[MeasuredStep]:
                 phase=phase,
                 number=number,
                 context=context,
-                seconds=architecture.num_layers * layer_s
+                seconds=architecture.num_layers * (layer_s + reduce_s)
                 + once_s
                 + head(1 if phase == "prefill" else number),
-                has_all_reduce=False,
+                groups={"all_reduce": architecture.num_layers * reduce_s},
             )
 
 

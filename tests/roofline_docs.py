@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from measured_times import MeasuredStep
+from measured_times import KERNELS, OPERATORS, MeasuredStep
 from roofline_errors import row
 
 from helixsim.profiles.roofline.constants import Constants, ErrorSpec
@@ -58,7 +58,7 @@ def sources_table(steps: Iterable[MeasuredStep]) -> str:
     errors: dict[tuple[object, ...], list[float]] = {}
     for key, times in by_step.items():
         if len(times) == 2:
-            ratio = times["operator tables"] / times["aiconfigurator-core"]
+            ratio = times[OPERATORS] / times[KERNELS]
             errors.setdefault(key[:4], []).append(ratio - 1)
     head = ("GPU", "LLM", "GPUs", "phase", "points", "mean", "median error", "90 % within")
     rows = [head]

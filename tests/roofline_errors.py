@@ -30,10 +30,7 @@ class Predictor:
         tables = self._tables(step.gpu, step.llm, step.weights, step.num_gpus)
         llm = step.architecture
         stage = tables.stage(0, llm.num_layers)
-        if step.has_all_reduce:
-            layer_s = stage.layer_s(step.number, llm.activation_bytes_per_token)
-        else:
-            layer_s = sum(share * kind(step.number) for share, kind in stage.kinds)
+        layer_s = stage.layer_s(step.number, llm.activation_bytes_per_token)
         if step.phase == "prefill":
             chunk = step.number / step.prompts
             layer_s += step.prompts * stage.attention_s(chunk, step.context, 0, 0)
