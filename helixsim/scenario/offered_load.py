@@ -75,7 +75,10 @@ def _turn_of_mean_request(talks: Turns) -> float:
 
 
 def class_weights(workload: Workload, duration_s: float) -> list[float]:
-    """Share of the requests that are of each group of users, in order; the sum is 1."""
+    """Share of the requests that are of each group of users, in order; the sum is 1.
+
+    Without any request, all groups have the same.
+    """
     rates = [
         users.share or 0.0
         if users.requests_per_s is None
@@ -83,7 +86,7 @@ def class_weights(workload: Workload, duration_s: float) -> list[float]:
         for users in workload.groups
     ]
     total = fsum(rates)
-    return [rate / total for rate in rates]
+    return [rate / total if total else 1 / len(rates) for rate in rates]
 
 
 def mean_request(workload: Workload, duration_s: float) -> MeanRequest:

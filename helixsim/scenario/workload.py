@@ -10,6 +10,7 @@ from helixsim.errors import InputError, ScenarioError, TraceError
 from helixsim.scenario.distribution_spec import DistributionSpec, to_distribution, to_times
 from helixsim.scenario.files import CONSTANT, POISSON, is_arrivals_name, is_lengths_name
 from helixsim.scenario.mean_request import with_mean_request
+from helixsim.scenario.offered_load import offered_requests_per_s
 from helixsim.scenario.rate_spec import to_rate
 from helixsim.scenario.trace import TraceReader
 from helixsim.scenario.trace_spec import FILL, TraceSpec, whole_trace_spec
@@ -89,6 +90,12 @@ def resolve_workload(spec: WorkloadSpec, file: Path, duration_s: float) -> Workl
         conversations=resolver.turns("", spec.conversations),
         classes=resolver.classes(),
     )
+    if offered_requests_per_s(workload, duration_s) == 0:
+        raise ScenarioError(
+            f"the rate is 0 during the whole run of {duration_s:g} s",
+            file=file,
+            where="workload.classes" if rate is None else "workload.requests_per_s",
+        )
     return with_mean_request(workload, spec, file, duration_s)
 
 

@@ -268,7 +268,8 @@ def test_a_prompt_longer_than_any_batch_is_rejected(folder, policy):
 def test_a_request_that_no_cache_can_hold_is_rejected(folder):
     nodes = [{"type": "A100", "count": 4, "name": "n{i}", "kv_token_layers": 5000}]
     published = {"cluster.nodes": nodes, "scheduler.preset": "published"}
-    summary = summary_of(write(trace((1, 100, 5)) | published))
+    mean = {"workload.mean_output_tokens": 240}
+    summary = summary_of(write(trace((1, 100, 5)) | published | mean))
     # 100 tokens and the expected 240 on 18 layers are 6120.
     assert summary["rejected_for"] == reasons(kv=1)
     assert summary["requests"] == counts(arrived=1, rejected=1)

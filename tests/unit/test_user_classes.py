@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from random import Random
 from statistics import fmean
 
@@ -32,6 +36,7 @@ from helixsim.traces.lengths import IndependentLengths
 from helixsim.traces.rates import ConstantRate
 from helixsim.traces.values import Trace
 
+ROOT = Path(__file__).parents[2]
 LAYERS = {"a": (0, 1), "b": (1, 2)}
 
 
@@ -211,3 +216,58 @@ def test_lateness_is_by_the_limit_of_the_class():
         assert lateness.is_late(request, 10.1 + late_after_s) or name == "batch"
     assert Lateness(None, "wait", {"chat": 1.0}).lets_wait
     assert not Lateness(None, "wait", {"batch": None}).lets_wait
+
+
+def test_priorities_of_classes_reach_the_engine(load, tmp_path):
+    (tmp_path / "one-at-a-time.yaml").write_text(
+        "schema: 1\nkind: engine\nname: mine\nscheduler: vllm\nmax_num_seqs: 1\n"
+        "max_num_batched_tokens: 2048\nscheduling: priority\n"
+    )
+    users = {"share": 0.5, "prompt_tokens": 100, "output_tokens": 20}
+
+    def first_tokens(priority):
+        scenario = load(
+            {
+                "cluster.nodes": [{"type": "A100", "name": "one", "kv_token_layers": 10**7}],
+                "placement": {"layers": {"one": [0, 80]}, "allow_overcommitted_layers": True},
+                "physics": "calibrated",
+                "engine": "one-at-a-time.yaml",
+                "workload": {
+                    "requests_per_s": 5,
+                    "arrivals": "constant",
+                    "classes": {"chat": users, "batch": users | {"priority": priority}},
+                },
+                "run": {"duration": "20 s", "drain": True},
+            }
+        )
+        rows = simulate(scenario).requests
+        return [rows.ttft_s[rows["class"] == name].mean() for name in ("chat", "batch")]
+
+    chat, batch = first_tokens(priority=0)
+    chat_before, batch_after = first_tokens(priority=1)
+    assert chat_before < 0.75 * chat
+    assert batch_after > 1.5 * batch
+
+
+def test_draws_do_not_depend_on_the_hash_seed():
+    code = (
+        "from helixsim import load_scenario, simulate\n"
+        "changes = ['workload.mode=online', 'workload.requests_per_s=1', 'run.duration=30 s',\n"
+        "    'run.warmup=1 s', 'workload.prompt_tokens={mean: 50, cv: 1}',\n"
+        "    'workload.output_tokens={mean: 5, p95: 10}',\n"
+        "    'workload.classes={b: {share: 0.5}, a: {share: 0.5, conversations: {turns: 2}}}']\n"
+        "print(simulate(load_scenario('quickstart', changes)).requests.to_csv())"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    (output,) = outputs
+    assert ",b\n" in output
+    assert ",a\n" in output

@@ -220,6 +220,14 @@ MISTAKES = [
     ),
     (PLAIN | {"requests_per_s": {"steps": [["0 s", 0]]}}, "at least one rate must be above 0"),
     (
+        PLAIN | {"requests_per_s": {"steps": [["0 s", 0], ["1 h", 5]]}},
+        "workload.requests_per_s: the rate is 0 during the whole run of 100 s",
+    ),
+    (
+        {"classes": {"a": {"requests_per_s": {"steps": [["0 s", 0], ["1 h", 5]]}}}},
+        "workload.classes: the rate is 0 during the whole run of 100 s",
+    ),
+    (
         PLAIN
         | {"requests_per_s": {"base": 1, "bursts": {"every": "1 s", "length": "1 s", "factor": 2}}},
         "workload.requests_per_s.bursts.length: a burst must be shorter than 1 s",
