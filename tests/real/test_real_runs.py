@@ -261,3 +261,20 @@ def test_a_taken_port_is_named(tmp_path, monkeypatch):
         result = CliRunner().invoke(app, [*arguments, "--listen", f"127.0.0.1:{port}"])
     assert result.exit_code == 2
     assert f"cannot listen at tcp://127.0.0.1:{port}" in result.output
+
+
+def test_a_trace_is_sent_from_its_first_request_with_the_turns_of_its_sessions(tmp_path):
+    trace, out = tmp_path / "trace.jsonl", tmp_path / "out"
+    trace.write_text(
+        '{"session_id": 1, "timestamp": 1715299200000, "input_length": 20, "output_length": 3}\n'
+        '{"session_id": 1, "delay": 500, "input_length": 40, "output_length": 2}\n'
+        '{"timestamp": 1715299206000, "input_length": 30, "output_length": 2}\n'
+    )
+    process = start("replay", trace, "quickstart", "--local", "--time-scale", 5, "-o", out)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, errors
+    assert "note: later turns of sessions are sent until 7 s" in errors
+    requests = pd.read_parquet(out / "requests.parquet").set_index("prompt_tokens")
+    assert list(requests.status) == ["completed"] * 3
+    assert requests.arrival_s[40] == pytest.approx(requests.end_s[20] + 0.5)
+    assert requests.arrival_s[30] == pytest.approx(requests.arrival_s[20] + 6.0)
