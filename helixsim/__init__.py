@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from helixsim.registry import register_engine
     from helixsim.scenario.load import load_scenario
     from helixsim.scenario.resolved import Scenario
-    from helixsim.studies.capacity import CapacityResult, capacity
+    from helixsim.studies.capacity import capacity
+    from helixsim.studies.capacity_result import CapacityResult
     from helixsim.studies.sweep import SweepResult, sweep
     from helixsim.traces.formats import register_trace_format
 
@@ -59,7 +60,7 @@ __all__ = [
 
 _MODULES = {
     "CalibrationResult": "helixsim.calibration.fit",
-    "CapacityResult": "helixsim.studies.capacity",
+    "CapacityResult": "helixsim.studies.capacity_result",
     "HelixError": "helixsim.errors",
     "Placement": "helixsim.placement.placement",
     "PlanResult": "helixsim.planner.result",

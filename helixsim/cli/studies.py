@@ -89,6 +89,15 @@ def capacity(
         float, typer.Option(min=0.001, max=1, help="Share of arriving requests that must finish.")
     ] = 0.95,
     overrides: SetOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Folder that keeps the runs, so that a search goes on where it was ended.",
+        ),
+    ] = None,
     backend: BackendOption = "local",
     jobs: JobsOption = None,
     *,
@@ -99,8 +108,9 @@ def capacity(
     """Find the highest arrival rate that meets the objectives."""
     import json
 
-    from helixsim.studies.capacity import CapacitySearch, Probe
+    from helixsim.studies.capacity import CapacitySearch
     from helixsim.studies.capacity import capacity as searching
+    from helixsim.studies.capacity_result import Probe
     from helixsim.studies.capacity_text import capacity_text, heading_text, probe_text
 
     searches: list[CapacitySearch] = []
@@ -124,6 +134,7 @@ def capacity(
             keep_up=keep_up,
             backend=backend,
             jobs=jobs,
+            output=output,
             on_start=begin,
             on_probe=tell,
             on_progress=show,

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
-from typing import Any
 
-from helixsim.display import short_text, table_html
-from helixsim.errors import InputError, SimulationError
-from helixsim.planner.objective import Limit
+from helixsim.errors import InputError
 from helixsim.planner.place import place
 from helixsim.scenario.load import checked_document, load_scenario, resolve_scenario
 from helixsim.scenario.offered_load import offered_requests_per_s
 from helixsim.scenario.overrides import Override, apply_overrides
 from helixsim.scenario.resolved import Scenario
-from helixsim.studies.backends import Backend, outcomes
+from helixsim.studies.backends import Backend
+from helixsim.studies.capacity_interval import CapacityInterval, interval_of, seed_capacity
+from helixsim.studies.capacity_result import CapacityResult, Probe
+from helixsim.studies.capacity_runs import CapacityRuns
+from helixsim.studies.capacity_window import check_answer, tells_nothing
 from helixsim.studies.objectives import (
     OWN_CLASS,
-    Verdict,
     judge,
     parse_objectives,
     request_limits,
@@ -39,117 +37,6 @@ _LEAST_TOLERANCE = 0.001
 _DIGITS = 6
 
 
-@dataclass(frozen=True)
-class Probe:
-    """One rate that was tried.
-
-    Attributes
-    ----------
-    rate
-        Value of the scenario's rate.
-    requests_per_s
-        Requests per second at this rate, on average.
-    verdict
-        Whether the rate is sustained, and the figures.
-    """
-
-    rate: float
-    requests_per_s: float
-    verdict: Verdict
-
-    @property
-    def meets(self) -> bool:
-        """Whether all objectives are kept and requests do not pile up."""
-        return not self.verdict.misses
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        sustained = self.verdict.sustained
-        return {
-            "rate": self.rate,
-            "requests_per_s": self.requests_per_s,
-            "meets": self.meets,
-            "misses": list(self.verdict.misses),
-            "sustained": sustained if sustained == sustained else None,  # noqa: PLR0124
-            "figures": dict(self.verdict.figures),
-        }
-
-
-@dataclass(frozen=True)
-class CapacityResult:
-    """The result of a search for the highest rate.
-
-    Attributes
-    ----------
-    scenario
-        Name of the scenario.
-    path
-        The key that was varied: ``workload.requests_per_s`` or ``workload.mean_tokens_per_s``, or
-        ``workload.rate_scale`` of a trace, of a rate that varies, or of rates of classes, or
-        ``workload.trace.scale``.
-    objectives
-        Limits on figures.
-    seeds
-        Seeds of the runs at each rate.
-    probes
-        All rates tried, in order.
-    best
-        The highest rate tried that meets the objectives and is below every rate that does not;
-        None if there is none.
-    above
-        The lowest rate tried that does not meet them; None if there is none.
-    interrupted
-        Whether the search was ended by Ctrl-C.
-    """
-
-    scenario: str
-    path: str
-    objectives: tuple[Limit, ...]
-    seeds: tuple[int, ...]
-    probes: tuple[Probe, ...]
-    best: Probe | None
-    above: Probe | None
-    interrupted: bool = False
-
-    def __repr__(self) -> str:
-        best = self.best
-        found = (
-            "no rate meets the objectives"
-            if best is None
-            else f"{best.requests_per_s:.4g} requests/s at {self.path}={best.rate:g}"
-        )
-        text = f"{self.scenario}: {found}; {len(self.probes)} rates tried"
-        return short_text("CapacityResult", text)
-
-    def _repr_html_(self) -> str:
-        rows = [
-            (
-                f"{probe.rate:g}",
-                f"{probe.requests_per_s:.4g}",
-                f"{probe.verdict.sustained:.1%}",
-                "met" if probe.meets else "; ".join(probe.verdict.misses),
-            )
-            for probe in sorted(self.probes, key=lambda probe: probe.rate)
-        ]
-        best = "none" if self.best is None else f"{self.best.requests_per_s:.4g} requests/s"
-        objectives = ", ".join(map(str, self.objectives))
-        title = f"Capacity of {self.scenario} with {objectives}: {best}"
-        return table_html(title, rows, head=(self.path, "requests/s", "sustained", "objectives"))
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "scenario": self.scenario,
-            "path": self.path,
-            "objectives": [str(limit) for limit in self.objectives],
-            "seeds": list(self.seeds),
-            "capacity": None if self.best is None else self.best.to_json(),
-            "not_met_at": None if self.above is None else self.above.rate,
-            "interrupted": self.interrupted,
-            "probes": [probe.to_json() for probe in self.probes],
-        }
-
-
 def capacity(
     scenario: str | Path | Scenario,
     slo: Sequence[str] | str = (),
@@ -160,6 +47,7 @@ def capacity(
     keep_up: float = KEEP_UP,
     backend: Backend = "local",
     jobs: int | None = None,
+    output: str | Path | None = None,
     on_start: Callable[[CapacitySearch], None] | None = None,
     on_probe: Callable[[Probe], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -168,7 +56,8 @@ def capacity(
 
     The rate is doubled or halved, from the scenario's own, until one is kept and one is not, and
     then bisected. A rate is kept if the mean over the seeds of every figure is within its limit,
-    and if requests finish as fast as they arrive.
+    and if requests finish as fast as they arrive. Then the same is bisected for each seed by
+    itself, for a confidence interval.
 
     Parameters
     ----------
@@ -188,6 +77,9 @@ def capacity(
         Share of the requests arriving in the windows that must finish in them.
     backend, jobs
         Backend of the runs, and number of runs at a time; see :func:`helixsim.sweep`.
+    output
+        Folder that keeps every run as it ends, and the result. Runs that it holds already are not
+        run again, so that a search goes on where it was ended. Nothing is kept if not given.
     on_start, on_probe, on_progress
         Called with the search when it starts, with each rate that was tried, and with the number
         of its runs that are done and of all.
@@ -195,20 +87,26 @@ def capacity(
     Raises
     ------
     InputError
-        If the scenario or an objective cannot be used.
+        If the scenario or an objective cannot be used, or the window of its runs says nothing: it
+        is shorter than a request's life, or too few requests arrive in it.
     SimulationError
         If a run fails.
+    OutputError
+        If the folder cannot be used.
     """
-    search = CapacitySearch(scenario, slo, overrides, seeds, tolerance, keep_up, backend, jobs)
+    search = CapacitySearch(
+        scenario, slo, overrides, seeds, tolerance, keep_up, backend, jobs, output
+    )
     if on_start is not None:
         on_start(search)
     search.on_probe = on_probe or _ignore
     search.on_progress = on_progress or _ignore
     try:
         search.run()
+        search.find_interval()
     except KeyboardInterrupt:
-        return search.result(interrupted=True)
-    return search.result()
+        return search.finish(interrupted=True)
+    return search.finish()
 
 
 class CapacitySearch:
@@ -230,6 +128,7 @@ class CapacitySearch:
         keep_up: float,
         backend: Backend,
         jobs: int | None,
+        output: str | Path | None = None,
     ) -> None:
         _check(seeds >= 1, "seeds", f"at least 1, not {seeds}")
         _check(jobs is None or jobs >= 1, "jobs", f"at least 1, not {jobs}")
@@ -262,10 +161,14 @@ class CapacitySearch:
         self._document = document
         self.seeds = tuple(range(found.run.seed, found.run.seed + seeds))
         self._tolerance, self._keep_up = tolerance, keep_up
-        self._backend, self._jobs = backend, jobs
+        self._runs = CapacityRuns(backend, jobs, output)
+        self._window_s = found.run.duration_s - found.run.warmup_s
+        self._warmup_s = found.run.warmup_s
         self.on_probe: Callable[[Probe], None] = _ignore
         self.on_progress: Callable[[int, int], None] = _ignore
         self.probes: list[Probe] = []
+        self._outcomes: dict[float, dict[int, Outcome]] = {}
+        self._interval: CapacityInterval | None = None
 
     def _rates(self, scenario: Scenario) -> tuple[str, float, float]:
         """Path of the rate in the scenario, its value, and the highest value possible."""
@@ -314,20 +217,56 @@ class CapacitySearch:
                 if rate >= self._most:
                     return
                 rate = min(_rounded(rate * 2), self._most)
+            elif tells_nothing(self._found(rate)):
+                break  # at lower rates still fewer requests arrive
             else:
                 rate = _rounded(rate / 2)
             if self._probe(rate).meets != first.meets:
                 break
-        else:
-            return
+        self._check_answer(rate)
         while True:
             low, high = self._bracket()
-            assert low is not None and high is not None
+            if low is None or high is None:
+                return
             middle = _rounded(sqrt(low.rate * high.rate))
             done = high.rate <= low.rate * (1 + self._tolerance)
             if done or not low.rate < middle < high.rate:
+                self._check_answer(low.rate)
                 return
             self._probe(middle)
+
+    def _found(self, rate: float) -> list[Outcome]:
+        """The outcomes of all seeds at a rate that was tried."""
+        return [self._outcomes[rate][seed] for seed in self.seeds]
+
+    def _check_answer(self, rate: float) -> None:
+        """Refuse what the window of the runs cannot say of a rate that was tried."""
+        probe = next(probe for probe in self.probes if probe.rate == rate)
+        check_answer(probe, self._found(rate), self._window_s, self._warmup_s, file=self._file)
+
+    def find_interval(self) -> None:
+        """Bisect for each seed by itself, and take the interval of their mean."""
+        low, high = self._bracket()
+        if len(self.seeds) < 2 or low is None or high is None:
+            return
+        found = []
+        for seed in self.seeds:
+
+            def meets(rate: float, seed: int = seed) -> bool:
+                self._carry_out(rate, [seed])
+                outcome = self._outcomes[rate][seed]
+                return not judge([outcome], self.objectives, self._keep_up).misses
+
+            known = {probe.rate: meets(probe.rate) for probe in self.probes}
+            rate = seed_capacity(known, meets, self._most, self._tolerance, _rounded)
+            found.append(rate * self._requests_per_rate)
+        self._interval = interval_of(found)
+
+    def finish(self, *, interrupted: bool = False) -> CapacityResult:
+        """The result so far; the folder keeps it."""
+        result = self.result(interrupted=interrupted)
+        self._runs.keep_result(result.to_json())
+        return result
 
     def result(self, *, interrupted: bool = False) -> CapacityResult:
         """The result so far."""
@@ -341,6 +280,7 @@ class CapacitySearch:
             best,
             above,
             interrupted,
+            self._interval,
         )
 
     def _bracket(self) -> tuple[Probe | None, Probe | None]:
@@ -358,27 +298,24 @@ class CapacitySearch:
         return max(kept, key=lambda probe: probe.rate, default=None), above
 
     def _probe(self, rate: float) -> Probe:
-        document = self._set(self._document, self.path, rate)
-        digest = resolve_scenario(document, self._file).digest
-        runs = [StudyRun(self._file, document, digest, seed) for seed in self.seeds]
-        found: dict[int, Outcome] = {}
-        self.on_progress(0, len(runs))
-        with closing(outcomes(runs, self._backend, self._jobs)) as ended:
-            for number, outcome in ended:
-                if outcome.error is not None:
-                    raise SimulationError(
-                        f"{self._file}: with {self.path}={rate:g} and seed {self.seeds[number]}: "
-                        f"{outcome.error}"
-                    )
-                found[number] = outcome
-                self.on_progress(len(found), len(runs))
-        verdict = judge(
-            [found[number] for number in range(len(runs))], self.objectives, self._keep_up
-        )
+        self._carry_out(rate, self.seeds)
+        verdict = judge(self._found(rate), self.objectives, self._keep_up)
         probe = Probe(rate, rate * self._requests_per_rate, verdict)
         self.probes.append(probe)
         self.on_probe(probe)
         return probe
+
+    def _carry_out(self, rate: float, seeds: Sequence[int]) -> None:
+        """Run what has not been run of a rate."""
+        known = self._outcomes.setdefault(rate, {})
+        left = [seed for seed in seeds if seed not in known]
+        if not left:
+            return
+        document = self._set(self._document, self.path, rate)
+        digest = resolve_scenario(document, self._file).digest
+        runs = [StudyRun(self._file, document, digest, seed) for seed in left]
+        found = self._runs.carry_out(runs, f"{self.path}={rate:g}", self.on_progress)
+        known.update(zip(left, found, strict=True))
 
 
 def _scale_path(scenario: Scenario) -> str:

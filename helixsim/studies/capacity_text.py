@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from helixsim.studies.capacity import CapacityResult, CapacitySearch, Probe
+from helixsim.studies.capacity import CapacitySearch
+from helixsim.studies.capacity_result import CapacityResult, Probe
 
 _LATENCIES = (
     ("ttft_s", "time to first token"),
@@ -49,6 +50,7 @@ def capacity_text(result: CapacityResult) -> str:
     lines = [
         f"capacity: {result.path}={best.rate:g}, that is {best.requests_per_s:.4g} requests/s; "
         + limit,
+        *_interval_lines(result),
         "",
         " " * 24 + "".join(f"{name:>9}" for name in _STATISTICS),
     ]
@@ -76,6 +78,16 @@ def capacity_text(result: CapacityResult) -> str:
             "tokens, prompts included"
         )
     return "\n".join(lines)
+
+
+def _interval_lines(result: CapacityResult) -> list[str]:
+    found = result.interval
+    if found is None:
+        return []
+    return [
+        f"95 % confidence interval: {found.low:.4g} to {found.high:.4g} requests/s, from "
+        f"{len(found.by_seed)} seeds, each by itself"
+    ]
 
 
 def _width(figure: str) -> int:

@@ -1,4 +1,4 @@
-"""The folder of a sweep: a file for every finished run, tables at the end."""
+"""The folder of a study, a sweep or a capacity search: a file for every finished run."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from helixsim.metrics.recorder import Columns
 from helixsim.output_files import write_whole
 from helixsim.studies.combinations import Sweep
 
-_KIND = "sweep-results"
-_LIST = "sweep.json"
+_KINDS = {"sweep": "sweep-results", "capacity": "capacity-results"}
 _TABLES = ("cells", "summary")
 _FORMATS = ("parquet", "csv")
 
 
-class SweepFolder:
-    """A folder that keeps the finished runs of a sweep.
+class StudyFolder:
+    """A folder that keeps the finished runs of a study.
 
-    Files are written whole or not at all, so that a sweep can be killed at any time and goes on
-    when it is run again. One sweep at a time may use a folder.
+    Files are written whole or not at all, so that a study can be killed at any time and goes on
+    when it is run again. One study at a time may use a folder.
 
     Parameters
     ----------
     folder
         Created if it does not exist; its parent folder must exist. An existing folder must be
-        empty or hold a sweep, whose matching results are used.
+        empty or hold a study of this kind, whose matching results are used.
+    study
+        ``sweep`` or ``capacity``.
 
     Raises
     ------
@@ -38,8 +39,10 @@ class SweepFolder:
         If it holds something else, or cannot be written to.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, study: str) -> None:
         self.folder = Path(folder)
+        self._study = study
+        self._list = f"{study}.json"
         self._runs = self.folder / "cells"
         self._check()
 
@@ -51,8 +54,53 @@ class SweepFolder:
             return
         if not folder.is_dir():
             raise OutputError(f"{folder}: is a file; name a folder")
-        if any(folder.iterdir()) and not _holds_sweep(folder):
-            raise OutputError(f"{folder}: holds something other than a sweep; name another folder")
+        if any(folder.iterdir()) and not self._holds_study():
+            what = {"sweep": "a sweep", "capacity": "a capacity search"}[self._study]
+            raise OutputError(f"{folder}: holds something other than {what}; name another folder")
+
+    def _holds_study(self) -> bool:
+        try:
+            found = json.loads((self.folder / self._list).read_text("utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(found, dict) and found.get("kind") == _KINDS[self._study]
+
+    def begin(self, content: dict[str, Any]) -> None:
+        """Make the folder, and write what the study is."""
+        head = {"schema": 1, "kind": _KINDS[self._study]}
+        try:
+            self.folder.mkdir(exist_ok=True)
+            write_whole(self.folder / self._list, json_text(head | content), overwrite=True)
+            self._runs.mkdir(exist_ok=True)
+            for left in self._runs.glob(".*.tmp"):  # of a study that was killed
+                left.unlink(missing_ok=True)
+        except OSError as error:
+            raise _cannot_write(self.folder, error) from error
+
+    def read(self, key: str) -> dict[str, Any] | None:
+        """What was kept of a finished run, or None."""
+        try:
+            found = json.loads((self._runs / f"{key}.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def keep(self, key: str, content: dict[str, Any]) -> None:
+        """Keep something of a finished run."""
+        write_whole(self._runs / f"{key}.json", json_text(content), overwrite=True)
+
+
+class SweepFolder(StudyFolder):
+    """The folder of a sweep: the summaries of its runs, and tables at the end.
+
+    Raises
+    ------
+    OutputError
+        As :class:`StudyFolder`.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(folder, "sweep")
 
     def start(self, sweep: Sweep) -> None:
         """Write the list of all runs and of their files."""
@@ -65,30 +113,8 @@ class SweepFolder:
             }
             for cell in sweep.cells
         ]
-        head = {"schema": 1, "kind": _KIND, "scenario": sweep.name}
         versions = {"versions": {"helixsim": installed_version("helixsim")}}
-        try:
-            self.folder.mkdir(exist_ok=True)
-            write_whole(
-                self.folder / _LIST, json_text(head | versions | {"cells": runs}), overwrite=True
-            )
-            self._runs.mkdir(exist_ok=True)
-            for left in self._runs.glob(".*.tmp"):  # of a sweep that was killed
-                left.unlink(missing_ok=True)
-        except OSError as error:
-            raise _cannot_write(self.folder, error) from error
-
-    def read(self, key: str) -> dict[str, Any] | None:
-        """The summary of a finished run, or None."""
-        try:
-            found = json.loads((self._runs / f"{key}.json").read_text("utf-8"))
-        except (OSError, ValueError):
-            return None
-        return found if isinstance(found, dict) else None
-
-    def keep(self, key: str, summary: dict[str, Any]) -> None:
-        """Keep the summary of a run, with the bytes of its ``summary.json``."""
-        write_whole(self._runs / f"{key}.json", json_text(summary), overwrite=True)
+        self.begin({"scenario": sweep.name} | versions | {"cells": runs})
 
     def write(self, tables: dict[str, Columns], table_format: TableFormat) -> None:
         """Write the tables, in place of earlier ones."""
@@ -109,11 +135,3 @@ class SweepFolder:
 
 def _cannot_write(folder: Path, error: OSError) -> OutputError:
     return OutputError(f"{folder}: cannot be written to: {error.strerror or error}")
-
-
-def _holds_sweep(folder: Path) -> bool:
-    try:
-        found = json.loads((folder / _LIST).read_text("utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and found.get("kind") == _KIND

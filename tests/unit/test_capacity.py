@@ -19,6 +19,9 @@ import helixsim
 from helixsim.cli import app
 from helixsim.errors import InputError, SimulationError
 from helixsim.scenario.resolved import Slo
+from helixsim.studies import capacity_runs
+from helixsim.studies.backends import outcomes
+from helixsim.studies.capacity_interval import seed_capacity
 from helixsim.studies.objectives import judge, parse_objectives, request_limits
 from helixsim.studies.runs import Outcome
 
@@ -176,7 +179,80 @@ def test_the_command_prints_each_rate_and_the_answer(found):
     assert f"capacity: workload.mean_tokens_per_s={found.best.rate:g}, that is" in result.stdout
     assert "goodput of objectives: " in result.stdout
     assert "cost: 14.40 $/h; " in lines[-1]
-    assert result.stderr == ""
+    found_interval = found.interval
+    assert f"interval: {found_interval.low:.4g} to {found_interval.high:.4g}" in result.stdout
+    assert all(line.startswith("rate: ") for line in result.stderr.splitlines())
+
+
+def test_each_seed_by_itself_gives_the_interval(found):
+    interval = found.interval
+    one, other = interval.by_seed
+    assert interval.mean == pytest.approx((one + other) / 2)
+    # Student's t for one degree of freedom: 12.706; the deviation over the root of two is half of
+    # the difference.
+    half = 12.706 * abs(one - other) / 2
+    assert interval.high == pytest.approx(interval.mean + half, rel=1e-3)
+    assert interval.low == pytest.approx(max(0.0, interval.mean - half), rel=1e-3, abs=1e-9)
+    # The capacity of all seeds together lies among those of the single ones, or close by.
+    assert min(one, other) / 1.5 < found.best.requests_per_s < max(one, other) * 1.5
+
+
+def test_a_seed_is_bisected_beyond_the_rates_that_were_tried():
+    def capacity_of(limit, known):
+        tried = []
+
+        def meets(rate):
+            tried.append(rate)
+            return rate <= limit
+
+        found = seed_capacity(
+            {rate: rate <= limit for rate in known}, meets, 1000.0, 0.01, lambda rate: rate
+        )
+        return found, tried
+
+    for limit in (50.0, 90.0, 105.0, 180.0):
+        found, tried = capacity_of(limit, (80.0, 100.0, 110.0))
+        assert limit / 1.01 < found < limit * 1.01
+        assert len(tried) < 14
+    assert capacity_of(1.0, (80.0,))[0] == 0.0  # far below all that was tried
+    assert capacity_of(2000.0, (900.0,))[0] == 1000.0  # the most that there is
+
+
+def test_a_folder_keeps_the_runs(monkeypatch):
+    options = ["--slo", TIGHT, "--seeds", 1, "--keep-up", 0.5, "--tolerance", 1, "--jobs", 1]
+    first = json.loads(capacity(*options, "-o", "kept", "--json").stdout)
+    runs = len(list(Path("kept/cells").iterdir()))
+    assert runs == len(first["probes"])
+    stored = json.loads(Path("kept/capacity.json").read_text())
+    assert stored["result"] == first
+    last = max(Path("kept/cells").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    last.unlink()
+    left = []
+
+    def only_missing(todo, *arguments):
+        left.extend(todo)
+        return outcomes(todo, *arguments)
+
+    monkeypatch.setattr(capacity_runs, "outcomes", only_missing)
+    assert json.loads(capacity(*options, "-o", "kept", "--json").stdout) == first
+    assert len(left) == 1
+    Path("other").mkdir()
+    Path("other/file").touch()
+    assert "other than a capacity search" in capacity(*options, "-o", "other", code=2).stderr
+
+
+def test_a_window_shorter_than_a_request_is_refused():
+    """Answers of 50 tokens take some seconds: within 1 s, hardly any request begins and ends."""
+    short = ["run={warmup: 0 s, duration: 1 s}", "workload.mean_tokens_per_s=300"]
+    with pytest.raises(InputError, match=r"run\.duration: the window of 1 s .* says nothing") as e:
+        helixsim.capacity("small.yaml", "ttft_s.p95<=5", seeds=1, overrides=short, jobs=1)
+    assert "set run.warmup to" in str(e.value)
+
+
+def test_hardly_any_arrivals_say_nothing():
+    few = ["workload.mean_tokens_per_s=5"]
+    with pytest.raises(InputError, match="says nothing"):
+        helixsim.capacity("small.yaml", "ttft_s.p95<=0.2", seeds=1, overrides=few, jobs=1)
 
 
 def test_json_alone_and_the_same_with_processes(found):
