@@ -78,7 +78,7 @@ class LayerReader:
             message = f"has {len(types)} entries, but num_hidden_layers is {count}"
             raise self.values.error("layer_types", message)
         for layer, kind in enumerate(types):
-            if kind not in _LAYER_TYPES:
+            if kind not in list(_LAYER_TYPES):
                 known = ", ".join(_LAYER_TYPES)
                 message = f"{shown(kind)} is not supported, only {known}"
                 raise self.values.error(f"layer_types[{layer}]", message)

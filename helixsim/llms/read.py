@@ -88,10 +88,10 @@ def _name_of(file: Path) -> str:
 
 def _language_model(config: ConfigValues) -> ConfigValues:
     """The part that describes the LLM: ``text_config``, if the model reads images too."""
-    text = config.below("text_config") if config.get("model_type") not in FAMILIES else None
+    text = None if config.get("model_type") in list(FAMILIES) else config.below("text_config")
     values = config if text is None else text
     kind = values.get("model_type")
-    if not isinstance(kind, str) or kind not in FAMILIES:
+    if kind not in list(FAMILIES):  # a list: the value may be anything
         known = ", ".join(sorted(FAMILIES))
         problem = "this key is missing" if kind is None else f"{shown(kind)} is not supported"
         message = f"{problem}; supported are {known} (for another LLM, write an LLM file)"

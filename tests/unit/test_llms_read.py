@@ -333,6 +333,8 @@ def test_formats_by_name(read):
         ({}, "model_type: this key is missing; supported are deepseek_v2, "),
         (LLAMA | {"model_type": "mamba"}, 'model_type: "mamba" is not supported; supported are'),
         (LLAMA | {"model_type": 7}, "model_type: 7 is not supported"),
+        (LLAMA | {"model_type": ["llama"]}, 'model_type: ["llama"] is not supported'),
+        (LLAMA | {"layer_types": [[], {}]}, "layer_types[0]: [] is not supported, only full_"),
         (
             {"model_type": "seeing", "text_config": LLAMA | {"model_type": "mamba"}},
             'config.json: text_config.model_type: "mamba" is not supported',
