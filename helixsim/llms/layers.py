@@ -15,6 +15,14 @@ _LAYER_TYPES = {"full_attention": False, "sliding_attention": True, "chunked_att
 """Entry of ``layer_types`` -> whether the layer has a window. A chunk counts as a window."""
 
 
+def layer_count(values: ConfigValues) -> int:
+    """The number of layers."""
+    count = values.count("num_hidden_layers")
+    if count > MAX_LAYERS:
+        raise values.error("num_hidden_layers", f"must be at most {MAX_LAYERS:,}")
+    return count
+
+
 @dataclass(frozen=True, slots=True)
 class LayerReader:
     """Reads the layers of an LLM.
@@ -41,9 +49,7 @@ class LayerReader:
         InputError
             Where a key is missing or wrong.
         """
-        count = self.values.count("num_hidden_layers")
-        if count > MAX_LAYERS:
-            raise self.values.error("num_hidden_layers", f"must be at most {MAX_LAYERS:,}")
+        count = layer_count(self.values)
         looks = list(zip(self._windows(count), self._with_experts(count), strict=True))
         order = list(dict.fromkeys(looks))
         several = len({window for window, _ in order}) > 1

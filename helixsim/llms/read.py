@@ -11,7 +11,7 @@ from helixsim.llms.catalogue import config_path, is_shipped, shipped_config
 from helixsim.llms.config_file import read_config_file
 from helixsim.llms.config_values import ConfigValues, shown
 from helixsim.llms.families import FAMILIES
-from helixsim.llms.layers import LayerReader
+from helixsim.llms.layers import LayerReader, layer_count
 from helixsim.llms.number_formats import read_number_formats
 
 
@@ -46,7 +46,9 @@ def read_architecture(
     values = _language_model(config)
     family = FAMILIES[str(values.get("model_type"))]
     values = ConfigValues(values.values, values.file, values.prefix, family.defaults)
-    formats = read_number_formats(config, values, weights=weights, kv=kv, activations=activations)
+    formats = read_number_formats(
+        config, values, layer_count(values), weights=weights, kv=kv, activations=activations
+    )
     kinds, kind_of_layer = LayerReader(values, family, formats).layers()
     hidden = values.count("hidden_size")
     max_context = values.get("max_position_embeddings")

@@ -348,6 +348,10 @@ def test_formats_by_name(read):
         (LLAMA | {"hidden_size": 9}, "head_dim: this key is missing, and 4 heads do not divide 9"),
         (LLAMA | {"num_key_value_heads": 3}, "num_key_value_heads: 3 does not divide 4 heads"),
         (LLAMA | {"num_hidden_layers": 1001}, "num_hidden_layers: must be at most 1,000"),
+        (
+            LLAMA | {"num_hidden_layers": 2**31, "quantization_config": {"quant_method": "fp8"}},
+            "num_hidden_layers: must be at most 1,000",
+        ),
         (LLAMA | {"torch_dtype": "int4"}, 'torch_dtype: "int4" is not supported, only bfloat16'),
         (LLAMA | {"tie_word_embeddings": 1}, "tie_word_embeddings: must be true or false, not 1"),
         (LLAMA | {"layer_types": 1}, "layer_types: must be a list, not 1"),
