@@ -15,6 +15,14 @@ _LAYER_TYPES = {"full_attention": False, "sliding_attention": True, "chunked_att
 """Entry of ``layer_types`` -> whether the layer has a window. A chunk counts as a window."""
 
 
+def layer_count(values: ConfigValues) -> int:
+    """The number of layers."""
+    count = values.count("num_hidden_layers")
+    if count > MAX_LAYERS:
+        raise values.error("num_hidden_layers", f"must be at most {MAX_LAYERS:,}")
+    return count
+
+
 @dataclass(frozen=True, slots=True)
 class LayerReader:
     """Reads the layers of an LLM.
@@ -41,9 +49,7 @@ class LayerReader:
         InputError
             Where a key is missing or wrong.
         """
-        count = self.values.count("num_hidden_layers")
-        if count > MAX_LAYERS:
-            raise self.values.error("num_hidden_layers", f"must be at most {MAX_LAYERS:,}")
+        count = layer_count(self.values)
         looks = list(zip(self._windows(count), self._with_experts(count), strict=True))
         order = list(dict.fromkeys(looks))
         several = len({window for window, _ in order}) > 1
@@ -78,7 +84,7 @@ class LayerReader:
             message = f"has {len(types)} entries, but num_hidden_layers is {count}"
             raise self.values.error("layer_types", message)
         for layer, kind in enumerate(types):
-            if kind not in _LAYER_TYPES:
+            if kind not in list(_LAYER_TYPES):
                 known = ", ".join(_LAYER_TYPES)
                 message = f"{shown(kind)} is not supported, only {known}"
                 raise self.values.error(f"layer_types[{layer}]", message)

@@ -63,6 +63,7 @@ def number_format(name: str) -> NumberFormat:
 def read_number_formats(
     config: ConfigValues,
     text: ConfigValues,
+    num_layers: int,
     *,
     weights: str | None = None,
     kv: str | None = None,
@@ -76,6 +77,8 @@ def read_number_formats(
         The whole ``config.json``.
     text
         The part of it that describes the LLM; the same, if there are no others.
+    num_layers
+        Number of layers.
     weights, kv, activations
         Names of formats instead of the file's. Weights of routers stay in the activations' format.
     """
@@ -84,7 +87,7 @@ def read_number_formats(
     quantized = config.below("quantization_config") or text.below("quantization_config")
     found = NumberFormats(weights=plain, kv=form, activations=form)
     if quantized is not None:
-        found = _quantized(quantized, form, text.count("num_hidden_layers"))
+        found = _quantized(quantized, form, num_layers)
     if (own := _chosen("weights", weights)) is not None:
         found = NumberFormats(weights=own, kv=found.kv, activations=form)
     return replace(found, kv=_chosen("kv", kv) or found.kv)

@@ -11,7 +11,7 @@ from helixsim.llms.catalogue import config_path, is_shipped, shipped_config
 from helixsim.llms.config_file import read_config_file
 from helixsim.llms.config_values import ConfigValues, shown
 from helixsim.llms.families import FAMILIES
-from helixsim.llms.layers import LayerReader
+from helixsim.llms.layers import LayerReader, layer_count
 from helixsim.llms.number_formats import read_number_formats
 
 
@@ -46,7 +46,9 @@ def read_architecture(
     values = _language_model(config)
     family = FAMILIES[str(values.get("model_type"))]
     values = ConfigValues(values.values, values.file, values.prefix, family.defaults)
-    formats = read_number_formats(config, values, weights=weights, kv=kv, activations=activations)
+    formats = read_number_formats(
+        config, values, layer_count(values), weights=weights, kv=kv, activations=activations
+    )
     kinds, kind_of_layer = LayerReader(values, family, formats).layers()
     hidden = values.count("hidden_size")
     max_context = values.get("max_position_embeddings")
@@ -88,10 +90,10 @@ def _name_of(file: Path) -> str:
 
 def _language_model(config: ConfigValues) -> ConfigValues:
     """The part that describes the LLM: ``text_config``, if the model reads images too."""
-    text = config.below("text_config") if config.get("model_type") not in FAMILIES else None
+    text = None if config.get("model_type") in list(FAMILIES) else config.below("text_config")
     values = config if text is None else text
     kind = values.get("model_type")
-    if not isinstance(kind, str) or kind not in FAMILIES:
+    if kind not in list(FAMILIES):  # a list: the value may be anything
         known = ", ".join(sorted(FAMILIES))
         problem = "this key is missing" if kind is None else f"{shown(kind)} is not supported"
         message = f"{problem}; supported are {known} (for another LLM, write an LLM file)"

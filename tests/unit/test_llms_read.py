@@ -333,6 +333,8 @@ def test_formats_by_name(read):
         ({}, "model_type: this key is missing; supported are deepseek_v2, "),
         (LLAMA | {"model_type": "mamba"}, 'model_type: "mamba" is not supported; supported are'),
         (LLAMA | {"model_type": 7}, "model_type: 7 is not supported"),
+        (LLAMA | {"model_type": ["llama"]}, 'model_type: ["llama"] is not supported'),
+        (LLAMA | {"layer_types": [[], {}]}, "layer_types[0]: [] is not supported, only full_"),
         (
             {"model_type": "seeing", "text_config": LLAMA | {"model_type": "mamba"}},
             'config.json: text_config.model_type: "mamba" is not supported',
@@ -346,6 +348,10 @@ def test_formats_by_name(read):
         (LLAMA | {"hidden_size": 9}, "head_dim: this key is missing, and 4 heads do not divide 9"),
         (LLAMA | {"num_key_value_heads": 3}, "num_key_value_heads: 3 does not divide 4 heads"),
         (LLAMA | {"num_hidden_layers": 1001}, "num_hidden_layers: must be at most 1,000"),
+        (
+            LLAMA | {"num_hidden_layers": 2**31, "quantization_config": {"quant_method": "fp8"}},
+            "num_hidden_layers: must be at most 1,000",
+        ),
         (LLAMA | {"torch_dtype": "int4"}, 'torch_dtype: "int4" is not supported, only bfloat16'),
         (LLAMA | {"tie_word_embeddings": 1}, "tie_word_embeddings: must be true or false, not 1"),
         (LLAMA | {"layer_types": 1}, "layer_types: must be a list, not 1"),
