@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from helixsim.drawing.captions import bottleneck_text, elsewhere_text, overview_text, unused_text
+from helixsim.control.control_plane import followed_flow
+from helixsim.drawing.captions import (
+    bottleneck_text,
+    elsewhere_text,
+    overview_text,
+    split_text,
+    unused_text,
+)
 from helixsim.drawing.lanes import (
     COORDINATOR_LANE,
     DrawnLink,
@@ -92,6 +99,9 @@ class Picture:
 def solve(scenario: Scenario) -> tuple[Topology, Flow, Cut]:
     """Topology, maximum flow and minimum cut of a scenario's placement.
 
+    The flow is split as requests follow it: by the scenario's `flow_split`. Its value, and so the
+    minimum cut, is that of every maximum flow.
+
     Raises
     ------
     PlacementError
@@ -113,8 +123,8 @@ def solve(scenario: Scenario) -> tuple[Topology, Flow, Cut]:
         mean_prompt_tokens=scenario.workload.mean_prompt_tokens,
         mean_output_tokens=scenario.workload.mean_output_tokens,
     )
-    flow = max_flow(topology, throughput)
-    return topology, flow, min_cut(topology, throughput, flow)
+    cut = min_cut(topology, throughput, max_flow(topology, throughput))
+    return topology, followed_flow(scenario, topology), cut
 
 
 def picture_of(subject: Scenario | Placement, title: str = "Placement") -> Picture:
@@ -135,7 +145,11 @@ def placement_picture(scenario: Scenario) -> Picture:
     regions = [*(node.region for node in topology.nodes), cluster.coordinator_region]
     return Picture(
         title=f"{scenario.name}: {scenario.llm.name} on {overview_text(cluster.machine_mix())}",
-        caption=(bottleneck_text(topology, cut), *elsewhere_text(topology, cut.others)),
+        caption=(
+            bottleneck_text(topology, cut),
+            *elsewhere_text(topology, cut.others),
+            *split_text(scenario.scheduler),
+        ),
         notes=unused_text([node for node in cluster if node.name not in placement.layers]),
         num_layers=scenario.llm.num_layers,
         machine_types=tuple(cluster.machine_mix()),
