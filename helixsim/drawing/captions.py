@@ -9,6 +9,7 @@ from itertools import takewhile
 from helixsim.cluster import FrontEnd, Node
 from helixsim.placement.cut import Bounds, Cut
 from helixsim.placement.topology import PlacedNode, Topology
+from helixsim.scenario.scheduler_settings import SchedulerSettings
 
 MAX_NAMES = 8
 """Longer lists of names end in the number of the others."""
@@ -62,6 +63,14 @@ def bottleneck_text(topology: Topology, cut: Cut) -> str:
     """The maximum flow and its bottleneck, as a sentence."""
     parts = _join(_parts(topology, cut.bounds))
     return f"Max flow {cut.tokens_per_s:,.1f} tokens/s at typical batches, bound by {parts}."
+
+
+def split_text(scheduler: SchedulerSettings) -> Iterator[str]:
+    """Which split of the flow is drawn, if not the published one; or that requests follow none."""
+    if scheduler.policy not in ("maxflow", "adaptive"):
+        yield f"Requests do not follow this flow: the routing policy is {scheduler.policy}."
+    elif scheduler.flow_split != "published":
+        yield f"Drawn is the {scheduler.flow_split} split of the flow, which requests follow."
 
 
 def elsewhere_text(topology: Topology, others: Bounds) -> Iterator[str]:

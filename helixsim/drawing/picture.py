@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from helixsim.cluster import COORDINATOR
+from helixsim.control.control_plane import followed_flow
 from helixsim.drawing.captions import (
     bottleneck_text,
     elsewhere_text,
     front_ends_text,
     overview_text,
+    split_text,
     unused_text,
 )
 from helixsim.drawing.lanes import (
@@ -102,6 +104,9 @@ class Picture:
 def solve(scenario: Scenario) -> tuple[Topology, Flow, Cut]:
     """Topology, maximum flow and minimum cut of a scenario's placement.
 
+    The flow is split as requests follow it: by the scenario's `flow_split`. Its value, and so the
+    minimum cut, is that of every maximum flow.
+
     Raises
     ------
     PlacementError
@@ -123,8 +128,8 @@ def solve(scenario: Scenario) -> tuple[Topology, Flow, Cut]:
         mean_prompt_tokens=scenario.workload.mean_prompt_tokens,
         mean_output_tokens=scenario.workload.mean_output_tokens,
     )
-    flow = max_flow(topology, throughput)
-    return topology, flow, min_cut(topology, throughput, flow)
+    cut = min_cut(topology, throughput, max_flow(topology, throughput))
+    return topology, followed_flow(scenario, topology), cut
 
 
 def picture_of(subject: Scenario | Placement, title: str = "Placement") -> Picture:
@@ -149,6 +154,7 @@ def placement_picture(scenario: Scenario) -> Picture:
             bottleneck_text(topology, cut),
             *elsewhere_text(topology, cut.others),
             *front_ends_text(topology.front_ends),
+            *split_text(scenario.scheduler),
         ),
         notes=unused_text([node for node in cluster if node.name not in placement.layers]),
         num_layers=scenario.llm.num_layers,

@@ -49,7 +49,7 @@ def served_bound(
 
     The bound holds for requests in the workload's proportion on each node, as policies that do not
     sort requests by length give them. Aligned placements, in which nodes start where others end,
-    are bounded more closely than those with partial inference, if the problem allows these.
+    are bounded more closely than placements with partial inference, if the problem allows these.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def served_bound(
     problem
         Its planning problem.
     mix
-        The requests as means; those of the workload if not given.
+        The requests as means; the workload's if not given.
     max_stages, solver, budget
         As of :func:`helixsim.planner.max_flow.upper_bound.upper_bound`.
 

@@ -10,10 +10,6 @@ from helixsim.cli import app
 from helixsim.profiles.library import load_llm, load_machine_type
 from helixsim.profiles.sources import choice, kernel_library
 
-pytest.importorskip("helixsim.llms.read", reason="LLMs by their config.json are not in this build")
-pytest.importorskip("helixsim.hardware.catalogue", reason="GPUs by name are not in this build")
-pytest.importorskip("helixsim.profiles.roofline.source", reason="no roofline in this build")
-
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):

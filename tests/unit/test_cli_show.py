@@ -39,9 +39,9 @@ def test_show_writes_a_picture_and_says_what_bounds(show, scenario_file, tmp_pat
     file = tmp_path / f"x.{suffix}"
     result = show(scenario_file(), "-o", file)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert (
-        result.stdout
-        == "Max flow 762.8 tokens/s at typical batches, bound by 1 link (a100-4 → far-0).\n"
+    assert result.stdout == (
+        "Max flow 762.8 tokens/s at typical batches, bound by 1 link (a100-4 → far-0).\n"
+        "Drawn is the balanced split of the flow, which requests follow.\n"
     )
     content = file.read_bytes()
     assert content.startswith(b"\x89PNG") if suffix == "PNG" else b"a100-4" in content

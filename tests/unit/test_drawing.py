@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import networkx as nx
 import pytest
+from builders import make_scenario
 from scenario_data import PLACEMENT
 
 from helixsim.drawing import lanes
@@ -18,8 +20,9 @@ from helixsim.drawing.placement_figure import placement_figure
 from helixsim.drawing.save import drawing_bytes, save_drawing
 from helixsim.drawing.style import BOUND, type_colours
 from helixsim.errors import InputError, OutputError, PlacementError
-from helixsim.placement.export import graph_text, to_networkx
+from helixsim.placement.export import graph_text, node_flow, to_networkx
 from helixsim.placement.placement import Placement
+from helixsim.scenario.scheduler_settings import SchedulerSettings
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -53,10 +56,30 @@ def test_lanes_go_from_the_first_layer_to_the_last(load):
     assert [lane.first.name for lane in picture.lanes] == list(PLACEMENT["layers"])
     assert picture.caption == (
         "Max flow 762.8 tokens/s at typical batches, bound by 1 link (a100-4 → far-0).",
+        "Drawn is the balanced split of the flow, which requests follow.",
     )
     assert [edge.bounds for edge in picture.edges if edge.source == 5] == [True]
     crossing = {(e.source, e.target) for e in picture.edges if e.crosses_regions}
     assert crossing == {(5, 6), (7, lanes.COORDINATOR_LANE)}
+
+
+def test_the_flow_that_requests_follow_is_drawn():
+    """Two equal nodes where one is enough: the balanced split uses each by half."""
+    layers = {"first": (0, 1), "one": (1, 2), "other": (1, 2), "last": (2, 3)}
+    published = make_scenario(layers, requests=[(0.0, 10, 4)])
+    balanced = replace(published, scheduler=SchedulerSettings(flow_split="balanced"))
+
+    def shares(scenario):
+        topology, flow, _ = solve(scenario)
+        return [node_flow(topology, flow, node) / flow.tokens_per_s for node in (1, 2)]
+
+    assert sorted(shares(published)) == pytest.approx([0, 1])
+    assert shares(balanced) == pytest.approx([0.5, 0.5], abs=0.02)
+    drawn = placement_picture(balanced)
+    assert drawn.caption[-1] == "Drawn is the balanced split of the flow, which requests follow."
+    assert drawn.flow_tokens_per_s == placement_picture(published).flow_tokens_per_s
+    swarm = replace(published, scheduler=SchedulerSettings(policy="swarm"))
+    assert "the routing policy is swarm" in placement_picture(swarm).caption[-1]
 
 
 def test_what_layers_have_together_is_summed_over_holders(load):

@@ -37,7 +37,7 @@ class Tangent:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of rates over which each further one has so many decodes more in execution."""
+    """A stretch of rates with the same number of further decodes in execution for each unit."""
 
     slope: float
     width: float
@@ -80,7 +80,7 @@ def tangents(
 
 
 def _upper(found: Sequence[Tangent], most: float) -> list[Tangent]:
-    """Those that are the highest somewhere, by rising slope."""
+    """The tangents that are the highest somewhere, by rising slope."""
     kept = {
         max(found, key=lambda tangent: tangent(most * number / _CHECKS))
         for number in range(_CHECKS + 1)

@@ -1,9 +1,9 @@
 """The most that a placement serves, however requests are routed and batched: a linear program.
 
 Unknown are the requests per second over each link. What enters a node leaves it; each node has one
-second of work a second, its KV cache holds so many tokens, each link and network interface carries
-so many bytes. The bound holds for requests in the workload's proportion on each node, as policies
-that do not sort requests by length give them in the long run.
+second of work a second, its KV cache has room for its tokens, each link and network interface
+carries its bytes. The bound holds for requests in the workload's proportion on each node, as
+policies that do not sort requests by length give them in the long run.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ServedBound:
     Attributes
     ----------
     requests_per_s
-        No more requests per second can be served, of those of the workload.
+        No more requests of the workload can be served per second.
     decodes_per_request
         Decodes of a request, on average.
     limited_by
@@ -83,7 +83,7 @@ def served_bound_of_placement(
     scenario
         With a placement.
     mix
-        The requests as means; those of its workload if not given.
+        The requests as means; the requests of its workload if not given.
     solver
         See :func:`helixsim.planner.solver.new_model`.
 
@@ -229,7 +229,7 @@ class _Limits:
                 yield layers, self.costs.tangents(node.profile, node.capacity, 1 / layer_s)
 
     def elsewhere(self, link: PlacedLink, room: Room) -> float:
-        """Tokens x seconds that a request holds on each layer on its way, or in its prefill."""
+        """Tokens x seconds that a request holds on each layer on links, or in its prefill."""
         mix = self.costs.mix
         decode_s = self._decode_hop_s(link)
         prompt_s = self._prompt_hop_s(link)

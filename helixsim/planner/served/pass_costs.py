@@ -6,7 +6,7 @@ c tokens of context each takes at least ``a + b d + g c d`` seconds on one layer
 (a, b, g). Summed over any passes, a line gives ``a`` for each pass, ``b`` for each decode and ``g``
 for each token of context: batches do not matter any more.
 
-The times are those of the step timers themselves (:mod:`helixsim.physics`), asked at all sizes.
+The times come from the step timers themselves (:mod:`helixsim.physics`), asked at all sizes.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _turns_down(
 
 
 def sizes_up_to(most: int, kinks: Sequence[int]) -> list[int]:
-    """All sizes to a limit, or where there are too many, those that suffice."""
+    """All sizes to a limit, or where there are too many, as many sizes as suffice."""
     dense = list(range(1, min(most, _MOST_POINTS) + 1))
     beyond = {each for kink in kinks for each in (kink, kink + 1) if len(dense) < each < most}
     return dense + sorted(beyond | ({most} if most > len(dense) else set()))
