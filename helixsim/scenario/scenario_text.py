@@ -17,7 +17,10 @@ def scenario_rows(scenario: Scenario) -> Iterator[tuple[str, str]]:
     regions = len({machine.region for machine in (*cluster.front_ends, *cluster)})
     yield "scenario", scenario.name
     yield "LLM", f"{scenario.llm.name}, {scenario.llm.num_layers} layers"
-    yield "cluster", f"{_number(len(cluster), 'node')}: {mix}; {_number(regions, 'region')}"
+    text = f"{_number(len(cluster), 'node')}: {mix}; {_number(regions, 'region')}"
+    if len(cluster.front_ends) > 1:
+        text += f", {_number(len(cluster.front_ends), 'front end')}"
+    yield "cluster", text
     yield "placement", _placement(scenario)
     yield "scheduler", _scheduler(scenario)
     yield "workload", _workload(scenario.workload)
