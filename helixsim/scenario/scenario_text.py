@@ -20,7 +20,10 @@ def scenario_rows(scenario: Scenario) -> Iterator[tuple[str, str]]:
     regions = len({machine.region for machine in (*cluster.front_ends, *cluster)})
     yield "scenario", scenario.name
     yield "LLM", _llm(scenario)
-    yield "cluster", f"{_number(len(cluster), 'node')}: {mix}; {_number(regions, 'region')}"
+    text = f"{_number(len(cluster), 'node')}: {mix}; {_number(regions, 'region')}"
+    if len(cluster.front_ends) > 1:
+        text += f", {_number(len(cluster.front_ends), 'front end')}"
+    yield "cluster", text
     yield "placement", _placement(scenario)
     yield "scheduler", _scheduler(scenario)
     workload = scenario.workload

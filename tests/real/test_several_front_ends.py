@@ -6,6 +6,8 @@ from tiny_scenario import write_tiny_scenario
 
 from helixreal.inventory import NodeEntry
 from helixreal.launch import Launch
+from helixsim import replay
+from helixsim.metrics.output import OutputFolder
 
 CLUSTER = {
     "coordinator": [
@@ -39,12 +41,17 @@ def test_all_requests_enter_at_the_coordinator_and_the_results_say_so(tmp_path, 
     with caplog.at_level(logging.WARNING), launch.cluster() as cluster:
         launch.start(cluster)
         cluster.run_workload()
-        result = cluster.result()
+        result, recorded = cluster.result(), cluster.events.files(cluster.topology)
     names = [cluster.topology.name(machine) for machine in range(cluster.topology.num_machines)]
     assert names == ["n0", "n1", "front-end-east"]
     assert "front_end" not in result.requests
     (warning,) = [text for text in result.summary["warnings"] if "front ends" in text]
     assert "all requests entered at front-end-east" in warning and "front-end-west" in warning
     assert "at the sites of front-end-west, start `helixreal front-end`" in caplog.text
+    # Its recording is replayed on the same scenario, with the coordinator alone.
+    with OutputFolder(tmp_path / "run") as folder:
+        result.write(folder, table_format="csv", more=recorded)
+    replayed = replay(tmp_path / "run", file, warmup_s=0.0)
+    assert replayed.scenario.cluster.front_end_names == ("front-end-east",)
     # From the east to the west and back: 1 + 20 + 20 ms.
     assert result.summary["decode_latency_s"]["p50"] > 0.041

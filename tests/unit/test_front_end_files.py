@@ -11,6 +11,7 @@ from helixsim.errors import ScenarioError
 from helixsim.scenario.cluster_generator import generate_cluster
 from helixsim.scenario.cluster_spec import ClusterSpec
 from helixsim.scenario.generator_spec import GeneratorSpec
+from helixsim.scenario.scenario_text import scenario_rows
 
 TEN = "10 Gbit/s"
 NIC = Nic(1.25e9, 1.25e9)
@@ -37,6 +38,12 @@ def test_front_ends_are_named_after_their_regions_and_share_the_requests(load):
         ("home", 0.75),
         ("front-end-east", 0.25),
     ]
+
+
+def test_a_scenario_says_how_many_front_ends_it_has(load):
+    rows = dict(scenario_rows(load({"cluster.coordinator": SHARED})))
+    assert rows["cluster"].endswith("2 regions, 2 front ends")
+    assert dict(scenario_rows(load()))["cluster"].endswith("2 regions")
 
 
 def test_coordinator_stands_for_the_first_front_end_in_links(load):

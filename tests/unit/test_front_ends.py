@@ -16,6 +16,7 @@ from builders import (
 
 from helixsim.cluster import Cluster, FrontEnd, LinkRule, Nic, Node, RuleNetwork, Spread
 from helixsim.control.control_plane import flow_without
+from helixsim.control.conversations import Conversations, Start
 from helixsim.control.entrances import Entrances
 from helixsim.control.load import Arrival
 from helixsim.control.routing import POLICIES
@@ -144,6 +145,17 @@ def test_a_turn_of_a_conversation_enters_where_the_one_before_did():
     first = Arrival(0.0, 1, 1, region="west")
     second, third = (Arrival(0.0, 1, 1, follows=turn) for turn in (0, 1))
     assert entered(cluster, first, second, third) == [1, 1, 1]
+
+
+def test_the_turns_of_conversations_stay_at_their_front_end():
+    starts = [Start(Arrival(float(number), 8, 8), ((4, 4), (4, 4))) for number in range(20)]
+    talks = Conversations(starts, think_time_s=1.0, end_s=1e9)
+    entrances = Entrances(talks, two_regions(EAST, WEST).cluster, Random(0))
+    firsts = [arrival.front_end for arrival in entrances.later()]
+    assert set(firsts) == {0, 1}
+    seconds = [entrances.after_end(9.0, None, number).front_end for number in reversed(range(20))]
+    thirds = [entrances.after_end(9.0, None, 20 + number).front_end for number in range(20)]
+    assert firsts == seconds[::-1] == thirds[::-1]
 
 
 def test_other_requests_are_drawn_by_the_shares():

@@ -1,7 +1,11 @@
 """Planning for several front ends, each of which has its share of the requests."""
 
+import pandas as pd
 import pytest
+import yaml
+from typer.testing import CliRunner
 
+from helixsim.cli import app
 from helixsim.errors import ScenarioError
 from helixsim.planner.max_flow.dinic import flow_value
 from helixsim.planner.max_flow.upper_bound import trivial_bound
@@ -142,3 +146,18 @@ def test_the_surrogate_takes_all_front_ends_as_the_nearest():
     # With one front end, half of the requests go to the west: 80 ms there and back again.
     assert latencies[1][0] - latencies[0][0] > 0.02
     assert latencies[1][1] > latencies[0][1] - 1e-9
+
+
+def test_the_command_writes_a_placement_that_runs_with_both_front_ends(tmp_path):
+    file, planned = tmp_path / "two.yaml", tmp_path / "planned.yaml"
+    file.write_text(yaml.safe_dump({"schema": 1, **two_regions().document}))
+    arguments = ["plan", str(file), "--objective", "flow", "--write-scenario", str(planned)]
+    made = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "placement.yaml")])
+    assert (made.exit_code, made.exception) == (0, None)
+    results = tmp_path / "results"
+    run = CliRunner().invoke(app, ["run", str(planned), "-o", str(results), "--format", "csv"])
+    assert (run.exit_code, run.exception) == (0, None)
+    requests = pd.read_csv(results / "requests.csv")
+    assert set(requests["front_end"]) == {"front-end-east", "front-end-west"}
+    links = pd.read_csv(results / "links.csv")
+    assert {"front-end-east", "front-end-west"} <= set(links["source"])

@@ -42,7 +42,7 @@ def test_what_ships():
 def test_shipped_scenarios_load(name):
     scenario = load_scenario(name)
     assert scenario.name == name
-    assert scenario.placement is not None
+    assert (scenario.placement is None) == (name == "fleet")
     estimate_throughput(scenario.llm, scenario.profiles(), scenario.cluster.machine_mix())
     if match := re.fullmatch(r"\w+-llama\d-\d+b-(helix|swarm|separate).*-(\w+)", name):
         assert scenario.scheduler.policy == METHODS[match[1]]
