@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from random import Random
+from statistics import fmean
 
 from builders import HOST, fitting_pairs, iterations, make_scenario, offline
 
@@ -18,6 +19,12 @@ from helixsim.profiles.machine import (
     MachineProfile,
     MachineType,
     PlannerHints,
+)
+from helixsim.profiles.operators import (
+    AttentionTable,
+    LayerTables,
+    OperatorCurve,
+    OperatorTables,
 )
 from helixsim.scenario.resolved import Scenario
 from helixsim.scenario.scheduler_settings import PRESETS
@@ -57,7 +64,9 @@ def random_case(seed: int) -> Scenario:
         }
         if {a for a, _ in aligned} >= set(layers):  # no node is a dead end
             links = aligned
-    prompt, output = rng.choice((3, 20, 60)), rng.choice((4, 20, 50))
+    pairs = [
+        (rng.choice((3, 20, 60)), rng.choice((4, 20, 50))) for _ in range(rng.choice((1, 1, 3)))
+    ]
     scenario = make_scenario(
         layers,
         types={name: rng.choice(kinds) for name in layers},
@@ -65,9 +74,9 @@ def random_case(seed: int) -> Scenario:
         nics=dict.fromkeys((*layers, HOST), rng.choice((3e3, 1e4, 1e9))),
         policy=rng.choice(POLICIES),
         workload=offline(
-            [(prompt, output)],
-            mean_prompt_tokens=prompt,
-            mean_output_tokens=output,
+            pairs,
+            mean_prompt_tokens=round(fmean(prompt for prompt, _ in pairs)),
+            mean_output_tokens=round(fmean(output for _, output in pairs)),
             initial_requests=rng.choice((3, 20, 60)),
         ),
         duration_s=120.0,
@@ -117,9 +126,51 @@ def _machine_type(rng: Random, name: str, num_layers: int) -> MachineType:
         for k in range(1, num_layers + 1)
     }
     profile = MachineProfile(
-        name, "toy", prefill, decode, capacities, num_layers, PlannerHints(1, 1, 1.0)
+        name,
+        "toy",
+        prefill,
+        decode,
+        capacities,
+        num_layers,
+        PlannerHints(1, 1, 1.0),
+        _operators(rng, num_layers) if rng.random() < 0.3 else None,
     )
     return MachineType(name, 1e9, 1e12, 1e9, {"toy": profile})
+
+
+def _operators(rng: Random, num_layers: int) -> OperatorTables:
+    """Tables with one or two kinds of layers, which the calibrated physics uses."""
+
+    def curve(floor: float, each: float) -> OperatorCurve:
+        sizes = (1, 16, 128)
+        return OperatorCurve(sizes, tuple(floor + each * n * rng.uniform(0.8, 1.2) for n in sizes))
+
+    def attention(each: float, per_context: float) -> AttentionTable:
+        axes = ((0, 32, 128), (0, 64), (0, 1, 32), (8, 128))
+        return AttentionTable(
+            *axes,
+            tuple(
+                each * chunk * (1 + before / 64) + per_context * number * context
+                for chunk in axes[0]
+                for before in axes[1]
+                for number in axes[2]
+                for context in axes[3]
+            ),
+        )
+
+    floor, each = rng.choice((0.002, 0.05)), rng.choice((1e-4, 2e-3))
+    kinds = tuple(
+        LayerTables(curve(floor, each), attention(each / 4, rng.choice((1e-6, 1e-4))))
+        for _ in range(rng.choice((1, 2)))
+    )
+    return OperatorTables(
+        kinds=kinds,
+        embedding=curve(1e-4, 1e-6),
+        final_norm=curve(1e-4, 1e-6),
+        head=curve(1e-3, 1e-5),
+        kind_of_layer=tuple(rng.randrange(len(kinds)) for _ in range(num_layers)),
+        decode_skew=rng.choice((0.0, 0.5)),
+    )
 
 
 def _engine(rng: Random) -> EngineCosts:
@@ -146,28 +197,30 @@ def served(scenario: Scenario) -> Served | None:
     """Simulate; None if too little came back in the window to speak of means."""
     result = simulate(scenario, record_iterations=True)
     window_s = result.summary["window_end_s"] - result.summary["window_start_s"]
-    prompt, workload = scenario.workload.lengths.pairs[0][0], scenario.workload
+    requests = result.tables["requests"].as_dict()
+    length = dict(zip(requests["request"], requests["prompt_tokens"], strict=True))
     inside = [
-        (number, end - start)
-        for _, number, start, end in iterations(result)
-        if result.summary["window_start_s"] <= end <= result.summary["window_end_s"]
+        (length[request], number, end - start)
+        for request, number, start, end in iterations(result)
+        if request in length
+        and result.summary["window_start_s"] <= end <= result.summary["window_end_s"]
     ]
-    decodes = [number for number, _ in inside if number]
-    prompts = len(inside) - len(decodes)
-    if prompts < 20 or not decodes:
+    decodes = [(prompt, number) for prompt, number, _ in inside if number]
+    prompts = [prompt for prompt, number, _ in inside if not number]
+    if len(prompts) < 20 or not decodes:
         return None
     active = result.summary["requests"]["in_flight"]
-    booked = prompt + workload.mean_output_tokens
+    expected = scenario.workload.mean_output_tokens
     mix = RequestMix(
-        prompt_tokens=prompt,
-        decodes=len(decodes) / prompts,
-        longest_prompt=prompt,
-        context=prompt + sum(decodes) / len(decodes) - 1,
-        booked=booked,
-        booked_prefill=booked,
+        prompt_tokens=fmean(prompts),
+        decodes=len(decodes) / len(prompts),
+        longest_prompt=max(prompts),
+        context=fmean(prompt + number - 1 for prompt, number in decodes),
+        booked=fmean(prompt + expected for prompt, _ in decodes),
+        booked_prefill=sum(prompt * (prompt + expected) for prompt in prompts) / sum(prompts),
     )
-    longest_s = max(seconds for _, seconds in inside)
-    return Served(len(decodes) / (window_s + longest_s), mix, active / prompts)
+    longest_s = max(seconds for _, _, seconds in inside)
+    return Served(len(decodes) / (window_s + longest_s), mix, active / len(prompts))
 
 
 @dataclass(frozen=True)

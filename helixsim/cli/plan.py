@@ -17,6 +17,7 @@ from helixsim.cli.group import (
 from helixsim.cli.progress import show_progress
 
 if TYPE_CHECKING:
+    from helixsim.placement.placement import Placement
     from helixsim.planner.plan_run import PlanProgress
     from helixsim.planner.result import PlanResult
     from helixsim.scenario.resolved import Scenario
@@ -59,6 +60,35 @@ def plan(
     ] = None,
     max_stages: _MaxStages = None,
     keep_links: _KeepLinks = None,
+    fix: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NODE=LAYERS",
+            help="A node holds exactly these layers, e.g. 'a100-0=0-19'; may be repeated.",
+        ),
+    ] = None,
+    ban: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NODE=LAYERS", help="A node holds none of these layers; may be repeated."
+        ),
+    ] = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NODE", help="A node holds no layers; may be repeated."),
+    ] = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PLACEMENT", help="The placement in service: the search begins there too."
+        ),
+    ] = None,
+    move_price: Annotated[
+        float,
+        typer.Option(
+            min=0, help="With --start-from: cost of each layer that a node must load anew."
+        ),
+    ] = 0.0,
     time_limit: Annotated[
         str | None,
         typer.Option(
@@ -101,6 +131,9 @@ def plan(
         bool,
         typer.Option("--partial-inference", help="Requests may enter a node at any of its layers."),
     ] = False,
+    same_region: Annotated[
+        bool, typer.Option("--same-region", help="Requests stay in one region.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the plan as JSON, and nothing else.")
     ] = False,
@@ -138,6 +171,12 @@ def plan(
             max_stages=max_stages,
             partial_inference=partial_inference,
             keep_links=keep_links,
+            fix=fix or (),
+            ban=ban or (),
+            leave_out=leave_out or (),
+            same_region=same_region,
+            start_from=None if start_from is None else _placement_of(start_from, scenario),
+            move_price=move_price,
             time_limit_s=_time_limit_s(time_limit, objective),
             seed=seed,
             solver=solver,
@@ -222,6 +261,31 @@ def bound(
         "served_bound_of_placement": None if own is None else own.to_json(),
     }
     typer.echo(json.dumps(document, indent=2))
+
+
+def _placement_of(file: Path, scenario: Scenario) -> Placement:
+    """The placement of a placement file, or of a scenario file, checked against the cluster."""
+    from helixsim.errors import InputError
+    from helixsim.placement.placement import placement_mistakes
+    from helixsim.scenario.files import find_scenario
+    from helixsim.scenario.load import load_scenario
+    from helixsim.scenario.section_specs import PlacementFile
+    from helixsim.yaml_files import read_yaml, validate
+
+    path = find_scenario(str(file))
+    document = read_yaml(path)
+    if isinstance(document, dict) and document.get("kind") == "placement":
+        placement = validate(PlacementFile, document, path).to_placement()
+    else:
+        found = load_scenario(path).placement
+        if found is None:
+            raise InputError("this scenario has no placement", file=path, where="placement")
+        placement = found
+    mistakes = placement_mistakes(placement, scenario.cluster, scenario.llm, scenario.profiles())
+    if mistakes:
+        where, message = mistakes[0]
+        raise InputError(message, file=path, where=where)
+    return placement
 
 
 def _uses_default_split(scenario: Scenario) -> bool:

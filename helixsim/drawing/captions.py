@@ -66,7 +66,7 @@ def bottleneck_text(topology: Topology, cut: Cut) -> str:
 
 
 def split_text(scheduler: SchedulerSettings) -> Iterator[str]:
-    """Which split of the flow is drawn, if not the published one; or that requests follow none."""
+    """Which split of the flow is drawn, if not the published one, or that none is followed."""
     if scheduler.policy not in ("maxflow", "adaptive"):
         yield f"Requests do not follow this flow: the routing policy is {scheduler.policy}."
     elif scheduler.flow_split != "published":

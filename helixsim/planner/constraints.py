@@ -55,9 +55,10 @@ class Constraints:
     move_price: float = 0.0
 
     @property
-    def restrict_ranges(self) -> bool:
-        """Whether some node may not hold whatever fits it."""
-        return bool(self.fixed or self.banned or self.left_out)
+    def are_binding(self) -> bool:
+        """Whether they change anything."""
+        restricted = self.fixed or self.banned or self.left_out or self.same_region
+        return bool(restricted or (self.start is not None and self.move_price))
 
     def allows(self, node: int, layers: LayerRange | None) -> bool:
         """Whether a node may hold these layers; None for no layers."""

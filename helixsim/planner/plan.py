@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 
 from helixsim.errors import InputError
+from helixsim.placement.placement import Placement
+from helixsim.planner.constraints import parse_constraints, violations
 from helixsim.planner.feasibility import check_stages
 from helixsim.planner.heuristics import petals, replicas, separate, separate_mixed, swarm
 from helixsim.planner.max_flow.optimise import optimise
 from helixsim.planner.milp import milp, recover
 from helixsim.planner.objective import DEFAULT_FIGURE, parse_objective
 from helixsim.planner.plan_run import PlanProgress, PlanRun
-from helixsim.planner.problem import planning_problem
+from helixsim.planner.problem import PlanningProblem, planning_problem
 from helixsim.planner.result import PlanResult
 from helixsim.planner.search import FlowSearch
 from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
@@ -44,6 +47,12 @@ def plan(
     max_stages: int | None = None,
     partial_inference: bool = False,
     keep_links: int | None = None,
+    fix: Sequence[str] = (),
+    ban: Sequence[str] = (),
+    leave_out: Sequence[str] = (),
+    same_region: bool = False,
+    start_from: Placement | None = None,
+    move_price: float = 0.0,
     time_limit_s: float | None = None,
     seed: int = 0,
     solver: str = "CBC",
@@ -79,6 +88,18 @@ def plan(
         Whether requests may enter a node at any of its layers.
     keep_links
         Number of links from each node to other nodes that are kept, the fastest ones.
+    fix, ban
+        Layers that a node holds, exactly these, and layers that it must not hold: texts such as
+        ``a100-0=0-19`` for the layers 0 to 19, or ``a100-0=[0, 20)``. `ban` may name a node often.
+    leave_out
+        Names of nodes that hold no layers.
+    same_region
+        Whether each request stays in one region.
+    start_from
+        The placement in service: the search begins there too.
+    move_price
+        What each layer costs that a node must load anew, in the unit of what is optimised: tokens
+        per second for a rate, seconds for a latency.
     time_limit_s
         Seconds after which to stop; None to stop when the budget is used up.
     seed
@@ -119,9 +140,25 @@ def plan(
     if (method != "milp" or from_solution is not None) and (model_file or solution_file):
         raise InputError("only method milp writes a model and a raw solution")
     check_solver(solver)
-    plan_run = PlanRun(
+    constraints = parse_constraints(
+        [node.name for node in scenario.cluster],
+        scenario.llm.num_layers,
+        fix=fix,
+        ban=ban,
+        leave_out=leave_out,
+        same_region=same_region,
+        start=None if start_from is None else start_from.layers,
+        move_price=move_price,
+    )
+    problem = planning_problem(
         scenario,
-        planning_problem(scenario, partial_inference=partial_inference, keep_links=keep_links),
+        partial_inference=partial_inference,
+        keep_links=keep_links,
+        constraints=constraints,
+    )
+    plan_run = PlanRun(
+        _with_start(scenario, problem, start_from),
+        problem,
         parse_objective(goal, subject_to),
         seed=seed,
         solver=solver,
@@ -147,8 +184,12 @@ def plan(
                 METHODS[method](plan_run.search)
         plan_run.prove()
         if objective == "simulated":
+            effort = effort or Effort()
+            if constraints.are_binding:
+                # Proposals do not know constraints: the best starts that keep to them are run.
+                effort = replace(effort, rounds=0, annealings=0)
             plan_run.simulate(
-                jobs, effort or Effort(), searching=method == "optimise" and from_solution is None
+                jobs, effort, searching=method == "optimise" and from_solution is None
             )
     except KeyboardInterrupt:
         interrupted = True
@@ -156,6 +197,16 @@ def plan(
     if from_solution is not None:
         method = "from-solution"
     return plan_run.result(method, objective, interrupted=interrupted)
+
+
+def _with_start(
+    scenario: Scenario, problem: PlanningProblem, start_from: Placement | None
+) -> Scenario:
+    """The scenario with the placement in service, unless that breaks a constraint."""
+    placement = start_from if start_from is not None else scenario.placement
+    if placement is not None and violations(problem, problem.ranges(placement)):
+        placement = None
+    return replace(scenario, placement=placement)
 
 
 def _check(

@@ -8,6 +8,7 @@ from math import inf
 from random import Random
 
 from helixsim.errors import PlacementError
+from helixsim.planner.constraints import move_cost, violations
 from helixsim.planner.max_flow.dinic import flow_value, longest_route
 from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
@@ -68,9 +69,9 @@ class FlowSearch:
         How much the method tries.
     on_change
         Called with the search when the incumbent or the bound improves.
-    ranges, value
-        The best placement so far, and its exact maximum flow in tokens per second; empty and 0
-        at first.
+    ranges, value, cost
+        The best placement so far, its exact maximum flow in tokens per second, and what moving to
+        it costs, in the same unit; empty and 0 at first.
     bound
         The lowest proved upper bound on the flow of all allowed placements.
     trace
@@ -87,6 +88,7 @@ class FlowSearch:
     on_change: Callable[[FlowSearch], None] = lambda search: None
     ranges: dict[int, tuple[int, int]] = field(default_factory=dict)
     value: float = 0.0
+    cost: float = 0.0
     bound: float = inf
     trace: list[Incumbent] = field(default_factory=list)
 
@@ -112,12 +114,13 @@ class FlowSearch:
     @property
     def optimal(self) -> bool:
         """Whether the incumbent is proved to be optimal."""
-        return self.value > 0 and self.value >= self.bound * (1 - NEGLIGIBLE)
+        return self.value > 0 and self.value - self.cost >= self.bound * (1 - NEGLIGIBLE)
 
     def offer(self, ranges: Ranges, value: float | None = None) -> bool:
         """Report a placement.
 
-        A placement with routes of more than `max_stages` stages is ignored.
+        A placement with routes of more than `max_stages` stages is ignored, and one that breaks
+        the problem's constraints. The flow counts less the price of the layers that are moved.
 
         Parameters
         ----------
@@ -132,11 +135,14 @@ class FlowSearch:
             Whether it is the new incumbent.
         """
         value = flow_value(self.problem, ranges) if value is None else value
-        if value <= self.value * (1 + NEGLIGIBLE):
+        cost = move_cost(self.problem, ranges)
+        if value <= 0 or (
+            self.ranges and value - cost <= self.value * (1 + NEGLIGIBLE) - self.cost
+        ):
             return False
-        if self.max_stages is not None and longest_route(self.problem, ranges) > self.max_stages:
+        if violations(self.problem, ranges, self.max_stages):
             return False
-        self.ranges, self.value = dict(ranges), value
+        self.ranges, self.value, self.cost = dict(ranges), value, cost
         self.trace.append(Incumbent(self.elapsed_s(), value, self.bound))
         self.on_change(self)
         return True
@@ -164,6 +170,10 @@ class FlowSearch:
                 f"{method} gives every layer a node, but no request can pass through all layers: "
                 "there is no chain of linked nodes in which each one starts where the one before "
                 f"ends; use {alternative}another method"
+            )
+        if broken := violations(self.problem, ranges):
+            raise PlacementError(
+                f"{method} does not know constraints: {broken[0]}; use --method optimise"
             )
         self.offer(ranges, value)
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
+from builders import HOST
 from planner_problems import published, toy_problem
+from planner_validator import validate
 
-from helixsim.errors import HelixError, InputError
+from helixsim import load_scenario, plan
+from helixsim.errors import HelixError, InputError, PlacementError
 from helixsim.planner.constraints import (
     Constraints,
     layers_moved,
@@ -15,10 +20,16 @@ from helixsim.planner.constraints import (
     parse_constraints,
     violations,
 )
+from helixsim.planner.heuristics import swarm
 from helixsim.planner.max_flow.dinic import flow_value
+from helixsim.planner.max_flow.optimise import optimise
 from helixsim.planner.problem import PlanningProblem, planning_problem
+from helixsim.planner.search import FlowSearch
+from helixsim.planner.search_budget import SearchBudget
+from helixsim.planner.simulated.search import Effort
 from helixsim.scenario.load import resolve_scenario
 
+QUICK = SearchBudget(start_stage_factors=(1.5,), anneal_rounds=1, anneal_iterations=2000)
 NAMES = ("a", "b", "c")
 NODES = {"a": 4, "b": 4, "c": 2}
 
@@ -134,3 +145,86 @@ def test_constraints_follow_their_nodes_into_a_part_of_the_problem():
     assert part.constraints.fixed == {0: (0, 2)}
     assert part.constraints.banned == {1: ((0, 1),)}
     assert part.constraints.left_out == frozenset()
+
+
+# -- the greatest flow under constraints
+
+
+def ticking():
+    ticks = count()
+    return lambda: float(next(ticks))
+
+
+def flow_search(problem: PlanningProblem) -> FlowSearch:
+    search = FlowSearch(problem, elapsed_s=ticking(), time_limit_s=5000, budget=QUICK)
+    optimise(search)
+    assert violations(problem, search.ranges, search.max_stages) == []
+    validate(problem, search.ranges, search.value)
+    assert search.value <= search.bound * (1 + 1e-9)
+    return search
+
+
+@pytest.fixture(scope="module")
+def quickstart():
+    return load_scenario("quickstart")
+
+
+def problem_of(scenario, **constraints):
+    names = [node.name for node in scenario.cluster]
+    found = parse_constraints(names, scenario.llm.num_layers, **constraints)
+    return planning_problem(scenario, constraints=found)
+
+
+def test_fixed_banned_and_left_out_nodes_in_the_greatest_flow(quickstart):
+    names = [node.name for node in quickstart.cluster]
+    free = flow_search(problem_of(quickstart))
+    first, second, last = names[0], names[1], names[-1]
+    search = flow_search(
+        problem_of(quickstart, fix=[f"{first}=20-29"], ban=[f"{second}=0-29"], leave_out=[last])
+    )
+    assert search.ranges[0] == (20, 30)
+    assert search.ranges.get(1, (30, 60))[0] >= 30
+    assert len(names) - 1 not in search.ranges
+    assert 0.5 * free.value < search.value <= free.value
+
+
+def test_a_placement_in_service_changes_as_far_as_it_pays(quickstart):
+    best = flow_search(problem_of(quickstart))
+    names = [node.name for node in quickstart.cluster]
+    layers = {names[node]: span for node, span in best.ranges.items()}
+    dear = flow_search(problem_of(quickstart, start=layers, move_price=1e6))
+    assert dear.ranges == best.ranges
+    idle = dict(layers)
+    del idle[names[max(best.ranges)]]
+    problem = problem_of(quickstart, start=idle, move_price=0.01)
+    begun = {problem.numbers[name]: span for name, span in idle.items()}
+    moved = flow_search(problem)
+    assert moved.value - move_cost(problem, moved.ranges) >= flow_value(problem, begun)
+    assert moved.value > 0.9 * best.value
+
+
+def test_regions_by_themselves_without_links_between_them(tmp_path):
+    problem = two_regions(tmp_path, constraints=Constraints(same_region=True))
+    search = flow_search(problem)
+    placement = problem.placement(search.ranges)
+    regions = {node.name: node.region for node in problem.cluster}
+    between = [pair for pair in placement.links or () if HOST not in pair]
+    assert between
+    assert all(regions[source] == regions[target] for source, target in between)
+
+
+def test_methods_that_know_no_constraints_say_so(quickstart):
+    problem = problem_of(quickstart, leave_out=[quickstart.cluster.nodes[0].name])
+    with pytest.raises(PlacementError, match=r"swarm does not know constraints: .* left out"):
+        swarm(FlowSearch(problem))
+
+
+def test_plan_takes_constraints_and_simulates_what_keeps_to_them(quickstart):
+    name = quickstart.cluster.nodes[0].name
+    short = replace(quickstart, run=replace(quickstart.run, warmup_s=2.0, duration_s=6.0))
+    found = plan(
+        short, fix=[f"{name}=20-29"], effort=Effort(num_seeds=1), budget=QUICK, time_limit_s=600
+    )
+    assert found.placement.layers[name] == (20, 30)
+    assert found.candidates
+    assert all(each.placement.layers[name] == (20, 30) for each in found.candidates)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from helixsim.planner.max_flow.annealing import StageCosts, Stages, anneal, stages_of
 from helixsim.planner.max_flow.column_generation import combine_blocks
+from helixsim.planner.max_flow.constrained import optimise_constrained
 from helixsim.planner.max_flow.dinic import flow_value
 from helixsim.planner.max_flow.even_stages import offer_even_stages
 from helixsim.planner.max_flow.regions import one_chain, separate_chains
@@ -34,6 +35,9 @@ def optimise(search: FlowSearch) -> None:
         If the solver is not installed.
     """
     problem = search.problem
+    if problem.constraints.are_binding:
+        optimise_constrained(search, optimise)
+        return
     search.prove(trivial_bound(problem).tokens_per_s)
     chain = _best_chain(search)
     if problem.links_never_bind:
