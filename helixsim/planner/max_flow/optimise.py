@@ -9,16 +9,12 @@ from __future__ import annotations
 from helixsim.planner.max_flow.annealing import StageCosts, Stages, anneal, stages_of
 from helixsim.planner.max_flow.column_generation import combine_blocks
 from helixsim.planner.max_flow.constrained import optimise_constrained
+from helixsim.planner.max_flow.cover_program import CoverProgram
 from helixsim.planner.max_flow.dinic import flow_value
 from helixsim.planner.max_flow.even_stages import offer_even_stages
 from helixsim.planner.max_flow.regions import one_chain, separate_chains
 from helixsim.planner.max_flow.stage_patterns import Chain, best_chains
-from helixsim.planner.max_flow.upper_bound import (
-    CoverProgram,
-    node_classes,
-    trivial_bound,
-    upper_bound,
-)
+from helixsim.planner.max_flow.upper_bound import node_classes, trivial_bound, upper_bound
 from helixsim.planner.search import NEGLIGIBLE, FlowSearch
 
 
