@@ -6,6 +6,7 @@ bisection over the target between the flow that was reached and the flow that wa
 
 from __future__ import annotations
 
+from helixsim.planner.heuristics.replicas import replica_ranges
 from helixsim.planner.max_flow.annealing import StageCosts, Stages, anneal, stages_of
 from helixsim.planner.max_flow.column_generation import combine_blocks
 from helixsim.planner.max_flow.constrained import optimise_constrained
@@ -48,6 +49,8 @@ def optimise(search: FlowSearch) -> None:
             one_chain(search)
     elif chain is not None:
         _anneal(search, chain)
+    if not search.optimal:  # where links bind, whole replicas may be better than any chain
+        search.offer(replica_ranges(problem))
     close_gap(search)
 
 
