@@ -16,7 +16,7 @@ from helixsim.studies.backends import Backend
 from helixsim.studies.capacity_interval import CapacityInterval, interval_of, seed_capacity
 from helixsim.studies.capacity_result import CapacityResult, Probe
 from helixsim.studies.capacity_runs import CapacityRuns
-from helixsim.studies.capacity_window import check_answer, tells_nothing
+from helixsim.studies.capacity_window import check_answer, check_halved, tells_nothing
 from helixsim.studies.objectives import (
     OWN_CLASS,
     judge,
@@ -211,7 +211,7 @@ class CapacitySearch:
     def run(self) -> None:
         """Bracket, then bisect."""
         rate = self._start
-        first = self._probe(rate)
+        first = last = self._probe(rate)
         for _ in range(MAX_STEPS):
             if first.meets:
                 if rate >= self._most:
@@ -221,8 +221,12 @@ class CapacitySearch:
                 break  # at lower rates still fewer requests arrive
             else:
                 rate = _rounded(rate / 2)
-            if self._probe(rate).meets != first.meets:
+            probe = self._probe(rate)
+            if probe.meets != first.meets:
                 break
+            if not first.meets:
+                check_halved(last, probe, self._found(rate), self._window_s, file=self._file)
+            last = probe
         self._check_answer(rate)
         while True:
             low, high = self._bracket()

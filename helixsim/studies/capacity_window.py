@@ -14,11 +14,53 @@ LEAST_ARRIVALS = 5
 """Of fewer requests in the windows of all runs together nothing can be said."""
 _LIVES = 5
 """A window should be this many times as long as a request's life."""
+_LEAST_HALVED = 0.6
+"""With so large a share of its requests, a cluster keeps up with half of the rate."""
 
 
 def tells_nothing(outcomes: Sequence[Outcome]) -> bool:
     """Whether too few requests arrived in the windows of all runs."""
     return sum(outcome.num_arrived for outcome in outcomes) < LEAST_ARRIVALS
+
+
+def check_halved(
+    probe: Probe, half: Probe, outcomes: Sequence[Outcome], window_s: float, *, file: Path
+) -> None:
+    """Refuse a window in which requests lag behind at half of a rate as well.
+
+    If most requests of a rate finish in the window, all of half of that rate could. What lacks are
+    requests that begin in the window and end after it, which says nothing of the rate.
+
+    Parameters
+    ----------
+    probe, half
+        A rate that is not kept, and about half of it.
+    outcomes
+        The runs of the latter.
+    window_s
+        Length of the window, in seconds.
+    file
+        The scenario, for the message.
+
+    Raises
+    ------
+    InputError
+        With a longer window.
+    """
+    lag_only = probe.verdict.lags_only and half.verdict.lags_only
+    rejected = any((each.summary or {})["requests"]["rejected"] for each in outcomes)
+    if not lag_only or rejected or probe.verdict.sustained < _LEAST_HALVED:
+        return
+    if tells_nothing(outcomes):
+        return
+    raise InputError(
+        f"the window of {window_s:g} s is too short: at {probe.requests_per_s:.3g} requests/s, "
+        f"{probe.verdict.sustained:.1%} of the requests end in it, and at "
+        f"{half.requests_per_s:.3g} only {half.verdict.sustained:.1%}, so that most of the "
+        "others only end after it; set run.duration to several times as much",
+        file=file,
+        where="run.duration",
+    )
 
 
 def check_answer(

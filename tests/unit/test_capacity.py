@@ -22,6 +22,8 @@ from helixsim.scenario.resolved import Slo
 from helixsim.studies import capacity_runs
 from helixsim.studies.backends import outcomes
 from helixsim.studies.capacity_interval import seed_capacity
+from helixsim.studies.capacity_result import Probe
+from helixsim.studies.capacity_window import check_halved
 from helixsim.studies.objectives import judge, parse_objectives, request_limits
 from helixsim.studies.runs import Outcome
 
@@ -247,6 +249,41 @@ def test_a_window_shorter_than_a_request_is_refused():
     with pytest.raises(InputError, match=r"run\.duration: the window of 1 s .* says nothing") as e:
         helixsim.capacity("small.yaml", "ttft_s.p95<=5", seeds=1, overrides=short, jobs=1)
     assert "set run.warmup to" in str(e.value)
+
+
+def test_a_window_in_which_half_of_a_rate_lags_too_is_refused():
+    """Long answers begin in a minute and end after it, at any rate."""
+    short = ["run.duration=60 s", "profiles=roofline"]
+    with pytest.raises(InputError, match=r"run\.duration: the window of 60 s is too short") as e:
+        helixsim.capacity("fleet", seeds=1, overrides=short, jobs=1)
+    assert "and at 3 only 9" in str(e.value)
+
+
+def probes_at(finished, half_finished, rejected=0):
+    found = []
+    for rate, arrived, ended in ((6.0, 200, finished), (3.0, 100, half_finished)):
+        ran = [outcome({"requests": {"rejected": rejected}}, arrived, ended)]
+        found.append((Probe(rate, rate, judge(ran, [], 0.95)), ran))
+    (full, _), (half, ran) = found
+    return full, half, ran
+
+
+@pytest.mark.parametrize(
+    ("case", "is_refused"),
+    [
+        (probes_at(180, 90), True),
+        (probes_at(100, 90), False),  # so many may be too many for twice the rate only
+        (probes_at(180, 90, rejected=10), False),
+        (probes_at(180, 100), False),
+    ],
+)
+def test_who_lags_at_half_of_the_rate(case, is_refused):
+    full, half, ran = case
+    if not is_refused:
+        check_halved(full, half, ran, 54.0, file=Path("s.yaml"))
+        return
+    with pytest.raises(InputError, match=r"90\.0% of the requests end in it, and at 3 only 90\.0%"):
+        check_halved(full, half, ran, 54.0, file=Path("s.yaml"))
 
 
 def test_hardly_any_arrivals_say_nothing():
