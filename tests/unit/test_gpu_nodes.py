@@ -67,6 +67,10 @@ def test_defaults_of_such_a_scenario():
         "r": (0, 32),
     }
     assert fleet(physics="paper").physics == "paper"
+    short = fleet(run={"duration": "5 min"})
+    assert (short.run.duration_s, short.run.warmup_s) == (300.0, 30.0)
+    assert fleet(run={"seed": 3}).run.duration_s == 600.0
+    assert fleet(run={"warmup": "0 s"}).run.warmup_s == 0.0
 
 
 def test_a_run_says_what_its_figures_are():
