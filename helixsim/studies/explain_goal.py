@@ -1,0 +1,132 @@
+"""The figure by which an explanation ranks changes, as runs and as the surrogate have it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from helixsim.errors import InputError
+from helixsim.metrics.summary import figures_of
+from helixsim.yaml_files import did_you_mean
+
+if TYPE_CHECKING:
+    from helixsim.planner.simulated.surrogate import Estimate
+    from helixsim.scenario.resolved import Scenario
+
+THROUGHPUT = "decode_tokens_per_s"
+GOALS = (THROUGHPUT, "ttft_s.p95", "tpot_s.p95", "e2e_s.p95")
+_SHOWN = (*GOALS, "ttft_s.mean", "tpot_s.mean", "output_tokens_per_s", "total_tokens_per_s")
+_KEEPS_UP = 0.95
+"""Share of the arriving requests that a cluster finishes if it is not overloaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """The figure to improve.
+
+    Attributes
+    ----------
+    figure
+        One of :data:`GOALS`.
+    reason
+        Why this one.
+    """
+
+    figure: str
+    reason: str = ""
+
+    @property
+    def is_throughput(self) -> bool:
+        """Whether more is better."""
+        return self.figure == THROUGHPUT
+
+    def gain(self, before: float, after: float) -> float:
+        """The gain of a figure as a share; negative for a loss."""
+        if not before or before == inf:
+            return 0.0
+        change = after / before - 1
+        return change if self.is_throughput else -change
+
+    def of_estimate(self, estimate: Estimate) -> float:
+        """The figure by the surrogate, which knows means; they stand for percentiles."""
+        if self.is_throughput:
+            return estimate.decode_tokens_per_s
+        prompt_s, decode_s = estimate.prompt_latency_s, estimate.decode_latency_s
+        if self.figure.startswith("ttft"):
+            return prompt_s
+        if self.figure.startswith("tpot"):
+            return decode_s
+        return _request_s(estimate)
+
+
+def _request_s(estimate: Estimate) -> float:
+    """The time of a request by Little's law: in flight, over requests per second.
+
+    Over decodes per second here, which is less by the mean length of answers: no change touches it.
+    """
+    rate = estimate.decode_tokens_per_s
+    return estimate.requests_in_flight / rate if rate else inf
+
+
+def figures(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a run that an explanation shows."""
+    found = figures_of(summary, _SHOWN)
+    for name, slo in summary["slo"].items():
+        if slo["attainment"] is not None:
+            found[f"slo.{name}.attainment"] = slo["attainment"]
+    return found
+
+
+def parse_goal(figure: str) -> Goal:
+    """A goal that a user names.
+
+    Raises
+    ------
+    InputError
+        If it is none of :data:`GOALS`.
+    """
+    if figure not in GOALS:
+        raise InputError(
+            f"no goal '{figure}'; {did_you_mean(figure, GOALS)}",
+            where="goal",
+        )
+    return Goal(figure)
+
+
+def goal_of(scenario: Scenario, summary: Mapping[str, Any]) -> Goal:
+    """The figure that matters for a scenario, given the summary of its run.
+
+    Offline, and online where requests are not finished as they arrive, the throughput. Otherwise
+    the latency that is closest to its limit, or the end-to-end latency without limits.
+    """
+    if scenario.workload.mode == "offline":
+        return Goal(THROUGHPUT, "the load is offline")
+    if not _keeps_up(summary):
+        return Goal(THROUGHPUT, "more requests arrive than are served")
+    best, most = Goal("e2e_s.p95", "all requests are served, and there is no SLO"), 0.0
+    for slo in scenario.slos:
+        for key, limit_s in (("ttft_s", slo.ttft_s), ("tpot_s", slo.tpot_s), ("e2e_s", slo.e2e_s)):
+            p95_s = summary[key]["p95"]
+            if limit_s and p95_s is not None and p95_s / limit_s > most:
+                most = p95_s / limit_s
+                text = f"p95 is at {most:.0%} of the limit of SLO {slo.name}"
+                best = Goal(f"{key}.p95", text)
+    return best
+
+
+def _keeps_up(summary: Mapping[str, Any]) -> bool:
+    """Whether requests in flight and waiting at the end are few, and hardly any was rejected."""
+    counts = summary["requests"]
+    arrived = counts["arrived"]
+    if not arrived:
+        return True
+    if counts["rejected"] > (1 - _KEEPS_UP) * arrived:
+        return False
+    # What is in flight at the end of a steady load is what arrives during one request's life.
+    span_s = summary["simulated_s"] or 1.0
+    life_s = summary["e2e_s"]["mean"] or span_s
+    usual = arrived * min(1.0, life_s / span_s)
+    left = counts["in_flight"] + counts["waiting"]
+    return bool(left <= 2 * usual + (1 - _KEEPS_UP) * arrived)
