@@ -19,6 +19,7 @@ from helixsim.planner.problem import planning_problem
 from helixsim.planner.served.node_rates import UnboundedError
 from helixsim.planner.served_bound import ServedBound, served_bound_of_placement
 from helixsim.scenario.load import load_scenario
+from helixsim.scenario.resolved import Scenario
 from helixsim.studies.explain_changes import (
     Change,
     idle_machines,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from helixsim.placement.topology import Topology
-    from helixsim.scenario.resolved import Scenario
 
 LONGEST_S = 600.0
 """Longer runs are shortened to this simulated time."""
@@ -78,7 +78,7 @@ def explain(
     Parameters
     ----------
     scenario
-        The scenario, or its file or name. Without a placement it gets one by :func:`helixsim.place`.
+        The scenario, or its file or name. Without a placement, :func:`helixsim.place` gives it one.
     goal
         The figure to improve: ``decode_tokens_per_s``, ``ttft_s.p95``, ``tpot_s.p95`` or
         ``e2e_s.p95``. By default the throughput offline and under overload, else the latency that
@@ -113,7 +113,7 @@ def explain(
     if simulated < 0:
         raise InputError(f"{simulated} is below 0", where="simulated")
     wanted = None if goal is None else parse_goal(goal)
-    whole = scenario if hasattr(scenario, "cluster") else load_scenario(scenario)
+    whole = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
     return _Explaining(place(whole), wanted, simulated, progress or Progress()).explain()
 
 

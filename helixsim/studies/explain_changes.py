@@ -141,11 +141,12 @@ def moved_layers(scenario: Scenario, stage: StageUse) -> Iterator[Change]:
             }
             placed = replace(placement, layers=layers)
             if _is_valid(scenario, placed):
+                side = "before" if sign > 0 else "after"
                 moved = count_text(number, "layer")
                 yield Change(
                     kind="layers",
-                    text=f"{moved} less at {stage.layers} and more on the nodes "
-                    f"{'before' if sign > 0 else 'after'}: the boundary at {boundary} moves to {to}",
+                    text=f"{moved} less at {stage.layers} and more on the nodes {side}: the "
+                    f"boundary at {boundary} moves to {to}",
                     scenario=replace(scenario, placement=placed),
                     group=f"boundary {boundary}",
                 )
@@ -228,9 +229,7 @@ def _with_links(cluster: Cluster, node: Node, beside: str) -> Any:  # noqa: ANN4
     return LinkList(links)
 
 
-def _with_node(
-    placement: Placement, name: str, beside: str, layers: tuple[int, int]
-) -> Placement:
+def _with_node(placement: Placement, name: str, beside: str, layers: tuple[int, int]) -> Placement:
     """A placement with one more node; where it lists links, with the links of another one."""
     links = placement.links
     if links is not None:

@@ -24,6 +24,8 @@ _BUSY, _SENDING, _SELDOM = 0.5, 0.3, 0.05
 _CAUSED = 0.85
 """Offline, requests are sent until a KV cache is full. Where a node or link is saturated, that is
 a consequence: it ranks below."""
+_MOSTLY = 0.5
+"""Stages that are full for this share of the time are marked beside the fullest one."""
 _WORTH = 0.02
 """Shares of latencies or requests below this one are not worth a sentence."""
 _NAMED = 3
@@ -102,7 +104,9 @@ def _kv(evidence: Evidence) -> Iterator[Finding]:
             f"{stage.layers} {stage.kv_full_share:.0%}" for stage in full if stage is not worst
         )
         text += f" Full too: {others}."
-    yield Finding(kind="kv", severity=severity, text=text, figures=figures, nodes=worst.nodes)
+    mostly = [stage for stage in full if stage is worst or stage.kv_full_share >= _MOSTLY]
+    nodes = tuple(name for stage in mostly for name in stage.nodes)
+    yield Finding(kind="kv", severity=severity, text=text, figures=figures, nodes=nodes)
 
 
 def _most_busy(measures: Measures) -> float:
@@ -122,8 +126,9 @@ def _compute(evidence: Evidence) -> Iterator[Finding]:
         return
     members = [measures.node(name) for name in worst.nodes]
     waiting = sum(node.waiting for node in members)
+    verb = "compute" if len(members) > 1 else "computes"
     text = (
-        f"Compute: {_each(members)} at {worst.layers} {'compute' if len(members) > 1 else 'computes'}"
+        f"Compute: {_each(members)} at {worst.layers} {verb}"
         f" {worst.utilisation:.0%} of the time; {waiting:,.1f} requests wait there on average. "
         f"{worst.growing_share:.0%} of the work grows with the tokens; the rest, such as reading "
         "weights, is shared in larger batches."
@@ -168,9 +173,7 @@ def _links(evidence: Evidence) -> Iterator[Finding]:
     )
     figures = {"utilisation": worst.utilisation, "backlog_s": worst.backlog_s}
     ends = tuple(name for name in (worst.source, worst.target) if _is_node(evidence, name))
-    yield Finding(
-        kind="link", severity=worst.utilisation, text=text, figures=figures, nodes=ends
-    )
+    yield Finding(kind="link", severity=worst.utilisation, text=text, figures=figures, nodes=ends)
 
 
 def _is_node(evidence: Evidence, name: str) -> bool:
@@ -203,11 +206,12 @@ def _blocking(evidence: Evidence) -> Iterator[Finding]:
     share = (1 - own_s / times.decode_s) * times.prompt_work_share
     if share < _WORTH:
         return
+    waits = 1 - own_s / times.decode_s
     text = (
         f"Head-of-line blocking: a decode takes {times.decode_s:.3f} s, of which its own batches "
-        f"and links need {own_s:.3f} s. For the rest ({1 - own_s / times.decode_s:.0%}) it waits, "
-        f"behind prompts and other batches; prompts are {times.prompt_work_share:.0%} of the nodes' "
-        f"work, and one in 100 has {times.long_prompt_tokens:,} tokens or more."
+        f"and links need {own_s:.3f} s. For the rest ({waits:.0%}) it waits, behind prompts and "
+        f"other batches; prompts are {times.prompt_work_share:.0%} of the nodes' work, and one in "
+        f"100 has {times.long_prompt_tokens:,} tokens or more."
     )
     yield Finding(
         kind="blocking",
@@ -229,8 +233,8 @@ def _latency(evidence: Evidence) -> Iterator[Finding]:
     if share < _WORTH:
         return
     text = (
-        f"Latency between regions: a pass crosses {times.crossings:.1f} times on average and spends "
-        f"{times.crossing_s * 1e3:,.0f} ms on it, {share:.0%} of a decode"
+        f"Latency between regions: a pass crosses {times.crossings:.1f} times on average and "
+        f"spends {times.crossing_s * 1e3:,.0f} ms on it, {share:.0%} of a decode"
     )
     if times.ttft_s:
         text += f" and {min(1.0, times.crossing_s / times.ttft_s):.0%} of the time to first token"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from helixsim.placement.topology import PlacedLink, PlacedNode, Topology
@@ -125,6 +126,6 @@ def _hops(topology: Topology, home: int, nodes: list[PlacedNode]) -> list[Placed
     """The links of a route from its front end through its nodes and back."""
     machines = [home, *(node.index for node in nodes), home]
     found = []
-    for source, target in zip(machines, machines[1:], strict=False):
+    for source, target in pairwise(machines):
         found += [link for link in topology.outgoing[source] if link.target == target]
     return found

@@ -68,7 +68,7 @@ def what_if_rows(explanation: Explanation) -> list[tuple[str, ...]]:
 
 
 def worthwhile(explanation: Explanation) -> list[WhatIf]:
-    """The changes that are shown: the simulated ones, and some that the estimate expects gains of."""
+    """The changes that are shown: the simulated ones, and some with an estimated gain."""
     found = [
         each
         for each in explanation.what_ifs
