@@ -20,7 +20,7 @@ from helixsim.drawing.captions import common_prefix, short_name
 from helixsim.drawing.save import Drawing
 from helixsim.drawing.style import BOUND, FAINT, GRID, INK, PLAIN, our_settings, tint, type_colours
 from helixsim.placement.cut_text import count_text
-from helixsim.studies.explain_measures import NodeUse
+from helixsim.studies.explain_measures import NodeUse, layers_text
 from helixsim.studies.explain_result import Explanation, Finding, WhatIf
 from helixsim.studies.explain_text import figures_text, gain_text, limit_texts, worthwhile
 
@@ -178,7 +178,9 @@ def _draw_nodes(canvas: Canvas, rows: list[_Row], top: float, kv_limit: float) -
 
 
 def _layers(node: NodeUse) -> str:
-    return f"{node.start_layer}-{node.end_layer - 1}" if node.is_placed else "none"
+    if not node.is_placed:
+        return "none"
+    return layers_text(node.start_layer, node.end_layer).split()[1]
 
 
 def _draw_share(

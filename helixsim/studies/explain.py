@@ -216,9 +216,9 @@ class _Explaining:
         scenario, stage = self.scenario, binding_stage(used)
         busiest = max(used.stages, key=lambda each: each.load)
         changes = [
-            *idle_machines(scenario, stage),
+            *idle_machines(scenario, stage, [node.name for node in used.nodes if node.is_idle]),
             *(moved for each in {stage: 0, busiest: 0} for moved in moved_layers(scenario, each)),
-            *network_changes(scenario, used),
+            *network_changes(scenario, topology, used),
             *number_formats(scenario),
             *more_memory(scenario, topology),
             *machines(scenario, stage),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from helixsim.errors import HelixError
 from helixsim.placement.cut_text import count_text
 from helixsim.placement.placement import Placement, placement_mistakes
 from helixsim.placement.topology import Topology
-from helixsim.studies.explain_measures import StageUse
+from helixsim.studies.explain_measures import StageUse, layers_text
 
 if TYPE_CHECKING:
     from helixsim.profiles.machine import MachineProfile
@@ -69,22 +69,24 @@ def machines(scenario: Scenario, stage: StageUse) -> Iterator[Change]:
             yield from _added(scenario, replace(node, region=beside.region), beside, layers)
 
 
-def idle_machines(scenario: Scenario, stage: StageUse) -> Iterator[Change]:
-    """Each type's first machine without layers, put to work in several places."""
-    placement = _placement_of(scenario)
+def idle_machines(scenario: Scenario, stage: StageUse, idle: Collection[str]) -> Iterator[Change]:
+    """The first idle machine of each type and region, put to work in several places."""
     seen = set()
     for node in scenario.cluster:
-        if node.name in placement.layers or (node.machine_type, node.region) in seen:
+        if node.name not in idle or (node.machine_type, node.region) in seen:
             continue
         seen.add((node.machine_type, node.region))
         profile = scenario.profiles()[node.machine_type]
-        for beside, (start, end) in _places(scenario, profile, stage):
-            placed = _with_node(placement, node.name, beside.name, (start, end))
+        left = _without_node(_placement_of(scenario), node.name)
+        for beside, layers in _places(scenario, profile, stage):
+            if beside.name == node.name:
+                continue
+            placed = _with_node(left, node.name, beside.name, layers)
             if _is_valid(scenario, placed):
                 yield Change(
                     kind="idle",
-                    text=f"{node.name} ({node.machine_type}), which is idle, holds layers "
-                    f"{start}-{end - 1}",
+                    text=f"{node.name} ({node.machine_type}), which is idle, holds "
+                    f"{layers_text(*layers)}",
                     scenario=replace(scenario, placement=placed),
                     group=f"idle {node.machine_type} {node.region}",
                 )
@@ -145,10 +147,10 @@ def moved_layers(scenario: Scenario, stage: StageUse) -> Iterator[Change]:
                 moved = count_text(number, "layer")
                 yield Change(
                     kind="layers",
-                    text=f"{moved} less at {stage.layers} and more on the nodes {side}: the "
-                    f"boundary at {boundary} moves to {to}",
+                    text=f"{moved} of {stage.layers} {'moves' if number == 1 else 'move'} to the "
+                    f"nodes {side}: the boundary at {boundary} becomes {to}",
                     scenario=replace(scenario, placement=placed),
-                    group=f"boundary {boundary}",
+                    group="layers",
                 )
 
 
@@ -202,7 +204,7 @@ def _added(
     where = f", region {node.region}" if len({each.region for each in cluster}) > 1 else ""
     yield Change(
         kind="machine",
-        text=f"one more {node.machine_type} with layers {layers[0]}-{layers[1] - 1}{where}",
+        text=f"one more {node.machine_type} with {layers_text(*layers)}{where}",
         scenario=changed,
         dollars_per_hour=scenario.dollars_per_hour.get(
             node.machine_type, scenario.machine_types[node.machine_type].dollars_per_hour
@@ -240,6 +242,15 @@ def _with_node(placement: Placement, name: str, beside: str, layers: tuple[int, 
         ]
         links = (*links, *more)
     return replace(placement, layers={**placement.layers, name: layers}, links=links)
+
+
+def _without_node(placement: Placement, name: str) -> Placement:
+    """A placement without one of its nodes."""
+    layers = {other: held for other, held in placement.layers.items() if other != name}
+    links = placement.links
+    if links is not None:
+        links = tuple(pair for pair in links if name not in pair)
+    return replace(placement, layers=layers, links=links)
 
 
 # -- checks ----------------------------------------------------------------------------------

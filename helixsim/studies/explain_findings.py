@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from helixsim.placement.cut_text import count_text, names_text
 from helixsim.placement.topology import Topology
-from helixsim.studies.explain_measures import Measures, NodeUse, StageUse
+from helixsim.studies.explain_measures import SELDOM, Measures, NodeUse, StageUse
 from helixsim.studies.explain_result import Finding
 from helixsim.studies.explain_routes import RouteTimes
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 SATURATED = 0.9
 """A node or link that works above this share of the time has no room left."""
-_BUSY, _SENDING, _SELDOM = 0.5, 0.3, 0.05
-"""Nodes, links: reported from this utilisation; nodes below the last one are idle."""
+_BUSY, _SENDING = 0.5, 0.3
+"""Nodes, links: reported from this utilisation."""
+_NOTICED = 0.05
+"""Sending prompts is reported from this share of the time to first token."""
 _CAUSED = 0.85
 """Offline, requests are sent until a KV cache is full. Where a node or link is saturated, that is
 a consequence: it ranks below."""
@@ -229,20 +231,27 @@ def _latency(evidence: Evidence) -> Iterator[Finding]:
     times = evidence.times
     if not times.decode_s or times.crossing_s <= 0:
         return
-    share = min(1.0, times.crossing_s / times.decode_s)
-    if share < _WORTH:
+    share = min(1.0, times.decode_crossing_s / times.decode_s)
+    first = min(1.0, times.crossing_s / times.ttft_s) if times.ttft_s else 0.0
+    if max(share, first) < _WORTH:
         return
+    regions = {node.region for node in evidence.measures.nodes}
+    where = "between regions" if len(regions) > 1 else "of far links"
     text = (
-        f"Latency between regions: a pass crosses {times.crossings:.1f} times on average and "
-        f"spends {times.crossing_s * 1e3:,.0f} ms on it, {share:.0%} of a decode"
+        f"Latency {where}: the way of a prompt and of its first token has {times.crossings:.1f} "
+        f"such links on average, {times.crossing_s * 1e3:,.0f} ms, {first:.0%} of the time to "
+        f"first token; a decode spends {times.decode_crossing_s * 1e3:,.0f} ms on them, "
+        f"{share:.0%}."
     )
-    if times.ttft_s:
-        text += f" and {min(1.0, times.crossing_s / times.ttft_s):.0%} of the time to first token"
     yield Finding(
         kind="latency",
-        severity=share,
-        text=f"{text}.",
-        figures={"crossing_s": times.crossing_s, "crossings": times.crossings},
+        severity=max(share, first),
+        text=text,
+        figures={
+            "crossing_s": times.crossing_s,
+            "decode_crossing_s": times.decode_crossing_s,
+            "crossings": times.crossings,
+        },
     )
 
 
@@ -251,7 +260,7 @@ def _transfers(evidence: Evidence) -> Iterator[Finding]:
     if not times.ttft_s:
         return
     share = min(1.0, times.prompt_transfer_s / times.ttft_s)
-    if share < _SELDOM:
+    if share < _NOTICED:
         return
     text = (
         f"Prompts on links: sending the activations of a mean prompt takes "
@@ -268,7 +277,7 @@ def _transfers(evidence: Evidence) -> Iterator[Finding]:
 def _idle(evidence: Evidence) -> Iterator[Finding]:
     nodes = evidence.measures.nodes
     empty = [node.name for node in nodes if not node.is_placed]
-    seldom = [node.name for node in nodes if node.is_placed and node.utilisation < _SELDOM]
+    seldom = [node.name for node in nodes if node.is_placed and node.is_idle]
     if not empty and not seldom:
         return
     parts = []
@@ -276,7 +285,7 @@ def _idle(evidence: Evidence) -> Iterator[Finding]:
         parts.append(f"{count_text(len(empty), 'node')} hold no layers ({names_text(empty)})")
     if seldom:
         parts.append(
-            f"{count_text(len(seldom), 'node')} compute less than {_SELDOM:.0%} of the time "
+            f"{count_text(len(seldom), 'node')} compute less than {SELDOM:.0%} of the time "
             f"({names_text(seldom)})"
         )
     share = (len(empty) + len(seldom)) / len(nodes)

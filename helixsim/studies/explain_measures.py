@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from helixsim.profiles.machine import MachineProfile
     from helixsim.scenario.resolved import Scenario
 
+SELDOM = 0.05
+"""A node that computes less than this share of the time is idle."""
 _MORE = 1.1
 FULL = 0.9
 """A KV cache counts as full above this share of what admission lets requests use of it."""
@@ -56,6 +58,11 @@ class NodeUse:
     kv_full_share: float = 0.0
 
     @property
+    def is_idle(self) -> bool:
+        """Whether it computes hardly ever, or holds nothing."""
+        return self.utilisation < SELDOM
+
+    @property
     def is_placed(self) -> bool:
         """Whether it holds layers."""
         return self.end_layer > self.start_layer
@@ -93,8 +100,7 @@ class StageUse:
     @property
     def layers(self) -> str:
         """The layers as text, such as ``layers 28-41``."""
-        last = self.end_layer - 1
-        return f"layer {last}" if last == self.start_layer else f"layers {self.start_layer}-{last}"
+        return layers_text(self.start_layer, self.end_layer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +158,12 @@ class Measures:
     def node(self, name: str) -> NodeUse:
         """The node of that name."""
         return next(node for node in self.nodes if node.name == name)
+
+
+def layers_text(start_layer: int, end_layer: int) -> str:
+    """The layers ``[start_layer, end_layer)`` in words."""
+    last = end_layer - 1
+    return f"layer {last}" if last == start_layer else f"layers {start_layer}-{last}"
 
 
 def measures(scenario: Scenario, topology: Topology, result: RunResult) -> Measures:

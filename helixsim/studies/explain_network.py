@@ -6,11 +6,15 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from helixsim.cluster import Cluster, LinkList, LinkRule, Network, Nic, RuleNetwork, Spread
+from helixsim.cluster import Cluster, Link, LinkList, LinkRule, Network, Nic, RuleNetwork, Spread
+from helixsim.placement.cut_text import count_text
 from helixsim.studies.explain_changes import Change
 from helixsim.studies.explain_measures import Measures
+from helixsim.studies.explain_routes import far_latency_s
+from helixsim.units import format_bytes_per_s, format_seconds
 
 if TYPE_CHECKING:
+    from helixsim.placement.topology import Topology
     from helixsim.scenario.resolved import Scenario
 
 _FASTER, _CLOSER = 2.0, 0.5
@@ -22,45 +26,22 @@ Regions = frozenset[str]
 """Two regions, or one for the links within it."""
 
 
-def network_changes(scenario: Scenario, used: Measures) -> Iterator[Change]:
+def network_changes(scenario: Scenario, topology: Topology, used: Measures) -> Iterator[Change]:
     """Twice the bandwidth of the links and of the interface that bind; half the latency."""
-    region_of = regions_of(scenario.cluster)
-    sending: dict[Regions, float] = {}
-    for link in used.links:
-        pair = frozenset((region_of[link.source], region_of[link.target]))
-        sending[pair] = max(sending.get(pair, 0.0), link.utilisation)
-    if not sending:
+    if not used.links:
         return
-    for pair in sorted(sending, key=lambda each: -sending[each])[:_PAIRS]:
-        yield Change(
-            kind="bandwidth",
-            text=f"twice the bandwidth of the links {_named(pair)}",
-            scenario=_scaled(scenario, {pair}, _FASTER, 1.0),
-        )
+    cluster = scenario.cluster
+    regions = {each.region for each in cluster.front_ends} | {each.region for each in cluster}
+    if isinstance(cluster.network, RuleNetwork) and len(regions) > 1:
+        yield from _by_regions(scenario, cluster.network, used)
+    elif isinstance(cluster.network, RuleNetwork | LinkList):
+        yield from _by_links(scenario, cluster.network, topology, used)
     machine = used.interfaces[0].machine
     yield Change(
         kind="interface",
         text=f"twice the bandwidth of the network interface of {machine}",
-        scenario=replace(scenario, cluster=_wider(scenario.cluster, machine)),
+        scenario=replace(scenario, cluster=_wider(cluster, machine)),
     )
-    across = {pair for pair in sending if len(pair) > 1}
-    where = "between regions" if across else "of all links"
-    yield Change(
-        kind="latency",
-        text=f"half the latency {where}",
-        scenario=_scaled(scenario, across or set(sending), 1.0, _CLOSER),
-    )
-
-
-def regions_of(cluster: Cluster) -> dict[str, str]:
-    """The region of every machine."""
-    found = {front_end.name: front_end.region for front_end in cluster.front_ends}
-    return found | {node.name: node.region for node in cluster}
-
-
-def _named(pair: Regions) -> str:
-    names = sorted(pair)
-    return f"within {names[0]}" if len(names) == 1 else f"between {names[0]} and {names[1]}"
 
 
 def _wider(cluster: Cluster, machine: str) -> Cluster:
@@ -79,66 +60,120 @@ def _wider(cluster: Cluster, machine: str) -> Cluster:
     return replace(cluster, nodes=nodes, front_ends=front_ends)
 
 
-def _scaled(
-    scenario: Scenario, pairs: Collection[Regions], bandwidth: float, latency: float
-) -> Scenario:
-    cluster = scenario.cluster
-    region_of = regions_of(cluster)
-    network = scaled_network(cluster.network, region_of, pairs, bandwidth, latency)
-    return replace(scenario, cluster=replace(cluster, network=network))
+def _with_network(scenario: Scenario, network: Network) -> Scenario:
+    return replace(scenario, cluster=replace(scenario.cluster, network=network))
 
 
-def scaled_network(
-    network: Network,
-    region_of: dict[str, str],
+# -- single links ----------------------------------------------------------------------------
+
+
+def _by_links(
+    scenario: Scenario, network: RuleNetwork | LinkList, topology: Topology, used: Measures
+) -> Iterator[Change]:
+    """Links as fast as the busiest one; links as far as the farthest."""
+    links = {
+        (topology.name(link.source), topology.name(link.target)): link for link in topology.links
+    }
+    at = links[used.links[0].source, used.links[0].target].bandwidth_bytes_per_s
+    alike = {ends for ends, link in links.items() if link.bandwidth_bytes_per_s == at}
+    yield Change(
+        kind="bandwidth",
+        text=f"twice the bandwidth of {_title(alike, links)} of {format_bytes_per_s(at)}",
+        scenario=_with_network(scenario, scaled_links(network, alike, bandwidth=_FASTER)),
+    )
+    latencies = [link.latency_s for link in links.values()]
+    least_s = far_latency_s(latencies)
+    far = {ends for ends, link in links.items() if link.latency_s > least_s} or set(links)
+    yield Change(
+        kind="latency",
+        text=f"half the latency of {_title(far, links)}, up to {format_seconds(max(latencies))}",
+        scenario=_with_network(scenario, scaled_links(network, far, latency=_CLOSER)),
+    )
+
+
+def _title(some: Collection[tuple[str, str]], links: Collection[tuple[str, str]]) -> str:
+    return f"{'all' if len(some) == len(links) else 'the'} {count_text(len(some), 'link')}"
+
+
+def scaled_links(
+    network: RuleNetwork | LinkList,
+    some: Collection[tuple[str, str]],
+    *,
+    bandwidth: float = 1.0,
+    latency: float = 1.0,
+) -> RuleNetwork | LinkList:
+    """A network in which some links have other bandwidths and latencies, by these factors."""
+    found = [link for ends in sorted(some) if (link := network.link(*ends)) is not None]
+    scaled = {
+        (link.source, link.target): (
+            bandwidth * link.bandwidth_bytes_per_s,
+            latency * link.latency_s,
+        )
+        for link in found
+    }
+    if isinstance(network, LinkList):
+        own = {ends: Link(*ends, *values) for ends, values in scaled.items()}
+        return LinkList({**network.links, **own})
+    rules = {ends: LinkRule(*map(Spread, values)) for ends, values in scaled.items()}
+    return replace(network, links={**network.links, **rules})
+
+
+# -- rules -----------------------------------------------------------------------------------
+
+
+def _by_regions(scenario: Scenario, network: RuleNetwork, used: Measures) -> Iterator[Change]:
+    """Links between the two regions, or within the region, whose links send most of the time."""
+    region_of = network.regions
+    sending: dict[Regions, float] = {}
+    for link in used.links:
+        pair = frozenset((region_of[link.source], region_of[link.target]))
+        sending[pair] = max(sending.get(pair, 0.0), link.utilisation)
+    for pair in sorted(sending, key=lambda each: (-sending[each], sorted(each)))[:_PAIRS]:
+        yield Change(
+            kind="bandwidth",
+            text=f"twice the bandwidth of the links {_named(pair)}",
+            scenario=_with_network(scenario, scaled_rules(network, {pair}, bandwidth=_FASTER)),
+        )
+    across = {pair for pair in sending if len(pair) > 1}
+    where = "between regions" if across else "of all links"
+    closer = scaled_rules(network, across or set(sending), latency=_CLOSER)
+    yield Change(
+        kind="latency",
+        text=f"half the latency {where}",
+        scenario=_with_network(scenario, closer),
+    )
+
+
+def _named(pair: Regions) -> str:
+    names = sorted(pair)
+    return f"within {names[0]}" if len(names) == 1 else f"between {names[0]} and {names[1]}"
+
+
+def scaled_rules(
+    network: RuleNetwork,
     pairs: Collection[Regions],
-    bandwidth: float,
-    latency: float,
-) -> Network:
-    """A network with other links between some pairs of regions.
+    *,
+    bandwidth: float = 1.0,
+    latency: float = 1.0,
+) -> RuleNetwork:
+    """Rules by which links between some pairs of regions have others, by these factors.
 
-    Parameters
-    ----------
-    network
-        A list of links, or rules; other networks stay as they are.
-    region_of
-        Region of every machine.
-    pairs
-        The pairs of regions, of which a region with itself is a set of one.
-    bandwidth, latency
-        Factors of the links' bandwidths and latencies.
+    A region with itself is a set of one.
     """
-
-    def is_meant(source: str, target: str) -> bool:
-        return frozenset((region_of[source], region_of[target])) in pairs
 
     def scaled(rule: LinkRule) -> LinkRule:
         return LinkRule(
             _times(rule.bandwidth_bytes_per_s, bandwidth), _times(rule.latency_s, latency)
         )
 
-    if isinstance(network, LinkList):
-        return LinkList(
-            {
-                ends: replace(
-                    link,
-                    bandwidth_bytes_per_s=bandwidth * link.bandwidth_bytes_per_s,
-                    latency_s=latency * link.latency_s,
-                )
-                if is_meant(*ends)
-                else link
-                for ends, link in network.links.items()
-            }
-        )
-    if not isinstance(network, RuleNetwork):
-        return network
     between = dict(network.between_regions)
     for pair in pairs:
         here, there = min(pair), max(pair)
         if (rule := network.region_rule(here, there)) is not None:
             between[here, there] = scaled(rule)
     links = {
-        ends: scaled(rule) if is_meant(*ends) else rule for ends, rule in network.links.items()
+        ends: scaled(rule) if frozenset(map(network.regions.__getitem__, ends)) in pairs else rule
+        for ends, rule in network.links.items()
     }
     return replace(network, between_regions=between, links=links)
 

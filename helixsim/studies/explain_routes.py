@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 from typing import TYPE_CHECKING
 
+from helixsim.control.control_plane import node_scheduler_name
+from helixsim.control.node_schedulers import NODE_SCHEDULERS, decodes_loop
 from helixsim.placement.topology import PlacedLink, PlacedNode, Topology
+from helixsim.placement.ways_back import way_back
 from helixsim.studies.explain_measures import Measures
 
 if TYPE_CHECKING:
     from helixsim.metrics.result import RunResult
     from helixsim.scenario.resolved import Scenario
 
+_FAR = 5.0
+"""Without regions, some links are far if the longest latency is this multiple of the least."""
 _LONG = 0.99
 """Share of prompts that are not longer than a long one."""
 
@@ -29,8 +36,11 @@ class RouteTimes:
     own_decode_s
         Time of a decode in batches of the usual size on all nodes of its route, and on its links,
         without any wait.
-    crossing_s, crossings
-        Latency of the links between regions of a route, and how many there are.
+    crossing_s, decode_crossing_s
+        Latency of the far links of a route (:func:`far_links`), and of a decode: the way from the
+        coordinator and back to it is not part of decodes that loop at the nodes.
+    crossings
+        Far links of a route.
     prompt_transfer_s
         Time to send the activations of a mean prompt over all links of a route.
     prompt_work_share
@@ -47,6 +57,7 @@ class RouteTimes:
     ttft_s: float | None
     own_decode_s: float
     crossing_s: float
+    decode_crossing_s: float
     crossings: float
     prompt_transfer_s: float
     prompt_work_share: float
@@ -65,19 +76,29 @@ def route_times(
     total = max(1, sum(counted.values()))
     batch = {node.name: max(1.0, node.batch) for node in used.nodes}
     prompt_tokens = scenario.workload.mean_prompt_tokens
-    own = crossing = crossings = transfer = prompt_work = decode_work = 0.0
+    own = crossing = decode_crossing = crossings = transfer = prompt_work = decode_work = 0.0
     answers = scenario.workload.mean_output_tokens
+    far, loops = far_links(topology), _loops(scenario)
     for (home, names), count in counted.items():
         weight = count / total
         nodes = [_node(topology, name) for name in names]
         for hop in _hops(topology, home, nodes):
-            own += weight * (hop.latency_s + hop.bytes_per_token / hop.bandwidth_bytes_per_s)
-            size = hop.bytes_per_token * prompt_tokens
-            if hop.target < len(topology.nodes):
+            in_decodes = weight * (not (loops and home in (hop.source, hop.target)))
+            own += in_decodes * (hop.latency_s + hop.bytes_per_token / hop.bandwidth_bytes_per_s)
+            if not topology.is_front_end(hop.target):
+                size = hop.bytes_per_token * prompt_tokens
                 transfer += weight * size / hop.bandwidth_bytes_per_s
-            if topology.machine(hop.source).region != topology.machine(hop.target).region:
+            if hop.index in far:
                 crossing += weight * hop.latency_s
+                decode_crossing += in_decodes * hop.latency_s
                 crossings += weight
+        if loops and len(nodes) > 1:
+            ends, front_end = (nodes[-1], nodes[0]), home - topology.coordinator
+            network = scenario.cluster.network
+            back = way_back(topology, network, ends[0].index, ends[1].index, front_end)
+            own += weight * back.latency_s
+            if ends[0].region != ends[1].region:
+                decode_crossing += weight * back.latency_s
         entry = 0
         for node in nodes:
             layers = node.end_layer - max(node.start_layer, entry)
@@ -94,6 +115,7 @@ def route_times(
         ttft_s=summary["ttft_s"]["mean"],
         own_decode_s=own,
         crossing_s=crossing,
+        decode_crossing_s=decode_crossing,
         crossings=crossings,
         prompt_transfer_s=transfer,
         prompt_work_share=prompt_work / max(prompt_work + decode_work, 1e-12),
@@ -102,6 +124,34 @@ def route_times(
         waiting=float(waits.sum()) / window_s,
         arrived=int(summary["requests"]["arrived"]),
     )
+
+
+def far_links(topology: Topology) -> frozenset[int]:
+    """The numbers of the links between regions; without regions, of links with long latencies.
+
+    Links are long whose latency is above half of the longest, if that is several times the
+    shortest.
+    """
+    links = topology.links
+    regions = {topology.machine(number).region for number in range(topology.num_machines)}
+    if len(regions) > 1:
+        return frozenset(
+            link.index
+            for link in links
+            if topology.machine(link.source).region != topology.machine(link.target).region
+        )
+    least_s = far_latency_s([link.latency_s for link in links])
+    return frozenset(link.index for link in links if link.latency_s > least_s)
+
+
+def far_latency_s(latencies_s: Collection[float]) -> float:
+    """Links of one region with more latency are far; infinite where all are about as close."""
+    longest = max(latencies_s, default=0.0)
+    return longest / 2 if longest > _FAR * min(latencies_s, default=0.0) else inf
+
+
+def _loops(scenario: Scenario) -> bool:
+    return decodes_loop(NODE_SCHEDULERS.get(node_scheduler_name(scenario)))
 
 
 def _paths(topology: Topology, result: RunResult) -> list[tuple[int, tuple[str, ...]]]:
