@@ -248,6 +248,8 @@ class _Explaining:
         except HelixError as error:
             self.notes.append(f"{change.text}: {error}")
             return what_if
+        except KeyboardInterrupt:
+            result = None
         if result is None:
             self.interrupted = True
             return what_if

@@ -22,7 +22,7 @@ SATURATED = 0.9
 _BUSY, _SENDING = 0.5, 0.3
 """Nodes, links: reported from this utilisation."""
 _NOTICED = 0.05
-"""Sending prompts is reported from this share of the time to first token."""
+"""Sending prompts, waiting of decodes: reported from this share of their latency."""
 _CAUSED = 0.85
 """Offline, requests are sent until a KV cache is full. Where a node or link is saturated, that is
 a consequence: it ranks below."""
@@ -205,10 +205,9 @@ def _blocking(evidence: Evidence) -> Iterator[Finding]:
     if not times.decode_s or not isfinite(times.decode_s):
         return
     own_s = min(times.own_decode_s, times.decode_s)
-    share = (1 - own_s / times.decode_s) * times.prompt_work_share
-    if share < _WORTH:
-        return
     waits = 1 - own_s / times.decode_s
+    if waits < _NOTICED:
+        return
     text = (
         f"Head-of-line blocking: a decode takes {times.decode_s:.3f} s, of which its own batches "
         f"and links need {own_s:.3f} s. For the rest ({waits:.0%}) it waits, behind prompts and "
@@ -217,7 +216,7 @@ def _blocking(evidence: Evidence) -> Iterator[Finding]:
     )
     yield Finding(
         kind="blocking",
-        severity=share,
+        severity=waits,
         text=text,
         figures={
             "decode_s": times.decode_s,
@@ -304,8 +303,11 @@ def _rejected(evidence: Evidence) -> Iterator[Finding]:
     lost = counts["rejected"] + counts["failed"]
     if not lost:
         return
-    reasons = ", ".join(f"{count} for {why}" for why, count in summary["rejected_for"].items())
-    text = f"Rejected: {counts['rejected']:,} of {counts['arrived']:,} requests ({reasons})"
+    reasons = ", ".join(
+        f"{count:,} for {why}" for why, count in summary["rejected_for"].items() if count
+    )
+    text = f"Rejected: {counts['rejected']:,} of {counts['arrived']:,} requests"
+    text += f" ({reasons})" if reasons else ""
     if counts["failed"]:
         text += f"; {counts['failed']:,} failed"
     share = min(1.0, lost / max(1, counts["arrived"]))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _FASTER, _CLOSER = 2.0, 0.5
 """Factors of bandwidth and latency."""
+_ALIKE = 2.0
+"""Without regions, links of up to this multiple of the busiest one's bandwidth are made faster."""
 _PAIRS = 2
 """Pairs of regions of which faster links are tried: of the links that send most of the time."""
 
@@ -70,16 +72,17 @@ def _with_network(scenario: Scenario, network: Network) -> Scenario:
 def _by_links(
     scenario: Scenario, network: RuleNetwork | LinkList, topology: Topology, used: Measures
 ) -> Iterator[Change]:
-    """Links as fast as the busiest one; links as far as the farthest."""
+    """Links about as slow as the busiest one, or slower; links as far as the farthest."""
     links = {
         (topology.name(link.source), topology.name(link.target)): link for link in topology.links
     }
     at = links[used.links[0].source, used.links[0].target].bandwidth_bytes_per_s
-    alike = {ends for ends, link in links.items() if link.bandwidth_bytes_per_s == at}
+    slow = {ends for ends, link in links.items() if link.bandwidth_bytes_per_s <= _ALIKE * at}
+    most = max(links[ends].bandwidth_bytes_per_s for ends in slow)
     yield Change(
         kind="bandwidth",
-        text=f"twice the bandwidth of {_title(alike, links)} of {format_bytes_per_s(at)}",
-        scenario=_with_network(scenario, scaled_links(network, alike, bandwidth=_FASTER)),
+        text=f"twice the bandwidth of {_title(slow, links)} of up to {format_bytes_per_s(most)}",
+        scenario=_with_network(scenario, scaled_links(network, slow, bandwidth=_FASTER)),
     )
     latencies = [link.latency_s for link in links.values()]
     least_s = far_latency_s(latencies)
