@@ -281,12 +281,9 @@ def _idle(evidence: Evidence) -> Iterator[Finding]:
         return
     parts = []
     if empty:
-        parts.append(f"{count_text(len(empty), 'node')} hold no layers ({names_text(empty)})")
+        parts.append(f"without layers: {names_text(empty)}")
     if seldom:
-        parts.append(
-            f"{count_text(len(seldom), 'node')} compute less than {SELDOM:.0%} of the time "
-            f"({names_text(seldom)})"
-        )
+        parts.append(f"computing less than {SELDOM:.0%} of the time: {names_text(seldom)}")
     share = (len(empty) + len(seldom)) / len(nodes)
     yield Finding(
         kind="idle",

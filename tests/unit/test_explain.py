@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import helixsim
 from helixsim.cli import app
-from helixsim.cluster import LinkRule, Node, RuleNetwork, Spread
+from helixsim.cluster import Link, LinkList, LinkRule, Node, RuleNetwork, Spread
 from helixsim.drawing.explanation import explanation_figure
 from helixsim.drawing.save import drawing_bytes
 from helixsim.errors import InputError
@@ -30,18 +30,20 @@ FLAT = LatencyProfile((0, 1, 10_000), (0.0, 0.02, 0.02))
 """20 ms for any batch."""
 LINEAR = LatencyProfile((0, 10_000), (0.0, 100.0))
 """10 ms for each token."""
+SLOW = LatencyProfile((0, 1, 10_000), (0.0, 0.2, 0.2))
+"""The same with 200 ms."""
 QUICK = LatencyProfile((0, 10_000), (0.0, 0.01))
 
 
-def scenario_of(layers, *, kv=10**6, lengths=(PROMPT, OUTPUT), initial_requests=20, **options):
+def scenario_of(layers, *, kv=280, lengths=(PROMPT, OUTPUT), initial_requests=20, **options):
     settings = {
         "workload": offline([lengths], initial_requests=initial_requests),
         "room": capacity(kv_token_layers=kv),
         "prefill": QUICK,
         "decode": QUICK,
-        "duration_s": 60.0,
-        "warmup_s": 10.0,
-        "sample_interval_s": 1.0,
+        "duration_s": 25.0,
+        "warmup_s": 5.0,
+        "sample_interval_s": 0.5,
     }
     return make_scenario(layers, **(settings | options))
 
@@ -57,33 +59,33 @@ def of_kind(explanation, kind):
 @pytest.fixture(scope="module")
 def kv_bound():
     """80 requests of 14 tokens fill 80 % of 1400; batches of any size take as long."""
-    return explain(scenario_of(ONE, kv=1400, decode=FLAT, prefill=FLAT), simulated=5)
+    return explain(scenario_of(ONE, kv=1400, decode=SLOW), simulated=5)
 
 
 def test_a_full_kv_cache_is_the_first_finding(kv_bound):
     first = kv_bound.findings[0]
     assert (first.kind, first.nodes) == ("kv", ("a",))
-    assert first.severity == pytest.approx(1.0, abs=0.05)
+    assert first.severity > 0.75
     assert "layer 0 (a) are full" in first.text
     assert "Offline, no further request is sent then" in first.text
 
 
 def test_more_kv_cache_gives_as_many_more_requests(kv_bound):
-    """88 requests in place of 80 in batches that take no longer."""
+    """88 requests in place of 80, in batches that take no longer."""
     memory = of_kind(kv_bound, "memory")
-    assert memory.estimated_gain == pytest.approx(0.1, abs=0.02)
+    assert memory.estimated_gain == pytest.approx(0.1, abs=0.03)
     assert memory.simulated_gain == pytest.approx(0.1, abs=0.03)
 
 
 def test_full_batches_that_grow_for_free_are_not_called_bound_by_compute(kv_bound):
     (stage,) = kv_bound.measures.stages
     assert stage.utilisation > 0.9
-    assert stage.growing_share == pytest.approx(0.0, abs=1e-9)
-    assert stage.load == pytest.approx(0.0, abs=1e-9)
+    assert stage.growing_share == pytest.approx(0.0, abs=1e-3)
+    assert stage.load == pytest.approx(0.0, abs=1e-3)
 
 
 def test_a_node_that_computes_all_the_time_is_the_first_finding():
-    explanation = explain(scenario_of(ONE, kv=1400, decode=LINEAR, prefill=LINEAR))
+    explanation = explain(scenario_of(ONE, kv=280, decode=LINEAR, prefill=LINEAR))
     first = explanation.findings[0]
     assert (first.kind, first.nodes) == ("compute", ("a",))
     assert first.figures["utilisation"] == pytest.approx(1.0, abs=0.01)
@@ -96,34 +98,35 @@ def test_a_node_that_computes_all_the_time_is_the_first_finding():
 
 
 def test_a_link_that_sends_all_the_time_is_the_first_finding():
-    """A request sends 14 tokens of 10 bytes from a to b, at 100 bytes per second."""
-    links = dict.fromkeys(fitting_pairs(PAIR, 2), (1e9, 0.001)) | {("a", "b"): (100.0, 0.001)}
+    """A request sends 14 tokens of 10 bytes from a to b, at 1000 bytes per second."""
+    links = dict.fromkeys(fitting_pairs(PAIR, 2), (1e9, 0.001)) | {("a", "b"): (1000.0, 0.001)}
     explanation = explain(scenario_of(PAIR, links=links, initial_requests=5))
     first = explanation.findings[0]
     assert (first.kind, first.nodes) == ("link", ("a", "b"))
     assert first.figures["utilisation"] == pytest.approx(1.0, abs=0.02)
-    best = explanation.what_ifs[0]
-    assert best.kind == "bandwidth"
-    assert best.text == "twice the bandwidth of the 1 link of up to 100 B/s"
+    best = of_kind(explanation, "bandwidth")
+    assert best.text == "twice the bandwidth of the 1 link of up to 1 kB/s"
     assert best.simulated_gain == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.fixture(scope="module")
 def with_idle():
     """A busy node, and one that holds nothing though it has the same links."""
-    pairs = [(HOST, name) for name in "ab"] + [(name, HOST) for name in "ab"]
-    scenario = scenario_of(
-        ONE, kv=1400, decode=LINEAR, prefill=LINEAR, links=dict.fromkeys(pairs, (1e9, 0.001))
+    scenario = scenario_of(ONE, decode=LINEAR, prefill=LINEAR)
+    nodes, links = scenario.cluster.nodes, scenario.cluster.network.links
+    further = {pair: Link(*pair, 1e9, 0.001) for pair in ((HOST, "b"), ("b", HOST))}
+    cluster = replace(
+        scenario.cluster,
+        nodes=(*nodes, replace(nodes[0], name="b")),
+        network=LinkList({**links, **further}),
     )
-    idle = replace(scenario.cluster.nodes[0], name="b")
-    cluster = replace(scenario.cluster, nodes=(*scenario.cluster.nodes, idle))
     return explain(replace(scenario, cluster=cluster))
 
 
 def test_an_idle_machine_is_found_and_put_to_work(with_idle):
     idle = next(finding for finding in with_idle.findings if finding.kind == "idle")
     assert (idle.nodes, idle.severity) == (("b",), 0.5)
-    assert idle.text == "Idle: 1 node hold no layers (b)." or "1 node" in idle.text
+    assert idle.text == "Idle: without layers: b."
     change = of_kind(with_idle, "idle")
     assert change.text == "b (kind), which is idle, holds layer 0"
     assert change.dollars_per_hour is None
@@ -170,7 +173,7 @@ def test_online_the_latency_closest_to_its_limit_is_the_goal():
     explanation = explain(scenario)
     assert explanation.goal.figure == "tpot_s.p95"
     assert explanation.figures["slo.chat.attainment"] == 1.0
-    assert kinds(explanation) == ["idle"] or "kv" not in kinds(explanation)
+    assert "kv" not in kinds(explanation)
     assert explain(scenario, goal="ttft_s.p95", simulated=0).goal.figure == "ttft_s.p95"
 
 
@@ -184,13 +187,11 @@ def test_rejected_requests_are_counted():
 
 
 def test_layers_move_away_from_the_stage_that_binds():
-    """Four layers on a, one on b: b has room for more."""
-    layers = {"a": (0, 4), "b": (4, 5)}
-    explanation = explain(
-        scenario_of(layers, kv=10_000, decode=LINEAR, prefill=LINEAR, initial_requests=50)
-    )
+    """Four layers on a, two on b: with three on each, 4 / 3 of the requests pass."""
+    layers = {"a": (0, 4), "b": (4, 6)}
+    explanation = explain(scenario_of(layers, kv=1400, decode=LINEAR, prefill=LINEAR))
     change = of_kind(explanation, "layers")
-    assert change.placement.layers == {"a": (0, 3), "b": (3, 5)}
+    assert change.placement.layers == {"a": (0, 3), "b": (3, 6)}
     assert change.simulated_gain == pytest.approx(4 / 3 - 1, abs=0.08)
 
 
@@ -222,7 +223,7 @@ def test_an_explanation_is_frozen_text_json_and_html(kv_bound):
     assert document["nodes"][0]["name"] == "a"
     text = explanation_text(kv_bound)
     assert "What binds, the worst first:" in text
-    assert "+10.0%" in text or "+9." in text
+    assert "more KV cache on every machine" in text
 
 
 def test_the_picture_is_the_same_every_time(kv_bound):
@@ -233,7 +234,7 @@ def test_the_picture_is_the_same_every_time(kv_bound):
 
 
 def test_prices_per_additional_token():
-    scenario = scenario_of(ONE, kv=1400, decode=LINEAR, prefill=LINEAR)
+    scenario = scenario_of(ONE, kv=280, decode=LINEAR, prefill=LINEAR)
     explanation = explain(replace(scenario, dollars_per_hour={"kind": 3.6}))
     machine = of_kind(explanation, "machine")
     assert machine.dollars_per_hour == 3.6
@@ -251,7 +252,7 @@ def test_an_interrupt_keeps_what_is_known():
             raise KeyboardInterrupt
 
     explanation = explain(
-        scenario_of(ONE, kv=1400, decode=LINEAR, prefill=LINEAR), progress=Progress(on_step=stop)
+        scenario_of(ONE, kv=280, decode=LINEAR, prefill=LINEAR), progress=Progress(on_step=stop)
     )
     assert explanation.interrupted
     assert len(explanation.simulated) == 1
@@ -259,7 +260,9 @@ def test_an_interrupt_keeps_what_is_known():
 
 
 def test_long_runs_are_shortened():
-    scenario = scenario_of(ONE, duration_s=2000.0, warmup_s=1000.0, sample_interval_s=50.0)
+    scenario = scenario_of(
+        ONE, decode=SLOW, duration_s=2000.0, warmup_s=1000.0, sample_interval_s=50.0
+    )
     explanation = explain(scenario, simulated=0)
     assert explanation.notes[0] == "runs are shortened from 2000 s to 600 s, 300 s of it warm-up"
 
