@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 LONGEST_S = 600.0
 """Longer runs are shortened to this simulated time."""
 SIMULATED = 3
-"""Changes that are simulated, of those with the greatest estimated gains."""
+"""Changes that are simulated: the ones with the greatest estimated gains."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from helixsim.cluster import Cluster, Link, LinkList, Nic, Node, RuleNetwork
 from helixsim.errors import HelixError
-from helixsim.placement.cut_text import count_text
 from helixsim.placement.placement import Placement, placement_mistakes
 from helixsim.placement.topology import Topology
 from helixsim.studies.explain_measures import StageUse, layers_text
@@ -144,10 +143,9 @@ def moved_layers(scenario: Scenario, stage: StageUse) -> Iterator[Change]:
             placed = replace(placement, layers=layers)
             if _is_valid(scenario, placed):
                 side = "before" if sign > 0 else "after"
-                moved = count_text(number, "layer")
                 yield Change(
                     kind="layers",
-                    text=f"{moved} of {stage.layers} {'moves' if number == 1 else 'move'} to the "
+                    text=f"{number} of {stage.layers} {'moves' if number == 1 else 'move'} to the "
                     f"nodes {side}: the boundary at {boundary} becomes {to}",
                     scenario=replace(scenario, placement=placed),
                     group="layers",

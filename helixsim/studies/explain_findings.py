@@ -136,7 +136,8 @@ def _compute(evidence: Evidence) -> Iterator[Finding]:
         "weights, is shared in larger batches."
     )
     if len(busy) > 1:
-        others = ", ".join(f"{each.layers} {each.utilisation:.0%}" for each in busy[1:6])
+        rest = sorted(busy[1:], key=lambda stage: -stage.utilisation)
+        others = ", ".join(f"{each.layers} {each.utilisation:.0%}" for each in rest[:5])
         more = f", and {len(busy) - 6} more stages less" if len(busy) > 6 else ""
         text += f" Other stages: {others}{more}."
     figures = {

@@ -105,7 +105,7 @@ def test_a_link_that_sends_all_the_time_is_the_first_finding():
     assert (first.kind, first.nodes) == ("link", ("a", "b"))
     assert first.figures["utilisation"] == pytest.approx(1.0, abs=0.02)
     best = of_kind(explanation, "bandwidth")
-    assert best.text == "twice the bandwidth of the 1 link of up to 1 kB/s"
+    assert best.text == "twice the bandwidth of the 1 link of up to 1000 B/s"
     assert best.simulated_gain == pytest.approx(1.0, abs=0.1)
 
 
