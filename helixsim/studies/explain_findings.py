@@ -103,7 +103,7 @@ def _kv(evidence: Evidence) -> Iterator[Finding]:
         figures |= {"waiting": waiting, "wait_s": waits}
     if len(full) > 1:
         others = ", ".join(
-            f"{stage.layers} {stage.kv_full_share:.0%}" for stage in full if stage is not worst
+            f"{stage.title} {stage.kv_full_share:.0%}" for stage in full if stage is not worst
         )
         text += f" Full too: {others}."
     mostly = [stage for stage in full if stage is worst or stage.kv_full_share >= _MOSTLY]
@@ -137,7 +137,7 @@ def _compute(evidence: Evidence) -> Iterator[Finding]:
     )
     if len(busy) > 1:
         rest = sorted(busy[1:], key=lambda stage: -stage.utilisation)
-        others = ", ".join(f"{each.layers} {each.utilisation:.0%}" for each in rest[:5])
+        others = ", ".join(f"{each.title} {each.utilisation:.0%}" for each in rest[:5])
         more = f", and {len(busy) - 6} more stages less" if len(busy) > 6 else ""
         text += f" Other stages: {others}{more}."
     figures = {

@@ -70,12 +70,14 @@ class NodeUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageUse:
-    """What a run used of the nodes that hold the same layers.
+    """What a run used of the nodes of one type and region that hold the same layers.
 
     Attributes
     ----------
     start_layer, end_layer
         The layers ``[start_layer, end_layer)``.
+    machine_type
+        Their type.
     nodes
         Names of the nodes.
     utilisation, growing_share
@@ -87,6 +89,7 @@ class StageUse:
 
     start_layer: int
     end_layer: int
+    machine_type: str
     nodes: tuple[str, ...]
     utilisation: float
     growing_share: float
@@ -98,8 +101,13 @@ class StageUse:
         return self.utilisation * self.growing_share
 
     @property
+    def title(self) -> str:
+        """The layers and the type in words."""
+        return f"{self.layers} ({self.machine_type})"
+
+    @property
     def layers(self) -> str:
-        """The layers as text, such as ``layers 28-41``."""
+        """The layers in words, such as ``layers 28-41``."""
         return layers_text(self.start_layer, self.end_layer)
 
 
@@ -244,18 +252,20 @@ def _growing_share(scenario: Scenario, profile: MachineProfile, batch: float) ->
 def _stages(
     scenario: Scenario, nodes: tuple[NodeUse, ...], table: pd.DataFrame
 ) -> Iterator[StageUse]:
-    by_layers: dict[tuple[int, int], list[NodeUse]] = {}
+    alike: dict[tuple[int, int, str, str], list[NodeUse]] = {}
     for node in nodes:
         if node.is_placed:
-            by_layers.setdefault((node.start_layer, node.end_layer), []).append(node)
+            key = node.start_layer, node.end_layer, node.machine_type, node.region
+            alike.setdefault(key, []).append(node)
     is_offline = scenario.workload.mode == "offline"
-    for (start, end), members in sorted(by_layers.items()):
+    for (start, end, machine_type, _), members in sorted(alike.items()):
         names = [node.name for node in members]
         each = table[table["node"].isin(names)].groupby("time_s")["is_full"]
         full = each.any() if is_offline else each.all()
         yield StageUse(
             start_layer=start,
             end_layer=end,
+            machine_type=machine_type,
             nodes=tuple(names),
             utilisation=sum(node.utilisation for node in members) / len(members),
             growing_share=sum(node.growing_share for node in members) / len(members),

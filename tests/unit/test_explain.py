@@ -6,7 +6,7 @@ import json
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
-from builders import HOST, capacity, fitting_pairs, make_scenario, offline
+from builders import HOST, capacity, fitting_pairs, make_machine_type, make_scenario, offline
 from typer.testing import CliRunner
 
 import helixsim
@@ -32,6 +32,7 @@ LINEAR = LatencyProfile((0, 10_000), (0.0, 100.0))
 """10 ms for each token."""
 SLOW = LatencyProfile((0, 1, 10_000), (0.0, 0.2, 0.2))
 """The same with 200 ms."""
+ROOM = capacity(kv_token_layers=280)
 QUICK = LatencyProfile((0, 10_000), (0.0, 0.01))
 
 
@@ -131,6 +132,19 @@ def test_an_idle_machine_is_found_and_put_to_work(with_idle):
     assert change.text == "b (kind), which is idle, holds layer 0"
     assert change.dollars_per_hour is None
     assert change.simulated_gain == pytest.approx(1.0, abs=0.1)
+
+
+def test_busy_and_idle_machines_with_the_same_layers_are_told_apart():
+    """Nodes of two types hold the layer; the slow one has hardly any flow and gets no requests."""
+    slow = LatencyProfile((0, 10_000), (0.0, 1e5))
+    types = {
+        "a": make_machine_type("fast", 1, prefill=LINEAR, decode=LINEAR, room=ROOM),
+        "b": make_machine_type("slow", 1, prefill=slow, decode=slow, room=ROOM),
+    }
+    layers = {"a": (0, 1), "b": (0, 1)}
+    explanation = explain(scenario_of(layers, types=types), simulated=0)
+    assert [stage.nodes for stage in explanation.measures.stages] == [("a",), ("b",)]
+    assert (explanation.findings[0].kind, explanation.findings[0].nodes) == ("compute", ("a",))
 
 
 def test_the_served_bound_stands_beside_what_was_served(with_idle):
