@@ -27,6 +27,7 @@ from helixsim.studies.explain_changes import (
     more_memory,
     moved_layers,
     number_formats,
+    small_shares,
 )
 from helixsim.studies.explain_estimates import ranked
 from helixsim.studies.explain_findings import Evidence, binding_stage, findings
@@ -218,6 +219,7 @@ class _Explaining:
         changes = [
             *idle_machines(scenario, stage, [node.name for node in used.nodes if node.is_idle]),
             *(moved for each in {stage: 0, busiest: 0} for moved in moved_layers(scenario, each)),
+            *small_shares(scenario, used),
             *network_changes(scenario, topology, used),
             *number_formats(scenario),
             *more_memory(scenario, topology),

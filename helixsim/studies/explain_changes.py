@@ -10,7 +10,7 @@ from helixsim.cluster import Cluster, Link, LinkList, Nic, Node, RuleNetwork
 from helixsim.errors import HelixError
 from helixsim.placement.placement import Placement, placement_mistakes
 from helixsim.placement.topology import Topology
-from helixsim.studies.explain_measures import StageUse, layers_text
+from helixsim.studies.explain_measures import Measures, StageUse, layers_text
 
 if TYPE_CHECKING:
     from helixsim.profiles.machine import MachineProfile
@@ -89,6 +89,18 @@ def idle_machines(scenario: Scenario, stage: StageUse, idle: Collection[str]) ->
                     scenario=replace(scenario, placement=placed),
                     group=f"idle {node.machine_type} {node.region}",
                 )
+
+
+def small_shares(scenario: Scenario, used: Measures) -> Iterator[Change]:
+    """Requests for machines with layers that are idle because their share of the flow is small."""
+    scheduler = scenario.scheduler
+    if scheduler.min_flow_share and any(node.is_placed and node.is_idle for node in used.nodes):
+        yield Change(
+            kind="routing",
+            text="requests for machines with a small share of the flow, too "
+            "(scheduler.min_flow_share=0)",
+            scenario=replace(scenario, scheduler=replace(scheduler, min_flow_share=0.0)),
+        )
 
 
 def more_memory(scenario: Scenario, topology: Topology) -> Iterator[Change]:

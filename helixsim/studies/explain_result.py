@@ -47,8 +47,8 @@ class WhatIf:
     Attributes
     ----------
     kind
-        ``machine``, ``idle``, ``bandwidth``, ``interface``, ``latency``, ``format``, ``memory``
-        or ``layers``.
+        ``machine``, ``idle``, ``routing``, ``bandwidth``, ``interface``, ``latency``, ``format``,
+        ``memory`` or ``layers``.
     text
         The change in words.
     estimated_gain
