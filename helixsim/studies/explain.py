@@ -138,7 +138,7 @@ class _Explaining:
         used = measures(scenario, topology, result)
         times = route_times(scenario, topology, result, used)
         found = findings(Evidence(scenario, topology, result, used, times))
-        goal = self.wanted or goal_of(scenario, result.summary)
+        goal = self.wanted or goal_of(scenario, result)
         base = figures(result.summary)
         self.notes += [str(warning) for warning in result.summary["warnings"]]
         limits = self._limits(topology, result)

@@ -191,6 +191,26 @@ def test_online_the_latency_closest_to_its_limit_is_the_goal():
     assert explain(scenario, goal="ttft_s.p95", simulated=0).goal.figure == "ttft_s.p95"
 
 
+def test_under_overload_the_throughput_is_the_goal():
+    """A request takes 0.14 s of the node, and 20 arrive a second."""
+    requests = [(at / 20, PROMPT, OUTPUT) for at in range(400)]
+    scenario = scenario_of(ONE, workload=None, requests=requests, decode=LINEAR, prefill=LINEAR)
+    explanation = explain(scenario, simulated=0)
+    assert explanation.goal.figure == "decode_tokens_per_s"
+    assert explanation.goal.reason == "more requests arrive than are served"
+
+
+def test_requests_for_machines_with_a_small_share_of_the_flow():
+    """The slow machine's share is below 5 %, so no request is sent there."""
+    slow = LatencyProfile((0, 10_000), (0.0, 5e3))
+    types = {
+        "a": make_machine_type("fast", 1, prefill=LINEAR, decode=LINEAR, room=ROOM),
+        "b": make_machine_type("slow", 1, prefill=slow, decode=slow, room=ROOM),
+    }
+    explanation = explain(scenario_of({"a": (0, 1), "b": (0, 1)}, types=types), simulated=0)
+    assert "scheduler.min_flow_share=0" in of_kind(explanation, "routing").text
+
+
 def test_rejected_requests_are_counted():
     """Requests of 14 tokens into a cache of which 85 % are 11."""
     requests = [(float(at), PROMPT, OUTPUT) for at in range(20)]
