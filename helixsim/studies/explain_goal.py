@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 THROUGHPUT = "decode_tokens_per_s"
 GOALS = (THROUGHPUT, "ttft_s.p95", "tpot_s.p95", "e2e_s.p95")
 _SHOWN = (*GOALS, "ttft_s.mean", "tpot_s.mean", "output_tokens_per_s", "total_tokens_per_s")
+_REJECTED = 0.05
+"""More rejected requests are overload."""
+_GROWS = 1.5
+"""Growth of the time to first token, from the first third of a window to the next, that is too."""
 _KEEPS_UP = 0.8
 """Share of the arriving requests that a cluster completes in a window if it is not overloaded."""
 
@@ -118,9 +122,21 @@ def goal_of(scenario: Scenario, result: RunResult) -> Goal:
 
 
 def _keeps_up(result: RunResult) -> bool:
-    """Whether about as many requests were completed in the window as arrived in it."""
-    summary = result.summary
+    """Whether few requests are rejected, and they are served about as fast as they arrive.
+
+    Requests that live as long as the window are not completed in it. So under overload, fewer
+    are completed than arrive, and the time to first token grows as well.
+    """
+    summary, requests = result.summary, result.requests
+    counts = summary["requests"]
+    if counts["rejected"] > _REJECTED * counts["arrived"]:
+        return False
     start_s, end_s = summary["window_start_s"], summary["window_end_s"]
-    arrived = int(result.requests["arrival_s"].between(start_s, end_s).sum())
-    completed = summary["requests_per_s"] * (end_s - start_s)
-    return bool(completed >= _KEEPS_UP * arrived)
+    inside = requests[requests["arrival_s"].between(start_s, end_s)]
+    if summary["requests_per_s"] * (end_s - start_s) >= _KEEPS_UP * len(inside):
+        return True
+    waits_s = inside["ttft_s"].fillna(end_s - inside["arrival_s"])
+    third_s = (end_s - start_s) / 3  # what arrives last has had no time to wait
+    first = inside["arrival_s"] < start_s + third_s
+    second = inside["arrival_s"].between(start_s + third_s, start_s + 2 * third_s)
+    return bool(waits_s[second].mean() <= _GROWS * waits_s[first].mean())
