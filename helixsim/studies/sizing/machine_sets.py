@@ -55,10 +55,9 @@ def lacks(kinds: Sequence[Kind], counts: Counts, needs: Sequence[float], survive
     """Whether a set, after the loss of any `survive` machines of one kind, has too little."""
     for resource, need in enumerate(needs):
         has = _has(kinds, counts, resource)
-        for number, kind in enumerate(kinds):
-            gone = min(survive, counts[number])
-            if gone:
-                left = (*counts[:number], counts[number] - gone, *counts[number + 1 :])
+        for number, count in enumerate(counts):
+            if gone := min(survive, count):
+                left = (*counts[:number], count - gone, *counts[number + 1 :])
                 has = min(has, _has(kinds, left, resource))
         if has < need * (1 - _SLACK):
             return True
