@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from helixsim.scenario.resolved import Scenario
     from helixsim.studies.capacity import capacity
     from helixsim.studies.capacity_result import CapacityResult
+    from helixsim.studies.sizing.result import SizeResult
+    from helixsim.studies.sizing.size import size
     from helixsim.studies.sweep import SweepResult, sweep
     from helixsim.traces.formats import register_trace_format
 
@@ -41,6 +43,7 @@ __all__ = [
     "ReplayResult",
     "RunResult",
     "Scenario",
+    "SizeResult",
     "SweepResult",
     "calibrate",
     "capacity",
@@ -55,6 +58,7 @@ __all__ = [
     "register_trace_format",
     "replay",
     "simulate",
+    "size",
     "sweep",
 ]
 
@@ -67,6 +71,7 @@ _MODULES = {
     "ReplayResult": "helixsim.recorded.replay",
     "RunResult": "helixsim.metrics.result",
     "Scenario": "helixsim.scenario.resolved",
+    "SizeResult": "helixsim.studies.sizing.result",
     "SweepResult": "helixsim.studies.sweep",
     "calibrate": "helixsim.calibration.calibrate",
     "capacity": "helixsim.studies.capacity",
@@ -81,6 +86,7 @@ _MODULES = {
     "register_trace_format": "helixsim.traces.formats",
     "replay": "helixsim.recorded.replay",
     "simulate": "helixsim.models.simulation",
+    "size": "helixsim.studies.sizing.size",
     "sweep": "helixsim.studies.sweep",
 }
 

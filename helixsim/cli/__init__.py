@@ -23,6 +23,7 @@ from helixsim.cli import (
     run,
     scenarios,
     show,
+    size,
     studies,
 )
 from helixsim.cli.group import HelixGroup
@@ -47,6 +48,7 @@ app.command("plan")(plan.plan)
 app.command("bound")(plan.bound)
 app.command("sweep")(studies.sweep)
 app.command("capacity")(studies.capacity)
+app.command("size")(size.size)
 app.command("validate")(scenarios.validate)
 app.command("show")(show.show)
 app.command("llm")(llms.llm)

@@ -63,6 +63,7 @@ def test_names_of_the_package():
         "ReplayResult",
         "RunResult",
         "Scenario",
+        "SizeResult",
         "SweepResult",
         "calibrate",
         "capacity",
@@ -77,6 +78,7 @@ def test_names_of_the_package():
         "register_trace_format",
         "replay",
         "simulate",
+        "size",
         "sweep",
     ]
     shown = {name for name in dir(helixsim) if not name.startswith("__")}

@@ -7,7 +7,6 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from math import ceil
 from time import monotonic
-from typing import Any
 
 from helixsim.errors import HelixError
 from helixsim.placement.placement import Placement
@@ -188,7 +187,7 @@ class Trials:
     def sustain(self, cases: Sequence[tuple[Scenario, float]]) -> list[bool]:
         """Whether scenarios without a placement meet the objectives at rates, by short runs."""
         self._check_time(0.0)
-        runs = []
+        runs: list[tuple[Scenario, int] | None] = []
         for scenario, requests_per_s in cases:
             try:
                 placed = place(self._at_rate(scenario, requests_per_s))
@@ -220,10 +219,8 @@ class Trials:
 
     def _carry_out(self, runs: Sequence[tuple[Scenario, int]]) -> list[Outcome]:
         study = [StudyRun(each.file, each.document, each.digest, seed) for each, seed in runs]
-        found: dict[int, Outcome] = {}
         with closing(outcomes(study, self.backend, self.jobs)) as ended:
-            for number, outcome in ended:
-                found[number] = outcome
+            found = dict(ended)
         return [found[number] for number in range(len(runs))]
 
     def _check_time(self, needed_s: float) -> None:
@@ -235,8 +232,8 @@ _NOTHING = Verdict({}, 0.0, ())
 
 
 def _without(placement: Placement, name: str) -> Placement:
-    links: Any = placement.links
+    links = placement.links
     if links is not None:
-        links = type(links)(pair for pair in links if name not in pair)
+        links = tuple(pair for pair in links if name not in pair)
     layers = {node: span for node, span in placement.layers.items() if node != name}
     return replace(placement, layers=layers, links=links)
