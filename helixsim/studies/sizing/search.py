@@ -111,13 +111,21 @@ class SizeSearch:
         return too_little, share
 
     def _all_machines(self, too_little: float) -> tuple[float, float] | None:
-        """Try all machines that there may be, where their number is limited."""
+        """Try all machines that there may be, where their number is limited.
+
+        Returns
+        -------
+        tuple or None
+            As :meth:`_first_that_meets`.
+        """
         counts = tuple(kind.most for kind in self._kinds)
-        limited = all(kind.most < _MOST_EACH for kind in self._kinds)
+        limited = all(kind.most - kind.least < _MOST_EACH for kind in self._kinds)
         if limited and not lacks(self._kinds, counts, self._needs, self._survive):
             trial = self._known(counts) or self._try(counts)
             if trial.meets:
                 return too_little, max(self._share(counts), too_little)
+        if not self.tried and (first := next(iter(self.bound), None)) is not None:
+            self._try(first[1])  # nothing is expected of any set: see how far it is
         return None
 
     def _bisect(self, too_little: float, enough: float) -> None:

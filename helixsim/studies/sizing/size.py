@@ -46,10 +46,10 @@ def size(
 ) -> SizeResult:
     """Search the cheapest set of machines that meets objectives at a rate.
 
-    Machines are laid out by the rule of :func:`helixsim.place`. A set meets the objectives if the
+    Machines are laid out by simple rules, see :func:`.layouts`. A set meets the objectives if the
     mean over the seeds of every figure is within its limit, and if requests finish as fast as they
-    arrive, as for :func:`helixsim.capacity`. The lower bound of the result is proved; that no cheaper set
-    meets the objectives is not, unless every set in between was simulated.
+    arrive, as for :func:`helixsim.capacity`. The lower bound of the result is proved; that no
+    cheaper set meets the objectives is not, unless every set in between was simulated.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ def size(
         lower_bound_counts=None if lowest is None else lowest[1],
         tried=tuple(search.tried),
         num_cheaper_untried=0 if best is None else len(search.cheaper_sets()),
-        sized=None if best is None else trials.sized(best.counts),
+        sized=None if best is None else _sized(trials, best),
         watts=None if best is None else _watts(facts, best),
         seeds=trials.seeds,
         ended=ended,
@@ -160,6 +160,10 @@ def _load(scenario: str | Path | Scenario, overrides: Sequence[str]) -> Scenario
         return load_scenario(scenario, overrides)
     document = apply_overrides(checked_document(scenario), overrides, scenario.file.parent)
     return resolve_scenario(document, scenario.file)
+
+
+def _sized(trials: Trials, best: Trial) -> Scenario:
+    return trials.at_rate(trials.fleet.scenario(best.counts)).with_(placement=best.placement)
 
 
 def _kinds(

@@ -7,9 +7,13 @@ beside machines of other kinds.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from math import sqrt
 
+from helixsim.errors import HelixError
+from helixsim.scenario.resolved import Scenario
 from helixsim.studies.sizing.facts import MachineFacts
+from helixsim.studies.sizing.layouts import layouts
 from helixsim.studies.sizing.offers import Fleet
 from helixsim.studies.sizing.trials import Trials
 
@@ -35,24 +39,30 @@ def sustained_rates(
     OutOfTimeError
         If the time limit ends it.
     """
-    # Two groups, where one machine cannot hold the LLM: one alone has hardly any room for caches.
-    counts = [each.group if each.group == 1 else 2 * each.group for each in facts]
-    clusters = [fleet.alone(index, count) for index, count in enumerate(counts)]
+    cases: list[tuple[int, int, Scenario]] = []
+    for index, each in enumerate(facts):
+        # Two groups, where one machine cannot hold the LLM: their layouts may differ.
+        count = each.group if each.group == 1 else 2 * each.group
+        with suppress(HelixError):
+            cases += [(index, count, option) for option in layouts(fleet.alone(index, count))]
     above = [
-        min(count * each.guess_requests_per_s, _ENOUGH * trials.requests_per_s)
-        for count, each in zip(counts, facts, strict=True)
+        min(count * facts[index].guess_requests_per_s, _ENOUGH * trials.requests_per_s)
+        for index, count, _ in cases
     ]
-    below = [0.0] * len(facts)
+    below = [0.0] * len(cases)
     for number in range(_ROUNDS):
         trials.on_step(f"machines of one kind: round {number + 1} of {_ROUNDS}")
+        left = [case for case in range(len(cases)) if below[case] < above[case]]
         rates = [
-            sqrt(high * (low or high / _RANGE)) if number else high
-            for low, high in zip(below, above, strict=True)
+            sqrt(above[case] * (below[case] or above[case] / _RANGE)) if number else above[case]
+            for case in left
         ]
-        met = trials.sustain(list(zip(clusters, rates, strict=True)))
-        for index, rate in enumerate(rates):
-            if met[index]:
-                below[index] = rate
-            else:
-                above[index] = rate
-    return tuple(low / count for low, count in zip(below, counts, strict=True))
+        met = trials.sustain(
+            [(cases[case][2], rate) for case, rate in zip(left, rates, strict=True)]
+        )
+        for case, rate, is_met in zip(left, rates, met, strict=True):
+            (below if is_met else above)[case] = rate
+    found = [0.0] * len(facts)
+    for (index, count, _), rate in zip(cases, below, strict=True):
+        found[index] = max(found[index], rate / count)
+    return tuple(found)

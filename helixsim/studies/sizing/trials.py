@@ -7,17 +7,18 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from math import ceil
 from time import monotonic
+from typing import Any
 
 from helixsim.errors import HelixError
 from helixsim.placement.placement import Placement
 from helixsim.planner.objective import Limit
-from helixsim.planner.place import place
 from helixsim.scenario.load import resolve_scenario
 from helixsim.scenario.resolved import Scenario
 from helixsim.studies.backends import Backend, outcomes
 from helixsim.studies.objectives import Verdict, judge
 from helixsim.studies.rate_key import RateKey, with_value
 from helixsim.studies.runs import Outcome, StudyRun
+from helixsim.studies.sizing.layouts import layouts
 from helixsim.studies.sizing.machine_sets import Counts
 from helixsim.studies.sizing.offers import Fleet
 
@@ -53,6 +54,8 @@ class Trial:
         Seed -> the figures that have limits.
     lost
         The machine without which the figures are; empty if all are there.
+    placement
+        The layers of each machine; None if the machines cannot be laid out.
     """
 
     counts: Counts
@@ -61,6 +64,7 @@ class Trial:
     verdict: Verdict
     by_seed: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     lost: str = ""
+    placement: Placement | None = None
 
     @property
     def meets(self) -> bool:
@@ -98,52 +102,78 @@ class Trials:
     jobs: int
     deadline_s: float
     on_step: Callable[[str], None]
-
-    def sized(self, counts: Counts) -> Scenario:
-        """The scenario of a set at the rate, with a placement.
-
-        Raises
-        ------
-        HelixError
-            If the machines cannot hold the LLM, or are not connected.
-        """
-        return place(self._at_rate(self.fleet.scenario(counts), self.requests_per_s))
+    _short_s: float = field(default=0.0, init=False)
+    _short_trials: list[Trial] = field(default_factory=list, init=False)
 
     def try_set(self, counts: Counts, dollars: float, text: str, *, survive: bool) -> Trial:
-        """Simulate a set: a short run, then full runs, then without one machine of each kind.
+        """Simulate a set: a short run of each layout, full runs, and without one machine of each.
 
         Raises
         ------
         OutOfTimeError
             If there is no time for it.
         """
+        failed = Trial(counts, dollars, False, Verdict({}, 0.0, ()))
         try:
-            whole = self.sized(counts)
+            options = layouts(self.at_rate(self.fleet.scenario(counts)))
         except HelixError as error:
-            return Trial(counts, dollars, True, Verdict({}, 0.0, (str(error),)))
-        trial = self._race(whole, Trial(counts, dollars, False, _NOTHING), text)
-        if not (trial.meets and survive):
-            return trial
-        for lost, rest in self._losses(whole):
-            without = self._race(
-                rest, replace(trial, lost=lost, is_full=False), f"{text} without {lost}"
-            )
-            if not without.meets:
-                return without
-        return trial
+            return replace(failed, is_full=True, verdict=Verdict({}, 0.0, (str(error),)))
+        for scenario in self._promising(options, failed, text):
+            trial = self._full(scenario, failed, text)
+            if trial.meets and survive:
+                trial = self._after_losses(scenario, trial, text)
+            if trial.meets:
+                return trial
+            failed = trial
+        return failed if failed.verdict.misses else self._short_trials[0]
 
-    def _race(self, scenario: Scenario, trial: Trial, text: str) -> Trial:
+    def _promising(
+        self, options: Sequence[Scenario], trial: Trial, text: str
+    ) -> Iterator[Scenario]:
+        """The layouts that do not fail clearly in a short run, the best first."""
         self._check_time(0.0)
         began_s = monotonic()
         self.on_step(f"{text}: short run")
-        verdict, by_seed = self._judge([self._short(scenario)], self.seeds[:1], _SHORT_KEEP_UP)
-        if self._fails_clearly(verdict):
-            return replace(trial, verdict=verdict, by_seed=by_seed)
-        rounds = ceil(len(self.seeds) / self.jobs)
-        self._check_time((monotonic() - began_s) / _SHORT_SHARE * rounds)
+        seed = self.seeds[0]
+        found = self._carry_out([(self._short(each), seed) for each in options])
+        self._short_s = monotonic() - began_s
+        self._short_trials = sorted(
+            (
+                replace(trial, placement=scenario.placement, **self._judged([seed], [outcome]))
+                for scenario, outcome in zip(options, found, strict=True)
+            ),
+            key=self.nearness,
+            reverse=True,
+        )
+        for short in self._short_trials:
+            if not self._fails_clearly(short.verdict):
+                yield next(each for each in options if each.placement == short.placement)
+
+    def nearness(self, trial: Trial) -> float:
+        """How close a trial comes to the objectives: the worst ratio of figure and limit, or 1."""
+        return min(limit.kept_share(trial.verdict.figures) for limit in self.objectives)
+
+    def _full(self, scenario: Scenario, trial: Trial, text: str) -> Trial:
+        self._check_time(self._short_s / _SHORT_SHARE * ceil(len(self.seeds) / self.jobs))
         self.on_step(f"{text}: full runs")
-        verdict, by_seed = self._judge([scenario], self.seeds, KEEP_UP)
-        return replace(trial, is_full=True, verdict=verdict, by_seed=by_seed)
+        found = self._carry_out([(scenario, seed) for seed in self.seeds])
+        return replace(
+            trial,
+            is_full=True,
+            placement=scenario.placement,
+            **self._judged(self.seeds, found),
+        )
+
+    def _after_losses(self, whole: Scenario, trial: Trial, text: str) -> Trial:
+        """The first loss of a machine with which objectives are missed; without one, the trial."""
+        for lost, rest in self._losses(whole):
+            named = f"{text} without {lost}"
+            start = replace(trial, lost=lost, is_full=False)
+            left = list(self._promising([rest], start, named))
+            without = self._full(rest, start, named) if left else self._short_trials[0]
+            if not without.meets:
+                return replace(without, placement=whole.placement)
+        return trial
 
     def _fails_clearly(self, verdict: Verdict) -> bool:
         if not verdict.figures:  # the run failed
@@ -153,22 +183,20 @@ class Trials:
             for limit in self.objectives
         )
 
-    def _judge(
-        self, scenarios: Sequence[Scenario], seeds: Sequence[int], keep_up: float
-    ) -> tuple[Verdict, dict[int, dict[str, float]]]:
-        found = self._carry_out([(scenario, seed) for scenario in scenarios for seed in seeds])
+    def _judged(self, seeds: Sequence[int], found: Sequence[Outcome]) -> dict[str, Any]:
+        """Verdict and figures of each seed, as attributes of a :class:`Trial`."""
         errors = tuple(dict.fromkeys(each.error for each in found if each.error is not None))
         if errors:
-            return Verdict({}, 0.0, errors), {}
+            return {"verdict": Verdict({}, 0.0, errors), "by_seed": {}}
         by_seed = {}
         for seed, outcome in zip(seeds, found, strict=True):
-            figures = judge([outcome], self.objectives, keep_up).figures
+            figures = judge([outcome], self.objectives, KEEP_UP).figures
             by_seed[seed] = {
                 limit.figure: figures[limit.figure]
                 for limit in self.objectives
                 if limit.figure in figures
             }
-        return judge(found, self.objectives, keep_up), by_seed
+        return {"verdict": judge(found, self.objectives, KEEP_UP), "by_seed": by_seed}
 
     def _losses(self, whole: Scenario) -> Iterator[tuple[str, Scenario]]:
         """The scenario without one machine, for one of each offer with the same layers."""
@@ -185,18 +213,19 @@ class Trials:
     # -- machines by themselves
 
     def sustain(self, cases: Sequence[tuple[Scenario, float]]) -> list[bool]:
-        """Whether scenarios without a placement meet the objectives at rates, by short runs."""
+        """Whether scenarios meet the objectives at rates, by short runs.
+
+        Raises
+        ------
+        OutOfTimeError
+            If there is no time for it.
+        """
         self._check_time(0.0)
-        runs: list[tuple[Scenario, int] | None] = []
-        for scenario, requests_per_s in cases:
-            try:
-                placed = place(self._at_rate(scenario, requests_per_s))
-            except HelixError:
-                runs.append(None)
-            else:
-                runs.append((self._short(placed), self.seeds[0]))
-        found = iter(self._carry_out([run for run in runs if run is not None]))
-        return [run is not None and self._is_sustained(next(found)) for run in runs]
+        runs = [
+            (self._short(self.at_rate(scenario, requests_per_s)), self.seeds[0])
+            for scenario, requests_per_s in cases
+        ]
+        return [self._is_sustained(outcome) for outcome in self._carry_out(runs)]
 
     def _is_sustained(self, outcome: Outcome) -> bool:
         if outcome.error is not None:
@@ -205,8 +234,10 @@ class Trials:
 
     # -- runs
 
-    def _at_rate(self, scenario: Scenario, requests_per_s: float) -> Scenario:
-        value = min(requests_per_s / self.key.requests_per_value, self.key.most)
+    def at_rate(self, scenario: Scenario, requests_per_s: float | None = None) -> Scenario:
+        """The scenario at a rate, by default the one that is asked for."""
+        rate = self.requests_per_s if requests_per_s is None else requests_per_s
+        value = min(rate / self.key.requests_per_value, self.key.most)
         document = with_value(
             scenario.document, self.key.path, float(f"{value:.6g}"), scenario.file.parent
         )
@@ -226,9 +257,6 @@ class Trials:
     def _check_time(self, needed_s: float) -> None:
         if monotonic() + needed_s > self.deadline_s:
             raise OutOfTimeError
-
-
-_NOTHING = Verdict({}, 0.0, ())
 
 
 def _without(placement: Placement, name: str) -> Placement:
