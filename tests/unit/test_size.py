@@ -183,7 +183,8 @@ def test_no_machine_serves_more_than_its_bound():
     overload = scenario.with_(**{"workload.requests_per_s": 90})
     served = helixsim.simulate(overload.with_(placement=helixsim.place(scenario).placement))
     assert found.summary["requests_per_s"] == pytest.approx(25, rel=0.05)
-    assert 35 < served.summary["requests_per_s"] <= 2 * bounds["slow"] + bounds["fast"]
+    most = 2 * bounds["slow"] + bounds["fast"] + 3 / 10  # each began one before the window of 10 s
+    assert 35 < served.summary["requests_per_s"] <= most
 
 
 # -- no answer
