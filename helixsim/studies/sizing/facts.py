@@ -47,7 +47,7 @@ class MachineFacts:
 def machine_facts(fleet: Fleet) -> tuple[MachineFacts, ...]:
     """The facts of each offer.
 
-    The bounds are those of a cluster in which the machines of every offer hold the LLM by
+    The bounds are for a cluster in which the machines of every offer hold the LLM by
     themselves: in no set of machines does a request pass all layers in less time.
 
     Raises

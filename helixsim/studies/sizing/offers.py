@@ -58,9 +58,9 @@ class Fleet:
     Parameters
     ----------
     scenario
-        Its LLM, network, workload and settings are those of all scenarios made.
+        Its LLM, network, workload and settings are the same in all scenarios made.
     add
-        Machine types that may be added; those of the scenario if empty.
+        Machine types that may be added; the types of the scenario if empty.
     region
         Region of all machines that are added. If not given, that of the scenario's machines of
         the same type, or of the coordinator.
@@ -102,7 +102,7 @@ class Fleet:
         given = {key: self._document.pop(key, None) or {} for key in _OF_MACHINES}
         self.offers = self._find_offers(scenario, add, region)
         probe = self._probe()
-        # Engines may depend on the machine types, and those differ from set to set.
+        # Engines may depend on the machine types, which differ from set to set.
         self._document.setdefault("engine", probe.engine.name)
         self.offers = _labelled(self.offers, [node.machine_type for node in probe.cluster])
         self.llm = probe.llm
@@ -207,7 +207,7 @@ class Fleet:
         Parameters
         ----------
         counts
-            Number of machines of each offer, those owned included.
+            Number of machines of each offer, owned ones included.
         """
         return resolve_scenario(self.document(counts), self._file)
 

@@ -63,8 +63,8 @@ class SizeResult:
     tried
         Everything that was simulated, in order.
     num_cheaper_untried
-        Sets between the bound and the answer that were not simulated; those with a set that
-        failed, and those that machines by themselves let expect too little of.
+        Sets between the bound and the answer that were not simulated: they are part of a set that
+        failed, or machines by themselves let expect too little of them.
     sized
         The scenario with these machines and their placement; None without an answer.
     watts
@@ -124,7 +124,7 @@ class SizeResult:
         return min(limit.kept_share(figures) for limit in self.objectives), trial.is_full
 
     def named(self, counts: Counts) -> dict[str, int]:
-        """Machine type -> number of machines, without those of which there are none."""
+        """Machine type -> number of machines, where there are any."""
         return {kind.name: n for kind, n in zip(self.kinds, counts, strict=True) if n}
 
     def __repr__(self) -> str:

@@ -15,6 +15,7 @@ _STEP = 1.2
 """Ratio of the expected rates of two sets, in search of one that meets the objectives."""
 _MOST_STEPS = 10
 _BISECTIONS = 4
+_SOON = 3
 _LEAST_EXPECTED = 0.85
 """Sets are not worth a simulation if less than this share of the expected rate is to be expected
 that was enough for the answer so far."""
@@ -74,12 +75,22 @@ class SizeSearch:
             If the time limit ends the search; :attr:`best` is the best so far.
         """
         self._rates = tuple(rates)
+        self._answer_soon()
         enough = self._first_that_meets()
         if enough is not None:
             self._bisect(*enough)
             self._improve()
 
     # -- steps of the search
+
+    def _answer_soon(self) -> None:
+        """Try sets of as few machines as possible: these are simulated in the shortest time."""
+        share = 1.0
+        for _ in range(_SOON):
+            counts = self._first(share, [1.0] * len(self._kinds))
+            if counts is None or self._try(counts).meets:
+                return
+            share *= _STEP
 
     def _first_that_meets(self) -> tuple[float, float] | None:
         """Try ever larger sets, then ever smaller ones.
@@ -95,7 +106,7 @@ class SizeSearch:
             counts = self._cheapest(share)
             if counts is None:
                 return self._all_machines(too_little)
-            if self._try(counts).meets:
+            if not self._is_cheaper(counts) or self._try(counts).meets:
                 break
             too_little, share = share, share * _STEP
         else:
@@ -216,9 +227,13 @@ class SizeSearch:
 
         None if there is no such set.
         """
+        return self._first(share, [kind.price for kind in self._kinds])
+
+    def _first(self, share: float, prices: Sequence[float]) -> Counts | None:
+        """As :meth:`_cheapest`, at other prices."""
         kinds = [
-            Kind(kind.price, (*kind.amounts, rate), kind.least, kind.most)
-            for kind, rate in zip(self._kinds, self._rates, strict=True)
+            Kind(price, (*kind.amounts, rate), kind.least, kind.most)
+            for kind, rate, price in zip(self._kinds, self._rates, prices, strict=True)
         ]
         needs = (*self._needs, share * self._trials.requests_per_s)
         return next((counts for _, counts in CheapestSets(kinds, needs, self._survive)), None)

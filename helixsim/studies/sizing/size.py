@@ -61,7 +61,7 @@ def size(
     rate
         Requests per second, on average; the scenario's if not given.
     add
-        Machine types to choose from, such as ``H100-SXMx4``; those of the scenario if empty.
+        Machine types to choose from, such as ``H100-SXMx4``; the types of the scenario if empty.
     max_each
         Most machines of each kind that may be added.
     region

@@ -103,6 +103,7 @@ class Trials:
     deadline_s: float
     on_step: Callable[[str], None]
     _short_s: float = field(default=0.0, init=False)
+    _s_per_machine: float = field(default=0.0, init=False)
     _short_trials: list[Trial] = field(default_factory=list, init=False)
 
     def try_set(self, counts: Counts, dollars: float, text: str, *, survive: bool) -> Trial:
@@ -131,12 +132,14 @@ class Trials:
         self, options: Sequence[Scenario], trial: Trial, text: str
     ) -> Iterator[Scenario]:
         """The layouts that do not fail clearly in a short run, the best first."""
-        self._check_time(0.0)
+        machines = len(options[0].cluster)
+        self._check_time(self._s_per_machine * machines)
         began_s = monotonic()
         self.on_step(f"{text}: short run")
         seed = self.seeds[0]
         found = self._carry_out([(self._short(each), seed) for each in options])
         self._short_s = monotonic() - began_s
+        self._s_per_machine = max(self._s_per_machine, self._short_s / machines)
         self._short_trials = sorted(
             (
                 replace(trial, placement=scenario.placement, **self._judged([seed], [outcome]))
