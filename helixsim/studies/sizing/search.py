@@ -79,7 +79,7 @@ class SizeSearch:
         enough = self._first_that_meets()
         if enough is not None:
             self._bisect(*enough)
-            self._improve()
+        self._improve()
 
     # -- steps of the search
 
@@ -93,7 +93,9 @@ class SizeSearch:
             share *= _STEP
 
     def _first_that_meets(self) -> tuple[float, float] | None:
-        """Try ever larger sets, then ever smaller ones.
+        """Try the cheapest set that should be enough, and if it fails expect less of its machines.
+
+        Then try ever smaller sets.
 
         Returns
         -------
@@ -108,7 +110,8 @@ class SizeSearch:
                 return self._all_machines(too_little)
             if not self._is_cheaper(counts) or self._try(counts).meets:
                 break
-            too_little, share = share, share * _STEP
+            self._expect_less(counts)
+            too_little = self._share(counts)
         else:
             return None
         while not too_little:
@@ -120,6 +123,13 @@ class SizeSearch:
             else:
                 too_little = share / _STEP
         return too_little, share
+
+    def _expect_less(self, counts: Counts) -> None:
+        """After a set has failed: expect less of the kind of which it expected most."""
+        rates = list(self._rates)
+        kind = max(range(len(rates)), key=lambda index: rates[index] * counts[index])
+        rates[kind] /= _STEP
+        self._rates = tuple(rates)
 
     def _all_machines(self, too_little: float) -> tuple[float, float] | None:
         """Try all machines that there may be, where their number is limited.
