@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from math import ceil
+from math import ceil, sqrt
 from time import monotonic
 from typing import Any
 
@@ -103,7 +103,7 @@ class Trials:
     deadline_s: float
     on_step: Callable[[str], None]
     _short_s: float = field(default=0.0, init=False)
-    _s_per_machine: float = field(default=0.0, init=False)
+    _seconds_of: dict[int, float] = field(default_factory=dict, init=False)
     _short_trials: list[Trial] = field(default_factory=list, init=False)
 
     def try_set(self, counts: Counts, dollars: float, text: str, *, survive: bool) -> Trial:
@@ -133,13 +133,13 @@ class Trials:
     ) -> Iterator[Scenario]:
         """The layouts that do not fail clearly in a short run, the best first."""
         machines = len(options[0].cluster)
-        self._check_time(self._s_per_machine * machines)
+        self._check_time(self._expected_s(machines))
         began_s = monotonic()
         self.on_step(f"{text}: short run")
         seed = self.seeds[0]
         found = self._carry_out([(self._short(each), seed) for each in options])
         self._short_s = monotonic() - began_s
-        self._s_per_machine = max(self._s_per_machine, self._short_s / machines)
+        self._seconds_of[machines] = self._short_s
         self._short_trials = sorted(
             (
                 replace(trial, placement=scenario.placement, **self._judged([seed], [outcome]))
@@ -256,6 +256,16 @@ class Trials:
         with closing(outcomes(study, self.backend, self.jobs)) as ended:
             found = dict(ended)
         return [found[number] for number in range(len(runs))]
+
+    def _expected_s(self, machines: int) -> float:
+        """The probable time of a short run, from the one with the nearest number of machines.
+
+        It grows less than in proportion: more machines share the same requests.
+        """
+        if not self._seconds_of:
+            return 0.0
+        nearest = min(self._seconds_of, key=lambda known: (abs(known - machines), known))
+        return self._seconds_of[nearest] * sqrt(machines / nearest)
 
     def _check_time(self, needed_s: float) -> None:
         if monotonic() + needed_s > self.deadline_s:
