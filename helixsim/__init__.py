@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from helixsim.studies.capacity_result import CapacityResult
     from helixsim.studies.explain import explain
     from helixsim.studies.explain_result import Explanation
+    from helixsim.studies.sizing.result import SizeResult
+    from helixsim.studies.sizing.size import size
     from helixsim.studies.sweep import SweepResult, sweep
     from helixsim.traces.formats import register_trace_format
 
@@ -44,6 +46,7 @@ __all__ = [
     "ReplayResult",
     "RunResult",
     "Scenario",
+    "SizeResult",
     "SweepResult",
     "calibrate",
     "capacity",
@@ -59,6 +62,7 @@ __all__ = [
     "register_trace_format",
     "replay",
     "simulate",
+    "size",
     "sweep",
 ]
 
@@ -72,6 +76,7 @@ _MODULES = {
     "ReplayResult": "helixsim.recorded.replay",
     "RunResult": "helixsim.metrics.result",
     "Scenario": "helixsim.scenario.resolved",
+    "SizeResult": "helixsim.studies.sizing.result",
     "SweepResult": "helixsim.studies.sweep",
     "calibrate": "helixsim.calibration.calibrate",
     "capacity": "helixsim.studies.capacity",
@@ -87,6 +92,7 @@ _MODULES = {
     "register_trace_format": "helixsim.traces.formats",
     "replay": "helixsim.recorded.replay",
     "simulate": "helixsim.models.simulation",
+    "size": "helixsim.studies.sizing.size",
     "sweep": "helixsim.studies.sweep",
 }
 

@@ -24,6 +24,7 @@ from helixsim.cli import (
     run,
     scenarios,
     show,
+    size,
     studies,
 )
 from helixsim.cli.group import HelixGroup
@@ -49,6 +50,7 @@ app.command("bound")(plan.bound)
 app.command("explain")(explain.explain)
 app.command("sweep")(studies.sweep)
 app.command("capacity")(studies.capacity)
+app.command("size")(size.size)
 app.command("validate")(scenarios.validate)
 app.command("show")(show.show)
 app.command("llm")(llms.llm)

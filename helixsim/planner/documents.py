@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from math import isfinite
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from helixsim.planner.max_flow.upper_bound import Bound
 from helixsim.planner.result import PlanResult, shortened
 from helixsim.planner.served.of_placement import ServedBound
-from helixsim.scenario.files import named_files, replace_at
+from helixsim.scenario.files import moved_document
 from helixsim.scenario.resolved import Scenario
 
 _MOST_LINKS = 20_000
@@ -43,12 +42,9 @@ def scenario_document(
     from_folder, to_folder
         Folder of the scenario file, and of the file to be written.
     """
-    document: Any = dict(scenario.document)
+    document = dict(scenario.document)
     document.pop("placement", None)
-    for place, name in list(named_files(document)):
-        if not Path(name).is_absolute():
-            path = os.path.relpath((from_folder / name).resolve(), to_folder.resolve())
-            document = replace_at(document, place, Path(path).as_posix())
+    document = moved_document(document, from_folder, to_folder)
     placed: dict[str, Any] = {}
     for key, value in document.items():
         placed[key] = value

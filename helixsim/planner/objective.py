@@ -28,6 +28,17 @@ OBJECTIVE_FIGURES: tuple[str, ...] = (
 )
 """Figures of a run's summary that may be optimised or have a limit."""
 
+GOALS: Mapping[str, str] = {
+    "cost": "output_tokens_per_s",
+    "cost.dollars_per_million_output_tokens": "output_tokens_per_s",
+    "cost.dollars_per_million_total_tokens": "total_tokens_per_s",
+}
+"""Goals -> the figures that are optimised in their place.
+
+The cluster of a plan is paid for as a whole, idle machines too: the placement with the lowest cost
+of a token is the one with the most tokens per second.
+"""
+
 _LIMIT = re.compile(r"\s*([\w.-]+)\s*(<=|>=)\s*([-+.\deE]+)\s*")
 _PENALTY_EXPONENT = 2.0
 """Exponent of the penalty for a broken limit: above 1, so that breaking one never pays."""
@@ -112,13 +123,20 @@ class Objective:
 def parse_objective(figure: str = DEFAULT_FIGURE, limits: Sequence[str] = ()) -> Objective:
     """Read an objective: a figure, and limits such as ``decode_latency_s.mean<=1.5``.
 
+    Parameters
+    ----------
+    figure
+        One of :data:`OBJECTIVE_FIGURES`, or of :data:`GOALS`.
+    limits
+        Texts as :func:`parse_limit` reads them.
+
     Raises
     ------
     InputError
         If a figure is not known or a limit cannot be read.
     """
     return Objective(
-        _known(figure, "--goal", OBJECTIVE_FIGURES),
+        _known(GOALS.get(figure, figure), "--goal", OBJECTIVE_FIGURES),
         tuple(parse_limit(text, "--subject-to") for text in limits),
     )
 

@@ -90,6 +90,29 @@ def served_bound(
     return ServedBound(best.tokens_per_s, costs.mix.decodes, (best.limit,))
 
 
+def machine_bounds(scenario: Scenario, problem: PlanningProblem) -> tuple[float, ...]:
+    """The most that each node by itself adds to what any cluster serves, requests per second.
+
+    A request runs all L layers. A node with k layers serves at most r_k requests per second on
+    each, by its time and its KV cache, so it adds at most max_k k r_k / L, and no set of nodes
+    serves more than the sum. The KV cache enters by the least time in which a request of this
+    cluster passes all layers: the bounds hold for every cluster in which this takes no less time.
+
+    Raises
+    ------
+    UnboundedError
+        As :func:`served_bound`.
+    """
+    costs = NodeCosts(scenario, request_mix(scenario))
+    costs.check()
+    cluster = _ClusterRates(problem, costs)
+    known: dict[int, float] = {}
+    for node, kind in enumerate(problem.kind_of):
+        if kind not in known:
+            known[kind] = cluster.most_layers_per_s(node) / problem.num_layers
+    return tuple(known[kind] * (1 + 1e-9) for kind in problem.kind_of)
+
+
 @dataclass
 class _ClusterRates:
     """Requests per second that each node serves at most, by the layers that it holds."""
@@ -193,6 +216,10 @@ class _ClusterRates:
             most = self.problem.max_layers(node)
             self._known[key] = (0.0, *(min(self._rate(node, k), cap) for k in range(1, most + 1)))
         return self._known[key]
+
+    def most_layers_per_s(self, node: int) -> float:
+        """Layers x requests per second of a node whose links carry whatever it computes."""
+        return max(k * self._rate(node, k) for k in range(1, self.problem.max_layers(node) + 1))
 
     def _rate(self, node: int, num_layers: int) -> float:
         machine = self.problem.cluster.nodes[node]

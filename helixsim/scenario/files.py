@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 from helixsim.errors import ScenarioError
 from helixsim.llms.catalogue import shipped_configs
@@ -160,6 +162,21 @@ def replace_at(document: object, place: tuple[KeyStep, ...], value: object) -> o
         replace_at(item, tuple(rest), value) if index == step else item
         for index, item in enumerate(document)
     ]
+
+
+def moved_document(
+    document: Mapping[str, object], from_folder: Path, to_folder: Path
+) -> dict[str, Any]:
+    """The document of a scenario file in one folder, for a file in another.
+
+    Relative paths of files that it names lead to the same files.
+    """
+    moved: Any = dict(document)
+    for place, name in list(named_files(moved)):
+        if not Path(name).is_absolute():
+            path = os.path.relpath((from_folder / name).resolve(), to_folder.resolve())
+            moved = replace_at(moved, place, Path(path).as_posix())
+    return cast("dict[str, Any]", moved)
 
 
 def digest(document: Mapping[str, object], base_dir: Path, further: str = "") -> str:

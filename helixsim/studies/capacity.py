@@ -10,8 +10,7 @@ from helixsim.errors import InputError
 from helixsim.planner.place import place
 from helixsim.planner.served.request_mix import request_mix
 from helixsim.scenario.load import checked_document, load_scenario, resolve_scenario
-from helixsim.scenario.offered_load import offered_requests_per_s
-from helixsim.scenario.overrides import Override, apply_overrides
+from helixsim.scenario.overrides import apply_overrides
 from helixsim.scenario.resolved import Scenario
 from helixsim.studies.backends import Backend
 from helixsim.studies.capacity_interval import CapacityInterval, interval_of, seed_capacity
@@ -24,16 +23,14 @@ from helixsim.studies.objectives import (
     parse_objectives,
     request_limits,
 )
+from helixsim.studies.rate_key import rate_key, with_value
 from helixsim.studies.runs import Outcome, StudyRun
-from helixsim.traces.rates import ConstantRate
 
 TOLERANCE = 0.02
 KEEP_UP = 0.95
 SEEDS = 3
 MAX_STEPS = 20
 """So often the rate is doubled or halved in search of a bracket: by a million at most."""
-_MAX_TOKENS_PER_S = 1e9
-_MAX_RATE = 1e6
 _LEAST_TOLERANCE = 0.001
 _DIGITS = 6
 
@@ -149,16 +146,15 @@ class CapacitySearch:
         self._file = found.file
         document: Mapping[str, object] = found.document
         self.name = found.name
-        self.path, self._start, self._most = self._rates(found)
-        offered = offered_requests_per_s(found.workload, found.run.duration_s)
-        assert offered is not None
-        self._requests_per_rate = offered / self._start
+        key = rate_key(found)
+        self.path, self._start, self._most = key.path, key.value, key.most
+        self._requests_per_rate = key.requests_per_value
         self.objectives = parse_objectives(
             [slo] if isinstance(slo, str) else slo, found.slos, found.workload.class_names
         )
         limits = request_limits(self.objectives)
         if limits and OWN_CLASS not in {known.name for known in found.slos}:
-            document = self._set(document, f"slo.{OWN_CLASS}", limits)
+            document = with_value(document, f"slo.{OWN_CLASS}", limits, self._file.parent)
         self._document = document
         self.seeds = tuple(range(found.run.seed, found.run.seed + seeds))
         self._tolerance, self._keep_up = tolerance, keep_up
@@ -175,44 +171,6 @@ class CapacitySearch:
         self.probes: list[Probe] = []
         self._outcomes: dict[float, dict[int, Outcome]] = {}
         self._interval: CapacityInterval | None = None
-
-    def _rates(self, scenario: Scenario) -> tuple[str, float, float]:
-        """Path of the rate in the scenario, its value, and the highest value possible."""
-        workload, duration_s = scenario.workload, scenario.run.duration_s
-        if scenario.placement is None:
-            raise InputError("a run needs a placement", file=self._file, where="placement")
-        if workload.mode != "online":
-            raise InputError(
-                "there is no arrival rate in a closed loop; --set workload.mode=online and "
-                "workload.requests_per_s",
-                file=self._file,
-                where="workload.mode",
-            )
-        if workload.trace is None:
-            if workload.mean_tokens_per_s is not None:
-                path = "workload.mean_tokens_per_s"
-                return path, workload.mean_tokens_per_s, _MAX_TOKENS_PER_S
-            if isinstance(workload.requests_per_s, ConstantRate):
-                return "workload.requests_per_s", workload.requests_per_s.per_s, _MAX_RATE
-            return "workload.rate_scale", workload.rate_scale, _MAX_RATE
-        path = _scale_path(scenario)
-        if workload.trace_fills_run:
-            return path, workload.rate_scale, _MAX_RATE
-        end_s = workload.trace.requests[-1].arrival_s
-        most = end_s / duration_s
-        if workload.rate_scale > most:
-            raise InputError(
-                f"the trace ends after {end_s / workload.rate_scale:g} s at this rate, before the "
-                f"run of {duration_s:g} s does; set {path} to {most:g} or less, or "
-                "run.duration to less",
-                file=self._file,
-                where=path,
-            )
-        return path, workload.rate_scale, most
-
-    def _set(self, document: Mapping[str, object], path: str, value: object) -> dict[str, object]:
-        override = Override(path, tuple(path.split(".")), value)
-        return apply_overrides(document, [override], self._file.parent)
 
     def run(self) -> None:
         """Bracket, then bisect."""
@@ -321,19 +279,11 @@ class CapacitySearch:
         left = [seed for seed in seeds if seed not in known]
         if not left:
             return
-        document = self._set(self._document, self.path, rate)
+        document = with_value(self._document, self.path, rate, self._file.parent)
         digest = resolve_scenario(document, self._file).digest
         runs = [StudyRun(self._file, document, digest, seed) for seed in left]
         found = self._runs.carry_out(runs, f"{self.path}={rate:g}", self.on_progress)
         known.update(zip(left, found, strict=True))
-
-
-def _scale_path(scenario: Scenario) -> str:
-    """The key that scales the rate of the trace: a contradiction of two keys would be an error."""
-    section = scenario.document.get("workload")
-    trace = section.get("trace") if isinstance(section, Mapping) else None
-    has_own = isinstance(trace, Mapping) and trace.get("scale") is not None
-    return "workload.trace.scale" if has_own else "workload.rate_scale"
 
 
 def _rounded(rate: float) -> float:

@@ -7,6 +7,7 @@ from math import inf, nan
 import pytest
 
 from helixsim.errors import InputError
+from helixsim.metrics.costs import cost
 from helixsim.metrics.summary import figures_of
 from helixsim.models.simulation import simulate
 from helixsim.planner.objective import (
@@ -49,6 +50,21 @@ def test_limits(text, limit):
 @pytest.mark.parametrize("figure", OBJECTIVE_FIGURES)
 def test_every_figure_may_be_optimised_and_have_a_limit(figure):
     assert parse_objective(figure, [f"{figure}<=3"]).limits[0].figure == figure
+
+
+def test_the_cost_of_a_token_is_lowest_where_most_are_served():
+    assert parse_objective("cost") == parse_objective("output_tokens_per_s")
+    name = "cost.dollars_per_million_total_tokens"
+    assert parse_objective(name).figure == "total_tokens_per_s"
+    # The same cluster, with two rates: the order of the costs is that of the objective.
+    scenario = load_scenario("quickstart", ["dollars_per_hour={A100: 4, L4: 1, T4: 0.5}"])
+    cheap, dear = (cost(scenario, rate, 9 * rate) for rate in (50.0, 40.0))
+    name = "dollars_per_million_output_tokens"
+    assert cheap[name] < dear[name]
+    goal = parse_objective("cost")
+    assert goal.merit({"output_tokens_per_s": 50.0}) > goal.merit({"output_tokens_per_s": 40.0})
+    with pytest.raises(InputError, match="--subject-to: unknown figure 'cost'"):
+        parse_objective("cost", ["cost<=4"])
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ def test_names_of_the_package():
         "ReplayResult",
         "RunResult",
         "Scenario",
+        "SizeResult",
         "SweepResult",
         "calibrate",
         "capacity",
@@ -79,6 +80,7 @@ def test_names_of_the_package():
         "register_trace_format",
         "replay",
         "simulate",
+        "size",
         "sweep",
     ]
     shown = {name for name in dir(helixsim) if not name.startswith("__")}

@@ -12,12 +12,15 @@ _LEAST_SHARE = 0.8
 """Share of the greatest throughput that pipelines may lose to be short."""
 
 
-def replica_ranges(problem: PlanningProblem) -> dict[int, tuple[int, int]]:
+def replica_ranges(
+    problem: PlanningProblem, least_share: float = _LEAST_SHARE
+) -> dict[int, tuple[int, int]]:
     """Give every region its own pipelines, of one kind of machine where that is possible.
 
-    The nodes of a kind in a region form as many pipelines as have 0.8 of the greatest total
-    throughput: short ones have the lower latencies. Nodes of kinds that cannot hold the LLM there
-    form one mixed pipeline in their region. What is left forms one over all regions, or stays idle.
+    The nodes of a kind in a region form as many pipelines as have `least_share` of the greatest
+    total throughput: short ones have the lower latencies. Nodes of kinds that cannot hold the LLM
+    there form one mixed pipeline in their region. What is left forms one over all regions, or stays
+    idle.
     """
     ranges: dict[int, tuple[int, int]] = {}
     left: list[int] = []
@@ -30,7 +33,7 @@ def replica_ranges(problem: PlanningProblem) -> dict[int, tuple[int, int]]:
         alone: list[int] = []
         for kind in range(len(problem.kinds)):
             alike = [node for node in nodes if problem.kind_of[node] == kind]
-            found = best_pipelines(problem, alike, least_share=_LEAST_SHARE)
+            found = best_pipelines(problem, alike, least_share=least_share)
             ranges |= found
             alone += [] if found else alike
         found = mixed_pipeline(problem, sorted(alone))
