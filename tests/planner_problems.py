@@ -8,6 +8,7 @@ from pathlib import Path
 from builders import HOST, Pairs, make_cluster, make_llm, make_machine_type
 
 from helixsim.planner.problem import PlanningProblem, planning_problem
+from helixsim.planner.simulated.layer_flow import span_shares
 from helixsim.scenario.helix_ini import HelixIni
 from helixsim.scenario.load import load_scenario, resolve_scenario
 from helixsim.scenario.resolved import RunSettings, Scenario
@@ -84,3 +85,17 @@ def small10(reference: Path, **options: object) -> PlanningProblem:
         "run": {"duration": "60 s"},
     }
     return planning_problem(resolve_scenario(document, file), **options)  # type: ignore[arg-type]
+
+
+def node_shares(problem, ranges):
+    """Share of all requests that pass each node: those of its span, by throughput."""
+    capacity = {}
+    for node, (start, end) in ranges.items():
+        rate = problem.tokens_per_s(node, end - start)
+        capacity[start, end] = capacity.get((start, end), 0.0) + rate
+    shares = span_shares(capacity, problem.num_layers)
+    return {
+        node: shares[span] * problem.tokens_per_s(node, span[1] - span[0]) / capacity[span]
+        for node, span in ranges.items()
+        if span in shares
+    }
