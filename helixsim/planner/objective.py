@@ -124,7 +124,7 @@ def counted(figures: Figures, name: str) -> float:
     """A figure with missed requests counted: with a latency as long as the run; NaN if unknown.
 
     Without that, the best latency would be that of a cluster that turns most requests away. A
-    percentile is interpolated between those that are known.
+    percentile is interpolated between the known percentiles.
     """
     value = figures.get(name, nan)
     missed, longest_s = figures.get(MISSED_SHARE, 0.0), figures.get(DURATION_S, nan)

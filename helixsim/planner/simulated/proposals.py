@@ -138,7 +138,7 @@ class Proposer:
             estimate = NOTHING
         found = self.objective.score(self.expected(estimate))
         # An uneven split costs other placements about as much: the exact flow, which takes long,
-        # is computed only for those that could pass on this assumption.
+        # is computed only for placements that could pass on this assumption.
         if found > least and quick > 0:
             self._kept = min(1.0, self.budget.proposal_lenience * found / quick)
         return found, True
@@ -250,7 +250,7 @@ Structure = tuple[tuple[int, int, int], ...]
 
 
 def structure(ranges: Ranges) -> Structure:
-    """What is left of a placement without the numbers of layers: who follows whom.
+    """What is left of a placement without the numbers of layers: which nodes follow which.
 
     Canonical placements of one structure differ only by where their nodes start and end.
     """

@@ -5,7 +5,7 @@
 2. Each round, the surrogate is annealed from the best candidates and from templates, at several
    temperatures. The best proposals of different structure are simulated, in a race with the best
    candidate so far. What was simulated corrects the surrogate.
-3. At the end, the best candidate gets its further seeds, then those that could still be better.
+3. At the end, the best candidate gets its further seeds, then others that could be better.
 
 The best candidate is the one with the highest lower confidence bound (:mod:`.standings`), at every
 moment. Budgets count annealing steps and simulations, so that a seed repeats its plan on any
@@ -222,7 +222,7 @@ class SimulatedSearch:
         return replace(self.objective, limits=(*self.objective.limits, limit))
 
     def _diverse(self, proposed: Sequence[Sequence[Proposal]], number: int) -> list[Candidate]:
-        """New candidates of different structure, those with the best expected scores first.
+        """New candidates of different structure, by their expected scores.
 
         The last annealing has an objective of its own, and gives one candidate.
         """
@@ -340,7 +340,7 @@ class SimulatedSearch:
         return canonical if has_all else (tuple(sorted(ranges.items())), placement.links)
 
     def _race(self, candidates: Sequence[Candidate]) -> None:
-        """Run candidates with the scenario's seed; stop those that lose against the best so far."""
+        """Run candidates with the scenario's seed; stop runs that lose to the best so far."""
         if not candidates or self._left_s() <= 0:
             return
         run = self.scenario.run

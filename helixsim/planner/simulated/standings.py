@@ -68,7 +68,7 @@ def standings(
     objective: Objective,
     expected: Callable[[Candidate], Figures | None],
 ) -> list[Standing]:
-    """The standings of candidates, best first; of equal ones, those that were added first.
+    """The standings of candidates, best first; equal ones in the order in which they came.
 
     Parameters
     ----------

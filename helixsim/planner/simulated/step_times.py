@@ -71,7 +71,7 @@ class DecodeTimes:
         self._known: dict[int, float] = {}
 
     def __call__(self, num_decodes: int) -> float:
-        """Seconds of a step of so many decodes, at least one."""
+        """Seconds of a step of this number of decodes, at least one."""
         found = self._known.get(num_decodes)
         if found is None:
             found = self._known[num_decodes] = self._time.decodes_s(num_decodes)

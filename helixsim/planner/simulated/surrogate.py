@@ -17,7 +17,7 @@ on each node, and the slowest node's for each further chunk.
 
 The estimate follows one prompt and one decode along all routes at once, node by node in the order
 of layers. Its only state is the probability that the decode is behind a prompt. It computes means,
-not distributions. The times of nodes are those of the scenario's performance model
+not distributions. The scenario's performance model gives the times of nodes
 (:mod:`.step_times`), and alike nodes with the same layers are computed once (:mod:`.spread`).
 Compared with simulations of the published clusters, its throughput is 5 to 40 % too high, and it
 mostly ranks placements as the simulation does; a search corrects it by what it has simulated
@@ -323,7 +323,7 @@ class Surrogate:
         return rate <= loaded.most_per_s and self._spare(loaded, rate)[0] >= 0
 
     def _spare(self, loaded: Loaded, rate: float) -> tuple[float, float, float]:
-        """Requests in flight that the KV caches have room for beyond those of a rate; latencies.
+        """Requests in flight that still fit the KV caches at a rate; prompt and decode latency.
 
         -infinity if some node cannot process that many.
         """

@@ -48,7 +48,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class TrialRun:
-    """What came of a trial.
+    """The result of a trial.
 
     Attributes
     ----------
@@ -180,9 +180,9 @@ def figures_so_far(simulation: Simulation) -> dict[str, float]:
 
 
 def _missed_share(simulation: Simulation, longest_s: float) -> float:
-    """Share of the requests that were turned away, have failed, or wait much too long.
+    """Share of the requests that were rejected, have failed, or wait much too long.
 
-    None offline, where load follows the throughput: nobody waits for an answer.
+    None offline, where load follows the throughput.
     """
     if simulation.scenario.workload.mode == "offline":
         return 0.0
