@@ -125,4 +125,4 @@ def spread(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
     if len(candidates) <= count:
         return list(candidates)
     last = len(candidates) - 1
-    return [candidates[round(index * last / (count - 1))] for index in range(count)]
+    return [candidates[round(index * last / max(1, count - 1))] for index in range(count)]
