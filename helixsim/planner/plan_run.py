@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from math import inf, isfinite
 from time import monotonic
 
-from helixsim.errors import HelixError, InputError, NoRouteError, PlacementError
+from helixsim.errors import InputError, NoRouteError, PlacementError
 from helixsim.placement.placement import Placement
 from helixsim.planner.heuristics import petals, separate_mixed, swarm
 from helixsim.planner.max_flow.optimise import close_gap, optimise
@@ -304,7 +304,8 @@ class PlanRun:
             If no placement was found.
         """
         search, problem = self.search, self.problem
-        chosen = self._chosen()
+        best = self._best()
+        chosen = None if best is None else best.candidate
         if chosen is None:
             placement, value = self._placement(), search.value
             stages = most_stages(problem.topology(placement))
@@ -336,6 +337,8 @@ class PlanRun:
             candidates=candidates,
             interrupted=interrupted,
             notes=self._notes(chosen, searched_by),
+            subject_to=tuple(map(str, self.objective.limits)),
+            error=best.error / best.score if best and best.candidate.runs and best.score else None,
         )
 
     def _is_overcommitted(self, placement: Placement) -> bool:
@@ -344,13 +347,9 @@ class PlanRun:
         ranges = problem.ranges(placement).items()
         return any(end - start > problem.max_layers(node) for node, (start, end) in ranges)
 
-    def _chosen(self) -> Candidate | None:
-        if self.simulated_search is None:
-            return None
-        try:
-            return self.simulated_search.chosen()
-        except HelixError:
-            return None
+    def _best(self) -> Standing | None:
+        found = self.simulated_search.standings() if self.simulated_search is not None else []
+        return found[0] if found else None
 
     def _notes(self, chosen: Candidate | None, searched_by: str) -> tuple[str, ...]:
         if searched_by != "simulated":

@@ -84,6 +84,11 @@ class PlanResult:
         Whether Ctrl-C ended the search.
     notes
         Remarks for the user, such as limits that are not kept.
+    subject_to
+        The limits, as arguments of :func:`~helixsim.planner.plan.plan`.
+    error
+        With objective ``simulated``, the standard deviation of the mean of the goal's figure over
+        seeds, relative to it; with one seed, that of runs in general.
     """
 
     method: str
@@ -101,6 +106,8 @@ class PlanResult:
     candidates: tuple[CandidateResult, ...] = ()
     interrupted: bool = False
     notes: tuple[str, ...] = field(default=())
+    subject_to: tuple[str, ...] = ()
+    error: float | None = None
 
     @property
     def value(self) -> float:
@@ -182,6 +189,7 @@ class PlanResult:
         if self.simulated is not None:
             document["goal"] = self.goal
             document["simulated"] = nested(self.simulated)
+            document["relative_error"] = self.error
             document["seeds"] = max((e.seeds for e in self.candidates if e.chosen), default=0)
             document["front"] = [
                 {
