@@ -21,10 +21,10 @@ from helixsim.planner.objective import (
 from helixsim.planner.problem import planning_problem
 from helixsim.planner.simulated.alike import SIMILAR, alike_nodes
 from helixsim.planner.simulated.correction import learned
+from helixsim.planner.simulated.estimates import Estimate, Traits
 from helixsim.planner.simulated.layer_flow import span_shares
 from helixsim.planner.simulated.proposals import Proposer
 from helixsim.planner.simulated.spread import Group, passed_on
-from helixsim.planner.simulated.surrogate import Estimate, Traits
 from helixsim.planner.simulated.templates import Templates, best_templates
 from helixsim.planner.simulated.trials import Trial, run_trial
 

@@ -12,7 +12,8 @@ from builders import HOST, capacity, make_scenario, make_topology, offline
 from helixsim.control.control_plane import followed_flow
 from helixsim.physics.engine import EngineCosts, GpuCosts
 from helixsim.planner.problem import planning_problem
-from helixsim.planner.simulated.surrogate import NOTHING, Surrogate
+from helixsim.planner.simulated.estimates import NOTHING
+from helixsim.planner.simulated.surrogate import Surrogate
 from helixsim.profiles.machine import LatencyProfile
 from helixsim.requests import TraceRequest
 from helixsim.scenario.load import load_scenario

@@ -98,6 +98,10 @@ class BlockingModel:
     num_chunks
         Chunks of a mean prompt where they leave in a stream: decodes run between them, so that
         none stays behind a prompt on a node. None for whole prompts.
+    prompt_spread
+        Mean of the squares of the lengths of prompts over the square of their mean, at least 1: a
+        decode meets long prompts more often than short ones, and a prompt that it meets is this
+        many times as long as the mean.
     """
 
     def __init__(
@@ -107,12 +111,14 @@ class BlockingModel:
         output_tokens: float,
         num_machines: int,
         num_chunks: float | None = None,
+        prompt_spread: float = 1.0,
     ) -> None:
         self._nodes = nodes
         self._first_links = first_links
         self._output_tokens = output_tokens
         self._num_machines = num_machines
         self._num_chunks = num_chunks
+        self._prompt_spread = prompt_spread
 
     def most_requests_per_s(self) -> float:
         """Requests per second at which prompts alone keep some node or link busy."""
@@ -180,12 +186,13 @@ class BlockingModel:
             chunk_s = node.prompt_s / self._num_chunks
             wait_s = waiting_s + busy * chunk_s / free
             return chunk_s + decode_s + wait_s, decode_s + wait_s, 0.0
-        # Mean residual time of the prompt in service (M/D/1), and the probability to find one.
-        rest_s = node.prompt_s / 2 / free
+        # Mean residual time of the prompt in service (M/G/1), and the probability to find one.
+        met_s = self._prompt_spread * node.prompt_s
+        rest_s = met_s / 2 / free
         caught = (1 - held) * (1 - exp(-busy))
         return (
             node.prompt_s + decode_s / 2 + busy * rest_s + waiting_s,
-            decode_s + waiting_s + held * max(0.0, node.prompt_s - decode_s) + caught * rest_s,
+            decode_s + waiting_s + held * max(0.0, met_s - decode_s) + caught * rest_s,
             min(1.0, held + caught),
         )
 
@@ -226,10 +233,12 @@ class BlockingModel:
                 behind[link.target] += link.sources * share * same_link
                 continue
             prompts = rate * share
-            rest_s = prompt_s / 2 / (1 - prompts * (prompt_s + self._output_tokens * link.decode_s))
+            free = 1 - prompts * (prompt_s + self._output_tokens * link.decode_s)
+            met_s = self._prompt_spread * prompt_s
+            rest_s = met_s / 2 / free
             caught = (1 - same_link) * (1 - exp(-prompts * prompt_s))
             prompt_sum += weight * (link.latency_s + prompt_s + prompts * prompt_s * rest_s)
-            held_s = same_link * prompt_s + caught * rest_s
+            held_s = same_link * met_s + caught * rest_s
             decode_sum += weight * (link.latency_s + link.decode_s + held_s)
             behind[link.target] += link.sources * share * (same_link + caught)
         return prompt_sum, decode_sum

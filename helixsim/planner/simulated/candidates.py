@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from helixsim.placement.placement import Placement
 from helixsim.placement.topology import Topology
 from helixsim.planner.objective import Figures, Objective, mean_figures
-from helixsim.planner.simulated.surrogate import Estimate
+from helixsim.planner.simulated.estimates import Estimate
 
 LATENCY = "decode_latency_s.mean"
 THROUGHPUT = "decode_tokens_per_s"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import exp, log
 
 from helixsim.planner.objective import Figures, estimated_family
-from helixsim.planner.simulated.surrogate import Estimate, Traits
+from helixsim.planner.simulated.estimates import Estimate, Traits
 
 _NOISE = 0.03
 """Standard deviation of the logarithm of a ratio that the traits do not explain."""

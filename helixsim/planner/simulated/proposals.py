@@ -15,8 +15,9 @@ from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
 from helixsim.planner.simulated.alike import AlikeNodes, Key
 from helixsim.planner.simulated.correction import Correction
+from helixsim.planner.simulated.estimates import NOTHING, Estimate, Loaded
 from helixsim.planner.simulated.neighbourhood import Neighbours
-from helixsim.planner.simulated.surrogate import NOTHING, Estimate, Loaded, Surrogate
+from helixsim.planner.simulated.surrogate import Surrogate
 from helixsim.scenario.resolved import Scenario
 
 THROUGHPUT = "decode_tokens_per_s"

@@ -175,7 +175,7 @@ class SimulatedSearch:
         if number == 0:
             chosen = self._promising_starts(chosen) + chosen
         self._report(f"simulations, round {number + 1} of at most {self._effort.rounds}")
-        self._race(chosen)
+        self._race(chosen[: self._affordable_runs(len(chosen))])
 
     # -- proposals ---------------------------------------------------------------------------
 
@@ -187,7 +187,7 @@ class SimulatedSearch:
         steps = min(budget.proposal_steps, max(budget.proposal_least_steps, steps))
         until = None
         if (left_s := self._left_s()) < inf:
-            until = monotonic() + budget.proposal_share * left_s
+            until = monotonic() + budget.proposal_share * max(0.0, left_s - self._reserve_s())
         tasks = []
         for place in range(count):
             start: RangesItems = ()
@@ -418,13 +418,21 @@ class SimulatedSearch:
     def _missing(self, candidate: Candidate, seeds: Sequence[int]) -> list[tuple[Candidate, int]]:
         return [(candidate, seed) for seed in seeds if seed not in candidate.runs]
 
+    def _reserve_s(self) -> float:
+        """Seconds that the further seeds of the best candidates will take."""
+        runs = (self._effort.num_seeds - 1) * self._budget.confirmed
+        return ceil(runs / self._trial_pool.jobs) * self._longest_s
+
+    def _affordable_runs(self, wanted: int) -> int:
+        """How many of the wanted runs end before the time for further seeds begins."""
+        if self._left_s() == inf or not self._longest_s:
+            return wanted
+        waves = int((self._left_s() - self._reserve_s()) / self._longest_s)
+        return max(0, min(wanted, waves * self._trial_pool.jobs))
+
     def _must_finish(self) -> bool:
         """Whether the remaining time is needed for the further seeds of the best candidates."""
-        left_s = self._left_s()
-        if left_s == inf:
-            return False
-        runs = (self._effort.num_seeds - 1) * self._budget.confirmed
-        return left_s <= ceil(runs / self._trial_pool.jobs) * self._longest_s
+        return self._left_s() <= 0 or self._affordable_runs(1) < 1
 
     def _report(self, text: str) -> None:
         found = self.standings()

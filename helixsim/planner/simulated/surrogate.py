@@ -19,7 +19,7 @@ The estimate follows one prompt and one decode along all routes at once, node by
 of layers. Its only state is the probability that the decode is behind a prompt. It computes means,
 not distributions. The scenario's performance model gives the times of nodes
 (:mod:`.step_times`), and alike nodes with the same layers are computed once (:mod:`.spread`).
-Compared with simulations of the published clusters, its throughput is 5 to 40 % too high, and it
+Compared with simulations of the published clusters, its throughput is up to 15 % off, and it
 mostly ranks placements as the simulation does; a search corrects it by what it has simulated
 (:mod:`.correction`).
 """
@@ -27,23 +27,23 @@ mostly ranks placements as the simulation does; a search corrects it by what it 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import inf
 
 from helixsim.control.control_plane import (
-    FEWEST_CHUNK_TOKENS,
-    mixes_batches,
-    node_scheduler_name,
     performance_model,
 )
-from helixsim.control.node_schedulers import NODE_SCHEDULERS, composes_steps
-from helixsim.control.node_schedulers.composition import AUTO
 from helixsim.physics.performance_model import SendingCosts
 from helixsim.placement.flow import Flow, used_links
 from helixsim.placement.topology import Topology
 from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.planner.simulated.alike import SIMILAR, alike_nodes
 from helixsim.planner.simulated.blocking import BlockingModel, LinkModel, NodeModel
+from helixsim.planner.simulated.demand import (
+    num_chunks,
+    offered_requests_per_s,
+    prompt_spread,
+)
+from helixsim.planner.simulated.estimates import NOTHING, Estimate, Loaded, Traits
 from helixsim.planner.simulated.spread import ClassLinks, Group, groups_of, passed_on
 from helixsim.planner.simulated.step_times import DecodeTimes, StepTimes
 from helixsim.scenario.resolved import Scenario
@@ -55,71 +55,6 @@ _PRECISION = 1e-3
 _OVERFLOW = 1.25
 """Requests in flight at which the KV cache of a single node binds, over its share of the flow: a
 node whose cache is full is passed over in favour of its neighbours."""
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """Expected performance of a placement.
-
-    Attributes
-    ----------
-    decode_tokens_per_s
-        Output tokens per second; 0 if no request can pass.
-    decode_latency_s, prompt_latency_s
-        Means in seconds; infinite if no request can pass.
-    requests_in_flight
-        Mean number of requests in flight.
-    traits
-        What corrections depend on.
-    """
-
-    decode_tokens_per_s: float
-    decode_latency_s: float
-    prompt_latency_s: float
-    requests_in_flight: float
-    traits: Traits
-
-
-@dataclass(frozen=True, slots=True)
-class Traits:
-    """Traits of a placement that the surrogate's error depends on.
-
-    Attributes
-    ----------
-    stages
-        Mean number of nodes of a route.
-    crossings
-        Mean number of slow links of a route.
-    most_in_flight
-        Most requests that the KV caches hold.
-    """
-
-    stages: float
-    crossings: float
-    most_in_flight: float
-
-
-NOTHING = Estimate(0.0, inf, inf, 0.0, Traits(0.0, 0.0, 0.0))
-"""The estimate for a placement that no request can pass."""
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A placement as a queueing model, ready to be asked for latencies at a rate of requests.
-
-    Attributes
-    ----------
-    model
-        The queueing model.
-    most_per_s
-        Most requests per second.
-    traits
-        Traits of the placement.
-    """
-
-    model: BlockingModel
-    most_per_s: float
-    traits: Traits
 
 
 class Surrogate:
@@ -159,12 +94,13 @@ class Surrogate:
         # What requests hold is on average half of what they come to hold of their answers.
         is_exact = scheduler.kv.admission == "exact"
         self._kv_tokens = self.prompt_tokens + (expected / 2 if is_exact else expected)
-        self._num_chunks = _num_chunks(scenario, self.prompt_tokens)
+        self._num_chunks = num_chunks(scenario, self.prompt_tokens)
+        self._prompt_spread = prompt_spread(workload)
         self._kv_share = scheduler.kv.high_water_mark
         if workload.mode == "offline":
             self._kv_share = min(self._kv_share, scheduler.feed_high_water_mark)
         self._node_kv_share = scheduler.kv.high_water_mark
-        self._offered = _offered_requests_per_s(scenario, self.prompt_tokens + self.output_tokens)
+        self._offered = offered_requests_per_s(scenario, self.prompt_tokens + self.output_tokens)
         self.times = StepTimes(scenario, problem, self.prompt_tokens, self.output_tokens)
         self.alike = alike_nodes(problem, SIMILAR)
         per_pass = (self.prompt_tokens + self.output_tokens) / (1 + self.output_tokens)
@@ -377,7 +313,12 @@ class Surrogate:
         numbers = 1 + max(node.node for node in nodes)
         host = max(link.target for node in nodes for link in node.links)
         model = BlockingModel(
-            nodes, first_links, self.output_tokens, max(numbers, host + 1), self._num_chunks
+            nodes,
+            first_links,
+            self.output_tokens,
+            max(numbers, host + 1),
+            self._num_chunks,
+            self._prompt_spread,
         )
         stages = sum(group.whole for group in groups)
         traits = Traits(stages, crossings, self._most_in_flight(groups, ranges))
@@ -468,26 +409,3 @@ class Surrogate:
             kv = self._times(group)[2]
             least = min(least, _OVERFLOW * self._node_kv_share * kv / group.share)
         return min(self._kv_share * least_room, least) / self._kv_tokens
-
-
-def _num_chunks(scenario: Scenario, prompt_tokens: float) -> float | None:
-    """Chunks of a mean prompt that leave in a stream; None where prompts do not."""
-    scheduler = scenario.scheduler
-    factory = NODE_SCHEDULERS.get(node_scheduler_name(scenario))
-    if not (scheduler.stream_chunks and composes_steps(factory)):
-        return None
-    tokens = scheduler.prefill_chunk_tokens
-    if tokens is None or scheduler.step.max_prefill_tokens is None:
-        return None
-    if tokens == AUTO:
-        tokens = FEWEST_CHUNK_TOKENS // 2 if mixes_batches(scenario) else FEWEST_CHUNK_TOKENS
-    return max(prompt_tokens / tokens, 1.0)
-
-
-def _offered_requests_per_s(scenario: Scenario, tokens_per_request: float) -> float:
-    workload = scenario.workload
-    if workload.mode == "offline":
-        return inf
-    if workload.trace is not None:
-        return workload.trace.rate_per_s * workload.rate_scale
-    return (workload.mean_tokens_per_s or inf) / tokens_per_request
