@@ -15,31 +15,27 @@ machine, unless a time limit ends the search earlier.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil, inf
 from time import monotonic
 
-from helixsim.errors import HelixError, NoRouteError
+from helixsim.errors import NoRouteError
 from helixsim.placement.placement import Placement
-from helixsim.planner.objective import Figures, Limit, Objective
-from helixsim.planner.problem import PlanningProblem, Ranges
-from helixsim.planner.search import random_stream
+from helixsim.planner.objective import Figures, Objective
+from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
-from helixsim.planner.simulated.alike import Key, alike_nodes
 from helixsim.planner.simulated.candidates import (
     LATENCY,
     Candidate,
-    CandidatePool,
     front,
-    most_stages,
     spread,
 )
 from helixsim.planner.simulated.correction import Correction, learned
-from helixsim.planner.simulated.neighbourhood import on_a_route
-from helixsim.planner.simulated.proposals import Proposal, structure
+from helixsim.planner.simulated.entries import Entries
 from helixsim.planner.simulated.racing import cuts, look_times, projected
+from helixsim.planner.simulated.rounds import Rounds
 from helixsim.planner.simulated.standings import Standing, standings
-from helixsim.planner.simulated.trial_pool import AnnealingTask, RangesItems, TrialPool
+from helixsim.planner.simulated.trial_pool import TrialPool
 from helixsim.planner.simulated.trials import Trial, TrialRun
 from helixsim.scenario.resolved import Scenario
 
@@ -110,13 +106,16 @@ class SimulatedSearch:
         self.scenario = scenario
         self.problem = problem
         self.objective = objective
-        self.pool = CandidatePool()
         self._trial_pool = trial_pool
         self._effort = effort or Effort()
         self._budget = budget
         self._left_s = left_s
         self._on_step = on_step
-        self._alike = alike_nodes(problem)
+        self._entries = Entries(problem, trial_pool.proposer)
+        self._rounds = Rounds(
+            objective, self._entries, trial_pool.proposer, trial_pool.setting.seed, budget
+        )
+        self.pool = self._entries.pool
         self._correction = Correction()
         self._longest_s = 0.0  # of a complete run so far, in seconds of this machine
 
@@ -131,7 +130,7 @@ class SimulatedSearch:
             If no request can pass any of the starts.
         """
         for label, placement in starts:
-            self._add(label, placement)
+            self._entries.add(label, placement)
         if self._effort.rounds:
             without_gain, best = 0, 0.0
             for number in range(self._effort.rounds):
@@ -170,119 +169,18 @@ class SimulatedSearch:
     def _round(self, number: int) -> None:
         """Propose placements and simulate some of them."""
         self._report(f"proposals, round {number + 1} of at most {self._effort.rounds}")
-        proposed = self._trial_pool.anneal(self._annealings(number))
-        chosen = self._diverse(proposed, number)
-        if number == 0:
-            chosen = self._promising_starts(chosen) + chosen
-        self._report(f"simulations, round {number + 1} of at most {self._effort.rounds}")
-        self._race(chosen[: self._affordable_runs(len(chosen))])
-
-    # -- proposals ---------------------------------------------------------------------------
-
-    def _annealings(self, number: int) -> list[AnnealingTask]:
-        """Annealings from the best candidates and from templates, by turns."""
-        budget, count = self._budget, self._effort.annealings
-        parents = [each for each in self.standings() if self._is_within_room(each.candidate.ranges)]
-        steps = budget.proposal_work // len(self.problem)
-        steps = min(budget.proposal_steps, max(budget.proposal_least_steps, steps))
         until = None
         if (left_s := self._left_s()) < inf:
-            until = monotonic() + budget.proposal_share * max(0.0, left_s - self._reserve_s())
-        tasks = []
-        for place in range(count):
-            start: RangesItems = ()
-            # The first annealings start from templates as often as from the starts.
-            if parents and place % 2 == 0:
-                parent = parents[place // 2 % min(len(parents), budget.proposal_parents)]
-                start = tuple(sorted(parent.candidate.ranges.items()))
-            objective = self.objective
-            if place == count - 1 and count > 1:
-                objective = self._tighter(number, parents)
-            tasks.append(
-                AnnealingTask(
-                    start,
-                    number * (count // 2) + place // 2,
-                    objective,
-                    ("anneal", number, place),
-                    steps,
-                    budget.proposal_heats[(place // 2 + number) % len(budget.proposal_heats)],
-                    self._correction,
-                    until,
-                )
-            )
-        return tasks
-
-    def _tighter(self, number: int, parents: Sequence[Standing]) -> Objective:
-        """The objective with a tighter limit on the latency, for candidates along the front."""
-        latency = parents[0].candidate.figures.get(LATENCY) if parents else None
-        if latency is None:
-            return self.objective
-        shares = self._budget.proposal_tighter
-        limit = Limit(LATENCY, True, latency * shares[number % len(shares)])
-        return replace(self.objective, limits=(*self.objective.limits, limit))
-
-    def _diverse(self, proposed: Sequence[Sequence[Proposal]], number: int) -> list[Candidate]:
-        """New candidates of different structure, by their expected scores.
-
-        The last annealing has an objective of its own, and gives one candidate.
-        """
-        *common, last = proposed
-        ordered = sorted(
-            (proposal for found in common for proposal in found), key=lambda each: -each.score
+            until = monotonic() + self._budget.proposal_share * max(0.0, left_s - self._reserve_s())
+        standings, correction = self.standings(), self._correction
+        proposed = self._trial_pool.anneal(
+            self._rounds.annealings(number, self._effort.annealings, standings, correction, until)
         )
-        found: list[Candidate] = []
-        structures: set[object] = set()
-        for proposal in [*last[:1], *ordered]:
-            if len(found) >= self._budget.batch:
-                break
-            ranges = dict(proposal.ranges)
-            shape = structure(ranges)
-            if shape in structures:
-                continue
-            added = self._add(f"proposal {number + 1}.{len(found) + 1}", ranges)
-            if added is not None:
-                structures.add(shape)
-                found.append(added)
-        return found + self._neighbours(self._budget.batch - len(found), number)
-
-    def _neighbours(self, count: int, number: int) -> list[Candidate]:
-        """New neighbours of the best candidate: where annealings find nothing new, errors decide.
-
-        The surrogate's own optimum and the simulation's differ by small changes.
-        """
-        best = [s for s in self.standings() if self._is_within_room(s.candidate.ranges)]
-        proposer = self._trial_pool.proposer
-        rng = random_stream(self._trial_pool.setting.seed, "neighbours", number)
-        proposer.use(self.objective, self._correction)
-        found: list[Candidate] = []
-        drawn: dict[Key, dict[int, tuple[int, int]]] = {}
-        for _ in range(self._budget.neighbours if best and count > 0 else 0):
-            changed = proposer.neighbours.draw(best[0].candidate.ranges, rng)
-            drawn[proposer.alike.key(changed)] = proposer.alike.canonical(changed)
-        for ranges in sorted(drawn.values(), key=proposer.score, reverse=True):
-            if len(found) >= count:
-                break
-            added = self._add(f"neighbour {number + 1}.{len(found) + 1}", ranges)
-            if added is not None:
-                found.append(added)
-        return found
-
-    def _promising_starts(self, proposed: Sequence[Candidate]) -> list[Candidate]:
-        """The scenario's own placement, and the starts whose estimates are near the best one."""
-        own = [each for each in self.pool if each.label == "own"]
-        ranked = self.standings()
-        best = max((standing.score for standing in ranked), default=0.0)
-        good = [
-            standing.candidate
-            for standing in ranked
-            if standing.score >= self._budget.start_promising * best
-        ]
-        others = [each for each in good if each not in own and each not in proposed]
-        return [*own, *others[: self._budget.starts]]
-
-    def _is_within_room(self, ranges: Ranges) -> bool:
-        problem = self.problem
-        return all(end - start <= problem.max_layers(n) for n, (start, end) in ranges.items())
+        chosen = self._rounds.diverse(proposed, number, standings, correction)
+        if number == 0:
+            chosen = self._rounds.promising_starts(chosen, self.standings()) + chosen
+        self._report(f"simulations, round {number + 1} of at most {self._effort.rounds}")
+        self._race(chosen[: self._affordable_runs(len(chosen))])
 
     def _learn(self) -> None:
         """Correct the surrogate by all that has been simulated."""
@@ -305,39 +203,6 @@ class SimulatedSearch:
         return self._correction.figures(candidate.estimate, output_tokens, self.objective.figures)
 
     # -- simulations -------------------------------------------------------------------------
-
-    def _add(self, label: str, source: Placement | Ranges) -> Candidate | None:
-        """Add a placement to the pool; None if it is known or no request can pass it."""
-        if isinstance(source, Placement):
-            placement, ranges = source, self.problem.ranges(source)
-        else:
-            ranges = on_a_route(source, self.problem.num_layers)
-            placement = self.problem.placement(ranges)
-        key = self._key(placement, ranges)
-        if key in self.pool:
-            return None
-        estimate = None
-        try:
-            value = self.problem.flow(placement).tokens_per_s
-            stages = most_stages(self.problem.topology(placement))
-            if self._is_within_room(ranges):
-                estimate = self._trial_pool.proposer.estimate(placement)
-        except HelixError:
-            return None
-        if value <= 0:
-            return None
-        candidate = Candidate(label, ranges, placement, key, value, stages, estimate)
-        self.pool.add(candidate)
-        return candidate
-
-    def _key(self, placement: Placement, ranges: Ranges) -> object:
-        """Equal for placements with all links that fit and alike nodes exchanged."""
-        canonical = self._alike.key(ranges)
-        if placement.links is None:
-            return canonical
-        fitting = self.problem.placement(ranges).links
-        has_all = fitting is not None and set(placement.links) == set(fitting)
-        return canonical if has_all else (tuple(sorted(ranges.items())), placement.links)
 
     def _race(self, candidates: Sequence[Candidate]) -> None:
         """Run candidates with the scenario's seed; stop runs that lose to the best so far."""
