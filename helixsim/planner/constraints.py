@@ -70,6 +70,16 @@ class Constraints:
             layers[0] < end and start < layers[1] for start, end in self.banned.get(node, ())
         )
 
+    def treat_alike(self, a: int, b: int) -> bool:
+        """Whether two nodes may be exchanged in every placement, at the same price."""
+        priced = self.start if self.move_price and self.start is not None else {}
+        return (
+            self.fixed.get(a) == self.fixed.get(b)
+            and self.banned.get(a) == self.banned.get(b)
+            and (a in self.left_out) == (b in self.left_out)
+            and priced.get(a) == priced.get(b)
+        )
+
     def restricted(self, nodes: Sequence[int]) -> Constraints:
         """The constraints on some of the nodes, renumbered in the given order."""
         number = {node: index for index, node in enumerate(nodes)}

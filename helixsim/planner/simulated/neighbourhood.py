@@ -27,6 +27,11 @@ class Neighbours:
         Most nodes of a route; None for any number.
     budget
         How many changes a neighbour has, and how often drawing is attempted.
+
+    Attributes
+    ----------
+    max_stages
+        As given.
     """
 
     def __init__(
@@ -37,7 +42,7 @@ class Neighbours:
     ) -> None:
         self.problem = problem
         self._budget = budget
-        self._max_stages = max_stages
+        self.max_stages = max_stages
         self._num_layers = problem.num_layers
         self._num_nodes = len(problem)
         self._room = [problem.max_layers(node) for node in range(len(problem))]
@@ -66,7 +71,7 @@ class Neighbours:
         )
 
     def _short_enough(self, ranges: Ranges) -> bool:
-        return self._max_stages is None or longest_route(self.problem, ranges) <= self._max_stages
+        return self.max_stages is None or longest_route(self.problem, ranges) <= self.max_stages
 
     # -- changes -----------------------------------------------------------------------------
 
