@@ -13,7 +13,7 @@ from helixsim.metrics.summary import figures_of
 from helixsim.models.simulation import simulate
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.simulated.alike import alike_nodes
-from helixsim.planner.simulated.neighbourhood import on_a_route
+from helixsim.planner.simulated.allowed import on_a_route
 from helixsim.profiles.machine import LatencyProfile
 from helixsim.scenario.resolved import Scenario
 

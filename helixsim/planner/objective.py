@@ -96,16 +96,24 @@ class Objective:
         """Names of the figures that it depends on."""
         return tuple(dict.fromkeys([self.figure, *(limit.figure for limit in self.limits)]))
 
-    def merit(self, figures: Figures) -> float:
-        """The value of the figure or its inverse, so that more is better; 0 if it is missing."""
+    def merit(self, figures: Figures, price: float = 0.0) -> float:
+        """The value of the figure or its inverse, so that more is better; 0 if it is missing.
+
+        Parameters
+        ----------
+        figures
+            Figures of a run.
+        price
+            What makes the figure worse, in its unit; see :func:`.move_cost`.
+        """
         actual = counted(figures, self.figure)
         if not isfinite(actual) or actual <= 0:
             return 0.0
-        return actual if self.is_rate else 1 / actual
+        return max(0.0, actual - price) if self.is_rate else 1 / (actual + price)
 
-    def score(self, figures: Figures) -> float:
+    def score(self, figures: Figures, price: float = 0.0) -> float:
         """The merit, reduced smoothly by every limit that is not kept."""
-        score = self.merit(figures)
+        score = self.merit(figures, price)
         for limit in self.limits:
             score *= limit.kept_share(figures) ** _PENALTY_EXPONENT
         return score
@@ -114,10 +122,10 @@ class Objective:
         """Whether all limits are kept."""
         return all(limit.kept_share(figures) >= 1 for limit in self.limits)
 
-    def rank(self, figures: Figures) -> tuple[bool, float]:
+    def rank(self, figures: Figures, price: float = 0.0) -> tuple[bool, float]:
         """Sort key: figures that keep all limits rank above figures that do not."""
         kept = self.kept(figures)
-        return kept, self.merit(figures) if kept else self.score(figures)
+        return kept, self.merit(figures, price) if kept else self.score(figures, price)
 
 
 def counted(figures: Figures, name: str) -> float:

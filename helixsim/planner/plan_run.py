@@ -10,7 +10,7 @@ from time import monotonic
 
 from helixsim.errors import InputError, NoRouteError, PlacementError
 from helixsim.placement.placement import Placement
-from helixsim.planner.heuristics import petals, separate_mixed, swarm
+from helixsim.planner.heuristics import petals, replicas, separate_mixed, swarm
 from helixsim.planner.max_flow.optimise import close_gap, optimise
 from helixsim.planner.max_flow.upper_bound import upper_bound
 from helixsim.planner.objective import Figures, Objective, counted
@@ -177,6 +177,7 @@ class PlanRun:
             search.max_stages,
             self.deadline,
             self.budget,
+            self.problem.constraints,
         )
         starts = self._starts() if searching else [("method", self._placement())]
         # Processes take a while to start; a search of a few seconds does without.
@@ -235,6 +236,7 @@ class PlanRun:
             ("swarm", swarm, cap),
             ("petals", petals, cap),
             ("separate-mixed", separate_mixed, cap),
+            ("replicas", replicas, cap),
             ("flow", optimise, cap),
         ]
         least = self._least_stages()

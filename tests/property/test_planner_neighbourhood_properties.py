@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from planner_problems import node_shares, toy_problem
 
 from helixsim.planner.max_flow.dinic import longest_route
-from helixsim.planner.simulated.neighbourhood import Neighbours, on_a_route
+from helixsim.planner.simulated.allowed import on_a_route
+from helixsim.planner.simulated.neighbourhood import Neighbours
 
 MOST_LAYERS = 8
 

@@ -28,6 +28,8 @@ class Candidate:
         Equal for placements that differ only by an exchange of alike nodes.
     max_flow_tokens_per_s, stages
         Its maximum flow, and the most nodes of a route.
+    move_cost
+        What it costs to move to it, in the unit of the optimised figure.
     estimate
         The surrogate's estimate; None for a placement that it cannot estimate.
     runs
@@ -46,6 +48,7 @@ class Candidate:
     key: object
     max_flow_tokens_per_s: float
     stages: int
+    move_cost: float = 0.0
     estimate: Estimate | None = None
     runs: dict[int, Figures] = field(default_factory=dict)
     looks: Mapping[float, Figures] = field(default_factory=dict)
@@ -68,8 +71,12 @@ class Candidate:
     def score(self, objective: Objective) -> float:
         """Mean score over the seeds, or the projected one; 0 without a run."""
         if self.runs:
-            return sum(map(objective.score, self.runs.values())) / len(self.runs)
-        return objective.score(self.projected) if self.projected else 0.0
+            return sum(self.run_scores(objective)) / len(self.runs)
+        return objective.score(self.projected, self.move_cost) if self.projected else 0.0
+
+    def run_scores(self, objective: Objective) -> list[float]:
+        """The score of each run, less the price of moving."""
+        return [objective.score(figures, self.move_cost) for figures in self.runs.values()]
 
 
 class CandidatePool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from helixsim.errors import HelixError
 from helixsim.placement.placement import Placement
+from helixsim.planner.constraints import move_cost
 from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.planner.simulated.alike import alike_nodes
+from helixsim.planner.simulated.allowed import allowed
 from helixsim.planner.simulated.candidates import Candidate, CandidatePool, most_stages
-from helixsim.planner.simulated.neighbourhood import on_a_route
 from helixsim.planner.simulated.proposals import Proposer
 
 
@@ -38,7 +39,7 @@ class Entries:
         if isinstance(source, Placement):
             placement, ranges = source, self._problem.ranges(source)
         else:
-            ranges = on_a_route(source, self._problem.num_layers)
+            ranges = allowed(self._problem, source)
             placement = self._problem.placement(ranges)
         key = self._key(placement, ranges)
         if key in self.pool:
@@ -53,7 +54,8 @@ class Entries:
             return None
         if value <= 0:
             return None
-        candidate = Candidate(label, ranges, placement, key, value, stages, estimate)
+        price = move_cost(self._problem, ranges)
+        candidate = Candidate(label, ranges, placement, key, value, stages, price, estimate)
         self.pool.add(candidate)
         return candidate
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from helixsim.planner.max_flow.dinic import longest_route
 from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
+from helixsim.planner.simulated.allowed import allowed
 
 _Change = Callable[["Neighbours", dict[int, tuple[int, int]], Random], None]
 
@@ -50,16 +50,16 @@ class Neighbours:
     def draw(self, ranges: Ranges, rng: Random) -> dict[int, tuple[int, int]]:
         """Draw a placement that differs by a few changes and has a route through all layers.
 
-        Nodes on no route are left out. If no valid neighbour is found, the placement itself is
-        returned.
+        It keeps to the problem's constraints. Nodes on no route are left out. If no valid neighbour
+        is found, the placement itself is returned.
         """
         for _ in range(self._budget.draw_tries):
             changed = dict(ranges)
             for _ in range(rng.choice(self._budget.draw_changes)):
                 rng.choice(_CHANGES)(self, changed, rng)
             if changed != ranges and self._fits(changed):
-                cleaned = on_a_route(changed, self._num_layers)
-                if cleaned and cleaned != ranges and self._short_enough(cleaned):
+                cleaned = allowed(self.problem, changed, self.max_stages)
+                if cleaned and cleaned != ranges:
                     return cleaned
         return dict(ranges)
 
@@ -69,9 +69,6 @@ class Neighbours:
             0 <= start < end <= last and end - start <= room[node]
             for node, (start, end) in ranges.items()
         )
-
-    def _short_enough(self, ranges: Ranges) -> bool:
-        return self.max_stages is None or longest_route(self.problem, ranges) <= self.max_stages
 
     # -- changes -----------------------------------------------------------------------------
 
@@ -180,20 +177,3 @@ def _cuts(ranges: Ranges, num_layers: int) -> list[int]:
         for layer in range(start + 1, end):
             crossed[layer] += 1
     return [point for point in _points(ranges) if not crossed[point]]
-
-
-def on_a_route(ranges: Ranges, num_layers: int) -> dict[int, tuple[int, int]]:
-    """The ranges of the nodes on some route through all layers; empty without a route."""
-    spans = sorted(set(ranges.values()))
-    reached = {0}
-    for start, end in spans:
-        if start in reached:
-            reached.add(end)
-    returning = {num_layers}
-    for start, end in sorted(spans, key=lambda span: -span[1]):
-        if end in returning:
-            returning.add(start)
-    useful = reached & returning
-    if num_layers not in reached:
-        return {}
-    return {node: span for node, span in ranges.items() if span[0] in useful and span[1] in useful}

@@ -10,6 +10,7 @@ from random import Random
 from helixsim.control.control_plane import followed_flow
 from helixsim.errors import HelixError
 from helixsim.placement.placement import Placement
+from helixsim.planner.constraints import move_cost
 from helixsim.planner.objective import Objective
 from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
@@ -126,9 +127,10 @@ class Proposer:
         loaded = self.surrogate.loaded(ranges)
         if loaded is None:
             return 0.0, True
-        if least > 0 and not self._may_exceed(loaded, least / self._kept):
+        price = move_cost(self.problem, ranges)
+        if least > 0 and not self._may_exceed(loaded, least / self._kept + price):
             return least, False
-        quick = self.objective.score(self.expected(self.surrogate.estimate(loaded)))
+        quick = self.objective.score(self.expected(self.surrogate.estimate(loaded)), price)
         if self.spreads_evenly:
             return quick, True
         if quick * self._kept <= least:
@@ -137,7 +139,7 @@ class Proposer:
             estimate = self.estimate(self.problem.placement(ranges))
         except HelixError:
             estimate = NOTHING
-        found = self.objective.score(self.expected(estimate))
+        found = self.objective.score(self.expected(estimate), price)
         # An uneven split costs other placements about as much: the exact flow, which takes long,
         # is computed only for placements that could pass on this assumption.
         if found > least and quick > 0:
@@ -145,7 +147,7 @@ class Proposer:
         return found, True
 
     def _may_exceed(self, loaded: Loaded, least: float) -> bool:
-        """Whether the throughput alone allows a score above `least`: one test, no search."""
+        """Whether the throughput alone allows a figure above `least`: one test, no search."""
         if not self.objective.is_rate:
             return True
         ratio = self.correction.ratio(self.objective.figure, loaded.traits)

@@ -35,7 +35,7 @@ def cuts(
         LATENCY, 0.0
     )
     return {
-        at_s: _LOSING * objective.score(noted)
+        at_s: _LOSING * objective.score(noted, leader.move_cost)
         for at_s, noted in leader.looks.items()
         if at_s >= lifetime_s > 0
     }

@@ -77,7 +77,8 @@ class Rounds:
         for place in range(count):
             start: RangesItems = ()
             # The first annealings start from templates as often as from the starts.
-            if parents and place % 2 == 0:
+            template = None if parents and place % 2 == 0 else number * (count // 2) + place // 2
+            if parents:
                 parent = parents[place // 2 % min(len(parents), budget.proposal_parents)]
                 start = tuple(sorted(parent.candidate.ranges.items()))
             objective = self.objective
@@ -86,7 +87,7 @@ class Rounds:
             tasks.append(
                 AnnealingTask(
                     start,
-                    number * (count // 2) + place // 2,
+                    template,
                     objective,
                     ("anneal", number, place),
                     steps,

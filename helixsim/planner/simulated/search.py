@@ -211,13 +211,15 @@ class SimulatedSearch:
         run = self.scenario.run
         leader = max(
             (each for each in self.pool if run.seed in each.runs and each.looks),
-            key=lambda each: self.objective.rank(each.figures),
+            key=lambda each: self.objective.rank(each.figures, each.move_cost),
             default=None,
         )
         output_tokens = self._trial_pool.proposer.surrogate.output_tokens
         stops = cuts(leader, self.objective, output_tokens) if self._effort.rounds else {}
         looks = look_times(run.duration_s)
-        trials = [Trial(each.placement, run.seed, looks, stops) for each in candidates]
+        trials = [
+            Trial(each.placement, run.seed, looks, stops, each.move_cost) for each in candidates
+        ]
         results = self._trial_pool.simulate(trials)
         for candidate, result in zip(candidates, results, strict=True):
             if result is not None:

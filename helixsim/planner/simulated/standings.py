@@ -89,7 +89,7 @@ def standings(
             figures, error = dict(estimated), _ESTIMATED_SHARE
         else:
             continue
-        kept, score = objective.rank(figures)
+        kept, score = objective.rank(figures, each.move_cost)
         found.append(Standing(each, kept, score, score * error))
     return sorted(found, key=lambda standing: standing.rank, reverse=True)
 
@@ -98,7 +98,7 @@ def seed_share(candidates: Iterable[Candidate], objective: Objective) -> float:
     """Standard deviation of scores over seeds, relative to the score, pooled over candidates."""
     squares, count = _SEED_SEEDS * _SEED_SHARE**2, float(_SEED_SEEDS)
     for each in candidates:
-        scores = [objective.score(figures) for figures in each.runs.values()]
+        scores = each.run_scores(objective)
         mean = sum(scores) / len(scores) if scores else 0.0
         if len(scores) > 1 and mean > 0:
             squares += sum((score / mean - 1) ** 2 for score in scores)

@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from random import Random
 
-from helixsim.planner.max_flow.dinic import longest_route
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.simulated.alike import AlikeNodes
-from helixsim.planner.simulated.neighbourhood import on_a_route
+from helixsim.planner.simulated.allowed import allowed
 from helixsim.planner.simulated.proposals import Archive, Proposal, Proposer
 
 _SEVERAL_PIPELINES = (1, 1, 1, 2, 2, 3)
@@ -49,6 +48,9 @@ class Templates:
         self._problem = problem
         self._alike = alike
         self._site_of = site_of
+        constraints = problem.constraints
+        usable = set(problem.usable_nodes()) - set(constraints.fixed)
+        self._members = [[n for n in group if n in usable] for group in alike.members]
         # Layers x tokens/s of one node, at the number of layers where this is greatest.
         self._speed = [
             max(count * rate for count, rate in enumerate(kind.tokens_per_s))
@@ -56,22 +58,35 @@ class Templates:
         ]
 
     def draw(self, rng: Random) -> dict[int, tuple[int, int]]:
-        """A placement; empty if the one that was drawn does not fit the nodes."""
+        """A placement; empty if the one that was drawn does not fit the nodes.
+
+        Nodes with fixed layers are left out, and those that are to hold none. Where requests stay
+        in one region, each region has pipelines of its own, as far as they fit.
+        """
+        if not self._problem.constraints.same_region:
+            return self._draw(self._order(rng), rng)
+        regions: dict[str, list[int]] = {}
+        for number in self._order(rng):
+            region = self._problem.cluster.nodes[self._alike.members[number][0]].region
+            regions.setdefault(region, []).append(number)
+        return {n: span for own in regions.values() for n, span in self._draw(own, rng).items()}
+
+    def _draw(self, classes: Sequence[int], rng: Random) -> dict[int, tuple[int, int]]:
         found: dict[int, tuple[int, int]] = {}
-        for groups in self._pipelines(rng):
+        for groups in self._pipelines(classes, rng):
             pipeline = self._pipeline(groups, rng)
             if not pipeline:
                 return {}
             found |= pipeline
         return found
 
-    def _pipelines(self, rng: Random) -> list[list[list[int]]]:
+    def _pipelines(self, classes: Sequence[int], rng: Random) -> list[list[list[int]]]:
         """Groups of nodes for each pipeline."""
         count = rng.choice(_SEVERAL_PIPELINES)
         dealt: list[list[list[int]]] = [[] for _ in range(count)]
-        for number in self._order(rng):
-            members = list(self._alike.members[number])
-            if rng.random() < _LEFT_OUT:
+        for number in classes:
+            members = self._members[number]
+            if not members or rng.random() < _LEFT_OUT:
                 continue
             if count == 1 or rng.random() < _WHOLE_GROUPS:
                 dealt[rng.randrange(count)].append(members)
@@ -160,7 +175,7 @@ def best_templates(proposer: Proposer, rng: Random) -> list[Proposal]:
     archive = Archive(budget.templates_kept)
     most = proposer.neighbours.max_stages
     for _ in range(budget.templates):
-        drawn = proposer.alike.canonical(on_a_route(templates.draw(rng), problem.num_layers))
-        if drawn and (most is None or longest_route(problem, drawn) <= most):
+        drawn = proposer.alike.canonical(allowed(problem, templates.draw(rng), most))
+        if drawn:
             archive.add(drawn, proposer.score(drawn, archive.least))
     return archive.proposals()

@@ -20,6 +20,7 @@ from time import monotonic
 from typing import Any
 
 from helixsim.errors import SimulationError
+from helixsim.planner.constraints import FREE, Constraints
 from helixsim.planner.objective import Objective
 from helixsim.planner.problem import PlanningProblem, planning_problem
 from helixsim.planner.search import random_stream
@@ -45,9 +46,10 @@ class AnnealingTask:
     Attributes
     ----------
     start
-        Initial placement, as items of ranges; empty for one from a template.
+        Initial placement, as items of ranges; may be empty where there is a template.
     template
-        Place of the template among the best, from 0, where there is no start.
+        Place of a template among the best, from 0, that it starts from if there are any; None for
+        the initial placement.
     objective
         Objective of the score.
     stream
@@ -63,7 +65,7 @@ class AnnealingTask:
     """
 
     start: RangesItems
-    template: int
+    template: int | None
     objective: Objective
     stream: tuple[object, ...]
     iterations: int
@@ -83,6 +85,8 @@ class Setting:
         None for no limit.
     budget
         How much an annealing tries.
+    constraints
+        What placements must keep to.
     """
 
     scenario: Scenario
@@ -93,6 +97,7 @@ class Setting:
     max_stages: int | None
     deadline: float | None
     budget: SearchBudget = DEFAULT_BUDGET
+    constraints: Constraints = FREE
 
 
 class TrialPool:
@@ -198,6 +203,7 @@ class _WorkerState:
             setting.scenario,
             partial_inference=setting.partial_inference,
             keep_links=setting.keep_links,
+            constraints=setting.constraints,
         )
         self.proposer = Proposer(
             setting.scenario,
@@ -221,7 +227,8 @@ class _WorkerState:
             self._on_look()
             return bool(deadlines) and monotonic() >= min(deadlines)
 
-        start = task.start or self._template(task.template)
+        start = () if task.template is None else self._template(task.template)
+        start = start or task.start
         if not start:
             return []
         self.proposer.use(task.objective, task.correction)

@@ -38,12 +38,15 @@ class Trial:
         multiples of the first one.
     cuts
         Such a time -> score below which the run is stopped there.
+    move_cost
+        What it costs to move to the placement, in the unit of the optimised figure.
     """
 
     placement: Placement
     seed: int
     looks_s: tuple[float, ...] = ()
     cuts: Mapping[float, float] = field(default_factory=dict)
+    move_cost: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +164,8 @@ class _Watch:
         at_s = self._trial.looks_s[number - 1]
         figures = figures_so_far(simulation)
         self.looks[at_s] = figures
-        if self._objective.score(figures) < self._trial.cuts.get(at_s, 0.0):
+        score = self._objective.score(figures, self._trial.move_cost)
+        if score < self._trial.cuts.get(at_s, 0.0):
             self.cut_s = at_s
             self._stop(simulation)
 
