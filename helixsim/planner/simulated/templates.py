@@ -25,6 +25,8 @@ _SIDE_BY_SIDE = 0.35
 """Probability that a group holds the same layers as the one before it."""
 _MIXED_SITES = 0.15
 """Probability that the order of groups does not keep sites together."""
+_OWN_ORDER = 0.3
+"""Probability that a pipeline has another order of groups than the others."""
 _LEFT_OUT = 0.1
 """Probability that a group is left out."""
 _WHOLE_GROUPS = 0.6
@@ -59,6 +61,8 @@ class Templates:
         """A placement; empty if the one that was drawn does not fit the nodes."""
         found: dict[int, tuple[int, int]] = {}
         for groups in self._pipelines(rng):
+            if rng.random() < _OWN_ORDER:
+                rng.shuffle(groups)
             pipeline = self._pipeline(groups, rng)
             if not pipeline:
                 return {}
