@@ -11,6 +11,7 @@ from builders import HOST, capacity, make_machine_type, make_scenario, offline
 
 from helixsim.metrics.summary import figures_of
 from helixsim.models.simulation import simulate
+from helixsim.placement.placement import Placement
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.simulated.alike import alike_nodes
 from helixsim.planner.simulated.allowed import on_a_route
@@ -99,9 +100,7 @@ def all_placements(problem: PlanningProblem) -> Iterator[dict[int, tuple[int, in
             yield ranges
 
 
-def served(
-    scenario: Scenario, problem: PlanningProblem, ranges: dict[int, tuple[int, int]]
-) -> float:
+def served(scenario: Scenario, placement: Placement) -> float:
     """Decode tokens per second of a placement, with the scenario's seed."""
-    placed = replace(scenario, placement=problem.placement(ranges))
-    return figures_of(simulate(placed).summary, (RATE,))[RATE]
+    summary = simulate(replace(scenario, placement=placement)).summary
+    return figures_of(summary, (RATE,))[RATE]

@@ -95,7 +95,7 @@ class PlanRun:
         self.deadline = None if time_limit_s is None else began + time_limit_s
         self.time_limit_s = time_limit_s
         self.on_progress = on_progress
-        self.search = self.new_search(seed, solver, max_stages, time_limit_s)
+        self.search = self.new_search(seed, solver, max_stages, time_limit_s, budget)
         self.simulated_search: SimulatedSearch | None = None
         self.num_seeds = 1
         self._reported = PlanProgress(0.0, "", 0.0, inf)
@@ -105,7 +105,12 @@ class PlanRun:
         return monotonic() - self._began
 
     def new_search(
-        self, seed: int, solver: str, max_stages: int | None, time_limit_s: float | None
+        self,
+        seed: int,
+        solver: str,
+        max_stages: int | None,
+        time_limit_s: float | None,
+        budget: SearchBudget,
     ) -> FlowSearch:
         """A new search by flow."""
         return FlowSearch(
@@ -115,7 +120,7 @@ class PlanRun:
             time_limit_s=time_limit_s,
             max_stages=max_stages,
             solver=solver,
-            budget=self.budget,
+            budget=budget,
             on_change=lambda search: self.report("searching for the greatest flow"),
         )
 
@@ -211,6 +216,8 @@ class PlanRun:
         if own is not None and self._within_cap(own):
             starts.append(("own", own))
         methods = self._flow_methods()
+        rounds = min(self.budget.anneal_rounds, self.budget.start_anneal_rounds)
+        budget = replace(self.budget, anneal_rounds=rounds)
         for number, (label, method, cap) in enumerate(methods):
             limit_s = None
             if self.time_limit_s is not None:
@@ -218,7 +225,7 @@ class PlanRun:
                 passed_s = self.elapsed_s()
                 left_s = self.time_limit_s * self.budget.start_share - passed_s
                 limit_s = passed_s + left_s / (len(methods) - number)
-            attempt = self.new_search(search.seed, search.solver, cap, limit_s)
+            attempt = self.new_search(search.seed, search.solver, cap, limit_s, budget)
             try:
                 method(attempt)
             except (PlacementError, NoRouteError, InputError):

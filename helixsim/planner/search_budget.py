@@ -100,6 +100,8 @@ class SearchBudget:
         weakens the bound. Slots, and with them the time of a round, grow with the classes.
     start_share
         Share of the time limit for the starts of a simulated search; simulations need the rest.
+    start_anneal_rounds
+        The same as `anneal_rounds` for a start, which need not be the greatest flow.
     start_up_s
         Seconds left below which a search by simulation starts no processes.
     start_stage_factors
@@ -126,6 +128,9 @@ class SearchBudget:
         a few percent between good placements.
     proposal_heats
         Factors of these temperatures, by turns: clusters differ in which finds the most.
+    proposal_heat_nodes
+        Nodes of a cluster below which temperatures are higher, in inverse proportion to its nodes:
+        one node of few makes a greater difference.
     proposal_lenience
         A placement's flow may be split more evenly than that of the current one by this factor;
         without it, the exact flow would be computed for most placements.
@@ -196,6 +201,7 @@ class SearchBudget:
     bound_rounds: int = 200
     bound_classes: int = 24
     start_share: float = 0.15
+    start_anneal_rounds: int = 1
     start_up_s: float = 5.0
     start_stage_factors: tuple[float, ...] = (1.2, 1.45, 1.75)
     starts: int = 3
@@ -210,6 +216,7 @@ class SearchBudget:
     proposal_hot: float = 0.008
     proposal_cold: float = 0.0005
     proposal_heats: tuple[float, ...] = (1.0, 3.0, 10.0)
+    proposal_heat_nodes: int = 16
     proposal_lenience: float = 1.08
     proposal_least_share: float = 0.01
     proposal_remembered: int = 200_000

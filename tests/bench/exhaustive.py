@@ -30,9 +30,9 @@ def compare(seed: int, num_layers: int, jobs: int) -> float:
     began = time.process_time()
     result = plan(scenario, effort=Effort(num_seeds=1))
     plan_s = time.process_time() - began
-    placements = list(all_placements(problem))
+    placements = list(map(problem.placement, all_placements(problem)))
     with ProcessPoolExecutor(jobs) as pool:
-        rates = list(pool.map(partial(served, scenario, problem), placements, chunksize=16))
+        rates = list(pool.map(partial(served, scenario), placements, chunksize=16))
     best = max(rates)
     assert result.simulated is not None
     found = result.simulated[RATE]

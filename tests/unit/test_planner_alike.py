@@ -163,6 +163,10 @@ def test_a_watched_run_is_the_run():
     assert tuple(run.looks) == looks
     short = replace(scenario, run=replace(scenario.run, duration_s=2.25))
     assert run.looks[2.25][RATE] == pytest.approx(simulate(short, seed=0).summary[RATE])
+    latency = Objective("ttft_s.p95")
+    figures = run_trial(scenario, latency, trial_of(scenario, looks_s=looks), None).looks[2.25]
+    assert figures[RATE] == pytest.approx(run.looks[2.25][RATE])
+    assert figures["ttft_s.p95"] > 0
 
 
 def test_a_run_that_loses_is_stopped():

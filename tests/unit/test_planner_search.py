@@ -249,22 +249,30 @@ def test_the_error_of_a_seed_is_learnt():
 
 
 def test_a_race_by_hand():
-    """A request lives 1 s + 3 x 0.5 s; runs are compared at multiples of 15 % of 10 s."""
+    """A request lives 1 s + 3 x 0.5 s after the warm-up; runs of 10 s are compared from 4 s on."""
     leader = candidate([100.0], latency=0.5)
     leader.runs[0]["prompt_latency_s.mean"] = 1.0
     looks = look_times(10.0)
-    assert looks == (1.5, 3.0, 4.5, 6.0)
-    leader.looks = {at: {RATE: 60.0 + at, LATENCY: 1.0} for at in looks}
-    assert cuts(leader, Objective(), 3.0) == {
-        at: pytest.approx(0.88 * (60 + at)) for at in looks[1:]
+    assert looks == pytest.approx([0.5 * number for number in range(1, 15)])
+    leader.looks = {at: {RATE: 600.0 + at, LATENCY: 1.0} for at in looks}
+    leader.runs[0][RATE] = 600.0
+    assert cuts(leader, Objective(), 3.0, 0.5) == {
+        at: pytest.approx(0.88 * (600 + at)) for at in looks if at >= 4.0
     }
-    assert cuts(None, Objective(), 3.0) == {}
-    run = TrialRun(0, {RATE: 31.5, LATENCY: 3.0}, 3.0, False, 3.0, {}, 0.1)
-    assert projected(run, leader, 0) == {RATE: pytest.approx(50.0), LATENCY: pytest.approx(1.5)}
+    assert cuts(None, Objective(), 3.0, 0.5) == {}
+    growing = candidate([1000.0], latency=0.1)
+    growing.looks = {at: {RATE: 160.0 * at} for at in looks}
+    assert min(cuts(growing, Objective(), 3.0, 0.5)) == pytest.approx(5.0)  # 80 % of 1000
+    rare = candidate([120.0], latency=0.1)
+    rare.looks = {at: {RATE: 120.0} for at in looks}
+    assert min(cuts(rare, Objective(), 3.0, 0.5)) == pytest.approx(5.5)  # 200 requests
+    at = looks[5]
+    run = TrialRun(0, {RATE: (600 + at) / 2, LATENCY: 3.0}, at, False, at, {}, 0.1)
+    assert projected(run, leader, 0) == {RATE: pytest.approx(300.0), LATENCY: pytest.approx(1.5)}
 
 
 def test_a_loser_is_stopped_and_not_chosen():
-    search, pool = searched(lambda number, seed: 50.0 if number == 3 else 100.0 + number)
+    search, pool = searched(lambda number, seed: 500.0 if number == 3 else 1000.0 + number)
     stopped = next(each for each in search.pool if pool.number(each.placement) == 3)
     assert not stopped.runs
     assert stopped.is_tried

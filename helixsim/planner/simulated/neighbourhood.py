@@ -98,6 +98,25 @@ class Neighbours:
         if ends:
             ranges[node] = (start, rng.choice(ends))
 
+    def _bridge(self, ranges: dict[int, tuple[int, int]], rng: Random) -> None:
+        """Give two nodes the layers between two points, one after the other."""
+        first, second = rng.randrange(self._num_nodes), rng.randrange(self._num_nodes)
+        points = _points(ranges)
+        if first == second or len(points) < 2:
+            return
+        start = rng.choice(points[:-1])
+        most = self._room[first] + self._room[second]
+        ends = [point for point in points if start + 1 < point <= start + most]
+        if not ends:
+            return
+        end = rng.choice(ends)
+        low, high = (
+            max(start + 1, end - self._room[second]),
+            min(end - 1, start + self._room[first]),
+        )
+        middle = rng.randint(low, high)
+        ranges[first], ranges[second] = (start, middle), (middle, end)
+
     def _shift(self, ranges: dict[int, tuple[int, int]], rng: Random) -> None:
         """Move a point, or several consecutive points, by one layer."""
         points = _points(ranges)[1:-1]
@@ -155,6 +174,7 @@ _CHANGES: tuple[_Change, ...] = (
     Neighbours._swap,
     Neighbours._copy,
     Neighbours._span,
+    Neighbours._bridge,
     Neighbours._shift,
     Neighbours._shift,
     Neighbours._shift,

@@ -71,8 +71,10 @@ class Rounds:
         """
         budget = self._budget
         parents = self._within_room(standings)
-        steps = budget.proposal_work // len(self._proposer.problem)
+        nodes = len(self._proposer.problem)
+        steps = budget.proposal_work // nodes
         steps = min(budget.proposal_steps, max(budget.proposal_least_steps, steps))
+        scale = max(1.0, budget.proposal_heat_nodes / nodes)
         tasks = []
         for place in range(count):
             start: RangesItems = ()
@@ -91,7 +93,8 @@ class Rounds:
                     objective,
                     ("anneal", number, place),
                     steps,
-                    budget.proposal_heats[(place // 2 + number) % len(budget.proposal_heats)],
+                    scale
+                    * budget.proposal_heats[(place // 2 + number) % len(budget.proposal_heats)],
                     correction,
                     until,
                 )

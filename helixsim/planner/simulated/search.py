@@ -215,7 +215,9 @@ class SimulatedSearch:
             default=None,
         )
         output_tokens = self._trial_pool.proposer.surrogate.output_tokens
-        stops = cuts(leader, self.objective, output_tokens) if self._effort.rounds else {}
+        stops = {}
+        if self._effort.rounds:
+            stops = cuts(leader, self.objective, output_tokens, run.warmup_s)
         looks = look_times(run.duration_s)
         trials = [
             Trial(each.placement, run.seed, looks, stops, each.move_cost) for each in candidates

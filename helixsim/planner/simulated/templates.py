@@ -24,6 +24,8 @@ _SIDE_BY_SIDE = 0.35
 """Probability that a group holds the same layers as the one before it."""
 _MIXED_SITES = 0.15
 """Probability that the order of groups does not keep sites together."""
+_OWN_ORDER = 0.3
+"""Probability that a pipeline has another order of groups than the others."""
 _LEFT_OUT = 0.1
 """Probability that a group is left out."""
 _WHOLE_GROUPS = 0.6
@@ -74,6 +76,8 @@ class Templates:
     def _draw(self, classes: Sequence[int], rng: Random) -> dict[int, tuple[int, int]]:
         found: dict[int, tuple[int, int]] = {}
         for groups in self._pipelines(classes, rng):
+            if rng.random() < _OWN_ORDER:
+                rng.shuffle(groups)
             pipeline = self._pipeline(groups, rng)
             if not pipeline:
                 return {}

@@ -11,6 +11,7 @@ from helixsim.metrics.summary import build_summary, figures_of
 from helixsim.models.simulation import Simulation, Watcher
 from helixsim.placement.placement import Placement
 from helixsim.planner.objective import (
+    DEFAULT_FIGURE,
     DURATION_S,
     MISSED_SHARE,
     OBJECTIVE_FIGURES,
@@ -162,12 +163,21 @@ class _Watch:
         if not 1 <= number <= len(self._trial.looks_s):
             return
         at_s = self._trial.looks_s[number - 1]
-        figures = figures_so_far(simulation)
+        figures = self._figures(simulation)
         self.looks[at_s] = figures
         score = self._objective.score(figures, self._trial.move_cost)
         if score < self._trial.cuts.get(at_s, 0.0):
             self.cut_s = at_s
             self._stop(simulation)
+
+    def _figures(self, simulation: Simulation) -> dict[str, float]:
+        """The figures that the objective needs; a summary takes much longer than a rate."""
+        if self._objective.figures != (DEFAULT_FIGURE,):
+            return figures_so_far(simulation)
+        recorder = simulation.recorder
+        measured_s = simulation.now - recorder.window_start_s
+        decodes = len(recorder.decode_latency_s)
+        return {DEFAULT_FIGURE: decodes / measured_s if measured_s > 0 else 0.0}
 
     def _stop(self, simulation: Simulation) -> None:
         self.has_stopped = True
