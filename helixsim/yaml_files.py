@@ -301,6 +301,8 @@ def scenario_error(
     """Pydantic's errors, with messages and places in terms of the file."""
     found = []
     for details in error.errors(include_url=False):
+        if _is_long_enough(details):
+            continue  # its mistakes are told one by one
         path = _path_in(data, details)
         context = details.get("ctx", {})
         where = _join(path, context.get("where", "") if details["type"] == "located" else "")
@@ -326,6 +328,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if len(known) > MAX_NAMES_SHOWN:
         known[MAX_NAMES_SHOWN - 1 :] = [f"and {len(known) - MAX_NAMES_SHOWN + 1} more"]
     return f"known are {', '.join(known)}" if known else "none are known"
+
+
+def _is_long_enough(details: ErrorDetails) -> bool:
+    """Whether a list was found too short only because none of its entries is valid."""
+    value = details["input"]
+    is_short = details["type"] == "too_short" and isinstance(value, list | tuple)
+    return is_short and len(value) >= details["ctx"]["min_length"]
 
 
 def _path_in(data: object, details: ErrorDetails) -> list[str | int]:
@@ -363,9 +372,19 @@ def _message(details: ErrorDetails, model_type: type[BaseModel], path: list[str 
             message = "Input should hold keys and values"
         case "tuple_type":
             message = "Input should be a list"
+        case "too_short" | "too_long":
+            message = _length_message(details)
     if message.startswith("Input should"):
         return f"{message.removeprefix('Input ')}, not {_shown(value)}"
     return message.removeprefix("Value error, ")
+
+
+def _length_message(details: ErrorDetails) -> str:
+    context = details["ctx"]
+    is_short = details["type"] == "too_short"
+    count = context["min_length" if is_short else "max_length"]
+    limit = f"at {'least' if is_short else 'most'} {count:,} {'entry' if count == 1 else 'entries'}"
+    return f"should have {limit}, not {context['actual_length'] or 'none'}"
 
 
 def _shown(value: object) -> str:

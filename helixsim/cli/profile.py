@@ -97,13 +97,9 @@ def profile(
     machine = GpuMachine(load_gpu(gpu), gpus, spread_experts)
     sourced = profile_source(source)(architecture, machine)
     sourced = with_all_reduce(sourced, all_reduce_latency, all_reduce_bandwidth)
+    own = {} if memory_share is None else {"memory_share": memory_share}
     facts = facts_of(
-        machine,
-        architecture,
-        name=name or scenario_name(output),
-        nic=nic,
-        disk=disk,
-        memory_share=memory_share,
+        machine, architecture, name=name or scenario_name(output), nic=nic, disk=disk, **own
     )
     value = llm_of(architecture)
     text = yaml_text(machine_document(value, facts, sourced))

@@ -170,11 +170,11 @@ def _cheapest_way(
             flow = edge.flow
             if a in cost and edge.capacity - flow > least:
                 there = cost[a] + edge.time_s + edge.slope * (flow + half)
-                if there < cost.get(b, inf) - 1e-12:
+                if _is_less(there, cost.get(b, inf)):
                     cost[b], came[b], changed = there, (edge, True), True
             if flow > least and b in cost:
                 there = cost[b] - edge.time_s - edge.slope * max(0.0, flow - half)
-                if there < cost.get(a, inf) - 1e-12:
+                if _is_less(there, cost.get(a, inf)):
                     cost[a], came[a], changed = there, (edge, False), True
     if sink not in came:
         return None
@@ -185,3 +185,8 @@ def _cheapest_way(
         way.append((edge, forward))
         vertex = edge.source if forward else edge.target
     return way
+
+
+def _is_less(seconds: float, than: float) -> bool:
+    """Whether a cost is less by more than rounding, which could go round in circles for ever."""
+    return seconds < than - max(1e-12, 1e-14 * abs(seconds))

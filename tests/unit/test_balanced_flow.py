@@ -283,6 +283,15 @@ def test_nothing_gets_through():
     assert set(case.by_link().values()) == {0.0}
 
 
+@pytest.mark.parametrize("prompt_tokens", [10**6, 10**9, 10**12])
+def test_rounding_of_huge_costs_does_not_go_round_in_circles(prompt_tokens):
+    layers = {f"n{number}": (number % 3, number % 3 + 1) for number in range(9)}
+    rng = Random(0)
+    rates = {name: rng.uniform(3, 9) for name in layers}
+    case = Case(layers, rates, prompt_tokens=prompt_tokens)
+    assert case.balanced().tokens_per_s == pytest.approx(case.max_flow().tokens_per_s)
+
+
 # -- in a scenario
 
 

@@ -6,6 +6,7 @@ import pytest
 from operator_files import write_operator_files
 from typer.testing import CliRunner
 
+from helixsim import Scenario
 from helixsim.cli import app
 from helixsim.profiles.library import load_llm, load_machine_type
 from helixsim.profiles.sources import choice, kernel_library
@@ -103,3 +104,24 @@ def test_measured_times_where_they_are_known(run, tmp_path, monkeypatch):
     result = run()
     assert "figures: operator times in " in result.output
     assert "note:" not in result.output
+
+
+def test_as_much_memory_for_kv_caches_as_for_a_gpu_of_a_scenario(run, tmp_path):
+    # A vocabulary of 262,144 words: the sampler needs more than it does for other LLMs.
+    options = ("--source", "roofline", "--llm-file", "llm.yaml")
+    result = run(*options, llm="gemma3-27b", gpu="H100-SXM")
+    assert result.exit_code == 0, result.output
+    document = {
+        "name": "one",
+        "llm": "gemma3-27b",
+        "profiles": "roofline",
+        "cluster": {
+            "coordinator": {"nic": "10 Gbit/s"},
+            "nodes": [{"gpu": "H100-SXM", "name": "n"}],
+            "network": {"within": {"bandwidth": "10 Gbit/s", "latency": "1 ms"}},
+        },
+        "workload": {"mode": "offline"},
+        "run": {"duration": "1 min"},
+    }
+    (of_scenario,) = Scenario.from_dict(document).profiles().values()
+    assert written(tmp_path).capacities[62] == of_scenario.capacities[62]

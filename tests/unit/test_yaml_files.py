@@ -297,3 +297,25 @@ def test_a_name_is_close_to_another_or_the_first_few_are_listed():
     hint = did_you_mean("xyz", names)
     assert hint.startswith("known are node-0, node-1,")
     assert hint.endswith("node-18, and 81 more")
+
+
+class Stairs(FileModel):
+    steps: Annotated[
+        tuple[Annotated[tuple[int, int], Field(strict=False)], ...],
+        Field(strict=False, min_length=1, max_length=2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("steps", "where", "message"),
+    [
+        ([], "steps", "should have at least 1 entry, not none"),
+        ([[1, 2]] * 3, "steps", "should have at most 2 entries, not 3"),
+        ([[1, 2, 3]], "steps[0]", "should have at most 2 entries, not 3"),
+        (["x"], "steps[0]", "should be a list, not 'x'"),
+    ],
+)
+def test_lists_of_a_wrong_length_are_one_mistake(steps, where, message):
+    with pytest.raises(ScenarioError) as caught:
+        validate(Stairs, {"steps": steps}, "stairs.yaml")
+    assert (caught.value.where, caught.value.message) == (where, message)
