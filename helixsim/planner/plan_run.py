@@ -184,22 +184,22 @@ class PlanRun:
             self.budget,
             self.problem.constraints,
         )
-        starts = self._starts() if searching else [("method", self._placement())]
         # Processes take a while to start; a search of a few seconds does without.
         if search.left_s < self.budget.start_up_s:
             jobs = 1
         trial_pool = TrialPool(setting, self.problem, jobs, self.report_again)
-        self.simulated_search = SimulatedSearch(
-            scenario,
-            self.problem,
-            self.objective,
-            trial_pool,
-            effort=effort if searching else Effort(effort.num_seeds, rounds=0, annealings=0),
-            budget=self.budget,
-            left_s=lambda: search.left_s,
-            on_step=self.report,
-        )
         try:
+            starts = self._starts() if searching else [("method", self._placement())]
+            self.simulated_search = SimulatedSearch(
+                scenario,
+                self.problem,
+                self.objective,
+                trial_pool,
+                effort=effort if searching else Effort(effort.num_seeds, rounds=0, annealings=0),
+                budget=self.budget,
+                left_s=lambda: search.left_s,
+                on_step=self.report,
+            )
             self.simulated_search.run(starts)
         except NoRouteError:
             if not (search.out_of_time and search.ranges):

@@ -36,6 +36,9 @@ from helixsim.scenario.resolved import Scenario
 _POLL_S = 0.5
 """Seconds of one wait for results, between which Ctrl-C is noticed and progress is shown."""
 
+_GRACE_S = 1.0
+"""Seconds after the deadline in which results are still waited for."""
+
 RangesItems = tuple[tuple[int, tuple[int, int]], ...]
 
 
@@ -128,6 +131,7 @@ class TrialPool:
         self._worker = _WorkerState(setting, problem, on_wait)
         self._pool: ProcessPoolExecutor | None = None
         self._folder: TemporaryDirectory[str] | None = None
+        self._started: Future[None] | None = None
         if jobs > 1:
             # Through a file: if a process died while it starts, writing a long message to its
             # pipe would block for ever.
@@ -140,6 +144,8 @@ class TrialPool:
                 initializer=_set_up,
                 initargs=(str(setting_file), os.getpid(), _pickled(registered_here())),
             )
+            with held_interrupts():  # the first task starts the processes
+                self._started = self._pool.submit(_nothing)
 
     @property
     def proposer(self) -> Proposer:
@@ -162,30 +168,50 @@ class TrialPool:
 
     def simulate(self, trials: Sequence[Trial]) -> list[TrialRun | None]:
         """Run simulations; None for a trial that fails or would start after the deadline."""
-        return self._map(_simulate, trials, self._worker.simulate)
+        return self._map(_simulate, trials, self._worker.simulate, None)
 
     def anneal(self, tasks: Sequence[AnnealingTask]) -> list[list[Proposal]]:
         """Run annealings; the best placements of each."""
-        return self._map(_anneal, tasks, self._worker.anneal)
+        return self._map(_anneal, tasks, self._worker.anneal, [])
 
     def _map(
-        self, remote: Callable[[Any], Any], tasks: Sequence[Any], local: Callable[[Any], Any]
+        self,
+        remote: Callable[[Any], Any],
+        tasks: Sequence[Any],
+        local: Callable[[Any], Any],
+        too_late: object,
     ) -> list[Any]:
-        if self._pool is None:
-            return [local(task) for task in tasks]
+        """The results of tasks, in order; `too_late` for tasks that do not end in time."""
+        found: list[Any] = []
+        # Processes take seconds to start; meanwhile this one works.
+        while len(found) < len(tasks) and not self._has_started():
+            found.append(local(tasks[len(found)]))
+        if len(found) == len(tasks):
+            return found
+        assert self._pool is not None
         try:
-            with held_interrupts():  # the first task starts the processes
-                futures: list[Future[Any]] = [self._pool.submit(remote, task) for task in tasks]
+            with held_interrupts():
+                futures: list[Future[Any]] = [
+                    self._pool.submit(remote, task) for task in tasks[len(found) :]
+                ]
             # CBC restores the handler of Ctrl-C such that it does not interrupt a wait
             # (SA_RESTART); it is noticed between two short waits.
-            while wait(futures, timeout=_POLL_S).not_done:
+            while wait(futures, timeout=_POLL_S).not_done and not self._is_overdue():
                 self._on_wait()
-            return [future.result() for future in futures]
+            return found + [each.result() if each.done() else too_late for each in futures]
         except BrokenProcessPool as error:
             raise SimulationError(
                 "a process that simulates placements ended unexpectedly; in a script, call plan() "
                 "under 'if __name__ == \"__main__\":', or use jobs=1"
             ) from error
+
+    def _has_started(self) -> bool:
+        return self._started is not None and self._started.done()
+
+    def _is_overdue(self) -> bool:
+        """Whether tasks, which end at the deadline by themselves, are late on a busy machine."""
+        deadline = self.setting.deadline
+        return deadline is not None and monotonic() >= deadline + _GRACE_S
 
 
 class _WorkerState:
@@ -263,6 +289,10 @@ def _set_up(setting_file: str, parent: int, registered: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
     register_all(pickle.loads(registered))  # noqa: S301  (from our own process)
     _worker = _WorkerState(pickle.loads(Path(setting_file).read_bytes()))  # noqa: S301  (our own file)
+
+
+def _nothing() -> None:
+    """Returns once a process has started."""
 
 
 def _simulate(trial: Trial) -> TrialRun | None:
