@@ -7,7 +7,7 @@ from math import exp, log
 from random import Random
 
 import pytest
-from builders import HOST
+from builders import HOST, make_scenario
 from planner_problems import four_nodes, toy_problem
 
 from helixsim.models.simulation import simulate
@@ -25,8 +25,10 @@ from helixsim.planner.simulated.estimates import Estimate, Traits
 from helixsim.planner.simulated.layer_flow import span_shares
 from helixsim.planner.simulated.proposals import Proposer
 from helixsim.planner.simulated.spread import Group, passed_on
+from helixsim.planner.simulated.surrogate import Surrogate
 from helixsim.planner.simulated.templates import Templates, best_templates
 from helixsim.planner.simulated.trials import Trial, run_trial
+from helixsim.profiles.machine import LatencyProfile
 
 RATE = "decode_tokens_per_s"
 
@@ -211,3 +213,24 @@ def test_missed_requests_count_with_the_length_of_the_run():
     limit = Limit("ttft_s.p95", True, 1.1)
     assert limit.kept_share(figures) == 1.0
     assert limit.kept_share(missed) < 0.01
+
+
+def test_requests_that_pile_up_are_missed():
+    """Each takes the only node 0.4 s, and ten arrive per second: after 10 s, 75 % of them wait."""
+    scenario = make_scenario(
+        {"a": (0, 2)},
+        requests=[(0.1 * n, 10, 4) for n in range(200)],
+        prefill=LatencyProfile((0, 1000), (0.0, 20.0)),
+        decode=LatencyProfile((0, 1000), (1e-4, 1e-4)),
+        duration_s=10.0,
+    )
+    run = run_trial(scenario, Objective("decode_latency_s.mean"), trial_of(scenario), None)
+    assert run.figures[MISSED_SHARE] == pytest.approx(0.75 - 0.1, abs=0.05)
+    problem = planning_problem(scenario)
+    found = Surrogate(scenario, problem).of_ranges({0: (0, 2)})
+    assert found.missed_s == pytest.approx(7.5, abs=0.3)
+    plain = replace(found, missed_s=0.0)
+    names = (RATE, "tpot_s.p95")
+    rate, latency = (learned([], 4, names).figures(each, 4, names) for each in (plain, found))
+    assert rate[RATE] == latency[RATE]
+    assert latency["tpot_s.p95"] == rate["tpot_s.p95"] + found.missed_s

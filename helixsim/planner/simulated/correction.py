@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from math import exp, log
 
 from helixsim.planner.objective import Figures, estimated_family
+from helixsim.planner.simulated.candidates import THROUGHPUT
 from helixsim.planner.simulated.estimates import Estimate, Traits
 
 _NOISE = 0.03
@@ -49,15 +50,19 @@ class Correction:
     ) -> dict[str, float]:
         """The expected figures of a simulation."""
         base = base_figures(estimate, output_tokens)
-        return {
-            name: base[estimated_family(name)] * self.ratio(name, estimate.traits) for name in names
-        }
+        found = {}
+        for name in names:
+            family = estimated_family(name)
+            found[name] = base[family] * self.ratio(name, estimate.traits)
+            if family != THROUGHPUT:
+                found[name] += estimate.missed_s
+        return found
 
 
 def base_figures(estimate: Estimate, output_tokens: float) -> dict[str, float]:
     """The figures that the surrogate estimates."""
     return {
-        "decode_tokens_per_s": estimate.decode_tokens_per_s,
+        THROUGHPUT: estimate.decode_tokens_per_s,
         "decode_latency_s.mean": estimate.decode_latency_s,
         "prompt_latency_s.mean": estimate.prompt_latency_s,
         "e2e_s.mean": estimate.prompt_latency_s + output_tokens * estimate.decode_latency_s,
@@ -83,6 +88,8 @@ def learned(
         rows, targets, trust = [], [], []
         best = None
         for estimate, figures in pairs:
+            if estimate.missed_s and estimated_family(name) != THROUGHPUT:
+                continue  # latencies grow for as long as the run lasts
             expected = base_figures(estimate, output_tokens)[estimated_family(name)]
             actual = figures.get(name, 0.0)
             if not (actual > 0 and 0 < expected < 1e300):

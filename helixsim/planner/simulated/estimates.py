@@ -22,6 +22,9 @@ class Estimate:
         Mean number of requests in flight.
     traits
         What corrections depend on.
+    missed_s
+        What requests that arrive but are not served add to mean latencies: each counts with the
+        length of the run. 0 where load follows the throughput.
     """
 
     decode_tokens_per_s: float
@@ -29,6 +32,7 @@ class Estimate:
     prompt_latency_s: float
     requests_in_flight: float
     traits: Traits
+    missed_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

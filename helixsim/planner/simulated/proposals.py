@@ -21,8 +21,6 @@ from helixsim.planner.simulated.neighbourhood import Neighbours
 from helixsim.planner.simulated.surrogate import Surrogate
 from helixsim.scenario.resolved import Scenario
 
-THROUGHPUT = "decode_tokens_per_s"
-
 
 @dataclass(frozen=True, slots=True)
 class Proposal:

@@ -101,6 +101,7 @@ class Surrogate:
             self._kv_share = min(self._kv_share, scheduler.feed_high_water_mark)
         self._node_kv_share = scheduler.kv.high_water_mark
         self._offered = offered_requests_per_s(scenario, self.prompt_tokens + self.output_tokens)
+        self._run_s = scenario.run.duration_s
         self.times = StepTimes(scenario, problem, self.prompt_tokens, self.output_tokens)
         self.alike = alike_nodes(problem, SIMILAR)
         per_pass = (self.prompt_tokens + self.output_tokens) / (1 + self.output_tokens)
@@ -252,6 +253,7 @@ class Surrogate:
             prompt_s,
             rate * (prompt_s + self.output_tokens * decode_s),
             loaded.traits,
+            0.0 if self._offered == inf else self._run_s * max(0.0, 1 - rate / self._offered),
         )
 
     def reaches(self, loaded: Loaded, decode_tokens_per_s: float) -> bool:
