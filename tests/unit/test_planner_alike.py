@@ -7,7 +7,7 @@ from math import exp, log
 from random import Random
 
 import pytest
-from builders import HOST
+from builders import HOST, capacity, make_scenario
 from planner_problems import four_nodes, toy_problem
 
 from helixsim.models.simulation import simulate
@@ -27,6 +27,7 @@ from helixsim.planner.simulated.proposals import Proposer
 from helixsim.planner.simulated.spread import Group, passed_on
 from helixsim.planner.simulated.templates import Templates, best_templates
 from helixsim.planner.simulated.trials import Trial, run_trial
+from helixsim.profiles.machine import LatencyProfile
 
 RATE = "decode_tokens_per_s"
 
@@ -211,3 +212,23 @@ def test_missed_requests_count_with_the_length_of_the_run():
     limit = Limit("ttft_s.p95", True, 1.1)
     assert limit.kept_share(figures) == 1.0
     assert limit.kept_share(missed) < 0.01
+
+
+def test_rejected_and_waiting_requests_are_missed():
+    """Of six requests at once, one of which fills the KV cache, some are rejected."""
+    layers = {"a": (0, 2)}
+    scenario = make_scenario(
+        layers,
+        requests=[(0.1 * number, 10, 4) for number in range(6)],
+        room=capacity(kv_token_layers=40),
+        prefill=LatencyProfile((0, 1000), (0.0, 10.0)),
+        duration_s=5.0,
+        nics=dict.fromkeys([*layers, HOST], 1e7),
+    )
+    run = run_trial(scenario, Objective(), trial_of(scenario), None)
+    rejected = simulate(scenario, seed=0).summary["requests"]["rejected"]
+    assert rejected > 0
+    assert run.figures[MISSED_SHARE] == pytest.approx(rejected / 6)
+    assert run.figures[DURATION_S] == 5.0
+    offline = run_trial(four_nodes(), Objective(), trial_of(four_nodes()), None)
+    assert offline.figures[MISSED_SHARE] == 0.0
