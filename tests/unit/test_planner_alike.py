@@ -7,7 +7,7 @@ from math import exp, log
 from random import Random
 
 import pytest
-from builders import HOST, make_scenario
+from builders import HOST, capacity, make_scenario
 from planner_problems import four_nodes, toy_problem
 
 from helixsim.models.simulation import simulate
@@ -234,3 +234,23 @@ def test_requests_that_pile_up_are_missed():
     rate, latency = (learned([], 4, names).figures(each, 4, names) for each in (plain, found))
     assert rate[RATE] == latency[RATE]
     assert latency["tpot_s.p95"] == rate["tpot_s.p95"] + found.missed_s
+
+
+def test_rejected_and_waiting_requests_are_missed():
+    """Of six requests at once, one of which fills the KV cache, some are rejected."""
+    layers = {"a": (0, 2)}
+    scenario = make_scenario(
+        layers,
+        requests=[(0.1 * number, 10, 4) for number in range(6)],
+        room=capacity(kv_token_layers=40),
+        prefill=LatencyProfile((0, 1000), (0.0, 10.0)),
+        duration_s=5.0,
+        nics=dict.fromkeys([*layers, HOST], 1e7),
+    )
+    run = run_trial(scenario, Objective(), trial_of(scenario), None)
+    rejected = simulate(scenario, seed=0).summary["requests"]["rejected"]
+    assert rejected > 0
+    assert run.figures[MISSED_SHARE] == pytest.approx(rejected / 6)
+    assert run.figures[DURATION_S] == 5.0
+    offline = run_trial(four_nodes(), Objective(), trial_of(four_nodes()), None)
+    assert offline.figures[MISSED_SHARE] == 0.0
