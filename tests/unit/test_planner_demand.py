@@ -16,6 +16,7 @@ from helixsim.planner.simulated.step_times import StepTimes
 from helixsim.planner.simulated.surrogate import Surrogate
 from helixsim.profiles.kv_memory import KvMemory
 from helixsim.requests import SessionTurn, TraceRequest
+from helixsim.scenario.load import load_scenario
 from helixsim.scenario.resolved import Scenario
 from helixsim.scenario.workload_values import Turns, UserClass, Workload
 from helixsim.traces.distributions import Fixed
@@ -153,3 +154,33 @@ def test_layers_of_different_sizes_leave_different_room():
     times = StepTimes(replace(found, llm=llm, machine_types=types), planning_problem(found), 10, 4)
     assert times.of(0, 1, 2)[2] == 80
     assert times.of(0, 2, 3)[2] == 32
+
+
+# -- decodes that go on at the nodes
+
+
+def test_decodes_stay_at_a_node_that_holds_all_layers():
+    """Of each second, prompts take 2 x their time: decodes have the rest, and pass no link."""
+    fleet = load_scenario("fleet", ["workload.requests_per_s=2"])
+    problem = planning_problem(fleet)
+    surrogate = Surrogate(fleet, problem)
+    node = problem.numbers["h0"]
+    prompt_s, decodes, _ = surrogate.times.of(problem.kind_of[node], 0, problem.num_layers)
+    free = 1 - 2 * prompt_s
+    found = surrogate.of_ranges({node: (0, problem.num_layers)})
+    in_flight = 2 * surrogate.output_tokens * found.decode_latency_s
+    assert found.decode_latency_s == pytest.approx(decodes(int(in_flight)) / free, rel=0.02)
+
+
+def test_decodes_go_from_the_last_node_to_the_first():
+    """30 ms lie between the front end and both nodes, 0.1 ms between these."""
+    found = []
+    for region in ("east", "west"):
+        options = ["workload.requests_per_s=2", f"cluster.coordinator.region={region}"]
+        scenario = load_scenario("fleet", options)
+        problem = planning_problem(scenario)
+        first, last = problem.numbers["l0"], problem.numbers["l1"]
+        found.append(Surrogate(scenario, problem).of_ranges({first: (0, 32), last: (32, 64)}))
+    assert found[0].decode_latency_s == pytest.approx(found[1].decode_latency_s)
+    away_s = found[0].prompt_latency_s - found[1].prompt_latency_s
+    assert away_s == pytest.approx(2 * 0.0299, rel=0.1)

@@ -34,8 +34,8 @@ class LinkModel:
         Share of all requests that take each link.
     out_share
         Share of the requests at its source that take each link.
-    latency_s
-        Propagation time in seconds.
+    latency_s, decode_latency_s
+        Propagation time in seconds, of a prompt and of a decode.
     prompt_s, decode_s
         Transmission time in seconds of a mean prompt, and of one token.
     count
@@ -48,6 +48,7 @@ class LinkModel:
     share: float
     out_share: float
     latency_s: float
+    decode_latency_s: float
     prompt_s: float
     decode_s: float
     count: int = 1
@@ -72,6 +73,8 @@ class NodeModel:
         The outgoing links.
     count
         Number of nodes.
+    holds_all
+        Whether it holds all layers, and decodes stay until they are done.
     """
 
     node: int
@@ -80,6 +83,7 @@ class NodeModel:
     decodes: DecodeTimes
     links: list[LinkModel]
     count: int = 1
+    holds_all: bool = False
 
 
 class BlockingModel:
@@ -186,6 +190,10 @@ class BlockingModel:
             chunk_s = node.prompt_s / self._num_chunks
             wait_s = waiting_s + busy * chunk_s / free
             return chunk_s + decode_s + wait_s, decode_s + wait_s, 0.0
+        if node.holds_all:
+            # Between two steps of a decode, prompts run that have arrived since.
+            rest_s = self._prompt_spread * node.prompt_s / 2 / free
+            return node.prompt_s + decode_s / 2 + busy * rest_s + waiting_s, decode_s / free, 0.0
         # Mean residual time of the prompt in service (M/G/1), and the probability to find one.
         met_s = self._prompt_spread * node.prompt_s
         rest_s = met_s / 2 / free
@@ -229,7 +237,7 @@ class BlockingModel:
             same_link = chance * link.out_share
             if prompt_s <= _FAST_LINK_S:
                 prompt_sum += weight * (link.latency_s + prompt_s)
-                decode_sum += weight * (link.latency_s + link.decode_s)
+                decode_sum += weight * (link.decode_latency_s + link.decode_s)
                 behind[link.target] += link.sources * share * same_link
                 continue
             prompts = rate * share
@@ -239,6 +247,6 @@ class BlockingModel:
             caught = (1 - same_link) * (1 - exp(-prompts * prompt_s))
             prompt_sum += weight * (link.latency_s + prompt_s + prompts * prompt_s * rest_s)
             held_s = same_link * met_s + caught * rest_s
-            decode_sum += weight * (link.latency_s + link.decode_s + held_s)
+            decode_sum += weight * (link.decode_latency_s + link.decode_s + held_s)
             behind[link.target] += link.sources * share * (same_link + caught)
         return prompt_sum, decode_sum

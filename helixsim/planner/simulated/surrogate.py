@@ -11,6 +11,9 @@ with full batches. The achieved throughput depends on the requests in flight and
   and a cluster is fast if prompts are quick on the whole route and several routes pass each slow
   machine.
 
+Where decodes go on at the nodes by themselves (``node: vllm``), they pass no link with a front end,
+and a node that holds all layers goes on with its decodes as soon as it has run a prompt.
+
 Where prefills leave as a stream of chunks and steps are limited (``scheduler.preset: tuned``),
 decodes run between chunks: none stays behind a prompt on a node, and a prompt takes a chunk's time
 on each node, and the slowest node's for each further chunk.
@@ -29,9 +32,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 
-from helixsim.control.control_plane import (
-    performance_model,
-)
+from helixsim.control.control_plane import node_scheduler_name, performance_model
+from helixsim.control.node_schedulers import NODE_SCHEDULERS, decodes_loop
 from helixsim.physics.performance_model import SendingCosts
 from helixsim.placement.flow import Flow, used_links
 from helixsim.placement.topology import Topology
@@ -44,6 +46,7 @@ from helixsim.planner.simulated.demand import (
     prompt_spread,
 )
 from helixsim.planner.simulated.estimates import NOTHING, Estimate, Loaded, Traits
+from helixsim.planner.simulated.link_models import LinkModels
 from helixsim.planner.simulated.spread import ClassLinks, Group, groups_of, passed_on
 from helixsim.planner.simulated.step_times import DecodeTimes, StepTimes
 from helixsim.scenario.resolved import Scenario
@@ -105,12 +108,18 @@ class Surrogate:
         self.times = StepTimes(scenario, problem, self.prompt_tokens, self.output_tokens)
         self.alike = alike_nodes(problem, SIMILAR)
         per_pass = (self.prompt_tokens + self.output_tokens) / (1 + self.output_tokens)
-        self._links = ClassLinks(problem, self.alike, per_pass)
-        self.site_of = self._links.site_of
-        self._stays = scheduler.policy in ("maxflow", "adaptive")
         performance = performance_model(scenario)
+        self._links = LinkModels(
+            ClassLinks(problem, self.alike, per_pass),
+            problem.llm,
+            performance.sending or SendingCosts(bytes_per_s=inf),
+            self.prompt_tokens,
+        )
+        self.site_of = self._links.between.site_of
+        self._stays = scheduler.policy in ("maxflow", "adaptive")
         self._uses_small_shares_alone = performance.requests_wait
-        self._sending = performance.sending or SendingCosts(bytes_per_s=inf)
+        factory = NODE_SCHEDULERS.get(node_scheduler_name(scenario))
+        self._decodes_loop = decodes_loop(factory)
 
     # -- estimates ---------------------------------------------------------------------------
 
@@ -152,7 +161,7 @@ class Surrogate:
                 else [[groups[n].whole for n in targets]]
             )
             for source, row in zip(sources, amounts, strict=True):
-                if not self._connect(everything, links, source, targets, row):
+                if not self._links.connect(everything, links, source, targets, row):
                     return None
                 crossings += sum(
                     amount
@@ -160,7 +169,9 @@ class Surrogate:
                     if layer and site_of[groups[source].kind] != site_of[groups[target].kind]
                 )
         for source in ending[num_layers]:
-            if not self._connect(everything, links, source, [len(groups)], [groups[source].whole]):
+            if not self._links.connect(
+                everything, links, source, [len(groups)], [groups[source].whole]
+            ):
                 return None
         nodes = []
         for number, group in enumerate(groups):
@@ -210,7 +221,7 @@ class Surrogate:
                     * (carried[link.index] / inflow[link.target]),
                 )
                 links[machine].append(
-                    self._link(
+                    self._links.link(
                         link.target,
                         share[machine] * part,
                         part,
@@ -313,6 +324,8 @@ class Surrogate:
         ranges: Ranges,
         crossings: float,
     ) -> Loaded:
+        if self._decodes_loop:
+            self._links.let_decodes_loop(nodes, groups, first_links, self.problem.num_layers)
         numbers = 1 + max(node.node for node in nodes)
         host = max(link.target for node in nodes for link in node.links)
         model = BlockingModel(
@@ -330,70 +343,6 @@ class Surrogate:
     def _times(self, group: Group) -> tuple[float, DecodeTimes, float]:
         node = self.alike.members[group.kind][0]
         return self.times.of(self.problem.kind_of[node], group.start, group.end)
-
-    def _connect(
-        self,
-        groups: Sequence[Group],
-        links: list[list[LinkModel]],
-        source: int,
-        targets: Sequence[int],
-        amounts: Sequence[float],
-    ) -> bool:
-        """Add the links from a group to others; whether there are any.
-
-        Amounts are shares of all requests; what would take a link that is missing takes the others.
-        """
-        here = groups[source]
-        per_byte = self._links.s_per_byte[here.kind]
-        latency_s = self._links.latency_s[here.kind]
-        joined = [
-            (target, amount)
-            for target, amount in zip(targets, amounts, strict=True)
-            if amount > 0 and per_byte[groups[target].kind] < inf
-        ]
-        whole = sum(amount for _, amount in joined)
-        if whole <= 0:
-            return False
-        host = len(self.alike.members)
-        for target, amount in joined:
-            there = groups[target]
-            out_share = amount / whole / there.count
-            link = self._link(
-                target,
-                here.share * out_share,
-                out_share,
-                latency_s[there.kind],
-                per_byte[there.kind],
-                to_host=host in (here.kind, there.kind),
-            )
-            link.count, link.sources = here.count * there.count, here.count
-            links[source].append(link)
-        return True
-
-    def _link(
-        self,
-        target: int,
-        share: float,
-        out_share: float,
-        latency_s: float,
-        s_per_byte: float,
-        *,
-        to_host: bool,
-    ) -> LinkModel:
-        llm, sending = self.problem.llm, self._sending
-        num_bytes: float = llm.token_bytes
-        if not to_host:
-            num_bytes += llm.activation_bytes_per_token
-        # Bytes flow on while the rest is still handed over: the slower of the two sets the pace.
-        token_s = num_bytes * max(s_per_byte, 1 / sending.bytes_per_s)
-        return LinkModel(
-            target,
-            share,
-            out_share,
-            latency_s + sending.message_s + sending.delivery_jitter_s,
-            token_s * self.prompt_tokens,
-            token_s,
-        )
 
     def _most_in_flight(self, groups: Sequence[Group], ranges: Ranges) -> float:
         """Most requests that the KV caches hold, limited by layers and by single nodes."""
