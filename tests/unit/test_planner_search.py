@@ -232,6 +232,12 @@ def test_what_was_not_run_needs_a_wide_margin():
     assert order(run, candidate([], label="unknown")) == ["run"]
 
 
+def test_of_equal_placements_the_one_with_fewer_nodes_is_chosen():
+    many, few = candidate([100.0], label="many"), candidate([100.0], label="few")
+    many.ranges, few.ranges = {0: (0, 1), 1: (0, 1)}, {0: (0, 1)}
+    assert order(many, few) == order(few, many) == ["few", "many"]
+
+
 def test_limits_come_first():
     limited = Objective(limits=(Limit(LATENCY, True, 1.0),))
     fast, kept = candidate([150.0], label="fast", latency=1.1), candidate([100.0], label="kept")

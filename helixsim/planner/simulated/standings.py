@@ -58,9 +58,9 @@ class Standing:
         return self.score + _DEVIATIONS * self.error
 
     @property
-    def rank(self) -> tuple[bool, float]:
-        """Sort key: the greater, the better."""
-        return self.is_kept, self.low
+    def rank(self) -> tuple[bool, float, int]:
+        """Sort key: the greater, the better; of equal ones, that with fewer nodes."""
+        return self.is_kept, self.low, -len(self.candidate.ranges)
 
 
 def standings(
