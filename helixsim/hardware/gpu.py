@@ -72,8 +72,10 @@ class GpuMachine:
 
     @property
     def name(self) -> str:
-        """Name of the machine type: ``H100-SXM``, ``H100-SXMx4``."""
-        return self.gpu.name if self.num_gpus == 1 else f"{self.gpu.name}x{self.num_gpus}"
+        """Name of the machine type: ``H100-SXM``, ``H100-SXMx4``, ``H100-SXMx4-spread``."""
+        if self.num_gpus == 1:
+            return self.gpu.name
+        return f"{self.gpu.name}x{self.num_gpus}{'-spread' * self.spread_experts}"
 
     @property
     def memory_bytes(self) -> float:

@@ -17,12 +17,13 @@ from math import inf
 import numpy as np
 
 from helixsim.placement.placement import node_capacity
+from helixsim.planner.max_flow.cover_program import NodeClass
 from helixsim.planner.max_flow.region_cuts import (
     crossing_tokens_per_s,
     least_crossings,
     partitions,
 )
-from helixsim.planner.max_flow.upper_bound import Bound, NodeClass, cover_bound
+from helixsim.planner.max_flow.upper_bound import Bound, cover_bound
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
 from helixsim.planner.served.least_ways import least_ways

@@ -51,7 +51,7 @@ class GpuMachines:
         self._own: list[Gpu] = [load_gpu(name, folder) for name in own_gpus]
         self._source = profile_source(_based(source, folder))
         self._folder = folder
-        self._made: dict[str, MachineType] = {}
+        self._made: dict[str, tuple[Gpu, MachineType]] = {}
         self._sources: dict[str, SourcedTables] = {}
 
     def machine_type(self, node: NodeSpec) -> MachineType:
@@ -76,8 +76,14 @@ class GpuMachines:
             raise InputError(error.message, where="gpu") from error
         machine = GpuMachine(gpu, node.gpus or 1, node.spread_experts)
         if machine.name not in self._made:
-            self._made[machine.name] = self._make(machine, self._architecture)
-        return self._made[machine.name]
+            self._made[machine.name] = gpu, self._make(machine, self._architecture)
+        known, made = self._made[machine.name]
+        if known != gpu:
+            message = (
+                f"another GPU of this cluster is named '{gpu.name}', too; rename it in its file"
+            )
+            raise InputError(message, where="gpu")
+        return made
 
     def _make(self, machine: GpuMachine, architecture: Architecture) -> MachineType:
         sourced = self._source(architecture, machine)

@@ -104,17 +104,23 @@ class MachineTypes:
             Naming all entries whose type is not known, or does not serve the LLM.
         """
         found: dict[str, MachineType] = {}
+        forms: dict[str, str] = {}  # of a name: whether `type` or `gpu` gave it
         mistakes = []
         for index, node in enumerate(nodes):
-            name = node.machine_type
-            if name in found:
+            name, form = node.machine_type, "type" if node.gpu is None else "gpu"
+            if name in found and forms[found[name].name] == form:
                 continue
             try:
-                found[name] = self._named(name) if node.gpu is None else self._of_gpu(node)
+                made = self._named(name) if node.gpu is None else self._of_gpu(node)
             except InputError as error:
                 if error.file is not None:
                     raise
                 mistakes.append((f"nodes[{index}].{error.where or 'gpu'}", error.message))
+                continue
+            if forms.setdefault(made.name, form) != form:
+                message = f"other nodes have the {forms[made.name]} '{made.name}', with other times"
+                mistakes.append((f"nodes[{index}].{form}", f"{message}; write one of the two"))
+            found[name] = made
         if mistakes:
             raise place.error(mistakes)
         return found

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from helixsim.errors import InputError
 from helixsim.planner.place import place
+from helixsim.planner.served.request_mix import request_mix
 from helixsim.scenario.load import checked_document, load_scenario, resolve_scenario
 from helixsim.scenario.offered_load import offered_requests_per_s
 from helixsim.scenario.overrides import Override, apply_overrides
@@ -16,7 +17,7 @@ from helixsim.studies.backends import Backend
 from helixsim.studies.capacity_interval import CapacityInterval, interval_of, seed_capacity
 from helixsim.studies.capacity_result import CapacityResult, Probe
 from helixsim.studies.capacity_runs import CapacityRuns
-from helixsim.studies.capacity_window import check_answer, tells_nothing
+from helixsim.studies.capacity_window import Windows, tells_nothing
 from helixsim.studies.objectives import (
     OWN_CLASS,
     judge,
@@ -162,8 +163,13 @@ class CapacitySearch:
         self.seeds = tuple(range(found.run.seed, found.run.seed + seeds))
         self._tolerance, self._keep_up = tolerance, keep_up
         self._runs = CapacityRuns(backend, jobs, output)
-        self._window_s = found.run.duration_s - found.run.warmup_s
-        self._warmup_s = found.run.warmup_s
+        self._windows = Windows(
+            self._file,
+            found.run.duration_s - found.run.warmup_s,
+            found.run.warmup_s,
+            request_mix(found).decodes,
+            keep_up,
+        )
         self.on_probe: Callable[[Probe], None] = _ignore
         self.on_progress: Callable[[int, int], None] = _ignore
         self.probes: list[Probe] = []
@@ -240,9 +246,13 @@ class CapacitySearch:
         return [self._outcomes[rate][seed] for seed in self.seeds]
 
     def _check_answer(self, rate: float) -> None:
-        """Refuse what the window of the runs cannot say of a rate that was tried."""
-        probe = next(probe for probe in self.probes if probe.rate == rate)
-        check_answer(probe, self._found(rate), self._window_s, self._warmup_s, file=self._file)
+        """Refuse what the windows of the runs cannot say of a rate, and of the one above."""
+        tried = {probe.rate: self._found(probe.rate) for probe in self.probes}
+        by_rate = {probe.rate: probe for probe in self.probes}
+        self._windows.check_tried(by_rate[rate], tried)
+        _, above = self._bracket()
+        if above is not None and by_rate[rate].meets:
+            self._windows.check_missed(above, tried)
 
     def find_interval(self) -> None:
         """Bisect for each seed by itself, and take the interval of their mean."""

@@ -1,7 +1,7 @@
 """Bounds on served tokens against simulations: thousands of random cases, and published clusters.
 
     python tests/bench/served_bound.py cases [--first 0] [--cases 2000] [--jobs 2]
-    python tests/bench/served_bound.py clusters [--seconds 300]
+    python tests/bench/served_bound.py clusters [--only single24] [--seconds 300]
 
 `cases` simulates random small clusters with random placements, physics and scheduling, and fails if
 one serves more than a bound. `clusters` prints what published placements serve on published
@@ -67,10 +67,12 @@ def cases(first: int, number: int, jobs: int) -> int:
     return int(over > 0)
 
 
-def clusters(seconds: float) -> None:
+def clusters(seconds: float, only: str | None) -> None:
     """Print what placements of published clusters serve, and bounds."""
     print("cluster    placement               setting                 served   placement's bound")
     for cluster, (name, placements) in CLUSTERS.items():
+        if only not in (None, cluster):
+            continue
         for setting, values in SETTINGS.items():
             base = load_scenario(name, values)
             for placement in placements:
@@ -103,10 +105,11 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=2000)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--only", choices=tuple(CLUSTERS))
     options = parser.parse_args()
     if options.what == "cases":
         return cases(options.first, options.cases, options.jobs)
-    clusters(options.seconds)
+    clusters(options.seconds, options.only)
     return 0
 
 

@@ -22,7 +22,9 @@ from helixsim.scenario.resolved import Slo
 from helixsim.studies import capacity_runs
 from helixsim.studies.backends import outcomes
 from helixsim.studies.capacity_interval import seed_capacity
-from helixsim.studies.objectives import judge, parse_objectives, request_limits
+from helixsim.studies.capacity_result import Probe
+from helixsim.studies.capacity_window import Windows
+from helixsim.studies.objectives import Verdict, judge, parse_objectives, request_limits
 from helixsim.studies.runs import Outcome
 
 PACKAGE_ROOT = Path(__file__).parents[2]
@@ -244,14 +246,31 @@ def test_a_folder_keeps_the_runs(monkeypatch):
 def test_a_window_shorter_than_a_request_is_refused():
     """Answers of 50 tokens take some seconds: within 1 s, hardly any request begins and ends."""
     short = ["run={warmup: 0 s, duration: 1 s}", "workload.mean_tokens_per_s=300"]
-    with pytest.raises(InputError, match=r"run\.duration: the window of 1 s .* says nothing") as e:
+    with pytest.raises(InputError, match=r"window of 1 s .* says too little") as e:
         helixsim.capacity("small.yaml", "ttft_s.p95<=5", seeds=1, overrides=short, jobs=1)
+    assert "run.duration: " in str(e.value)
     assert "set run.warmup to" in str(e.value)
+
+
+def test_a_difference_by_chance_is_no_overload():
+    """20 requests of 10 s arrive each second: 200 are in flight, give or take 20."""
+    windows = Windows(Path("s.yaml"), 100.0, 50.0, 50.0, keep_up=0.95)
+    figures = {"e2e_s": {"mean": 10.0}}
+
+    def probe(*misses):
+        return Probe(1.0, 20.0, Verdict({}, 0.9, misses))
+
+    missed = probe("1960 requests finished while 2000 arrived")
+    with pytest.raises(InputError, match="a request takes some 10 s"):
+        windows.check_missed(missed, {1.0: [outcome(figures, 2000, 1961)]})
+    windows.check_missed(missed, {1.0: [outcome(figures, 2000, 1959)]})  # more than 2 x 20
+    late = probe("1960 requests finished while 2000 arrived", "ttft_s.p95 is 9")
+    windows.check_missed(late, {1.0: [outcome(figures, 2000, 1961)]})
 
 
 def test_hardly_any_arrivals_say_nothing():
     few = ["workload.mean_tokens_per_s=5"]
-    with pytest.raises(InputError, match="says nothing"):
+    with pytest.raises(InputError, match="says too little"):
         helixsim.capacity("small.yaml", "ttft_s.p95<=0.2", seeds=1, overrides=few, jobs=1)
 
 

@@ -58,7 +58,7 @@ def test_validate_says_what_a_scenario_is(run, scenario_file):
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        ({"placement": ...}, "placement  none, which a run needs"),
+        ({"placement": ...}, "placement  none: a run uses a simple rule"),
         (
             {"workload": {"mode": "online", "mean_tokens_per_s": 70}},
             "workload   online, 70 tokens/s on average",

@@ -378,3 +378,45 @@ def test_processes_of_a_killed_plan_end_too(folder):
     while any(Path(f"/proc/{child}").exists() for child in started):
         assert time.monotonic() < until, "some processes still run"
         time.sleep(0.2)
+
+
+# -- constraints
+
+
+def test_constraints_on_the_command_line(folder):
+    options = ["--fix", "a100-0=0-17", "--ban", "t4-pair-0=0-9", "--leave-out", "t4-pair-1"]
+    result = helixsim("plan", "quickstart", *BY_FLOW, *options, "-o", "placed.yaml", "--json")
+    placement = json.loads(result.stdout)["placement"]
+    assert placement["a100-0"] == [0, 18]
+    assert placement["t4-pair-0"] is None or placement["t4-pair-0"][0] >= 10
+    assert placement["t4-pair-1"] is None
+    moved = helixsim(
+        "plan",
+        "quickstart",
+        *BY_FLOW,
+        "--start-from",
+        "placed.yaml",
+        "--move-price",
+        "1e9",
+        "--json",
+    )
+    assert json.loads(moved.stdout)["placement"] == placement
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--fix", "a100-0"], "--fix: 'a100-0' cannot be read; write NODE=FIRST-LAST"),
+        (["--ban", "a100-9=0"], "--ban: the cluster has no node 'a100-9'"),
+        (["--move-price", "1"], "--move-price: needs --start-from"),
+        (["--start-from", "quickstart", "--fix", "a100-0=0-59"], "it holds at most 18"),
+        (
+            ["--leave-out", "a100-0", "--leave-out", "a100-1", "--leave-out", "l4-pair-0"],
+            "left out",
+        ),
+    ],
+)
+def test_constraints_that_cannot_be_kept(folder, options, message):
+    result = helixsim("plan", "quickstart", *BY_FLOW, *options, code=2)
+    assert message in result.stderr
+    assert result.stdout == ""

@@ -101,7 +101,8 @@ def test_a_cut_may_hold_compute_and_links():
     topology, _, _, cut = solved(layers, rates, links=links)
     assert (cut.tokens_per_s, named(topology, cut.bounds)) == (35.0, {"compute b", "a>c"})
     assert bottleneck_text(topology, cut) == (
-        "Max flow 35.0 tokens/s, bound by the compute of 1 node at layer 1 (b) and 1 link (a → c)."
+        "Max flow 35.0 tokens/s at typical batches, bound by the compute of 1 node at layer 1 (b) "
+        "and 1 link (a → c)."
     )
     assert list(elsewhere_text(topology, cut.others)) == []
 

@@ -28,7 +28,8 @@ def result(scenario):
 def values(scenario, result, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results") / "saved"
     result.write(folder)
-    online = scenario.with_(workload={"mode": "online", "mean_tokens_per_s": 300})
+    short = {"mode": "online", "mean_tokens_per_s": 300, "max_output_tokens": 30}
+    online = scenario.with_(workload=short)
     return {
         "Scenario": scenario,
         "Placement": scenario.placement,

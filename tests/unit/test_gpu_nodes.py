@@ -134,6 +134,40 @@ def test_mistakes(nodes, message):
     assert f"cluster.{message}" in str(error.value)
 
 
+def test_experts_that_are_spread_make_another_machine_type():
+    whole = {"gpu": "H100-SXM", "gpus": 4, "name": "whole", "spread_experts": True}
+    part = {"gpu": "H100-SXM", "gpus": 4, "name": "part"}
+    scenario = fleet([part, whole], llm="qwen3-30b-a3b")
+    assert scenario.cluster.machine_mix() == {"H100-SXMx4": 1, "H100-SXMx4-spread": 1}
+    profiles = scenario.profiles()
+    experts = [
+        profiles[name].operators.kinds[0].experts for name in ("H100-SXMx4", "H100-SXMx4-spread")
+    ]
+    assert experts[0](64) != experts[1](64)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_machine_type_and_a_gpu_of_the_same_name_are_told_apart(order):
+    nodes = [{"type": "L4", "name": "a"}, {"gpu": "L4", "name": "b"}][::order]
+    with pytest.raises(ScenarioError, match=r"cluster\.nodes\[1\]\..*other nodes have the .* 'L4'"):
+        fleet(nodes, llm={"config": "llama2-70b"})
+
+
+def test_two_gpus_of_the_same_name_are_told_apart(tmp_path):
+    mine = {
+        "kind": "gpu",
+        "name": "RTX-4090",
+        "memory": "48 GB",
+        "bandwidth": "900 GB/s",
+        "peak_tflops": {"bf16": 200},
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))
+    nodes = [{"gpu": "RTX-4090", "name": "a"}, {"gpu": "mine.yaml", "name": "b"}]
+    with pytest.raises(ScenarioError, match="another GPU of this cluster is named 'RTX-4090', too"):
+        fleet(nodes, tmp_path)
+    assert fleet(nodes[1:], tmp_path).cluster.machine_mix() == {"RTX-4090": 1}
+
+
 def test_an_llm_without_architecture_has_no_times():
     with pytest.raises(ScenarioError, match="follow from the LLM's config"):
         fleet(llm="llama2-70b")

@@ -9,10 +9,8 @@ import pytest
 from builders import HOST
 from planner_problems import published, toy_problem
 
+from helixsim.planner.max_flow.cover_program import CoverKnapsack, CoverProgram, NodeClass
 from helixsim.planner.max_flow.upper_bound import (
-    CoverKnapsack,
-    CoverProgram,
-    NodeClass,
     coordinator_bound,
     node_caps,
     node_classes,

@@ -29,7 +29,13 @@ from helixsim.planner.search_budget import SearchBudget
 from helixsim.planner.simulated.search import Effort
 from helixsim.scenario.load import resolve_scenario
 
-QUICK = SearchBudget(start_stage_factors=(1.5,), anneal_rounds=1, anneal_iterations=2000)
+QUICK = SearchBudget(
+    start_stage_factors=(1.5,),
+    anneal_rounds=1,
+    anneal_iterations=2000,
+    templates=40,
+    proposal_work=2400,
+)
 NAMES = ("a", "b", "c")
 NODES = {"a": 4, "b": 4, "c": 2}
 

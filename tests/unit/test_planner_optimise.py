@@ -14,6 +14,7 @@ from planner_problems import PUBLISHED, published, small10, toy_problem
 from helixsim import load_scenario
 from helixsim.cluster import COORDINATOR, LinkRule, RuleNetwork, Spread
 from helixsim.placement.placement import placement_mistakes
+from helixsim.planner.heuristics import replica_ranges
 from helixsim.planner.max_flow.annealing import StageCosts, stages_of
 from helixsim.planner.max_flow.column_generation import (
     BlockPricing,
@@ -26,6 +27,7 @@ from helixsim.planner.max_flow.optimise import optimise
 from helixsim.planner.max_flow.regions import regions, self_sufficient_groups
 from helixsim.planner.max_flow.stage_moves import MAX_STAGE_SIZE, random_move
 from helixsim.planner.max_flow.stage_patterns import best_chains, longest_chain
+from helixsim.planner.problem import planning_problem
 from helixsim.planner.search import FlowSearch
 from helixsim.planner.search_budget import SearchBudget
 
@@ -110,6 +112,14 @@ def test_every_field_of_the_budget_is_documented():
 
 
 # -- stopping
+
+
+def test_it_is_not_below_a_replica_on_each_large_machine():
+    """Links across regions bind; every chain of all machines goes over them."""
+    problem = planning_problem(load_scenario("fleet"))
+    search = FlowSearch(problem, time_limit_s=0.0)
+    optimise(search)
+    assert search.value >= flow_value(problem, replica_ranges(problem))
 
 
 def test_it_stops_at_once_with_a_placement():

@@ -156,4 +156,4 @@ def test_a_dear_move_is_not_made():
     free = searched(start_from=begun)
     dear = searched(start_from=begun, move_price=1e3)
     assert set(free.placement.layers) == set("abcd")
-    assert dear.placement.layers == begun.layers
+    assert dear.placement.layers.items() <= begun.layers.items()

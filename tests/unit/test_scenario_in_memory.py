@@ -149,7 +149,7 @@ def test_a_sweep_of_a_scenario_is_that_of_a_file():
 
 
 def test_capacity_of_a_scenario_is_that_of_a_file():
-    changes = ["workload.mode=online", "workload.mean_tokens_per_s=300", "run.duration=40 s"]
+    changes = ["workload.mode=online", "workload.mean_tokens_per_s=300", "run.duration=180 s"]
     options = {"seeds": 1, "tolerance": 1, "keep_up": 0.1, "jobs": 1}
     of_file = capacity("quickstart", "ttft_s.p50<=9", overrides=changes, **options)
     scenario = load_scenario("quickstart", changes)

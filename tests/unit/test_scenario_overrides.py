@@ -215,7 +215,7 @@ def test_names_in_the_scenario_itself_are_not_looked_up_elsewhere(load, tmp_path
         ("scheduler.high_water_mark=0.9", "did you mean 'scheduler.kv.high_water_mark'?"),
         (
             "xyz=1",
-            "it may have cluster, description, dollars_per_hour, engine, faults, llm, "
+            "it may have cluster, description, dollars_per_hour, engine, faults, gpus, llm, "
             "machine_types, name",
         ),
         (

@@ -32,6 +32,7 @@ def test_the_summary_of_a_run_without_requests():
         "end to end             s        -        -        -        -        -        -        -",
         "",
         "requests: 0 arrived, 0 completed, 0 in flight, 0 rejected",
+        "warning: no request of the trace arrives in the run of 8 s: the first is at 90 s",
     ]
 
 
@@ -53,7 +54,8 @@ def test_reasons_and_overflows_are_told():
         room=capacity(kv_token_layers=30),
         duration_s=400.0,
     )
-    lines = summary_text(simulate(scenario).summary).splitlines()
+    *lines, coverage = summary_text(simulate(scenario).summary).splitlines()
+    assert "arrive from 0 to 3 s" in coverage
     assert lines[-3].endswith(
         "3 rejected (1 longer than a batch or a KV cache allows, 2 KV caches expected to be full)"
     )

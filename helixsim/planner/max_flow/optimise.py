@@ -6,19 +6,16 @@ bisection over the target between the flow that was reached and the flow that wa
 
 from __future__ import annotations
 
+from helixsim.planner.heuristics.replicas import replica_ranges
 from helixsim.planner.max_flow.annealing import StageCosts, Stages, anneal, stages_of
 from helixsim.planner.max_flow.column_generation import combine_blocks
 from helixsim.planner.max_flow.constrained import optimise_constrained
+from helixsim.planner.max_flow.cover_program import CoverProgram
 from helixsim.planner.max_flow.dinic import flow_value
 from helixsim.planner.max_flow.even_stages import offer_even_stages
 from helixsim.planner.max_flow.regions import one_chain, separate_chains
 from helixsim.planner.max_flow.stage_patterns import Chain, best_chains
-from helixsim.planner.max_flow.upper_bound import (
-    CoverProgram,
-    node_classes,
-    trivial_bound,
-    upper_bound,
-)
+from helixsim.planner.max_flow.upper_bound import node_classes, trivial_bound, upper_bound
 from helixsim.planner.search import NEGLIGIBLE, FlowSearch
 
 
@@ -52,6 +49,8 @@ def optimise(search: FlowSearch) -> None:
             one_chain(search)
     elif chain is not None:
         _anneal(search, chain)
+    if not search.optimal:  # where links bind, whole replicas may be better than any chain
+        search.offer(replica_ranges(problem))
     close_gap(search)
 
 

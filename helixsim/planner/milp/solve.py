@@ -13,7 +13,8 @@ from helixsim.errors import PlacementError
 from helixsim.output_files import check_output, write_whole
 from helixsim.planner.feasibility import check_stages
 from helixsim.planner.heuristics import petals_ranges, separate_ranges, swarm_ranges
-from helixsim.planner.max_flow.upper_bound import CoverProgram, node_classes, upper_bound
+from helixsim.planner.max_flow.cover_program import CoverProgram
+from helixsim.planner.max_flow.upper_bound import node_classes, upper_bound
 from helixsim.planner.milp.formulation import build
 from helixsim.planner.milp.inputs import MilpInputs, milp_inputs
 from helixsim.planner.milp.model_file import check_suffix, model_text
