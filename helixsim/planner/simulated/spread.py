@@ -17,6 +17,8 @@ from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.planner.simulated.alike import AlikeNodes, LinkTable
 from helixsim.planner.simulated.layer_flow import span_shares
 
+_SAMPLED = 16
+"""Nodes of a class whose links give the mean of the class."""
 _SLOW = 4.0
 """Time of a token on a link, relative to the fastest link, from which a link is slow."""
 
@@ -84,7 +86,7 @@ class ClassLinks:
 
 
 def _mean(table: npt.NDArray[np.float64], sources: Sequence[int], targets: Sequence[int]) -> float:
-    values = [table[a, b] for a in sources for b in targets if a != b]
+    values = [table[a, b] for a in sources[:_SAMPLED] for b in targets[:_SAMPLED] if a != b]
     return float(sum(values) / len(values)) if values else 0.0
 
 

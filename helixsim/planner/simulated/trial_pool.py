@@ -247,7 +247,7 @@ class _WorkerState:
             self._on_look()
             return bool(deadlines) and monotonic() >= min(deadlines)
 
-        start = task.start or self._template(task.template)
+        start = task.start or self._template(task.template, is_over)
         if not start:
             return []
         self.proposer.use(task.objective, task.correction)
@@ -256,11 +256,11 @@ class _WorkerState:
             dict(start), rng, task.iterations, heat=task.heat, out_of_time=is_over
         )
 
-    def _template(self, place: int) -> RangesItems:
+    def _template(self, place: int, is_over: Callable[[], bool]) -> RangesItems:
         if self._templates is None:
             self.proposer.use(self.setting.objective, Correction())
             self._templates = best_templates(
-                self.proposer, random_stream(self.setting.seed, "templates")
+                self.proposer, random_stream(self.setting.seed, "templates"), is_over
             )
         found = self._templates
         return found[place % len(found)].ranges if found else ()
