@@ -111,9 +111,9 @@ class SearchBudget:
         Starts with the best estimates that are simulated, besides the scenario's own placement.
     start_promising
         Share of the best estimate below which a start is not simulated.
-    templates, templates_kept
-        Placements that are drawn by templates, and the best ones of different structure that
-        annealings start from.
+    templates, templates_work, templates_kept
+        Placements that are drawn by templates, at most; their number times the nodes of the
+        cluster; and the best ones of different structure that annealings start from.
     proposal_parents
         Candidates that the annealings of one round start from.
     proposal_steps, proposal_least_steps
@@ -207,6 +207,7 @@ class SearchBudget:
     starts: int = 3
     start_promising: float = 0.9
     templates: int = 1500
+    templates_work: int = 150_000
     templates_kept: int = 12
     proposal_parents: int = 4
     proposal_steps: int = 8000

@@ -60,7 +60,7 @@ class Effort:
 
 
 EFFORTS: Mapping[str, Effort] = {
-    "quick": Effort(rounds=3, annealings=4),
+    "quick": Effort(rounds=4, annealings=4),
     "normal": Effort(),
     "thorough": Effort(rounds=60, annealings=16),
 }

@@ -9,7 +9,7 @@ proportion to what the nodes compute.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from random import Random
 
@@ -164,7 +164,9 @@ class Templates:
         }
 
 
-def best_templates(proposer: Proposer, rng: Random) -> list[Proposal]:
+def best_templates(
+    proposer: Proposer, rng: Random, out_of_time: Callable[[], bool] = lambda: False
+) -> list[Proposal]:
     """The placements by templates with the best scores, one of each structure, best first.
 
     Parameters
@@ -173,12 +175,16 @@ def best_templates(proposer: Proposer, rng: Random) -> list[Proposal]:
         Scores them; its budget says how many are drawn and how many kept.
     rng
         Source of random numbers.
+    out_of_time
+        Called now and then; true ends the drawing.
     """
     problem, budget = proposer.problem, proposer.budget
     templates = Templates(problem, proposer.alike, proposer.surrogate.site_of)
     archive = Archive(budget.templates_kept)
     most = proposer.neighbours.max_stages
-    for _ in range(budget.templates):
+    for number in range(min(budget.templates, budget.templates_work // len(problem))):
+        if number % budget.proposal_check_every == 0 and out_of_time():
+            break
         drawn = proposer.alike.canonical(allowed(problem, templates.draw(rng), most))
         if drawn:
             archive.add(drawn, proposer.score(drawn, archive.least))

@@ -253,7 +253,7 @@ class _WorkerState:
             self._on_look()
             return bool(deadlines) and monotonic() >= min(deadlines)
 
-        start = () if task.template is None else self._template(task.template)
+        start = () if task.template is None else self._template(task.template, is_over)
         start = start or task.start
         if not start:
             return []
@@ -263,11 +263,11 @@ class _WorkerState:
             dict(start), rng, task.iterations, heat=task.heat, out_of_time=is_over
         )
 
-    def _template(self, place: int) -> RangesItems:
+    def _template(self, place: int, is_over: Callable[[], bool]) -> RangesItems:
         if self._templates is None:
             self.proposer.use(self.setting.objective, Correction())
             self._templates = best_templates(
-                self.proposer, random_stream(self.setting.seed, "templates")
+                self.proposer, random_stream(self.setting.seed, "templates"), is_over
             )
         found = self._templates
         return found[place % len(found)].ranges if found else ()
