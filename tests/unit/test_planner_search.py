@@ -7,6 +7,7 @@ from random import Random
 from types import SimpleNamespace
 
 import pytest
+from builders import HOST, make_machine_type, make_scenario, offline
 from planner_problems import four_nodes
 
 from helixsim.errors import NoRouteError
@@ -15,11 +16,13 @@ from helixsim.planner.objective import Limit, Objective
 from helixsim.planner.problem import planning_problem
 from helixsim.planner.search_budget import SearchBudget
 from helixsim.planner.simulated.candidates import Candidate
+from helixsim.planner.simulated.entries import Entries
 from helixsim.planner.simulated.proposals import Proposal, Proposer
 from helixsim.planner.simulated.racing import cuts, look_times, projected
 from helixsim.planner.simulated.search import Effort, SimulatedSearch
 from helixsim.planner.simulated.standings import seed_share, standings
 from helixsim.planner.simulated.trials import TrialRun
+from helixsim.profiles.machine import LatencyProfile
 
 RATE, LATENCY = "decode_tokens_per_s", "decode_latency_s.mean"
 PLACEMENTS = [
@@ -284,3 +287,28 @@ def test_a_loser_is_stopped_and_not_chosen():
     assert stopped.is_tried
     assert stopped.stopped_s < 5.0
     assert (3, 1) not in pool.asked
+
+
+# -- entries
+
+
+@pytest.mark.parametrize(("slowness", "kept"), [(60.0, "a"), (3.0, "abc")])
+def test_nodes_that_the_scheduler_would_pass_by_are_left_out(slowness, kept):
+    """A chain with less than 5 % of the requests is not used; 60 times as slow, it has 2 %."""
+
+    def kind(name, factor):
+        line = LatencyProfile((0, 1000), (0.0, 0.01 * factor))
+        return make_machine_type(name, 2, prefill=line, decode=line)
+
+    fast, slow = kind("fast", 1.0), kind("slow", slowness)
+    names = ["a", "b", "c", HOST]
+    scenario = make_scenario(
+        dict.fromkeys("abc", (0, 2)),
+        types={"a": fast, "b": slow, "c": slow},
+        links={(a, b): (1e9, 0.0) for a in names for b in names if a != b},
+        workload=offline([(10, 4)]),
+    )
+    problem = planning_problem(scenario)
+    entries = Entries(problem, Proposer(scenario, problem, Objective()))
+    found = entries.add("proposal", {0: (0, 2), 1: (0, 1), 2: (1, 2)})
+    assert set(found.placement.layers) == set(kept)

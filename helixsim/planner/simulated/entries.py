@@ -10,6 +10,11 @@ from helixsim.planner.simulated.alike import alike_nodes
 from helixsim.planner.simulated.allowed import allowed
 from helixsim.planner.simulated.candidates import Candidate, CandidatePool, most_stages
 from helixsim.planner.simulated.proposals import Proposer
+from helixsim.planner.simulated.spread import groups_of
+
+_CLEARLY = 0.8
+"""Ratio to the least share that a used link has, below which a link is not used for certain: shares
+are estimates."""
 
 
 class Entries:
@@ -39,7 +44,7 @@ class Entries:
         if isinstance(source, Placement):
             placement, ranges = source, self._problem.ranges(source)
         else:
-            ranges = allowed(self._problem, source)
+            ranges = self._without_idle(allowed(self._problem, source))
             placement = self._problem.placement(ranges)
         key = self._key(placement, ranges)
         if key in self.pool:
@@ -58,6 +63,24 @@ class Entries:
         candidate = Candidate(label, ranges, placement, key, value, stages, price, estimate)
         self.pool.add(candidate)
         return candidate
+
+    def _without_idle(self, ranges: dict[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
+        """Leave out first nodes whose share is so small that the scheduler sends them nothing."""
+        scheduler = self._proposer.scenario.scheduler
+        problem, alike = self._problem, self._proposer.alike
+        if (
+            scheduler.policy not in ("maxflow", "adaptive")
+            or len(problem.cluster.front_ends) > 1
+            or not self.is_within_room(ranges)
+        ):
+            return ranges
+        least = scheduler.min_flow_share
+        first = [group for group in groups_of(problem, alike, ranges) if group.start == 0]
+        if all(group.share < least / _CLEARLY for group in first):
+            return ranges  # where no link has such a share, all are used
+        idle = {(each.kind, 0, each.end) for each in first if each.share < _CLEARLY * least}
+        used = {n: span for n, span in ranges.items() if (alike.class_of[n], *span) not in idle}
+        return allowed(problem, used)
 
     def _key(self, placement: Placement, ranges: Ranges) -> object:
         """Equal for placements with all links that fit and alike nodes exchanged."""
