@@ -213,7 +213,7 @@ class SearchBudget:
     proposal_steps: int = 8000
     proposal_least_steps: int = 100
     proposal_work: int = 160_000
-    proposal_share: float = 0.1
+    proposal_share: float = 0.12
     proposal_hot: float = 0.008
     proposal_cold: float = 0.0005
     proposal_heats: tuple[float, ...] = (1.0, 3.0, 10.0)

@@ -54,7 +54,7 @@ class Rounds:
         count: int,
         standings: Sequence[Standing],
         correction: Correction,
-        until: float | None,
+        most_s: float | None,
     ) -> list[AnnealingTask]:
         """Annealings from the best candidates and from templates, by turns.
 
@@ -66,8 +66,8 @@ class Rounds:
             Number of annealings.
         standings, correction
             What is known so far.
-        until
-            Time of :func:`time.monotonic` at which they end early; None for no limit.
+        most_s
+            Seconds after which each one ends early; None for no limit.
         """
         budget = self._budget
         parents = self._within_room(standings)
@@ -96,7 +96,7 @@ class Rounds:
                     scale
                     * budget.proposal_heats[(place // 2 + number) % len(budget.proposal_heats)],
                     correction,
-                    until,
+                    most_s,
                 )
             )
         return tasks

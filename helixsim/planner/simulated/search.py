@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
-from time import monotonic
 
 from helixsim.errors import NoRouteError
 from helixsim.placement.placement import Placement
@@ -169,12 +168,13 @@ class SimulatedSearch:
     def _round(self, number: int) -> None:
         """Propose placements and simulate some of them."""
         self._report(f"proposals, round {number + 1} of at most {self._effort.rounds}")
-        until = None
+        count, most_s = self._effort.annealings, None
         if (left_s := self._left_s()) < inf:
-            until = monotonic() + self._budget.proposal_share * max(0.0, left_s - self._reserve_s())
+            spare_s = self._budget.proposal_share * max(0.0, left_s - self._reserve_s())
+            most_s = spare_s / ceil(count / self._trial_pool.jobs)
         standings, correction = self.standings(), self._correction
         proposed = self._trial_pool.anneal(
-            self._rounds.annealings(number, self._effort.annealings, standings, correction, until)
+            self._rounds.annealings(number, count, standings, correction, most_s)
         )
         chosen = self._rounds.diverse(proposed, number, standings, correction)
         if number == 0:

@@ -63,8 +63,8 @@ class AnnealingTask:
         Factor of the temperatures.
     correction
         Correction of the surrogate by the simulations so far.
-    until
-        Time of :func:`time.monotonic` at which it ends early; None for no limit.
+    most_s
+        Seconds after which it ends early; None for no limit.
     """
 
     start: RangesItems
@@ -74,7 +74,7 @@ class AnnealingTask:
     iterations: int
     heat: float
     correction: Correction
-    until: float | None
+    most_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +247,8 @@ class _WorkerState:
         )
 
     def anneal(self, task: AnnealingTask) -> list[Proposal]:
-        deadlines = [end for end in (self.setting.deadline, task.until) if end is not None]
+        own_end = None if task.most_s is None else monotonic() + task.most_s
+        deadlines = [end for end in (self.setting.deadline, own_end) if end is not None]
 
         def is_over() -> bool:
             self._on_look()
