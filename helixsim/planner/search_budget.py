@@ -121,6 +121,8 @@ class SearchBudget:
     proposal_work
         Steps of one annealing times nodes of the cluster: a step takes time in proportion to the
         nodes.
+    proposal_node_steps
+        Most steps of one annealing for each node of the cluster: few nodes have few placements.
     proposal_share
         Share of the remaining time that the annealings of one round take at most.
     proposal_hot, proposal_cold
@@ -213,6 +215,7 @@ class SearchBudget:
     proposal_steps: int = 8000
     proposal_least_steps: int = 100
     proposal_work: int = 160_000
+    proposal_node_steps: int = 500
     proposal_share: float = 0.12
     proposal_hot: float = 0.008
     proposal_cold: float = 0.0005

@@ -73,7 +73,11 @@ class Rounds:
         parents = self._within_room(standings)
         nodes = len(self._proposer.problem)
         steps = budget.proposal_work // nodes
-        steps = min(budget.proposal_steps, max(budget.proposal_least_steps, steps))
+        steps = min(
+            budget.proposal_steps,
+            nodes * budget.proposal_node_steps,
+            max(budget.proposal_least_steps, steps),
+        )
         scale = max(1.0, budget.proposal_heat_nodes / nodes)
         tasks = []
         for place in range(count):
