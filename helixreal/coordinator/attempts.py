@@ -138,8 +138,11 @@ PromptMaker = Callable[[int, int], "array[int]"]
 
 
 def blank_prompts(number: int, num_tokens: int) -> array[int]:
-    """Prompts of zeros, for engines that do not read token ids."""
-    return array("i", bytes(4 * num_tokens))
+    """Prompts of zeros, for engines that do not read token ids, after a number of their own.
+
+    So no prefix cache takes one for the beginning of another.
+    """
+    return array("i", [number + 1]) + array("i", bytes(4 * (num_tokens - 1)))
 
 
 def drawn_prompts(seed: int, vocabulary: int) -> PromptMaker:

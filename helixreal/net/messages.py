@@ -16,6 +16,7 @@ Index = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 Key = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 TokenId = Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)]
 NumTokens = Annotated[int, msgspec.Meta(ge=0, le=100_000_000)]
+NumBlocks = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Text = Annotated[str, msgspec.Meta(max_length=20_000)]
 Address = Annotated[str, msgspec.Meta(pattern=r"^tcp://.{3,300}$")]
@@ -232,7 +233,7 @@ class Ready(Message):
 
     node: Index
     incarnation: Name
-    kv_blocks: Index
+    kv_blocks: NumBlocks
     block_tokens: Index
 
 

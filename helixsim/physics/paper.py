@@ -63,6 +63,8 @@ class PaperStepTimer:
         # Dense tables: a batch is timed hundreds of thousands of times, and token counts repeat.
         self._prefill_s = [profile.prefill(n) for n in range(capacity.max_prompt_tokens + 1)]
         self._decode_s = [profile.decode(n) for n in range(capacity.max_decode_tokens + 1)]
+        # Nothing takes no time; in curves from operators, even a token reads all weights.
+        self._prefill_s[0] = self._decode_s[0] = 0.0
         if len(self._decode_s) > 1:
             self._decode_s[1] *= 2
 
@@ -106,8 +108,8 @@ class PaperStepTimer:
 
     def _layer_s(self, batch: Batch) -> float:
         """How long a batch of any size takes for one layer."""
-        prefill_s = self._profile.prefill(batch.prompt_tokens)
-        num_decodes = batch.num_decodes
-        decode_s = self._profile.decode(num_decodes)
+        num_tokens, num_decodes = batch.prompt_tokens, batch.num_decodes
+        prefill_s = self._profile.prefill(num_tokens) if num_tokens else 0.0
+        decode_s = self._profile.decode(num_decodes) if num_decodes else 0.0
         prefill_s += batch.chunk_pairs * self._pair_s
         return prefill_s + (2 * decode_s if num_decodes == 1 else decode_s)

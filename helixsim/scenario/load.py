@@ -44,6 +44,8 @@ from helixsim.yaml_files import FileModel, did_you_mean, read_yaml, validate
 Body = TypeVar("Body", bound=FileModel)
 
 PAPER, CALIBRATED = "paper", "calibrated"
+_WARMUP_SHARE = 0.1
+"""Of a run, where nodes are named by their GPU and the scenario does not say it."""
 
 
 def load_scenario(path: str | Path, overrides: Sequence[str] | str = ()) -> Scenario:
@@ -147,7 +149,7 @@ class _Loader:
             scheduler=spec.scheduler.to_settings(),
             workload=resolve_workload(spec.workload, self.file, spec.run.duration),
             physics=spec.physics or (CALIBRATED if finder.has_gpus else PAPER),
-            run=spec.run.to_settings(),
+            run=spec.run.to_settings(_WARMUP_SHARE if finder.has_gpus else 0.0),
             document=document,
             digest=digest(document, self.folder, finder.sources),
             faults=faults,

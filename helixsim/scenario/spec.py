@@ -76,14 +76,20 @@ class RunSpec(FileModel):
     """Length of the run and sampling."""
 
     seed: Annotated[int, Field(ge=0, le=2**63)] = 0
-    warmup: Seconds = Field(default=0.0, description="Left out of the metrics.")
-    duration: Duration = Field(description="Time during which requests are sent, warm-up included.")
+    warmup: Seconds | None = Field(
+        default=None,
+        description="Left out of the metrics. Default: a tenth of the duration if a node is named "
+        "by its `gpu`, otherwise nothing.",
+    )
+    duration: Duration = Field(
+        default=600.0, description="Time during which requests are sent, warm-up included."
+    )
     drain: bool = Field(default=False, description="Go on until every request has ended.")
     sample_interval: Interval = Field(default=10.0, description="Between samples of gauges.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.warmup >= self.duration:
+        if self.warmup is not None and self.warmup >= self.duration:
             raise located_error(
                 "warmup",
                 f"must be below the duration of {self.duration:g} s, which it is a part of, but "
@@ -91,11 +97,12 @@ class RunSpec(FileModel):
             )
         return self
 
-    def to_settings(self) -> RunSettings:
-        """Turn it into a value."""
+    def to_settings(self, default_warmup_share: float) -> RunSettings:
+        """Turn it into a value, with this share of the duration as warm-up if none is given."""
+        default_s = default_warmup_share * self.duration
         return RunSettings(
             seed=self.seed,
-            warmup_s=self.warmup,
+            warmup_s=default_s if self.warmup is None else self.warmup,
             duration_s=self.duration,
             drain=self.drain,
             sample_interval_s=self.sample_interval,
@@ -146,11 +153,7 @@ class ScenarioSpec(FileModel):
         "engine, or a file ending in .yaml, such as `helixsim calibrate` writes. Default: "
         "`helix-prototype` if all machine types are from the Helix paper, otherwise `vllm`.",
     )
-    run: RunSpec = Field(
-        default=RunSpec(duration=600.0, warmup=60.0),
-        description="Duration, warm-up, seed and sampling. Default: 10 minutes, the first of them "
-        "warm-up.",
-    )
+    run: RunSpec = RunSpec()
     slo: dict[Name, SloSpec] = Field(
         default={}, description="Service-level objectives: name, or class of users -> limits."
     )

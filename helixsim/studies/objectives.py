@@ -89,11 +89,14 @@ class Verdict:
         Requests that finished in the windows of all runs, over the requests that arrived in them.
     misses
         Objectives that are missed, as sentences; empty if the load is sustained.
+    lags_only
+        Whether all that is missed is that too few requests finished.
     """
 
     figures: Mapping[str, float]
     sustained: float
     misses: tuple[str, ...]
+    lags_only: bool = False
 
 
 def judge(outcomes: Sequence[Outcome], objectives: Sequence[Limit], keep_up: float) -> Verdict:
@@ -125,10 +128,11 @@ def judge(outcomes: Sequence[Outcome], objectives: Sequence[Limit], keep_up: flo
             misses.append(f"{limit.figure} was not measured in every run")
         elif (value > limit.value) if limit.at_most else (value < limit.value):
             misses.append(f"{limit.figure} is {value:.4g}")
+    lags_only = not misses and sustained < keep_up
     if not sustained >= keep_up:
         misses.append(
             f"{finished} requests finished while {arrived} arrived"
             if arrived
             else "no request arrived"
         )
-    return Verdict(means, sustained, tuple(misses))
+    return Verdict(means, sustained, tuple(misses), lags_only)

@@ -66,7 +66,8 @@ def finish(policy, request, first_token_s, token_s):
 @pytest.mark.parametrize("limits", [{"tpot_limit_s": 0.1}, {"ttft_limit_s": 1.0}])
 def test_a_node_that_misses_the_objective_is_passed_over_but_tried_now_and_then(limits):
     policy = made(**limits)
-    nodes, requests = routed(policy, 2)
+    nodes, requests = routed(policy, 6)
+    assert nodes.count(1) == 3  # of which three times a twentieth is more than a tenth
     for node, request in zip(nodes, requests, strict=True):
         finish(policy, request, *((0.5, 0.05) if node == 0 else (2.0, 0.3)))
     later, _ = routed(policy, 100)
@@ -75,6 +76,15 @@ def test_a_node_that_misses_the_objective_is_passed_over_but_tried_now_and_then(
 
 def test_where_no_node_keeps_the_objective_the_flow_decides():
     policy = made(tpot_limit_s=0.1)
-    for request in routed(policy, 2)[1]:
+    for request in routed(policy, 6)[1]:
         finish(policy, request, 0.5, 0.3)
     assert routed(policy, 20)[0].count(0) == 10
+
+
+def test_a_few_slow_requests_are_no_reason_to_pass_a_node_over():
+    policy = made(tpot_limit_s=0.1)
+    nodes, requests = routed(policy, 80)
+    last = [number for number, node in enumerate(nodes) if node == 1][::20]
+    for number, request in enumerate(requests):
+        finish(policy, request, 0.5, 0.3 if number in last else 0.05)  # one of twenty at node 1
+    assert routed(policy, 20)[0].count(1) == 10

@@ -67,6 +67,10 @@ def test_defaults_of_such_a_scenario():
         "r": (0, 32),
     }
     assert fleet(physics="paper").physics == "paper"
+    short = fleet(run={"duration": "5 min"})
+    assert (short.run.duration_s, short.run.warmup_s) == (300.0, 30.0)
+    assert fleet(run={"seed": 3}).run.duration_s == 600.0
+    assert fleet(run={"warmup": "0 s"}).run.warmup_s == 0.0
 
 
 def test_a_run_says_what_its_figures_are():
@@ -97,6 +101,18 @@ def test_one_decode_by_hand():
     least_s = weights / gpu.memory_bytes_per_s
     summary = simulate(place(scenario)).summary
     assert least_s / 0.95 < summary["tpot_s"]["p50"] < least_s / 0.7
+
+
+@pytest.mark.parametrize("preset", ["published", "tuned"])
+def test_a_pass_without_prompts_takes_no_prefill_in_the_papers_physics(preset):
+    nodes = [{"gpu": "RTX-4090", "name": "r", "region": "east"}]
+    workload = {"requests_per_s": 0.1, "prompt_tokens": 400, "output_tokens": 50}
+    scenario = fleet(nodes, physics="paper", scheduler={"preset": preset}, workload=workload)
+    placed = place(scenario.with_(run={"duration": "60 s", "warmup": "0 s"}))
+    (profile,) = placed.profiles().values()
+    # There a single decode counts double. A round trip is 0.2 ms.
+    by_hand = 2 * 32 * profile.decode(1) + 0.0002
+    assert simulate(placed).summary["tpot_s"]["p50"] == pytest.approx(by_hand, rel=0.02)
 
 
 def test_gpus_of_a_file_and_their_digest(tmp_path):

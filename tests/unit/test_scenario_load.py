@@ -453,7 +453,6 @@ def test_node_schedulers_can_be_named(load):
 MISTAKES = [
     ({"schema": 2}, "schema: should be 1, not 2"),
     ({"name": ...}, "name: this key is missing"),
-    ({"run": {}}, "run.duration: this key is missing"),
     ({"nmae": "x"}, "nmae: unknown key; did you mean 'name'?"),
     ({"llm": "llama2-9b"}, "llm: no LLM 'llama2-9b' ships with helixsim; did you mean"),
     ({"llm": "x.yaml"}, "x.yaml: there is no such file"),

@@ -7,8 +7,9 @@ change a turn:
   than at the other, by more than a step. The other may get ahead of its turn by a second of its
   flow only, so that over time each successor still carries its share.
 - **Objectives.** Where a scenario has limits for the time to the first token or per output token
-  (``slo``), a successor whose requests, as measured, do not keep them is passed over while there is
-  another whose requests do: a slow pipeline beside fast machines gets the requests that the fast
+  (``slo``), a successor whose requests, as measured, do not keep them (the mean time to the first
+  token; the time per token of more than a tenth of them) is passed over while there is another
+  whose requests do: a slow pipeline beside fast machines gets the requests that the fast
   ones cannot serve in time, and a request now and then, by which it is measured again.
 
 Without queues that differ and without objectives, routes are as with ``maxflow``.
@@ -28,6 +29,11 @@ _MOST_AHEAD_S = 1.0
 """How far a successor may get ahead of its turn, in seconds of its flow."""
 _MEMORY = 0.1
 """Weight of a new observation."""
+_MISS_MEMORY = 0.05
+"""Weight of a new request in the share of requests that miss a limit."""
+_MOST_MISSES = 0.1
+"""Share of a node's requests that may miss the limit of the time per token: by the mean alone, it
+would be loaded until half of them do."""
 _PROBE_EVERY = 50
 """A successor that is passed over gets one request of this number all the same."""
 
@@ -35,15 +41,23 @@ _PROBE_EVERY = 50
 class MeasuredLatencies:
     """Latencies of the requests that went through each node, as exponential averages.
 
+    Parameters
+    ----------
+    tpot_limit_s
+        Limit of the time per token after the first; None without one.
+
     Attributes
     ----------
-    first_token_s, token_s
-        Node -> time from leaving the coordinator to the first token; mean time per further token.
+    first_token_s
+        Node -> time from leaving the coordinator to the first token.
+    slow_share
+        Node -> share of the requests whose mean time per further token exceeds the limit.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tpot_limit_s: float | None) -> None:
+        self._tpot_limit_s = tpot_limit_s
         self.first_token_s: dict[int, float] = {}
-        self.token_s: dict[int, float] = {}
+        self.slow_share: dict[int, float] = {}
 
     def ended(self, request: Request) -> None:
         """Take note of a request that has ended, or was abandoned."""
@@ -51,17 +65,20 @@ class MeasuredLatencies:
             return
         nodes = [stage.node for stage in request.route.stages]
         first_s = request.first_token_s - request.first_dispatch_s
-        _average(self.first_token_s, nodes, first_s)
-        if request.num_output_tokens > 1:
+        _average(self.first_token_s, nodes, first_s, _MEMORY, first_s)
+        if request.num_output_tokens > 1 and self._tpot_limit_s is not None:
             # The last pass left when the token before it came.
             seconds = request.dispatched_s - request.first_token_s
-            _average(self.token_s, nodes, seconds / (request.num_output_tokens - 1))
+            is_slow = seconds / (request.num_output_tokens - 1) > self._tpot_limit_s
+            _average(self.slow_share, nodes, float(is_slow), _MISS_MEMORY, 0.0)
 
 
-def _average(means: dict[int, float], nodes: Sequence[int], value: float) -> None:
+def _average(
+    means: dict[int, float], nodes: Sequence[int], value: float, weight: float, first: float
+) -> None:
     for node in nodes:
-        before = means.get(node, value)
-        means[node] = before + _MEMORY * (value - before)
+        before = means.get(node, first)
+        means[node] = before + weight * (value - before)
 
 
 class AdaptivePolicy(MaxFlowPolicy):
@@ -72,7 +89,7 @@ class AdaptivePolicy(MaxFlowPolicy):
         self._view = inputs.view
         self._rates = [max(rate, 1e-9) for rate in inputs.flow.compute_tokens_per_s]
         self._ttft_limit_s, self._tpot_limit_s = inputs.ttft_limit_s, inputs.tpot_limit_s
-        self._latencies = MeasuredLatencies()
+        self._latencies = MeasuredLatencies(self._tpot_limit_s)
         self._passed_over: dict[int, int] = {}
 
     def finished(self, request: Request) -> None:
@@ -108,9 +125,7 @@ class AdaptivePolicy(MaxFlowPolicy):
 
     def _keeps(self, node: int) -> bool:
         latencies = self._latencies
-        if self._tpot_limit_s is not None and (
-            latencies.token_s.get(node, 0.0) > self._tpot_limit_s
-        ):
+        if latencies.slow_share.get(node, 0.0) > _MOST_MISSES:
             return False
         return self._ttft_limit_s is None or (
             latencies.first_token_s.get(node, 0.0) + self._queue_s(node) <= self._ttft_limit_s
