@@ -68,7 +68,7 @@ def sixteen(physics: str) -> Scenario:
         within=LinkRule(Spread(1.25e9), Spread(0.001)),
         across=LinkRule(Spread(62.5e6), Spread(0.02)),
     )
-    cluster = Cluster(tuple(nodes), scenario.cluster.coordinator_nic, network)
+    cluster = Cluster(tuple(nodes), scenario.cluster.front_ends, network)
     run = replace(scenario.run, warmup_s=60.0, duration_s=600.0)
     return replace(scenario, cluster=cluster, machine_types=types, placement=None, run=run)
 
