@@ -29,12 +29,15 @@ if TYPE_CHECKING:
     from helixsim.scenario.resolved import Scenario
     from helixsim.studies.capacity import capacity
     from helixsim.studies.capacity_result import CapacityResult
+    from helixsim.studies.explain import explain
+    from helixsim.studies.explain_result import Explanation
     from helixsim.studies.sweep import SweepResult, sweep
     from helixsim.traces.formats import register_trace_format
 
 __all__ = [
     "CalibrationResult",
     "CapacityResult",
+    "Explanation",
     "HelixError",
     "Placement",
     "PlanResult",
@@ -44,6 +47,7 @@ __all__ = [
     "SweepResult",
     "calibrate",
     "capacity",
+    "explain",
     "load_results",
     "load_scenario",
     "place",
@@ -61,6 +65,7 @@ __all__ = [
 _MODULES = {
     "CalibrationResult": "helixsim.calibration.fit",
     "CapacityResult": "helixsim.studies.capacity_result",
+    "Explanation": "helixsim.studies.explain_result",
     "HelixError": "helixsim.errors",
     "Placement": "helixsim.placement.placement",
     "PlanResult": "helixsim.planner.result",
@@ -70,6 +75,7 @@ _MODULES = {
     "SweepResult": "helixsim.studies.sweep",
     "calibrate": "helixsim.calibration.calibrate",
     "capacity": "helixsim.studies.capacity",
+    "explain": "helixsim.studies.explain",
     "load_results": "helixsim.metrics.result",
     "load_scenario": "helixsim.scenario.load",
     "place": "helixsim.planner.place",

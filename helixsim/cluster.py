@@ -303,7 +303,7 @@ class RuleNetwork:
             if name in self.regions:
                 members.setdefault(self.regions[name], []).append(index)
         for here, there in product(members, members):
-            rule = self._region_rule(here, there)
+            rule = self.region_rule(here, there)
             if rule is None:
                 continue
             if rule.is_fixed:
@@ -322,10 +322,11 @@ class RuleNetwork:
 
     def region_latency_s(self, here: str, there: str) -> float:
         """Mean latency of the links from one region to another; infinite where there are none."""
-        rule = self._region_rule(here, there)
+        rule = self.region_rule(here, there)
         return inf if rule is None else rule.latency_s.mean
 
-    def _region_rule(self, here: str, there: str) -> LinkRule | None:
+    def region_rule(self, here: str, there: str) -> LinkRule | None:
+        """The rule for machines in two regions, where no link of theirs has its own."""
         if (rule := self.between_regions.get((min(here, there), max(here, there)))) is not None:
             return rule
         return self.within if here == there else self.across
@@ -336,4 +337,4 @@ class RuleNetwork:
             return None
         if (rule := self.links.get((source, target))) is not None:
             return rule
-        return self._region_rule(here, there)
+        return self.region_rule(here, there)

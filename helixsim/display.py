@@ -68,9 +68,18 @@ def placement_image(subject: object) -> str:
     It is empty where it cannot be drawn.
     """
     try:
-        content = by_path("helixsim.drawing.save:drawing_bytes")(_drawing(subject), ".svg")
+        return _image(_drawing(subject))
     except HelixError:
         return ""
+
+
+def drawing_image(make: str, subject: object) -> str:
+    """A drawing of a value as an HTML image; `make` names the function that draws it."""
+    return _image(by_path(make)(subject))
+
+
+def _image(drawing: object) -> str:
+    content = by_path("helixsim.drawing.save:drawing_bytes")(drawing, ".svg")
     data = base64.b64encode(content).decode()
     return f'<img style="max-width: 100%" src="data:image/svg+xml;base64,{data}">'
 

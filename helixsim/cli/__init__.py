@@ -12,6 +12,7 @@ import typer
 
 from helixsim.cli import (
     calibrate,
+    explain,
     files,
     gpus,
     llms,
@@ -45,6 +46,7 @@ app.command("inspect")(replay.inspect)
 app.command("calibrate")(calibrate.calibrate)
 app.command("plan")(plan.plan)
 app.command("bound")(plan.bound)
+app.command("explain")(explain.explain)
 app.command("sweep")(studies.sweep)
 app.command("capacity")(studies.capacity)
 app.command("validate")(scenarios.validate)

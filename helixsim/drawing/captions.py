@@ -1,18 +1,15 @@
-"""Captions and labels of pictures: numbers, names, bottlenecks."""
+"""Captions and labels of pictures: numbers, names, shares."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
 from helixsim.cluster import FrontEnd, Node
-from helixsim.placement.cut import Bounds, Cut
-from helixsim.placement.topology import PlacedNode, Topology
+from helixsim.placement.cut_text import names_text
 from helixsim.scenario.scheduler_settings import SchedulerSettings
 
-MAX_NAMES = 8
-"""Longer lists of names end in the number of the others."""
 MAX_LABEL = 20
 """The most characters of a lane's label."""
 
@@ -20,24 +17,6 @@ MAX_LABEL = 20
 def rate_text(tokens_per_s: float) -> str:
     """Tokens per second in three digits, or as a whole number."""
     return f"{tokens_per_s:,.0f}" if tokens_per_s >= 100 else f"{tokens_per_s:.3g}"
-
-
-def count_text(count: int, noun: str) -> str:
-    """A number with its noun."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
-
-
-def names_text(names: Sequence[str]) -> str:
-    """A list of names, cut to :data:`MAX_NAMES`."""
-    shown = list(names[:MAX_NAMES])
-    if len(names) > MAX_NAMES:
-        shown.append(f"and {len(names) - MAX_NAMES} more")
-    return ", ".join(shown)
-
-
-def overview_text(mix: Mapping[str, int]) -> str:
-    """Counts of machines by type."""
-    return ", ".join(f"{count:,} x {name}" for name, count in mix.items())
 
 
 def common_prefix(names: Sequence[str]) -> str:
@@ -59,12 +38,6 @@ def short_name(name: str, prefix: str = "") -> str:
     return f"{name[:half]}…{name[-half:]}"
 
 
-def bottleneck_text(topology: Topology, cut: Cut) -> str:
-    """The maximum flow and its bottleneck, as a sentence."""
-    parts = _join(_parts(topology, cut.bounds))
-    return f"Max flow {cut.tokens_per_s:,.1f} tokens/s at typical batches, bound by {parts}."
-
-
 def split_text(scheduler: SchedulerSettings) -> Iterator[str]:
     """Which split of the flow is drawn, if not the published one, or that none is followed."""
     if scheduler.policy not in ("maxflow", "adaptive"):
@@ -73,64 +46,11 @@ def split_text(scheduler: SchedulerSettings) -> Iterator[str]:
         yield f"Drawn is the {scheduler.flow_split} split of the flow, which requests follow."
 
 
-def elsewhere_text(topology: Topology, others: Bounds) -> Iterator[str]:
-    """Other minimum cuts, if there are any, as a sentence."""
-    if others:
-        yield f"As tight elsewhere, in other minimum cuts: {_join(_parts(topology, others))}."
-
-
 def front_ends_text(front_ends: Sequence[FrontEnd]) -> Iterator[str]:
     """The front ends and the shares that they have of the flow, if there are several."""
     if len(front_ends) > 1:
         names = names_text([f"{each.name} {each.share:.0%}" for each in front_ends])
         yield f"Share of each front end: {names}."
-
-
-def _parts(topology: Topology, bounds: Bounds) -> Iterator[str]:
-    nodes, links = topology.nodes, topology.links
-    if bounds.compute:
-        names = _node_names([nodes[index] for index in bounds.compute])
-        held = {
-            layer
-            for index in bounds.compute
-            for layer in range(nodes[index].start_layer, nodes[index].end_layer)
-        }
-        count = count_text(len(bounds.compute), "node")
-        noun = "layers" if len(held) > 1 else "layer"
-        yield f"the compute of {count} at {noun} {ranges_text(held)} ({names})"
-    for direction in ("inbound", "outbound"):
-        if machines := getattr(bounds, direction):
-            names = names_text([topology.name(index) for index in machines])
-            interfaces = "network interface" + ("s" if len(machines) > 1 else "")
-            yield f"the {direction} {interfaces} of {names}"
-    if bounds.links:
-        pairs = [(links[index].source, links[index].target) for index in bounds.links]
-        names = names_text([f"{topology.name(a)} → {topology.name(b)}" for a, b in pairs])
-        yield f"{count_text(len(pairs), 'link')} ({names})"
-
-
-def _node_names(nodes: Sequence[PlacedNode]) -> str:
-    """Names of nodes; of many, counts by type."""
-    if len(nodes) <= MAX_NAMES:
-        return names_text([node.name for node in nodes])
-    types = [node.machine_type for node in nodes]
-    return overview_text({name: types.count(name) for name in dict.fromkeys(types)})
-
-
-def _join(parts: Iterable[str]) -> str:
-    *first, last = parts
-    return f"{', '.join(first)} and {last}" if first else last
-
-
-def ranges_text(layers: Iterable[int]) -> str:
-    """Layers as ranges: ``0-3, 7``."""
-    runs: list[list[int]] = []
-    for layer in sorted(set(layers)):
-        if runs and layer == runs[-1][1] + 1:
-            runs[-1][1] = layer
-        else:
-            runs.append([layer, layer])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
 def unused_text(nodes: Sequence[Node]) -> tuple[str, ...]:

@@ -7,14 +7,7 @@ from dataclasses import dataclass, replace
 
 from helixsim.cluster import COORDINATOR
 from helixsim.control.control_plane import followed_flow
-from helixsim.drawing.captions import (
-    bottleneck_text,
-    elsewhere_text,
-    front_ends_text,
-    overview_text,
-    split_text,
-    unused_text,
-)
+from helixsim.drawing.captions import front_ends_text, split_text, unused_text
 from helixsim.drawing.lanes import (
     COORDINATOR_LANE,
     DrawnLink,
@@ -26,6 +19,7 @@ from helixsim.drawing.lanes import (
 )
 from helixsim.errors import PlacementError
 from helixsim.placement.cut import Bounds, Cut, min_cut
+from helixsim.placement.cut_text import bottleneck_text, elsewhere_text, overview_text
 from helixsim.placement.export import node_flow
 from helixsim.placement.flow import Flow, max_flow
 from helixsim.placement.placement import Placement

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from helixsim.drawing.canvas import Canvas, column_head, text_width
-from helixsim.drawing.captions import common_prefix, names_text, rate_text, short_name
+from helixsim.drawing.captions import common_prefix, rate_text, short_name
 from helixsim.drawing.lanes import COORDINATOR_LANE, FlowEdge, Lane
 from helixsim.drawing.picture import Picture
 from helixsim.drawing.style import BOUND, GRID, tint, type_colours
+from helixsim.placement.cut_text import names_text
 
 _BARS_WIDTH = 7.6
 _GAP = 0.16

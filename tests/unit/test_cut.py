@@ -6,9 +6,9 @@ import networkx as nx
 import pytest
 from builders import HOST, make_machine_type, make_scenario, make_topology
 
-from helixsim.drawing.captions import bottleneck_text, elsewhere_text, ranges_text
 from helixsim.drawing.picture import solve
 from helixsim.placement.cut import min_cut
+from helixsim.placement.cut_text import bottleneck_text, elsewhere_text, ranges_text
 from helixsim.placement.export import to_networkx
 from helixsim.placement.flow import flow_graph, max_flow
 from helixsim.profiles.throughput import ThroughputEstimate, ThroughputTable

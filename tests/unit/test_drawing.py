@@ -13,13 +13,14 @@ from scenario_data import PLACEMENT
 
 from helixsim.drawing import lanes
 from helixsim.drawing.canvas import text_width, wrapped
-from helixsim.drawing.captions import common_prefix, names_text, rate_text, short_name
+from helixsim.drawing.captions import common_prefix, rate_text, short_name
 from helixsim.drawing.front import front_figure
 from helixsim.drawing.picture import bare_picture, placement_picture, solve
 from helixsim.drawing.placement_figure import placement_figure
 from helixsim.drawing.save import drawing_bytes, save_drawing
 from helixsim.drawing.style import BOUND, type_colours
 from helixsim.errors import InputError, OutputError, PlacementError
+from helixsim.placement.cut_text import names_text
 from helixsim.placement.export import graph_text, node_flow, to_networkx
 from helixsim.placement.placement import Placement
 from helixsim.scenario.scheduler_settings import SchedulerSettings

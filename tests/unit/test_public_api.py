@@ -57,6 +57,7 @@ def test_names_of_the_package():
     assert helixsim.__all__ == [
         "CalibrationResult",
         "CapacityResult",
+        "Explanation",
         "HelixError",
         "Placement",
         "PlanResult",
@@ -66,6 +67,7 @@ def test_names_of_the_package():
         "SweepResult",
         "calibrate",
         "capacity",
+        "explain",
         "load_results",
         "load_scenario",
         "place",

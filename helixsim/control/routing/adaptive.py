@@ -7,9 +7,9 @@ change a turn:
   than at the other, by more than a step. The other may get ahead of its turn by a second of its
   flow only, so that over time each successor still carries its share.
 - **Objectives.** Where a scenario has limits for the time to the first token or per output token
-  (``slo``), a successor whose requests, as measured, do not keep them (the mean time to the first
-  token; the time per token of more than a tenth of them) is passed over while there is another
-  whose requests do: a slow pipeline beside fast machines gets the requests that the fast
+  (``slo``), a successor whose requests, as measured, do not keep them is passed over while there is
+  another whose requests do: on average, or better, with a time per token within the limit of nine
+  in ten: a slow pipeline beside fast machines gets the requests that the fast
   ones cannot serve in time, and a request now and then, by which it is measured again.
 
 Without queues that differ and without objectives, routes are as with ``maxflow``.
@@ -31,9 +31,9 @@ _MEMORY = 0.1
 """Weight of a new observation."""
 _MISS_MEMORY = 0.05
 """Weight of a new request in the share of requests that miss a limit."""
-_MOST_MISSES = 0.1
-"""Share of a node's requests that may miss the limit of the time per token: by the mean alone, it
-would be loaded until half of them do."""
+_MOST_SLOW = 0.1
+"""Share of a node's requests that may miss the limit of the time per token where others do better:
+by the mean alone, the node would be loaded until half of them do."""
 _PROBE_EVERY = 50
 """A successor that is passed over gets one request of this number all the same."""
 
@@ -48,8 +48,8 @@ class MeasuredLatencies:
 
     Attributes
     ----------
-    first_token_s
-        Node -> time from leaving the coordinator to the first token.
+    first_token_s, token_s
+        Node -> time from leaving the coordinator to the first token; mean time per further token.
     slow_share
         Node -> share of the requests whose mean time per further token exceeds the limit.
     """
@@ -57,6 +57,7 @@ class MeasuredLatencies:
     def __init__(self, tpot_limit_s: float | None) -> None:
         self._tpot_limit_s = tpot_limit_s
         self.first_token_s: dict[int, float] = {}
+        self.token_s: dict[int, float] = {}
         self.slow_share: dict[int, float] = {}
 
     def ended(self, request: Request) -> None:
@@ -69,8 +70,10 @@ class MeasuredLatencies:
         if request.num_output_tokens > 1 and self._tpot_limit_s is not None:
             # The last pass left when the token before it came.
             seconds = request.dispatched_s - request.first_token_s
-            is_slow = seconds / (request.num_output_tokens - 1) > self._tpot_limit_s
-            _average(self.slow_share, nodes, float(is_slow), _MISS_MEMORY, 0.0)
+            token_s = seconds / (request.num_output_tokens - 1)
+            _average(self.token_s, nodes, token_s, _MEMORY, token_s)
+            is_slow = float(token_s > self._tpot_limit_s)
+            _average(self.slow_share, nodes, is_slow, _MISS_MEMORY, 0.0)
 
 
 def _average(
@@ -112,6 +115,9 @@ class AdaptivePolicy(MaxFlowPolicy):
         if self._ttft_limit_s is None and self._tpot_limit_s is None:
             return links
         keeping = [link for link in links if self._keeps(link.target)]
+        slow_share = self._latencies.slow_share
+        quick = [link for link in keeping if slow_share.get(link.target, 0.0) <= _MOST_SLOW]
+        keeping = quick or keeping
         if not keeping or len(keeping) == len(links):
             return links
         for link in links:
@@ -125,7 +131,9 @@ class AdaptivePolicy(MaxFlowPolicy):
 
     def _keeps(self, node: int) -> bool:
         latencies = self._latencies
-        if latencies.slow_share.get(node, 0.0) > _MOST_MISSES:
+        if self._tpot_limit_s is not None and (
+            latencies.token_s.get(node, 0.0) > self._tpot_limit_s
+        ):
             return False
         return self._ttft_limit_s is None or (
             latencies.first_token_s.get(node, 0.0) + self._queue_s(node) <= self._ttft_limit_s
