@@ -62,7 +62,7 @@ def seconds_per_request(estimate):
 
 def by_hand(rate, *, layers=2, latency_s=0.003, bandwidth=1e6):
     """Prompt and decode latency through one node with fast links, at a rate of requests."""
-    prompt_s = layers * (0.1 + 0.02) + COPIED_S  # the profile has 0.02 s for no decodes, too
+    prompt_s = layers * 0.1 + COPIED_S
     busy = rate * prompt_s
     free = 1 - busy
 
@@ -105,7 +105,7 @@ def test_a_node_by_hand(kv):
 def test_a_node_with_kv_to_spare_is_busy_with_prompts():
     estimate = estimated(ONE, kv=10**7)
     rate = estimate.decode_tokens_per_s / OUTPUT
-    assert rate == pytest.approx(0.97 / (0.24 + COPIED_S))
+    assert rate == pytest.approx(0.97 / (0.2 + COPIED_S))
     assert (estimate.prompt_latency_s, estimate.decode_latency_s) == pytest.approx(by_hand(rate))
     assert estimate.requests_in_flight < 0.8 * 10**7 / 28
 
@@ -115,17 +115,17 @@ def test_a_batch_that_is_full_bounds_the_rate():
     estimate = estimated(ONE, room=small)
     rate = estimate.decode_tokens_per_s / OUTPUT
     # Batches of at most two decodes of 40 ms, in the time that prompts leave.
-    assert 0 < rate * OUTPUT * 0.04 / (1 - rate * (0.24 + COPIED_S)) <= 2
+    assert 0 < rate * OUTPUT * 0.04 / (1 - rate * (0.2 + COPIED_S)) <= 2
     roomy = estimated(ONE, kv=10**7)
     assert estimate.decode_tokens_per_s < roomy.decode_tokens_per_s
 
 
 def test_the_scheduler_settings_count():
-    scenario = scenario_of(ONE, kv=28 * 12, high_water_mark=0.5)
+    scenario = scenario_of(ONE, kv=28 * 36, high_water_mark=0.5)
     problem = planning_problem(scenario)
     ranges = problem.ranges(scenario.placement)
     estimate = Surrogate(scenario, problem).of_ranges(ranges)
-    assert estimate.requests_in_flight == pytest.approx(0.5 * 12, rel=2e-3)
+    assert estimate.requests_in_flight == pytest.approx(0.5 * 36, rel=2e-3)
     longer = replace(
         scenario,
         scheduler=replace(
@@ -133,7 +133,7 @@ def test_the_scheduler_settings_count():
         ),
     )
     estimate = Surrogate(longer, problem).of_ranges(ranges)
-    assert estimate.requests_in_flight == pytest.approx(0.5 * 12 * 14 / 24, rel=2e-3)
+    assert estimate.requests_in_flight == pytest.approx(0.5 * 36 * 14 / 24, rel=2e-3)
 
 
 def test_given_lengths_replace_the_workloads_means():
@@ -164,9 +164,9 @@ LINE = {"a": (0, 1), "b": (1, 2), "c": (2, 3)}
 
 
 def test_prompts_under_paper_physics_by_hand():
-    """0.1 s and no decodes (0.02 s here) on each layer; 10 tokens x 8 bytes at 4 and 5 GB/s."""
+    """0.1 s on each layer; 10 tokens x 8 bytes at 4 and 5 GB/s."""
     assert prompt_times(scenario_of(LINE)) == pytest.approx(
-        [0.12 + 36e-9, 0.12 + 36e-9, 0.12 + 36e-9, 0.36 + 36e-9], rel=1e-12
+        [0.1 + 36e-9, 0.1 + 36e-9, 0.1 + 36e-9, 0.3 + 36e-9], rel=1e-12
     )
 
 
