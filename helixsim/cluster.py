@@ -9,7 +9,7 @@ first front end is the coordinator; most clusters have no other.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from math import inf
@@ -279,6 +279,22 @@ class RuleNetwork:
 
         The links are not cached.
         """
+        return self._table(
+            names,
+            lambda rule: rule.bandwidth_bytes_per_s.mean,
+            lambda link: link.bandwidth_bytes_per_s,
+        )
+
+    def latencies_s(self, names: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Seconds that the links between some machines take, as :meth:`bandwidths`."""
+        return self._table(names, lambda rule: rule.latency_s.mean, lambda link: link.latency_s)
+
+    def _table(
+        self,
+        names: Sequence[str],
+        of_fixed: Callable[[LinkRule], float],
+        of_link: Callable[[Link], float],
+    ) -> npt.NDArray[np.float64]:
         import numpy as np
 
         found = np.zeros((len(names), len(names)))
@@ -291,17 +307,17 @@ class RuleNetwork:
             if rule is None:
                 continue
             if rule.is_fixed:
-                found[np.ix_(members[here], members[there])] = rule.bandwidth_bytes_per_s.mean
+                found[np.ix_(members[here], members[there])] = of_fixed(rule)
             elif here <= there:
                 for a, b in product(members[here], members[there]):
                     link = rule.link(names[a], names[b], self.seed)
-                    found[a, b] = found[b, a] = link.bandwidth_bytes_per_s
+                    found[a, b] = found[b, a] = of_link(link)
         np.fill_diagonal(found, 0.0)
         number = {name: index for index, name in enumerate(names)}
         for (source, target), rule in self.links.items():
             if source in number and target in number and source != target:
                 link = rule.link(source, target, self.seed)
-                found[number[source], number[target]] = link.bandwidth_bytes_per_s
+                found[number[source], number[target]] = of_link(link)
         return found
 
     def region_latency_s(self, here: str, there: str) -> float:

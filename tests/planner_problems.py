@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from builders import HOST, Pairs, make_cluster, make_llm, make_machine_type
+from builders import (
+    HOST,
+    Pairs,
+    capacity,
+    make_cluster,
+    make_llm,
+    make_machine_type,
+    make_scenario,
+    offline,
+)
 
+from helixsim.placement.placement import Placement
 from helixsim.planner.problem import PlanningProblem, planning_problem
+from helixsim.planner.simulated.layer_flow import span_shares
+from helixsim.profiles.machine import LatencyProfile
 from helixsim.scenario.helix_ini import HelixIni
 from helixsim.scenario.load import load_scenario, resolve_scenario
 from helixsim.scenario.resolved import RunSettings, Scenario
@@ -84,3 +97,50 @@ def small10(reference: Path, **options: object) -> PlanningProblem:
         "run": {"duration": "60 s"},
     }
     return planning_problem(resolve_scenario(document, file), **options)  # type: ignore[arg-type]
+
+
+def node_shares(problem, ranges):
+    """Share of all requests that pass each node: those of its span, by throughput."""
+    capacity = {}
+    for node, (start, end) in ranges.items():
+        rate = problem.tokens_per_s(node, end - start)
+        capacity[start, end] = capacity.get((start, end), 0.0) + rate
+    shares = span_shares(capacity, problem.num_layers)
+    return {
+        node: shares[span] * problem.tokens_per_s(node, span[1] - span[0]) / capacity[span]
+        for node, span in ranges.items()
+        if span in shares
+    }
+
+
+FOUR_NODES = {"a": (0, 2), "b": (2, 4), "c": (0, 2), "d": (2, 4)}
+
+
+def four_nodes(layers=None):
+    """Two nodes that hold 3 of 4 layers, and two that hold 2 and are half as fast."""
+    layers = layers or FOUR_NODES
+    big = make_machine_type(
+        "big",
+        3,
+        room=capacity(kv_token_layers=600),
+        prefill=LatencyProfile((0, 1000), (0.0, 1.0)),
+        decode=LatencyProfile((0, 1000), (0.02, 0.05)),
+    )
+    small = make_machine_type(
+        "small",
+        2,
+        room=capacity(kv_token_layers=300),
+        prefill=LatencyProfile((0, 1000), (0.0, 2.0)),
+        decode=LatencyProfile((0, 1000), (0.02, 0.05)),
+    )
+    names = ["a", "b", "c", "d", HOST]
+    scenario = make_scenario(
+        dict.fromkeys("abcd", (0, 4)) | layers,
+        types={"a": big, "b": big, "c": small, "d": small},
+        links={(a, b): (1e5, 0.002) for a in names for b in names if a != b},
+        nics=dict.fromkeys(names, 1e6),
+        workload=offline([(10, 4), (20, 8), (5, 10)], initial_requests=4),
+        duration_s=5.0,
+        warmup_s=1.0,
+    )
+    return replace(scenario, placement=Placement(dict(layers)))

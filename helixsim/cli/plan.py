@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -147,6 +148,7 @@ def plan(
     from helixsim.errors import InputError
     from helixsim.output_files import check_output
     from helixsim.planner import plan as planning
+    from helixsim.planner.objective import parse_objective
     from helixsim.planner.simulated.search import EFFORTS
     from helixsim.scenario.load import load_scenario
 
@@ -161,6 +163,7 @@ def plan(
             where="--write-front",
         )
     scenario = load_scenario(file, overrides or [])
+    objective_figures = parse_objective(goal, subject_to or ()).figures
     with show_progress(scenario.name) as show:
         result = planning.plan(
             scenario,
@@ -187,7 +190,7 @@ def plan(
             from_solution=from_solution,
             overwrite=force,
             on_progress=lambda progress: show(
-                progress.seconds, step=progress.step, figures=_figures(progress)
+                progress.seconds, step=progress.step, figures=_figures(progress, objective_figures)
             ),
         )
     written = _write(result, scenario, file, output, write_scenario, overwrite=force)
@@ -368,17 +371,22 @@ def _write_front(
     return [table, plot]
 
 
-def _figures(progress: PlanProgress) -> str:
+def _figures(progress: PlanProgress, names: Sequence[str]) -> str:
+    """The best placement so far, by the figures of the objective, the goal's first."""
     from math import isfinite
 
     parts = []
-    if progress.value > 0:
-        parts.append(f"max flow {progress.value:,.1f}")
-    if isfinite(progress.bound):
-        parts.append(f"upper bound {progress.bound:,.1f} tokens/s")
     figures = progress.figures or {}
-    if "decode_tokens_per_s" in figures:
-        parts.append(f"simulated {figures['decode_tokens_per_s']:,.1f} decode tokens/s")
-    if "decode_latency_s.mean" in figures:
-        parts.append(f"{figures['decode_latency_s.mean']:.2f} s per decode")
+    shown = {"decode_tokens_per_s": "decode tokens/s", "decode_latency_s.mean": "s per decode"}
+    if not figures:
+        if progress.value > 0:
+            parts.append(f"max flow {progress.value:,.1f}")
+        if isfinite(progress.bound):
+            parts.append(f"upper bound {progress.bound:,.1f} tokens/s")
+    for name, words in shown.items():
+        if name in figures:
+            error = f" ±{progress.error:.1%}" if name == names[0] else ""
+            parts.append(f"{figures[name]:,.4g}{error} {words}")
+    others = (name for name in names if name in figures and name not in shown)
+    parts.extend(f"{name} {figures[name]:,.4g}" for name in others)
     return ", ".join(parts)

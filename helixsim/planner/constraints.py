@@ -55,10 +55,14 @@ class Constraints:
     move_price: float = 0.0
 
     @property
+    def restrict(self) -> bool:
+        """Whether they forbid any placement."""
+        return bool(self.fixed or self.banned or self.left_out or self.same_region)
+
+    @property
     def are_binding(self) -> bool:
         """Whether they change anything."""
-        restricted = self.fixed or self.banned or self.left_out or self.same_region
-        return bool(restricted or (self.start is not None and self.move_price))
+        return self.restrict or bool(self.start is not None and self.move_price)
 
     def allows(self, node: int, layers: LayerRange | None) -> bool:
         """Whether a node may hold these layers; None for no layers."""
@@ -68,6 +72,16 @@ class Constraints:
             return True
         return node not in self.left_out and not any(
             layers[0] < end and start < layers[1] for start, end in self.banned.get(node, ())
+        )
+
+    def treat_alike(self, a: int, b: int) -> bool:
+        """Whether two nodes may be exchanged in every placement, at the same price."""
+        priced = self.start if self.move_price and self.start is not None else {}
+        return (
+            self.fixed.get(a) == self.fixed.get(b)
+            and self.banned.get(a) == self.banned.get(b)
+            and (a in self.left_out) == (b in self.left_out)
+            and priced.get(a) == priced.get(b)
         )
 
     def restricted(self, nodes: Sequence[int]) -> Constraints:
@@ -132,6 +146,20 @@ def _has_replica_in_a_region(problem: PlanningProblem, ranges: Ranges) -> bool:
     for node, (start, end) in ranges.items():
         held.setdefault(nodes[node].region, set()).update(range(start, end))
     return any(len(layers) == problem.num_layers for layers in held.values())
+
+
+def repaired(problem: PlanningProblem, ranges: Ranges) -> dict[int, LayerRange]:
+    """A candidate without the nodes that hold what they must not, or too much; fixed ones added.
+
+    It may have no route through all layers.
+    """
+    constraints = problem.constraints
+    kept = {
+        node: layers
+        for node, layers in ranges.items()
+        if constraints.allows(node, layers) and layers[1] - layers[0] <= problem.max_layers(node)
+    }
+    return kept | dict(constraints.fixed)
 
 
 def layers_moved(start: Ranges, ranges: Ranges) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from helixsim.planner.max_flow.upper_bound import Bound
+from helixsim.planner.objective import parse_limit
 from helixsim.planner.result import PlanResult, shortened
 from helixsim.planner.served.of_placement import ServedBound
 from helixsim.scenario.files import moved_document
@@ -105,6 +106,7 @@ def _lines(result: PlanResult) -> Iterator[str]:
         for each in (candidate for candidate in result.candidates if candidate.chosen):
             runs = "1 run" if each.seeds == 1 else f"{each.seeds} runs"
             yield f"            mean of {runs}, {each.simulated_s:g} s each"
+        yield from _goal_lines(result, result.simulated)
         for each in result.candidates:
             if each.label == "own" and not each.chosen:
                 yield f"before      {_figures_text(each.figures)}"
@@ -120,6 +122,17 @@ def _lines(result: PlanResult) -> Iterator[str]:
         yield f"  [{start:3}, {end:3})  {shortened(names)}"
     if result.unused:
         yield f"unused      {shortened(result.unused)}"
+
+
+def _goal_lines(result: PlanResult, figures: Mapping[str, float]) -> Iterator[str]:
+    """The figure of the goal with its uncertainty, and the figures that have limits."""
+    if result.goal in figures:
+        error = "" if result.error is None else f" (±{result.error:.1%})"
+        yield f"goal        {result.goal} {figures[result.goal]:.4g}{error}"
+    for text in result.subject_to:
+        limit = parse_limit(text, "--subject-to")
+        value = figures.get(limit.figure)
+        yield f"limit       {limit}: {'not measured' if value is None else format(value, '.4g')}"
 
 
 def _figures_text(figures: dict[str, float]) -> str:

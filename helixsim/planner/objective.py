@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import isfinite, nan
 
 from helixsim.errors import InputError
@@ -38,6 +39,10 @@ GOALS: Mapping[str, str] = {
 The cluster of a plan is paid for as a whole, idle machines too: the placement with the lowest cost
 of a token is the one with the most tokens per second.
 """
+MISSED_SHARE = "missed_share"
+"""Share of the requests without an answer in time: rejected, failed, or still without a token."""
+DURATION_S = "duration_s"
+"""Length of a run in seconds: the latency that a missed request counts with."""
 
 _LIMIT = re.compile(r"\s*([\w.-]+)\s*(<=|>=)\s*([-+.\deE]+)\s*")
 _PENALTY_EXPONENT = 2.0
@@ -64,7 +69,7 @@ class Limit:
 
     def kept_share(self, figures: Figures) -> float:
         """1 if the limit is kept, otherwise the ratio of figure and limit that is below 1."""
-        actual = figures.get(self.figure, nan)
+        actual = counted(figures, self.figure)
         if not isfinite(actual) or actual < 0:
             return 0.0
         if not self.at_most:
@@ -96,16 +101,29 @@ class Objective:
         """Whether the figure is maximised."""
         return self.figure in _RATES
 
-    def merit(self, figures: Figures) -> float:
-        """The value of the figure or its inverse, so that more is better; 0 if it is missing."""
-        actual = figures.get(self.figure, nan)
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """Names of the figures that it depends on."""
+        return tuple(dict.fromkeys([self.figure, *(limit.figure for limit in self.limits)]))
+
+    def merit(self, figures: Figures, price: float = 0.0) -> float:
+        """The value of the figure or its inverse, so that more is better; 0 if it is missing.
+
+        Parameters
+        ----------
+        figures
+            Figures of a run.
+        price
+            What makes the figure worse, in its unit; see :func:`.move_cost`.
+        """
+        actual = counted(figures, self.figure)
         if not isfinite(actual) or actual <= 0:
             return 0.0
-        return actual if self.is_rate else 1 / actual
+        return max(0.0, actual - price) if self.is_rate else 1 / (actual + price)
 
-    def score(self, figures: Figures) -> float:
+    def score(self, figures: Figures, price: float = 0.0) -> float:
         """The merit, reduced smoothly by every limit that is not kept."""
-        score = self.merit(figures)
+        score = self.merit(figures, price)
         for limit in self.limits:
             score *= limit.kept_share(figures) ** _PENALTY_EXPONENT
         return score
@@ -114,10 +132,39 @@ class Objective:
         """Whether all limits are kept."""
         return all(limit.kept_share(figures) >= 1 for limit in self.limits)
 
-    def rank(self, figures: Figures) -> tuple[bool, float]:
+    def rank(self, figures: Figures, price: float = 0.0) -> tuple[bool, float]:
         """Sort key: figures that keep all limits rank above figures that do not."""
         kept = self.kept(figures)
-        return kept, self.merit(figures) if kept else self.score(figures)
+        return kept, self.merit(figures, price) if kept else self.score(figures, price)
+
+
+def counted(figures: Figures, name: str) -> float:
+    """A figure with missed requests counted: with a latency as long as the run; NaN if unknown.
+
+    Without that, the best latency would be that of a cluster that turns most requests away. A
+    percentile is interpolated between the known percentiles.
+    """
+    value = figures.get(name, nan)
+    missed, longest_s = figures.get(MISSED_SHARE, 0.0), figures.get(DURATION_S, nan)
+    family, _, statistic = name.partition(".")
+    if family not in _LATENCIES or not (missed > 0 and isfinite(longest_s)):
+        return value
+    if statistic == "mean":
+        return (1 - missed) * value + missed * longest_s
+    share = float(statistic[1:]) / 100
+    if share >= 1 - missed:
+        return longest_s
+    known = [
+        (float(each[1:]) / 100, figures.get(f"{family}.{each}", nan))
+        for each in _STATISTICS
+        if each != "mean"
+    ]
+    points = [(0.0, 0.0), *known, (1.0, longest_s)]
+    wanted = share / (1 - missed)
+    for (low, below), (high, above) in pairwise(points):
+        if wanted <= high:
+            return below + (above - below) * (wanted - low) / (high - low)
+    return longest_s
 
 
 def parse_objective(figure: str = DEFAULT_FIGURE, limits: Sequence[str] = ()) -> Objective:
@@ -192,7 +239,8 @@ def mean_figures(figures: Sequence[Figures]) -> dict[str, float]:
     """Mean over runs of the figures that all runs have; empty without runs."""
     if not figures:
         return {}
-    names = [name for name in OBJECTIVE_FIGURES if all(name in each for each in figures)]
+    wanted = (*OBJECTIVE_FIGURES, MISSED_SHARE, DURATION_S)
+    names = [name for name in wanted if all(name in each for each in figures)]
     return {name: sum(each[name] for each in figures) / len(figures) for name in names}
 
 

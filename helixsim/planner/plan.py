@@ -184,12 +184,10 @@ def plan(
                 METHODS[method](plan_run.search)
         plan_run.prove()
         if objective == "simulated":
-            effort = effort or Effort()
-            if constraints.are_binding:
-                # Proposals do not know constraints: the best starts that keep to them are run.
-                effort = replace(effort, rounds=0, annealings=0)
             plan_run.simulate(
-                jobs, effort, searching=method == "optimise" and from_solution is None
+                jobs,
+                effort or Effort(),
+                searching=method == "optimise" and from_solution is None,
             )
     except KeyboardInterrupt:
         interrupted = True
@@ -204,8 +202,12 @@ def _with_start(
 ) -> Scenario:
     """The scenario with the placement in service, unless that breaks a constraint."""
     placement = start_from if start_from is not None else scenario.placement
-    if placement is not None and violations(problem, problem.ranges(placement)):
-        placement = None
+    if placement is not None:
+        ranges = problem.ranges(placement)
+        if violations(problem, ranges):
+            placement = None
+        elif problem.constraints.same_region:
+            placement = problem.placement(ranges)  # without links between regions
     return replace(scenario, placement=placement)
 
 

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isfinite
 from time import monotonic
 
-from helixsim.errors import HelixError, InputError, NoRouteError, PlacementError
+from helixsim.errors import InputError, NoRouteError, PlacementError
 from helixsim.placement.placement import Placement
-from helixsim.planner.heuristics import petals, separate_mixed, swarm
+from helixsim.planner.heuristics import petals, replicas, separate_mixed, swarm
 from helixsim.planner.max_flow.optimise import close_gap, optimise
 from helixsim.planner.max_flow.upper_bound import upper_bound
-from helixsim.planner.objective import Figures, Objective
+from helixsim.planner.objective import Figures, Objective, counted
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.result import (
     CandidateResult,
     PlanResult,
     candidate_results,
+    shown_figures,
     unused_nodes,
 )
 from helixsim.planner.search import NEGLIGIBLE, FlowSearch
 from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
 from helixsim.planner.simulated.candidates import Candidate, most_stages
 from helixsim.planner.simulated.search import Effort, SimulatedSearch
+from helixsim.planner.simulated.standings import Standing
 from helixsim.planner.simulated.trial_pool import Setting, TrialPool
 from helixsim.scenario.resolved import Scenario
 
@@ -44,6 +46,8 @@ class PlanProgress:
         infinite before there is one.
     figures
         Figures of the best simulated candidate, if any.
+    error
+        Standard deviation of the score of that candidate, relative to it.
     """
 
     seconds: float
@@ -51,6 +55,7 @@ class PlanProgress:
     value: float
     bound: float
     figures: Figures | None = None
+    error: float = 0.0
 
 
 class PlanRun:
@@ -90,16 +95,22 @@ class PlanRun:
         self.deadline = None if time_limit_s is None else began + time_limit_s
         self.time_limit_s = time_limit_s
         self.on_progress = on_progress
-        self.search = self.new_search(seed, solver, max_stages, time_limit_s)
+        self.search = self.new_search(seed, solver, max_stages, time_limit_s, budget)
         self.simulated_search: SimulatedSearch | None = None
         self.num_seeds = 1
+        self._reported = PlanProgress(0.0, "", 0.0, inf)
 
     def elapsed_s(self) -> float:
         """Seconds since the start."""
         return monotonic() - self._began
 
     def new_search(
-        self, seed: int, solver: str, max_stages: int | None, time_limit_s: float | None
+        self,
+        seed: int,
+        solver: str,
+        max_stages: int | None,
+        time_limit_s: float | None,
+        budget: SearchBudget,
     ) -> FlowSearch:
         """A new search by flow."""
         return FlowSearch(
@@ -109,15 +120,26 @@ class PlanRun:
             time_limit_s=time_limit_s,
             max_stages=max_stages,
             solver=solver,
-            budget=self.budget,
+            budget=budget,
             on_change=lambda search: self.report("searching for the greatest flow"),
         )
 
-    def report(self, step: str, figures: Figures | None = None) -> None:
-        """Report the current step and the best figures to the progress display."""
-        self.on_progress(
-            PlanProgress(self.elapsed_s(), step, self.search.value, self.search.bound, figures)
+    def report(self, step: str, best: Standing | None = None) -> None:
+        """Report the current step and the best candidate to the progress display."""
+        figures = dict(best.candidate.figures) if best else {}
+        self._reported = PlanProgress(
+            self.elapsed_s(),
+            step,
+            self.search.value,
+            self.search.bound,
+            figures or None,
+            best.error / best.score if best and figures and best.score > 0 else 0.0,
         )
+        self.on_progress(self._reported)
+
+    def report_again(self) -> None:
+        """Report that the current step goes on."""
+        self.on_progress(replace(self._reported, seconds=self.elapsed_s()))
 
     def prove(self) -> None:
         """Prove an upper bound if the method has proved none."""
@@ -160,21 +182,24 @@ class PlanRun:
             search.max_stages,
             self.deadline,
             self.budget,
+            self.problem.constraints,
         )
-        starts = self._starts() if searching else [("method", self._placement())]
-        trial_pool = TrialPool(setting, self.problem, jobs)
-        self.simulated_search = SimulatedSearch(
-            scenario,
-            self.problem,
-            self.objective,
-            trial_pool,
-            effort=effort if searching else Effort(effort.num_seeds, rounds=0, annealings=0),
-            budget=self.budget,
-            left_s=lambda: search.left_s,
-            elapsed_s=self.elapsed_s,
-            on_step=self.report,
-        )
+        # Processes take a while to start; a search of a few seconds does without.
+        if search.left_s < self.budget.start_up_s:
+            jobs = 1
+        trial_pool = TrialPool(setting, self.problem, jobs, self.report_again)
         try:
+            starts = self._starts() if searching else [("method", self._placement())]
+            self.simulated_search = SimulatedSearch(
+                scenario,
+                self.problem,
+                self.objective,
+                trial_pool,
+                effort=effort if searching else Effort(effort.num_seeds, rounds=0, annealings=0),
+                budget=self.budget,
+                left_s=lambda: search.left_s,
+                on_step=self.report,
+            )
             self.simulated_search.run(starts)
         except NoRouteError:
             if not (search.out_of_time and search.ranges):
@@ -191,6 +216,8 @@ class PlanRun:
         if own is not None and self._within_cap(own):
             starts.append(("own", own))
         methods = self._flow_methods()
+        rounds = min(self.budget.anneal_rounds, self.budget.start_anneal_rounds)
+        budget = replace(self.budget, anneal_rounds=rounds)
         for number, (label, method, cap) in enumerate(methods):
             limit_s = None
             if self.time_limit_s is not None:
@@ -198,7 +225,7 @@ class PlanRun:
                 passed_s = self.elapsed_s()
                 left_s = self.time_limit_s * self.budget.start_share - passed_s
                 limit_s = passed_s + left_s / (len(methods) - number)
-            attempt = self.new_search(search.seed, search.solver, cap, limit_s)
+            attempt = self.new_search(search.seed, search.solver, cap, limit_s, budget)
             try:
                 method(attempt)
             except (PlacementError, NoRouteError, InputError):
@@ -216,6 +243,7 @@ class PlanRun:
             ("swarm", swarm, cap),
             ("petals", petals, cap),
             ("separate-mixed", separate_mixed, cap),
+            ("replicas", replicas, cap),
             ("flow", optimise, cap),
         ]
         least = self._least_stages()
@@ -285,7 +313,8 @@ class PlanRun:
             If no placement was found.
         """
         search, problem = self.search, self.problem
-        chosen = self._chosen()
+        best = self._best()
+        chosen = None if best is None else best.candidate
         if chosen is None:
             placement, value = self._placement(), search.value
             stages = most_stages(problem.topology(placement))
@@ -298,7 +327,6 @@ class PlanRun:
                 list(self.simulated_search.pool),
                 chosen,
                 self.scenario.run.duration_s,
-                self.simulated_search.brief_s,
             )
         return PlanResult(
             method=method,
@@ -314,10 +342,12 @@ class PlanRun:
             and value >= search.bound * (1 - NEGLIGIBLE)
             and not self._is_overcommitted(placement),
             trace=tuple(search.trace),
-            simulated=None if chosen is None else chosen.figures,
+            simulated=shown_figures(chosen) if chosen is not None and chosen.figures else None,
             candidates=candidates,
             interrupted=interrupted,
             notes=self._notes(chosen, searched_by),
+            subject_to=tuple(map(str, self.objective.limits)),
+            error=best.error / best.score if best and best.candidate.runs and best.score else None,
         )
 
     def _is_overcommitted(self, placement: Placement) -> bool:
@@ -326,21 +356,22 @@ class PlanRun:
         ranges = problem.ranges(placement).items()
         return any(end - start > problem.max_layers(node) for node, (start, end) in ranges)
 
-    def _chosen(self) -> Candidate | None:
-        if self.simulated_search is None:
-            return None
-        try:
-            return self.simulated_search.chosen()
-        except HelixError:
-            return None
+    def _best(self) -> Standing | None:
+        found = self.simulated_search.standings() if self.simulated_search is not None else []
+        return found[0] if found else None
 
     def _notes(self, chosen: Candidate | None, searched_by: str) -> tuple[str, ...]:
         if searched_by != "simulated":
             return ()
         if chosen is None:
             return ("stopped before any simulation; the plan is the best placement by flow",)
+        if not chosen.figures:
+            return (
+                "time was up before any simulation of the plan, which is the best placement by "
+                "the surrogate's estimate",
+            )
         missed = [
-            f"{limit} (actual value {chosen.figures.get(limit.figure, inf):.4g})"
+            f"{limit} (actual value {counted(chosen.figures, limit.figure):.4g})"
             for limit in self.objective.limits
             if limit.kept_share(chosen.figures) < 1
         ]
@@ -350,11 +381,14 @@ class PlanRun:
                 "the plan is the scenario's own placement, in which nodes hold more layers than "
                 "their type should; the bound covers only placements without such nodes"
             )
-        if not chosen.full:
-            notes.append("time was up before the full runs; the figures are from a brief run")
-        elif len(chosen.full) < self.num_seeds:
+        if not chosen.runs:
             notes.append(
-                f"time was up after {len(chosen.full)} of {self.num_seeds} seeds; the means are "
+                f"time was up after {chosen.stopped_s:.0f} s of the first simulation; its figures "
+                "are of these only"
+            )
+        elif len(chosen.runs) < self.num_seeds:
+            notes.append(
+                f"time was up after {len(chosen.runs)} of {self.num_seeds} seeds; the means are "
                 "less certain"
             )
         return tuple(notes)

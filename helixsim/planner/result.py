@@ -9,6 +9,7 @@ from math import isfinite
 from typing import Any
 
 from helixsim.placement.placement import Placement
+from helixsim.planner.objective import OBJECTIVE_FIGURES
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.search import Incumbent
 from helixsim.planner.simulated.candidates import LATENCY, THROUGHPUT, Candidate, front
@@ -83,6 +84,11 @@ class PlanResult:
         Whether Ctrl-C ended the search.
     notes
         Remarks for the user, such as limits that are not kept.
+    subject_to
+        The limits, as arguments of :func:`~helixsim.planner.plan.plan`.
+    error
+        With objective ``simulated``, the standard deviation of the mean of the goal's figure over
+        seeds, relative to it; with one seed, that of runs in general.
     """
 
     method: str
@@ -100,6 +106,8 @@ class PlanResult:
     candidates: tuple[CandidateResult, ...] = ()
     interrupted: bool = False
     notes: tuple[str, ...] = field(default=())
+    subject_to: tuple[str, ...] = ()
+    error: float | None = None
 
     @property
     def value(self) -> float:
@@ -181,6 +189,7 @@ class PlanResult:
         if self.simulated is not None:
             document["goal"] = self.goal
             document["simulated"] = nested(self.simulated)
+            document["relative_error"] = self.error
             document["seeds"] = max((e.seeds for e in self.candidates if e.chosen), default=0)
             document["front"] = [
                 {
@@ -235,8 +244,14 @@ def nested(figures: dict[str, float]) -> dict[str, Any]:
     return found
 
 
+def shown_figures(candidate: Candidate) -> dict[str, float]:
+    """The figures of a candidate as a run's summary has them."""
+    figures = candidate.figures
+    return {name: figures[name] for name in OBJECTIVE_FIGURES if name in figures}
+
+
 def candidate_results(
-    candidates: Sequence[Candidate], chosen: Candidate, full_s: float, brief_s: float
+    candidates: Sequence[Candidate], chosen: Candidate, full_s: float
 ) -> tuple[CandidateResult, ...]:
     """The results of all simulated candidates.
 
@@ -244,13 +259,13 @@ def candidate_results(
     ----------
     candidates, chosen
         The candidates of the search, and the plan among them.
-    full_s, brief_s
-        Length of a full and of a brief run, in seconds.
+    full_s
+        Length of a complete run, in seconds.
     """
     tried = [each for each in candidates if THROUGHPUT in each.figures]
-    # Only candidates with as many full runs as the plan are compared with it: the best of many
-    # single runs is partly the luckiest.
-    alike = [each for each in tried if len(each.full) == len(chosen.full)]
+    # Only candidates with as many runs as the plan are compared with it: the best of many single
+    # runs is partly the luckiest.
+    alike = [each for each in tried if len(each.runs) == len(chosen.runs)]
     best = set(map(id, front(alike)))
     return tuple(
         CandidateResult(
@@ -258,9 +273,9 @@ def candidate_results(
             placement=each.placement,
             max_flow_tokens_per_s=each.max_flow_tokens_per_s,
             stages=each.stages,
-            seeds=len(each.full or each.brief),
-            simulated_s=full_s if each.full else brief_s,
-            figures=each.figures,
+            seeds=max(1, len(each.runs)),
+            simulated_s=full_s if each.runs else each.stopped_s,
+            figures=shown_figures(each),
             on_front=id(each) in best,
             chosen=each is chosen,
         )

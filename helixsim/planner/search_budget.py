@@ -100,61 +100,73 @@ class SearchBudget:
         weakens the bound. Slots, and with them the time of a round, grow with the classes.
     start_share
         Share of the time limit for the starts of a simulated search; simulations need the rest.
+    start_anneal_rounds
+        The same as `anneal_rounds` for a start, which need not be the greatest flow.
+    start_up_s
+        Seconds left below which a search by simulation starts no processes.
     start_stage_factors
         Limits on stages that starts are also searched under, relative to the fewest possible:
         short routes have low latencies, long ones a high flow.
-    brief_s, brief_warmup_s
-        Length of a brief simulation and of its warm-up, in seconds: a few times the duration of a
-        typical request. It ranks candidates at a fraction of the cost of a full run.
-    shorten_above
-        A scenario's run that is at most this many times as long as a brief one is not shortened.
-    proposal_generations
-        Annealings of the surrogate follow one another this often; the second starts from the
-        simulated results of the first.
+    starts
+        Starts with the best estimates that are simulated, besides the scenario's own placement.
+    start_promising
+        Share of the best estimate below which a start is not simulated.
+    templates, templates_work, templates_kept
+        Placements that are drawn by templates, at most; their number times the nodes of the
+        cluster; and the best ones of different structure that annealings start from.
     proposal_parents
-        Candidates that one generation of annealings starts from.
+        Candidates that the annealings of one round start from.
     proposal_steps, proposal_least_steps
         Most and fewest steps of one annealing of the surrogate.
     proposal_work
         Steps of one annealing times nodes of the cluster: a step takes time in proportion to the
         nodes.
+    proposal_node_steps
+        Most steps of one annealing for each node of the cluster: few nodes have few placements.
+    proposal_share
+        Share of the remaining time that the annealings of one round take at most.
     proposal_hot, proposal_cold
         Relative loss in score that is accepted at the start and the end: below the differences of
         a few percent between good placements.
+    proposal_heats
+        Factors of these temperatures, by turns: clusters differ in which finds the most.
+    proposal_heat_nodes
+        Nodes of a cluster below which temperatures are higher, in inverse proportion to its nodes:
+        one node of few makes a greater difference.
     proposal_lenience
-        A neighbour's flow may be split more evenly than that of the current placement by this
-        factor; without it, the exact flow would be computed for most neighbours.
+        A placement's flow may be split more evenly than that of the current one by this factor;
+        without it, the exact flow would be computed for most placements.
     proposal_least_share
         Least random share: losses beyond -log of it (4.6) times the temperature are never
-        accepted, so that poor neighbours are rejected without an exact flow.
+        accepted, so that poor neighbours are rejected by one quick test.
+    proposal_remembered
+        Placements whose scores are kept; bounds the memory.
+    proposal_archive
+        Placements of different structure that one annealing proposes.
+    proposal_check_every
+        Steps between two looks at the clock: milliseconds apart.
     proposal_tighter
-        Decode latencies, relative to the best start's, that some proposals must keep, so that
+        Decode latencies, relative to the best candidate's, that some proposals must keep, so that
         candidates cover the whole front.
-    corrected_by
-        Best candidates whose full runs correct the surrogate: near the optimum, where its errors
-        matter.
+    batch
+        Simulations of a round.
+    neighbours
+        Neighbours of the best candidate that are drawn where annealings propose too few.
     draw_tries
         Attempts to draw a valid neighbour before the placement itself is returned.
     draw_changes
         Numbers of changes of a neighbour, each as often as it is drawn: mostly one, and up to
         three to leave local optima.
-    elites
-        Candidates that a generation or a round continues with.
-    children
-        New candidates per elite and round; with `elites`, eight simulations that run in parallel.
-    neighbours
-        Neighbours that the surrogate chooses each child from.
-    neighbours_scored
-        Share of these neighbours, the best by the quick score, that get the exact score.
     patience
-        Rounds without gain before the search by trial ends.
+        Rounds without gain before the search ends.
     least_gain
         Relative gain in score that counts as one; less is within the noise of a run.
-    promising
-        Share of its parent's brief score at which a child gets a full run: brief runs are noisy
-        by 1 to 2 %.
-    finalists, final_front
-        Best candidates, and candidates of the front, that are run with all seeds.
+    finalists
+        Best candidates that may get further seeds, and most rounds of these.
+    confirmed
+        Candidates for whose further seeds time is kept at the end of a search with a time limit.
+    final_front
+        Candidates of the front that are run with all seeds.
     """
 
     chain_precision: float = 1e-4
@@ -191,31 +203,38 @@ class SearchBudget:
     bound_rounds: int = 200
     bound_classes: int = 24
     start_share: float = 0.15
+    start_anneal_rounds: int = 1
+    start_up_s: float = 5.0
     start_stage_factors: tuple[float, ...] = (1.2, 1.45, 1.75)
-    brief_s: float = 180.0
-    brief_warmup_s: float = 60.0
-    shorten_above: float = 1.5
-    proposal_generations: int = 2
-    proposal_parents: int = 3
-    proposal_steps: int = 1000
-    proposal_least_steps: int = 60
-    proposal_work: int = 24_000
+    starts: int = 3
+    start_promising: float = 0.9
+    templates: int = 1500
+    templates_work: int = 150_000
+    templates_kept: int = 12
+    proposal_parents: int = 4
+    proposal_steps: int = 8000
+    proposal_least_steps: int = 100
+    proposal_work: int = 160_000
+    proposal_node_steps: int = 500
+    proposal_share: float = 0.12
     proposal_hot: float = 0.008
     proposal_cold: float = 0.0005
+    proposal_heats: tuple[float, ...] = (1.0, 3.0, 10.0)
+    proposal_heat_nodes: int = 16
     proposal_lenience: float = 1.08
     proposal_least_share: float = 0.01
+    proposal_remembered: int = 200_000
+    proposal_archive: int = 8
+    proposal_check_every: int = 32
     proposal_tighter: tuple[float, ...] = (0.85, 0.7, 0.55)
-    corrected_by: int = 12
+    batch: int = 4
+    neighbours: int = 48
     draw_tries: int = 60
     draw_changes: tuple[int, ...] = (1, 1, 1, 2, 2, 3)
-    elites: int = 4
-    children: int = 2
-    neighbours: int = 24
-    neighbours_scored: float = 0.25
-    patience: int = 7
+    patience: int = 6
     least_gain: float = 0.001
-    promising: float = 0.985
     finalists: int = 4
+    confirmed: int = 2
     final_front: int = 6
 
 

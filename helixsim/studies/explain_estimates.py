@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from helixsim.control.control_plane import followed_flow, placed_topology
 from helixsim.errors import HelixError
 from helixsim.planner.problem import planning_problem
-from helixsim.planner.simulated.surrogate import Estimate, Surrogate
+from helixsim.planner.simulated.estimates import Estimate
+from helixsim.planner.simulated.surrogate import Surrogate
 from helixsim.studies.explain_changes import Change
 from helixsim.studies.explain_goal import Goal
 

@@ -13,7 +13,7 @@ from helixsim.yaml_files import did_you_mean
 
 if TYPE_CHECKING:
     from helixsim.metrics.result import RunResult
-    from helixsim.planner.simulated.surrogate import Estimate
+    from helixsim.planner.simulated.estimates import Estimate
     from helixsim.scenario.resolved import Scenario
 
 THROUGHPUT = "decode_tokens_per_s"

@@ -8,11 +8,11 @@ import networkx as nx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planner_problems import toy_problem
+from planner_problems import node_shares, toy_problem
 
 from helixsim.planner.max_flow.dinic import longest_route
-from helixsim.planner.simulated.layer_flow import node_shares
-from helixsim.planner.simulated.neighbourhood import Neighbours, on_a_route
+from helixsim.planner.simulated.allowed import on_a_route
+from helixsim.planner.simulated.neighbourhood import Neighbours
 
 MOST_LAYERS = 8
 

@@ -102,7 +102,7 @@ def test_json_by_flow(folder):
 def test_json_simulated(folder):
     result = plan(write(), *QUICK, "--json")
     found = json.loads(result.stdout)
-    assert list(found) == [*KEYS, "goal", "simulated", "seeds", "front"]
+    assert list(found) == [*KEYS, "goal", "simulated", "relative_error", "seeds", "front"]
     assert found["seeds"] == 1
     assert found["simulated"]["decode_tokens_per_s"] > 0
     assert found["simulated"]["decode_latency_s"]["mean"] > 0
@@ -117,6 +117,7 @@ def test_a_plan_as_text(folder):
     lines = result.stdout.splitlines()
     assert lines[0].startswith("method      swarm, objective simulated; ")
     assert any(line.startswith("simulated   ") for line in lines)
+    assert any(line.startswith("goal        decode_tokens_per_s ") for line in lines)
     assert "            mean of 1 run, 10 s each" in lines
     assert lines[-2] == "written: placed.yaml"
     assert lines[-1].startswith("hint: requests followed the published split")

@@ -29,7 +29,13 @@ from helixsim.planner.search_budget import SearchBudget
 from helixsim.planner.simulated.search import Effort
 from helixsim.scenario.load import resolve_scenario
 
-QUICK = SearchBudget(start_stage_factors=(1.5,), anneal_rounds=1, anneal_iterations=2000)
+QUICK = SearchBudget(
+    start_stage_factors=(1.5,),
+    anneal_rounds=1,
+    anneal_iterations=2000,
+    templates=40,
+    proposal_work=2400,
+)
 NAMES = ("a", "b", "c")
 NODES = {"a": 4, "b": 4, "c": 2}
 
@@ -223,7 +229,11 @@ def test_plan_takes_constraints_and_simulates_what_keeps_to_them(quickstart):
     name = quickstart.cluster.nodes[0].name
     short = replace(quickstart, run=replace(quickstart.run, warmup_s=2.0, duration_s=6.0))
     found = plan(
-        short, fix=[f"{name}=20-29"], effort=Effort(num_seeds=1), budget=QUICK, time_limit_s=600
+        short,
+        fix=[f"{name}=20-29"],
+        effort=Effort(num_seeds=1, rounds=1, annealings=2),
+        budget=QUICK,
+        time_limit_s=600,
     )
     assert found.placement.layers[name] == (20, 30)
     assert found.candidates

@@ -6,13 +6,13 @@ from random import Random
 
 import networkx as nx
 import pytest
-from planner_problems import published, toy_problem
+from planner_problems import node_shares, published, toy_problem
 
 from helixsim.planner.heuristics import swarm_ranges
 from helixsim.planner.max_flow.dinic import flow_value, longest_route
 from helixsim.planner.simulated import neighbourhood as module
-from helixsim.planner.simulated.layer_flow import node_shares
-from helixsim.planner.simulated.neighbourhood import Neighbours, on_a_route
+from helixsim.planner.simulated.allowed import on_a_route
+from helixsim.planner.simulated.neighbourhood import Neighbours
 
 ROOM = {"a": 3, "b": 3, "c": 2, "d": 2, "e": 1}
 START = {0: (0, 3), 1: (0, 3), 2: (3, 5), 3: (3, 5), 4: (5, 6)}

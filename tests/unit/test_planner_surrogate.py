@@ -10,9 +10,10 @@ import pytest
 from builders import HOST, capacity, make_scenario, make_topology, offline
 
 from helixsim.control.control_plane import followed_flow
-from helixsim.physics.engine import EngineCosts
+from helixsim.physics.engine import EngineCosts, GpuCosts
 from helixsim.planner.problem import planning_problem
-from helixsim.planner.simulated.surrogate import NOTHING, Surrogate
+from helixsim.planner.simulated.estimates import NOTHING
+from helixsim.planner.simulated.surrogate import Surrogate
 from helixsim.profiles.machine import LatencyProfile
 from helixsim.requests import TraceRequest
 from helixsim.scenario.load import load_scenario
@@ -61,10 +62,18 @@ def seconds_per_request(estimate):
 
 def by_hand(rate, *, layers=2, latency_s=0.003, bandwidth=1e6):
     """Prompt and decode latency through one node with fast links, at a rate of requests."""
-    prompt_s, decode_s = layers * 0.1 + COPIED_S, layers * 0.02
+    prompt_s = layers * 0.1 + COPIED_S
     busy = rate * prompt_s
     free = 1 - busy
-    batch = max(1.0, rate * OUTPUT * decode_s / free)
+
+    def batch_s(count):
+        """The paper's physics counts a single decode twice, and copies what is received."""
+        return layers * 0.02 * (2 if count == 1 else 1) + count * COPIED_S / PROMPT
+
+    batch, decode_s = 10, batch_s(10)
+    for _ in range(3):
+        batch = max(1.0, rate * OUTPUT * decode_s / free)
+        decode_s = batch_s(int(batch))
     waiting = decode_s / 2 * min(1.0, rate * OUTPUT / batch * decode_s)
     prompt = prompt_s + decode_s / 2 + rate * prompt_s**2 / 2 / free + waiting
     decode = decode_s + waiting + (1 - exp(-busy)) * prompt_s / 2 / free
@@ -112,11 +121,11 @@ def test_a_batch_that_is_full_bounds_the_rate():
 
 
 def test_the_scheduler_settings_count():
-    scenario = scenario_of(ONE, kv=28 * 12, high_water_mark=0.5)
+    scenario = scenario_of(ONE, kv=28 * 36, high_water_mark=0.5)
     problem = planning_problem(scenario)
     ranges = problem.ranges(scenario.placement)
     estimate = Surrogate(scenario, problem).of_ranges(ranges)
-    assert estimate.requests_in_flight == pytest.approx(0.5 * 12, rel=2e-3)
+    assert estimate.requests_in_flight == pytest.approx(0.5 * 36, rel=2e-3)
     longer = replace(
         scenario,
         scheduler=replace(
@@ -124,7 +133,7 @@ def test_the_scheduler_settings_count():
         ),
     )
     estimate = Surrogate(longer, problem).of_ranges(ranges)
-    assert estimate.requests_in_flight == pytest.approx(0.5 * 12 * 14 / 24, rel=2e-3)
+    assert estimate.requests_in_flight == pytest.approx(0.5 * 36 * 14 / 24, rel=2e-3)
 
 
 def test_given_lengths_replace_the_workloads_means():
@@ -142,35 +151,42 @@ def test_given_lengths_replace_the_workloads_means():
     assert same == usual
 
 
-# -- copying between host and GPU
+# -- the performance model is asked
 
 
-def copy_times(scenario):
-    """Seconds of copying on a first, a middle and a last node, and on one that holds all layers."""
+def prompt_times(scenario):
+    """Seconds of a prompt on a first, a middle and a last node, and on one with all layers."""
     surrogate = Surrogate(scenario, planning_problem(scenario))
-    return [surrogate.prompt_copy_s(*span) for span in ((0, 1), (1, 2), (2, 3), (0, 3))]
+    return [surrogate.times.of(0, *span)[0] for span in ((0, 1), (1, 2), (2, 3), (0, 3))]
 
 
 LINE = {"a": (0, 1), "b": (1, 2), "c": (2, 3)}
 
 
-def test_copies_under_paper_physics_by_hand():
-    """10 tokens x 8 bytes at 4 GB/s and 5 GB/s: 20 ns + 16 ns, on every node."""
-    assert copy_times(scenario_of(LINE)) == [pytest.approx(36e-9, rel=1e-12)] * 4
-
-
-def test_copies_under_calibrated_physics_by_hand():
-    """10 tokens x 8 bytes at 800 B/s: 0.1 s into the GPU, and 0.1 s out of it."""
-    scenario = replace(
-        scenario_of(LINE, kv=10**7),
-        physics="calibrated",
-        engine=EngineCosts(copy_bytes_per_s=800.0),
+def test_prompts_under_paper_physics_by_hand():
+    """0.1 s on each layer; 10 tokens x 8 bytes at 4 and 5 GB/s."""
+    assert prompt_times(scenario_of(LINE)) == pytest.approx(
+        [0.1 + 36e-9, 0.1 + 36e-9, 0.1 + 36e-9, 0.3 + 36e-9], rel=1e-12
     )
-    assert copy_times(scenario) == pytest.approx([0.1, 0.2, 0.1, 0.0])
-    # The middle node computes 0.1 s on a prompt and copies for 0.2 s.
-    problem = planning_problem(scenario)
-    estimate = Surrogate(scenario, problem).of_ranges(problem.ranges(scenario.placement))
-    assert estimate.decode_tokens_per_s == pytest.approx(OUTPUT * 0.97 / 0.3)
+
+
+def test_prompts_under_calibrated_physics_by_hand():
+    """10 tokens x 8 bytes at 800 B/s: 0.1 s into the GPU, and 0.1 s out of it."""
+    engine = EngineCosts(copy_bytes_per_s=800.0)
+    scenario = replace(scenario_of(LINE, kv=10**7), physics="calibrated", engine=engine)
+    assert prompt_times(scenario) == pytest.approx([0.2, 0.3, 0.2, 0.3])
+    # Host costs of the engine count, too: a quarter of a second for each layer.
+    slow = EngineCosts(copy_bytes_per_s=800.0, other_gpus=GpuCosts(layer_pass_s=0.25))
+    scenario = replace(scenario, engine=slow)
+    assert prompt_times(scenario) == pytest.approx([0.45, 0.55, 0.45, 1.05])
+
+
+def test_decodes_are_timed_with_their_context():
+    scenario = scenario_of(LINE)
+    times = Surrogate(scenario, planning_problem(scenario)).times.of(0, 0, 1)[1]
+    # The paper's physics counts a single decode twice; copies take 3.6 ns a token.
+    assert times(1) == pytest.approx(0.04 + 3.6e-9, rel=1e-12)
+    assert times(7) == pytest.approx(0.02 + 7 * 3.6e-9, rel=1e-12)
 
 
 # -- the offered load

@@ -14,9 +14,9 @@ from math import exp, inf
 from random import Random
 
 from helixsim.errors import PlacementError
-from helixsim.planner.constraints import FREE, LayerRange, move_cost
+from helixsim.planner.constraints import FREE, LayerRange, move_cost, repaired
 from helixsim.planner.max_flow.dinic import flow_value, longest_route
-from helixsim.planner.problem import PlanningProblem, Ranges
+from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.search import FlowSearch
 
 _ROUNDS = 16
@@ -50,11 +50,11 @@ def optimise_constrained(search: FlowSearch, optimise: Callable[[FlowSearch], No
     for number, start in enumerate(starts):
         if search.out_of_time and search.ranges:
             return
-        repaired = _repaired(problem, start)
-        search.offer(repaired)
+        begin = repaired(problem, start)
+        search.offer(begin)
         annealing = _Annealing(search, search.rng("constrained", number))
         for each in range(_ROUNDS):  # from the start and from the best found, in turn
-            annealing.run(search.ranges if each % 2 and search.ranges else repaired)
+            annealing.run(search.ranges if each % 2 and search.ranges else begin)
 
 
 def _of_parts(search: FlowSearch, optimise: Callable[[FlowSearch], None]) -> dict[int, LayerRange]:
@@ -100,16 +100,6 @@ def _groups(problem: PlanningProblem) -> list[list[int]]:
             f"({held}); leave out --same-region, or add machines"
         )
     return able
-
-
-def _repaired(problem: PlanningProblem, ranges: Ranges) -> dict[int, LayerRange]:
-    constraints = problem.constraints
-    kept = {
-        node: layers
-        for node, layers in ranges.items()
-        if constraints.allows(node, layers) and layers[1] - layers[0] <= problem.max_layers(node)
-    }
-    return kept | dict(constraints.fixed)
 
 
 @dataclass

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, inf
 
+from helixsim.planner.simulated.step_times import DecodeTimes
+
 _BATCH_ROUNDS, _FIRST_BATCH = 3, 10
 """Rounds of the fixed-point iteration for the size of a batch of decodes, and its first guess."""
 _NEARLY_FULL = 0.97
@@ -22,56 +24,66 @@ against the time of a decode on a node."""
 
 @dataclass(slots=True)
 class LinkModel:
-    """A link that requests take.
+    """A link that requests take, or equal links from alike nodes to alike nodes.
 
     Attributes
     ----------
     target
-        Number of the machine that it leads to.
+        Number of the machine, or of the group of alike nodes, that it leads to.
     share
-        Share of all requests that take it.
+        Share of all requests that take each link.
     out_share
-        Share of the requests at its source that take it.
-    latency_s
-        Propagation time in seconds.
+        Share of the requests at its source that take each link.
+    latency_s, decode_latency_s
+        Propagation time in seconds, of a prompt and of a decode.
     prompt_s, decode_s
         Transmission time in seconds of a mean prompt, and of one token.
+    count
+        Number of links.
+    sources
+        Number of links that lead to one target.
     """
 
     target: int
     share: float
     out_share: float
     latency_s: float
+    decode_latency_s: float
     prompt_s: float
     decode_s: float
+    count: int = 1
+    sources: int = 1
 
 
 @dataclass(slots=True)
 class NodeModel:
-    """A node that requests pass.
+    """A node that requests pass, or alike nodes with the same layers and equal shares.
 
     Attributes
     ----------
     node
-        Its number.
+        Its number, or that of the group.
     share
-        Share of all requests that pass it.
+        Share of all requests that pass each node.
     prompt_s
-        Time in seconds that it computes on a mean prompt.
-    num_layers
-        Number of layers that it holds.
-    layer_decode_s
-        Time in seconds of one layer for a batch of n decodes, for n = 0 to the most.
+        Time in seconds that a node computes on a mean prompt.
+    decodes
+        Times of batches of decodes on a node.
     links
-        Its outgoing links.
+        The outgoing links.
+    count
+        Number of nodes.
+    holds_all
+        Whether it holds all layers, and decodes stay until they are done.
     """
 
     node: int
     share: float
     prompt_s: float
-    num_layers: int
-    layer_decode_s: list[float]
+    decodes: DecodeTimes
     links: list[LinkModel]
+    count: int = 1
+    holds_all: bool = False
 
 
 class BlockingModel:
@@ -86,10 +98,14 @@ class BlockingModel:
     output_tokens
         Mean number of decodes of a request.
     num_machines
-        Number of machines, the coordinator included.
+        Number of nodes or groups, the coordinator included.
     num_chunks
         Chunks of a mean prompt where they leave in a stream: decodes run between them, so that
         none stays behind a prompt on a node. None for whole prompts.
+    prompt_spread
+        Mean of the squares of the lengths of prompts over the square of their mean, at least 1: a
+        decode meets long prompts more often than short ones, and a prompt that it meets is this
+        many times as long as the mean.
     """
 
     def __init__(
@@ -99,12 +115,14 @@ class BlockingModel:
         output_tokens: float,
         num_machines: int,
         num_chunks: float | None = None,
+        prompt_spread: float = 1.0,
     ) -> None:
         self._nodes = nodes
         self._first_links = first_links
         self._output_tokens = output_tokens
         self._num_machines = num_machines
         self._num_chunks = num_chunks
+        self._prompt_spread = prompt_spread
 
     def most_requests_per_s(self) -> float:
         """Requests per second at which prompts alone keep some node or link busy."""
@@ -129,8 +147,9 @@ class BlockingModel:
             if found is None:
                 return None
             prompt_s, decode_s, chance = found
-            prompt_sum += node.share * prompt_s
-            decode_sum += node.share * decode_s
+            weight = node.count * node.share
+            prompt_sum += weight * prompt_s
+            decode_sum += weight * decode_s
             slowest_s = max(slowest_s, prompt_s)
             prompt_s, decode_s = self._pass_links(node.links, chance, rate, behind)
             prompt_sum += prompt_s
@@ -171,25 +190,30 @@ class BlockingModel:
             chunk_s = node.prompt_s / self._num_chunks
             wait_s = waiting_s + busy * chunk_s / free
             return chunk_s + decode_s + wait_s, decode_s + wait_s, 0.0
-        # Mean residual time of the prompt in service (M/D/1), and the probability to find one.
-        rest_s = node.prompt_s / 2 / free
+        if node.holds_all:
+            # Between two steps of a decode, prompts run that have arrived since.
+            rest_s = self._prompt_spread * node.prompt_s / 2 / free
+            return node.prompt_s + decode_s / 2 + busy * rest_s + waiting_s, decode_s / free, 0.0
+        # Mean residual time of the prompt in service (M/G/1), and the probability to find one.
+        met_s = self._prompt_spread * node.prompt_s
+        rest_s = met_s / 2 / free
         caught = (1 - held) * (1 - exp(-busy))
         return (
             node.prompt_s + decode_s / 2 + busy * rest_s + waiting_s,
-            decode_s + waiting_s + held * max(0.0, node.prompt_s - decode_s) + caught * rest_s,
+            decode_s + waiting_s + held * max(0.0, met_s - decode_s) + caught * rest_s,
             min(1.0, held + caught),
         )
 
     def _batch(self, node: NodeModel, decodes_per_s: float) -> tuple[float, float]:
         """Decodes that arrive while a batch runs, and the time in seconds of a batch of these."""
-        table = node.layer_decode_s
-        most = len(table) - 1
-        batch, decode_s = 1.0, node.num_layers * table[min(_FIRST_BATCH, most)]
+        times = node.decodes
+        most = times.most
+        batch, decode_s = 1.0, times(min(_FIRST_BATCH, most))
         for _ in range(_BATCH_ROUNDS):
             batch = max(1.0, decodes_per_s * decode_s)
             if batch >= most:
                 return inf, inf
-            decode_s = node.num_layers * table[int(batch)]
+            decode_s = times(int(batch))
         return batch, decode_s
 
     def _pass_links(
@@ -209,17 +233,20 @@ class BlockingModel:
         prompt_sum = decode_sum = 0.0
         for link in links:
             prompt_s, share = link.prompt_s, link.share
+            weight = link.count * share
             same_link = chance * link.out_share
             if prompt_s <= _FAST_LINK_S:
-                prompt_sum += share * (link.latency_s + prompt_s)
-                decode_sum += share * (link.latency_s + link.decode_s)
-                behind[link.target] += share * same_link
+                prompt_sum += weight * (link.latency_s + prompt_s)
+                decode_sum += weight * (link.decode_latency_s + link.decode_s)
+                behind[link.target] += link.sources * share * same_link
                 continue
             prompts = rate * share
-            rest_s = prompt_s / 2 / (1 - prompts * (prompt_s + self._output_tokens * link.decode_s))
+            free = 1 - prompts * (prompt_s + self._output_tokens * link.decode_s)
+            met_s = self._prompt_spread * prompt_s
+            rest_s = met_s / 2 / free
             caught = (1 - same_link) * (1 - exp(-prompts * prompt_s))
-            prompt_sum += share * (link.latency_s + prompt_s + prompts * prompt_s * rest_s)
-            held_s = same_link * prompt_s + caught * rest_s
-            decode_sum += share * (link.latency_s + link.decode_s + held_s)
-            behind[link.target] += share * (same_link + caught)
+            prompt_sum += weight * (link.latency_s + prompt_s + prompts * prompt_s * rest_s)
+            held_s = same_link * met_s + caught * rest_s
+            decode_sum += weight * (link.decode_latency_s + link.decode_s + held_s)
+            behind[link.target] += link.sources * share * (same_link + caught)
         return prompt_sum, decode_sum

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from helixsim.placement.placement import Placement
 from helixsim.placement.topology import Topology
 from helixsim.planner.objective import Figures, Objective, mean_figures
+from helixsim.planner.simulated.estimates import Estimate
 
 LATENCY = "decode_latency_s.mean"
 THROUGHPUT = "decode_tokens_per_s"
@@ -20,40 +21,62 @@ class Candidate:
     Attributes
     ----------
     label
-        Its origin: ``own``, the name of a method, ``proposal`` or ``trial`` with a number.
+        Its origin: ``own``, the name of a method, or ``proposal`` with a number.
     ranges, placement
         The placement, by node number and by node name.
+    key
+        Equal for placements that differ only by an exchange of alike nodes.
     max_flow_tokens_per_s, stages
         Its maximum flow, and the most nodes of a route.
-    brief, full
-        Figures of the brief run, and of runs of the scenario's length, one per seed.
+    move_cost
+        What it costs to move to it, in the unit of the optimised figure.
+    estimate
+        The surrogate's estimate; None for a placement that it cannot estimate.
+    runs
+        Seed -> figures of the run with that seed, of the scenario's length.
+    looks
+        Of the first of these runs: simulated time in seconds -> figures up to then.
+    stopped_s, stopped
+        A run that was stopped: the simulated time, and the figures up to then.
+    projected
+        What a run that was stopped would have come to, as the best one has gone on.
     """
 
     label: str
     ranges: Mapping[int, tuple[int, int]]
     placement: Placement
+    key: object
     max_flow_tokens_per_s: float
     stages: int
-    brief: list[Figures] = field(default_factory=list)
-    full: list[Figures] = field(default_factory=list)
+    move_cost: float = 0.0
+    estimate: Estimate | None = None
+    runs: dict[int, Figures] = field(default_factory=dict)
+    looks: Mapping[float, Figures] = field(default_factory=dict)
+    stopped_s: float = 0.0
+    stopped: Figures = field(default_factory=dict)
+    projected: Figures = field(default_factory=dict)
 
     @property
-    def key(self) -> object:
-        """A hashable key, equal for equal placements."""
-        return tuple(sorted(self.ranges.items())), self.placement.links
+    def is_tried(self) -> bool:
+        """Whether a run of it has ended, or was stopped because it was losing."""
+        return bool(self.runs or self.projected)
 
     @property
     def figures(self) -> dict[str, float]:
-        """Means over seeds, of the full runs if there are any, otherwise of the brief run."""
-        return mean_figures(self.full or self.brief)
+        """Means over the seeds, or figures of a run that was stopped; empty without a run."""
+        return mean_figures(list(self.runs.values())) or mean_figures(
+            [self.stopped] if self.stopped else []
+        )
 
     def score(self, objective: Objective) -> float:
-        """Score of the first full run; 0 without one."""
-        return objective.score(self.full[0]) if self.full else 0.0
+        """Mean score over the seeds, or the projected one; 0 without a run."""
+        if self.runs:
+            return sum(self.run_scores(objective)) / len(self.runs)
+        return objective.score(self.projected, self.move_cost) if self.projected else 0.0
 
-    def brief_score(self, objective: Objective) -> float:
-        """Score of the brief run; 0 without one."""
-        return objective.score(self.brief[0]) if self.brief else 0.0
+    def run_scores(self, objective: Objective) -> list[float]:
+        """The score of each run, less the price of moving."""
+        return [objective.score(figures, self.move_cost) for figures in self.runs.values()]
 
 
 class CandidatePool:
@@ -70,20 +93,16 @@ class CandidatePool:
         """Count the candidates."""
         return len(self._by_key)
 
+    def __contains__(self, key: object) -> bool:
+        """Whether a placement with this key is known."""
+        return key in self._by_key
+
     def add(self, candidate: Candidate) -> bool:
         """Add a candidate; False if the pool has the same placement already."""
         if candidate.key in self._by_key:
             return False
         self._by_key[candidate.key] = candidate
         return True
-
-    def best(self, objective: Objective, count: int) -> list[Candidate]:
-        """The best candidates: by full runs first, candidates without one by their brief run."""
-        tried = [candidate for candidate in self if candidate.brief]
-        return sorted(
-            tried,
-            key=lambda each: (not each.full, -each.score(objective), -each.brief_score(objective)),
-        )[:count]
 
 
 def most_stages(topology: Topology) -> int:
@@ -114,4 +133,4 @@ def spread(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
     if len(candidates) <= count:
         return list(candidates)
     last = len(candidates) - 1
-    return [candidates[round(index * last / (count - 1))] for index in range(count)]
+    return [candidates[round(index * last / max(1, count - 1))] for index in range(count)]

@@ -1,4 +1,4 @@
-"""How requests spread over the nodes of an aligned placement whose links never bind.
+"""How requests spread over the layers of an aligned placement whose links never bind.
 
 The nodes start and end at a few layers. With these as vertices and the nodes as edges, a placement
 is a small graph, whose maximum flow is found quickly.
@@ -6,45 +6,49 @@ is a small graph, whose maximum flow is found quickly.
 
 from __future__ import annotations
 
-from helixsim.planner.problem import PlanningProblem, Ranges
+from collections.abc import Mapping
+
+Span = tuple[int, int]
+"""Layers ``(start, end)``: the first, and the one after the last."""
 
 _NEGLIGIBLE = 1e-9
 """Share of the flow that counts as none."""
 
 
-def node_shares(problem: PlanningProblem, ranges: Ranges) -> dict[int, float]:
-    """Share of all requests that pass each node.
+def span_shares(capacity: Mapping[Span, float], num_layers: int) -> dict[Span, float]:
+    """Share of all requests that pass the nodes with the same layers.
 
     Parameters
     ----------
-    problem, ranges
-        The placement; its links are assumed never to bind.
+    capacity
+        Span of layers -> throughput of all nodes that hold exactly these.
+    num_layers
+        Number of layers of the LLM.
 
     Returns
     -------
     dict
-        Number of a node -> share, 0 to 1, for the nodes that any requests pass; empty without a
-        route through all layers. Nodes with the same layers share in proportion to their
-        throughput.
+        Span -> share, 0 to 1, for the spans that any requests pass; empty without a route
+        through all layers.
     """
-    capacity: dict[tuple[int, int], float] = {}
-    for node, span in ranges.items():
-        rate = problem.tokens_per_s(node, span[1] - span[0])
-        capacity[span] = capacity.get(span, 0.0) + rate
-    flow = _layer_flow(capacity, problem.num_layers)
+    flow = _only_way(capacity, num_layers) or _layer_flow(dict(capacity), num_layers)
     total = sum(value for (start, _), value in flow.items() if start == 0)
     if total <= 0:
         return {}
-    return {
-        node: flow[span] / total * (problem.tokens_per_s(node, span[1] - span[0]) / capacity[span])
-        for node, span in ranges.items()
-        if flow[span] > _NEGLIGIBLE * total
-    }
+    return {span: value / total for span, value in flow.items() if value > _NEGLIGIBLE * total}
 
 
-def _layer_flow(
-    capacity: dict[tuple[int, int], float], num_layers: int
-) -> dict[tuple[int, int], float]:
+def _only_way(capacity: Mapping[Span, float], num_layers: int) -> dict[Span, float]:
+    """All of the flow over every span if they follow one another; empty if there are other ways."""
+    at = 0
+    for start, end in sorted(capacity):
+        if start != at:
+            return {}
+        at = end
+    return dict.fromkeys(capacity, 1.0) if at == num_layers else {}
+
+
+def _layer_flow(capacity: dict[Span, float], num_layers: int) -> dict[Span, float]:
     """Maximum flow from layer 0 to the last layer, by span ``(start, end)`` of layers.
 
     The widest augmenting path comes first, which spreads the flow and needs few rounds.
@@ -67,14 +71,14 @@ def _layer_flow(
 
 
 def _widest_path(
-    spans: list[tuple[int, int]],
-    left: dict[tuple[int, int], float],
-    flow: dict[tuple[int, int], float],
+    spans: list[Span],
+    left: dict[Span, float],
+    flow: dict[Span, float],
     num_layers: int,
-) -> list[tuple[tuple[int, int], bool]] | None:
+) -> list[tuple[Span, bool]] | None:
     """The augmenting path of greatest width as (span, forward); None without one."""
     width: dict[int, float] = {0: float("inf")}
-    reached_by: dict[int, tuple[tuple[int, int], bool]] = {}
+    reached_by: dict[int, tuple[Span, bool]] = {}
     changed = True
     while changed:
         changed = False

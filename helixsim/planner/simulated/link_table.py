@@ -1,45 +1,68 @@
-"""Links as the surrogate knows them: between nodes, and between nodes and all front ends."""
+"""Links as the surrogate knows them: between nodes, and between nodes and front ends."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from itertools import permutations
 
-from helixsim.cluster import FrontEnd, Node
+import numpy as np
+import numpy.typing as npt
+
+from helixsim.cluster import Network, RuleNetwork
 from helixsim.planner.problem import PlanningProblem
+
+Matrix = npt.NDArray[np.float64]
 
 
 class LinkTable:
-    """Bandwidth and latency of links, each looked up once; the nearest front end counts."""
+    """Bandwidths in bytes/s (0 without a link) and latencies in seconds between all machines.
+
+    Attributes
+    ----------
+    each_bandwidth, each_latency_s
+        Shape (n + f, n + f), from the row's to the column's machine: n nodes, then f front ends.
+    bandwidth, latency_s
+        Shape (n + 1, n + 1): all front ends are one machine, the last; the nearest one counts.
+    """
 
     def __init__(self, problem: PlanningProblem) -> None:
-        self._network = problem.cluster.network
-        self._machines: list[Sequence[Node | FrontEnd]] = [
-            *((node,) for node in problem.cluster),
-            problem.cluster.front_ends,
-        ]
-        self._allowed = problem.link_tokens_per_s
-        self._known: dict[tuple[int, int], tuple[float, float]] = {}
+        cluster, nodes = problem.cluster, len(problem)
+        names = [*problem.names, *cluster.front_end_names]
+        network = cluster.network
+        if isinstance(network, RuleNetwork):
+            bandwidth, latency_s = network.bandwidths(names), network.latencies_s(names)
+        else:
+            bandwidth, latency_s = _listed(network, names)
+        nics = [node.nic for node in cluster.nodes]
+        nics += [front_end.nic for front_end in cluster.front_ends]
+        outbound = np.array([nic.outbound_bytes_per_s for nic in nics])
+        inbound = np.array([nic.inbound_bytes_per_s for nic in nics])
+        narrowest = np.minimum(bandwidth, np.minimum(outbound[:, None], inbound[None, :]))
+        number = np.minimum(np.arange(len(names)), nodes)
+        is_allowed = problem.link_tokens_per_s[np.ix_(number, number)] > 0
+        self.each_bandwidth = np.where(is_allowed, narrowest, 0.0)
+        self.each_latency_s = latency_s
+        self.bandwidth, self.latency_s = _nearest(self.each_bandwidth, latency_s, nodes)
 
-    def link(self, source: int, target: int) -> tuple[float, float]:
-        """Bandwidth in bytes/s, 0 where there is no link, and latency in seconds."""
-        found = self._known.get((source, target))
-        if found is None:
-            found = self._known[source, target] = self._nearest(source, target)
-        return found
 
-    def _nearest(self, source: int, target: int) -> tuple[float, float]:
-        joins = [
-            (sender, receiver, link)
-            for sender in self._machines[source]
-            for receiver in self._machines[target]
-            if (link := self._network.link(sender.name, receiver.name)) is not None
-        ]
-        if not joins or self._allowed[source, target] <= 0:
-            return 0.0, 0.0
-        sender, receiver, link = min(joins, key=lambda join: join[2].latency_s)
-        bandwidth = min(
-            link.bandwidth_bytes_per_s,
-            sender.nic.outbound_bytes_per_s,
-            receiver.nic.inbound_bytes_per_s,
-        )
-        return bandwidth, link.latency_s
+def _nearest(bandwidth: Matrix, latency_s: Matrix, nodes: int) -> tuple[Matrix, Matrix]:
+    """The tables with the links of each node with its nearest front end alone."""
+    if len(bandwidth) == nodes + 1:
+        return bandwidth, latency_s
+    away_s = np.where(bandwidth > 0, latency_s, np.inf)
+    every = np.arange(nodes)
+    outwards = (nodes + away_s[nodes:, :nodes].argmin(axis=0), every)
+    returning = (every, nodes + away_s[:nodes, nodes:].argmin(axis=1))
+    found = []
+    for table in (bandwidth, latency_s):
+        joined = table[: nodes + 1, : nodes + 1].copy()
+        joined[nodes, :nodes], joined[:nodes, nodes] = table[outwards], table[returning]
+        found.append(joined)
+    return found[0], found[1]
+
+
+def _listed(network: Network, names: list[str]) -> tuple[Matrix, Matrix]:
+    bandwidth, latency_s = np.zeros((2, len(names), len(names)))
+    for a, b in permutations(range(len(names)), 2):
+        if (link := network.link(names[a], names[b])) is not None:
+            bandwidth[a, b], latency_s[a, b] = link.bandwidth_bytes_per_s, link.latency_s
+    return bandwidth, latency_s

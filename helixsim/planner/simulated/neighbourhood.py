@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from helixsim.planner.max_flow.dinic import longest_route
 from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
+from helixsim.planner.simulated.allowed import allowed
 
 _Change = Callable[["Neighbours", dict[int, tuple[int, int]], Random], None]
 
@@ -27,6 +27,11 @@ class Neighbours:
         Most nodes of a route; None for any number.
     budget
         How many changes a neighbour has, and how often drawing is attempted.
+
+    Attributes
+    ----------
+    max_stages
+        As given.
     """
 
     def __init__(
@@ -37,7 +42,7 @@ class Neighbours:
     ) -> None:
         self.problem = problem
         self._budget = budget
-        self._max_stages = max_stages
+        self.max_stages = max_stages
         self._num_layers = problem.num_layers
         self._num_nodes = len(problem)
         self._room = [problem.max_layers(node) for node in range(len(problem))]
@@ -45,16 +50,16 @@ class Neighbours:
     def draw(self, ranges: Ranges, rng: Random) -> dict[int, tuple[int, int]]:
         """Draw a placement that differs by a few changes and has a route through all layers.
 
-        Nodes on no route are left out. If no valid neighbour is found, the placement itself is
-        returned.
+        It keeps to the problem's constraints. Nodes on no route are left out. If no valid neighbour
+        is found, the placement itself is returned.
         """
         for _ in range(self._budget.draw_tries):
             changed = dict(ranges)
             for _ in range(rng.choice(self._budget.draw_changes)):
                 rng.choice(_CHANGES)(self, changed, rng)
             if changed != ranges and self._fits(changed):
-                cleaned = on_a_route(changed, self._num_layers)
-                if cleaned and cleaned != ranges and self._short_enough(cleaned):
+                cleaned = allowed(self.problem, changed, self.max_stages)
+                if cleaned and cleaned != ranges:
                     return cleaned
         return dict(ranges)
 
@@ -64,9 +69,6 @@ class Neighbours:
             0 <= start < end <= last and end - start <= room[node]
             for node, (start, end) in ranges.items()
         )
-
-    def _short_enough(self, ranges: Ranges) -> bool:
-        return self._max_stages is None or longest_route(self.problem, ranges) <= self._max_stages
 
     # -- changes -----------------------------------------------------------------------------
 
@@ -95,6 +97,25 @@ class Neighbours:
         ends = [point for point in points if start < point <= start + self._room[node]]
         if ends:
             ranges[node] = (start, rng.choice(ends))
+
+    def _bridge(self, ranges: dict[int, tuple[int, int]], rng: Random) -> None:
+        """Give two nodes the layers between two points, one after the other."""
+        first, second = rng.randrange(self._num_nodes), rng.randrange(self._num_nodes)
+        points = _points(ranges)
+        if first == second or len(points) < 2:
+            return
+        start = rng.choice(points[:-1])
+        most = self._room[first] + self._room[second]
+        ends = [point for point in points if start + 1 < point <= start + most]
+        if not ends:
+            return
+        end = rng.choice(ends)
+        low, high = (
+            max(start + 1, end - self._room[second]),
+            min(end - 1, start + self._room[first]),
+        )
+        middle = rng.randint(low, high)
+        ranges[first], ranges[second] = (start, middle), (middle, end)
 
     def _shift(self, ranges: dict[int, tuple[int, int]], rng: Random) -> None:
         """Move a point, or several consecutive points, by one layer."""
@@ -153,6 +174,7 @@ _CHANGES: tuple[_Change, ...] = (
     Neighbours._swap,
     Neighbours._copy,
     Neighbours._span,
+    Neighbours._bridge,
     Neighbours._shift,
     Neighbours._shift,
     Neighbours._shift,
@@ -175,20 +197,3 @@ def _cuts(ranges: Ranges, num_layers: int) -> list[int]:
         for layer in range(start + 1, end):
             crossed[layer] += 1
     return [point for point in _points(ranges) if not crossed[point]]
-
-
-def on_a_route(ranges: Ranges, num_layers: int) -> dict[int, tuple[int, int]]:
-    """The ranges of the nodes on some route through all layers; empty without a route."""
-    spans = sorted(set(ranges.values()))
-    reached = {0}
-    for start, end in spans:
-        if start in reached:
-            reached.add(end)
-    returning = {num_layers}
-    for start, end in sorted(spans, key=lambda span: -span[1]):
-        if end in returning:
-            returning.add(start)
-    useful = reached & returning
-    if num_layers not in reached:
-        return {}
-    return {node: span for node, span in ranges.items() if span[0] in useful and span[1] in useful}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
 from random import Random
@@ -10,38 +10,32 @@ from random import Random
 from helixsim.control.control_plane import followed_flow
 from helixsim.errors import HelixError
 from helixsim.placement.placement import Placement
-from helixsim.planner.objective import OBJECTIVE_FIGURES, Figures, Objective, estimated_family
+from helixsim.planner.constraints import move_cost
+from helixsim.planner.objective import Objective
 from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
+from helixsim.planner.simulated.alike import AlikeNodes, Key
+from helixsim.planner.simulated.correction import Correction
+from helixsim.planner.simulated.estimates import NOTHING, Estimate, Loaded
 from helixsim.planner.simulated.neighbourhood import Neighbours
-from helixsim.planner.simulated.surrogate import Estimate, Surrogate
+from helixsim.planner.simulated.surrogate import Surrogate
 from helixsim.scenario.resolved import Scenario
 
 
 @dataclass(frozen=True, slots=True)
-class Correction:
-    """Ratios of simulated to estimated figures.
+class Proposal:
+    """A placement that the surrogate proposes.
 
     Attributes
     ----------
-    ratios
-        Figure -> ratio; a missing one counts as 1.
+    ranges
+        The placement, as items of ranges.
+    score
+        Its expected score.
     """
 
-    ratios: Mapping[str, float]
-
-    def figures(self, estimate: Estimate, output_tokens: float) -> dict[str, float]:
-        """The expected figures of a simulation, from an estimate."""
-        base = {
-            "decode_tokens_per_s": estimate.decode_tokens_per_s,
-            "decode_latency_s.mean": estimate.decode_latency_s,
-            "prompt_latency_s.mean": estimate.prompt_latency_s,
-            "e2e_s.mean": estimate.prompt_latency_s + output_tokens * estimate.decode_latency_s,
-        }
-        return {
-            name: base[estimated_family(name)] * self.ratios.get(name, 1.0)
-            for name in OBJECTIVE_FIGURES
-        }
+    ranges: tuple[tuple[int, tuple[int, int]], ...]
+    score: float
 
 
 class Proposer:
@@ -55,8 +49,6 @@ class Proposer:
         The objective of the score.
     max_stages
         Most nodes of a route; None for any number.
-    mean_prompt_tokens, mean_output_tokens
-        As of :class:`.Surrogate`.
     budget
         Temperatures, and what neighbours are drawn.
     """
@@ -68,61 +60,108 @@ class Proposer:
         objective: Objective,
         *,
         max_stages: int | None = None,
-        mean_prompt_tokens: float | None = None,
-        mean_output_tokens: float | None = None,
         budget: SearchBudget = DEFAULT_BUDGET,
     ) -> None:
         self.budget = budget
         self.scenario = scenario
         self.problem = problem
-        self.objective = objective
-        self.surrogate = Surrogate(
-            scenario,
-            problem,
-            mean_prompt_tokens=mean_prompt_tokens,
-            mean_output_tokens=mean_output_tokens,
-        )
+        self.surrogate = Surrogate(scenario, problem)
+        self.alike: AlikeNodes = self.surrogate.alike
         self.neighbours = Neighbours(problem, max_stages, budget)
         scheduler = scenario.scheduler
-        self._spreads_evenly = (
+        self.spreads_evenly = (
             scheduler.policy not in ("maxflow", "adaptive") or scheduler.flow_split == "balanced"
         )
-        self.correction = Correction({})
+        self.use(objective, Correction())
 
-    def estimate(self, ranges: Ranges) -> Estimate:
-        """Estimate a placement with all links that fit, routed by the scenario's scheduler."""
-        return self.estimate_placement(self.problem.placement(ranges))
+    def use(self, objective: Objective, correction: Correction) -> None:
+        """Score by an objective, and by figures that are corrected so."""
+        self.objective = objective
+        self.correction = correction
+        self._known: dict[Key, tuple[float, bool]] = {}
+        self._kept = 1.0
 
-    def estimate_placement(self, placement: Placement) -> Estimate:
+    # -- scores ------------------------------------------------------------------------------
+
+    def estimate(self, placement: Placement) -> Estimate:
         """Estimate a placement with its own links, routed by the scenario's scheduler."""
+        if self.spreads_evenly:
+            return self.surrogate.of_ranges(self.problem.ranges(placement))
         topology = self.problem.topology(placement)
         flow = followed_flow(self.scenario, topology)
         return self.surrogate.of_flow(topology, flow, self.scenario.scheduler.min_flow_share)
 
     def expected(self, estimate: Estimate) -> dict[str, float]:
-        """The expected figures of a simulation, corrected by earlier ones."""
-        return self.correction.figures(estimate, self.surrogate.output_tokens)
+        """The expected figures of a simulation that the objective needs, corrected."""
+        names = self.objective.figures
+        return self.correction.figures(estimate, self.surrogate.output_tokens, names)
 
-    def quick_score(self, ranges: Ranges) -> float:
-        """Score if requests spread by throughput: an optimistic estimate, quick to compute."""
-        return self.objective.score(self.expected(self.surrogate.of_ranges(ranges)))
+    def score(self, ranges: Ranges, least: float = 0.0) -> float:
+        """Score for the split that the scenario's scheduler follows.
 
-    def score(self, ranges: Ranges) -> float:
-        """Score for the split that the scenario's scheduler follows."""
-        if self._spreads_evenly:
-            return self.quick_score(ranges)
+        Parameters
+        ----------
+        ranges
+            The placement, with all links that fit.
+        least
+            Scores below it need not be exact.
+
+        Returns
+        -------
+        float
+            The score, or a value up to `least` if it is not above that.
+        """
+        key = self.alike.key(ranges)
+        known = self._known.get(key)
+        if known is not None and (known[1] or known[0] <= least):
+            return known[0]
+        found, is_exact = self._score(ranges, least)
+        if len(self._known) >= self.budget.proposal_remembered:
+            self._known.clear()
+        self._known[key] = (found, is_exact)
+        return found
+
+    def _score(self, ranges: Ranges, least: float) -> tuple[float, bool]:
+        loaded = self.surrogate.loaded(ranges)
+        if loaded is None:
+            return 0.0, True
+        price = move_cost(self.problem, ranges)
+        if least > 0 and not self._may_exceed(loaded, least / self._kept + price):
+            return least, False
+        quick = self.objective.score(self.expected(self.surrogate.estimate(loaded)), price)
+        if self.spreads_evenly:
+            return quick, True
+        if quick * self._kept <= least:
+            return least, False
         try:
-            return self.objective.score(self.expected(self.estimate(ranges)))
+            estimate = self.estimate(self.problem.placement(ranges))
         except HelixError:
-            return 0.0
+            estimate = NOTHING
+        found = self.objective.score(self.expected(estimate), price)
+        # An uneven split costs other placements about as much: the exact flow, which takes long,
+        # is computed only for placements that could pass on this assumption.
+        if found > least and quick > 0:
+            self._kept = min(1.0, self.budget.proposal_lenience * found / quick)
+        return found, True
+
+    def _may_exceed(self, loaded: Loaded, least: float) -> bool:
+        """Whether the throughput alone allows a figure above `least`: one test, no search."""
+        if not self.objective.is_rate:
+            return True
+        ratio = self.correction.ratio(self.objective.figure, loaded.traits)
+        return self.surrogate.reaches(loaded, least / ratio)
+
+    # -- search ------------------------------------------------------------------------------
 
     def anneal(
         self,
         start: Ranges,
         rng: Random,
         iterations: int,
+        *,
+        heat: float = 1.0,
         out_of_time: Callable[[], bool] = lambda: False,
-    ) -> tuple[dict[int, tuple[int, int]], float]:
+    ) -> list[Proposal]:
         """Improve a placement by simulated annealing.
 
         Parameters
@@ -133,69 +172,89 @@ class Proposer:
             Source of random numbers.
         iterations
             Number of neighbours to try.
+        heat
+            Factor of the temperatures.
         out_of_time
-            Called in every iteration; true ends the annealing.
+            Called now and then; true ends the annealing.
 
         Returns
         -------
-        tuple
-            The best placement found and its score.
+        list
+            The best placement of each structure that was passed, best first.
         """
         current, score = dict(start), self.score(start)
-        kept = self._kept_share(score, self.quick_score(start))
-        best, best_score = current, score
-        hot, cold = self.budget.proposal_hot, self.budget.proposal_cold
+        archive = Archive(self.budget.proposal_archive)
+        archive.add(current, score)
+        hot, cold = heat * self.budget.proposal_hot, heat * self.budget.proposal_cold
+        check = self.budget.proposal_check_every
         for iteration in range(iterations):
-            if out_of_time():
+            if iteration % check == 0 and out_of_time():
                 break
             temperature = hot * (1 - iteration / iterations) ** 2 + cold
-            changed = self.neighbours.draw(current, rng)
-            least = score * (1 + temperature * self._log_share(rng))
-            quick = found = self.quick_score(changed)
-            if found * kept <= least:
+            changed = self.alike.canonical(self.neighbours.draw(current, rng))
+            share = log(max(rng.random(), self.budget.proposal_least_share))
+            least = score * (1 + temperature * share)
+            found = self.score(changed, least)
+            if found <= least:
                 continue
-            if not self._spreads_evenly:
-                found = self.score(changed)
-                if found <= least:
-                    continue
             current, score = changed, found
-            kept = self._kept_share(found, quick)
-            if score > best_score:
-                best, best_score = current, score
-        return best, best_score
-
-    def _kept_share(self, score: float, quick_score: float) -> float:
-        """Highest share of the quick score that a neighbour is expected to keep in the exact score.
-
-        An uneven split costs neighbours about as much as the current placement. The exact flow is
-        computed only for neighbours that could be accepted on this assumption.
-        """
-        if self._spreads_evenly or quick_score <= 0:
-            return 1.0
-        return min(1.0, self.budget.proposal_lenience * score / quick_score)
-
-    def _log_share(self, rng: Random) -> float:
-        """Log of a random share; losses up to -temperature times it are accepted."""
-        return log(max(rng.random(), self.budget.proposal_least_share))
-
-    def choose_neighbour(
-        self, ranges: Ranges, rng: Random, tries: int
-    ) -> dict[int, tuple[int, int]]:
-        """The neighbour with the best score out of `tries`."""
-        drawn = [self.neighbours.draw(ranges, rng) for _ in range(tries)]
-        quick = sorted(drawn, key=self.quick_score, reverse=True)
-        return max(quick[: max(1, int(tries * self.budget.neighbours_scored))], key=self.score)
+            archive.add(current, score)
+        return archive.proposals()
 
 
-def corrected(pairs: Sequence[tuple[Figures, Figures]]) -> Correction:
-    """The median ratios over pairs of (uncorrected estimated figures, simulated figures)."""
-    ratios = {}
-    for name in OBJECTIVE_FIGURES:
-        found = sorted(
-            actual[name] / expected[name]
-            for expected, actual in pairs
-            if name in actual and 0 < expected.get(name, 0.0) < 1e300
-        )
-        if found:
-            ratios[name] = found[len(found) // 2]
-    return Correction(ratios)
+class Archive:
+    """The best placement of each structure, of the best structures.
+
+    Parameters
+    ----------
+    size
+        Number of structures that are returned; three times as many are kept meanwhile.
+
+    Attributes
+    ----------
+    least
+        Scores up to this are not kept.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._best: dict[Structure, tuple[float, dict[int, tuple[int, int]]]] = {}
+        self.least = 0.0
+
+    def add(self, ranges: dict[int, tuple[int, int]], score: float) -> None:
+        """Offer a placement."""
+        if score <= self.least:
+            return
+        key = structure(ranges)
+        known = self._best.get(key)
+        if known is not None and known[0] >= score:
+            return
+        self._best[key] = (score, ranges)
+        if len(self._best) > 3 * self._size:
+            kept = self._sorted()[: self._size]
+            self._best = dict(kept)
+            self.least = kept[-1][1][0]
+
+    def proposals(self) -> list[Proposal]:
+        """The best ones, best first."""
+        return [
+            Proposal(tuple(sorted(ranges.items())), score)
+            for _, (score, ranges) in self._sorted()[: self._size]
+        ]
+
+    def _sorted(self) -> list[tuple[Structure, tuple[float, dict[int, tuple[int, int]]]]]:
+        return sorted(self._best.items(), key=lambda item: (-item[1][0], item[0]))
+
+
+Structure = tuple[tuple[int, int, int], ...]
+"""Rank of the first layer, rank of the end, and number, of every node in use, in order."""
+
+
+def structure(ranges: Ranges) -> Structure:
+    """What is left of a placement without the numbers of layers: which nodes follow which.
+
+    Canonical placements of one structure differ only by where their nodes start and end.
+    """
+    points = sorted({point for span in ranges.values() for point in span})
+    rank = {point: number for number, point in enumerate(points)}
+    return tuple(sorted((rank[start], rank[end], node) for node, (start, end) in ranges.items()))

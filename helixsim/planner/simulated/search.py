@@ -1,44 +1,41 @@
 """Search by simulation: the surrogate proposes placements, simulations choose among them.
 
-1. Brief simulations of the starts (the scenario's own placement, heuristics, the placements of
-   greatest flow under several limits on the stages) measure the surrogate's error.
-2. The surrogate is annealed from the best starts, for the objective and for tighter latencies, so
-   that the candidates cover the whole front. The results are simulated briefly. This is done
-   twice.
-3. The best candidates are improved by trial: the surrogate chooses among many neighbours, a brief
-   simulation of the chosen one decides whether a full one follows.
-4. The best candidates, and all candidates on the front, are simulated with all seeds. The best
-   of these is the plan.
+1. The starts (the scenario's own placement, heuristics, the placements of greatest flow under
+   several limits on the stages) are estimated, and the promising ones wait for a simulation.
+2. Each round, the surrogate is annealed from the best candidates and from templates, at several
+   temperatures. The best proposals of different structure are simulated, in a race with the best
+   candidate so far. What was simulated corrects the surrogate.
+3. At the end, the best candidate gets its further seeds, then others that could be better.
 
-Brief runs are optimistic: until the first requests have ended, few prompts delay the decodes. They
-are compared with brief runs only.
-
-Budgets count annealing steps and simulations, so that a seed repeats its plan on any machine,
-unless a time limit ends the search earlier.
+The best candidate is the one with the highest lower confidence bound (:mod:`.standings`), at every
+moment. Budgets count annealing steps and simulations, so that a seed repeats its plan on any
+machine, unless a time limit ends the search earlier.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import inf
+from dataclasses import dataclass
+from math import ceil, inf
 
-from helixsim.errors import HelixError, NoRouteError
+from helixsim.errors import NoRouteError
 from helixsim.placement.placement import Placement
-from helixsim.planner.objective import Figures, Limit, Objective
-from helixsim.planner.problem import PlanningProblem, Ranges
+from helixsim.planner.objective import Figures, Objective
+from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
 from helixsim.planner.simulated.candidates import (
     LATENCY,
     Candidate,
-    CandidatePool,
     front,
-    most_stages,
     spread,
 )
-from helixsim.planner.simulated.neighbourhood import on_a_route
-from helixsim.planner.simulated.proposals import Correction, corrected
-from helixsim.planner.simulated.trial_pool import AnnealingTask, NeighbourBatch, Trial, TrialPool
+from helixsim.planner.simulated.correction import Correction, learned
+from helixsim.planner.simulated.entries import Entries
+from helixsim.planner.simulated.racing import cuts, look_times, projected
+from helixsim.planner.simulated.rounds import Rounds
+from helixsim.planner.simulated.standings import Standing, standings
+from helixsim.planner.simulated.trial_pool import TrialPool
+from helixsim.planner.simulated.trials import Trial, TrialRun
 from helixsim.scenario.resolved import Scenario
 
 
@@ -49,22 +46,22 @@ class Effort:
     Attributes
     ----------
     num_seeds
-        Full runs of each finalist.
+        Runs of the plan with different seeds.
     rounds
-        Most rounds of the search by trial.
+        Most rounds of proposals.
     annealings
-        Annealings of the surrogate per generation.
+        Annealings of the surrogate per round.
     """
 
     num_seeds: int = 3
-    rounds: int = 24
+    rounds: int = 16
     annealings: int = 8
 
 
 EFFORTS: Mapping[str, Effort] = {
-    "quick": Effort(rounds=4, annealings=3),
+    "quick": Effort(rounds=4, annealings=4),
     "normal": Effort(),
-    "thorough": Effort(rounds=100, annealings=16),
+    "thorough": Effort(rounds=60, annealings=16),
 }
 """Efforts by the names that ``helixsim plan --effort`` accepts."""
 
@@ -82,10 +79,15 @@ class SimulatedSearch:
         How much to try, as the user chooses it.
     budget
         All other limits of the search.
-    left_s, elapsed_s
-        Clocks: seconds left (infinite without a limit) and seconds since the start.
+    left_s
+        Clock: seconds left, infinite without a limit.
     on_step
-        Called with the current step and the best figures so far, if any.
+        Called with the current step and the best standing so far, if any.
+
+    Attributes
+    ----------
+    pool
+        All candidates.
     """
 
     def __init__(
@@ -98,24 +100,23 @@ class SimulatedSearch:
         effort: Effort | None = None,
         budget: SearchBudget = DEFAULT_BUDGET,
         left_s: Callable[[], float] = lambda: inf,
-        elapsed_s: Callable[[], float] = lambda: 0.0,
-        on_step: Callable[[str, Figures | None], None] = lambda text, figures: None,
+        on_step: Callable[[str, Standing | None], None] = lambda text, best: None,
     ) -> None:
         self.scenario = scenario
         self.problem = problem
         self.objective = objective
-        self.pool = CandidatePool()
         self._trial_pool = trial_pool
         self._effort = effort or Effort()
         self._budget = budget
         self._left_s = left_s
-        self._elapsed_s = elapsed_s
         self._on_step = on_step
-        run = scenario.run
-        self._is_short = run.duration_s <= budget.brief_s * budget.shorten_above
-        self.brief_s = run.duration_s if self._is_short else budget.brief_s
-        self._brief_warmup_s = run.warmup_s if self._is_short else budget.brief_warmup_s
-        self._trial_s = inf  # of a brief run; its minimum, as the first ones include start-up
+        self._entries = Entries(problem, trial_pool.proposer)
+        self._rounds = Rounds(
+            objective, self._entries, trial_pool.proposer, trial_pool.setting.seed, budget
+        )
+        self.pool = self._entries.pool
+        self._correction = Correction()
+        self._longest_s = 0.0  # of a complete run so far, in seconds of this machine
 
     # -- the search --------------------------------------------------------------------------
 
@@ -128,235 +129,180 @@ class SimulatedSearch:
             If no request can pass any of the starts.
         """
         for label, placement in starts:
-            self._add(label, placement)
-        self._try_briefly(list(self.pool))
-        if not any(each.brief for each in self.pool):
-            raise NoRouteError("no request can pass any of the placements that were simulated")
-        self._confirm([*list(self.pool)[:1], *self._most_promising(list(self.pool))])
-        for generation in range(self._budget.proposal_generations):
-            self._propose(generation)
-        self._improve()
-        self._finish()
+            self._entries.add(label, placement)
+        if self._effort.rounds:
+            without_gain, best = 0, 0.0
+            for number in range(self._effort.rounds):
+                if self._must_finish() or without_gain >= self._budget.patience:
+                    break
+                self._round(number)
+                now = max(
+                    (each.score(self.objective) for each in self.pool if each.runs), default=0
+                )
+                has_gained = now > best * (1 + self._budget.least_gain)
+                without_gain = 0 if has_gained else without_gain + 1
+                best = max(best, now)
+        else:
+            self._report("starts")
+            self._race(list(self.pool))
+        self._confirm()
         return self.chosen()
 
+    def standings(self) -> list[Standing]:
+        """All candidates of which something is known, best first."""
+        return standings(self.pool, self.objective, self._expected)
+
     def chosen(self) -> Candidate:
-        """The best candidate, among the candidates with the most full runs if there are any.
+        """The best candidate so far.
 
         Raises
         ------
         NoRouteError
-            If nothing has been simulated.
+            If there is none.
         """
-        tried = [each for each in self.pool if each.full] or [
-            each for each in self.pool if each.brief
-        ]
-        if not tried:
-            raise NoRouteError("stopped before any placement was simulated")
-        most = max(len(each.full or each.brief) for each in tried)
-        compared = [each for each in tried if len(each.full or each.brief) == most]
-        return max(compared, key=lambda each: self.objective.rank(each.figures))
+        found = self.standings()
+        if not found:
+            raise NoRouteError("no request can pass any of the placements that were tried")
+        return found[0].candidate
 
-    def _propose(self, generation: int) -> None:
-        budget, count = self._budget, self._effort.annealings
-        parents = self._parents(budget.proposal_parents)
-        if not parents or self._must_finish():
-            return
-        correction = self._learn()
-        steps = budget.proposal_work // len(self.problem)
-        steps = min(budget.proposal_steps, max(budget.proposal_least_steps, steps))
-        objectives = self._objectives(parents[0].figures)
-        tasks = [
-            AnnealingTask(
-                tuple(sorted(parents[number % len(parents)].ranges.items())),
-                objectives[number % len(objectives)],
-                ("anneal", generation, number),
-                steps,
-                correction,
-            )
-            for number in range(count)
-        ]
-        self._report(f"proposals, generation {generation + 1} of {budget.proposal_generations}")
-        found = self._trial_pool.anneal(tasks)
-        fresh = []
-        for number, items in enumerate(found):
-            added = self._add(f"proposal {generation + 1}.{number + 1}", dict(items))
-            if added is not None:
-                fresh.append(added)
-        self._try_briefly(fresh)
-        self._confirm(self._most_promising(fresh))
-
-    def _most_promising(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """The best candidates by their brief runs, and some of the front of brief runs."""
-        tried = [each for each in candidates if each.brief]
-        tried.sort(key=lambda each: -each.brief_score(self.objective))
-        elites = self._budget.elites
-        chosen = [*tried[:elites], *spread(front(tried), elites // 2)]
-        return list(dict.fromkeys(chosen))
-
-    def _objectives(self, figures: Figures) -> list[Objective]:
-        """The objective as given, and with each tighter limit on the latency, alternating."""
-        latency = figures.get(LATENCY)
-        if latency is None:
-            return [self.objective]
-        tighter = [
-            replace(
-                self.objective,
-                limits=(*self.objective.limits, Limit(LATENCY, True, latency * share)),
-            )
-            for share in self._budget.proposal_tighter
-        ]
-        found = [self.objective]
-        for each in tighter:
-            found += [self.objective, each]
-        return found
-
-    def _parents(self, count: int) -> list[Candidate]:
-        """The best candidates without overcommitted nodes, which the surrogate cannot estimate."""
-        best = self.pool.best(self.objective, len(self.pool))
-        return [each for each in best if self._is_within_room(each.ranges)][:count]
-
-    def _is_within_room(self, ranges: Ranges) -> bool:
-        problem = self.problem
-        return all(end - start <= problem.max_layers(n) for n, (start, end) in ranges.items())
-
-    def _learn(self) -> Correction:
-        """Compare the surrogate's estimates of the best candidates with their full runs."""
-        proposer = self._trial_pool.proposer
-        plain = Correction({})
-        pairs = []
-        for candidate in self._parents(self._budget.corrected_by):
-            if not candidate.full:
-                continue
-            estimate = proposer.estimate_placement(candidate.placement)
-            expected = plain.figures(estimate, proposer.surrogate.output_tokens)
-            pairs.append((expected, candidate.full[0]))
-        return corrected(pairs)
-
-    def _improve(self) -> None:
-        rounds_without_gain = 0
-        for number in range(self._effort.rounds):
-            if self._must_finish() or rounds_without_gain >= self._budget.patience:
-                return
-            self._report(f"trials, round {number + 1} of at most {self._effort.rounds}")
-            elites = self._parents(self._budget.elites)
-            if not elites:
-                return
-            best = elites[0].score(self.objective)
-            children = self._children(elites, number)
-            self._try_briefly([child for _, child in children])
-            self._confirm(
-                [
-                    child
-                    for parent, child in children
-                    if child.brief_score(self.objective)
-                    >= self._budget.promising * parent.brief_score(self.objective)
-                ]
-            )
-            now_best = self.pool.best(self.objective, 1)[0].score(self.objective)
-            has_gained = now_best > best * (1 + self._budget.least_gain)
-            rounds_without_gain = 0 if has_gained else rounds_without_gain + 1
-
-    def _children(
-        self, elites: Sequence[Candidate], number: int
-    ) -> list[tuple[Candidate, Candidate]]:
-        """(parent, child) of every new candidate."""
-        correction = self._learn()
-        parents = [parent for parent in elites for _ in range(self._budget.children)]
-        batches = [
-            NeighbourBatch(
-                tuple(sorted(parent.ranges.items())),
-                ("improve", number, place),
-                self._budget.neighbours,
-                self.objective,
-                correction,
-            )
-            for place, parent in enumerate(parents)
-        ]
-        found = []
-        for parent, items in zip(parents, self._trial_pool.choose(batches), strict=True):
-            child = self._add(f"trial {number + 1}", dict(items))
-            if child is not None:
-                found.append((parent, child))
-        return found
-
-    def _finish(self) -> None:
-        """Simulate the best candidates and the front with all seeds."""
-        finalists = list(
-            dict.fromkeys(
-                [
-                    *self.pool.best(self.objective, self._budget.finalists),
-                    *[each for each in list(self.pool)[:1] if each.brief],
-                    *spread(
-                        front(each for each in self.pool if each.full), self._budget.final_front
-                    ),
-                ]
-            )
+    def _round(self, number: int) -> None:
+        """Propose placements and simulate some of them."""
+        self._report(f"proposals, round {number + 1} of at most {self._effort.rounds}")
+        count, most_s = self._effort.annealings, None
+        if (left_s := self._left_s()) < inf:
+            spare_s = self._budget.proposal_share * max(0.0, left_s - self._reserve_s())
+            most_s = spare_s / ceil(count / self._trial_pool.jobs)
+        standings, correction = self.standings(), self._correction
+        proposed = self._trial_pool.anneal(
+            self._rounds.annealings(number, count, standings, correction, most_s)
         )
-        for number in range(self._effort.num_seeds):
-            self._report(f"all seeds, {number + 1} of {self._effort.num_seeds}")
-            self._run_fully([each for each in finalists if len(each.full) == number], number)
+        chosen = self._rounds.diverse(proposed, number, standings, correction)
+        if number == 0:
+            chosen = self._rounds.promising_starts(chosen, self.standings()) + chosen
+        self._report(f"simulations, round {number + 1} of at most {self._effort.rounds}")
+        self._race(chosen[: self._affordable_runs(len(chosen))])
+
+    def _learn(self) -> None:
+        """Correct the surrogate by all that has been simulated."""
+        tried = [each for each in self.pool if each.is_tried and each.estimate is not None]
+        tried.sort(key=lambda each: -each.score(self.objective))
+        self._correction = learned(
+            [
+                (each.estimate, each.figures if each.runs else each.projected)
+                for each in tried
+                if each.estimate is not None
+            ],
+            self._trial_pool.proposer.surrogate.output_tokens,
+            tuple(dict.fromkeys([*self.objective.figures, LATENCY])),
+        )
+
+    def _expected(self, candidate: Candidate) -> Figures | None:
+        if candidate.estimate is None:
+            return None
+        output_tokens = self._trial_pool.proposer.surrogate.output_tokens
+        return self._correction.figures(candidate.estimate, output_tokens, self.objective.figures)
 
     # -- simulations -------------------------------------------------------------------------
 
-    def _add(self, label: str, source: Placement | Ranges) -> Candidate | None:
-        """Add a placement to the pool; None if it is known or no request can pass it."""
-        if isinstance(source, Placement):
-            placement, ranges = source, self.problem.ranges(source)
-        else:
-            ranges = on_a_route(source, self.problem.num_layers)
-            placement = self.problem.placement(ranges)
-        try:
-            value = self.problem.flow(placement).tokens_per_s
-            stages = most_stages(self.problem.topology(placement))
-        except HelixError:
-            return None
-        if value <= 0:
-            return None
-        candidate = Candidate(label, ranges, placement, value, stages)
-        return candidate if self.pool.add(candidate) else None
-
-    def _try_briefly(self, candidates: Sequence[Candidate]) -> None:
-        """Simulate each candidate briefly."""
-        if not candidates or self._left_s() <= 0:
-            return
-        began, seed = self._elapsed_s(), self.scenario.run.seed
-        trials = [
-            Trial(each.placement, seed, self.brief_s, self._brief_warmup_s) for each in candidates
-        ]
-        for candidate, figures in zip(candidates, self._trial_pool.simulate(trials), strict=True):
-            if figures is not None:
-                candidate.brief.append(figures)
-                if self._is_short:
-                    candidate.full.append(figures)
-        self._trial_s = min(self._trial_s, (self._elapsed_s() - began) / len(candidates))
-
-    def _confirm(self, candidates: Sequence[Candidate]) -> None:
-        """Run the candidates fully that have had a brief run only."""
-        self._run_fully([each for each in candidates if each.brief and not each.full], 0)
-
-    def _run_fully(self, candidates: Sequence[Candidate], number: int) -> None:
+    def _race(self, candidates: Sequence[Candidate]) -> None:
+        """Run candidates with the scenario's seed; stop runs that lose to the best so far."""
         if not candidates or self._left_s() <= 0:
             return
         run = self.scenario.run
+        leader = max(
+            (each for each in self.pool if run.seed in each.runs and each.looks),
+            key=lambda each: self.objective.rank(each.figures, each.move_cost),
+            default=None,
+        )
+        output_tokens = self._trial_pool.proposer.surrogate.output_tokens
+        stops = {}
+        if self._effort.rounds:
+            stops = cuts(leader, self.objective, output_tokens, run.warmup_s)
+        looks = look_times(run.duration_s)
         trials = [
-            Trial(each.placement, run.seed + number, run.duration_s, run.warmup_s)
-            for each in candidates
+            Trial(each.placement, run.seed, looks, stops, each.move_cost) for each in candidates
         ]
         results = self._trial_pool.simulate(trials)
-        for candidate, figures in zip(candidates, results, strict=True):
-            if figures is not None:
-                candidate.full.append(figures)
+        for candidate, result in zip(candidates, results, strict=True):
+            if result is not None:
+                self._take(candidate, result, leader)
+        self._learn()
+
+    def _take(self, candidate: Candidate, result: TrialRun, leader: Candidate | None) -> None:
+        if result.is_complete:
+            candidate.runs[result.seed] = result.figures
+            self._longest_s = max(self._longest_s, result.seconds)
+            if result.looks and not candidate.looks:
+                candidate.looks = result.looks
+        elif not candidate.runs:
+            candidate.stopped_s, candidate.stopped = result.simulated_s, result.figures
+            if result.cut_s is not None and leader is not None:
+                candidate.projected = projected(result, leader, result.seed)
+
+    def _run_seeds(self, wanted: Sequence[tuple[Candidate, int]]) -> None:
+        trials = [Trial(candidate.placement, seed) for candidate, seed in wanted]
+        for (candidate, _), result in zip(wanted, self._trial_pool.simulate(trials), strict=True):
+            if result is not None:
+                self._take(candidate, result, None)
+        self._learn()
+
+    def _confirm(self) -> None:
+        """Run the best candidate with all seeds, then others that could be better."""
+        seeds = [self.scenario.run.seed + number for number in range(self._effort.num_seeds)]
+        for _ in range(self._budget.finalists):
+            found = [each for each in self.standings() if each.candidate.runs]
+            if not found or self._left_s() <= 0:
+                return
+            leader = found[0]
+            self._report(f"seeds, {len(leader.candidate.runs)} of {len(seeds)}")
+            wanted = self._missing(leader.candidate, seeds)
+            for each in found[1 : self._budget.finalists]:
+                if each.is_kept == leader.is_kept and each.high > leader.low:
+                    wanted += self._missing(each.candidate, seeds)[:1]
+            if not wanted:
+                break
+            self._run_seeds(wanted)
+        self._confirm_front(seeds)
+
+    def _confirm_front(self, seeds: Sequence[int]) -> None:
+        """Run candidates along the front with all seeds, so that they can be compared."""
+        if not self._effort.rounds:
+            others = list(self.pool)
+        else:
+            own = [each for each in self.pool if each.label == "own"]
+            others = [
+                *own,
+                *spread(front(e for e in self.pool if e.runs), self._budget.final_front),
+            ]
+        wanted = [
+            (each, seed)
+            for each in dict.fromkeys(others)
+            if each.runs
+            for _, seed in self._missing(each, seeds)
+        ]
+        if wanted and self._left_s() > 0:
+            self._report("seeds of other candidates on the front")
+            self._run_seeds(wanted)
+
+    def _missing(self, candidate: Candidate, seeds: Sequence[int]) -> list[tuple[Candidate, int]]:
+        return [(candidate, seed) for seed in seeds if seed not in candidate.runs]
+
+    def _reserve_s(self) -> float:
+        """Seconds that the further seeds of the best candidates will take."""
+        runs = (self._effort.num_seeds - 1) * self._budget.confirmed
+        return ceil(runs / self._trial_pool.jobs) * self._longest_s
+
+    def _affordable_runs(self, wanted: int) -> int:
+        """How many of the wanted runs end before the time for further seeds begins."""
+        if self._left_s() == inf or not self._longest_s:
+            return wanted
+        waves = int((self._left_s() - self._reserve_s()) / self._longest_s)
+        return max(0, min(wanted, waves * self._trial_pool.jobs))
 
     def _must_finish(self) -> bool:
-        """Whether the remaining time is needed for the full runs of the finalists."""
-        left_s = self._left_s()
-        if left_s == inf or len(self.pool) < self._budget.finalists:
-            return left_s <= 0
-        longer = self.scenario.run.duration_s / self.brief_s
-        # Most finalists are on the front too, and have had their first full run.
-        runs = self._budget.final_front * (self._effort.num_seeds - 1) + 1
-        return left_s <= runs * longer * self._trial_s
+        """Whether the remaining time is needed for the further seeds of the best candidates."""
+        return self._left_s() <= 0 or self._affordable_runs(1) < 1
 
     def _report(self, text: str) -> None:
-        best = self.pool.best(self.objective, 1)
-        self._on_step(text, best[0].figures if best else None)
+        found = self.standings()
+        self._on_step(text, found[0] if found else None)

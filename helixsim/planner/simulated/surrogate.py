@@ -11,71 +11,53 @@ with full batches. The achieved throughput depends on the requests in flight and
   and a cluster is fast if prompts are quick on the whole route and several routes pass each slow
   machine.
 
+Where decodes go on at the nodes by themselves (``node: vllm``), they pass no link with a front end,
+and a node that holds all layers goes on with its decodes as soon as it has run a prompt.
+
 Where prefills leave as a stream of chunks and steps are limited (``scheduler.preset: tuned``),
 decodes run between chunks: none stays behind a prompt on a node, and a prompt takes a chunk's time
 on each node, and the slowest node's for each further chunk.
 
 The estimate follows one prompt and one decode along all routes at once, node by node in the order
 of layers. Its only state is the probability that the decode is behind a prompt. It computes means,
-not distributions. Compared with simulations of the published clusters, its throughput is 5 to 25 %
-too high, and it mostly ranks placements as the simulation does (see the benchmark
-``tests/bench/serve.py``).
+not distributions. Several front ends count as one, with the links of the nearest of them to each
+node. The scenario's performance model gives the times of nodes (:mod:`.step_times`), and alike
+nodes with the same layers are computed once (:mod:`.spread`). Compared with simulations of the
+published clusters, its throughput is up to 15 % off, and it mostly ranks placements as the
+simulation does; a search corrects it by what it has simulated (:mod:`.correction`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from math import inf
 
-from helixsim.control.control_plane import (
-    FEWEST_CHUNK_TOKENS,
-    mixes_batches,
-    node_scheduler_name,
-    performance_model,
-)
-from helixsim.control.node_schedulers import NODE_SCHEDULERS, composes_steps
-from helixsim.control.node_schedulers.composition import AUTO
-from helixsim.physics.paper import COPY_S_PER_BYTE, PaperModel
+from helixsim.control.control_plane import node_scheduler_name, performance_model
+from helixsim.control.node_schedulers import NODE_SCHEDULERS, decodes_loop
+from helixsim.physics.performance_model import SendingCosts
 from helixsim.placement.flow import Flow, used_links
-from helixsim.placement.placement import node_capacity
 from helixsim.placement.topology import Topology
 from helixsim.planner.problem import PlanningProblem, Ranges
+from helixsim.planner.simulated.alike import SIMILAR, alike_nodes
 from helixsim.planner.simulated.blocking import BlockingModel, LinkModel, NodeModel
-from helixsim.planner.simulated.layer_flow import node_shares
-from helixsim.planner.simulated.link_table import LinkTable
-from helixsim.scenario.offered_load import offered_requests_per_s
+from helixsim.planner.simulated.demand import (
+    num_chunks,
+    offered_requests_per_s,
+    prompt_spread,
+)
+from helixsim.planner.simulated.estimates import NOTHING, Estimate, Loaded, Traits
+from helixsim.planner.simulated.link_models import LinkModels
+from helixsim.planner.simulated.spread import ClassLinks, Group, groups_of, passed_on
+from helixsim.planner.simulated.step_times import DecodeTimes, StepTimes
 from helixsim.scenario.resolved import Scenario
 
-_RATE_BISECTIONS = 14
-"""Bisections of the request rate: to 1/16,000 of its range, finer than the model's error."""
+_MOST_ROUNDS = 20
+"""Most rounds of the search for the request rate; it usually ends after five."""
+_PRECISION = 1e-3
+"""Share of the requests in flight that the rate may fall short of: finer than the model's error."""
 _OVERFLOW = 1.25
 """Requests in flight at which the KV cache of a single node binds, over its share of the flow: a
 node whose cache is full is passed over in favour of its neighbours."""
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """Expected performance of a placement.
-
-    Attributes
-    ----------
-    decode_tokens_per_s
-        Output tokens per second; 0 if no request can pass.
-    decode_latency_s, prompt_latency_s
-        Means in seconds; infinite if no request can pass.
-    requests_in_flight
-        Mean number of requests in flight.
-    """
-
-    decode_tokens_per_s: float
-    decode_latency_s: float
-    prompt_latency_s: float
-    requests_in_flight: float
-
-
-NOTHING = Estimate(0.0, inf, inf, 0.0)
-"""The estimate for a placement that no request can pass."""
 
 
 class Surrogate:
@@ -89,6 +71,13 @@ class Surrogate:
         The planning problem.
     mean_prompt_tokens, mean_output_tokens
         Lengths of the mean request if they differ from the workload's settings.
+
+    Attributes
+    ----------
+    alike
+        Classes of nodes that the surrogate does not tell apart.
+    site_of
+        For every class, the number of its site: slow links lead from one site to another.
     """
 
     def __init__(
@@ -108,65 +97,89 @@ class Surrogate:
         # What requests hold is on average half of what they come to hold of their answers.
         is_exact = scheduler.kv.admission == "exact"
         self._kv_tokens = self.prompt_tokens + (expected / 2 if is_exact else expected)
-        self._num_chunks = _num_chunks(scenario, self.prompt_tokens)
+        self._num_chunks = num_chunks(scenario, self.prompt_tokens)
+        self._prompt_spread = prompt_spread(workload, scenario.run.duration_s)
         self._kv_share = scheduler.kv.high_water_mark
         if workload.mode == "offline":
             self._kv_share = min(self._kv_share, scheduler.feed_high_water_mark)
         self._node_kv_share = scheduler.kv.high_water_mark
-        self._offered = _offered_requests_per_s(scenario, self.prompt_tokens + self.output_tokens)
-        profiles = scenario.profiles()
-        llm = problem.llm
-        self._activation_bytes = llm.activation_bytes_per_token
-        self._prefill_s: list[float] = []
-        self._decode_s: list[list[float]] = []
-        self._kv_per_layer: list[list[float]] = []
-        nodes = list(problem.cluster)
-        for number, kind in enumerate(problem.kinds):
-            profile = profiles[kind.machine_type]
-            node = nodes[problem.kind_of.index(number)]
-            rows = [node_capacity(node, profile, k) for k in range(1, kind.max_layers + 1)]
-            most = max(row.max_decode_tokens for row in rows)
-            self._prefill_s.append(profile.prefill(round(self.prompt_tokens)))
-            self._decode_s.append([profile.decode(max(1, n)) for n in range(most + 1)])
-            self._kv_per_layer.append(
-                [0.0, *(row.kv_token_layers / k for k, row in enumerate(rows, start=1))]
-            )
-        self._links = LinkTable(problem)
+        self._offered = offered_requests_per_s(scenario, self.prompt_tokens + self.output_tokens)
+        self._run_s = scenario.run.duration_s
+        self.times = StepTimes(scenario, problem, self.prompt_tokens, self.output_tokens)
+        self.alike = alike_nodes(problem, SIMILAR)
+        per_pass = (self.prompt_tokens + self.output_tokens) / (1 + self.output_tokens)
         performance = performance_model(scenario)
-        self._uses_small_shares_alone = performance.requests_wait
-        # None under paper physics, which charges every token that a node receives.
-        self._engine_copy_s_per_byte = (
-            None if isinstance(performance, PaperModel) else 1 / scenario.engine.copy_bytes_per_s
+        self._links = LinkModels(
+            ClassLinks(problem, self.alike, per_pass),
+            problem.llm,
+            performance.sending or SendingCosts(bytes_per_s=inf),
+            self.prompt_tokens,
         )
+        self.site_of = self._links.between.site_of
+        self._stays = scheduler.policy in ("maxflow", "adaptive")
+        self._uses_small_shares_alone = performance.requests_wait
+        factory = NODE_SCHEDULERS.get(node_scheduler_name(scenario))
+        self._decodes_loop = decodes_loop(factory)
 
     # -- estimates ---------------------------------------------------------------------------
 
     def of_ranges(self, ranges: Ranges) -> Estimate:
-        """Estimate a placement from its ranges alone.
+        """Estimate a placement from its ranges alone, see :meth:`loaded`."""
+        loaded = self.loaded(ranges)
+        return NOTHING if loaded is None else self.estimate(loaded)
 
-        Requests are assumed to spread over the nodes by throughput (:func:`.node_shares`), and
-        from each node over all nodes that hold the next layer.
+    def loaded(self, ranges: Ranges) -> Loaded | None:
+        """The queueing model of a placement; None if no request can pass it.
+
+        Nodes with the same layers are assumed to share requests by throughput, and requests to
+        cross slow links only where they must, as under a balanced flow.
         """
-        share = node_shares(self.problem, ranges)
-        if not share:
-            return NOTHING
-        coordinator = len(self.problem)
-        starts: dict[int, list[int]] = {}
-        for node in share:
-            starts.setdefault(ranges[node][0], []).append(node)
-        into = {layer: sum(share[node] for node in nodes) for layer, nodes in starts.items()}
-        outgoing: dict[int, list[tuple[int, float]]] = {
-            coordinator: [(node, share[node]) for node in starts[0]]
-        }
-        for node in share:
-            end = ranges[node][1]
-            after = starts.get(end)
-            outgoing[node] = (
-                [(coordinator, 1.0)]
-                if after is None
-                else [(other, share[other] / into[end]) for other in after]
+        groups = groups_of(self.problem, self.alike, ranges)
+        if not groups:
+            return None
+        num_layers = self.problem.num_layers
+        host = Group(len(self.alike.members), 0, 0, 1, 1.0)
+        ending: dict[int, list[int]] = {}
+        starting: dict[int, list[int]] = {}
+        for number, group in enumerate(groups):
+            starting.setdefault(group.start, []).append(number)
+            ending.setdefault(group.end, []).append(number)
+        everything = [*groups, host]
+        links: list[list[LinkModel]] = [[] for _ in everything]
+        site_of = self.site_of
+        crossings = 0.0
+        for layer, targets in starting.items():
+            sources = ending.get(layer, []) if layer else [len(groups)]
+            amounts = (
+                passed_on(
+                    [everything[n] for n in sources],
+                    [groups[n] for n in targets],
+                    site_of,
+                    stays=self._stays,
+                )
+                if layer
+                else [[groups[n].whole for n in targets]]
             )
-        return self._estimate(ranges, share, outgoing, None)
+            for source, row in zip(sources, amounts, strict=True):
+                if not self._links.connect(everything, links, source, targets, row):
+                    return None
+                crossings += sum(
+                    amount
+                    for target, amount in zip(targets, row, strict=True)
+                    if layer and site_of[groups[source].kind] != site_of[groups[target].kind]
+                )
+        for source in ending[num_layers]:
+            if not self._links.connect(
+                everything, links, source, [len(groups)], [groups[source].whole]
+            ):
+                return None
+        nodes = []
+        for number, group in enumerate(groups):
+            prompt_s, decodes, _ = self._times(group)
+            nodes.append(
+                NodeModel(number, group.share, prompt_s, decodes, links[number], group.count)
+            )
+        return self._loaded(nodes, links[-1], groups, ranges, crossings)
 
     def of_flow(self, topology: Topology, flow: Flow, min_flow_share: float = 0.05) -> Estimate:
         """Estimate a placement whose requests follow a maximum flow, as the scheduler routes them.
@@ -179,193 +192,172 @@ class Surrogate:
             See :func:`~helixsim.placement.flow.used_links`.
         """
         carried = flow.link_tokens_per_s
-        numbers = self.problem.numbers
-        coordinator = len(self.problem)  # all front ends, taken as one
-        number = [numbers[node.name] for node in topology.nodes]
-        number += [coordinator] * len(topology.front_ends)
-        outgoing: dict[int, dict[int, float]] = {}
-        bandwidth: dict[tuple[int, int], float] = {}
+        coordinator = topology.coordinator
         outflow = [sum(carried[link.index] for link in out) for out in topology.outgoing]
         inflow = [sum(carried[link.index] for link in into) for into in topology.incoming]
-        for machine, links in enumerate(topology.outgoing):
+        share = [0.0] * coordinator + [each.share for each in topology.front_ends]
+        links: list[list[LinkModel]] = [[] for _ in share]
+        crossings = 0.0
+        numbers, class_of = self.problem.numbers, self.alike.class_of
+        site = [self.site_of[class_of[numbers[node.name]]] for node in topology.nodes]
+        order = sorted(range(coordinator), key=lambda n: topology.nodes[n].end_layer)
+        for machine in (*topology.front_end_machines, *order):
             used = used_links(
-                links, carried, min_flow_share, all_if_none=self._uses_small_shares_alone
+                topology.outgoing[machine],
+                carried,
+                min_flow_share,
+                all_if_none=self._uses_small_shares_alone,
             )
             total = sum(carried[link.index] for link in used)
-            parts = outgoing.setdefault(number[machine], {})
-            weight = 1.0
-            if topology.is_front_end(machine):
-                weight = topology.front_ends[machine - topology.coordinator].share
             for link in used:
-                target = number[link.target]
-                part = weight * (carried[link.index] / total)
-                parts[target] = parts.get(target, 0.0) + part
-                bandwidth[number[machine], number[link.target]] = min(
+                if share[machine] <= 0 or total <= 0:
+                    continue
+                part = carried[link.index] / total
+                bandwidth = min(
                     link.bandwidth_bytes_per_s,
                     topology.nic(machine).outbound_bytes_per_s
                     * (carried[link.index] / outflow[machine]),
                     topology.nic(link.target).inbound_bytes_per_s
                     * (carried[link.index] / inflow[link.target]),
                 )
-        ranges = {number[n.index]: (n.start_layer, n.end_layer) for n in topology.nodes}
-        share = dict.fromkeys(ranges, 0.0)
-        for machine in (coordinator, *sorted(ranges, key=lambda n: ranges[n][1])):
-            here = 1.0 if machine == coordinator else share[machine]
-            for target, part in outgoing.get(machine, {}).items():
-                if target != coordinator:
-                    share[target] += here * part
-        share = {node: value for node, value in share.items() if value > 0}
-        if not share:
+                links[machine].append(
+                    self._links.link(
+                        link.target,
+                        share[machine] * part,
+                        part,
+                        link.latency_s,
+                        1 / bandwidth,
+                        to_host=max(machine, link.target) >= coordinator,
+                    )
+                )
+                if link.target < coordinator:
+                    share[link.target] += share[machine] * part
+                    if machine < coordinator and site[machine] != site[link.target]:
+                        crossings += share[machine] * part
+        groups, nodes, ranges = [], [], {}
+        for number in order:
+            node = topology.nodes[number]
+            ranges[numbers[node.name]] = (node.start_layer, node.end_layer)
+            if share[number] <= 0:
+                continue
+            kind = class_of[numbers[node.name]]
+            group = Group(kind, node.start_layer, node.end_layer, 1, share[number])
+            prompt_s, decodes, _ = self._times(group)
+            groups.append(group)
+            nodes.append(NodeModel(number, group.share, prompt_s, decodes, links[number]))
+        if not nodes:
             return NOTHING
-        parts_of = {machine: list(parts.items()) for machine, parts in outgoing.items()}
-        return self._estimate(ranges, share, parts_of, bandwidth)
+        first_links = [link for home in topology.front_end_machines for link in links[home]]
+        return self.estimate(self._loaded(nodes, first_links, groups, ranges, crossings))
 
     # -- the model ---------------------------------------------------------------------------
 
-    def _estimate(
-        self,
-        ranges: Ranges,
-        share: Mapping[int, float],
-        outgoing: Mapping[int, Sequence[tuple[int, float]]],
-        bandwidth: Mapping[tuple[int, int], float] | None,
-    ) -> Estimate:
-        link_models = self._link_models(share, outgoing, bandwidth)
-        if not link_models:
+    def estimate(self, loaded: Loaded) -> Estimate:
+        """The estimate at the highest rate of requests that the KV caches allow."""
+        found = self._most_requests_per_s(loaded)
+        if found is None:
             return NOTHING
-        model = BlockingModel(
-            self._node_models(ranges, share, link_models),
-            link_models[len(self.problem)],
-            self.output_tokens,
-            len(self.problem) + 1,
-            self._num_chunks,
-        )
-        in_flight = self._most_in_flight(ranges, share)
-        low, high = 0.0, min(self._offered, model.most_requests_per_s())
-        if high <= 0:
-            return NOTHING
-        best = model.latencies(high)
-        rate = high
-        if best is None or high * (best[0] + self.output_tokens * best[1]) > in_flight:
-            best = None
-            for _ in range(_RATE_BISECTIONS):
-                rate = (low + high) / 2
-                found = model.latencies(rate)
-                if found is None or rate * (found[0] + self.output_tokens * found[1]) > in_flight:
-                    high = rate
-                else:
-                    low, best = rate, found
-            rate = low
-        if best is None:
-            return NOTHING
-        prompt_s, decode_s = best
+        rate, prompt_s, decode_s = found
         return Estimate(
             rate * self.output_tokens,
             decode_s,
             prompt_s,
             rate * (prompt_s + self.output_tokens * decode_s),
+            loaded.traits,
+            0.0 if self._offered == inf else self._run_s * max(0.0, 1 - rate / self._offered),
         )
 
-    def prompt_copy_s(self, start: int, end: int) -> float:
-        """Time in seconds that a node with layers ``[start, end)`` spends on copying a mean prompt.
+    def reaches(self, loaded: Loaded, decode_tokens_per_s: float) -> bool:
+        """Whether a placement has at least this throughput: quicker than its estimate."""
+        rate = decode_tokens_per_s / self.output_tokens
+        return rate <= loaded.most_per_s and self._spare(loaded, rate)[0] >= 0
 
-        ``paper``: the activations of all tokens that the node receives pass the host's memory.
-        ``calibrated``: the activations are copied into the GPU on all nodes but the first of a
-        route, and out of it on all but the last.
+    def _spare(self, loaded: Loaded, rate: float) -> tuple[float, float, float]:
+        """Requests in flight that still fit the KV caches at a rate; prompt and decode latency.
+
+        -infinity if some node cannot process that many.
         """
-        num_bytes = self.prompt_tokens * self._activation_bytes
-        if self._engine_copy_s_per_byte is None:
-            return num_bytes * COPY_S_PER_BYTE
-        copies = (start > 0) + (end < self.problem.num_layers)
-        return num_bytes * copies * self._engine_copy_s_per_byte
+        found = loaded.model.latencies(rate)
+        if found is None:
+            return -inf, inf, inf
+        prompt_s, decode_s = found
+        in_flight = rate * (prompt_s + self.output_tokens * decode_s)
+        return loaded.traits.most_in_flight - in_flight, prompt_s, decode_s
 
-    def _node_models(
-        self, ranges: Ranges, share: Mapping[int, float], link_models: Mapping[int, list[LinkModel]]
-    ) -> list[NodeModel]:
-        found = []
-        for node in sorted(share, key=lambda node: (ranges[node][1], node)):
-            start, end = ranges[node]
-            kind = self.problem.kind_of[node]
-            prompt_s = (end - start) * self._prefill_s[kind] + self.prompt_copy_s(start, end)
-            found.append(
-                NodeModel(
-                    node,
-                    share[node],
-                    prompt_s,
-                    end - start,
-                    self._decode_s[kind],
-                    link_models.get(node, []),
-                )
-            )
-        return found
+    def _most_requests_per_s(self, loaded: Loaded) -> tuple[float, float, float] | None:
+        """The highest rate at which requests in flight fit, with prompt and decode latency.
 
-    def _link_models(
+        Regula falsi with bisections where it is slow, as the Illinois method has it.
+        """
+        high = loaded.most_per_s
+        if high <= 0:
+            return None
+        at_high, prompt_s, decode_s = self._spare(loaded, high)
+        if at_high >= 0:
+            return high, prompt_s, decode_s
+        low, at_low = 0.0, loaded.traits.most_in_flight
+        best = None
+        enough = _PRECISION * loaded.traits.most_in_flight
+        for _ in range(_MOST_ROUNDS):
+            if at_high == -inf:
+                rate = (low + high) / 2
+            else:
+                # Aims within the precision, so that the rate is feasible.
+                aim = enough / 2
+                rate = low + (high - low) * (at_low - aim) / (at_low - at_high)
+            spare, prompt_s, decode_s = self._spare(loaded, rate)
+            if spare >= 0:
+                if best is not None and at_high != -inf:
+                    at_high /= 2
+                low, at_low, best = rate, spare, (rate, prompt_s, decode_s)
+                if spare <= enough:
+                    break
+            else:
+                high, at_high = rate, spare
+        return best
+
+    def _loaded(
         self,
-        share: Mapping[int, float],
-        outgoing: Mapping[int, Sequence[tuple[int, float]]],
-        bandwidth: Mapping[tuple[int, int], float] | None,
-    ) -> dict[int, list[LinkModel]]:
-        links, coordinator = self._links, len(self.problem)
-        link_models: dict[int, list[LinkModel]] = {}
-        for source, targets in outgoing.items():
-            here = 1.0 if source == coordinator else share.get(source, 0.0)
-            if here <= 0:
-                continue
-            link_models[source] = []
-            joined = [(target, part, *links.link(source, target)) for target, part in targets]
-            whole = sum(part for _, part, own_bandwidth, _ in joined if own_bandwidth > 0)
-            if whole <= 0:
-                return {}
-            for target, part_of_all, own_bandwidth, latency_s in joined:
-                if own_bandwidth <= 0:
-                    continue
-                part = part_of_all / whole
-                at = own_bandwidth if bandwidth is None else bandwidth[source, target]
-                weight = self.problem.llm.token_bytes
-                if coordinator not in (source, target):
-                    weight += self._activation_bytes
-                link_models[source].append(
-                    LinkModel(
-                        target,
-                        here * part,
-                        part,
-                        latency_s,
-                        weight * self.prompt_tokens / at,
-                        weight / at,
-                    )
-                )
-        return link_models
+        nodes: Sequence[NodeModel],
+        first_links: list[LinkModel],
+        groups: Sequence[Group],
+        ranges: Ranges,
+        crossings: float,
+    ) -> Loaded:
+        if self._decodes_loop:
+            self._links.let_decodes_loop(nodes, groups, first_links, self.problem.num_layers)
+        numbers = 1 + max(node.node for node in nodes)
+        host = max(link.target for node in nodes for link in node.links)
+        model = BlockingModel(
+            nodes,
+            first_links,
+            self.output_tokens,
+            max(numbers, host + 1),
+            self._num_chunks,
+            self._prompt_spread,
+        )
+        stages = sum(group.whole for group in groups)
+        traits = Traits(stages, crossings, self._most_in_flight(groups, ranges))
+        return Loaded(model, min(self._offered, model.most_requests_per_s()), traits)
 
-    def _most_in_flight(self, ranges: Ranges, share: Mapping[int, float]) -> float:
+    def _times(self, group: Group) -> tuple[float, DecodeTimes, float]:
+        node = self.alike.members[group.kind][0]
+        return self.times.of(self.problem.kind_of[node], group.start, group.end)
+
+    def _most_in_flight(self, groups: Sequence[Group], ranges: Ranges) -> float:
         """Most requests that the KV caches hold, limited by layers and by single nodes."""
-        problem = self.problem
-        room = [0.0] * problem.num_layers
-        least = inf
+        change: dict[int, float] = {}
+        kinds = self.problem.kind_of
         for node, (start, end) in ranges.items():
-            kv = self._kv_per_layer[problem.kind_of[node]][end - start]
-            for layer in range(start, end):
-                room[layer] += kv
-            if (used := share.get(node, 0.0)) > 0:
-                least = min(least, _OVERFLOW * self._node_kv_share * kv / used)
-        return min(self._kv_share * min(room), least) / self._kv_tokens
-
-
-def _num_chunks(scenario: Scenario, prompt_tokens: float) -> float | None:
-    """Chunks of a mean prompt that leave in a stream; None where prompts do not."""
-    scheduler = scenario.scheduler
-    factory = NODE_SCHEDULERS.get(node_scheduler_name(scenario))
-    if not (scheduler.stream_chunks and composes_steps(factory)):
-        return None
-    tokens = scheduler.prefill_chunk_tokens
-    if tokens is None or scheduler.step.max_prefill_tokens is None:
-        return None
-    if tokens == AUTO:
-        tokens = FEWEST_CHUNK_TOKENS // 2 if mixes_batches(scenario) else FEWEST_CHUNK_TOKENS
-    return max(prompt_tokens / tokens, 1.0)
-
-
-def _offered_requests_per_s(scenario: Scenario, tokens_per_request: float) -> float:
-    workload = scenario.workload
-    if workload.mode == "online" and workload.mean_tokens_per_s is not None:
-        return workload.mean_tokens_per_s / tokens_per_request
-    rate = offered_requests_per_s(workload, scenario.run.duration_s)
-    return inf if rate is None else rate
+            kv = self.times.of(kinds[node], start, end)[2]
+            change[start] = change.get(start, 0.0) + kv
+            change[end] = change.get(end, 0.0) - kv
+        room, least_room = 0.0, inf
+        for layer in sorted(change)[:-1]:
+            room += change[layer]
+            least_room = min(least_room, room)
+        least = inf
+        for group in groups:
+            kv = self._times(group)[2]
+            least = min(least, _OVERFLOW * self._node_kv_share * kv / group.share)
+        return min(self._kv_share * least_room, least) / self._kv_tokens

@@ -13,49 +13,33 @@ import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
 
-from helixsim.errors import HelixError, SimulationError
-from helixsim.metrics.summary import figures_of
-from helixsim.models.simulation import simulate
-from helixsim.placement.placement import Placement
-from helixsim.planner.objective import OBJECTIVE_FIGURES, Figures, Objective
+from helixsim.errors import SimulationError
+from helixsim.planner.constraints import FREE, Constraints
+from helixsim.planner.objective import Objective
 from helixsim.planner.problem import PlanningProblem, planning_problem
 from helixsim.planner.search import random_stream
 from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
-from helixsim.planner.simulated.proposals import Correction, Proposer
+from helixsim.planner.simulated.correction import Correction
+from helixsim.planner.simulated.proposals import Proposal, Proposer
+from helixsim.planner.simulated.templates import best_templates
+from helixsim.planner.simulated.trials import Trial, TrialRun, run_trial
 from helixsim.processes import held_interrupts, leave_with
 from helixsim.registry import register_all, registered_here
-from helixsim.scenario.resolved import Faults, Scenario
+from helixsim.scenario.resolved import Scenario
 
 _POLL_S = 0.5
-"""Seconds of one wait for results, between which Ctrl-C is noticed."""
+"""Seconds of one wait for results, between which Ctrl-C is noticed and progress is shown."""
+
+_GRACE_S = 1.0
+"""Seconds after the deadline in which results are still waited for."""
 
 RangesItems = tuple[tuple[int, tuple[int, int]], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """One simulation to run.
-
-    Attributes
-    ----------
-    placement
-        Placement to simulate.
-    seed
-        Seed of the run.
-    duration_s, warmup_s
-        Length of the run in seconds, warm-up included, and of the warm-up.
-    """
-
-    placement: Placement
-    seed: int
-    duration_s: float
-    warmup_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,45 +49,32 @@ class AnnealingTask:
     Attributes
     ----------
     start
-        Initial placement, as items of ranges.
+        Initial placement, as items of ranges; may be empty where there is a template.
+    template
+        Place of a template among the best, from 0, that it starts from if there are any; None for
+        the initial placement.
     objective
         Objective of the score.
     stream
         Name of its stream of random numbers.
     iterations
         Number of neighbours to try.
+    heat
+        Factor of the temperatures.
     correction
         Correction of the surrogate by the simulations so far.
+    most_s
+        Seconds after which it ends early; None for no limit.
     """
 
     start: RangesItems
+    template: int | None
     objective: Objective
     stream: tuple[object, ...]
     iterations: int
+    heat: float
     correction: Correction
-
-
-@dataclass(frozen=True, slots=True)
-class NeighbourBatch:
-    """Neighbours of one placement, of which the one with the best score is chosen.
-
-    Attributes
-    ----------
-    parent
-        The placement, as items of ranges.
-    stream
-        Name of its stream of random numbers.
-    tries
-        Number of neighbours to draw.
-    objective, correction
-        As of :class:`AnnealingTask`.
-    """
-
-    parent: RangesItems
-    stream: tuple[object, ...]
-    tries: int
-    objective: Objective
-    correction: Correction
+    most_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +84,12 @@ class Setting:
     Attributes
     ----------
     deadline
-        Time of :func:`time.monotonic` at which annealings end early and no simulation starts
-        any more; None for no limit.
+        Time of :func:`time.monotonic` at which simulations are stopped and annealings end;
+        None for no limit.
     budget
         How much an annealing tries.
+    constraints
+        What placements must keep to.
     """
 
     scenario: Scenario
@@ -127,6 +100,7 @@ class Setting:
     max_stages: int | None
     deadline: float | None
     budget: SearchBudget = DEFAULT_BUDGET
+    constraints: Constraints = FREE
 
 
 class TrialPool:
@@ -140,13 +114,24 @@ class TrialPool:
         The planning problem of the setting's scenario.
     jobs
         Number of processes; 1 runs all tasks in this one.
+    on_wait
+        Called now and then while tasks run.
     """
 
-    def __init__(self, setting: Setting, problem: PlanningProblem, jobs: int) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        problem: PlanningProblem,
+        jobs: int,
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> None:
         self.setting = setting
-        self._worker = _WorkerState(setting, problem)
+        self.jobs = jobs
+        self._on_wait = on_wait
+        self._worker = _WorkerState(setting, problem, on_wait)
         self._pool: ProcessPoolExecutor | None = None
         self._folder: TemporaryDirectory[str] | None = None
+        self._started: Future[None] | None = None
         if jobs > 1:
             # Through a file: if a process died while it starts, writing a long message to its
             # pipe would block for ever.
@@ -159,6 +144,8 @@ class TrialPool:
                 initializer=_set_up,
                 initargs=(str(setting_file), os.getpid(), _pickled(registered_here())),
             )
+            with held_interrupts():  # the first task starts the processes
+                self._started = self._pool.submit(_nothing)
 
     @property
     def proposer(self) -> Proposer:
@@ -179,47 +166,70 @@ class TrialPool:
         if self._folder is not None:
             self._folder.cleanup()
 
-    def simulate(self, trials: Sequence[Trial]) -> list[Figures | None]:
+    def simulate(self, trials: Sequence[Trial]) -> list[TrialRun | None]:
         """Run simulations; None for a trial that fails or would start after the deadline."""
-        return self._map(_simulate, trials, self._worker.simulate)
+        return self._map(_simulate, trials, self._worker.simulate, None)
 
-    def anneal(self, tasks: Sequence[AnnealingTask]) -> list[RangesItems]:
-        """Run annealings; the best placement of each, as items of ranges."""
-        return self._map(_anneal, tasks, self._worker.anneal)
-
-    def choose(self, batches: Sequence[NeighbourBatch]) -> list[RangesItems]:
-        """Draw neighbours and choose the one with the best score of each batch."""
-        return self._map(_choose, batches, self._worker.choose)
+    def anneal(self, tasks: Sequence[AnnealingTask]) -> list[list[Proposal]]:
+        """Run annealings; the best placements of each."""
+        return self._map(_anneal, tasks, self._worker.anneal, [])
 
     def _map(
-        self, remote: Callable[[Any], Any], tasks: Sequence[Any], local: Callable[[Any], Any]
+        self,
+        remote: Callable[[Any], Any],
+        tasks: Sequence[Any],
+        local: Callable[[Any], Any],
+        too_late: object,
     ) -> list[Any]:
-        if self._pool is None:
-            return [local(task) for task in tasks]
+        """The results of tasks, in order; `too_late` for tasks that do not end in time."""
+        found: list[Any] = []
+        # Processes take seconds to start; meanwhile this one works.
+        while len(found) < len(tasks) and not self._has_started():
+            found.append(local(tasks[len(found)]))
+        if len(found) == len(tasks):
+            return found
+        assert self._pool is not None
         try:
-            with held_interrupts():  # the first task starts the processes
-                futures: list[Future[Any]] = [self._pool.submit(remote, task) for task in tasks]
+            with held_interrupts():
+                futures: list[Future[Any]] = [
+                    self._pool.submit(remote, task) for task in tasks[len(found) :]
+                ]
             # CBC restores the handler of Ctrl-C such that it does not interrupt a wait
             # (SA_RESTART); it is noticed between two short waits.
-            while wait(futures, timeout=_POLL_S).not_done:
-                pass
-            return [future.result() for future in futures]
+            while wait(futures, timeout=_POLL_S).not_done and not self._is_overdue():
+                self._on_wait()
+            return found + [each.result() if each.done() else too_late for each in futures]
         except BrokenProcessPool as error:
             raise SimulationError(
                 "a process that simulates placements ended unexpectedly; in a script, call plan() "
                 "under 'if __name__ == \"__main__\":', or use jobs=1"
             ) from error
 
+    def _has_started(self) -> bool:
+        return self._started is not None and self._started.done()
+
+    def _is_overdue(self) -> bool:
+        """Whether tasks, which end at the deadline by themselves, are late on a busy machine."""
+        deadline = self.setting.deadline
+        return deadline is not None and monotonic() >= deadline + _GRACE_S
+
 
 class _WorkerState:
     """What a process keeps between tasks."""
 
-    def __init__(self, setting: Setting, problem: PlanningProblem | None = None) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        problem: PlanningProblem | None = None,
+        on_look: Callable[[], None] = lambda: None,
+    ) -> None:
         self.setting = setting
+        self._on_look = on_look
         self.problem = problem or planning_problem(
             setting.scenario,
             partial_inference=setting.partial_inference,
             keep_links=setting.keep_links,
+            constraints=setting.constraints,
         )
         self.proposer = Proposer(
             setting.scenario,
@@ -228,39 +238,40 @@ class _WorkerState:
             max_stages=setting.max_stages,
             budget=setting.budget,
         )
+        self._templates: list[Proposal] | None = None
 
-    def simulate(self, trial: Trial) -> Figures | None:
-        scenario, deadline = self.setting.scenario, self.setting.deadline
-        if deadline is not None and monotonic() >= deadline:
-            return None
-        run = replace(scenario.run, duration_s=trial.duration_s, warmup_s=trial.warmup_s)
-        try:
-            result = simulate(
-                replace(scenario, placement=trial.placement, run=run, faults=Faults()),
-                seed=trial.seed,
-            )
-        except HelixError:
-            return None
-        if result.summary["partial"]:
-            raise KeyboardInterrupt
-        return figures_of(result.summary, OBJECTIVE_FIGURES)
-
-    def anneal(self, task: AnnealingTask) -> RangesItems:
-        deadline = self.setting.deadline
-        self.proposer.objective, self.proposer.correction = task.objective, task.correction
-        best, _ = self.proposer.anneal(
-            dict(task.start),
-            random_stream(self.setting.seed, *task.stream),
-            task.iterations,
-            lambda: deadline is not None and monotonic() >= deadline,
+    def simulate(self, trial: Trial) -> TrialRun | None:
+        setting = self.setting
+        return run_trial(
+            setting.scenario, setting.objective, trial, setting.deadline, self._on_look
         )
-        return tuple(sorted(best.items()))
 
-    def choose(self, batch: NeighbourBatch) -> RangesItems:
-        self.proposer.objective, self.proposer.correction = batch.objective, batch.correction
-        rng = random_stream(self.setting.seed, *batch.stream)
-        drawn = self.proposer.choose_neighbour(dict(batch.parent), rng, batch.tries)
-        return tuple(sorted(drawn.items()))
+    def anneal(self, task: AnnealingTask) -> list[Proposal]:
+        own_end = None if task.most_s is None else monotonic() + task.most_s
+        deadlines = [end for end in (self.setting.deadline, own_end) if end is not None]
+
+        def is_over() -> bool:
+            self._on_look()
+            return bool(deadlines) and monotonic() >= min(deadlines)
+
+        start = () if task.template is None else self._template(task.template, is_over)
+        start = start or task.start
+        if not start:
+            return []
+        self.proposer.use(task.objective, task.correction)
+        rng = random_stream(self.setting.seed, *task.stream)
+        return self.proposer.anneal(
+            dict(start), rng, task.iterations, heat=task.heat, out_of_time=is_over
+        )
+
+    def _template(self, place: int, is_over: Callable[[], bool]) -> RangesItems:
+        if self._templates is None:
+            self.proposer.use(self.setting.objective, Correction())
+            self._templates = best_templates(
+                self.proposer, random_stream(self.setting.seed, "templates"), is_over
+            )
+        found = self._templates
+        return found[place % len(found)].ranges if found else ()
 
 
 _worker: _WorkerState | None = None
@@ -281,16 +292,15 @@ def _set_up(setting_file: str, parent: int, registered: bytes) -> None:
     _worker = _WorkerState(pickle.loads(Path(setting_file).read_bytes()))  # noqa: S301  (our own file)
 
 
-def _simulate(trial: Trial) -> Figures | None:
+def _nothing() -> None:
+    """Returns once a process has started."""
+
+
+def _simulate(trial: Trial) -> TrialRun | None:
     assert _worker is not None
     return _worker.simulate(trial)
 
 
-def _anneal(task: AnnealingTask) -> RangesItems:
+def _anneal(task: AnnealingTask) -> list[Proposal]:
     assert _worker is not None
     return _worker.anneal(task)
-
-
-def _choose(batch: NeighbourBatch) -> RangesItems:
-    assert _worker is not None
-    return _worker.choose(batch)
