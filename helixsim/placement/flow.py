@@ -10,7 +10,7 @@ source and a sink of its share (:mod:`helixsim.placement.front_end_shares`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -105,6 +105,7 @@ def used_links(
     min_share: float,
     *,
     all_if_none: bool,
+    replicas: Collection[int] = (),
 ) -> tuple[PlacedLink, ...]:
     """The outgoing links of one machine that requests follow.
 
@@ -118,6 +119,9 @@ def used_links(
         Least share of the machine's outgoing flow, 0 to 1, that a used link carries.
     all_if_none
         Whether all links with flow are used where none carries so large a share.
+    replicas
+        Nodes to which links with any flow are used: a machine that holds the whole LLM serves its
+        requests by itself, however many faster ones there are.
 
     Returns
     -------
@@ -126,7 +130,12 @@ def used_links(
     """
     total = sum(link_tokens_per_s[link.index] for link in links)
     carrying = tuple(link for link in links if link_tokens_per_s[link.index] > 0)
-    used = tuple(link for link in carrying if link_tokens_per_s[link.index] >= min_share * total)
+    least = min_share * total
+    used = tuple(
+        link
+        for link in carrying
+        if link_tokens_per_s[link.index] >= least or link.target in replicas
+    )
     return carrying if all_if_none and not used else used
 
 

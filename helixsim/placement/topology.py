@@ -94,6 +94,12 @@ class Topology:
     incoming: tuple[tuple[PlacedLink, ...], ...]
 
     @property
+    def replicas(self) -> frozenset[int]:
+        """The numbers of the nodes that hold the whole LLM."""
+        whole = self.llm.num_layers
+        return frozenset(node.index for node in self.nodes if node.num_layers == whole)
+
+    @property
     def coordinator(self) -> int:
         """The number of the coordinator, which is the first front end."""
         return len(self.nodes)

@@ -16,13 +16,13 @@ def topology():
     return make_topology(make_scenario(layers, links=links, workload=offline([(10, 4)])))
 
 
-def used(topology, flows, min_share, *, all_if_none=False):
+def used(topology, flows, min_share, *, all_if_none=False, replicas=()):
     """Numbers of the used links out of the coordinator, in the order of `flows`."""
     links = topology.outgoing[topology.coordinator]
     by_link = [0.0] * len(topology.links)
     for link, flow in zip(links, flows, strict=True):
         by_link[link.index] = flow
-    found = used_links(links, by_link, min_share, all_if_none=all_if_none)
+    found = used_links(links, by_link, min_share, all_if_none=all_if_none, replicas=replicas)
     return [links.index(link) for link in found]
 
 
@@ -45,3 +45,9 @@ def test_where_all_shares_are_small(topology):
     flows = (4.0, 0.0, 4.0)
     assert used(topology, flows, 0.6) == []
     assert used(topology, flows, 0.6, all_if_none=True) == [0, 2]
+
+
+def test_a_replica_is_used_however_small_its_share(topology):
+    assert topology.replicas == {0, 1, 2}
+    assert used(topology, (96.0, 4.0, 0.0), 0.05) == [0]
+    assert used(topology, (96.0, 4.0, 0.0), 0.05, replicas={1, 2}) == [0, 1]  # 2 has no flow

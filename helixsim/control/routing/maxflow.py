@@ -263,11 +263,14 @@ def _open_links(
 ) -> list[list[tuple[PlacedLink, ...]]]:
     """For every front end and every machine, the links that its requests use.
 
-    They carry enough of the machine's flow, of the links by which these requests get back.
+    They carry enough of the machine's flow, of the links by which these requests get back, or lead
+    to a node that holds the whole LLM, unless small shares are left out even where there are no
+    others.
     """
+    replicas = topology.replicas if all_if_none else ()
     return [
         [
-            used_links(links, flow, min_share, all_if_none=all_if_none)
+            used_links(links, flow, min_share, all_if_none=all_if_none, replicas=replicas)
             for links in links_back(topology, home)
         ]
         for home in topology.front_end_machines

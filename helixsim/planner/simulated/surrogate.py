@@ -207,6 +207,7 @@ class Surrogate:
                 carried,
                 min_flow_share,
                 all_if_none=self._uses_small_shares_alone,
+                replicas=topology.replicas if self._uses_small_shares_alone else (),
             )
             total = sum(carried[link.index] for link in used)
             for link in used:
