@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_TEXT = 160
+MAX_NAMES = 12
+"""Most machines that one line of text names."""
 MAX_ROWS = 20
 """Longer tables end with the number of the other rows."""
 
@@ -27,6 +29,12 @@ MAX_ROWS = 20
 def short_text(kind: str, text: str) -> str:
     """One line for ``repr``: the type and a short description."""
     return f"<{kind} {shorten(text, MAX_TEXT, placeholder=' ...')}>"
+
+
+def shortened(names: Sequence[str]) -> str:
+    """Join names with commas; of many, only the first ones and how many more there are."""
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more
 
 
 def table_html(

@@ -60,11 +60,16 @@ def energy(
     }
 
 
+def missing_types(scenario: Scenario, each: Mapping[str, float]) -> list[str]:
+    """Machine types of the cluster that lack a figure, such as a price."""
+    return [name for name in scenario.cluster.machine_mix() if name not in each]
+
+
 def _of_all_machines(scenario: Scenario, each: Mapping[str, float]) -> float | None:
     """Sum of a figure of each machine type over all machines, idle ones too."""
-    mix = scenario.cluster.machine_mix()
-    if not mix.keys() <= each.keys():
+    if missing_types(scenario, each):
         return None
+    mix = scenario.cluster.machine_mix()
     return fsum(each[name] * count for name, count in mix.items())
 
 

@@ -142,6 +142,11 @@ class RunRecorder:
         return sum(self.requests.as_dict()["preemptions"])  # type: ignore[arg-type]
 
     @property
+    def nodes_of_routes(self) -> frozenset[int]:
+        """Numbers of the nodes on the last routes of the requests that have a row."""
+        return frozenset(node for stages in self._route_texts for node, _, _ in stages)
+
+    @property
     def num_rejected(self) -> int:
         """Requests that were rejected, for any reason."""
         return sum(self.rejected_for.values())

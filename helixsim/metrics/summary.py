@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from helixsim.control.control_plane import node_scheduler_name
 from helixsim.control.routing.policy import Rejection
 from helixsim.metrics.attainment import attainments
-from helixsim.metrics.class_figures import class_figures
 from helixsim.metrics.costs import cost, energy
 from helixsim.metrics.gauges import has_prefix_cache
+from helixsim.metrics.group_figures import class_figures, front_end_figures
 from helixsim.metrics.warnings import figures_of_types, run_warnings
 
 if TYPE_CHECKING:
@@ -108,11 +108,7 @@ def build_summary(
         },
         "rejected_for": {reason.value: recorder.rejected_for[reason] for reason in Rejection},
         "slo": attainments(run.scenario.slos, recorder.requests, start, end, classes),
-        **(
-            {"classes": class_figures(run.scenario, recorder.requests, start, end)}
-            if classes
-            else {}
-        ),
+        **_group_figures(run, start, end),
         "cost": cost(run.scenario, per_s(decodes + prompts), total_tokens_per_s),
         "energy": energy(run.scenario, per_s(decodes + prompts), total_tokens_per_s),
         "prefix_cache_hit_rate": _hit_rate(run),
@@ -121,6 +117,17 @@ def build_summary(
         "figures": figures_of_types(run.topology.nodes),
         "warnings": run_warnings(run, timeline),
     }
+
+
+def _group_figures(run: MeasuredRun, start_s: float, end_s: float) -> dict[str, Any]:
+    """Figures of each class of users and of each of several front ends, where there are such."""
+    scenario, rows = run.scenario, run.recorder.requests
+    found = {}
+    if scenario.workload.class_names:
+        found["classes"] = class_figures(scenario, rows, start_s, end_s)
+    if "front_end" in rows.names:
+        found["front_ends"] = front_end_figures(scenario, rows, start_s, end_s)
+    return found
 
 
 def _hit_rate(run: MeasuredRun) -> float | None:

@@ -53,7 +53,8 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         + "".join(f", {requests[key]} {key}" for key in _SELDOM if requests[key]),
     ]
     lines += _kv_lines(summary)
-    lines += _slo_lines(summary["slo"]) + _class_lines(summary.get("classes", {}))
+    lines += _slo_lines(summary["slo"]) + _group_lines("class", summary.get("classes", {}))
+    lines += _group_lines("front end", summary.get("front_ends", {}))
     lines += _cost_lines(summary)
     lines += [f"warning: {warning}" for warning in summary["warnings"]]
     return "\n".join(lines)
@@ -131,24 +132,25 @@ def _per_million(figures: Mapping[str, float | None], key: str, unit: str) -> st
     return text
 
 
-def _class_lines(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Requests, latencies and attainment of each class of users."""
+def _group_lines(title: str, groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Requests, latencies and attainment of each class of users, or of each front end."""
     lines = []
-    for name, found in classes.items():
+    for name, found in groups.items():
         requests = found["requests"]
         parts = [
             f"{requests['arrived']} arrived, {requests['completed']} completed, "
             f"{requests['rejected']} rejected"
         ]
-        for key, title in (("ttft_s", "first token"), ("tpot_s", "per output token")):
+        for key, what in (("ttft_s", "first token"), ("tpot_s", "per output token")):
             if found[key]["mean"] is not None:
-                parts.append(f"{title} {found[key]['p50']:.3f} s (p95 {found[key]['p95']:.3f} s)")
+                p50, p95 = found[key]["p50"], found[key]["p95"]
+                parts.append(f"{what}: median {p50:.3f} s, p95 {p95:.3f} s")
         parts += [
             f"SLO {slo} {kept['attainment']:.1%}"
             for slo, kept in found["slo"].items()
             if kept["attainment"] is not None
         ]
-        lines.append(f"class {name}: {'; '.join(parts)}")
+        lines.append(f"{title} {name}: {'; '.join(parts)}")
     return lines
 
 

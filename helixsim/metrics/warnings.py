@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from helixsim.control.routing.policy import Rejection
+from helixsim.metrics.cluster_warnings import idle_machines, missing_figures
 from helixsim.placement.topology import PlacedNode
 from helixsim.profiles.sources.source import FiguresKind
 from helixsim.profiles.sources.trust import error_statement
@@ -46,6 +47,8 @@ def run_warnings(run: MeasuredRun, timeline: Timeline) -> list[str]:
         *workload_warnings(run.scenario),
         *_extrapolations(run),
         *_kinds_of_figures(run.topology.nodes),
+        *idle_machines(run),
+        *missing_figures(run),
     ]
 
 

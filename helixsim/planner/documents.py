@@ -7,9 +7,10 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from helixsim.display import shortened
 from helixsim.planner.max_flow.upper_bound import Bound
 from helixsim.planner.objective import parse_limit
-from helixsim.planner.result import PlanResult, shortened
+from helixsim.planner.result import PlanResult
 from helixsim.planner.served.of_placement import ServedBound
 from helixsim.scenario.files import moved_document
 from helixsim.scenario.resolved import Scenario

@@ -8,14 +8,12 @@ from html import escape
 from math import isfinite
 from typing import Any
 
+from helixsim.display import shortened
 from helixsim.placement.placement import Placement
 from helixsim.planner.objective import OBJECTIVE_FIGURES
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.search import Incumbent
 from helixsim.planner.simulated.candidates import LATENCY, THROUGHPUT, Candidate, front
-
-_SHOWN = 12
-"""Most nodes that one line of text names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,12 +222,6 @@ class PlanResult:
             }
             for each in self.candidates
         ]
-
-
-def shortened(names: Sequence[str]) -> str:
-    """Join names with commas; of many, only the first ones and how many more there are."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def nested(figures: dict[str, float]) -> dict[str, Any]:

@@ -31,7 +31,8 @@ _LATENCIES = (
     ("prompt_latency_s", "Prompt pass"),
     ("decode_latency_s", "Decode pass"),
 )
-_CLASS_LATENCIES = (("ttft_s", "time to first token"), ("tpot_s", "time per output token"))
+_GROUP_LATENCIES = (("ttft_s", "time to first token"), ("tpot_s", "time per output token"))
+_GROUPS = (("classes", "Class of users"), ("front_ends", "Front end"))
 _TITLES = {
     "latencies": "Latencies of requests",
     "throughput": "Throughput and load",
@@ -79,7 +80,7 @@ def report_page(runs: Mapping[str, RunResult], scenario: str | None = None) -> s
         runs=[_run(name, result, scenario) for name, result in runs.items()],
         rates=_RATES,
         latencies=_LATENCIES,
-        class_latencies=_CLASS_LATENCIES,
+        group_latencies=_GROUP_LATENCIES,
         columns=["mean", *(f"p{p}" for p in PERCENTILES)],
         pictures=pictures,
     )
@@ -93,8 +94,11 @@ def _run(name: str, result: RunResult, scenario: str | None) -> dict[str, Any]:
         "name": name,
         "summary": result.summary,
         "slo": result.summary.get("slo") or {},
-        "classes": result.summary.get("classes") or {},
+        "groups": [
+            (title, result.summary[key]) for key, title in _GROUPS if result.summary.get(key)
+        ],
         "cost": result.summary.get("cost"),
+        "energy": result.summary.get("energy"),
         "placement": placement,
         "scenario": yaml_text(document),
         "manifest": json.dumps(manifest, indent=2),

@@ -113,8 +113,8 @@ class SchedulerSpec(FileModel):
     )
     min_flow_share: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.05,
-        description="`maxflow`, `adaptive`: successors with less than this share of a node's flow are "
-        "ignored; with the calibrated physics, nodes that hold the whole LLM never are.",
+        description="`maxflow`, `adaptive`: successors with less than this share of a node's flow "
+        "are ignored; with the calibrated physics, nodes that hold the whole LLM never are.",
     )
     flow_split: FlowSplit | None = Field(
         default=None,

@@ -13,7 +13,12 @@ from helixsim.scenario.load import checked_document, load_scenario, resolve_scen
 from helixsim.scenario.overrides import apply_overrides
 from helixsim.scenario.resolved import Scenario
 from helixsim.studies.backends import Backend
-from helixsim.studies.capacity_interval import CapacityInterval, interval_of, seed_capacity
+from helixsim.studies.capacity_interval import (
+    MIN_SEEDS,
+    CapacityInterval,
+    interval_of,
+    seed_capacity,
+)
 from helixsim.studies.capacity_result import CapacityResult, Probe
 from helixsim.studies.capacity_runs import CapacityRuns
 from helixsim.studies.capacity_window import Windows, tells_nothing
@@ -55,7 +60,7 @@ def capacity(
     The rate is doubled or halved, from the scenario's own, until one is kept and one is not, and
     then bisected. A rate is kept if the mean over the seeds of every figure is within its limit,
     and if requests finish as fast as they arrive. Then the same is bisected for each seed by
-    itself, for a confidence interval.
+    itself, for a confidence interval, if there are three seeds or more.
 
     Parameters
     ----------
@@ -215,7 +220,7 @@ class CapacitySearch:
     def find_interval(self) -> None:
         """Bisect for each seed by itself, and take the interval of their mean."""
         low, high = self._bracket()
-        if len(self.seeds) < 2 or low is None or high is None:
+        if len(self.seeds) < MIN_SEEDS or low is None or high is None:
             return
         found = []
         for seed in self.seeds:
@@ -228,7 +233,7 @@ class CapacitySearch:
             known = {probe.rate: meets(probe.rate) for probe in self.probes}
             rate = seed_capacity(known, meets, self._most, self._tolerance, _rounded)
             found.append(rate * self._requests_per_rate)
-        self._interval = interval_of(found)
+        self._interval = interval_of(found, self._tolerance)
 
     def finish(self, *, interrupted: bool = False) -> CapacityResult:
         """The result so far; the folder keeps it."""

@@ -10,6 +10,8 @@ from typing import Any
 from helixsim.studies.student_t import mean_and_interval
 
 CONFIDENCE = 0.95
+MIN_SEEDS = 3
+"""With two seeds, Student's t is 12.7: the interval would say next to nothing."""
 _WIDER = 1.25
 """Factor by which a bracket grows where a seed's own capacity lies beyond the rates tried."""
 _MOST_STEPS = 8
@@ -24,7 +26,8 @@ class CapacityInterval:
     mean
         Mean of the capacities that the seeds give, each by itself.
     low, high
-        Ends of Student's interval of this mean; not below 0.
+        Ends of Student's interval of this mean, or what the tolerance of the search leaves open
+        if that is wider; not below 0.
     by_seed
         What each seed gives.
     """
@@ -45,10 +48,20 @@ class CapacityInterval:
         }
 
 
-def interval_of(requests_per_s: Sequence[float]) -> CapacityInterval:
-    """The interval from the capacities of two seeds or more."""
+def interval_of(requests_per_s: Sequence[float], tolerance: float) -> CapacityInterval:
+    """The interval from the capacities of several seeds.
+
+    Parameters
+    ----------
+    requests_per_s
+        What each seed gives, to within the tolerance.
+    tolerance
+        Share by which the rates at both ends of a bisection may differ.
+    """
     mean, _, low, high = mean_and_interval(requests_per_s)
-    return CapacityInterval(mean, max(low, 0.0), high, tuple(requests_per_s))
+    low = max(min(low, mean / (1 + tolerance)), 0.0)
+    high = max(high, mean * (1 + tolerance))
+    return CapacityInterval(mean, low, high, tuple(requests_per_s))
 
 
 def seed_capacity(

@@ -73,8 +73,8 @@ class CapacityResult:
     interrupted
         Whether the search was ended by Ctrl-C.
     interval
-        Confidence interval of the capacity; None with one seed, without a capacity, or if the
-        search was ended before.
+        Confidence interval of the capacity; None with fewer than three seeds, without a capacity,
+        or if the search was ended before.
     """
 
     scenario: str

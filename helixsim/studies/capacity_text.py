@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from helixsim.studies.capacity import CapacitySearch
+from helixsim.studies.capacity_interval import MIN_SEEDS
 from helixsim.studies.capacity_result import CapacityResult, Probe
 
 _LATENCIES = (
@@ -82,6 +83,10 @@ def capacity_text(result: CapacityResult) -> str:
 
 def _interval_lines(result: CapacityResult) -> list[str]:
     found = result.interval
+    num_seeds = len(result.seeds)
+    if found is None and num_seeds < MIN_SEEDS:
+        seeds = f"{num_seeds} seed{'s' * (num_seeds > 1)}"
+        return [f"no confidence interval from {seeds}: give --seeds {MIN_SEEDS} or more"]
     if found is None:
         return []
     return [

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from statistics import fmean
@@ -21,8 +22,9 @@ from helixsim.errors import InputError, SimulationError
 from helixsim.scenario.resolved import Slo
 from helixsim.studies import capacity_runs
 from helixsim.studies.backends import outcomes
-from helixsim.studies.capacity_interval import seed_capacity
+from helixsim.studies.capacity_interval import interval_of, seed_capacity
 from helixsim.studies.capacity_result import Probe
+from helixsim.studies.capacity_text import capacity_text
 from helixsim.studies.capacity_window import Windows
 from helixsim.studies.objectives import Verdict, judge, parse_objectives, request_limits
 from helixsim.studies.runs import Outcome
@@ -130,14 +132,14 @@ def found(tmp_path_factory):
     os.chdir(tmp_path_factory.mktemp("found"))
     try:
         write_study()
-        return helixsim.capacity("small.yaml", TIGHT, seeds=2, keep_up=0.5, tolerance=0.1, jobs=1)
+        return helixsim.capacity("small.yaml", TIGHT, seeds=3, keep_up=0.5, tolerance=0.1, jobs=1)
     finally:
         os.chdir(before)
 
 
 def test_the_answer_lies_between_what_is_met_and_what_is_not(found):
     assert found.path == "workload.mean_tokens_per_s"
-    assert found.seeds == (5, 6)
+    assert found.seeds == (5, 6, 7)
     assert found.probes[0].rate == 100
     assert found.best.meets
     assert not found.above.meets
@@ -166,11 +168,11 @@ def test_a_rate_gives_what_single_runs_give(found):
 
 
 def test_the_command_prints_each_rate_and_the_answer(found):
-    options = ["--slo", TIGHT, "--seeds", 2, "--keep-up", 0.5, "--tolerance", 0.1, "--jobs", 2]
+    options = ["--slo", TIGHT, "--seeds", 3, "--keep-up", 0.5, "--tolerance", 0.1, "--jobs", 2]
     result = capacity(*options)
     lines = result.stdout.splitlines()
     assert lines[0] == f"small: highest workload.mean_tokens_per_s with {TIGHT}"
-    assert lines[1] == "on the mean of seeds 5, 6"
+    assert lines[1] == "on the mean of seeds 5, 6, 7"
     rates = [line.split() for line in lines[4 : 4 + len(found.probes)]]
     assert [float(cells[0]) for cells in rates] == [
         float(f"{probe.rate:g}") for probe in found.probes
@@ -187,16 +189,32 @@ def test_the_command_prints_each_rate_and_the_answer(found):
 
 
 def test_each_seed_by_itself_gives_the_interval(found):
-    interval = found.interval
-    one, other = interval.by_seed
-    assert interval.mean == pytest.approx((one + other) / 2)
-    # Student's t for one degree of freedom: 12.706; the deviation over the root of two is half of
-    # the difference.
-    half = 12.706 * abs(one - other) / 2
-    assert interval.high == pytest.approx(interval.mean + half, rel=1e-3)
-    assert interval.low == pytest.approx(max(0.0, interval.mean - half), rel=1e-3, abs=1e-9)
+    interval, values = found.interval, found.interval.by_seed
+    assert interval == interval_of(values, 0.1)
+    assert interval.low <= interval.mean / 1.1
+    assert interval.high >= interval.mean * 1.1
     # The capacity of all seeds together lies among those of the single ones, or close by.
-    assert min(one, other) / 1.5 < found.best.requests_per_s < max(one, other) * 1.5
+    assert min(values) / 1.5 < found.best.requests_per_s < max(values) * 1.5
+
+
+def test_an_interval_is_students_but_no_narrower_than_the_tolerance():
+    # Student's t for two degrees of freedom: 4.3027; the deviation of 8, 10, 12 is 2.
+    half = 4.3027 * 2 / 3**0.5
+    found = interval_of([8.0, 10.0, 12.0], 0.02)
+    assert (found.mean, found.low, found.high) == pytest.approx((10, 10 - half, 10 + half), 1e-4)
+    assert interval_of([1.0, 10.0, 19.0], 0.02).low == 0.0
+    # Equal capacities are known to within the tolerance only.
+    same = interval_of([12.0, 12.0, 12.0], 0.2)
+    assert (same.low, same.high) == pytest.approx((10.0, 14.4))
+
+
+def test_two_seeds_give_no_interval_and_the_text_says_why(found):
+    two = replace(found, seeds=(5, 6), interval=None)
+    assert "no confidence interval from 2 seeds: give --seeds 3 or more" in capacity_text(two)
+    options = {"keep_up": 0.5, "tolerance": 1, "jobs": 1}
+    result = helixsim.capacity("small.yaml", TIGHT, seeds=2, **options)
+    assert result.above is not None
+    assert result.interval is None
 
 
 def test_a_seed_is_bisected_beyond_the_rates_that_were_tried():
@@ -275,7 +293,7 @@ def test_hardly_any_arrivals_say_nothing():
 
 
 def test_json_alone_and_the_same_with_processes(found):
-    options = ["--slo", TIGHT, "--seeds", 2, "--keep-up", 0.5, "--tolerance", 0.1, "--jobs", 2]
+    options = ["--slo", TIGHT, "--seeds", 3, "--keep-up", 0.5, "--tolerance", 0.1, "--jobs", 2]
     assert json.loads(capacity(*options, "--json").stdout) == found.to_json()
 
 

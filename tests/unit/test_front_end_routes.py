@@ -16,13 +16,14 @@ from builders import (
 
 from helixsim.cluster import Cluster, FrontEnd, LinkRule, Nic, Node, RuleNetwork, Spread
 from helixsim.control.control_plane import flow_without
-from helixsim.control.conversations import Conversations, Start
+from helixsim.control.conversations import Conversations, NewTurn, Start
 from helixsim.control.entrances import Entrances
 from helixsim.control.load import Arrival
 from helixsim.control.routing import POLICIES
 from helixsim.control.routing.maxflow import MaxFlowPolicy
 from helixsim.control.routing.policy import Rejection, complete_route
 from helixsim.errors import NoRouteError
+from helixsim.metrics.summary_text import summary_text
 from helixsim.models.simulation import Simulation, simulate
 from helixsim.placement.balanced_flow import balanced_flow
 from helixsim.placement.cut import min_cut
@@ -32,8 +33,9 @@ from helixsim.placement.placement import Placement
 from helixsim.placement.topology import build_topology, without
 from helixsim.profiles.machine import LatencyProfile
 from helixsim.profiles.throughput import ThroughputEstimate, ThroughputTable
+from helixsim.report.page import report_page
 from helixsim.scenario.coordinator_alone import with_coordinator_alone
-from helixsim.scenario.resolved import Fault, Faults, Scenario
+from helixsim.scenario.resolved import Fault, Faults, Scenario, Slo
 
 ACROSS_S = 0.03
 FAST = Nic(1e15, 1e15)
@@ -148,8 +150,9 @@ def test_a_turn_of_a_conversation_enters_where_the_one_before_did():
 
 
 def test_the_turns_of_conversations_stay_at_their_front_end():
-    starts = [Start(Arrival(float(number), 8, 8), ((4, 4), (4, 4))) for number in range(20)]
-    talks = Conversations(starts, think_time_s=1.0, end_s=1e9)
+    turns = (NewTurn(1.0, 4, 4), NewTurn(1.0, 4, 4))
+    starts = [Start(Arrival(float(number), 8, 8), turns) for number in range(20)]
+    talks = Conversations(starts, end_s=1e9)
     entrances = Entrances(talks, two_regions(EAST, WEST).cluster, Random(0))
     firsts = [arrival.front_end for arrival in entrances.later()]
     assert set(firsts) == {0, 1}
@@ -403,6 +406,28 @@ def test_every_pass_goes_from_its_front_end_and_back(policy):
     seconds = pass_seconds(one_at_a_time(EAST, WEST, layers=ONLY_WEST, policy=policy))
     assert seconds[0] == pytest.approx(FAR, abs=1e-6)
     assert seconds[1] == pytest.approx(NEAR, abs=1e-6)
+
+
+def test_the_summary_has_figures_of_each_front_end():
+    # First tokens after 0.2 s, and 60 ms more from the east; a limit of 0.23 s lies between.
+    scenario = one_at_a_time(EAST, WEST, layers=ONLY_WEST)
+    result = simulate(replace(scenario, slos=(Slo(name="fast", ttft_s=0.23),)))
+    found = result.summary["front_ends"]
+    assert list(found) == [EAST.name, WEST.name]
+    for name, ttft_s, attained in ((EAST.name, FAR[0], 0.0), (WEST.name, NEAR[0], 1.0)):
+        figures = found[name]
+        assert (figures["requests"]["arrived"], figures["requests"]["completed"]) == (1, 1)
+        assert figures["ttft_s"]["mean"] == pytest.approx(ttft_s, abs=1e-6)
+        assert figures["slo"]["fast"]["attainment"] == attained
+    assert (
+        "front end front-end-east: 1 arrived, 1 completed, 0 rejected; first token: median "
+        "0.260 s, p95 0.260 s; per output token: median 0.460 s, p95 0.460 s; SLO fast 0.0%"
+    ) in summary_text(result.summary).splitlines()
+    page = report_page({"run": result})
+    assert "<th>Front end</th>" in page
+    assert "<td>front-end-west</td>" in page
+    alone = one_at_a_time(replace(EAST, share=1.0), layers=ONLY_WEST)
+    assert "front_ends" not in simulate(alone).summary
 
 
 def test_with_a_replica_in_each_region_no_one_waits_for_the_other():

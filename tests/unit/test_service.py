@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from helixsim.metrics.recorder import RunRecorder
 from helixsim.metrics.summary_text import summary_text
 from helixsim.models.simulation import simulate
 from helixsim.profiles.library import load_machine_type
+from helixsim.report.page import report_page
 from helixsim.scenario.prices import unpriced_types
 from helixsim.scenario.resolved import Slo
 
@@ -213,6 +215,18 @@ def test_energy(result):
     }
     assert "energy: 1.00 kW at the boards' limits; " in summary_text(summary)
     assert result.summary["energy"] is None
+
+
+def test_a_report_has_cost_and_energy(result):
+    figures = {"kilowatts": 1.25, "kwh_per_million_output_tokens": 2.5}
+    powered = copy(result)
+    powered.summary = result.summary | {"energy": figures}
+    page = report_page({"one": result, "other": powered})
+    row = page[page.index("kW, kWh per million output tokens") :]
+    assert "".join(row[: row.index("</tr>")].split()) == (
+        "kW,kWhpermillionoutputtokens</td><td>-</td><td>1.25,2.50</td>"
+    )
+    assert "kWh per million" not in report_page({"one": result})
 
 
 def test_a_type_without_a_price_is_named_where_others_have_one():

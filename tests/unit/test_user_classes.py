@@ -184,6 +184,8 @@ def test_figures_of_each_class(result):
     lines = summary_text(result.summary).splitlines()
     (line,) = (line for line in lines if line.startswith("class batch: "))
     assert "1 arrived, 1 completed, 0 rejected" in line
+    first = found["batch"]["ttft_s"]["p50"]
+    assert f"; first token: median {first:.3f} s, p95 {first:.3f} s; per output token: " in line
     assert line.endswith("SLO all 100.0%; SLO batch 0.0%")
     assert "classes" not in simulate(make_scenario(LAYERS, requests=[(0.0, 3, 1)])).summary
 

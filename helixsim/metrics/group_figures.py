@@ -1,9 +1,9 @@
-"""Figures of each class of users, from the table of requests."""
+"""Figures of each class of users and of each front end, from the table of requests."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from helixsim.metrics.attainment import attainments
@@ -11,7 +11,7 @@ from helixsim.metrics.recorder import Columns
 from helixsim.metrics.sample import Sample
 
 if TYPE_CHECKING:
-    from helixsim.scenario.resolved import Scenario
+    from helixsim.scenario.resolved import Scenario, Slo
 
 
 def class_figures(
@@ -29,21 +29,45 @@ def class_figures(
         The measured window, both ends included.
     """
     names = scenario.workload.class_names
+    slos = {
+        name: [slo for slo in scenario.slos if slo.name == name or slo.name not in names]
+        for name in names
+    }
+    return _of_groups("class", slos, scenario, requests, start_s, end_s)
+
+
+def front_end_figures(
+    scenario: Scenario, requests: Columns, start_s: float, end_s: float
+) -> dict[str, dict[str, Any]]:
+    """The part ``front_ends`` of a summary, of several; parameters as of :func:`class_figures`."""
+    slos = dict.fromkeys(scenario.cluster.front_end_names, scenario.slos)
+    return _of_groups("front_end", slos, scenario, requests, start_s, end_s)
+
+
+def _of_groups(
+    column: str,
+    slos: Mapping[str, Sequence[Slo]],
+    scenario: Scenario,
+    requests: Columns,
+    start_s: float,
+    end_s: float,
+) -> dict[str, dict[str, Any]]:
+    """Figures of the requests with each value of a column, and of its SLOs."""
+    classes = scenario.workload.class_names
     found = {}
-    for name in names:
-        rows = _rows_of(requests, name)
-        slos = [slo for slo in scenario.slos if slo.name == name or slo.name not in names]
+    for name, own_slos in slos.items():
+        rows = _rows_of(requests, column, name)
         found[name] = _figures(rows, start_s, end_s) | {
-            "slo": attainments(slos, rows, start_s, end_s, names)
+            "slo": attainments(own_slos, rows, start_s, end_s, classes)
         }
     return found
 
 
-def _rows_of(requests: Columns, name: str) -> Columns:
+def _rows_of(requests: Columns, column: str, value: str) -> Columns:
     rows = Columns(requests.names, requests.types)
-    place = requests.names.index("class")
+    place = requests.names.index(column)
     for row in zip(*requests.values, strict=True):
-        if row[place] == name:
+        if row[place] == value:
             rows.add(*row)
     return rows
 
