@@ -28,6 +28,7 @@ from helixsim.scenario.files import digest, find_scenario, is_yaml_name
 from helixsim.scenario.generator_spec import GeneratorFile, GeneratorSpec
 from helixsim.scenario.llm_section import resolve_llm
 from helixsim.scenario.machine_types import MachineTypes, Section
+from helixsim.scenario.offered_load import mean_context_tokens
 from helixsim.scenario.overrides import apply_overrides, overrides_of
 from helixsim.scenario.prices import dollars_per_hour, watts
 from helixsim.scenario.resolved import Scenario
@@ -130,7 +131,9 @@ class _Loader:
     def load(self, document: Mapping[str, object]) -> Scenario:
         spec = self.spec
         self._check_extensions()
-        llm, architecture = resolve_llm(spec.llm, self.file)
+        workload = resolve_workload(spec.workload, self.file, spec.run.duration)
+        context_tokens = mean_context_tokens(workload, spec.run.duration)
+        llm, architecture = resolve_llm(spec.llm, self.file, context_tokens)
         finder = MachineTypes(spec, self.file, llm, architecture)
         cluster, machine_types = self._cluster(finder)
         placement = self._placement(cluster, llm, machine_types)
@@ -145,7 +148,7 @@ class _Loader:
             cluster=cluster,
             placement=placement,
             scheduler=spec.scheduler.to_settings(),
-            workload=resolve_workload(spec.workload, self.file, spec.run.duration),
+            workload=workload,
             physics=spec.physics or (CALIBRATED if finder.has_gpus else PAPER),
             run=spec.run.to_settings(),
             document=document,
