@@ -12,11 +12,13 @@ def validate(file: ScenarioArgument, overrides: SetOption = None) -> None:
 
     Without a placement, that the machines can hold the LLM, too.
     """
-    from helixsim.planner.place import place
     from helixsim.scenario.load import load_scenario
     from helixsim.scenario.scenario_text import scenario_rows
 
     scenario = load_scenario(file, overrides or [])
-    place(scenario)
+    if scenario.placement is None:
+        from helixsim.planner.place import place
+
+        place(scenario)
     for title, text in scenario_rows(scenario):
         typer.echo(f"{title:<10} {text}")

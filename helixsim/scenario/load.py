@@ -39,7 +39,7 @@ from helixsim.scenario.section_specs import (
     to_slos,
 )
 from helixsim.scenario.spec import ClusterInFile, GeneratedCluster, PlacementInFile, ScenarioSpec
-from helixsim.scenario.workload import resolve_workload
+from helixsim.scenario.workload import region_mistakes, resolve_workload
 from helixsim.yaml_files import FileModel, did_you_mean, read_yaml, validate
 
 Body = TypeVar("Body", bound=FileModel)
@@ -136,6 +136,8 @@ class _Loader:
         llm, architecture = resolve_llm(spec.llm, self.file, context_tokens)
         finder = MachineTypes(spec, self.file, llm, architecture)
         cluster, machine_types = self._cluster(finder)
+        if mistakes := list(region_mistakes(workload, cluster)):
+            raise Section(self.file, "workload.").error(mistakes)
         placement = self._placement(cluster, llm, machine_types)
         faults = spec.faults.to_faults()
         if mistakes := list(fault_mistakes(faults, cluster, placement, llm)):
