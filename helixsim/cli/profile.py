@@ -94,6 +94,8 @@ def profile(
             check_output(file, overwrite=force)
     llm_name = None if llm_file is None else scenario_name(llm_file)
     architecture = read_architecture(llm, name=llm_name, weights=weights, kv=kv)
+    if spread_experts and not architecture.has_experts:
+        raise InputError(f"{architecture.name} has no experts", where="--spread-experts")
     machine = GpuMachine(load_gpu(gpu), gpus, spread_experts)
     sourced = profile_source(source)(architecture, machine)
     sourced = with_all_reduce(sourced, all_reduce_latency, all_reduce_bandwidth)
@@ -125,11 +127,14 @@ def _report(llm: LLM, machine_type: MachineType, sourced: SourcedTables) -> list
         "32 decodes at 1,024": WholeStep(decodes=32, decode_context=1024),
         "128 decodes at 1,024": WholeStep(decodes=128, decode_context=1024),
     }
-    lines = [f"{llm.name} on {machine_type.name}, all {llm.num_layers} layers:"]
+    profile = machine_type.profiles[llm.name]
+    which = f"all {llm.num_layers} layers"
+    if profile.max_layers < llm.num_layers:
+        which = f"times of {which}; {profile.max_layers} fit"
+    lines = [f"{llm.name} on {machine_type.name}, {which}:"]
     for title, step in steps.items():
         seconds = kernels_s(sourced.tables, llm.num_layers, llm.activation_bytes_per_token, step)
         lines.append(f"  {title:<26}{1000 * seconds:>10.1f} ms")
-    profile = machine_type.profiles[llm.name]
     lines.append(f"  {'layers that fit':<26}{profile.max_layers:>10,}")
     tokens = profile.capacities[profile.max_layers].kv_token_layers // profile.max_layers
     lines.append(f"  {'KV cache beside them':<26}{tokens:>10,} tokens")

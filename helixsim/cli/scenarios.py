@@ -8,9 +8,17 @@ from helixsim.cli.group import ScenarioArgument, SetOption
 
 
 def validate(file: ScenarioArgument, overrides: SetOption = None) -> None:
-    """Check a scenario and all files that it names, and print an overview."""
+    """Check a scenario and all files that it names, and print an overview.
+
+    Without a placement, that the machines can hold the LLM, too.
+    """
     from helixsim.scenario.load import load_scenario
     from helixsim.scenario.scenario_text import scenario_rows
 
-    for title, text in scenario_rows(load_scenario(file, overrides or [])):
+    scenario = load_scenario(file, overrides or [])
+    if scenario.placement is None:
+        from helixsim.planner.place import place
+
+        place(scenario)
+    for title, text in scenario_rows(scenario):
         typer.echo(f"{title:<10} {text}")

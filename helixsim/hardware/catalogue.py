@@ -46,12 +46,12 @@ def load_gpu(name_or_path: str | Path, base_dir: str | Path = ".", own: Iterable
     if Path(name_or_path).suffix in (".yaml", ".yml"):
         file = Path(base_dir) / name_or_path
         return validate(GpuFile, read_yaml(file), file).to_gpu()
-    wanted = _key(str(name_or_path))
+    wanted = gpu_key(str(name_or_path))
     for gpu in own:
-        if _key(gpu.name) == wanted:
+        if gpu_key(gpu.name) == wanted:
             return gpu
     for entry in _catalogue().gpus:
-        if wanted in map(_key, (entry.name, entry.title, *entry.aliases)):
+        if wanted in map(gpu_key, (entry.name, entry.title, *entry.aliases)):
             return entry.to_gpu()
     return _variant_of(str(name_or_path)).to_gpu()
 
@@ -81,7 +81,7 @@ def _catalogue() -> CatalogueFile:
     return validate(CatalogueFile, read_yaml(CATALOGUE), CATALOGUE)
 
 
-def _key(name: str) -> str:
+def gpu_key(name: str) -> str:
     """A name without what writers differ in."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 

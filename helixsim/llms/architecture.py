@@ -236,6 +236,11 @@ class Architecture:
         return tuple(self.kinds[kind] for kind in self.kind_of_layer)
 
     @property
+    def has_experts(self) -> bool:
+        """Whether some layers have experts."""
+        return any(kind.experts is not None for kind in self.kinds)
+
+    @property
     def table_values(self) -> int:
         """Number of weights of the embedding, and of the head."""
         return self.vocab_size * self.hidden_size

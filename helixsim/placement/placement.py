@@ -237,7 +237,12 @@ def _cover_mistakes(placement: Placement, cluster: Cluster, llm: LLM) -> Iterato
         for front_end in cluster.front_end_names:
             if not _has_route(placement, links, front_end):
                 title = front_end_title(front_end)
-                yield "links", f"no route leads from {title} through all layers and back"
+                yield (
+                    "links",
+                    f"no route leads from {title} through all layers and back; leave out "
+                    "placement.links, so that all links that fit are used, or plan with the "
+                    "front ends of this scenario",
+                )
 
 
 def front_end_title(name: str) -> str:

@@ -10,7 +10,7 @@ from helixsim.profiles.machine import LLM
 from helixsim.yaml_files import parse_yaml, validate
 
 KV_CONTEXT_TOKENS = 4096
-"""Context of a request for which the KV cache of layers with a window is reckoned."""
+"""Context for which the KV cache of layers with a window is reckoned where no workload is known."""
 
 
 def llm_of(

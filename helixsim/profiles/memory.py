@@ -6,7 +6,6 @@ what CUDA keeps for itself come out of it; the rest is KV cache.
 
 from __future__ import annotations
 
-from helixsim.hardware.gpu import GpuMachine
 from helixsim.llms.architecture import Architecture, LayerKind
 
 MEMORY_SHARE = 0.9
@@ -70,50 +69,6 @@ def usable_share(
         Share of the memory that the engine takes.
     """
     return max(share - reserved * num_gpus / memory_bytes, _SMALLEST_SHARE)
-
-
-def weight_bytes(architecture: Architecture, num_gpus: int = 1) -> float:
-    """Size of all weights on all GPUs that share each layer.
-
-    A matrix that tensor parallelism does not divide is whole on each of them.
-    """
-    whole = sum(
-        architecture.matrix_bytes(matrix)
-        for kind in architecture.layers
-        for matrix in kind.matrices
-        if matrix.split == "none"
-    )
-    tables = architecture.table_bytes * (1 if architecture.tied_embedding else 2)
-    layers = sum(map(architecture.layer_bytes, architecture.layers))
-    return layers + tables + (num_gpus - 1) * whole
-
-
-def kv_tokens(
-    architecture: Architecture,
-    machine: GpuMachine,
-    *,
-    batched_tokens: int = 2048,
-    max_sequences: int = 256,
-    share: float = MEMORY_SHARE,
-) -> int:
-    """Tokens whose keys and values fit beside all layers of an LLM; 0 if the layers do not fit.
-
-    Windows save no memory here: each token counts in all layers. A key or value that several GPUs
-    hold counts for each.
-    """
-    num_gpus = machine.num_gpus
-    reserved = reserved_bytes(
-        architecture, num_gpus, batched_tokens=batched_tokens, max_sequences=max_sequences
-    )
-    usable = machine.memory_bytes * usable_share(
-        machine.memory_bytes, num_gpus, reserved=reserved, share=share
-    )
-    weights = weight_bytes(architecture, num_gpus)
-    token = sum(
-        architecture.kv_bytes_per_token(kind) * kind.attention.kv_copies(num_gpus)
-        for kind in architecture.layers
-    )
-    return max(0, int((usable - weights) // token))
 
 
 def _layer_values(architecture: Architecture, kind: LayerKind, num_gpus: int) -> float:

@@ -8,14 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from helixsim.errors import InputError
-from helixsim.hardware.catalogue import load_gpu
+from helixsim.hardware.catalogue import gpu_key, load_gpu
 from helixsim.hardware.gpu import Gpu, GpuMachine
 from helixsim.llms.architecture import Architecture
 from helixsim.profiles.machine import LLM, MachineType
 from helixsim.profiles.machine_documents import facts_of, machine_type_of
 from helixsim.profiles.sources.choice import profile_source
-from helixsim.profiles.sources.source import SourcedTables
+from helixsim.profiles.sources.source import SourcedTables, UnknownPairError
 from helixsim.scenario.cluster_spec import NodeSpec
+from helixsim.scenario.files import is_yaml_name
 
 
 class GpuMachines:
@@ -35,7 +36,7 @@ class GpuMachines:
     Raises
     ------
     InputError
-        If a file of a GPU has errors.
+        If a file of a GPU is no file, has errors, or has the name of another.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class GpuMachines:
     ) -> None:
         self._llm = llm
         self._architecture = architecture
-        self._own: list[Gpu] = [load_gpu(name, folder) for name in own_gpus]
+        self._own = _own_gpus(own_gpus, folder)
         self._source = profile_source(_based(source, folder))
         self._folder = folder
         self._made: dict[str, tuple[Gpu, MachineType]] = {}
@@ -74,6 +75,9 @@ class GpuMachines:
             gpu = load_gpu(node.gpu, self._folder, self._own)
         except InputError as error:
             raise InputError(error.message, where="gpu") from error
+        if node.spread_experts and not self._architecture.has_experts:
+            message = f"{self._architecture.name} has no experts; leave the key out"
+            raise InputError(message, where="spread_experts")
         machine = GpuMachine(gpu, node.gpus or 1, node.spread_experts)
         if machine.name not in self._made:
             self._made[machine.name] = gpu, self._make(machine, self._architecture)
@@ -86,7 +90,11 @@ class GpuMachines:
         return made
 
     def _make(self, machine: GpuMachine, architecture: Architecture) -> MachineType:
-        sourced = self._source(architecture, machine)
+        try:
+            sourced = self._source(architecture, machine)
+        except UnknownPairError as error:
+            message = f"{error.reason}; use the roofline instead (profiles: roofline)"
+            raise InputError(message, where="gpu") from error
         self._sources[machine.name] = sourced
         try:
             made = machine_type_of(self._llm, facts_of(machine, architecture), sourced)
@@ -104,6 +112,23 @@ class GpuMachines:
         if not self._sources:
             return ""
         return hashlib.sha256(repr(sorted(self._sources.items())).encode()).hexdigest()
+
+
+def _own_gpus(names: Sequence[str], folder: Path) -> list[Gpu]:
+    """The GPUs in files that the scenario names."""
+    found: dict[str, Gpu] = {}
+    for index, name in enumerate(names):
+        where = f"gpus[{index}]"
+        if not is_yaml_name(name):
+            message = (
+                f"'{name}' is not a file ending in .yaml; GPUs of the catalogue need not be named"
+            )
+            raise InputError(message, where=where)
+        gpu = load_gpu(name, folder)
+        if gpu_key(gpu.name) in found:
+            raise InputError(f"duplicate GPU '{gpu.name}'", where=where)
+        found[gpu_key(gpu.name)] = gpu
+    return list(found.values())
 
 
 def _based(source: str, folder: Path) -> str:

@@ -12,7 +12,7 @@ from helixsim.llms.architecture import Architecture
 from helixsim.llms.catalogue import shipped_configs
 from helixsim.llms.read import read_architecture
 from helixsim.profiles.library import load_llm, shipped_llms
-from helixsim.profiles.llm_file import KV_CONTEXT_TOKENS, llm_of
+from helixsim.profiles.llm_file import llm_of
 from helixsim.profiles.machine import LLM
 from helixsim.profiles.spec import Name
 from helixsim.scenario.files import is_yaml_name
@@ -39,10 +39,11 @@ class ConfigLLM(FileModel):
     activations: str | None = Field(
         default=None, description="Number format of hidden states, embedding and head."
     )
-    kv_context: Annotated[int, Field(ge=1, le=2**31)] = Field(
-        default=KV_CONTEXT_TOKENS,
+    kv_context: Annotated[int, Field(ge=1, le=2**31)] | None = Field(
+        default=None,
         description="Context of a typical request, in tokens: a layer with a sliding window of w "
-        "tokens keeps min(1, w / kv_context) of each token's keys and values.",
+        "tokens keeps min(1, w / kv_context) of each token's keys and values. Default: of the "
+        "workload's mean request, its prompt and half of its output.",
     )
 
 
@@ -52,7 +53,9 @@ LLMSection = Annotated[
 ]
 
 
-def resolve_llm(section: str | ConfigLLM, file: Path) -> tuple[LLM, Architecture | None]:
+def resolve_llm(
+    section: str | ConfigLLM, file: Path, mean_context_tokens: int
+) -> tuple[LLM, Architecture | None]:
     """The LLM of a scenario, and its architecture, which LLM files do not have.
 
     Parameters
@@ -61,6 +64,8 @@ def resolve_llm(section: str | ConfigLLM, file: Path) -> tuple[LLM, Architecture
         What the scenario says.
     file
         The scenario file, for messages; paths are relative to its folder.
+    mean_context_tokens
+        The context that KV caches are reckoned for where the section gives none.
 
     Raises
     ------
@@ -68,13 +73,15 @@ def resolve_llm(section: str | ConfigLLM, file: Path) -> tuple[LLM, Architecture
         If there is no such LLM, or its file has errors.
     """
     if isinstance(section, ConfigLLM):
-        return _resolved(section, file, "llm.config")
+        return _resolved(section, file, "llm.config", mean_context_tokens)
     if is_yaml_name(section) or section in shipped_llms():
         return load_llm(section, file.parent), None
-    return _resolved(ConfigLLM(config=section), file, "llm")
+    return _resolved(ConfigLLM(config=section), file, "llm", mean_context_tokens)
 
 
-def _resolved(section: ConfigLLM, file: Path, where: str) -> tuple[LLM, Architecture]:
+def _resolved(
+    section: ConfigLLM, file: Path, where: str, mean_context_tokens: int
+) -> tuple[LLM, Architecture]:
     config = section.config
     if is_yaml_name(config):
         message = f"{config} is an LLM file, whose sizes are fixed; write llm: {config}"
@@ -99,4 +106,5 @@ def _resolved(section: ConfigLLM, file: Path, where: str) -> tuple[LLM, Architec
         if error.file is not None:
             raise
         raise ScenarioError(error.message, file=file, where=f"llm.{error.where}") from error
-    return llm_of(architecture, kv_context_tokens=section.kv_context), architecture
+    context_tokens = section.kv_context or mean_context_tokens
+    return llm_of(architecture, kv_context_tokens=context_tokens), architecture

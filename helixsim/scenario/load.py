@@ -28,6 +28,7 @@ from helixsim.scenario.files import digest, find_scenario, is_yaml_name
 from helixsim.scenario.generator_spec import GeneratorFile, GeneratorSpec
 from helixsim.scenario.llm_section import resolve_llm
 from helixsim.scenario.machine_types import MachineTypes, Section
+from helixsim.scenario.offered_load import mean_context_tokens
 from helixsim.scenario.overrides import apply_overrides, overrides_of
 from helixsim.scenario.prices import dollars_per_hour, watts
 from helixsim.scenario.resolved import Scenario
@@ -38,7 +39,7 @@ from helixsim.scenario.section_specs import (
     to_slos,
 )
 from helixsim.scenario.spec import ClusterInFile, GeneratedCluster, PlacementInFile, ScenarioSpec
-from helixsim.scenario.workload import resolve_workload
+from helixsim.scenario.workload import region_mistakes, resolve_workload
 from helixsim.yaml_files import FileModel, did_you_mean, read_yaml, validate
 
 Body = TypeVar("Body", bound=FileModel)
@@ -132,9 +133,13 @@ class _Loader:
     def load(self, document: Mapping[str, object]) -> Scenario:
         spec = self.spec
         self._check_extensions()
-        llm, architecture = resolve_llm(spec.llm, self.file)
+        workload = resolve_workload(spec.workload, self.file, spec.run.duration)
+        context_tokens = mean_context_tokens(workload, spec.run.duration)
+        llm, architecture = resolve_llm(spec.llm, self.file, context_tokens)
         finder = MachineTypes(spec, self.file, llm, architecture)
         cluster, machine_types = self._cluster(finder)
+        if mistakes := list(region_mistakes(workload, cluster)):
+            raise Section(self.file, "workload.").error(mistakes)
         placement = self._placement(cluster, llm, machine_types)
         faults = spec.faults.to_faults()
         if mistakes := list(fault_mistakes(faults, cluster, placement, llm)):
@@ -147,7 +152,7 @@ class _Loader:
             cluster=cluster,
             placement=placement,
             scheduler=spec.scheduler.to_settings(),
-            workload=resolve_workload(spec.workload, self.file, spec.run.duration),
+            workload=workload,
             physics=spec.physics or (CALIBRATED if finder.has_gpus else PAPER),
             run=spec.run.to_settings(_WARMUP_SHARE if finder.has_gpus else 0.0),
             document=document,

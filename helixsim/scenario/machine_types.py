@@ -83,7 +83,8 @@ class MachineTypes:
         except InputError as error:
             if error.file is not None:
                 raise
-            raise ScenarioError(error.message, file=self._file, where="profiles") from error
+            where = error.where or "profiles"
+            raise ScenarioError(error.message, file=self._file, where=where) from error
 
     @property
     def has_gpus(self) -> bool:

@@ -115,6 +115,15 @@ def mean_request(workload: Workload, duration_s: float) -> MeanRequest:
     )
 
 
+def mean_context_tokens(workload: Workload, duration_s: float) -> int:
+    """Mean context of a workload's requests while they decode: the prompt and half of the output.
+
+    In whole tokens, at least 1.
+    """
+    mean = mean_request(workload, duration_s)
+    return max(1, round(mean.prompt_tokens + mean.output_tokens / 2))
+
+
 def mean_request_tokens(workload: Workload, duration_s: float) -> float:
     """Mean number of prompt plus output tokens of a workload's requests."""
     return mean_request(workload, duration_s).tokens

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from helixsim.cluster import Cluster
 from helixsim.errors import InputError, ScenarioError, TraceError
 from helixsim.scenario.distribution_spec import DistributionSpec, to_distribution, to_times
 from helixsim.scenario.files import CONSTANT, POISSON, is_arrivals_name, is_lengths_name
@@ -97,6 +99,16 @@ def resolve_workload(spec: WorkloadSpec, file: Path, duration_s: float) -> Workl
             where="workload.classes" if rate is None else "workload.requests_per_s",
         )
     return with_mean_request(workload, spec, file, duration_s)
+
+
+def region_mistakes(workload: Workload, cluster: Cluster) -> Iterator[tuple[str, str]]:
+    """Classes of users in a region without a machine and without a front end: place and message."""
+    known = dict.fromkeys(machine.region for machine in (*cluster.front_ends, *cluster))
+    for users in workload.classes:
+        if users.region is not None and users.region not in known:
+            hint = did_you_mean(users.region, known)
+            message = f"no machine and no front end is in the region '{users.region}'; {hint}"
+            yield f"classes.{users.name}.region", message
 
 
 def _prefixes(spec: SharedPrefixSpec | None) -> CommonPrefixes | None:

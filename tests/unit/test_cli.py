@@ -77,6 +77,14 @@ def test_validate_says_what_differs(run, scenario_file, tmp_path, overrides, lin
     assert line in run("validate", scenario_file(overrides)).stdout
 
 
+def test_validate_says_that_the_machines_cannot_hold_the_llm(run, scenario_file):
+    few = {"placement": ..., "cluster.nodes": [{"type": "L4", "name": "l"}]}
+    validated, ran = (run(command, scenario_file(few)) for command in ("validate", "run"))
+    assert (validated.exit_code, validated.stdout) == (2, "")
+    assert validated.stderr == ran.stderr
+    assert "llama2-70b" in validated.stderr
+
+
 def test_validate_takes_the_name_of_a_shipped_scenario(run):
     assert run("validate", "quickstart").stdout.startswith("scenario   quickstart\n")
 

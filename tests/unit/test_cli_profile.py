@@ -45,6 +45,20 @@ def test_from_tables(run, tmp_path):
     assert result.output.endswith("written: llm.yaml, machine.yaml\n")
 
 
+def test_an_llm_of_which_not_all_layers_fit(run):
+    result = run("--source", "roofline", llm="llama3.1-70b", gpu="L40S")
+    assert result.exit_code == 0, result.output
+    fit = int(result.output.split("layers that fit")[1].split()[0])
+    assert f"llama3.1-70b on machine, times of all 80 layers; {fit} fit:\n" in result.output
+    assert fit < 80
+
+
+def test_only_experts_can_be_spread(run):
+    result = run("--source", "roofline", "--spread-experts", "--gpus", "2")
+    assert result.exit_code == 2
+    assert "--spread-experts: llama3.1-8b has no experts" in result.stderr
+
+
 def test_without_the_package_the_roofline_is_taken_and_said(run, tmp_path):
     result = run("--llm-file", "llm.yaml")
     assert result.exit_code == 0, result.output
@@ -113,7 +127,7 @@ def test_as_much_memory_for_kv_caches_as_for_a_gpu_of_a_scenario(run, tmp_path):
     assert result.exit_code == 0, result.output
     document = {
         "name": "one",
-        "llm": "gemma3-27b",
+        "llm": {"config": "gemma3-27b", "kv_context": 4096},
         "profiles": "roofline",
         "cluster": {
             "coordinator": {"nic": "10 Gbit/s"},

@@ -12,6 +12,7 @@ from helixsim import Scenario, load_scenario, place, simulate
 from helixsim.errors import ScenarioError
 from helixsim.hardware.catalogue import load_gpu
 from helixsim.metrics.summary_text import summary_text
+from helixsim.profiles.sources import kernel_library
 
 RULE = {"bandwidth": "25 Gbit/s", "latency": "0.1 ms"}
 FLEET = {
@@ -141,6 +142,10 @@ def test_gpus_of_a_file_and_their_digest(tmp_path):
         ([{"type": "A100"}], "nodes[0].type: machine type 'A100' has no profile for llama3.1-8b"),
         ([{"type": "A100", "gpu": "L4"}], "nodes[0].gpu: give either type or gpu"),
         ([{"name": "n"}], "nodes[0].type: this key is missing (or gpu instead)"),
+        (
+            [{"gpu": "L4", "gpus": 2, "spread_experts": True}],
+            "nodes[0].spread_experts: llama3.1-8b has no experts; leave the key out",
+        ),
         ([{"type": "A100", "gpus": 2}], "nodes[0].gpus: is for a node with gpu"),
     ],
 )
@@ -182,6 +187,36 @@ def test_two_gpus_of_the_same_name_are_told_apart(tmp_path):
     with pytest.raises(ScenarioError, match="another GPU of this cluster is named 'RTX-4090', too"):
         fleet(nodes, tmp_path)
     assert fleet(nodes[1:], tmp_path).cluster.machine_mix() == {"RTX-4090": 1}
+
+
+def test_files_of_gpus_are_files_each_with_its_own_name(tmp_path):
+    mine = {"kind": "gpu", "memory": "48 GB", "bandwidth": "900 GB/s", "peak_tflops": {"bf16": 200}}
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(mine | {"name": "Mine-1"}))
+    (tmp_path / "b.yaml").write_text(yaml.safe_dump(mine | {"name": "mine1"}))
+    with pytest.raises(ScenarioError, match=r"gpus\[1\]: duplicate GPU 'mine1'"):
+        fleet(base_dir=tmp_path, gpus=["a.yaml", "b.yaml"])
+    with pytest.raises(ScenarioError, match=r"gpus\[0\]: 'L4' is not a file ending in \.yaml"):
+        fleet(base_dir=tmp_path, gpus=["L4"])
+
+
+def test_measured_times_that_are_not_known_name_the_key_to_change(monkeypatch):
+    monkeypatch.setattr(kernel_library.Aiconfigurator, "version", lambda _: None)
+    with pytest.raises(ScenarioError) as error:
+        fleet([{"gpu": "L40S"}], profiles="measured")
+    assert str(error.value).endswith("use the roofline instead (profiles: roofline)")
+    assert "--source" not in str(error.value)
+
+
+def test_a_class_of_users_is_where_machines_or_front_ends_are():
+    users = {"share": 1, "prompt_tokens": 400, "output_tokens": 50}
+    for region in ("east", "west"):
+        fleet(workload={"requests_per_s": 2, "classes": {"chat": users | {"region": region}}})
+    message = (
+        r"workload\.classes\.chat\.region: no machine and no front end is in the region 'eastt'; "
+        "did you mean 'east'"
+    )
+    with pytest.raises(ScenarioError, match=message):
+        fleet(workload={"requests_per_s": 2, "classes": {"chat": users | {"region": "eastt"}}})
 
 
 def test_an_llm_without_architecture_has_no_times():

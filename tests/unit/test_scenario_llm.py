@@ -65,6 +65,20 @@ def test_number_formats_name_and_context(load):
     assert scenario.llm.name == "llama2-70b"
 
 
+def test_windows_are_reckoned_for_the_context_of_the_workload(load):
+    workload = {"requests_per_s": 1, "prompt_tokens": 700, "output_tokens": 200}
+    llm = {"config": "gpt-oss-20b", "name": "llama2-70b"}
+    changes = {"workload": workload, "placement": ...}
+    # A window of 128 tokens of 700 + 200 / 2; 8 KV heads of 64 keys and values in 16 bits.
+    kept = load(changes | {"llm": llm}).llm.kv_bytes_of_layer
+    assert kept[:2] == (128 / 800 * 2048, 2048)
+    given = load(changes | {"llm": llm | {"kv_context": 256}}).llm.kv_bytes_of_layer
+    assert given[:2] == (1024, 2048)
+    short = load(changes | {"llm": llm, "workload": workload | {"prompt_tokens": 20}})
+    # 120 tokens are all in the window: all layers are equal.
+    assert short.llm.kv_bytes_per_token_layer == 2048
+
+
 @pytest.mark.parametrize(
     "llm", ["llama2-70b/config.json", "./llama2-70b", {"config": "./llama2-70b"}]
 )
