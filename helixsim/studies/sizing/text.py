@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import inf, isfinite
 
-from helixsim.planner.result import shortened
+from helixsim.display import shortened
 from helixsim.studies.sizing.result import SizeResult
 from helixsim.studies.sizing.trials import Trial
 
