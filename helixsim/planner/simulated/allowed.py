@@ -12,7 +12,7 @@ def allowed(
 ) -> dict[int, tuple[int, int]]:
     """A placement, repaired: what breaks the constraints is gone, fixed layers are in place.
 
-    Nodes on no route are left out, except for those with fixed layers.
+    Nodes on no route are left out, except for nodes with fixed layers.
 
     Parameters
     ----------
