@@ -97,7 +97,11 @@ def test_shipped_scenarios_are_those_of_the_published_runs(reference):
     shipped_files = {
         path.relative_to(shipped_folder()).as_posix() for path in shipped_folder().rglob("*.yaml")
     }
-    by_hand = {"quickstart.yaml", "fleet.yaml", *(f"generators/{n}24.yaml" for n in ("single", "geo"))}
+    by_hand = {
+        "quickstart.yaml",
+        "fleet.yaml",
+        *(f"generators/{n}24.yaml" for n in ("single", "geo")),
+    }
     assert shipped_files - set(written) == by_hand | {"generators/het42.yaml"}
     for placement in restate.placements(reference):
         cluster = f"clusters/{restate.cluster_of(placement)}.yaml"

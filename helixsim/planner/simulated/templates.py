@@ -62,8 +62,8 @@ class Templates:
     def draw(self, rng: Random) -> dict[int, tuple[int, int]]:
         """A placement; empty if the one that was drawn does not fit the nodes.
 
-        Nodes with fixed layers are left out, and so are nodes that are to hold none. Where requests stay
-        in one region, each region has pipelines of its own, as far as they fit.
+        Nodes with fixed layers are left out, and so are nodes that are to hold none. Where requests
+        stay in one region, each region has pipelines of its own, as far as they fit.
         """
         if not self._problem.constraints.same_region:
             return self._draw(self._order(rng), rng)
