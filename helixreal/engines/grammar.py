@@ -88,9 +88,13 @@ class Grammars:
             while len(self._states) > _MAX_MATCHERS:
                 self._states.popitem(last=False)
         self._states.move_to_end(key)
-        new = list(answer[state.num_tokens :])
-        if new and not state.matcher.consume_tokens(new):
-            raise GrammarError(f"the answer left the grammar: {_error_of(state.matcher)}")
+        for token in answer[state.num_tokens :]:
+            # Where decodes loop, a node may go on until it hears of the end of the answer; what it
+            # makes then is not sent.
+            if state.matcher.is_stopped():
+                break
+            if not state.matcher.consume_tokens([token]):
+                raise GrammarError(f"the answer left the grammar: {_error_of(state.matcher)}")
         state.num_tokens = len(answer)
         return state
 
