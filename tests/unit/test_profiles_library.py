@@ -263,7 +263,7 @@ def test_kv_capacity_listed_with_columns_of_limits(write):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"llms": {}}, "llms: Dictionary should have at least 1 item"),
+        ({"llms": {}}, "llms: should have at least 1 entry, not none"),
         ({"memory": 24}, "memory: 24 has no unit; write a number and a unit, such as '24 GB'"),
         ({"memory": "0 GB"}, "memory: must be above zero"),
         ({"nic": "10 Gb/s"}, "nic: '10 Gb/s' is not a bandwidth quantity"),

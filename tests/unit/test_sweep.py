@@ -378,9 +378,10 @@ def test_a_sweep_that_was_ended_goes_on(how, jobs):
     if how == signal.SIGINT:
         assert process.returncode == 130
         assert stdout == ""
-        assert stderr == (
+        # joblib's tracker of resources may warn of a semaphore that its processes left.
+        assert stderr.splitlines()[0] == (
             f"interrupted: {len(kept)} of 12 runs are kept in out; the same command goes on "
-            "from there\n"
+            "from there"
         )
     Path("out/cells/.half.json.1.tmp").write_text("{")
     sweep(study, "-o", "out", "--jobs", "2")
