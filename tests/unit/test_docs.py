@@ -9,12 +9,11 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from helixsim import load_scenario, plan, simulate
+from helixsim import load_scenario, place, simulate
 from helixsim.cli import app
 from helixsim.llms.families import FAMILIES
 from helixsim.scenario.schema import FILE_KINDS
@@ -108,7 +107,7 @@ def test_commands_are_accepted(command, tmp_path, monkeypatch, short_results):
     if arguments[0] == "plan" and "flow" not in arguments:  # the same options, without the wait
         if "--write-front" in arguments:
             del arguments[(at := arguments.index("--write-front")) : at + 2]
-        arguments += ["--objective", "flow"]
+        arguments += ["--objective", "flow", "--time-limit", "1 s"]
     if arguments[0] == "size":  # reckons the bound, without the wait for an answer
         arguments += ["--time-limit", "1 ms"]
     result = CliRunner().invoke(app, arguments)
@@ -124,8 +123,7 @@ def test_named_files_load(page, tmp_path):
         name = file["name"] or f"{number}.yaml"
         if file["kind"] == "scenario":
             scenario = load_scenario(tmp_path / name, ["run.duration=20 s", "run.warmup=0 s"])
-            if scenario.placement is None:
-                scenario = replace(scenario, placement=plan(scenario, objective="flow").placement)
+            scenario = place(scenario)
             assert simulate(scenario).summary["decode_tokens_per_s"] > 0
         else:
             validate(FILE_KINDS[file["kind"]], parse_yaml(file["text"], name), name)
