@@ -87,9 +87,13 @@ def test_what_leaves_a_front_end_returns_to_it(loops, plain):
             sent[topology.name(source)] += link.num_requests
         if topology.is_front_end(target):
             returned[topology.name(target)] += link.num_requests
-    assert +returned == passes
     # Where decodes loop, a request leaves once.
-    assert +sent == (Counter(front_end[each] for each in begun(result)) if loops else passes)
+    left = Counter(front_end[each] for each in begun(result)) if loops else passes
+    if requests["restarts"].any():  # passes of an attempt that was given up are on the links, too
+        assert returned >= passes
+        assert sent >= left
+    else:
+        assert (+returned, +sent) == (passes, left)
 
 
 def begun(result) -> set[int]:
