@@ -159,11 +159,6 @@ class Cluster:
         return self.front_ends[0].nic
 
     @property
-    def coordinator_region(self) -> str:
-        """The region of the coordinator."""
-        return self.front_ends[0].region
-
-    @property
     def front_end_names(self) -> tuple[str, ...]:
         """The names of the front ends."""
         return tuple(front_end.name for front_end in self.front_ends)

@@ -15,7 +15,7 @@ from helixsim.cli.group import (
     seconds_of,
 )
 from helixsim.cli.progress import show_progress
-from helixsim.cli.studies import EXIT_FAILED, BackendOption, JobsOption
+from helixsim.cli.studies import EXIT_FAILED, BackendOption, JobsOption, JsonOption
 
 if TYPE_CHECKING:
     from helixsim.studies.sizing.trials import Trial
@@ -78,15 +78,13 @@ def size(
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep and pay the scenario's own machines; add to them.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")
-    ] = False,
+    as_json: JsonOption = False,
     force: ForceOption = False,
 ) -> None:
     """Find the cheapest machines that meet objectives at a rate."""
     import json
 
-    from helixsim.output_files import check_output
+    from helixsim.output_files import check_output, write_whole
     from helixsim.scenario.load import load_scenario
     from helixsim.studies.sizing import size as sizing
     from helixsim.studies.sizing.text import size_text
@@ -118,7 +116,6 @@ def size(
             on_progress=tell,
         )
     if output is not None and result.sized is not None:
-        from helixsim.output_files import write_whole
         from helixsim.scenario.files import moved_document
         from helixsim.yaml_files import yaml_text
 

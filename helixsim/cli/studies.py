@@ -15,6 +15,9 @@ EXIT_FAILED = 1
 BackendOption = Annotated[
     Literal["local", "ray"], typer.Option(help="Run on this machine or on a Ray cluster.")
 ]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")
+]
 JobsOption = Annotated[
     int | None, typer.Option(min=1, help="Runs at a time. [default: one for each core]")
 ]
@@ -101,9 +104,7 @@ def capacity(
     backend: BackendOption = "local",
     jobs: JobsOption = None,
     *,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Find the highest arrival rate that meets the objectives."""
     import json

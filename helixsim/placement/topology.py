@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from helixsim.cluster import Cluster, FrontEnd, Nic
+from helixsim.cluster import Cluster, FrontEnd, Nic, Node
 from helixsim.errors import NoRouteError, PlacementError
 from helixsim.placement.placement import Placement, front_end_title, range_capacity
 from helixsim.profiles.machine import LLM, Capacity, MachineProfile, MachineType
@@ -261,24 +261,37 @@ def _placed_nodes(
     for node in cluster:
         if node.name not in placement.layers:
             continue
-        start, end = placement.layers[node.name]
         profile = machine_types[node.machine_type].profiles[llm.name]
         placed.append(
-            PlacedNode(
-                index=len(placed),
-                name=node.name,
-                machine_type=node.machine_type,
-                region=node.region,
-                nic=node.nic,
-                disk_bytes_per_s=node.disk_bytes_per_s,
-                start_layer=start,
-                end_layer=end,
-                profile=profile,
-                capacity=range_capacity(node, profile, start, end),
-                own_kv_token_layers=node.kv_token_layers,
-            )
+            node_with_layers(node, profile, placement.layers[node.name], index=len(placed))
         )
     return tuple(placed)
+
+
+def node_with_layers(
+    node: Node, profile: MachineProfile, layers: tuple[int, int], *, index: int
+) -> PlacedNode:
+    """A node of the cluster that holds the layers ``[start, end)``, with this number.
+
+    Raises
+    ------
+    PlacementError
+        If neither the node nor its type has a KV capacity for these layers.
+    """
+    start, end = layers
+    return PlacedNode(
+        index=index,
+        name=node.name,
+        machine_type=node.machine_type,
+        region=node.region,
+        nic=node.nic,
+        disk_bytes_per_s=node.disk_bytes_per_s,
+        start_layer=start,
+        end_layer=end,
+        profile=profile,
+        capacity=range_capacity(node, profile, start, end),
+        own_kv_token_layers=node.kv_token_layers,
+    )
 
 
 def _fitting_pairs(

@@ -201,7 +201,7 @@ def test_shipped_generators(load, name, mix, num_regions):
     file = shipped_folder() / "generators" / f"{name}.yaml"
     cluster = load({"cluster": {"generate": str(file)}, "placement": ...}).cluster
     assert cluster.machine_mix() == mix
-    assert len({cluster.coordinator_region, *(node.region for node in cluster)}) == num_regions
+    assert len({cluster.front_ends[0].region, *(node.region for node in cluster)}) == num_regions
 
 
 def test_generated_text_is_a_cluster(scenario_file):

@@ -128,7 +128,7 @@ def test_nodes_of_a_group_are_numbered_and_take_after_their_type(load):
         kv_token_layers=None,
     )
     assert cluster.coordinator_nic == Nic(1e10, 1e10)
-    assert cluster.coordinator_region == "default"
+    assert cluster.front_ends[0].region == "default"
 
 
 def test_numbers_go_on_over_groups_of_one_pattern(load):

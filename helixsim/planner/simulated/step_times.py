@@ -10,8 +10,7 @@ from dataclasses import replace
 
 from helixsim.control.control_plane import node_scheduler_name, performance_model
 from helixsim.physics.performance_model import StepTimer
-from helixsim.placement.placement import range_capacity
-from helixsim.placement.topology import PlacedNode
+from helixsim.placement.topology import PlacedNode, node_with_layers
 from helixsim.planner.problem import PlanningProblem
 from helixsim.requests import Request
 from helixsim.scenario.resolved import Scenario
@@ -142,24 +141,12 @@ class StepTimes:
 
     def _placed(self, kind: int, start: int, end: int) -> PlacedNode:
         node = self._problem.cluster.nodes[self._problem.kind_of.index(kind)]
-        profile = self._profiles[node.machine_type]
-        capacity = range_capacity(node, profile, start, end)
+        placed = node_with_layers(node, self._profiles[node.machine_type], (start, end), index=0)
         kv_tokens = self._scenario.engine.kv_tokens
-        if kv_tokens is not None:
-            capacity = replace(capacity, kv_token_layers=kv_tokens * (end - start))
-        return PlacedNode(
-            index=0,
-            name=node.name,
-            machine_type=node.machine_type,
-            region=node.region,
-            nic=node.nic,
-            disk_bytes_per_s=node.disk_bytes_per_s,
-            start_layer=start,
-            end_layer=end,
-            profile=profile,
-            capacity=capacity,
-            own_kv_token_layers=node.kv_token_layers,
-        )
+        if kv_tokens is None:
+            return placed
+        capacity = replace(placed.capacity, kv_token_layers=kv_tokens * (end - start))
+        return replace(placed, capacity=capacity)
 
 
 def _mean_request(prompt_tokens: float, output_tokens: float) -> Request:

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from helixsim.errors import InputError
 from helixsim.hardware.gpu import GpuMachine
 from helixsim.llms.architecture import Architecture
-from helixsim.profiles.import_operators import DEFAULT_GAP
 from helixsim.profiles.operator_csv import DEFAULT_SKEW
 from helixsim.profiles.roofline.constants import Constants, shipped_constants
 from helixsim.profiles.roofline.tables import RooflineTables
-from helixsim.profiles.sources.source import SourcedTables
-from helixsim.units import seconds
+from helixsim.profiles.sources.source import STEP_GAP_S, SourcedTables
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,7 @@ class RooflineSource:
         check_shares(architecture, machine)
         generation = constants.generation_of(machine.gpu)
         built = RooflineTables(architecture, machine, constants.efficiency, generation)
-        tables = built.tables(decode_skew=DEFAULT_SKEW, step_gap_s=seconds(DEFAULT_GAP))
+        tables = built.tables(decode_skew=DEFAULT_SKEW, step_gap_s=STEP_GAP_S)
         source = f"roofline from the data sheet of {machine.gpu.name}; {constants.accuracy}"
         return SourcedTables(tables, "roofline", source)
 
