@@ -114,6 +114,11 @@ class SearchBudget:
     templates, templates_work, templates_kept
         Placements that are drawn by templates, at most; their number times the nodes of the
         cluster; and the best ones of different structure that annealings start from.
+    templates_climbed, templates_scores
+        Drawn templates that are improved by single changes, at most, and the scores computed for
+        that, times the nodes of the cluster.
+    templates_orders
+        Orders of the blocks that are tried for each of them.
     proposal_parents
         Candidates that the annealings of one round start from.
     proposal_steps, proposal_least_steps
@@ -210,6 +215,9 @@ class SearchBudget:
     start_promising: float = 0.9
     templates: int = 1500
     templates_work: int = 150_000
+    templates_climbed: int = 40
+    templates_scores: int = 400_000
+    templates_orders: int = 24
     templates_kept: int = 12
     proposal_parents: int = 4
     proposal_steps: int = 8000

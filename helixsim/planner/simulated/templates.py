@@ -10,13 +10,19 @@ proportion to what the nodes compute.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from random import Random
 
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.simulated.alike import AlikeNodes
 from helixsim.planner.simulated.allowed import allowed
-from helixsim.planner.simulated.proposals import Archive, Proposal, Proposer
+from helixsim.planner.simulated.drafts import Block, Draft, Pipeline, StagedGroup, improved
+from helixsim.planner.simulated.proposals import (
+    Archive,
+    Proposal,
+    Proposer,
+    Structure,
+    structure,
+)
 
 _SEVERAL_PIPELINES = (1, 1, 1, 2, 2, 3)
 """Numbers of pipelines, each as often as it is drawn."""
@@ -30,10 +36,6 @@ _LEFT_OUT = 0.1
 """Probability that a group is left out."""
 _WHOLE_GROUPS = 0.6
 """Probability that a group goes to one pipeline, and is not dealt to all of them."""
-
-Block = list[list[int]]
-"""Groups of nodes that hold the same layers side by side."""
-
 
 class Templates:
     """Draws placements by templates.
@@ -59,29 +61,30 @@ class Templates:
             for kind in problem.kinds
         ]
 
-    def draw(self, rng: Random) -> dict[int, tuple[int, int]]:
-        """A placement; empty if the one that was drawn does not fit the nodes.
+    def draw(self, rng: Random) -> Draft:
+        """A draft; its placement is empty if its layers do not fit the nodes.
 
         Nodes with fixed layers are left out, and so are nodes that are to hold none. Where requests
         stay in one region, each region has pipelines of its own, as far as they fit.
         """
         if not self._problem.constraints.same_region:
-            return self._draw(self._order(rng), rng)
+            return Draft(tuple(self._draw(self._order(rng), rng)))
         regions: dict[str, list[int]] = {}
         for number in self._order(rng):
             region = self._problem.cluster.nodes[self._alike.members[number][0]].region
             regions.setdefault(region, []).append(number)
-        return {n: span for own in regions.values() for n, span in self._draw(own, rng).items()}
+        return Draft(tuple(each for own in regions.values() for each in self._draw(own, rng)))
 
-    def _draw(self, classes: Sequence[int], rng: Random) -> dict[int, tuple[int, int]]:
-        found: dict[int, tuple[int, int]] = {}
+    def _draw(self, classes: Sequence[int], rng: Random) -> list[Pipeline]:
+        """Pipelines of some classes of nodes; none if one of them cannot hold all layers."""
+        found: list[Pipeline] = []
         for groups in self._pipelines(classes, rng):
             if rng.random() < _OWN_ORDER:
                 rng.shuffle(groups)
             pipeline = self._pipeline(groups, rng)
             if not pipeline:
-                return {}
-            found |= pipeline
+                return []
+            found.append(pipeline)
         return found
 
     def _pipelines(self, classes: Sequence[int], rng: Random) -> list[list[list[int]]]:
@@ -109,59 +112,51 @@ class Templates:
         sites = list(dict.fromkeys(self._site_of[number] for number in classes))
         return sorted(classes, key=lambda number: sites.index(self._site_of[number]))
 
-    def _pipeline(self, groups: Sequence[list[int]], rng: Random) -> dict[int, tuple[int, int]]:
-        blocks: list[Block] = []
+    def _pipeline(self, groups: Sequence[list[int]], rng: Random) -> Pipeline:
+        """Blocks of some groups; empty if they cannot hold all layers."""
+        blocks: list[list[list[int]]] = []
         for group in groups:
             if blocks and rng.random() < _SIDE_BY_SIDE:
                 blocks[-1].append(group)
             else:
                 blocks.append([group])
-        widths = self._widths(blocks)
+        widths = self._widths(blocks, rng.random())
         if sum(widths) < self._problem.num_layers:
-            return {}
-        found: dict[int, tuple[int, int]] = {}
-        start = 0
-        for block, width in zip(blocks, widths, strict=True):
-            for group in block:
-                if width:
-                    found |= self._staged(group, start, width, rng)
-            start += width
-        return found
+            return ()
+        return tuple(
+            Block(tuple(self._staged(group, width, rng) for group in block), width)
+            for block, width in zip(blocks, widths, strict=True)
+        )
 
-    def _widths(self, blocks: Sequence[Block]) -> list[int]:
-        """Layers of each block, in proportion to the speed of its nodes; their sum may fall short.
+    def _widths(self, blocks: Sequence[list[list[int]]], room_share: float) -> list[int]:
+        """Layers of each block; their sum may fall short.
 
-        A block holds at most what each of its groups can hold as a chain.
+        They are in proportion to the speed of its nodes, to their room for layers, or to a mix of
+        both. A block holds at most what each of its groups can hold as a chain.
         """
         problem = self._problem
         room = [min(len(g) * problem.max_layers(g[0]) for g in block) for block in blocks]
         speed = [sum(len(g) * self._speed[problem.kind_of[g[0]]] for g in b) for b in blocks]
+        all_room, all_speed = sum(room) or 1, sum(speed) or 1.0
+        part = [
+            room_share * r / all_room + (1 - room_share) * s / all_speed
+            for r, s in zip(room, speed, strict=True)
+        ]
         widths = [0] * len(blocks)
         for _ in range(min(problem.num_layers, sum(room))):
             # The next layer goes where it costs least.
             open_blocks = [n for n in range(len(blocks)) if widths[n] < room[n]]
-            place = min(open_blocks, key=lambda n: (widths[n] + 1) / speed[n])
+            place = min(open_blocks, key=lambda n: (widths[n] + 1) / part[n])
             widths[place] += 1
         return widths
 
-    def _staged(
-        self, group: Sequence[int], start: int, width: int, rng: Random
-    ) -> dict[int, tuple[int, int]]:
-        """Divide a group into stages of about equal numbers of nodes and layers."""
+    def _staged(self, group: Sequence[int], width: int, rng: Random) -> StagedGroup:
+        """Divide a group into stages of equal numbers of nodes, if any such division fits."""
         most = self._problem.max_layers(group[0])
-        fewest = -(-width // most)
-        counts = [count for count in range(fewest, len(group) + 1) if count <= width]
+        fewest = max(1, -(-width // most))
+        counts = [count for count in range(fewest, len(group) + 1) if count <= max(1, width)]
         even = [count for count in counts if len(group) % count == 0]
-        stages = rng.choice(even or counts)
-        bounds = [start + round(width * n / stages) for n in range(stages + 1)]
-        if max(b - a for a, b in pairwise(bounds)) > most:
-            stages = len(group)
-            bounds = [start + round(width * n / stages) for n in range(stages + 1)]
-        return {
-            node: (bounds[place % stages], bounds[place % stages + 1])
-            for place, node in enumerate(group)
-            if bounds[place % stages] < bounds[place % stages + 1]
-        }
+        return StagedGroup(tuple(group), rng.choice(even or counts or [len(group)]), most)
 
 
 def best_templates(
@@ -180,12 +175,32 @@ def best_templates(
     """
     problem, budget = proposer.problem, proposer.budget
     templates = Templates(problem, proposer.alike, proposer.surrogate.site_of)
-    archive = Archive(budget.templates_kept)
-    most = proposer.neighbours.max_stages
+    most_stages = proposer.neighbours.max_stages
+
+    def placement(draft: Draft) -> dict[int, tuple[int, int]]:
+        return proposer.alike.canonical(allowed(problem, draft.ranges(), most_stages))
+
+    def score(ranges: dict[int, tuple[int, int]], least: float) -> float:
+        found = proposer.alike.canonical(allowed(problem, ranges, most_stages))
+        return proposer.score(found, least) if found else 0.0
+
+    drafts: dict[Structure, tuple[float, Draft]] = {}
     for number in range(min(budget.templates, budget.templates_work // len(problem))):
         if number % budget.proposal_check_every == 0 and out_of_time():
             break
-        drawn = proposer.alike.canonical(allowed(problem, templates.draw(rng), most))
-        if drawn:
-            archive.add(drawn, proposer.score(drawn, archive.least))
+        draft = templates.draw(rng)
+        ranges = placement(draft)
+        if not ranges:
+            continue
+        found, key = proposer.score(ranges), structure(ranges)
+        if key not in drafts or found > drafts[key][0]:
+            drafts[key] = (found, draft)
+    archive = Archive(budget.templates_kept)
+    left = budget.templates_scores // len(problem)
+    for _, draft in sorted(drafts.values(), key=lambda each: -each[0])[: budget.templates_climbed]:
+        better, count = improved(draft, score, left, out_of_time)
+        left -= count
+        for other in better.orders(budget.templates_orders):
+            if ranges := placement(other):
+                archive.add(ranges, proposer.score(ranges, archive.least))
     return archive.proposals()
