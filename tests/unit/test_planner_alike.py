@@ -102,7 +102,7 @@ def test_requests_stay_at_their_site_as_far_as_there_is_room():
 def test_templates_fit(seed):
     problem = toy_problem({"a": 3, "b": 3, "c": 2, "d": 2, "e": 6}, 6)
     alike = alike_nodes(problem)
-    drawn = Templates(problem, alike, [0] * len(alike.members)).draw(Random(seed))
+    drawn = Templates(problem, alike, [0] * len(alike.members)).draw(Random(seed)).ranges()
     for node, (start, end) in drawn.items():
         assert 0 <= start < end <= 6
         assert end - start <= problem.max_layers(node)

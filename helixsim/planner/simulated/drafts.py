@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, combinations, islice, pairwise, permutations
 
-from helixsim.planner.problem import PlanningProblem
-
 WIDTH_STEPS = (8, 4, 2, 1)
 """Numbers of layers that move from one block to another: large steps first, as many layers often
 have to move, and each on its own would be a loss."""
@@ -88,8 +86,10 @@ class Draft:
         yield from self._changed(_rearranged)
 
     def double_moves(self) -> Iterator[Draft]:
-        """Drafts with layers moved twice: nodes often hold as much as they can, so that a block
-        can only grow where another one shrinks by the right number."""
+        """Drafts with layers moved twice.
+
+        Nodes often hold as much as they can, so that a single move loses whatever it gains.
+        """
         for changed in self._changed(_moved):
             yield from changed._changed(_moved)
 

@@ -37,6 +37,7 @@ _LEFT_OUT = 0.1
 _WHOLE_GROUPS = 0.6
 """Probability that a group goes to one pipeline, and is not dealt to all of them."""
 
+
 class Templates:
     """Draws placements by templates.
 
