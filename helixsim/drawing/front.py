@@ -31,8 +31,9 @@ def front_figure(
     ----------
     points
         Mappings with the keys ``decode_latency_s_mean`` (seconds), ``decode_tokens_per_s``,
-        ``label`` and, if they hold, ``on_front`` and ``chosen``; means over seeds. Other keys
-        are ignored.
+        ``label`` and, if they hold, ``on_front`` and ``chosen``; means over seeds. The keys
+        ``decode_latency_s_mean_error`` and ``decode_tokens_per_s_error`` give their standard
+        deviations, drawn as bars. Other keys are ignored.
     title
         Over the plot.
     reference
@@ -105,9 +106,21 @@ def _draw_point(axes: Axes, number: int, point: Point, *, is_reference: bool) ->
         style |= {"s": 64, "marker": "D", "color": INK, "zorder": 4}
     if point.get("chosen"):
         style |= {"s": 190, "marker": "*", "color": BOUND, "zorder": 5}
-    axes.scatter(
-        *([value] for value in _place(point)), linewidths=0, gid=f"point-{number}", **style
-    )
+    latency, throughput = _place(point)
+    errors = [float(point.get(f"{key}_error", 0.0)) for key in _NUMBERS]
+    if any(error > 0 for error in errors):
+        axes.errorbar(
+            latency,
+            throughput,
+            xerr=errors[0],
+            yerr=errors[1],
+            fmt="none",
+            ecolor=style["color"],
+            elinewidth=1,
+            alpha=0.6,
+            zorder=style["zorder"] - 0.5,
+        )
+    axes.scatter([latency], [throughput], linewidths=0, gid=f"point-{number}", **style)
 
 
 def _make_room(axes: Axes, points: Sequence[Point]) -> None:
@@ -159,6 +172,8 @@ def _overlap(
 def _subtitle(points: Sequence[Point], reference: str | None) -> str:
     front = sum(bool(point.get("on_front")) for point in points)
     text = f"{len(points)} candidates, {front} of them on the front"
+    if any(point.get(f"{key}_error") for point in points for key in _NUMBERS):
+        text += "; bars: one standard deviation"
     chosen = next((point for point in points if point.get("chosen")), None)
     if chosen is not None:
         text += f"; star: chosen, {chosen['decode_tokens_per_s']:,.1f} tokens/s"
@@ -170,7 +185,13 @@ def _subtitle(points: Sequence[Point], reference: str | None) -> str:
 
 def _tip(point: Point) -> str:
     latency, throughput = _place(point)
-    lines = [str(point["label"]), f"{throughput:,.1f} decode tokens/s", f"{latency:.3f} s a decode"]
+    deviations = [point.get(f"{key}_error") for key in _NUMBERS]
+    of_latency, of_throughput = (f" ± {each:.2g}" if each else "" for each in deviations)
+    lines = [
+        str(point["label"]),
+        f"{throughput:,.1f}{of_throughput} decode tokens/s",
+        f"{latency:.3f}{of_latency} s a decode",
+    ]
     if point.get("chosen"):
         lines.append("chosen")
     if point.get("on_front"):

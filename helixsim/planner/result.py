@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
-from math import isfinite
+from math import isfinite, sqrt
 from typing import Any
 
 from helixsim.display import shortened
@@ -14,6 +14,7 @@ from helixsim.planner.objective import OBJECTIVE_FIGURES
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.search import Incumbent
 from helixsim.planner.simulated.candidates import LATENCY, THROUGHPUT, Candidate, front
+from helixsim.planner.simulated.standings import pooled_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,9 @@ class CandidateResult:
         Number of runs that its figures are the means of, and the length of each run in seconds.
     figures
         Name, as in the summary of a run (``decode_latency_s.mean``), -> mean over seeds.
+    errors
+        Name -> standard deviation of that mean, for decode throughput and mean decode latency, as
+        runs with other seeds scatter; empty for a run that was stopped.
     on_front
         Whether it was simulated as long and as often as the plan and is on the Pareto front of
         decode throughput and mean decode latency of such candidates.
@@ -46,6 +50,7 @@ class CandidateResult:
     seeds: int
     simulated_s: float
     figures: dict[str, float]
+    errors: dict[str, float]
     on_front: bool
     chosen: bool
 
@@ -219,6 +224,7 @@ class PlanResult:
                 "seeds": each.seeds,
                 "simulated_s": each.simulated_s,
                 **{name.replace(".", "_"): value for name, value in each.figures.items()},
+                **{name.replace(".", "_") + "_error": e for name, e in each.errors.items()},
             }
             for each in self.candidates
         ]
@@ -259,6 +265,12 @@ def candidate_results(
     # runs is partly the luckiest.
     alike = [each for each in tried if len(each.runs) == len(chosen.runs)]
     best = set(map(id, front(alike)))
+    shares = {
+        name: pooled_share(
+            [run[name] for run in each.runs.values() if name in run] for each in tried
+        )
+        for name in (THROUGHPUT, LATENCY)
+    }
     return tuple(
         CandidateResult(
             label=each.label,
@@ -268,6 +280,11 @@ def candidate_results(
             seeds=max(1, len(each.runs)),
             simulated_s=full_s if each.runs else each.stopped_s,
             figures=shown_figures(each),
+            errors={
+                name: share * each.figures[name] / sqrt(len(each.runs))
+                for name, share in shares.items()
+                if each.runs and name in each.figures
+            },
             on_front=id(each) in best,
             chosen=each is chosen,
         )

@@ -300,6 +300,23 @@ def test_a_front_names_what_stands_out():
     )
 
 
+def test_a_front_shows_how_far_runs_scatter():
+    points = [
+        candidate("a", 1.0, 100.0, on_front=True, decode_tokens_per_s_error=1.5),
+        candidate("b", 2.0, 200.0, decode_latency_s_mean_error=0.02),
+        candidate("stopped", 3.0, 150.0),
+    ]
+    drawing = front_figure(points)
+    assert tips(svg_of(drawing))["point-0"].splitlines()[1] == "100.0 ± 1.5 decode tokens/s"
+    assert tips(svg_of(drawing))["point-1"].splitlines()[2] == "2.000 ± 0.02 s a decode"
+    assert tips(svg_of(drawing))["point-2"].splitlines()[1] == "150.0 decode tokens/s"
+    bars = [bar for axes in drawing.figure.axes for bar in axes.containers]
+    assert len(bars) == 2
+    low, high = bars[0].lines[2][1].get_segments()[0][:, 1]
+    assert (low, high) == (98.5, 101.5)
+    assert drawing.description.endswith("bars: one standard deviation")
+
+
 def test_labels_of_a_front_do_not_cover_each_other():
     close = [candidate(f"c{i}", 1 + 1e-4 * i, 100 + 1e-3 * i, on_front=True) for i in range(20)]
     named = set(texts(svg_of(front_figure([*close, candidate("far", 9.0, 50.0)]))))

@@ -8,7 +8,7 @@ runs of a poor candidate do not beat one of a good candidate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -96,11 +96,23 @@ def standings(
 
 def seed_share(candidates: Iterable[Candidate], objective: Objective) -> float:
     """Standard deviation of scores over seeds, relative to the score, pooled over candidates."""
+    return pooled_share(each.run_scores(objective) for each in candidates)
+
+
+def pooled_share(samples: Iterable[Sequence[float]]) -> float:
+    """Standard deviation over seeds relative to the mean, pooled over samples of several means.
+
+    A guess counts for a few seeds, so that two runs which happen to agree do not give zero.
+
+    Parameters
+    ----------
+    samples
+        For each candidate, its figure with each seed.
+    """
     squares, count = _SEED_SEEDS * _SEED_SHARE**2, float(_SEED_SEEDS)
-    for each in candidates:
-        scores = each.run_scores(objective)
-        mean = sum(scores) / len(scores) if scores else 0.0
-        if len(scores) > 1 and mean > 0:
-            squares += sum((score / mean - 1) ** 2 for score in scores)
-            count += len(scores) - 1
+    for values in samples:
+        mean = sum(values) / len(values) if values else 0.0
+        if len(values) > 1 and mean > 0:
+            squares += sum((value / mean - 1) ** 2 for value in values)
+            count += len(values) - 1
     return sqrt(squares / count)
