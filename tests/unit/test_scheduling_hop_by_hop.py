@@ -119,6 +119,20 @@ def test_room_is_for_contexts_too():
     assert not room.admits(prompt(90, output=11))
 
 
+@pytest.mark.parametrize("policy", ["swarm", "random", "shortest_queue", "least_kv", "prefix_aware"])
+def test_no_request_goes_where_no_way_leads_on(policy):
+    """Node b holds the first layer, as a does, and has no link to c: all requests take a."""
+    links = dict.fromkeys([(HOST, "a"), (HOST, "b"), ("a", "c"), ("c", HOST)], (1e9, 0.001))
+    scenario = make_scenario(
+        {"a": (0, 1), "b": (0, 1), "c": (1, 2)},
+        requests=[(0.01 * n, 5, 3) for n in range(20)],
+        links=links,
+        policy=policy,
+        drain=True,
+    )
+    assert simulate(scenario).summary["requests"]["completed"] == 20
+
+
 # -- swarm
 
 

@@ -220,7 +220,12 @@ class RouteFilter:
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
         self._leading_on: dict[tuple[int, ...], frozenset[int]] = {}
-        self._goes_everywhere = len(topology.front_ends) == 1
+        self._cut: frozenset[tuple[int, int]] = frozenset()
+        # With several front ends, a node may lead back to some of them only; and a node may have
+        # no way on at all.
+        self._goes_everywhere = len(topology.front_ends) == 1 and len(topology.links) == len(
+            self._open_links(frozenset(), topology.coordinator)
+        )
         self.close(frozenset())
 
     def close(self, down: frozenset[int], cut: frozenset[tuple[int, int]] = frozenset()) -> None:
