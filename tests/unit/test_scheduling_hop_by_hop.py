@@ -119,7 +119,9 @@ def test_room_is_for_contexts_too():
     assert not room.admits(prompt(90, output=11))
 
 
-@pytest.mark.parametrize("policy", ["swarm", "random", "shortest_queue", "least_kv", "prefix_aware"])
+@pytest.mark.parametrize(
+    "policy", ["swarm", "random", "shortest_queue", "least_kv", "prefix_aware"]
+)
 def test_no_request_goes_where_no_way_leads_on(policy):
     """Node b holds the first layer, as a does, and has no link to c: all requests take a."""
     links = dict.fromkeys([(HOST, "a"), (HOST, "b"), ("a", "c"), ("c", HOST)], (1e9, 0.001))
