@@ -18,7 +18,7 @@ from helixreal.engines.engine import GREEDY, Sampling
 from helixreal.inventory import NodeEntry
 
 # vLLM and torch warn of things of their own as they are imported.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.long]
 
 NUM_OUTPUT = 24
 OUT, BACK = ("out", "prompt"), ("in", "prompt")
