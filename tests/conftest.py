@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -11,7 +12,16 @@ import pytest
 from helixsim.control.coordinator import Coordinator
 from helixsim.models.simulation import Simulation
 
+# Tests start hundreds of processes: without compiled modules, each would compile helixsim anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest tests first, so that none of them ends alone."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture(scope="session")

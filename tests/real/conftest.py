@@ -8,6 +8,7 @@ import os
 from importlib.util import find_spec
 
 import pytest
+from live import StandingWorkers
 
 NEEDS = {
     "torch": (
@@ -27,3 +28,11 @@ def pytest_runtest_setup(item):
         if os.environ.get("HELIX_REQUIRE_ENGINES"):
             pytest.fail(f"{reason} (HELIX_REQUIRE_ENGINES is set)", pytrace=False)
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def standing():
+    """Workers that go from one cluster of a module to the next."""
+    workers = StandingWorkers()
+    yield workers
+    workers.close()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
 import zmq
+from coordinator_process import free_port
 
 from helixreal.coordinator.live import LiveCluster, NoLoad
 from helixreal.launch import Launch
+from helixreal.local import LocalWorkers
+from helixreal.net import messages
 from helixreal.serving.frontend import Finished, GenerationRequest, Token
 
 PATIENCE_S = 90
@@ -36,16 +40,78 @@ class Answer:
             self.is_over.set()
 
 
+class Started(dict):
+    """The processes of workers by name, each started by itself."""
+
+    def check(self, missing):
+        for name in missing:
+            self[name].check([name])
+
+    def pid(self, name):
+        return self[name].pid(name)
+
+
+class StandingWorkers:
+    """Workers that go from one cluster to the next: the start of an engine takes many seconds.
+
+    An engine is loaded again in its process where the next cluster wants another one. Where a test
+    has killed a worker, the next cluster has a new one.
+    """
+
+    def __init__(self):
+        self._held = ExitStack()
+        self._by_entry = {}
+
+    def serve(self, launch, entry):
+        """Make a launch on this machine one with standing workers, started where there are none."""
+        key = repr(entry)
+        if key not in self._by_entry:
+            self._by_entry[key] = (f"tcp://127.0.0.1:{free_port()}", Started())
+        address, workers = self._by_entry[key]
+        for name in launch.inventory.nodes:
+            if name in workers and not has_gone(workers.pid(name)):
+                continue
+            workers[name] = LocalWorkers({name: entry}, address)
+            self._held.callback(workers[name].end, patience_s=0.0)
+        launch.inventory = replace(launch.inventory, coordinator=address)
+        launch.is_local, launch.workers = False, workers
+
+    def close(self):
+        self._held.close()
+
+
+def send_on(cluster):
+    """End a cluster; its workers search the next one."""
+    for worker in cluster.membership.workers:
+        cluster._transport.send(worker.name, messages.Rejoin(worker.incarnation))
+    cluster._transport.flush()
+
+
 @contextmanager
 def running(
-    scenario, entry, *, time_scale=1.0, overrides=(), keeps_run=True, supervised=False, **settings
+    scenario,
+    entry,
+    *,
+    time_scale=1.0,
+    overrides=(),
+    keeps_run=True,
+    supervised=False,
+    standing=None,
+    **settings,
 ):
-    """The cluster as its front end sees it, how it was launched, and its coordinator's side."""
+    """The cluster as its front end sees it, how it was launched, and its coordinator's side.
+
+    Its workers are started for it, unless there are `standing` ones.
+    """
     launch = Launch.local(scenario, overrides, 0, entry, time_scale)
     launch.is_supervised = supervised
+    if standing is not None:
+        standing.serve(launch, entry)
     for name, value in settings.items():
         setattr(launch, name, value)
     with launch.cluster(load_generator=NoLoad(), keeps_run=keeps_run) as cluster:
+        if standing is not None:
+            cluster.close = lambda: send_on(cluster)
         launch.start(cluster)
         live = LiveCluster(
             cluster,

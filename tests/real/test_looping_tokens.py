@@ -70,7 +70,9 @@ def expected(engine, model):
     return found
 
 
-def cluster_of(engine, model, folder, placement, *, kv_memory_bytes=16 << 20, **costs):
+def cluster_of(
+    engine, model, folder, placement, *, standing=None, kv_memory_bytes=16 << 20, **costs
+):
     """A cluster with the node scheduler `vllm`, and the engine costs given."""
     scenario = write_tiny_scenario(
         folder,
@@ -82,7 +84,7 @@ def cluster_of(engine, model, folder, placement, *, kv_memory_bytes=16 << 20, **
     entry = NodeEntry(
         engine=engine, model=str(model), device=DEVICE, kv_memory_bytes=kv_memory_bytes
     )
-    return running(scenario, entry)
+    return running(scenario, entry, standing=standing)
 
 
 def ask(live, expected, sampling=GREEDY):
@@ -94,9 +96,15 @@ def ask(live, expected, sampling=GREEDY):
 
 
 @pytest.mark.parametrize("placement", ["one stage", "three stages"])
-def test_tokens_of_short_and_long_routes(engine, model, expected, tmp_path, placement):
+def test_tokens_of_short_and_long_routes(engine, model, expected, tmp_path, standing, placement):
     with cluster_of(
-        engine, model, tmp_path, placement, max_num_batched_tokens=48, max_num_seqs=6
+        engine,
+        model,
+        tmp_path,
+        placement,
+        standing=standing,
+        max_num_batched_tokens=48,
+        max_num_seqs=6,
     ) as (live, _, cluster):
         for sampling in SAMPLINGS:
             answers = ask(live, expected, sampling)
@@ -115,13 +123,14 @@ def test_tokens_of_short_and_long_routes(engine, model, expected, tmp_path, plac
 
 
 @pytest.mark.parametrize("is_enabled", [True, False])
-def test_little_room_and_shared_prefixes(engine, model, expected, tmp_path, is_enabled):
+def test_little_room_and_shared_prefixes(engine, model, expected, tmp_path, standing, is_enabled):
     """Requests are preempted, find their blocks again or do not, and give the same tokens."""
     with cluster_of(
         engine,
         model,
         tmp_path,
         "one node",
+        standing=standing,
         kv_memory_bytes=2_500_000,
         enable_prefix_caching=is_enabled,
     ) as (live, _, cluster):
@@ -134,8 +143,12 @@ def test_little_room_and_shared_prefixes(engine, model, expected, tmp_path, is_e
         check_idle(live, cluster)
 
 
-def test_a_killed_worker(engine, model, expected, tmp_path):
-    with cluster_of(engine, model, tmp_path, "three stages") as (live, launch, cluster):
+def test_a_killed_worker(engine, model, expected, tmp_path, standing):
+    with cluster_of(engine, model, tmp_path, "three stages", standing=standing) as (
+        live,
+        launch,
+        cluster,
+    ):
         answers = [
             answer
             for _ in range(2)

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -27,6 +28,12 @@ LISTENING = (  # a shell's background jobs, as tests may be, ignore Ctrl-C; this
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "from helixreal.cli import main; main()"
 )
+SAYING = (  # and the coordinator closes a pipe when it has some tokens
+    "import os, sys; from helixreal.coordinator.dispatcher import Dispatcher as Each; "
+    "pipe, take = [int(sys.argv.pop())], Each.passes_done; "
+    "Each.passes_done = lambda self, *given: (take(self, *given), "
+    f"self.num_output_tokens > 20 and pipe and os.close(pipe.pop())); {LISTENING}"
+)
 SHORT = [
     *("--set", "run.duration=20 s"),
     *("--set", "run.warmup=4 s"),
@@ -35,15 +42,31 @@ SHORT = [
 ]
 
 
-def start(*arguments):
+def start(*arguments, code=LISTENING, **settings):
     return subprocess.Popen(
-        [sys.executable, "-c", LISTENING, *map(str, arguments)],
+        [sys.executable, "-c", code, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        **settings,
     )
+
+
+def start_saying(*arguments):
+    """A coordinator, and a function that waits until it serves requests."""
+    heard, said = os.pipe()
+    process = start(*arguments, said, code=SAYING, pass_fds=(said,))
+    os.close(said)
+
+    def wait():
+        readable, _, _ = select.select([heard], [], [], PATIENCE_S)
+        os.close(heard)
+        assert readable, "no request is served"
+        assert process.poll() is None, "the coordinator has ended"
+
+    return process, wait
 
 
 def workers_of(process):
@@ -140,6 +163,7 @@ def figures_of(program, *arguments):
     return json.loads(done.stdout)
 
 
+@pytest.mark.long
 def test_an_emulated_run_of_the_tuned_preset_comes_close_to_its_simulation():
     # Long enough for a hundred requests: the median over a few depends on single routes.
     settings = [
@@ -160,10 +184,10 @@ def test_an_emulated_run_of_the_tuned_preset_comes_close_to_its_simulation():
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
 def test_an_interrupted_run_keeps_what_was_done_and_leaves_no_process(tmp_path, how):
     out = tmp_path / "out"
-    process = start("run", "quickstart", "--local", "-o", out)
-    wait_for(lambda: len(workers_of(process)) == 6, "six workers")
+    process, wait_until_it_serves = start_saying("run", "quickstart", "--local", "-o", out)
+    wait_until_it_serves()
     started = workers_of(process)
-    time.sleep(8)  # by then requests are served
+    assert len(started) == 6
     if how == "Ctrl-C":
         os.killpg(process.pid, signal.SIGINT)
     else:
@@ -176,10 +200,10 @@ def test_an_interrupted_run_keeps_what_was_done_and_leaves_no_process(tmp_path, 
 
 
 def test_workers_leave_when_the_coordinator_is_killed():
-    process = start("run", "quickstart", "--local")
-    wait_for(lambda: len(workers_of(process)) == 6, "six workers")
+    process, wait_until_it_serves = start_saying("run", "quickstart", "--local")
+    wait_until_it_serves()
     started = workers_of(process)
-    time.sleep(5)
+    assert len(started) == 6
     process.kill()
     process.communicate(timeout=PATIENCE_S)
     wait_for(lambda: all(map(has_gone, started)), "all workers leave")
@@ -210,9 +234,11 @@ def test_a_cluster_with_keys_in_any_order_ends_when_told(tmp_path):
     assert shown.count("helixreal worker --node") == 6
     early = [start("worker", "--node", node, "--inventory", file) for node in nodes[:3]]
     time.sleep(1)
-    home = start("coordinator", "quickstart", "--inventory", file, "--json")
+    home, wait_until_it_serves = start_saying(
+        "coordinator", "quickstart", "--inventory", file, "--json"
+    )
     late = [start("worker", "--node", node, "--inventory", file) for node in nodes[3:]]
-    time.sleep(10)
+    wait_until_it_serves()
     down = start("down", "--inventory", file)
     assert down.communicate(timeout=PATIENCE_S) == ("", "")
     stdout, stderr = home.communicate(timeout=PATIENCE_S)

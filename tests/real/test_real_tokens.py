@@ -18,7 +18,7 @@ from helixreal.engines.engine import GREEDY, Sampling
 from helixreal.inventory import NodeEntry
 
 # vLLM and torch warn of things of their own as they are imported.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.long]
 
 NUM_OUTPUT = 24
 OUT, BACK = ("out", "prompt"), ("in", "prompt")
@@ -80,17 +80,17 @@ def ask(live, expected, pause_s=0.05):
 
 
 @pytest.mark.parametrize("policy", ["swarm", "random"])  # maximum flow needs one route only
-def test_mixed_routes_and_partial_inference(engine, model, expected, tmp_path, policy):
+def test_mixed_routes_and_partial_inference(engine, model, expected, tmp_path, standing, policy):
     scenario = write_tiny_scenario(tmp_path, scheduler={"policy": policy})
-    with running(scenario, entry(engine, model)) as (live, _, cluster):
+    with running(scenario, entry(engine, model), standing=standing) as (live, _, cluster):
         check_all_end_right(ask(live, expected))
         routes = {tuple(each["nodes"]) for each in cluster.events.routes}
         assert routes == {(1, 2, 0), (3, 2, 0)}  # n0 and n1, n2 and n1, and home
 
 
-def test_chunked_prompts(engine, model, expected, tmp_path):
+def test_chunked_prompts(engine, model, expected, tmp_path, standing):
     scenario = write_tiny_scenario(tmp_path, scheduler={"prefill_chunk_tokens": 16})
-    with running(scenario, entry(engine, model)) as (live, _, _):
+    with running(scenario, entry(engine, model), standing=standing) as (live, _, _):
         answers = ask(live, expected, pause_s=0.0)
         check_all_end_right(answers)
         for answer, job in list(zip(answers, expected, strict=True))[1::2]:
@@ -99,7 +99,7 @@ def test_chunked_prompts(engine, model, expected, tmp_path):
 
 @pytest.mark.parametrize("preset", ["published", "tuned"])
 @pytest.mark.parametrize("node", ["paper", "prototype"])
-def test_presets_give_the_same_tokens(engine, model, expected, tmp_path, preset, node):
+def test_presets_give_the_same_tokens(engine, model, expected, tmp_path, standing, preset, node):
     scenario = write_tiny_scenario(
         tmp_path,
         engine=write_engine(tmp_path),
@@ -111,7 +111,7 @@ def test_presets_give_the_same_tokens(engine, model, expected, tmp_path, preset,
             "max_waiting": 1000,
         },
     )
-    with running(scenario, entry(engine, model)) as (live, _, cluster):
+    with running(scenario, entry(engine, model), standing=standing) as (live, _, cluster):
         answers = ask(live, expected * 2, pause_s=0.01)
         check_all_end_right(answers)
         for answer, job in list(zip(answers, expected * 2, strict=True))[1::2]:
@@ -123,9 +123,9 @@ def test_presets_give_the_same_tokens(engine, model, expected, tmp_path, preset,
     assert (out == back) == (preset == "published"), "only the last chunk of a stream comes back"
 
 
-def test_a_killed_worker(engine, model, expected, tmp_path):
+def test_a_killed_worker(engine, model, expected, tmp_path, standing):
     scenario = write_tiny_scenario(tmp_path)
-    with running(scenario, entry(engine, model)) as (live, launch, cluster):
+    with running(scenario, entry(engine, model), standing=standing) as (live, launch, cluster):
         answers = ask(live, expected * 4, pause_s=0.0)
         wait_for(lambda: sum(len(each.tokens) for each in answers) > 60, "some tokens")
         os.kill(launch.workers.pid("n0"), signal.SIGKILL)

@@ -19,7 +19,7 @@ from helixreal.engines.engine import Row, Sampling
 from helixsim.control.kv_cache import reserve
 from helixsim.errors import InputError
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.long]
 
 on_cpu = pytest.mark.skipif(DEVICE != "cpu", reason="the device under test is not a CPU")
 

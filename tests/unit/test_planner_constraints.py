@@ -181,9 +181,14 @@ def problem_of(scenario, **constraints):
     return planning_problem(scenario, constraints=found)
 
 
-def test_fixed_banned_and_left_out_nodes_in_the_greatest_flow(quickstart):
+@pytest.fixture(scope="module")
+def free(quickstart):
+    """The search without constraints."""
+    return flow_search(problem_of(quickstart))
+
+
+def test_fixed_banned_and_left_out_nodes_in_the_greatest_flow(quickstart, free):
     names = [node.name for node in quickstart.cluster]
-    free = flow_search(problem_of(quickstart))
     first, second, last = names[0], names[1], names[-1]
     search = flow_search(
         problem_of(quickstart, fix=[f"{first}=20-29"], ban=[f"{second}=0-29"], leave_out=[last])
@@ -194,19 +199,18 @@ def test_fixed_banned_and_left_out_nodes_in_the_greatest_flow(quickstart):
     assert 0.5 * free.value < search.value <= free.value
 
 
-def test_a_placement_in_service_changes_as_far_as_it_pays(quickstart):
-    best = flow_search(problem_of(quickstart))
+def test_a_placement_in_service_changes_as_far_as_it_pays(quickstart, free):
     names = [node.name for node in quickstart.cluster]
-    layers = {names[node]: span for node, span in best.ranges.items()}
+    layers = {names[node]: span for node, span in free.ranges.items()}
     dear = flow_search(problem_of(quickstart, start=layers, move_price=1e6))
-    assert dear.ranges == best.ranges
+    assert dear.ranges == free.ranges
     idle = dict(layers)
-    del idle[names[max(best.ranges)]]
+    del idle[names[max(free.ranges)]]
     problem = problem_of(quickstart, start=idle, move_price=0.01)
     begun = {problem.numbers[name]: span for name, span in idle.items()}
     moved = flow_search(problem)
     assert moved.value - move_cost(problem, moved.ranges) >= flow_value(problem, begun)
-    assert moved.value > 0.9 * best.value
+    assert moved.value > 0.9 * free.value
 
 
 def test_regions_by_themselves_without_links_between_them(tmp_path):

@@ -276,6 +276,13 @@ def test_what_holds_no_replica_in_its_region_joins_the_others():
     assert max(end for _, end in ranges.values()) == problem.num_layers
 
 
+def test_of_more_nodes_than_layers_some_stay_idle():
+    # Four nodes hold one layer each at most, of three layers: one pipeline of three nodes.
+    problem = toy_problem({"a": 1, "b": 1, "c": 1, "d": 1, "e": 3}, 3)
+    ranges = replica_ranges(problem)
+    assert sorted(ranges.values()) == [(0, 1), (0, 3), (1, 2), (2, 3)]
+
+
 def test_a_scenario_without_a_placement_gets_one_by_the_rule():
     scenario = region_scenario({"a": {"A100": 7}})
     placed = place(scenario)

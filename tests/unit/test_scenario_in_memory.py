@@ -109,7 +109,7 @@ def test_files_are_found_beside_the_scenario(tmp_path, monkeypatch):
         load_scenario(tmp_path / "mine.yaml"),
         Scenario.from_dict(document, base_dir=tmp_path),
     ):
-        changed = scenario.with_(run=SHORT)
+        changed = scenario.with_(run={"duration": "5 s", "warmup": "1 s"})
         assert changed.workload.lengths == scenario.workload.lengths
         assert simulate(changed).summary["requests"]["completed"] > 0
         found = sweep(changed, {"grid": {"physics": ["paper"]}, "seeds": 2}, jobs=1)
@@ -149,7 +149,8 @@ def test_a_sweep_of_a_scenario_is_that_of_a_file():
 
 
 def test_capacity_of_a_scenario_is_that_of_a_file():
-    changes = ["workload.mode=online", "workload.mean_tokens_per_s=300", "run.duration=180 s"]
+    changes = ["workload.mode=online", "workload.mean_tokens_per_s=300"]
+    changes += ["run.duration=60 s", "run.warmup=10 s"]
     options = {"seeds": 1, "tolerance": 1, "keep_up": 0.1, "jobs": 1}
     of_file = capacity("quickstart", "ttft_s.p50<=9", overrides=changes, **options)
     scenario = load_scenario("quickstart", changes)

@@ -360,12 +360,24 @@ def start_and_await_the_first_run(study, jobs):
     return process
 
 
+LONGER = {"set": {"run.duration": "60 s"}, "seeds": 3}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The tables of a sweep that was not ended."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("undisturbed"))
+        sweep(write_study(**LONGER), "-o", "out", "--jobs", "2")
+        return frames("out")
+
+
 @pytest.mark.parametrize(
     ("how", "jobs"),
     [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGKILL, 1), (signal.SIGKILL, 2)],
 )
-def test_a_sweep_that_was_ended_goes_on(how, jobs):
-    study = write_study(set={"run.duration": "60 s"}, seeds=3)
+def test_a_sweep_that_was_ended_goes_on(undisturbed, how, jobs):
+    study = write_study(**LONGER)
     process = start_and_await_the_first_run(study, jobs)
     if how == signal.SIGINT:
         os.killpg(process.pid, how)  # as a terminal does: its processes get it as well
@@ -387,5 +399,4 @@ def test_a_sweep_that_was_ended_goes_on(how, jobs):
     sweep(study, "-o", "out", "--jobs", "2")
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(list(Path("out/cells").iterdir())) == 12
-    sweep(study, "-o", "undisturbed", "--jobs", "2")
-    assert frames("out") == frames("undisturbed")
+    assert frames("out") == undisturbed

@@ -18,6 +18,8 @@ def best_pipelines(
 ) -> dict[int, tuple[int, int]]:
     """Pipelines of these nodes, all of one kind, with a great total throughput, if any.
 
+    Nodes beyond the number of layers hold none.
+
     Parameters
     ----------
     problem, nodes
@@ -68,7 +70,10 @@ def _slowest(problem: PlanningProblem, node: int, num_layers: int, overcommit: b
 
 
 def _pipeline(nodes: Sequence[int], sizes: Sequence[int]) -> dict[int, tuple[int, int]]:
-    return dict(zip(nodes, pairwise(accumulate(sizes, initial=0)), strict=True))
+    spans = pairwise(accumulate(sizes, initial=0))
+    return {
+        node: (start, end) for node, (start, end) in zip(nodes, spans, strict=True) if start < end
+    }
 
 
 def mixed_pipeline(problem: PlanningProblem, nodes: Sequence[int]) -> dict[int, tuple[int, int]]:
