@@ -50,7 +50,11 @@ def plan(
         typer.Option(help="Optimise figures of simulations, or the maximum flow."),
     ] = "simulated",
     goal: Annotated[
-        str, typer.Option(help="With objective simulated: figure of the summary to optimise.")
+        str,
+        typer.Option(
+            help="With objective simulated: figure of the summary to optimise, e.g. 'ttft_s.p95' "
+            "or 'slo.chat.attainment'; or 'cost', or 'goodput'."
+        ),
     ] = "decode_tokens_per_s",
     subject_to: Annotated[
         list[str] | None,
@@ -148,6 +152,7 @@ def plan(
     from helixsim.errors import InputError
     from helixsim.output_files import check_output
     from helixsim.planner import plan as planning
+    from helixsim.planner.figures import names_of
     from helixsim.planner.objective import parse_objective
     from helixsim.planner.simulated.search import EFFORTS
     from helixsim.scenario.load import load_scenario
@@ -163,7 +168,7 @@ def plan(
             where="--write-front",
         )
     scenario = load_scenario(file, overrides or [])
-    objective_figures = parse_objective(goal, subject_to or ()).figures
+    objective_figures = parse_objective(goal, subject_to or (), names_of(scenario)).figures
     with show_progress(scenario.name) as show:
         result = planning.plan(
             scenario,

@@ -11,10 +11,11 @@ from helixsim.errors import InputError
 from helixsim.placement.placement import Placement
 from helixsim.planner.constraints import parse_constraints, violations
 from helixsim.planner.feasibility import check_stages
+from helixsim.planner.figures import DEFAULT_FIGURE, names_of
 from helixsim.planner.heuristics import petals, replicas, separate, separate_mixed, swarm
 from helixsim.planner.max_flow.optimise import optimise
 from helixsim.planner.milp import milp, recover
-from helixsim.planner.objective import DEFAULT_FIGURE, parse_objective
+from helixsim.planner.objective import parse_objective
 from helixsim.planner.plan_run import PlanProgress, PlanRun
 from helixsim.planner.problem import PlanningProblem, planning_problem
 from helixsim.planner.result import PlanResult
@@ -80,8 +81,9 @@ def plan(
         the scenario. Only ``optimise`` searches for it; the placements of other methods are
         simulated without a search.
     goal, subject_to
-        With objective ``simulated``: the figure of a run's summary to optimise, and limits such
-        as ``decode_latency_s.mean<=1.5``.
+        With objective ``simulated``: ``cost``, ``goodput``, or the figure of a run's summary to
+        optimise, and limits such as ``decode_latency_s.mean<=1.5`` or
+        ``slo.chat.attainment>=0.95``. :func:`.names_of` has the figures of a scenario.
     max_stages
         Most nodes of a route.
     partial_inference
@@ -140,6 +142,7 @@ def plan(
     if (method != "milp" or from_solution is not None) and (model_file or solution_file):
         raise InputError("only method milp writes a model and a raw solution")
     check_solver(solver)
+    parsed = parse_objective(goal, subject_to, names_of(scenario))
     constraints = parse_constraints(
         [node.name for node in scenario.cluster],
         scenario.llm.num_layers,
@@ -159,7 +162,7 @@ def plan(
     plan_run = PlanRun(
         _with_start(scenario, problem, start_from),
         problem,
-        parse_objective(goal, subject_to),
+        parsed,
         seed=seed,
         solver=solver,
         max_stages=max_stages,

@@ -19,6 +19,7 @@ from helixsim.planner.result import (
     CandidateResult,
     PlanResult,
     candidate_results,
+    counted_figures,
     shown_figures,
     unused_nodes,
 )
@@ -327,6 +328,7 @@ class PlanRun:
                 list(self.simulated_search.pool),
                 chosen,
                 self.scenario.run.duration_s,
+                self.objective,
             )
         return PlanResult(
             method=method,
@@ -342,11 +344,16 @@ class PlanRun:
             and value >= search.bound * (1 - NEGLIGIBLE)
             and not self._is_overcommitted(placement),
             trace=tuple(search.trace),
-            simulated=shown_figures(chosen) if chosen is not None and chosen.figures else None,
+            simulated=shown_figures(chosen, self.objective)
+            if chosen is not None and chosen.figures
+            else None,
             candidates=candidates,
             interrupted=interrupted,
             notes=self._notes(chosen, searched_by),
-            subject_to=tuple(map(str, self.objective.limits)),
+            limits=self.objective.limits,
+            counted=counted_figures(chosen, self.objective)
+            if chosen is not None and chosen.figures
+            else {},
             error=best.error / best.score if best and best.candidate.runs and best.score else None,
         )
 

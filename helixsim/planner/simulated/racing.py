@@ -8,6 +8,7 @@ come to is projected from how the best one went on.
 
 from __future__ import annotations
 
+from helixsim.planner.figures import is_share
 from helixsim.planner.objective import Figures, Objective
 from helixsim.planner.simulated.candidates import LATENCY, THROUGHPUT, Candidate
 from helixsim.planner.simulated.trials import TrialRun
@@ -55,7 +56,8 @@ def projected(run: TrialRun, leader: Candidate, seed: int) -> dict[str, float]:
     assert run.cut_s is not None
     then: Figures = leader.looks[run.cut_s]
     at_end: Figures = leader.runs[seed]
-    return {
+    found = {
         name: value * at_end[name] / then[name] if then.get(name) and name in at_end else value
         for name, value in run.figures.items()
     }
+    return {name: min(1.0, value) if is_share(name) else value for name, value in found.items()}
