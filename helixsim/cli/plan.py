@@ -16,6 +16,7 @@ from helixsim.cli.group import (
     seconds_of,
 )
 from helixsim.cli.progress import show_progress
+from helixsim.cli.studies import BackendOption
 
 if TYPE_CHECKING:
     from helixsim.placement.placement import Placement
@@ -111,8 +112,9 @@ def plan(
     ] = 3,
     solver: _Solver = "CBC",
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes for simulations. [default: all cores]")
+        int | None, typer.Option(min=1, help="Simulations at a time. [default: one for each core]")
     ] = None,
+    backend: BackendOption = "local",
     overrides: SetOption = None,
     write_front: Annotated[
         Path | None,
@@ -146,7 +148,6 @@ def plan(
 ) -> None:
     """Choose which node holds which layers of the LLM."""
     import json
-    import os
     from dataclasses import replace
 
     from helixsim.errors import InputError
@@ -188,7 +189,8 @@ def plan(
             time_limit_s=_time_limit_s(time_limit, objective),
             seed=seed,
             solver=solver,
-            jobs=jobs or os.cpu_count() or 1,
+            jobs=jobs,
+            backend=backend,
             effort=replace(EFFORTS[effort], num_seeds=seeds),
             model_file=write_model,
             solution_file=write_solution,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 
+from helixsim.backends import Backend, check_backend
 from helixsim.errors import InputError
 from helixsim.placement.placement import Placement
 from helixsim.planner.constraints import parse_constraints, violations
@@ -57,7 +59,8 @@ def plan(
     time_limit_s: float | None = None,
     seed: int = 0,
     solver: str = "CBC",
-    jobs: int = 1,
+    jobs: int | None = 1,
+    backend: Backend = "local",
     effort: Effort | None = None,
     budget: SearchBudget = DEFAULT_BUDGET,
     model_file: Path | None = None,
@@ -109,8 +112,11 @@ def plan(
     solver
         Back end of python-mip: ``CBC``, ``HIGHS`` or ``GUROBI``.
     jobs
-        Number of processes for simulations; more than 1 needs
-        ``if __name__ == "__main__":`` in a script.
+        Number of simulations at a time, each in a process; more than 1 local job needs
+        ``if __name__ == "__main__":`` in a script. None for all cores.
+    backend
+        Where simulations run: ``local`` on this machine, ``ray`` on a Ray cluster, as of
+        :func:`helixsim.backends.connected_ray`. The plan is the same.
     effort
         How much a simulated search tries.
     budget
@@ -141,6 +147,7 @@ def plan(
     _check(method, objective, max_stages, keep_links, time_limit_s, jobs)
     if (method != "milp" or from_solution is not None) and (model_file or solution_file):
         raise InputError("only method milp writes a model and a raw solution")
+    check_backend(backend)
     check_solver(solver)
     parsed = parse_objective(goal, subject_to, names_of(scenario))
     constraints = parse_constraints(
@@ -188,8 +195,9 @@ def plan(
         plan_run.prove()
         if objective == "simulated":
             plan_run.simulate(
-                jobs,
+                jobs or (os.cpu_count() if backend == "local" else None),
                 effort or Effort(),
+                backend=backend,
                 searching=method == "optimise" and from_solution is None,
             )
     except KeyboardInterrupt:
@@ -220,7 +228,7 @@ def _check(
     max_stages: int | None,
     keep_links: int | None,
     time_limit_s: float | None,
-    jobs: int,
+    jobs: int | None,
 ) -> None:
     if method not in METHODS:
         raise InputError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from math import inf, isfinite
 from time import monotonic
 
+from helixsim.backends import Backend
 from helixsim.errors import InputError, NoRouteError, PlacementError
 from helixsim.placement.placement import Placement
 from helixsim.planner.heuristics import petals, replicas, separate_mixed, swarm
@@ -28,7 +29,8 @@ from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
 from helixsim.planner.simulated.candidates import Candidate, most_stages
 from helixsim.planner.simulated.search import Effort, SimulatedSearch
 from helixsim.planner.simulated.standings import Standing
-from helixsim.planner.simulated.trial_pool import Setting, TrialPool
+from helixsim.planner.simulated.tasks import Setting
+from helixsim.planner.simulated.trial_pool import TrialPool
 from helixsim.scenario.resolved import Scenario
 
 
@@ -160,13 +162,15 @@ class PlanRun:
 
     # -- simulation --------------------------------------------------------------------------
 
-    def simulate(self, jobs: int, effort: Effort, *, searching: bool) -> None:
+    def simulate(
+        self, jobs: int | None, effort: Effort, *, searching: bool, backend: Backend = "local"
+    ) -> None:
         """Choose a placement by simulation.
 
         Parameters
         ----------
-        jobs
-            Number of processes.
+        jobs, backend
+            How many simulations run at a time, and where; see :class:`.TrialPool`.
         effort
             How much to try.
         searching
@@ -187,8 +191,8 @@ class PlanRun:
         )
         # Processes take a while to start; a search of a few seconds does without.
         if search.left_s < self.budget.start_up_s:
-            jobs = 1
-        trial_pool = TrialPool(setting, self.problem, jobs, self.report_again)
+            jobs, backend = 1, "local"
+        trial_pool = TrialPool(setting, self.problem, jobs, self.report_again, backend)
         try:
             starts = self._starts() if searching else [("method", self._placement())]
             self.simulated_search = SimulatedSearch(
