@@ -39,14 +39,17 @@ def connected_ray() -> Iterator[Any]:
     InputError
         If Ray is not installed.
     SimulationError
-        If Ray reports an error within the block.
+        If no cluster can be reached or started, or Ray reports an error within the block.
     """
     check_backend("ray")
     import ray
 
     ours = not ray.is_initialized()
     if ours:
-        ray.init(log_to_driver=False, logging_level="error", include_dashboard=False)
+        try:
+            ray.init(log_to_driver=False, logging_level="error", include_dashboard=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise SimulationError(f"no Ray cluster can be reached or started: {error}") from error
     try:
         yield ray
     except ray.exceptions.RayError as error:

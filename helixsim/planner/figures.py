@@ -124,7 +124,12 @@ def _of_groups(part: str, groups: Mapping[str, Sequence[str]]) -> Iterator[str]:
                 yield f"{part}.{name}.slo.{slo}.{figure}"
 
 
-def checked_figure(figure: str, where: str, known: Sequence[str] = OBJECTIVE_FIGURES) -> str:
+def checked_figure(
+    figure: str,
+    where: str,
+    known: Sequence[str] = OBJECTIVE_FIGURES,
+    words: Sequence[str] = (),
+) -> str:
     """A figure, if it is known.
 
     Parameters
@@ -133,6 +138,8 @@ def checked_figure(figure: str, where: str, known: Sequence[str] = OBJECTIVE_FIG
         Its name, and the option that gives it.
     known
         Names of all figures.
+    words
+        What may be written instead, for the message.
 
     Raises
     ------
@@ -157,6 +164,6 @@ def checked_figure(figure: str, where: str, known: Sequence[str] = OBJECTIVE_FIG
     raise InputError(
         f"unknown figure '{figure}'; choose one of {', '.join(plain)}, or one of "
         f"{', '.join(families)} with one of the statistics {', '.join(STATISTICS)}, such as "
-        "decode_latency_s.mean",
+        "decode_latency_s.mean" + (f"; or {' or '.join(words)}" if words else ""),
         where=where,
     )

@@ -14,6 +14,7 @@ from helixsim.planner.figures import (
     DEFAULT_FIGURE,
     GOALS,
     OBJECTIVE_FIGURES,
+    RATES,
     STATISTICS,
     checked_figure,
     is_maximised,
@@ -95,6 +96,11 @@ class Objective:
     def is_throughput(self) -> bool:
         """Whether it is the throughput alone, without limits."""
         return self.figures == (DEFAULT_FIGURE,)
+
+    @property
+    def is_of_rates(self) -> bool:
+        """Whether it depends on the throughput only, which estimates and short runs tell well."""
+        return all(figure in RATES for figure in self.figures)
 
     @property
     def figures(self) -> tuple[str, ...]:
@@ -199,7 +205,7 @@ def parse_objective(
         If a figure is not known or a limit cannot be read.
     """
     return Objective(
-        checked_figure(GOALS.get(figure, figure), "--goal", known),
+        checked_figure(GOALS.get(figure, figure), "--goal", known, ("cost", "goodput")),
         tuple(parse_limit(text, "--subject-to", known) for text in limits),
     )
 
