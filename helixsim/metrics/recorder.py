@@ -220,7 +220,7 @@ class RunRecorder:
         self._has_finished = True
 
     def all_requests(self, active: Iterable[Request], waiting: Iterable[Request] = ()) -> Columns:
-        """The table of requests, with rows of those that have not ended; after the end, as it is.
+        """The table of requests, with rows of unended requests, too; after the end, as it is.
 
         While the run goes on, a new table.
         """

@@ -31,7 +31,7 @@ After the prefix of a class of users or a front end, such as ``classes.chat.``, 
 """
 UNSERVED_SHARE = "unserved_share"
 """After the prefix of an SLO, such as ``slo.chat.``: the share of requests that wait much too long,
-of these and those due. An SLO without a limit on the first token does not count them as due."""
+of these and the requests due. An SLO without a limit on the first token does not judge them."""
 DURATION_S = "duration_s"
 """Length of a run in seconds: the latency that a missed request counts with."""
 

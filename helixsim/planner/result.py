@@ -249,7 +249,7 @@ def nested(figures: dict[str, float]) -> dict[str, Any]:
 def shown_figures(candidate: Candidate, objective: Objective) -> dict[str, float]:
     """The figures of a candidate, as a run's summary has them, that every plan shows.
 
-    Those that all runs have, and those of the objective.
+    The figures that all runs have, and the figures of the objective.
     """
     figures = candidate.figures
     names = dict.fromkeys([*OBJECTIVE_FIGURES, *objective.figures])

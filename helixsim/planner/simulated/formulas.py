@@ -1,7 +1,7 @@
 """Figures of a run by the surrogate's estimate of its placement, which knows means only.
 
-- Percentiles are estimated by means, and latencies of a class of users or a front end by those of
-  all requests.
+- Percentiles are estimated by means, and latencies of a class of users or a front end by the
+  latencies of all requests.
 - An SLO is kept by the share 1 / (1 + (m / L)^4) of the requests that are served, for each of its
   limits L, where m is the mean latency: half of the requests at m = L, 94 % at m = L/2. The shares
   of several limits are multiplied. Requests that arrive but are not served are not within limits.
@@ -223,7 +223,7 @@ def _terms(scenario: Scenario) -> dict[str, list[Term]]:
 
 
 def _class_shares(scenario: Scenario) -> dict[str, float]:
-    """Class of users -> its share of the requests; those of a trace may be of none."""
+    """Class of users -> its share of the requests; a request of a trace may be of none."""
     workload = scenario.workload
     if workload.trace is None:
         weights = class_weights(workload, scenario.run.duration_s) if workload.classes else ()

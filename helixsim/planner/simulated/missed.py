@@ -95,7 +95,7 @@ def _is_for(slo: Slo, request: Request, classes: Collection[str]) -> bool:
 
 
 def _unserved_share(slo: Slo, figures: Mapping[str, Any], late: list[Request], now: float) -> float:
-    """Share of late requests that the SLO does not count as due, of them and those due."""
+    """Share of late requests that the SLO does not count as due, of them and the requests due."""
     limits = [limit_s for limit_s in (slo.ttft_s, slo.e2e_s) if limit_s is not None]
     longest_s = min(limits, default=None)
     extra = sum(1 for request in late if longest_s is None or now - request.arrival_s <= longest_s)

@@ -44,7 +44,7 @@ class Standing:
     error
         Standard deviation of the score.
     is_known
-        Whether the score may be compared with those of runs.
+        Whether the score may be compared with the scores of runs.
     """
 
     candidate: Candidate
