@@ -216,7 +216,7 @@ class RunRecorder:
 
     def finish(self, active: Iterable[Request], waiting: Iterable[Request] = ()) -> None:
         """Add the rows of requests that have not ended when the run does; sort all rows."""
-        self.requests = self.all_requests(active, waiting)
+        self._add_unended(self.requests, active, waiting)
         self._has_finished = True
 
     def all_requests(self, active: Iterable[Request], waiting: Iterable[Request] = ()) -> Columns:
@@ -227,11 +227,16 @@ class RunRecorder:
         if self._has_finished:
             return self.requests
         found = self.requests.copy()
+        self._add_unended(found, active, waiting)
+        return found
+
+    def _add_unended(
+        self, table: Columns, active: Iterable[Request], waiting: Iterable[Request]
+    ) -> None:
         for status, requests in (("in flight", active), ("waiting", waiting)):
             for request in requests:
-                found.add(*self._row(request, status, nan))
-        found.sort()
-        return found
+                table.add(*self._row(request, status, nan))
+        table.sort()
 
     def compact(self) -> None:
         """Keep memory bounded; called at every sample of the gauges."""

@@ -53,7 +53,10 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         + "".join(f", {requests[key]} {key}" for key in _SELDOM if requests[key]),
     ]
     lines += _kv_lines(summary)
-    lines += _slo_lines(summary["slo"]) + _group_lines("class", summary.get("classes", {}))
+    lines += _slo_lines(summary["slo"])
+    if len(summary["slo"]) > 1 and (goodput := summary.get("goodput_requests_per_s")) is not None:
+        lines.append(f"goodput {goodput:.3f} requests/s, within every SLO that is for them")
+    lines += _group_lines("class", summary.get("classes", {}))
     lines += _group_lines("front end", summary.get("front_ends", {}))
     lines += _cost_lines(summary)
     lines += [f"warning: {warning}" for warning in summary["warnings"]]

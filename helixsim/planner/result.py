@@ -197,6 +197,7 @@ class PlanResult:
         if self.simulated is not None:
             document["goal"] = self.goal
             document["simulated"] = nested(self.simulated)
+            document["counted"] = nested(self.counted)
             document["relative_error"] = self.error
             document["seeds"] = max((e.seeds for e in self.candidates if e.chosen), default=0)
             document["front"] = [
@@ -238,11 +239,11 @@ def nested(figures: dict[str, float]) -> dict[str, Any]:
     """Figures as in the summary of a run: ``a.mean`` as ``mean`` within ``a``."""
     found: dict[str, Any] = {}
     for name, value in figures.items():
-        head, _, statistic = name.partition(".")
-        if statistic:
-            found.setdefault(head, {})[statistic] = value
-        else:
-            found[head] = value
+        *groups, last = name.split(".")
+        inner = found
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[last] = value
     return found
 
 

@@ -334,6 +334,10 @@ def test_a_plan_keeps_the_attainment_of_a_class():
     summary = simulate(replace(scenario_of(12.0), placement=found.placement)).summary
     assert summary["slo"]["chat"]["attainment"] == found.simulated[CHAT] >= 0.3
     assert found.notes == ()
+    document = found.to_json(list("abcd"))
+    assert document["simulated"]["slo"]["chat"]["attainment"] == found.simulated[CHAT]
+    assert document["counted"]["missed_share"] == found.counted[MISSED_SHARE] > 0
+    assert found.counted["classes.chat.ttft_s.p95"] >= found.simulated["classes.chat.ttft_s.p95"]
     text = plan_text(found)
     assert f"limit       {CHAT}>=0.3: {found.simulated[CHAT]:.4g}" in text
     hopeless = planned(0, subject_to=[f"{CHAT}>=1.5"])
