@@ -278,15 +278,18 @@ def candidate(figures, label="a", seeds=1):
     return Candidate(label, ranges, None, label, 1.0, 1, estimate=estimate(1.0), runs=runs)
 
 
-def test_estimates_do_not_beat_runs_where_slos_or_latencies_count():
+def test_only_runs_of_full_length_beat_runs_where_slos_or_latencies_count():
     run, estimated = candidate({CHAT: 0.3, RATE: 9.0}), candidate({}, "b", seeds=0)
-    pool = [estimated, run]
+    stopped = candidate({}, "c", seeds=0)
+    stopped.projected = {CHAT: 0.95, RATE: 21.0}
     for objective, best in (
         (Objective(CHAT), run),
         (Objective(RATE, (Limit(CHAT, False, 0.9),)), run),
-        (Objective(RATE), estimated),
+        (Objective(RATE), stopped),
     ):
-        found = standings(pool, objective, lambda each: {CHAT: 0.95, RATE: 20.0})
+        found = standings(
+            [estimated, stopped, run], objective, lambda each: {CHAT: 0.95, RATE: 20.0}
+        )
         assert found[0].candidate is best
 
 

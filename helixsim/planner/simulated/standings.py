@@ -5,8 +5,9 @@ the number of distinct seeds; more for a run that was stopped; most for an estim
 candidate has the highest lower bound. So one lucky run does not beat three good ones, and three
 runs of a poor candidate do not beat one of a good candidate.
 
-Where latencies or SLOs count, estimates do not beat runs: they do not know which requests a
-placement rejects, and can be off by a factor of ten.
+Where latencies or SLOs count, only runs of full length beat other runs: estimates do not know which
+requests a placement rejects, and can be off by a factor of ten; and the share of missed requests,
+which percentiles hang on, cannot be projected from a run that was stopped.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def standings(
         else:
             continue
         kept, score = objective.rank(figures, each.move_cost)
-        is_known = each.is_tried or objective.is_of_rates
+        is_known = bool(each.runs) or objective.is_of_rates
         found.append(Standing(each, kept, score, score * error, is_known))
     return sorted(found, key=lambda standing: standing.rank, reverse=True)
 
