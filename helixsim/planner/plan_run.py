@@ -326,14 +326,11 @@ class PlanRun:
         else:
             placement, value = chosen.placement, chosen.max_flow_tokens_per_s
             stages = chosen.stages
+        measured = chosen if chosen is not None and chosen.figures else None
         candidates: tuple[CandidateResult, ...] = ()
         if self.simulated_search is not None and chosen is not None:
-            candidates = candidate_results(
-                list(self.simulated_search.pool),
-                chosen,
-                self.scenario.run.duration_s,
-                self.objective,
-            )
+            pool, full_s = list(self.simulated_search.pool), self.scenario.run.duration_s
+            candidates = candidate_results(pool, chosen, full_s, self.objective)
         return PlanResult(
             method=method,
             objective=searched_by,
@@ -348,16 +345,12 @@ class PlanRun:
             and value >= search.bound * (1 - NEGLIGIBLE)
             and not self._is_overcommitted(placement),
             trace=tuple(search.trace),
-            simulated=shown_figures(chosen, self.objective)
-            if chosen is not None and chosen.figures
-            else None,
+            simulated=None if measured is None else shown_figures(measured, self.objective),
             candidates=candidates,
             interrupted=interrupted,
             notes=self._notes(chosen, searched_by),
             limits=self.objective.limits,
-            counted=counted_figures(chosen, self.objective)
-            if chosen is not None and chosen.figures
-            else {},
+            counted={} if measured is None else counted_figures(measured, self.objective),
             error=best.error / best.score if best and best.candidate.runs and best.score else None,
         )
 
