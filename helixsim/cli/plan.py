@@ -16,6 +16,7 @@ from helixsim.cli.group import (
     seconds_of,
 )
 from helixsim.cli.progress import show_progress
+from helixsim.cli.studies import BackendOption
 
 if TYPE_CHECKING:
     from helixsim.placement.placement import Placement
@@ -50,7 +51,11 @@ def plan(
         typer.Option(help="Optimise figures of simulations, or the maximum flow."),
     ] = "simulated",
     goal: Annotated[
-        str, typer.Option(help="With objective simulated: figure of the summary to optimise.")
+        str,
+        typer.Option(
+            help="With objective simulated: figure of the summary to optimise, e.g. 'ttft_s.p95' "
+            "or 'slo.chat.attainment'; or 'cost', or 'goodput'."
+        ),
     ] = "decode_tokens_per_s",
     subject_to: Annotated[
         list[str] | None,
@@ -107,8 +112,9 @@ def plan(
     ] = 3,
     solver: _Solver = "CBC",
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes for simulations. [default: all cores]")
+        int | None, typer.Option(min=1, help="Simulations at a time. [default: one for each core]")
     ] = None,
+    backend: BackendOption = "local",
     overrides: SetOption = None,
     write_front: Annotated[
         Path | None,
@@ -142,12 +148,12 @@ def plan(
 ) -> None:
     """Choose which node holds which layers of the LLM."""
     import json
-    import os
     from dataclasses import replace
 
     from helixsim.errors import InputError
     from helixsim.output_files import check_output
     from helixsim.planner import plan as planning
+    from helixsim.planner.figures import names_of
     from helixsim.planner.objective import parse_objective
     from helixsim.planner.simulated.search import EFFORTS
     from helixsim.scenario.load import load_scenario
@@ -163,7 +169,7 @@ def plan(
             where="--write-front",
         )
     scenario = load_scenario(file, overrides or [])
-    objective_figures = parse_objective(goal, subject_to or ()).figures
+    objective_figures = parse_objective(goal, subject_to or (), names_of(scenario)).figures
     with show_progress(scenario.name) as show:
         result = planning.plan(
             scenario,
@@ -183,7 +189,8 @@ def plan(
             time_limit_s=_time_limit_s(time_limit, objective),
             seed=seed,
             solver=solver,
-            jobs=jobs or os.cpu_count() or 1,
+            jobs=jobs,
+            backend=backend,
             effort=replace(EFFORTS[effort], num_seeds=seeds),
             model_file=write_model,
             solution_file=write_solution,

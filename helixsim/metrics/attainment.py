@@ -91,6 +91,30 @@ def attainments(
     }
 
 
+def goodput_requests_per_s(
+    slos: Sequence[Slo],
+    requests: Columns,
+    start_s: float,
+    end_s: float,
+    classes: Iterable[str] = (),
+) -> float:
+    """Requests per second that were completed in the window within every SLO that is for them.
+
+    An SLO with the name of a class is for its requests, another one for all. Requests that no SLO
+    is for count when they are completed. Parameters as of :func:`attainments`.
+    """
+    names = set(classes)
+    for_all = [slo for slo in slos if slo.name not in names]
+    own = {name: [slo for slo in slos if slo.name == name] for name in names}
+    kept = sum(
+        row.status == "completed"
+        and start_s <= row.end_s <= end_s
+        and all(_keeps(slo, row) for slo in (*for_all, *own.get(row.user_class, ())))
+        for row in _rows(requests)
+    )
+    return kept / (end_s - start_s) if end_s > start_s else 0.0
+
+
 def _rows(requests: Columns) -> Iterator[_Row]:
     table = requests.as_dict()
     columns: list[Sequence[Any]] = [table[name] for name in _COLUMNS]

@@ -29,6 +29,12 @@ class Columns:
         for column, value in zip(self.values, row, strict=True):
             column.append(value)  # type: ignore[arg-type]
 
+    def copy(self) -> Columns:
+        """A table with the same rows."""
+        found = Columns(self.names, self.types)
+        found.values = [column[:] for column in self.values]
+        return found
+
     def sort(self) -> None:
         """Put the rows in order of the first column."""
         first = self.values[0]
@@ -118,6 +124,7 @@ class RunRecorder:
         self.ttft_s = Sample()
         self.tpot_s = Sample()
         self.e2e_s = Sample()
+        self._has_finished = False
         self.window_prompt_tokens = 0
         self.num_arrived = 0
         self.num_completed = 0
@@ -209,11 +216,27 @@ class RunRecorder:
 
     def finish(self, active: Iterable[Request], waiting: Iterable[Request] = ()) -> None:
         """Add the rows of requests that have not ended when the run does; sort all rows."""
-        for request in active:
-            self._add_row(request, "in flight", nan)
-        for request in waiting:
-            self._add_row(request, "waiting", nan)
-        self.requests.sort()
+        self._add_unended(self.requests, active, waiting)
+        self._has_finished = True
+
+    def all_requests(self, active: Iterable[Request], waiting: Iterable[Request] = ()) -> Columns:
+        """The table of requests, with rows of unended requests, too; after the end, as it is.
+
+        While the run goes on, a new table.
+        """
+        if self._has_finished:
+            return self.requests
+        found = self.requests.copy()
+        self._add_unended(found, active, waiting)
+        return found
+
+    def _add_unended(
+        self, table: Columns, active: Iterable[Request], waiting: Iterable[Request]
+    ) -> None:
+        for status, requests in (("in flight", active), ("waiting", waiting)):
+            for request in requests:
+                table.add(*self._row(request, status, nan))
+        table.sort()
 
     def compact(self) -> None:
         """Keep memory bounded; called at every sample of the gauges."""
@@ -221,10 +244,13 @@ class RunRecorder:
             sample.compact()
 
     def _add_row(self, request: Request, status: str, end_s: float) -> None:
+        self.requests.add(*self._row(request, status, end_s))
+
+    def _row(self, request: Request, status: str, end_s: float) -> tuple[object, ...]:
         decodes = (
             max(request.num_output_tokens - 1, 0) if isnan(end_s) else request.num_output_tokens
         )
-        self.requests.add(
+        return (
             request.index,
             status,
             request.arrival_s,

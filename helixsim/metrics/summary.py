@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from helixsim.control.control_plane import node_scheduler_name
 from helixsim.control.routing.policy import Rejection
-from helixsim.metrics.attainment import attainments
+from helixsim.metrics.attainment import attainments, goodput_requests_per_s
 from helixsim.metrics.costs import cost, energy
 from helixsim.metrics.gauges import has_prefix_cache
 from helixsim.metrics.group_figures import class_figures, front_end_figures
@@ -55,13 +55,12 @@ def _flat(summary: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]
 def build_summary(
     run: MeasuredRun, timeline: Timeline, *, interrupted: bool = False
 ) -> dict[str, Any]:
-    """The summary of a run that has ended; every key is documented in docs/results.md."""
+    """The summary of a run up to now; every key is documented in docs/results.md."""
     recorder = run.recorder
     now = float(run.now)
     start = recorder.window_start_s
     end = max(start, min(recorder.window_end_s, now))
     measured_s = end - start
-    classes = run.scenario.workload.class_names
     decodes = len(recorder.decode_latency_s)
     prompts = len(recorder.prompt_latency_s)
 
@@ -107,8 +106,7 @@ def build_summary(
             "restarted": run.coordinator.num_restarts,
         },
         "rejected_for": {reason.value: recorder.rejected_for[reason] for reason in Rejection},
-        "slo": attainments(run.scenario.slos, recorder.requests, start, end, classes),
-        **_group_figures(run, start, end),
+        **_request_figures(run, start, end),
         "cost": cost(run.scenario, per_s(decodes + prompts), total_tokens_per_s),
         "energy": energy(run.scenario, per_s(decodes + prompts), total_tokens_per_s),
         "prefix_cache_hit_rate": _hit_rate(run),
@@ -119,13 +117,22 @@ def build_summary(
     }
 
 
-def _group_figures(run: MeasuredRun, start_s: float, end_s: float) -> dict[str, Any]:
-    """Figures of each class of users and of each of several front ends, where there are such."""
-    scenario, rows = run.scenario, run.recorder.requests
-    found = {}
-    if scenario.workload.class_names:
+def _request_figures(run: MeasuredRun, start_s: float, end_s: float) -> dict[str, Any]:
+    """Figures from the table of requests: of SLOs, classes of users and several front ends."""
+    scenario, recorder, slos = run.scenario, run.recorder, run.scenario.slos
+    classes = scenario.workload.class_names
+    has_front_ends = "front_end" in recorder.requests.names
+    if not (slos or classes or has_front_ends):
+        return {"slo": {}}
+    rows = recorder.all_requests(run.coordinator.active, run.coordinator.waiting)
+    found: dict[str, Any] = {"slo": attainments(slos, rows, start_s, end_s, classes)}
+    if slos:
+        found["goodput_requests_per_s"] = goodput_requests_per_s(
+            slos, rows, start_s, end_s, classes
+        )
+    if classes:
         found["classes"] = class_figures(scenario, rows, start_s, end_s)
-    if "front_end" in rows.names:
+    if has_front_ends:
         found["front_ends"] = front_end_figures(scenario, rows, start_s, end_s)
     return found
 

@@ -53,7 +53,9 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         + "".join(f", {requests[key]} {key}" for key in _SELDOM if requests[key]),
     ]
     lines += _kv_lines(summary)
-    lines += _slo_lines(summary["slo"]) + _group_lines("class", summary.get("classes", {}))
+    lines += _slo_lines(summary["slo"])
+    lines += _goodput_lines(summary)
+    lines += _group_lines("class", summary.get("classes", {}))
     lines += _group_lines("front end", summary.get("front_ends", {}))
     lines += _cost_lines(summary)
     lines += [f"warning: {warning}" for warning in summary["warnings"]]
@@ -89,6 +91,14 @@ def _kv_lines(summary: Mapping[str, Any]) -> list[str]:
     if count := summary.get("preemptions"):
         facts.append(f"{count} preemption{'s' * (count > 1)}")
     return [f"KV caches: {', '.join(facts)}"] if facts else []
+
+
+def _goodput_lines(summary: Mapping[str, Any]) -> list[str]:
+    """The goodput over several SLOs, if any request was due; earlier results do not tell it."""
+    slos, goodput = summary["slo"].values(), summary.get("goodput_requests_per_s")
+    if goodput is None or len(slos) < 2 or not any(_num_due(slo) for slo in slos):
+        return []
+    return [f"goodput: {goodput:.3f} requests/s within every SLO that is for them"]
 
 
 def _slo_lines(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
 from helixsim.display import shortened
 from helixsim.planner.max_flow.upper_bound import Bound
-from helixsim.planner.objective import parse_limit
+from helixsim.planner.objective import MISSED_SHARE
 from helixsim.planner.result import PlanResult
 from helixsim.planner.served.of_placement import ServedBound
 from helixsim.scenario.files import moved_document
@@ -129,11 +129,20 @@ def _goal_lines(result: PlanResult, figures: Mapping[str, float]) -> Iterator[st
     """The figure of the goal with its uncertainty, and the figures that have limits."""
     if result.goal in figures:
         error = "" if result.error is None else f" (±{result.error:.1%})"
-        yield f"goal        {result.goal} {figures[result.goal]:.4g}{error}"
-    for text in result.subject_to:
-        limit = parse_limit(text, "--subject-to")
-        value = figures.get(limit.figure)
-        yield f"limit       {limit}: {'not measured' if value is None else format(value, '.4g')}"
+        yield f"goal        {result.goal} {_goal_figure(result, result.goal)}{error}"
+    for limit in result.limits:
+        value = _goal_figure(result, limit.figure) if limit.figure in figures else "not measured"
+        yield f"limit       {limit}: {value}"
+    if missed := result.counted.get(MISSED_SHARE):
+        yield f"missed      {missed:.1%} of requests were rejected, failed or wait much too long"
+
+
+def _goal_figure(result: PlanResult, name: str) -> str:
+    """A figure as it is compared, and as the run has it where missed requests change it."""
+    own = result.simulated[name] if result.simulated else nan
+    value = result.counted.get(name, own)
+    text = f"{value:.4g}"
+    return text if text == f"{own:.4g}" else f"{text} with missed requests, {own:.4g} without"
 
 
 def _figures_text(figures: dict[str, float]) -> str:

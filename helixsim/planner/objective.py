@@ -9,38 +9,29 @@ from itertools import pairwise
 from math import isfinite, nan
 
 from helixsim.errors import InputError
+from helixsim.planner.figures import (
+    COUNTS,
+    DEFAULT_FIGURE,
+    GOALS,
+    OBJECTIVE_FIGURES,
+    RATES,
+    STATISTICS,
+    checked_figure,
+    is_maximised,
+    latency_name,
+)
 
 Figures = Mapping[str, float]
 """Name of a figure, such as ``decode_latency_s.mean``, -> its value."""
 
-DEFAULT_FIGURE = "decode_tokens_per_s"
-
-_RATES = (
-    "decode_tokens_per_s",
-    "output_tokens_per_s",
-    "total_tokens_per_s",
-    "requests_per_s",
-)
-_LATENCIES = ("prompt_latency_s", "decode_latency_s", "ttft_s", "tpot_s", "itl_s", "e2e_s")
-_STATISTICS = ("mean", "p5", "p25", "p50", "p75", "p95", "p99")
-OBJECTIVE_FIGURES: tuple[str, ...] = (
-    *_RATES,
-    *(f"{name}.{statistic}" for name in _LATENCIES for statistic in _STATISTICS),
-)
-"""Figures of a run's summary that may be optimised or have a limit."""
-
-GOALS: Mapping[str, str] = {
-    "cost": "output_tokens_per_s",
-    "cost.dollars_per_million_output_tokens": "output_tokens_per_s",
-    "cost.dollars_per_million_total_tokens": "total_tokens_per_s",
-}
-"""Goals -> the figures that are optimised in their place.
-
-The cluster of a plan is paid for as a whole, idle machines too: the placement with the lowest cost
-of a token is the one with the most tokens per second.
-"""
 MISSED_SHARE = "missed_share"
-"""Share of the requests without an answer in time: rejected, failed, or still without a token."""
+"""Share of the requests without an answer in time: rejected, failed, or still without a token.
+
+After the prefix of a class of users or a front end, such as ``classes.chat.``, of its requests.
+"""
+UNSERVED_SHARE = "unserved_share"
+"""After the prefix of an SLO, such as ``slo.chat.``: the share of requests that wait much too long,
+of these and the requests due. An SLO without a limit on the first token does not judge them."""
 DURATION_S = "duration_s"
 """Length of a run in seconds: the latency that a missed request counts with."""
 
@@ -56,7 +47,7 @@ class Limit:
     Attributes
     ----------
     figure
-        One of :data:`OBJECTIVE_FIGURES`.
+        A figure of a run's summary.
     at_most
         Whether the figure must not exceed the value; otherwise it must not fall below it.
     value
@@ -88,7 +79,7 @@ class Objective:
     Attributes
     ----------
     figure
-        One of :data:`OBJECTIVE_FIGURES`: rates are maximised, latencies minimised.
+        A figure of a run's summary: rates and shares are maximised, others minimised.
     limits
         Limits on figures.
     """
@@ -99,7 +90,17 @@ class Objective:
     @property
     def is_rate(self) -> bool:
         """Whether the figure is maximised."""
-        return self.figure in _RATES
+        return is_maximised(self.figure)
+
+    @property
+    def is_throughput(self) -> bool:
+        """Whether it is the throughput alone, without limits."""
+        return self.figures == (DEFAULT_FIGURE,)
+
+    @property
+    def is_of_rates(self) -> bool:
+        """Whether it depends on the throughput only, which estimates and short runs tell well."""
+        return all(figure in RATES for figure in self.figures)
 
     @property
     def figures(self) -> tuple[str, ...]:
@@ -117,6 +118,8 @@ class Objective:
             What makes the figure worse, in its unit; see :func:`.move_cost`.
         """
         actual = counted(figures, self.figure)
+        if self.figure in COUNTS and actual >= 0:
+            return 1 / (1 + actual + price)
         if not isfinite(actual) or actual <= 0:
             return 0.0
         return max(0.0, actual - price) if self.is_rate else 1 / (actual + price)
@@ -139,24 +142,37 @@ class Objective:
 
 
 def counted(figures: Figures, name: str) -> float:
-    """A figure with missed requests counted: with a latency as long as the run; NaN if unknown.
+    """A figure with missed requests counted, NaN if unknown.
 
-    Without that, the best latency would be that of a cluster that turns most requests away. A
-    percentile is interpolated between the known percentiles.
+    In a latency, they count as long as the run; in the attainment of an SLO, they are not within
+    limits. Without that, the best latency would be that of a cluster that turns most requests away.
+    A percentile is interpolated between the known percentiles.
     """
     value = figures.get(name, nan)
-    missed, longest_s = figures.get(MISSED_SHARE, 0.0), figures.get(DURATION_S, nan)
-    family, _, statistic = name.partition(".")
-    if family not in _LATENCIES or not (missed > 0 and isfinite(longest_s)):
+    prefix, _, last = name.rpartition(".")
+    if last == "attainment":
+        return value * (1 - figures.get(f"{prefix}.{UNSERVED_SHARE}", 0.0))
+    parts = latency_name(name)
+    if parts is None:
+        return value
+    group, family, statistic = parts
+    missed, longest_s = figures.get(group + MISSED_SHARE, 0.0), figures.get(DURATION_S, nan)
+    if not (missed > 0 and isfinite(longest_s)):
         return value
     if statistic == "mean":
         return (1 - missed) * value + missed * longest_s
-    share = float(statistic[1:]) / 100
+    return _percentile(figures, group + family, float(statistic[1:]) / 100, missed, longest_s)
+
+
+def _percentile(
+    figures: Figures, latency: str, share: float, missed: float, longest_s: float
+) -> float:
+    """A percentile with missed requests, interpolated between the known ones."""
     if share >= 1 - missed:
         return longest_s
     known = [
-        (float(each[1:]) / 100, figures.get(f"{family}.{each}", nan))
-        for each in _STATISTICS
+        (float(each[1:]) / 100, figures.get(f"{latency}.{each}", nan))
+        for each in STATISTICS
         if each != "mean"
     ]
     points = [(0.0, 0.0), *known, (1.0, longest_s)]
@@ -167,15 +183,21 @@ def counted(figures: Figures, name: str) -> float:
     return longest_s
 
 
-def parse_objective(figure: str = DEFAULT_FIGURE, limits: Sequence[str] = ()) -> Objective:
+def parse_objective(
+    figure: str = DEFAULT_FIGURE,
+    limits: Sequence[str] = (),
+    known: Sequence[str] = OBJECTIVE_FIGURES,
+) -> Objective:
     """Read an objective: a figure, and limits such as ``decode_latency_s.mean<=1.5``.
 
     Parameters
     ----------
     figure
-        One of :data:`OBJECTIVE_FIGURES`, or of :data:`GOALS`.
+        One of `known`, or of :data:`.GOALS`.
     limits
         Texts as :func:`parse_limit` reads them.
+    known
+        Names of the figures that runs have.
 
     Raises
     ------
@@ -183,21 +205,9 @@ def parse_objective(figure: str = DEFAULT_FIGURE, limits: Sequence[str] = ()) ->
         If a figure is not known or a limit cannot be read.
     """
     return Objective(
-        _known(GOALS.get(figure, figure), "--goal", OBJECTIVE_FIGURES),
-        tuple(parse_limit(text, "--subject-to") for text in limits),
+        checked_figure(GOALS.get(figure, figure), "--goal", known, ("cost", "goodput")),
+        tuple(parse_limit(text, "--subject-to", known) for text in limits),
     )
-
-
-def _known(figure: str, where: str, known: Sequence[str]) -> str:
-    if figure not in known:
-        more = [name for name in known if name not in OBJECTIVE_FIGURES]
-        raise InputError(
-            f"unknown figure '{figure}'; choose one of {', '.join(_RATES)}, or one of "
-            f"{', '.join(_LATENCIES)} with one of the statistics {', '.join(_STATISTICS)}, such as "
-            "decode_latency_s.mean" + (f"; or one of {', '.join(more)}" if more else ""),
-            where=where,
-        )
-    return figure
 
 
 def parse_limit(text: str, where: str, known: Sequence[str] = OBJECTIVE_FIGURES) -> Limit:
@@ -225,7 +235,7 @@ def parse_limit(text: str, where: str, known: Sequence[str] = OBJECTIVE_FIGURES)
             "decode_latency_s.mean<=1.5",
             where=where,
         )
-    return Limit(_known(match[1], where, known), match[2] == "<=", value)
+    return Limit(checked_figure(match[1], where, known), match[2] == "<=", value)
 
 
 def _number(text: str) -> float:
@@ -239,18 +249,5 @@ def mean_figures(figures: Sequence[Figures]) -> dict[str, float]:
     """Mean over runs of the figures that all runs have; empty without runs."""
     if not figures:
         return {}
-    wanted = (*OBJECTIVE_FIGURES, MISSED_SHARE, DURATION_S)
-    names = [name for name in wanted if all(name in each for each in figures)]
+    names = [name for name in figures[0] if all(name in each for each in figures)]
     return {name: sum(each[name] for each in figures) / len(figures) for name in names}
-
-
-def estimated_family(figure: str) -> str:
-    """The figure of the surrogate's estimate that stands for a figure of a run."""
-    if figure in _RATES:
-        return "decode_tokens_per_s"
-    head = figure.partition(".")[0]
-    if head in ("prompt_latency_s", "ttft_s"):
-        return "prompt_latency_s.mean"
-    if head == "e2e_s":
-        return "e2e_s.mean"
-    return "decode_latency_s.mean"

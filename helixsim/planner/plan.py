@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 
+from helixsim.backends import Backend, check_backend
 from helixsim.errors import InputError
 from helixsim.placement.placement import Placement
 from helixsim.planner.constraints import parse_constraints, violations
 from helixsim.planner.feasibility import check_stages
+from helixsim.planner.figures import DEFAULT_FIGURE, names_of
 from helixsim.planner.heuristics import petals, replicas, separate, separate_mixed, swarm
 from helixsim.planner.max_flow.optimise import optimise
 from helixsim.planner.milp import milp, recover
-from helixsim.planner.objective import DEFAULT_FIGURE, parse_objective
+from helixsim.planner.objective import parse_objective
 from helixsim.planner.plan_run import PlanProgress, PlanRun
 from helixsim.planner.problem import PlanningProblem, planning_problem
 from helixsim.planner.result import PlanResult
@@ -56,7 +59,8 @@ def plan(
     time_limit_s: float | None = None,
     seed: int = 0,
     solver: str = "CBC",
-    jobs: int = 1,
+    jobs: int | None = 1,
+    backend: Backend = "local",
     effort: Effort | None = None,
     budget: SearchBudget = DEFAULT_BUDGET,
     model_file: Path | None = None,
@@ -80,8 +84,9 @@ def plan(
         the scenario. Only ``optimise`` searches for it; the placements of other methods are
         simulated without a search.
     goal, subject_to
-        With objective ``simulated``: the figure of a run's summary to optimise, and limits such
-        as ``decode_latency_s.mean<=1.5``.
+        With objective ``simulated``: ``cost``, ``goodput``, or the figure of a run's summary to
+        optimise, and limits such as ``decode_latency_s.mean<=1.5`` or
+        ``slo.chat.attainment>=0.95``. :func:`.names_of` has the figures of a scenario.
     max_stages
         Most nodes of a route.
     partial_inference
@@ -107,8 +112,11 @@ def plan(
     solver
         Back end of python-mip: ``CBC``, ``HIGHS`` or ``GUROBI``.
     jobs
-        Number of processes for simulations; more than 1 needs
-        ``if __name__ == "__main__":`` in a script.
+        Number of simulations at a time, each in a process; more than 1 local job needs
+        ``if __name__ == "__main__":`` in a script. None for all cores.
+    backend
+        Where simulations run: ``local`` on this machine, ``ray`` on a Ray cluster, as of
+        :func:`helixsim.backends.connected_ray`. The plan is the same.
     effort
         How much a simulated search tries.
     budget
@@ -139,7 +147,9 @@ def plan(
     _check(method, objective, max_stages, keep_links, time_limit_s, jobs)
     if (method != "milp" or from_solution is not None) and (model_file or solution_file):
         raise InputError("only method milp writes a model and a raw solution")
+    check_backend(backend)
     check_solver(solver)
+    parsed = parse_objective(goal, subject_to, names_of(scenario))
     constraints = parse_constraints(
         [node.name for node in scenario.cluster],
         scenario.llm.num_layers,
@@ -159,7 +169,7 @@ def plan(
     plan_run = PlanRun(
         _with_start(scenario, problem, start_from),
         problem,
-        parse_objective(goal, subject_to),
+        parsed,
         seed=seed,
         solver=solver,
         max_stages=max_stages,
@@ -185,8 +195,9 @@ def plan(
         plan_run.prove()
         if objective == "simulated":
             plan_run.simulate(
-                jobs,
+                jobs or (os.cpu_count() if backend == "local" else None),
                 effort or Effort(),
+                backend=backend,
                 searching=method == "optimise" and from_solution is None,
             )
     except KeyboardInterrupt:
@@ -217,7 +228,7 @@ def _check(
     max_stages: int | None,
     keep_links: int | None,
     time_limit_s: float | None,
-    jobs: int,
+    jobs: int | None,
 ) -> None:
     if method not in METHODS:
         raise InputError(

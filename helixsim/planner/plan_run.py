@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from math import inf, isfinite
 from time import monotonic
 
+from helixsim.backends import Backend
 from helixsim.errors import InputError, NoRouteError, PlacementError
 from helixsim.placement.placement import Placement
 from helixsim.planner.heuristics import petals, replicas, separate_mixed, swarm
@@ -19,6 +20,7 @@ from helixsim.planner.result import (
     CandidateResult,
     PlanResult,
     candidate_results,
+    counted_figures,
     shown_figures,
     unused_nodes,
 )
@@ -27,7 +29,8 @@ from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
 from helixsim.planner.simulated.candidates import Candidate, most_stages
 from helixsim.planner.simulated.search import Effort, SimulatedSearch
 from helixsim.planner.simulated.standings import Standing
-from helixsim.planner.simulated.trial_pool import Setting, TrialPool
+from helixsim.planner.simulated.tasks import Setting
+from helixsim.planner.simulated.trial_pool import TrialPool
 from helixsim.scenario.resolved import Scenario
 
 
@@ -159,13 +162,15 @@ class PlanRun:
 
     # -- simulation --------------------------------------------------------------------------
 
-    def simulate(self, jobs: int, effort: Effort, *, searching: bool) -> None:
+    def simulate(
+        self, jobs: int | None, effort: Effort, *, searching: bool, backend: Backend = "local"
+    ) -> None:
         """Choose a placement by simulation.
 
         Parameters
         ----------
-        jobs
-            Number of processes.
+        jobs, backend
+            How many simulations run at a time, and where; see :class:`.TrialPool`.
         effort
             How much to try.
         searching
@@ -186,8 +191,8 @@ class PlanRun:
         )
         # Processes take a while to start; a search of a few seconds does without.
         if search.left_s < self.budget.start_up_s:
-            jobs = 1
-        trial_pool = TrialPool(setting, self.problem, jobs, self.report_again)
+            jobs, backend = 1, "local"
+        trial_pool = TrialPool(setting, self.problem, jobs, self.report_again, backend)
         try:
             starts = self._starts() if searching else [("method", self._placement())]
             self.simulated_search = SimulatedSearch(
@@ -321,13 +326,11 @@ class PlanRun:
         else:
             placement, value = chosen.placement, chosen.max_flow_tokens_per_s
             stages = chosen.stages
+        measured = chosen if chosen is not None and chosen.figures else None
         candidates: tuple[CandidateResult, ...] = ()
         if self.simulated_search is not None and chosen is not None:
-            candidates = candidate_results(
-                list(self.simulated_search.pool),
-                chosen,
-                self.scenario.run.duration_s,
-            )
+            pool, full_s = list(self.simulated_search.pool), self.scenario.run.duration_s
+            candidates = candidate_results(pool, chosen, full_s, self.objective)
         return PlanResult(
             method=method,
             objective=searched_by,
@@ -342,11 +345,12 @@ class PlanRun:
             and value >= search.bound * (1 - NEGLIGIBLE)
             and not self._is_overcommitted(placement),
             trace=tuple(search.trace),
-            simulated=shown_figures(chosen) if chosen is not None and chosen.figures else None,
+            simulated=None if measured is None else shown_figures(measured, self.objective),
             candidates=candidates,
             interrupted=interrupted,
             notes=self._notes(chosen, searched_by),
-            subject_to=tuple(map(str, self.objective.limits)),
+            limits=self.objective.limits,
+            counted={} if measured is None else counted_figures(measured, self.objective),
             error=best.error / best.score if best and best.candidate.runs and best.score else None,
         )
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from helixsim.display import shortened
 from helixsim.placement.placement import Placement
-from helixsim.planner.objective import OBJECTIVE_FIGURES
+from helixsim.planner.figures import OBJECTIVE_FIGURES
+from helixsim.planner.objective import MISSED_SHARE, Limit, Objective, counted
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.search import Incumbent
 from helixsim.planner.simulated.candidates import LATENCY, THROUGHPUT, Candidate, front
@@ -87,8 +88,11 @@ class PlanResult:
         Whether Ctrl-C ended the search.
     notes
         Remarks for the user, such as limits that are not kept.
-    subject_to
-        The limits, as arguments of :func:`~helixsim.planner.plan.plan`.
+    limits
+        The limits on figures.
+    counted
+        With objective ``simulated``, the figures of the goal and the limits with missed requests
+        counted, as the choice does; and the share of missed requests (``missed_share``).
     error
         With objective ``simulated``, the standard deviation of the mean of the goal's figure over
         seeds, relative to it; with one seed, that of runs in general.
@@ -109,8 +113,14 @@ class PlanResult:
     candidates: tuple[CandidateResult, ...] = ()
     interrupted: bool = False
     notes: tuple[str, ...] = field(default=())
-    subject_to: tuple[str, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    counted: dict[str, float] = field(default_factory=dict)
     error: float | None = None
+
+    @property
+    def subject_to(self) -> tuple[str, ...]:
+        """The limits, as arguments of :func:`~helixsim.planner.plan.plan`."""
+        return tuple(map(str, self.limits))
 
     @property
     def value(self) -> float:
@@ -192,6 +202,7 @@ class PlanResult:
         if self.simulated is not None:
             document["goal"] = self.goal
             document["simulated"] = nested(self.simulated)
+            document["counted"] = nested(self.counted)
             document["relative_error"] = self.error
             document["seeds"] = max((e.seeds for e in self.candidates if e.chosen), default=0)
             document["front"] = [
@@ -234,22 +245,33 @@ def nested(figures: dict[str, float]) -> dict[str, Any]:
     """Figures as in the summary of a run: ``a.mean`` as ``mean`` within ``a``."""
     found: dict[str, Any] = {}
     for name, value in figures.items():
-        head, _, statistic = name.partition(".")
-        if statistic:
-            found.setdefault(head, {})[statistic] = value
-        else:
-            found[head] = value
+        *groups, last = name.split(".")
+        inner = found
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[last] = value
     return found
 
 
-def shown_figures(candidate: Candidate) -> dict[str, float]:
-    """The figures of a candidate as a run's summary has them."""
+def shown_figures(candidate: Candidate, objective: Objective) -> dict[str, float]:
+    """The figures of a candidate, as a run's summary has them, that every plan shows.
+
+    The figures that all runs have, and the figures of the objective.
+    """
     figures = candidate.figures
-    return {name: figures[name] for name in OBJECTIVE_FIGURES if name in figures}
+    names = dict.fromkeys([*OBJECTIVE_FIGURES, *objective.figures])
+    return {name: figures[name] for name in names if name in figures}
+
+
+def counted_figures(candidate: Candidate, objective: Objective) -> dict[str, float]:
+    """The figures of an objective with missed requests counted, and the share of these."""
+    figures = candidate.figures
+    found = {name: counted(figures, name) for name in objective.figures if name in figures}
+    return found | {MISSED_SHARE: figures.get(MISSED_SHARE, 0.0)}
 
 
 def candidate_results(
-    candidates: Sequence[Candidate], chosen: Candidate, full_s: float
+    candidates: Sequence[Candidate], chosen: Candidate, full_s: float, objective: Objective
 ) -> tuple[CandidateResult, ...]:
     """The results of all simulated candidates.
 
@@ -259,6 +281,8 @@ def candidate_results(
         The candidates of the search, and the plan among them.
     full_s
         Length of a complete run, in seconds.
+    objective
+        Its figures are shown, too.
     """
     tried = [each for each in candidates if THROUGHPUT in each.figures]
     # Only candidates with as many runs as the plan are compared with it: the best of many single
@@ -279,7 +303,7 @@ def candidate_results(
             stages=each.stages,
             seeds=max(1, len(each.runs)),
             simulated_s=full_s if each.runs else each.stopped_s,
-            figures=shown_figures(each),
+            figures=shown_figures(each, objective),
             errors={
                 name: share * each.figures[name] / sqrt(len(each.runs))
                 for name, share in shares.items()

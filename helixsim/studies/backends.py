@@ -10,15 +10,15 @@ import threading
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from typing import Any, Literal
+from typing import Any
 
-from helixsim.errors import HelixError, InputError, SimulationError
+from helixsim.backends import Backend, check_backend, connected_ray
+from helixsim.errors import HelixError, SimulationError
 from helixsim.processes import held_interrupts, leave_with
 from helixsim.registry import register_all, registered_here
 from helixsim.scenario.resolved import Scenario
 from helixsim.studies.runs import Outcome, StudyRun, carry_out
 
-Backend = Literal["local", "ray"]
 Outcomes = Generator[tuple[int, Outcome], None, None]
 
 _POOL_THREAD = "ExecutorManagerThread"
@@ -56,8 +56,7 @@ def outcomes(
     SimulationError
         If a process has died.
     """
-    if backend not in ("local", "ray"):
-        raise InputError(f"no backend '{backend}'; there are local and ray", where="backend")
+    check_backend(backend)
     if not runs:
         return
     if backend == "ray":
@@ -144,22 +143,8 @@ def _in_process(
 
 
 def _on_ray(runs: Sequence[StudyRun], jobs: int | None) -> Outcomes:
-    try:
-        import ray
-    except ImportError as error:
-        raise InputError(
-            "Ray is not installed; pip install 'helixsim[ray]'", where="backend ray"
-        ) from error
-    ours = not ray.is_initialized()
-    if ours:
-        ray.init(log_to_driver=False, logging_level="error", include_dashboard=False)
-    try:
+    with connected_ray() as ray:
         yield from _ray_tasks(ray, runs, jobs or int(ray.cluster_resources().get("CPU", 1)))
-    except ray.exceptions.RayError as error:
-        raise SimulationError(f"Ray could not carry out a run: {error}") from error
-    finally:
-        if ours:
-            ray.shutdown()
 
 
 def _ray_tasks(

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from math import sqrt
 from pathlib import Path
 
+from helixsim.backends import Backend
 from helixsim.errors import InputError
 from helixsim.planner.place import place
 from helixsim.planner.served.request_mix import request_mix
 from helixsim.scenario.load import checked_document, load_scenario, resolve_scenario
 from helixsim.scenario.overrides import apply_overrides
 from helixsim.scenario.resolved import Scenario
-from helixsim.studies.backends import Backend
 from helixsim.studies.capacity_interval import (
     MIN_SEEDS,
     CapacityInterval,

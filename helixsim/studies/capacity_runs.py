@@ -7,8 +7,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from helixsim.backends import Backend
 from helixsim.errors import SimulationError
-from helixsim.studies.backends import Backend, outcomes
+from helixsim.studies.backends import outcomes
 from helixsim.studies.folder import StudyFolder
 from helixsim.studies.runs import Outcome, StudyRun
 

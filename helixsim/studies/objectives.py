@@ -9,7 +9,8 @@ from statistics import fmean
 
 from helixsim.errors import InputError
 from helixsim.metrics.summary import figures_of
-from helixsim.planner.objective import OBJECTIVE_FIGURES, Limit, parse_limit
+from helixsim.planner.figures import figure_names
+from helixsim.planner.objective import Limit, parse_limit
 from helixsim.scenario.resolved import Slo
 from helixsim.studies.runs import Outcome
 from helixsim.units import format_seconds
@@ -18,11 +19,6 @@ OWN_CLASS = "objectives"
 """Name of the SLO that holds each single request to the objectives."""
 
 _PER_REQUEST = {"ttft_s": "ttft", "tpot_s": "tpot", "e2e_s": "e2e"}
-_OF_SLOS = ("attainment", "goodput_requests_per_s", "goodput_output_tokens_per_s")
-
-_OF_CLASSES = tuple(
-    figure for figure in OBJECTIVE_FIGURES if figure.partition(".")[0] in _PER_REQUEST
-)
 
 
 def parse_objectives(
@@ -45,11 +41,7 @@ def parse_objectives(
     InputError
         If there is no objective, or one cannot be read.
     """
-    known = (
-        *OBJECTIVE_FIGURES,
-        *(f"slo.{slo.name}.{figure}" for slo in slos for figure in _OF_SLOS),
-        *(f"classes.{name}.{figure}" for name in classes for figure in _OF_CLASSES),
-    )
+    known = figure_names(slos, classes)
     parts = [part for text in texts for part in text.split(",")]
     if parts:
         return tuple(parse_limit(part, "--slo", known) for part in parts)

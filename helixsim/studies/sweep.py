@@ -10,6 +10,7 @@ from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from helixsim.backends import Backend
 from helixsim.display import short_text, table_html
 from helixsim.errors import InputError
 from helixsim.metrics.output import TableFormat
@@ -17,7 +18,7 @@ from helixsim.metrics.recorder import Columns
 from helixsim.metrics.result import frame_of
 from helixsim.scenario.load import load_scenario
 from helixsim.scenario.resolved import Scenario
-from helixsim.studies.backends import Backend, outcomes
+from helixsim.studies.backends import outcomes
 from helixsim.studies.combinations import Sweep, load_sweep, scenario_sweep
 from helixsim.studies.folder import SweepFolder
 from helixsim.studies.frames import cell_table, summary_table

@@ -21,7 +21,7 @@ from helixsim import load_scenario, plan, simulate
 from helixsim.control.control_plane import followed_flow
 from helixsim.metrics.summary import figures_of
 from helixsim.placement.placement import Placement
-from helixsim.planner.objective import OBJECTIVE_FIGURES
+from helixsim.planner.figures import OBJECTIVE_FIGURES
 from helixsim.planner.problem import planning_problem
 from helixsim.planner.simulated.search import Effort
 from helixsim.planner.simulated.surrogate import Surrogate

@@ -22,6 +22,7 @@ from helixsim.planner.problem import planning_problem
 from helixsim.planner.simulated.alike import SIMILAR, alike_nodes
 from helixsim.planner.simulated.correction import learned
 from helixsim.planner.simulated.estimates import Estimate, Traits
+from helixsim.planner.simulated.formulas import Formulas
 from helixsim.planner.simulated.layer_flow import span_shares
 from helixsim.planner.simulated.proposals import Proposer
 from helixsim.planner.simulated.spread import Group, passed_on
@@ -126,7 +127,7 @@ def estimate(rate, stages=4.0, crossings=0.0, in_flight=100.0):
 
 
 def test_one_simulation_corrects_the_mean():
-    correction = learned([(estimate(100.0), {RATE: 70.0})], 10, (RATE,))
+    correction = learned([(estimate(100.0), {RATE: 70.0})], Formulas(10), (RATE,))
     assert correction.ratio(RATE, estimate(1.0).traits) == pytest.approx(0.7, rel=1e-3)
     assert correction.ratio("ttft_s.mean", estimate(1.0).traits) == 1.0
 
@@ -139,7 +140,7 @@ def test_many_simulations_teach_what_crossings_cost():
             (estimate(100.0, crossings=n % 3), {RATE: 70.0 * exp(-0.1 * (n % 3))})
             for n in range(count)
         ]
-        correction = learned(pairs, 10, (RATE,))
+        correction = learned(pairs, Formulas(10), (RATE,))
         none, one = (correction.ratio(RATE, Traits(4.0, n, 100.0)) for n in (0.0, 1.0))
         return log(one / none)
 
@@ -231,7 +232,10 @@ def test_requests_that_pile_up_are_missed():
     assert found.missed_s == pytest.approx(7.5, abs=0.3)
     plain = replace(found, missed_s=0.0)
     names = (RATE, "tpot_s.p95")
-    rate, latency = (learned([], 4, names).figures(each, 4, names) for each in (plain, found))
+    formulas = Formulas(4)
+    rate, latency = (
+        learned([], formulas, names).figures(each, formulas, names) for each in (plain, found)
+    )
     assert rate[RATE] == latency[RATE]
     assert latency["tpot_s.p95"] == rate["tpot_s.p95"] + found.missed_s
 

@@ -10,14 +10,8 @@ from helixsim.errors import InputError
 from helixsim.metrics.costs import cost
 from helixsim.metrics.summary import figures_of
 from helixsim.models.simulation import simulate
-from helixsim.planner.objective import (
-    OBJECTIVE_FIGURES,
-    Limit,
-    Objective,
-    estimated_family,
-    mean_figures,
-    parse_objective,
-)
+from helixsim.planner.figures import OBJECTIVE_FIGURES
+from helixsim.planner.objective import Limit, Objective, mean_figures, parse_objective
 from helixsim.scenario.load import load_scenario
 
 RATE, LATENCY = "decode_tokens_per_s", "decode_latency_s.mean"
@@ -200,10 +194,3 @@ def test_means_are_of_figures_that_all_runs_have():
     runs = [{RATE: 1.0, LATENCY: 2.0}, {RATE: 3.0}]
     assert mean_figures(runs) == {RATE: 2.0}
     assert mean_figures([]) == {}
-
-
-def test_every_figure_has_an_estimate():
-    families = {estimated_family(name) for name in OBJECTIVE_FIGURES}
-    assert families == {RATE, LATENCY, "prompt_latency_s.mean", "e2e_s.mean"}
-    assert estimated_family("ttft_s.p99") == "prompt_latency_s.mean"
-    assert estimated_family("tpot_s.mean") == estimated_family("itl_s.p95") == LATENCY

@@ -320,7 +320,8 @@ def test_candidates_have_errors_by_hand():
     two, one = candidate([99.0, 101.0], label="two", latency=1.0), candidate([50.0], label="one")
     stopped = candidate([], label="stopped", projected=10.0)
     stopped.stopped = {RATE: 12.0, LATENCY: 1.0}
-    found = {each.label: each for each in candidate_results([two, one, stopped], two, 600.0)}
+    results = candidate_results([two, one, stopped], two, 600.0, Objective())
+    found = {each.label: each for each in results}
     share = ((4 * 0.015**2 + 2 * 0.01**2) / 5) ** 0.5
     assert found["two"].errors[RATE] == pytest.approx(100 * share / 2**0.5)
     assert found["one"].errors[RATE] == pytest.approx(50 * share)

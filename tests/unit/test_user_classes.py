@@ -182,6 +182,10 @@ def test_figures_of_each_class(result):
     assert list(found["chat"]["slo"]) == ["all", "chat"]
     assert found["batch"]["slo"]["batch"]["met"] is False
     lines = summary_text(result.summary).splitlines()
+    # Both chats keep their limits; the request of batch keeps only the one of all requests.
+    assert found["chat"]["slo"]["chat"]["goodput_requests_per_s"] == pytest.approx(2 / 100)
+    assert result.summary["goodput_requests_per_s"] == pytest.approx(2 / 100)
+    assert "goodput: 0.020 requests/s within every SLO that is for them" in lines
     (line,) = (line for line in lines if line.startswith("class batch: "))
     assert "1 arrived, 1 completed, 0 rejected" in line
     first = found["batch"]["ttft_s"]["p50"]

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, log
 
-from helixsim.planner.objective import Figures, estimated_family
-from helixsim.planner.simulated.candidates import THROUGHPUT
+from helixsim.planner.figures import is_share, latency_name
+from helixsim.planner.objective import Figures
 from helixsim.planner.simulated.estimates import Estimate, Traits
+from helixsim.planner.simulated.formulas import Formulas
 
 _NOISE = 0.03
 """Standard deviation of the logarithm of a ratio that the traits do not explain."""
@@ -23,6 +24,10 @@ per logarithm of the requests in flight."""
 _CLOSE = 4.0
 """Exponent of the weight of a simulation by its figure relative to the best: errors matter near the
 optimum."""
+_LEAST_SHARE = 0.01
+"""What a share of 0 counts as, so that it has a logarithm."""
+_MOST = 1e300
+"""Estimates above it say nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,31 +51,28 @@ class Correction:
         return exp(sum(weight * term for weight, term in zip(weights, terms, strict=True)))
 
     def figures(
-        self, estimate: Estimate, output_tokens: float, names: Sequence[str]
+        self, estimate: Estimate, formulas: Formulas, names: Sequence[str]
     ) -> dict[str, float]:
         """The expected figures of a simulation."""
-        base = base_figures(estimate, output_tokens)
         found = {}
         for name in names:
-            family = estimated_family(name)
-            found[name] = base[family] * self.ratio(name, estimate.traits)
-            if family != THROUGHPUT:
-                found[name] += estimate.missed_s
+            value = self.uncorrected(estimate, formulas, name) * self.ratio(name, estimate.traits)
+            if latency_name(name) is not None:
+                value += estimate.missed_s
+            found[name] = min(1.0, value) if is_share(name) else value
         return found
 
-
-def base_figures(estimate: Estimate, output_tokens: float) -> dict[str, float]:
-    """The figures that the surrogate estimates."""
-    return {
-        THROUGHPUT: estimate.decode_tokens_per_s,
-        "decode_latency_s.mean": estimate.decode_latency_s,
-        "prompt_latency_s.mean": estimate.prompt_latency_s,
-        "e2e_s.mean": estimate.prompt_latency_s + output_tokens * estimate.decode_latency_s,
-    }
+    def uncorrected(self, estimate: Estimate, formulas: Formulas, name: str) -> float:
+        """A figure by its formula, from corrected latencies where it is one of SLOs."""
+        latencies_s = {
+            each: formulas.value(each, estimate) * self.ratio(each, estimate.traits)
+            for each in formulas.inputs(name)
+        }
+        return formulas.value(name, estimate, latencies_s)
 
 
 def learned(
-    pairs: Sequence[tuple[Estimate, Figures]], output_tokens: float, names: Sequence[str]
+    pairs: Sequence[tuple[Estimate, Figures]], formulas: Formulas, names: Sequence[str]
 ) -> Correction:
     """The correction that fits estimates to simulated figures.
 
@@ -78,29 +80,42 @@ def learned(
     ----------
     pairs
         Estimates, and the figures of simulations of the same placements, best first.
-    output_tokens
-        Output tokens of the mean request.
+    formulas
+        The scenario's formulas.
     names
-        Figures to correct.
+        Figures to correct; the latencies that they are computed from are corrected first.
     """
-    weights = {}
-    for name in names:
-        rows, targets, trust = [], [], []
-        best = None
-        for estimate, figures in pairs:
-            if estimate.missed_s and estimated_family(name) != THROUGHPUT:
-                continue  # latencies grow for as long as the run lasts
-            expected = base_figures(estimate, output_tokens)[estimated_family(name)]
-            actual = figures.get(name, 0.0)
-            if not (actual > 0 and 0 < expected < 1e300):
-                continue
-            best = best or actual
-            rows.append(_terms(estimate.traits))
-            targets.append(log(actual / expected))
-            trust.append(min(actual / best, best / actual) ** _CLOSE)
-        if rows:
-            weights[name] = _ridge(rows, targets, trust)
+    inputs = [each for name in names for each in formulas.inputs(name)]
+    weights: dict[str, tuple[float, ...]] = {}
+    for name in dict.fromkeys([*inputs, *names]):
+        found = _weights(pairs, formulas, name, Correction(weights))
+        if found is not None:
+            weights[name] = found
     return Correction(weights)
+
+
+def _weights(
+    pairs: Sequence[tuple[Estimate, Figures]],
+    formulas: Formulas,
+    name: str,
+    known: Correction,
+) -> tuple[float, ...] | None:
+    """Weights of the terms for a figure; None if no simulation tells them."""
+    rows, targets, trust = [], [], []
+    best = None
+    least = _LEAST_SHARE if is_share(name) else 0.0
+    for estimate, figures in pairs:
+        if estimate.missed_s and latency_name(name) is not None:
+            continue  # latencies grow for as long as the run lasts
+        expected = known.uncorrected(estimate, formulas, name)
+        actual = max(figures.get(name, 0.0), least)
+        if not (actual > 0 and 0 < expected < _MOST):
+            continue
+        best = best or actual
+        rows.append(_terms(estimate.traits))
+        targets.append(log(actual / expected))
+        trust.append(min(actual / best, best / actual) ** _CLOSE)
+    return _ridge(rows, targets, trust) if rows else None
 
 
 def _terms(traits: Traits) -> tuple[float, ...]:

@@ -17,6 +17,7 @@ from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
 from helixsim.planner.simulated.alike import AlikeNodes, Key
 from helixsim.planner.simulated.correction import Correction
 from helixsim.planner.simulated.estimates import NOTHING, Estimate, Loaded
+from helixsim.planner.simulated.formulas import Formulas
 from helixsim.planner.simulated.neighbourhood import Neighbours
 from helixsim.planner.simulated.surrogate import Surrogate
 from helixsim.scenario.resolved import Scenario
@@ -66,6 +67,9 @@ class Proposer:
         self.scenario = scenario
         self.problem = problem
         self.surrogate = Surrogate(scenario, problem)
+        self.formulas = Formulas.of_scenario(
+            scenario, self.surrogate.prompt_tokens, self.surrogate.output_tokens
+        )
         self.alike: AlikeNodes = self.surrogate.alike
         self.neighbours = Neighbours(problem, max_stages, budget)
         scheduler = scenario.scheduler
@@ -94,7 +98,7 @@ class Proposer:
     def expected(self, estimate: Estimate) -> dict[str, float]:
         """The expected figures of a simulation that the objective needs, corrected."""
         names = self.objective.figures
-        return self.correction.figures(estimate, self.surrogate.output_tokens, names)
+        return self.correction.figures(estimate, self.formulas, names)
 
     def score(self, ranges: Ranges, least: float = 0.0) -> float:
         """Score for the split that the scenario's scheduler follows.
@@ -146,10 +150,11 @@ class Proposer:
 
     def _may_exceed(self, loaded: Loaded, least: float) -> bool:
         """Whether the throughput alone allows a figure above `least`: one test, no search."""
-        if not self.objective.is_rate:
-            return True
-        ratio = self.correction.ratio(self.objective.figure, loaded.traits)
-        return self.surrogate.reaches(loaded, least / ratio)
+        figure = self.objective.figure
+        needed = self.formulas.decode_tokens_per_s(
+            figure, least / self.correction.ratio(figure, loaded.traits)
+        )
+        return needed is None or self.surrogate.reaches(loaded, needed)
 
     # -- search ------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from helixsim.planner.simulated.correction import Correction
 from helixsim.planner.simulated.entries import Entries
 from helixsim.planner.simulated.proposals import Proposal, Proposer, structure
 from helixsim.planner.simulated.standings import Standing
-from helixsim.planner.simulated.trial_pool import AnnealingTask, RangesItems
+from helixsim.planner.simulated.tasks import AnnealingTask, RangesItems
 
 
 class Rounds:

@@ -192,15 +192,15 @@ class SimulatedSearch:
                 for each in tried
                 if each.estimate is not None
             ],
-            self._trial_pool.proposer.surrogate.output_tokens,
+            self._trial_pool.proposer.formulas,
             tuple(dict.fromkeys([*self.objective.figures, LATENCY])),
         )
 
     def _expected(self, candidate: Candidate) -> Figures | None:
         if candidate.estimate is None:
             return None
-        output_tokens = self._trial_pool.proposer.surrogate.output_tokens
-        return self._correction.figures(candidate.estimate, output_tokens, self.objective.figures)
+        formulas = self._trial_pool.proposer.formulas
+        return self._correction.figures(candidate.estimate, formulas, self.objective.figures)
 
     # -- simulations -------------------------------------------------------------------------
 

@@ -4,6 +4,10 @@ Each score comes with a standard deviation: that of a run with another seed, div
 the number of distinct seeds; more for a run that was stopped; most for an estimate. The best
 candidate has the highest lower bound. So one lucky run does not beat three good ones, and three
 runs of a poor candidate do not beat one of a good candidate.
+
+Where latencies or SLOs count, only runs of full length beat other runs: estimates do not know which
+requests a placement rejects, and can be off by a factor of ten; and the share of missed requests,
+which percentiles hang on, cannot be projected from a run that was stopped.
 """
 
 from __future__ import annotations
@@ -40,12 +44,15 @@ class Standing:
         Its score.
     error
         Standard deviation of the score.
+    is_known
+        Whether the score may be compared with the scores of runs.
     """
 
     candidate: Candidate
     is_kept: bool
     score: float
     error: float
+    is_known: bool = True
 
     @property
     def low(self) -> float:
@@ -58,9 +65,9 @@ class Standing:
         return self.score + _DEVIATIONS * self.error
 
     @property
-    def rank(self) -> tuple[bool, float, int]:
+    def rank(self) -> tuple[bool, bool, float, int]:
         """Sort key: the greater, the better; of equal ones, that with fewer nodes."""
-        return self.is_kept, self.low, -len(self.candidate.ranges)
+        return self.is_known, self.is_kept, self.low, -len(self.candidate.ranges)
 
 
 def standings(
@@ -90,7 +97,8 @@ def standings(
         else:
             continue
         kept, score = objective.rank(figures, each.move_cost)
-        found.append(Standing(each, kept, score, score * error))
+        is_known = bool(each.runs) or objective.is_of_rates
+        found.append(Standing(each, kept, score, score * error, is_known))
     return sorted(found, key=lambda standing: standing.rank, reverse=True)
 
 

@@ -10,19 +10,11 @@ from helixsim.errors import HelixError
 from helixsim.metrics.summary import build_summary, figures_of
 from helixsim.models.simulation import Simulation, Watcher
 from helixsim.placement.placement import Placement
-from helixsim.planner.objective import (
-    DEFAULT_FIGURE,
-    DURATION_S,
-    MISSED_SHARE,
-    OBJECTIVE_FIGURES,
-    Figures,
-    Objective,
-)
+from helixsim.planner.figures import DEFAULT_FIGURE
+from helixsim.planner.objective import Figures, Objective
+from helixsim.planner.simulated.missed import missed_figures
 from helixsim.scenario.resolved import Faults, Scenario
 
-_LATE_SHARE = 0.1
-"""Share of a run's time after which a request without a token counts as missed. Where requests
-arrive faster than they are served, all wait for ever longer, and none longer than most others."""
 _LOOKS_PER_RUN = 100
 """How often the clock is read during a run."""
 
@@ -175,7 +167,7 @@ class _Watch:
 
     def _figures(self, simulation: Simulation) -> dict[str, float]:
         """The figures that the objective needs; a summary takes much longer than a rate."""
-        if self._objective.figures != (DEFAULT_FIGURE,):
+        if not self._objective.is_throughput:
             return figures_so_far(simulation)
         recorder = simulation.recorder
         measured_s = simulation.now - recorder.window_start_s
@@ -188,32 +180,6 @@ class _Watch:
 
 
 def figures_so_far(simulation: Simulation) -> dict[str, float]:
-    """Figures of a run up to now, and the share of requests that miss every latency."""
+    """All figures of a run up to now, and the shares of requests that miss every latency."""
     summary = build_summary(simulation, simulation.timeline)
-    figures = figures_of(summary, OBJECTIVE_FIGURES)
-    longest_s = min(
-        2 * figures.get("ttft_s.p99", 0.0), _LATE_SHARE * (simulation.now - simulation.start_s)
-    )
-    figures[MISSED_SHARE] = _missed_share(simulation, longest_s)
-    figures[DURATION_S] = simulation.scenario.run.duration_s
-    return figures
-
-
-def _missed_share(simulation: Simulation, longest_s: float) -> float:
-    """Share of the requests that were rejected, have failed, or wait much too long.
-
-    None offline, where load follows the throughput.
-    """
-    if simulation.scenario.workload.mode == "offline":
-        return 0.0
-    recorder, coordinator = simulation.recorder, simulation.coordinator
-    now = simulation.now
-    late = sum(
-        1
-        for requests in (coordinator.active, coordinator.waiting)
-        for request in requests
-        if request.first_token_s != request.first_token_s  # NaN before the first token
-        and now - request.arrival_s > longest_s
-    )
-    missed = recorder.num_rejected + recorder.num_failed + late
-    return missed / recorder.num_arrived if recorder.num_arrived else 0.0
+    return figures_of(summary) | missed_figures(simulation, summary)

@@ -8,11 +8,11 @@ from math import fsum, inf
 from pathlib import Path
 from time import monotonic
 
+from helixsim.backends import Backend
 from helixsim.errors import InputError
 from helixsim.scenario.load import checked_document, load_scenario, resolve_scenario
 from helixsim.scenario.overrides import apply_overrides
 from helixsim.scenario.resolved import Scenario
-from helixsim.studies.backends import Backend
 from helixsim.studies.objectives import parse_objectives
 from helixsim.studies.rate_key import rate_key
 from helixsim.studies.sizing.facts import MachineFacts, machine_facts

@@ -9,12 +9,13 @@ from math import ceil, sqrt
 from time import monotonic
 from typing import Any
 
+from helixsim.backends import Backend
 from helixsim.errors import HelixError
 from helixsim.placement.placement import Placement
 from helixsim.planner.objective import Limit
 from helixsim.scenario.load import resolve_scenario
 from helixsim.scenario.resolved import Scenario
-from helixsim.studies.backends import Backend, outcomes
+from helixsim.studies.backends import outcomes
 from helixsim.studies.objectives import Verdict, judge
 from helixsim.studies.rate_key import RateKey, with_value
 from helixsim.studies.runs import Outcome, StudyRun
