@@ -5,6 +5,7 @@ It uses the engine protocol only, so that it can measure every engine.
 
 from __future__ import annotations
 
+import operator
 import re
 import statistics
 import time
@@ -48,7 +49,7 @@ class ProfileSettings:
     layers
         Increasing numbers of layers for which KV capacity is measured; the last is the maximum of
         the machine, and its layers are timed. Others are derived. If empty, 1 and 4 are measured,
-        or only 4 if the memory for KV caches is given.
+        or only 4 if the memory for KV caches is given; the maximum is what fits.
     max_batch_tokens
         The longest prompt that is timed.
     repeats
@@ -79,7 +80,8 @@ class Measured:
     Attributes
     ----------
     prefill, decode
-        Batched tokens -> seconds of one layer.
+        Batched tokens -> seconds of one layer, with its share of the fixed time of a pass if the
+        machine holds as many layers as it can.
     kv_token_layers
         Layers held -> KV capacity in tokens x layers, for every count from 1 up.
     wire_bytes_per_token
@@ -126,8 +128,13 @@ def measure(
                 prefill, decode = timer.prefill(watch), timer.decode(watch)
                 wire_bytes_per_token = engine.wire_bytes_per_token
     most = settings.layers[-1] if settings.layers else config.num_layers
+    kv_token_layers = _filled(token_layers, most, settings, config)
+    held = max(kv_token_layers)
     return Measured(
-        prefill, decode, _filled(token_layers, most, settings, config), wire_bytes_per_token
+        {tokens: one.share_s(held) for tokens, one in prefill.items()},
+        {tokens: one.share_s(held) for tokens, one in decode.items()},
+        kv_token_layers,
+        wire_bytes_per_token,
     )
 
 
@@ -203,6 +210,31 @@ def _filled(
     return filled
 
 
+@dataclass(frozen=True, slots=True)
+class _PassTime:
+    """Seconds of a pass, whatever its layers, and of each layer."""
+
+    fixed_s: float
+    layer_s: float
+
+    @classmethod
+    def of(cls, one_s: Sequence[float], several_s: Sequence[float], num_layers: int) -> _PassTime:
+        """From pairs of passes, one after the other, through one layer and through several."""
+        whole_s = statistics.median(several_s)
+        mean_s = whole_s / num_layers
+        if num_layers == 1:
+            return cls(0.0, mean_s)
+        more_s = statistics.median(map(operator.sub, several_s, one_s))
+        # Noise must not make a layer longer than the mean, nor shorter than nothing.
+        layer_s = min(max(more_s / (num_layers - 1), 0.0), mean_s)
+        return cls(whole_s - num_layers * layer_s, layer_s)
+
+    def share_s(self, num_layers: int) -> float:
+        """Time of one of `num_layers` layers that a pass goes through."""
+        # With a coarse clock, the difference could be zero.
+        return max(self.layer_s + self.fixed_s / num_layers, 1e-9)
+
+
 class _Timer:
     """Times the layers of an engine, without the first if there are several."""
 
@@ -217,12 +249,12 @@ class _Timer:
         self._vocab_size = config.vocab_size
         self._warm_up_s = _WARM_UP_S
 
-    def prefill(self, watch: ReportProgress) -> dict[int, float]:
+    def prefill(self, watch: ReportProgress) -> dict[int, _PassTime]:
         """Time prompts of n tokens in batches of one."""
         counts = _points(self._settings.max_batch_tokens)
         return self._curve("prompts", counts, lambda n: [(0, n)], watch)
 
-    def decode(self, watch: ReportProgress) -> dict[int, float]:
+    def decode(self, watch: ReportProgress) -> dict[int, _PassTime]:
         """Time batches of n decodes with the same context."""
         counts = _points(min(_MAX_DECODES, self._settings.max_batch_tokens))
         context = self._settings.context_tokens
@@ -234,8 +266,8 @@ class _Timer:
         counts: Sequence[int],
         shape: Callable[[int], list[tuple[int, int]]],
         watch: ReportProgress,
-    ) -> dict[int, float]:
-        seconds: dict[int, float] = {}
+    ) -> dict[int, _PassTime]:
+        times: dict[int, _PassTime] = {}
         for done, count in enumerate(counts):
             watch(step, done, len(counts))
             spans = shape(count)
@@ -244,17 +276,21 @@ class _Timer:
                 for request, (position, num_tokens) in enumerate(spans)
             )
             if fits:
-                seconds[count] = self._layer_s(spans)
+                times[count] = self._pass_time(spans)
             for request in range(len(spans)):
                 self._engine.kv.release(request)
             if not fits:
                 break
-        if not seconds:
+        if not times:
             raise InputError(f"the KV cache has no room to time {step}; give it more memory")
-        return seconds
+        return times
 
-    def _layer_s(self, spans: Sequence[tuple[int, int]]) -> float:
-        """Median time of one layer; the contents of the caches do not matter."""
+    def _pass_time(self, spans: Sequence[tuple[int, int]]) -> _PassTime:
+        """Median times of passes; the contents of the caches do not matter.
+
+        A pass has a fixed time, for instance to describe the batch to the device. In an engine of a
+        few layers it would count for several times as much as on a machine that holds many.
+        """
         rows = [
             Row(
                 request,
@@ -273,14 +309,14 @@ class _Timer:
         while time.perf_counter() < until_s:
             self._engine.run(rows, self._start, self._end)
         self._warm_up_s = 0.0
-        totals_s = []
+        one_s: list[float] = []
+        several_s: list[float] = []
         for _ in range(self._settings.repeats):
-            begin = time.perf_counter()
-            self._engine.run(rows, self._start, self._end)
-            totals_s.append(time.perf_counter() - begin)
-        # With a coarse clock, the difference could be zero.
-        spent_s = max(statistics.median(totals_s), 1e-9)
-        return spent_s / (self._end - self._start)
+            for end, spent_s in ((self._start + 1, one_s), (self._end, several_s)):
+                begin = time.perf_counter()
+                self._engine.run(rows, self._start, end)
+                spent_s.append(time.perf_counter() - begin)
+        return _PassTime.of(one_s, several_s, self._end - self._start)
 
 
 def _points(most: int) -> list[int]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
-from engine_driver import Job, make_specs, prompts, serve
+from engine_driver import DEVICE, Job, make_specs, prompts, serve
 from failing_engines import MARK, POISON, CountingEngine, is_poison
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -250,7 +251,9 @@ def ends_of(answers):
 def test_a_real_engine_goes_on_as_if_a_step_had_not_failed(model, clean, not_a_number):
     made = make_engine("torch", make_specs(model, [(0, 8)])[0])
     ids = {key: list(prompt) for key, (prompt, _) in enumerate(clean[1])}
-    ids |= {"outside": [5, 300, 6], "nan": [7, not_a_number]}
+    ids |= {"nan": [7, not_a_number]}
+    if DEVICE == "cpu":  # a GPU is lost with such an id, which workers do not give to an engine
+        ids |= {"outside": [5, 300, 6]}
     order = sorted(ids, key=lambda key: str(key)[-1])  # the bad ones between the others
     answers, failures = {key: [] for key in ids}, {}
     for _ in range(3):
@@ -264,9 +267,10 @@ def test_a_real_engine_goes_on_as_if_a_step_had_not_failed(model, clean, not_a_n
             ids[key].append(rows[key].payload)
             answers[key].append(rows[key].payload)
     made.close()
-    assert failures.keys() == {"outside", "nan"}
-    assert failures["outside"].startswith("IndexError: index")
-    assert failures["nan"] == "the model's logits are not numbers (NaN)"
+    assert failures.pop("nan") == "the model's logits are not numbers (NaN)"
+    if DEVICE == "cpu":
+        assert failures.pop("outside").startswith("IndexError: index")
+    assert not failures
     assert [answers[key] for key in range(12)] == [tokens[:3] for _, tokens in clean[1]]
 
 
@@ -274,7 +278,7 @@ def test_a_real_engine_goes_on_as_if_a_step_had_not_failed(model, clean, not_a_n
 @pytest.mark.parametrize("node", ["paper", "vllm"])
 def test_bad_requests_in_a_cluster(model, innocent, not_a_number, tmp_path, monkeypatch, node):
     monkeypatch.syspath_prepend(HERE)
-    monkeypatch.setenv("PYTHONPATH", f"{HERE}:{HERE.parents[1]}")
+    monkeypatch.setenv("PYTHONPATH", f"{HERE}:{HERE.parents[1]}", prepend=os.pathsep)
     scenario = write_tiny_scenario(tmp_path, scheduler={"node": node}, physics="calibrated")
     entry = NodeEntry(
         engine="failing_engines:poisoned_torch", model=str(model), kv_memory_bytes=16 << 20
@@ -324,7 +328,7 @@ def test_a_worker_whose_device_is_lost_leaves_at_once(
     model, innocent, tmp_path, monkeypatch, caplog, lost
 ):
     monkeypatch.syspath_prepend(HERE)
-    monkeypatch.setenv("PYTHONPATH", f"{HERE}:{HERE.parents[1]}")
+    monkeypatch.setenv("PYTHONPATH", f"{HERE}:{HERE.parents[1]}", prepend=os.pathsep)
     monkeypatch.setenv(MARK, str(tmp_path / "lost"))
     scenario = write_tiny_scenario(tmp_path, scheduler={"policy": "swarm"})
     entry = NodeEntry(

@@ -145,6 +145,30 @@ def test_an_engine_that_leaves_memory_free_is_not_taken_to_use_all():
 
 
 @pytest.mark.parametrize(
+    ("layers", "held", "layer_ms"),
+    [((), 10, 2 + 6 / 10), ((2, 5), 5, 2 + 6 / 5), ((1,), 1, 2 + 6)],
+)
+def test_the_fixed_time_of_a_pass_is_shared_by_the_layers_that_are_held(
+    monkeypatch, layers, held, layer_ms
+):
+    """Every pass takes 6 ms and 2 ms for each layer, by a clock that stands still otherwise."""
+    clock = [0.0]
+
+    class Timed(make_machine([], 30 * LAYER_BYTES)):
+        def run(self, rows, start, end):
+            clock[0] += 1e-3 * (6 + 2 * (end - start))
+            return super().run(rows, start, end)
+
+    monkeypatch.setattr("helixreal.profiling.time.perf_counter", lambda: clock[0])
+    settings = ProfileSettings(model=None, layers=layers, max_batch_tokens=4, context_tokens=8)
+    measured = measure(Timed, settings, CONFIG)
+    assert max(measured.kv_token_layers) == held
+    for curve in (measured.prefill, measured.decode):
+        assert list(curve) == [1, 2, 3, 4]
+        assert [1e3 * seconds for seconds in curve.values()] == pytest.approx([layer_ms] * 4)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--engine", "abacus"], "no engine 'abacus'"),

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from engine_driver import Job, make_specs, prompts, serve
+from engine_driver import DEVICE, Job, make_specs, prompts, serve
 from live import PATIENCE_S, Answer, check_all_end_right, has_gone, running, submit, wait_for
 from tiny_scenario import write_tiny_scenario
 
@@ -27,6 +27,8 @@ LAYERS = [(0, 5), (3, 8)]
 ROUTE = ((0, 0, 5), (1, 5, 8))
 """The second stage is entered in its middle."""
 TWO = "cpu,cpu"
+
+on_cpu = pytest.mark.skipif(DEVICE != "cpu", reason="vLLM for GPUs does not take CPUs")
 
 
 def answers(model, device):
@@ -173,6 +175,7 @@ def test_a_worker_with_two_devices(model, tmp_path, capfd):
     assert "rank 1 (device cpu) has ended with exit code -9" in capfd.readouterr().err
 
 
+@on_cpu
 @pytest.mark.vllm
 @pytest.mark.filterwarnings("ignore")
 def test_vllm_divides_layers_among_its_workers(model):
@@ -194,6 +197,7 @@ def test_vllm_divides_layers_among_its_workers(model):
             stage.close()
 
 
+@on_cpu
 @pytest.mark.vllm
 @pytest.mark.parametrize(
     ("device", "message"),

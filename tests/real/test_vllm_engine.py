@@ -68,6 +68,7 @@ def engines():
 def generate():
     """What vLLM makes of each prompt, all at once, with a model of its own."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
 
     def make(model, dtype="float32", all_prompts=None):
         with warnings.catch_warnings():
