@@ -163,6 +163,14 @@ def figures_of(program, *arguments):
     return json.loads(done.stdout)
 
 
+def compared(summary):
+    """The throughput, and the medians of the latencies."""
+    latencies = ("prompt_latency_s", "decode_latency_s")
+    return {name: summary[name]["p50"] for name in latencies} | {
+        "decode_tokens_per_s": summary["decode_tokens_per_s"]
+    }
+
+
 @pytest.mark.long
 def test_an_emulated_run_of_the_tuned_preset_comes_close_to_its_simulation():
     # Long enough for a hundred requests: the median over a few depends on single routes.
@@ -173,12 +181,14 @@ def test_an_emulated_run_of_the_tuned_preset_comes_close_to_its_simulation():
         *("--set", "workload.mode=online"),
         *("--set", "workload.mean_tokens_per_s=400"),
     ]
-    simulated = figures_of("helixsim", *settings)
-    emulated = figures_of("helixreal", "--local", "--time-scale", "6", *settings)
-    throughput = "decode_tokens_per_s"
-    assert emulated[throughput] == pytest.approx(simulated[throughput], rel=0.03)
-    for latency in ("prompt_latency_s", "decode_latency_s"):
-        assert emulated[latency]["p50"] == pytest.approx(simulated[latency]["p50"], rel=0.1)
+    expected = compared(figures_of("helixsim", *settings))
+    close = {"decode_tokens_per_s": 0.03, "prompt_latency_s": 0.1, "decode_latency_s": 0.1}
+    for time_scale in ("6", "3"):  # a machine with other work may be too slow for the first
+        found = compared(figures_of("helixreal", "--local", "--time-scale", time_scale, *settings))
+        off = {name: found[name] / expected[name] - 1 for name in close}
+        if all(abs(off[name]) <= close[name] for name in close):
+            return
+    pytest.fail(f"relative differences from the simulation: {off}")
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])

@@ -10,6 +10,7 @@ import time
 from functools import cache
 from itertools import product
 
+import psutil
 import pytest
 from planner_problems import published, small10, toy_problem
 from planner_validator import allowed_links, longest_route, validate
@@ -267,6 +268,12 @@ except KeyboardInterrupt:
 """
 
 
+def cpu_s(pid):
+    """Seconds that a process and those that it has started have computed."""
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    return sum(sum(each.cpu_times()[:2]) for each in family)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal as terminals there do")
 def test_ctrl_c_keeps_what_was_found(tmp_path):
     tests = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
@@ -275,7 +282,10 @@ def test_ctrl_c_keeps_what_was_found(tmp_path):
         [sys.executable, "-c", INTERRUPTED, tests, str(file)], stdout=subprocess.PIPE, text=True
     )
     assert run.stdout.readline() == "ready\n"
-    time.sleep(2.5)
+    until, before = time.monotonic() + 60, cpu_s(run.pid)
+    while cpu_s(run.pid) < before + 2.5:
+        assert time.monotonic() < until
+        time.sleep(0.05)
     run.send_signal(signal.SIGINT)
     try:
         output, _ = run.communicate(timeout=60)
