@@ -102,7 +102,15 @@ def test_json_by_flow(folder):
 def test_json_simulated(folder):
     result = plan(write(), *QUICK, "--json")
     found = json.loads(result.stdout)
-    assert list(found) == [*KEYS, "goal", "simulated", "relative_error", "seeds", "front"]
+    assert list(found) == [
+        *KEYS,
+        "goal",
+        "simulated",
+        "counted",
+        "relative_error",
+        "seeds",
+        "front",
+    ]
     assert found["seeds"] == 1
     assert found["simulated"]["decode_tokens_per_s"] > 0
     assert found["simulated"]["decode_latency_s"]["mean"] > 0
