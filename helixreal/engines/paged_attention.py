@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -57,23 +58,24 @@ class AttentionBatch:
     ) -> None:
         cos, sin = rotary
         device = cos.device
-        positions: list[int] = []
-        slots: list[int] = []
+        positions: list[np.ndarray | list[int]] = []
+        slots: list[np.ndarray | list[int]] = []
         prompts: list[_Prompt] = []
         decodes: list[tuple[int, Span]] = []
+        first = 0
         for span in spans:
-            first = len(positions)
-            positions.extend(range(span.position, span.context))
-            slots.extend(_slots(span, block_tokens))
+            positions.append(_positions(span))
+            slots.append(_slots(span, block_tokens))
             if span.num_tokens == 1:
                 decodes.append((first, span))
             else:
                 prompts.append(_Prompt(first, span, block_tokens, device))
+            first += span.num_tokens
         most_tokens = _CPU_GROUP_TOKENS if device.type == "cpu" else _GROUP_TOKENS
-        at = torch.tensor(positions, device=device)
+        at = torch.from_numpy(np.concatenate(positions)).to(device)
         self.cos = cos[at][:, None]
         self.sin = sin[at][:, None]
-        self._slots = torch.tensor(slots, device=device)
+        self._slots = torch.from_numpy(np.concatenate(slots)).to(device)
         self._parts: list[_Prompt | _Decodes] = [
             *prompts,
             *(
@@ -109,12 +111,23 @@ class AttentionBatch:
         return result
 
 
-def _slots(span: Span, block_tokens: int) -> Iterable[int]:
+def _positions(span: Span) -> np.ndarray | list[int]:
+    """The position of each token of a request in the batch."""
+    if span.num_tokens == 1:  # of many decodes, arrays of one number would take most of the time
+        return [span.position]
+    return np.arange(span.position, span.context)
+
+
+def _slots(span: Span, block_tokens: int) -> np.ndarray | list[int]:
     """The cache slot of each token of a request in the batch."""
     assert span.context <= len(span.blocks) * block_tokens, "blocks are allocated"
-    for position in range(span.position, span.context):
-        index, offset = divmod(position, block_tokens)
-        yield span.blocks[index] * block_tokens + offset
+    first, offset = divmod(span.position, block_tokens)
+    if span.num_tokens == 1:
+        return [span.blocks[first] * block_tokens + offset]
+    blocks = np.array(span.blocks[first : -(-span.context // block_tokens)])
+    index, offsets = np.divmod(np.arange(offset, offset + span.num_tokens), block_tokens)
+    slots: np.ndarray = blocks[index] * block_tokens + offsets
+    return slots
 
 
 class _Prompt:
@@ -153,8 +166,12 @@ class _Decodes:
         spans = [span for _, span in decodes]
         width = max(-(-span.context // block_tokens) for span in spans)
         # Padding repeats the request's first block, so that no other request's blocks are read.
-        table = [[*span.blocks[:width], *[span.blocks[0]] * width][:width] for span in spans]
-        self._blocks = torch.tensor(table, device=device)
+        table = np.empty((len(spans), width), dtype=np.int64)
+        for row, span in zip(table, spans, strict=True):
+            used = span.blocks[:width]
+            row[: len(used)] = used
+            row[len(used) :] = used[0]
+        self._blocks = torch.from_numpy(table).to(device)
         self._tokens = torch.tensor([first for first, _ in decodes], device=device)
         contexts = torch.tensor([span.context for span in spans], device=device)
         reach = torch.arange(width * block_tokens, device=device)
