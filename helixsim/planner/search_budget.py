@@ -157,6 +157,9 @@ class SearchBudget:
         Simulations of a round.
     neighbours
         Neighbours of the best candidate that are drawn where annealings propose too few.
+    neighbours_error
+        Error of the surrogate, relative to its corrected estimates, from which on as many
+        neighbours are simulated as proposals.
     draw_tries
         Attempts to draw a valid neighbour before the placement itself is returned.
     draw_changes
@@ -237,6 +240,7 @@ class SearchBudget:
     proposal_tighter: tuple[float, ...] = (0.85, 0.7, 0.55)
     batch: int = 4
     neighbours: int = 48
+    neighbours_error: float = 0.2
     draw_tries: int = 60
     draw_changes: tuple[int, ...] = (1, 1, 1, 2, 2, 3)
     patience: int = 6

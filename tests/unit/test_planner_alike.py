@@ -20,7 +20,7 @@ from helixsim.planner.objective import (
 )
 from helixsim.planner.problem import planning_problem
 from helixsim.planner.simulated.alike import SIMILAR, alike_nodes
-from helixsim.planner.simulated.correction import learned
+from helixsim.planner.simulated.correction import Correction, learned
 from helixsim.planner.simulated.estimates import Estimate, Traits
 from helixsim.planner.simulated.formulas import Formulas
 from helixsim.planner.simulated.layer_flow import span_shares
@@ -130,6 +130,16 @@ def test_one_simulation_corrects_the_mean():
     correction = learned([(estimate(100.0), {RATE: 70.0})], Formulas(10), (RATE,))
     assert correction.ratio(RATE, estimate(1.0).traits) == pytest.approx(0.7, rel=1e-3)
     assert correction.ratio("ttft_s.mean", estimate(1.0).traits) == 1.0
+
+
+def test_what_is_left_is_the_error_by_hand():
+    """One simulation leaves nothing, and counts beside four guesses of 3 %; 16 leave 30 % each."""
+    assert Correction().error(RATE) == 0.03
+    one = learned([(estimate(100.0), {RATE: 70.0})], Formulas(10), (RATE,))
+    assert one.error(RATE) == pytest.approx(0.03 * (4 / 5) ** 0.5, rel=1e-3)
+    pairs = [(estimate(100.0 * exp(0.3 * (-1) ** n)), {RATE: 70.0}) for n in range(16)]
+    many = learned(pairs, Formulas(10), (RATE,))
+    assert many.error(RATE) == pytest.approx(((4 * 0.03**2 + 16 * 0.3**2) / 20) ** 0.5, rel=1e-3)
 
 
 def test_many_simulations_teach_what_crossings_cost():

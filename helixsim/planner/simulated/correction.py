@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import exp, log
+from math import exp, log, sqrt
 
 from helixsim.planner.figures import is_share, latency_name
 from helixsim.planner.objective import Figures
@@ -21,6 +21,8 @@ _NOISE = 0.03
 _PRIOR = (2.0, 0.02, 0.05, 0.3)
 """Standard deviations of the weights before any simulation: of the mean, per stage, per slow link,
 per logarithm of the requests in flight."""
+_GUESSES = 4.0
+"""Simulations that this deviation counts for when the deviation itself is learned."""
 _CLOSE = 4.0
 """Exponent of the weight of a simulation by its figure relative to the best: errors matter near the
 optimum."""
@@ -38,9 +40,17 @@ class Correction:
     ----------
     weights
         Figure -> weights of the terms of :func:`_terms`; a missing figure is not corrected.
+    errors
+        Figure -> standard deviation of the logarithm of what is left between corrected estimates
+        and simulations.
     """
 
     weights: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    errors: Mapping[str, float] = field(default_factory=dict)
+
+    def error(self, name: str) -> float:
+        """How far off a corrected estimate is, relative to it; as assumed where none is known."""
+        return self.errors.get(name, _NOISE)
 
     def ratio(self, name: str, traits: Traits) -> float:
         """Expected ratio of a simulated to an estimated figure."""
@@ -87,20 +97,21 @@ def learned(
     """
     inputs = [each for name in names for each in formulas.inputs(name)]
     weights: dict[str, tuple[float, ...]] = {}
+    errors: dict[str, float] = {}
     for name in dict.fromkeys([*inputs, *names]):
-        found = _weights(pairs, formulas, name, Correction(weights))
+        found = _fitted(pairs, formulas, name, Correction(weights))
         if found is not None:
-            weights[name] = found
-    return Correction(weights)
+            weights[name], errors[name] = found
+    return Correction(weights, errors)
 
 
-def _weights(
+def _fitted(
     pairs: Sequence[tuple[Estimate, Figures]],
     formulas: Formulas,
     name: str,
     known: Correction,
-) -> tuple[float, ...] | None:
-    """Weights of the terms for a figure; None if no simulation tells them."""
+) -> tuple[tuple[float, ...], float] | None:
+    """Weights of the terms for a figure, and its error; None if no simulation tells them."""
     rows, targets, trust = [], [], []
     best = None
     least = _LEAST_SHARE if is_share(name) else 0.0
@@ -115,7 +126,15 @@ def _weights(
         rows.append(_terms(estimate.traits))
         targets.append(log(actual / expected))
         trust.append(min(actual / best, best / actual) ** _CLOSE)
-    return _ridge(rows, targets, trust) if rows else None
+    if not rows:
+        return None
+    weights = _ridge(rows, targets, trust)
+    left = [
+        target - sum(weight * term for weight, term in zip(weights, row, strict=True))
+        for target, row in zip(targets, rows, strict=True)
+    ]
+    squares = sum(t * each**2 for t, each in zip(trust, left, strict=True))
+    return weights, sqrt((_GUESSES * _NOISE**2 + squares) / (_GUESSES + sum(trust)))
 
 
 def _terms(traits: Traits) -> tuple[float, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import exp
 
 from helixsim.planner.objective import Limit, Objective
 from helixsim.planner.search import random_stream
@@ -142,8 +143,15 @@ class Rounds:
             if added is not None:
                 structures.add(shape)
                 found.append(added)
-        missing = self._budget.batch - len(found)
-        return found + self._neighbours(missing, number, standings, correction)
+        wanted = self._budget.batch - len(found)
+        if number:
+            wanted = max(wanted, self._least_neighbours(correction))
+        return found + self._neighbours(wanted, number, standings, correction)
+
+    def _least_neighbours(self, correction: Correction) -> int:
+        """The more the surrogate errs, the more neighbours of the best are simulated besides."""
+        share = correction.error(self.objective.figure) / self._budget.neighbours_error
+        return round(self._budget.batch * min(1.0, share))
 
     def _neighbours(
         self,
@@ -154,7 +162,9 @@ class Rounds:
     ) -> list[Candidate]:
         """New neighbours of the best candidate: where annealings find nothing new, errors decide.
 
-        The surrogate's own optimum and the simulation's differ by small changes.
+        The surrogate's own optimum and the simulation's differ by small changes. The neighbours are
+        drawn by what they might reach (Thompson sampling): where the surrogate is right, by its
+        score; the more it errs, the more at random.
         """
         best = self._within_room(standings)
         proposer = self._proposer
@@ -165,7 +175,13 @@ class Rounds:
         for _ in range(self._budget.neighbours if best and count > 0 else 0):
             changed = proposer.neighbours.draw(best[0].candidate.ranges, rng)
             drawn[proposer.alike.key(changed)] = proposer.alike.canonical(changed)
-        for ranges in sorted(drawn.values(), key=proposer.score, reverse=True):
+        error = correction.error(self.objective.figure)
+        hopes = {
+            key: proposer.score(ranges) * exp(error * rng.gauss(0.0, 1.0))
+            for key, ranges in drawn.items()
+        }
+        for key in sorted(hopes, key=lambda key: -hopes[key]):
+            ranges = drawn[key]
             if len(found) >= count:
                 break
             added = self._entries.add(f"neighbour {number + 1}.{len(found) + 1}", ranges)
