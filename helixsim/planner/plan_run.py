@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf, isfinite
@@ -28,6 +28,7 @@ from helixsim.planner.simulated.candidates import Candidate, most_stages
 from helixsim.planner.simulated.search import Effort, SimulatedSearch
 from helixsim.planner.simulated.standings import Standing
 from helixsim.planner.simulated.trial_pool import Setting, TrialPool
+from helixsim.planner.tiles.tiled_search import TiledSearch
 from helixsim.scenario.resolved import Scenario
 
 
@@ -189,6 +190,7 @@ class PlanRun:
             jobs = 1
         trial_pool = TrialPool(setting, self.problem, jobs, self.report_again)
         try:
+            is_large = searching and len(self.problem) >= self.budget.tiles_from_nodes
             starts = self._starts() if searching else [("method", self._placement())]
             self.simulated_search = SimulatedSearch(
                 scenario,
@@ -200,13 +202,35 @@ class PlanRun:
                 left_s=lambda: search.left_s,
                 on_step=self.report,
             )
-            self.simulated_search.run(starts)
+            if is_large:
+                self._compare_tiles(starts, trial_pool)
+            else:
+                self.simulated_search.run(starts)
         except NoRouteError:
             if not (search.out_of_time and search.ranges):
                 raise
             # Time was up before any simulation: the result is the best by flow, with a note.
         finally:
             trial_pool.close()
+
+    def _compare_tiles(
+        self, starts: Sequence[tuple[str, Placement]], trial_pool: TrialPool
+    ) -> None:
+        """Plan a large cluster tile by tile, and compare what that gives with the starts."""
+        simulated = self.simulated_search
+        assert simulated is not None
+        for label, placement in starts:
+            simulated.offer(label, placement)
+        tiled = TiledSearch(
+            self.problem,
+            trial_pool,
+            left_s=lambda: self.search.left_s,
+            on_step=lambda step: self.report(step, self._best()),
+        )
+        found = tiled.run()
+        for label, placement in found:
+            simulated.offer(label, placement)
+        simulated.compare([label for label, _ in (*found, *starts)])
 
     def _starts(self) -> list[tuple[str, Placement]]:
         """The initial placements: the scenario's own, of heuristics, and of greatest flow."""

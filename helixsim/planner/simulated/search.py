@@ -129,7 +129,7 @@ class SimulatedSearch:
             If no request can pass any of the starts.
         """
         for label, placement in starts:
-            self._entries.add(label, placement)
+            self.offer(label, placement)
         if self._effort.rounds:
             without_gain, best = 0, 0.0
             for number in range(self._effort.rounds):
@@ -145,6 +145,33 @@ class SimulatedSearch:
         else:
             self._report("starts")
             self._race(list(self.pool))
+        self._confirm()
+        return self.chosen()
+
+    def offer(self, label: str, placement: Placement) -> None:
+        """Add a candidate, unless it is known or no request can pass it."""
+        self._entries.add(label, placement)
+
+    def compare(self, labels: Sequence[str]) -> Candidate:
+        """Simulate the candidates with these labels, in this order, then the best with more seeds.
+
+        As many run at a time as there are processes; those that lose to the best are stopped.
+
+        Raises
+        ------
+        NoRouteError
+            If there is no candidate.
+        """
+        waiting = sorted(
+            (each for each in self.pool if each.label in labels),
+            key=lambda each: labels.index(each.label),
+        )
+        count = len(waiting)
+        while waiting and not self._must_finish():
+            self._report(f"simulations of the whole, {count - len(waiting)} of {count}")
+            wave = self._affordable_runs(min(self._trial_pool.jobs, len(waiting)))
+            self._race(waiting[:wave])
+            waiting = waiting[wave:]
         self._confirm()
         return self.chosen()
 

@@ -174,6 +174,26 @@ class TrialPool:
         """Run annealings; the best placements of each."""
         return self._map(_anneal, tasks, self._worker.anneal, [])
 
+    def run(
+        self,
+        function: Callable[[Setting, PlanningProblem, Callable[[], None], Any], Any],
+        tasks: Sequence[Any],
+        too_late: object,
+    ) -> list[Any]:
+        """Call a function of a module for each task, with the setting, its problem and a look.
+
+        Parameters
+        ----------
+        function
+            It calls the look now and then, and ends by the setting's deadline by itself.
+        tasks
+            Its last argument, one after another.
+        too_late
+            The result for tasks that do not end in time.
+        """
+        calls = [(function, task) for task in tasks]
+        return self._map(_call, calls, self._worker.call, too_late)
+
     def _map(
         self,
         remote: Callable[[Any], Any],
@@ -246,6 +266,10 @@ class _WorkerState:
             setting.scenario, setting.objective, trial, setting.deadline, self._on_look
         )
 
+    def call(self, call: tuple[Callable[..., Any], Any]) -> Any:
+        function, task = call
+        return function(self.setting, self.problem, self._on_look, task)
+
     def anneal(self, task: AnnealingTask) -> list[Proposal]:
         own_end = None if task.most_s is None else monotonic() + task.most_s
         deadlines = [end for end in (self.setting.deadline, own_end) if end is not None]
@@ -304,3 +328,8 @@ def _simulate(trial: Trial) -> TrialRun | None:
 def _anneal(task: AnnealingTask) -> list[Proposal]:
     assert _worker is not None
     return _worker.anneal(task)
+
+
+def _call(call: tuple[Callable[..., Any], Any]) -> Any:
+    assert _worker is not None
+    return _worker.call(call)
