@@ -72,7 +72,7 @@ def wholes(
             tuple(next((cut for cut in each if cut.how == how), each[0]) for each in usable)
         )
     distinct = list(dict.fromkeys(ways))
-    found = []
+    found: list[Assembly] = []
     for way in distinct:
         label = _label([len(tile.nodes) for cut in way for tile in cut.tiles])
         same = sum(each.label.split(" (")[0] == label for each in found)
