@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 from builders import HOST, capacity, make_machine_type, make_scenario, offline
 
-from helixsim.models.simulation import simulate
 from helixsim.planner.plan import plan
 from helixsim.planner.problem import planning_problem
 from helixsim.planner.search_budget import SearchBudget
 from helixsim.planner.simulated.alike import SIMILAR, alike_nodes
 from helixsim.planner.simulated.search import Effort
+from helixsim.planner.tiles.cuts import cuts, sites
+from helixsim.planner.tiles.parts import shared_load
 from helixsim.profiles.machine import LatencyProfile
 
 RATE = "decode_tokens_per_s"
@@ -26,6 +27,9 @@ BRIEF = SearchBudget(
     tile_annealings=2,
     proposal_steps=60,
     templates=60,
+    anneal_iterations=50,
+    anneal_rounds=1,
+    start_stage_factors=(),
 )
 TINY = Effort(num_seeds=1, rounds=1, annealings=2)
 
@@ -64,8 +68,138 @@ def planned(scenario, **options):
     return plan(scenario, **({"effort": TINY, "budget": BRIEF} | options))
 
 
+def labelled(result, start):
+    return [each for each in result.candidates if each.label.startswith(start)]
+
+
+def alike_of(problem):
+    return alike_nodes(problem, SIMILAR)
+
+
+def names_of(problem, nodes):
+    return [problem.names[node] for node in nodes]
+
+
+# -- the plan
+
+
 def test_twelve_alike_nodes_serve_three_times_what_four_serve():
-    result = planned(cluster({"a": 12}))
-    print([(each.label, each.figures.get(RATE), each.chosen) for each in result.candidates])
-    print(simulate(replace(cluster({"a": 4}), placement=plan(cluster({"a": 4}), budget=BRIEF, effort=TINY).placement)).summary[RATE])
-    assert 0
+    (tiles,) = labelled(planned(cluster({"a": 12})), "tiles 3 x 4")
+    one = planned(cluster({"a": 4}), budget=replace(BRIEF, tiles_from_nodes=99))
+    assert labelled(one, "tiles") == []
+    assert tiles.figures[RATE] == pytest.approx(3 * one.simulated[RATE], rel=0.01)
+    assert tiles.stages == 4
+    counts = [list(tiles.placement.layers.values()).count((n, n + 2)) for n in range(0, 8, 2)]
+    assert counts == [3, 3, 3, 3]
+    assert len(tiles.placement.links) == 3 * 5  # in a tile, each node has one way in and one out
+
+
+def test_the_plan_is_at_least_as_good_as_every_start_and_repeats():
+    scenario = cluster({"a": 9, "b": 5})
+    result, again = planned(scenario), planned(scenario)
+    assert labelled(result, "tiles 3 x 4-5")
+    assert labelled(result, "replicas") or labelled(result, "swarm")
+    best = max(each.figures[RATE] for each in result.candidates)
+    assert result.simulated[RATE] == best
+    assert result.placement == again.placement
+    assert [e.figures for e in result.candidates] == [e.figures for e in again.candidates]
+
+
+def test_steps_and_candidates_say_what_was_done():
+    steps = []
+    planned(cluster({"a": 12}), on_progress=lambda progress: steps.append(progress.step))
+    said = list(dict.fromkeys(steps))
+    assert "estimates of 1 tiles of 1 cuts" in said
+    assert "searches of 1 tiles of 1 cuts" in said
+    assert said.index("searches of 1 tiles of 1 cuts") < said.index(
+        next(step for step in said if step.startswith("simulations of the whole"))
+    )
+
+
+def test_constraints_hold_in_every_tile():
+    result = planned(
+        cluster({"a": 14}), fix=["a0=0-1", "a5=2-3"], ban=["a1=0-5"], leave_out=["a13"]
+    )
+    found = labelled(result, "tiles")
+    assert found
+    for each in found:
+        layers = each.placement.layers
+        assert (layers["a0"], layers["a5"]) == ((0, 2), (2, 4))
+        assert layers.get("a1", (6, 8)) == (6, 8)
+        assert "a13" not in layers
+
+
+def test_routes_stay_in_a_region_if_they_have_to():
+    result = planned(cluster({"a": 8, "b": 4, "c": 2}), same_region=True)
+    (tiles, *_) = labelled(result, "tiles 3 x 4")
+    assert {name[0] for name in tiles.placement.layers} == {"a", "b"}
+    assert all(HOST in pair or pair[0][0] == pair[1][0] for pair in tiles.placement.links)
+
+
+def test_no_route_of_a_tile_has_too_many_stages():
+    result = planned(cluster({"a": 12}, most_layers=4), max_stages=3)
+    found = labelled(result, "tiles")
+    assert found
+    assert all(each.stages <= 3 for each in found)
+
+
+def test_without_time_there_is_a_plan_all_the_same():
+    result = planned(cluster({"a": 12}), time_limit_s=0.05)
+    assert set(result.placement.layers)
+
+
+def test_an_online_load_is_shared():
+    scenario = cluster({"a": 12})
+    online = replace(scenario.workload, mode="online", mean_tokens_per_s=600.0)
+    assert shared_load(online, 0.25).mean_tokens_per_s == 150.0
+    traced = replace(online, mean_tokens_per_s=None, rate_scale=2.0)
+    assert shared_load(traced, 0.25).rate_scale == 0.5
+    assert shared_load(scenario.workload, 0.25).initial_requests == 3
+    assert shared_load(scenario.workload, 0.01).initial_requests == 1
+
+
+# -- cuts
+
+
+def test_a_site_that_cannot_hold_the_llm_joins_another():
+    problem = planning_problem(cluster({"a": 5, "b": 4, "c": 2}))
+    alike = alike_of(problem)
+    site_of = [{"a": 0, "b": 1, "c": 2}[problem.names[m[0]][0]] for m in alike.members]
+    found = [names_of(problem, site) for site in sites(problem, alike, site_of)]
+    assert found == [["a0", "a1", "a2", "a3", "a4", "c0", "c1"], ["b0", "b1", "b2", "b3"]]
+
+
+def test_each_kind_is_dealt_evenly_and_the_rest_to_the_slowest():
+    scenario = cluster({"a": 12})
+    slow = scenario.machine_types["kind"]
+    fast_layer = LatencyProfile((0, 1, 1000), (0.0, 0.005, 0.005))
+    fast = make_machine_type(
+        "fast", 2, room=capacity(kv_token_layers=40), prefill=fast_layer, decode=fast_layer
+    )
+    nodes = tuple(
+        replace(node, machine_type="fast" if number < 7 else "kind")
+        for number, node in enumerate(scenario.cluster)
+    )
+    scenario = replace(
+        scenario,
+        machine_types={"kind": slow, "fast": fast},
+        cluster=replace(scenario.cluster, nodes=nodes),
+    )
+    problem = planning_problem(scenario)
+    alike = alike_of(problem)
+    mixed, like = cuts(problem, alike, range(12), (4,))
+    # Two fast nodes and a slow one each; then a fast one to the first, and slow ones to the others.
+    assert [names_of(problem, tile.nodes) for tile in mixed.tiles] == [
+        ["a0", "a1", "a6", "a7"],
+        ["a2", "a3", "a8", "a10"],
+        ["a4", "a5", "a9", "a11"],
+    ]
+    assert [tile.key for tile in mixed.tiles] == [
+        ((0, 3), (1, 1)),
+        ((0, 2), (1, 2)),
+        ((0, 2), (1, 2)),
+    ]
+    assert (mixed.how, like.how) == ("mixed", "like with like")
+    assert [len(tile.nodes) for tile in like.tiles] == [4, 4, 4]
+    assert like.tiles[0].key == ((0, 4),)
+    assert cuts(problem, alike, range(12), (4, 2, 3)) == [mixed, like]  # two cannot hold the LLM

@@ -116,6 +116,7 @@ class SimulatedSearch:
         )
         self.pool = self._entries.pool
         self._correction = Correction()
+        self._trusts_estimates = True
         self._longest_s = 0.0  # of a complete run so far, in seconds of this machine
 
     # -- the search --------------------------------------------------------------------------
@@ -155,7 +156,9 @@ class SimulatedSearch:
     def compare(self, labels: Sequence[str]) -> Candidate:
         """Simulate the candidates with these labels, in this order, then the best with more seeds.
 
-        As many run at a time as there are processes; those that lose to the best are stopped.
+        As many run at a time as there are processes; those that lose to the best are stopped. Once
+        one has run, the others are no plans before they have: estimates suit candidates of one
+        search, and not those of different methods for a large cluster.
 
         Raises
         ------
@@ -167,6 +170,7 @@ class SimulatedSearch:
             key=lambda each: labels.index(each.label),
         )
         count = len(waiting)
+        self._trusts_estimates = False
         while waiting and not self._must_finish():
             self._report(f"simulations of the whole, {count - len(waiting)} of {count}")
             wave = self._affordable_runs(min(self._trial_pool.jobs, len(waiting)))
@@ -177,6 +181,8 @@ class SimulatedSearch:
 
     def standings(self) -> list[Standing]:
         """All candidates of which something is known, best first."""
+        if not self._trusts_estimates and any(each.is_tried for each in self.pool):
+            return standings(self.pool, self.objective, lambda candidate: None)
         return standings(self.pool, self.objective, self._expected)
 
     def chosen(self) -> Candidate:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from helixsim.errors import SimulationError
 from helixsim.planner.constraints import FREE, Constraints
@@ -38,6 +38,9 @@ _POLL_S = 0.5
 
 _GRACE_S = 1.0
 """Seconds after the deadline in which results are still waited for."""
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 RangesItems = tuple[tuple[int, tuple[int, int]], ...]
 
@@ -176,10 +179,10 @@ class TrialPool:
 
     def run(
         self,
-        function: Callable[[Setting, PlanningProblem, Callable[[], None], Any], Any],
-        tasks: Sequence[Any],
-        too_late: object,
-    ) -> list[Any]:
+        function: Callable[[Setting, PlanningProblem, Callable[[], None], Task], Result],
+        tasks: Sequence[Task],
+        too_late: Result,
+    ) -> list[Result]:
         """Call a function of a module for each task, with the setting, its problem and a look.
 
         Parameters
@@ -266,7 +269,7 @@ class _WorkerState:
             setting.scenario, setting.objective, trial, setting.deadline, self._on_look
         )
 
-    def call(self, call: tuple[Callable[..., Any], Any]) -> Any:
+    def call(self, call: tuple[Callable[..., Result], object]) -> Result:
         function, task = call
         return function(self.setting, self.problem, self._on_look, task)
 
@@ -330,6 +333,6 @@ def _anneal(task: AnnealingTask) -> list[Proposal]:
     return _worker.anneal(task)
 
 
-def _call(call: tuple[Callable[..., Any], Any]) -> Any:
+def _call(call: tuple[Callable[..., Result], object]) -> Result:
     assert _worker is not None
     return _worker.call(call)

@@ -67,10 +67,10 @@ def wholes(
     if not usable:
         return []
     ways = [tuple(each[min(place, len(each) - 1)] for each in usable) for place in range(2)]
-    for how in ("mixed", "like with like"):
-        ways.append(
-            tuple(next((cut for cut in each if cut.how == how), each[0]) for each in usable)
-        )
+    ways += [
+        tuple(next((cut for cut in each if cut.how == how), each[0]) for each in usable)
+        for how in ("mixed", "like with like")
+    ]
     distinct = list(dict.fromkeys(ways))
     found: list[Assembly] = []
     for way in distinct:
@@ -87,8 +87,8 @@ def _label(sizes: Sequence[int]) -> str:
 
 def assembled(
     problem: PlanningProblem, whole: Assembly, plans: Mapping[TileKey, PartPlan]
-) -> tuple[Placement, dict[int, tuple[int, int]]]:
-    """The placement with the plans of all tiles and links within them alone, and its ranges.
+) -> Placement:
+    """The placement with the plans of all tiles and links within them alone.
 
     Nodes with fixed layers hold these even if no tile uses them.
     """
@@ -106,4 +106,4 @@ def assembled(
             ranges |= {tile.nodes[node]: span for node, span in own.items()}
     names = problem.names
     layers = {names[node]: ranges[node] for node in sorted(ranges)}
-    return Placement(layers, tuple(links)), ranges
+    return Placement(layers, tuple(links))

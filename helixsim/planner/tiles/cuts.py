@@ -11,8 +11,9 @@ Tiles with as many nodes of each class of alike nodes are alike: a plan for one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.simulated.alike import AlikeNodes
@@ -106,22 +107,25 @@ def cuts(
     site
         Numbers of nodes.
     sizes
-        Nodes of a tile that are aimed at.
+        Nodes of a tile that are aimed at; tiles are larger where so few cannot hold the LLM.
     """
     classes: dict[int, list[int]] = {}
     for node in site:
         classes.setdefault(alike.class_of[node], []).append(node)
     ordered = sorted(classes, key=lambda kind: (-_speed(problem, classes[kind][0]), kind))
+    in_order = [node for kind in ordered for node in classes[kind]]
+    ways: dict[str, Callable[[int], list[list[int]]]] = {
+        "mixed": lambda count: _mixed(problem, [classes[kind] for kind in ordered], count),
+        "like with like": lambda count: _in_order(in_order, count),
+    }
     found: dict[tuple[TileKey, ...], Cut] = {}
-    for count in dict.fromkeys(max(1, round(len(site) / size)) for size in sizes):
-        ways = {
-            "mixed": _mixed(problem, [classes[kind] for kind in ordered], count),
-            "like with like": _in_order([n for kind in ordered for n in classes[kind]], count),
-        }
-        for how, parts in ways.items():
+    for size, (how, divided) in product(sizes, ways.items()):
+        for count in range(max(1, round(len(site) / size)), 0, -1):
+            parts = divided(count)
             if all(_holds(problem, part) for part in parts):
                 cut = Cut(how, tuple(_tile(alike, part) for part in parts))
                 found.setdefault(tuple(sorted(tile.key for tile in cut.tiles)), cut)
+                break
     return list(found.values())
 
 
@@ -132,8 +136,8 @@ def _mixed(
     parts: list[list[int]] = [[] for _ in range(count)]
     for members in classes:
         each = len(members) // count
-        for number, part in enumerate(parts):
-            part += members[number * each : (number + 1) * each]
+        for number in range(count):
+            parts[number] += members[number * each : (number + 1) * each]
     speeds = [0.0] * count
     for members in classes:
         left = members[len(members) // count * count :]

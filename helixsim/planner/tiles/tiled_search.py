@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil, inf
 
-from helixsim.placement.placement import Placement
 from helixsim.planner.constraints import violations
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.simulated.allowed import allowed
@@ -69,7 +68,7 @@ class TiledSearch:
         )
         plans = {key: plan if plan.found else estimates[key] for key, plan in plans.items()}
         whole = wholes([ranked_cuts(each, plans, is_rate) for each in best], plans, is_rate)
-        return [labelled for each in whole for labelled in self._placements(each, plans)]
+        return self._placements(whole, plans)
 
     def _planned(
         self,
@@ -108,12 +107,13 @@ class TiledSearch:
         return (tuple(sorted(found.items())),) if found else ()
 
     def _placements(
-        self, whole: Assembly, plans: Mapping[TileKey, PartPlan]
-    ) -> list[tuple[str, Placement]]:
-        """A placement with links within tiles alone, and one with all links that fit."""
+        self, whole: Sequence[Assembly], plans: Mapping[TileKey, PartPlan]
+    ) -> list[Labelled]:
+        """Placements with links within tiles alone; the best one also with all links that fit."""
         problem = self._problem
-        apart, ranges = assembled(problem, whole, plans)
-        found = [(whole.label, apart)]
-        if not violations(problem, ranges, self._pool.setting.max_stages):
-            found.append((f"{whole.label}, joined", problem.placement(ranges)))
+        found = [(each.label, assembled(problem, each, plans)) for each in whole]
+        if whole:
+            ranges = problem.ranges(found[0][1])
+            if not violations(problem, ranges, self._pool.setting.max_stages):
+                found.append((f"{whole[0].label}, joined", problem.placement(ranges)))
         return found
