@@ -12,8 +12,9 @@ from helixsim.planner.problem import planning_problem
 from helixsim.planner.search_budget import SearchBudget
 from helixsim.planner.simulated.alike import SIMILAR, alike_nodes
 from helixsim.planner.simulated.search import Effort
-from helixsim.planner.tiles.cuts import cuts, sites
-from helixsim.planner.tiles.parts import shared_load
+from helixsim.planner.tiles.assembly import merit
+from helixsim.planner.tiles.cuts import Cut, Tile, cuts, sites
+from helixsim.planner.tiles.parts import PartPlan, shared_load, transferred
 from helixsim.profiles.machine import LatencyProfile
 
 RATE = "decode_tokens_per_s"
@@ -156,6 +157,30 @@ def test_an_online_load_is_shared():
     assert shared_load(traced, 0.25).rate_scale == 0.5
     assert shared_load(scenario.workload, 0.25).initial_requests == 3
     assert shared_load(scenario.workload, 0.01).initial_requests == 1
+
+
+# -- parts
+
+
+def test_a_plan_is_transferred_to_a_tile_with_other_counts():
+    """Classes 0 0 1 to 0 1 1: one node of class 0 is missing, the other of class 1 begins again."""
+    plan_of_source = ((0, (0, 3)), (1, (3, 5)), (2, (5, 8)))
+    assert transferred(plan_of_source, [0, 0, 1], [0, 1, 1]) == (
+        (0, (0, 3)),
+        (1, (5, 8)),
+        (2, (5, 8)),
+    )
+    assert transferred(plan_of_source, [0, 0, 1], [0, 0, 2]) == ((0, (0, 3)), (1, (3, 5)))
+
+
+def test_rates_of_tiles_add_up_and_those_that_were_not_planned_count_as_the_others():
+    first, second = Tile((0, 1), ((0, 2),)), Tile((2, 3, 4), ((0, 3),))
+    cut = Cut("mixed", (first, second, first))
+    plans = {first.key: PartPlan((), 4.0)}
+    assert merit(cut, plans, is_rate=True) == 14.0  # 2 tokens/s for each of 7 nodes
+    plans[second.key] = PartPlan((), 7.0)
+    assert merit(cut, plans, is_rate=True) == 15.0
+    assert merit(cut, plans, is_rate=False) == pytest.approx((2 * 4 + 3 * 7 + 2 * 4) / 7)
 
 
 # -- cuts

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from helixsim.placement.placement import Placement
 from helixsim.planner.problem import PlanningProblem
-from helixsim.planner.tiles.cuts import Cut, TileKey
-from helixsim.planner.tiles.parts import PartPlan
+from helixsim.planner.tiles.cuts import LIKE, MIXED, Cut, TileKey
+from helixsim.planner.tiles.parts import NO_PLAN, PartPlan
 
 Labelled = tuple[str, Placement]
 """The label of a candidate, and its placement."""
@@ -33,19 +33,21 @@ class Assembly:
 def merit(cut: Cut, plans: Mapping[TileKey, PartPlan], *, is_rate: bool) -> float:
     """How good a cut is: the sum of rates; the mean over nodes of other scores.
 
-    A cut with a tile that has no plan is worth what the others are.
+    A tile that was not planned counts as the mean of the others.
     """
-    scores = [(plans[tile.key].score, len(tile.nodes)) for tile in cut.tiles]
-    if is_rate:
-        return sum(score for score, _ in scores)
-    return sum(score * count for score, count in scores) / sum(count for _, count in scores)
+    scores = [(plans[t.key].score, len(t.nodes)) for t in cut.tiles if t.key in plans]
+    count = sum(count for _, count in scores)
+    mean = sum(score if is_rate else score * count for score, count in scores) / count
+    return mean * sum(len(tile.nodes) for tile in cut.tiles) if is_rate else mean
 
 
 def ranked_cuts(
     of_site: Sequence[Cut], plans: Mapping[TileKey, PartPlan], is_rate: bool
 ) -> list[Cut]:
     """The cuts of a site in which a request can pass some tile, best first."""
-    usable = [cut for cut in of_site if any(plans[tile.key].found for tile in cut.tiles)]
+    usable = [
+        cut for cut in of_site if any(plans.get(tile.key, NO_PLAN).found for tile in cut.tiles)
+    ]
     return sorted(usable, key=lambda cut: -merit(cut, plans, is_rate=is_rate))
 
 
@@ -69,7 +71,7 @@ def wholes(
     ways = [tuple(each[min(place, len(each) - 1)] for each in usable) for place in range(2)]
     ways += [
         tuple(next((cut for cut in each if cut.how == how), each[0]) for each in usable)
-        for how in ("mixed", "like with like")
+        for how in (MIXED, LIKE)
     ]
     distinct = list(dict.fromkeys(ways))
     found: list[Assembly] = []

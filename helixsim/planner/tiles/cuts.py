@@ -18,6 +18,8 @@ from itertools import product
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.simulated.alike import AlikeNodes
 
+MIXED, LIKE = "mixed", "like with like"
+
 TileKey = tuple[tuple[int, int], ...]
 """Number of a class of alike nodes, and how many of its nodes there are; for each class."""
 
@@ -45,13 +47,18 @@ class Cut:
     Attributes
     ----------
     how
-        ``mixed`` or ``like with like``.
+        :data:`MIXED` or :data:`LIKE`.
     tiles
         The parts.
     """
 
     how: str
     tiles: tuple[Tile, ...]
+
+    @property
+    def examples(self) -> tuple[Tile, ...]:
+        """The tiles from which the worth of the cut shows: of the same mix, one."""
+        return self.tiles[:1] if self.how == MIXED else self.tiles
 
 
 def sites(
@@ -115,8 +122,8 @@ def cuts(
     ordered = sorted(classes, key=lambda kind: (-_speed(problem, classes[kind][0]), kind))
     in_order = [node for kind in ordered for node in classes[kind]]
     ways: dict[str, Callable[[int], list[list[int]]]] = {
-        "mixed": lambda count: _mixed(problem, [classes[kind] for kind in ordered], count),
-        "like with like": lambda count: _in_order(in_order, count),
+        MIXED: lambda count: _mixed(problem, [classes[kind] for kind in ordered], count),
+        LIKE: lambda count: _in_order(in_order, count),
     }
     found: dict[tuple[TileKey, ...], Cut] = {}
     for size, (how, divided) in product(sizes, ways.items()):

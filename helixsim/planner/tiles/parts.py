@@ -9,7 +9,7 @@ from time import monotonic
 
 from helixsim.errors import HelixError
 from helixsim.planner.heuristics.replicas import replica_ranges
-from helixsim.planner.problem import PlanningProblem
+from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.planner.simulated.allowed import allowed
 from helixsim.planner.simulated.correction import Correction
 from helixsim.planner.simulated.proposals import Proposal
@@ -107,6 +107,8 @@ def plan_part(
     task
         The tile.
     """
+    if setting.deadline is not None and monotonic() >= setting.deadline:
+        return NO_PLAN
     part = problem.restricted(task.nodes)
     own_end = inf if task.most_s is None else monotonic() + task.most_s
     deadline = min(own_end, inf if setting.deadline is None else setting.deadline)
@@ -118,7 +120,7 @@ def plan_part(
     )
     try:
         pool = TrialPool(own, part, 1, on_look)
-        starts = [*task.starts, *_simple_starts(part)]
+        starts = _starts(part, task.starts)
         if not task.rounds:
             return _estimated(pool, starts)
         return _searched(pool, part, task, starts, deadline)
@@ -126,9 +128,42 @@ def plan_part(
         return NO_PLAN
 
 
-def _simple_starts(part: PlanningProblem) -> list[RangesItems]:
-    found = allowed(part, replica_ranges(part))
-    return [tuple(sorted(found.items()))] if found else []
+def transferred(plan: RangesItems, source: Sequence[int], target: Sequence[int]) -> RangesItems:
+    """A plan of one tile for another that differs by some nodes.
+
+    Parameters
+    ----------
+    plan
+        The plan, nodes numbered within the tile.
+    source, target
+        The class of each node of the two tiles, in order.
+
+    Returns
+    -------
+    tuple
+        Nodes of one class take over the layers of that class, one by one. Where there are more of
+        them than before, they begin again with the first; some may hold nothing.
+    """
+    held: dict[int, list[tuple[int, int]]] = {}
+    for node, span in sorted(plan):
+        held.setdefault(source[node], []).append(span)
+    found: list[tuple[int, tuple[int, int]]] = []
+    taken: dict[int, int] = {}
+    for node, kind in enumerate(target):
+        if spans := held.get(kind):
+            number = taken[kind] = taken.get(kind, -1) + 1
+            found.append((node, spans[number % len(spans)]))
+    return tuple(found)
+
+
+def _starts(part: PlanningProblem, given: Sequence[RangesItems]) -> list[RangesItems]:
+    """The starts through which requests can pass, and the replicas of the tile."""
+    allowed_ones = (allowed(part, dict(each)) for each in (*given, _items(replica_ranges(part))))
+    return [_items(each) for each in allowed_ones if each]
+
+
+def _items(ranges: Ranges) -> RangesItems:
+    return tuple(sorted(ranges.items()))
 
 
 def _estimated(pool: TrialPool, starts: Sequence[RangesItems]) -> PartPlan:
@@ -181,4 +216,4 @@ def _searched(
     )
     search.run([(f"start {n}", part.placement(dict(start))) for n, start in enumerate(starts)])
     best = search.standings()[0]
-    return PartPlan((tuple(sorted(best.candidate.ranges.items())),), best.score)
+    return PartPlan((_items(best.candidate.ranges),), best.score)

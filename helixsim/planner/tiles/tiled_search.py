@@ -14,11 +14,10 @@ from math import ceil, inf
 
 from helixsim.planner.constraints import violations
 from helixsim.planner.problem import PlanningProblem
-from helixsim.planner.simulated.allowed import allowed
 from helixsim.planner.simulated.trial_pool import RangesItems, TrialPool
 from helixsim.planner.tiles.assembly import Assembly, Labelled, assembled, ranked_cuts, wholes
 from helixsim.planner.tiles.cuts import Cut, Tile, TileKey, cuts, sites
-from helixsim.planner.tiles.parts import NO_PLAN, PartPlan, PartTask, plan_part
+from helixsim.planner.tiles.parts import NO_PLAN, PartPlan, PartTask, plan_part, transferred
 
 
 class TiledSearch:
@@ -58,41 +57,57 @@ class TiledSearch:
         problem, budget = self._problem, self._budget
         found = sites(problem, self._alike, self._pool.proposer.surrogate.site_of)
         of_site = [cuts(problem, self._alike, site, budget.tile_sizes) for site in found]
-        estimates = self._planned(
-            "estimates", [cut for each in of_site for cut in each], {}, budget.tile_estimate_share
-        )
+        every = [cut for each in of_site for cut in each]
+        examples = {tile.key: tile for cut in every for tile in cut.examples}
+        self._on_step(f"estimates of {len(examples)} tiles of {len(every)} cuts")
+        estimates = self._planned(examples, {}, 0, budget.tile_estimate_share)
         is_rate = self._pool.setting.objective.is_rate
         best = [ranked_cuts(each, estimates, is_rate)[: budget.tile_cuts] for each in of_site]
-        plans = self._planned(
-            "searches", [cut for each in best for cut in each], estimates, budget.tile_search_share
-        )
-        plans = {key: plan if plan.found else estimates[key] for key, plan in plans.items()}
+        chosen = [cut for each in best for cut in each]
+        tiles = {tile.key: tile for cut in chosen for tile in cut.tiles}
+        starts = {key: start for cut in chosen for key, start in self._starts(cut, estimates)}
+        self._on_step(f"searches of {len(tiles)} tiles of {len(chosen)} cuts")
+        plans = self._planned(tiles, starts, budget.tile_rounds, budget.tile_search_share)
+        plans = {
+            key: plan if plan.found else estimates.get(key, NO_PLAN) for key, plan in plans.items()
+        }
         whole = wholes([ranked_cuts(each, plans, is_rate) for each in best], plans, is_rate)
         return self._placements(whole, plans)
 
+    def _starts(
+        self, cut: Cut, estimates: Mapping[TileKey, PartPlan]
+    ) -> list[tuple[TileKey, tuple[RangesItems, ...]]]:
+        """For each tile of a cut, its placements by estimate, or those of the example."""
+        class_of = self._alike.class_of
+        example = cut.examples[0]
+        source = [class_of[node] for node in example.nodes]
+        found = []
+        for tile in cut.tiles:
+            if tile.key in estimates:
+                found.append((tile.key, estimates[tile.key].found))
+                continue
+            target = [class_of[node] for node in tile.nodes]
+            given = estimates[example.key].found
+            found.append((tile.key, tuple(transferred(each, source, target) for each in given)))
+        return found
+
     def _planned(
         self,
-        step: str,
-        chosen: Sequence[Cut],
-        known: Mapping[TileKey, PartPlan],
+        tiles: Mapping[TileKey, Tile],
+        starts: Mapping[TileKey, tuple[RangesItems, ...]],
+        rounds: int,
         time_share: float,
     ) -> dict[TileKey, PartPlan]:
-        """The plan of each tile, alike ones once: by estimates, or from these by a search."""
-        tiles: dict[TileKey, Tile] = {}
-        for cut in chosen:
-            for tile in cut.tiles:
-                tiles.setdefault(tile.key, tile)
-        self._on_step(f"{step} of {len(tiles)} tiles of {len(chosen)} cuts")
+        """The plan of each tile: by estimates, or by a search of so many rounds."""
         most_s = None
         if self._left_s() < inf and tiles:
             waves = ceil(len(tiles) / self._pool.jobs)
             most_s = max(0.0, self._left_s()) * time_share / waves
-        rounds = self._budget.tile_rounds if known else 0
         tasks = [
             PartTask(
                 tile.nodes,
                 len(tile.nodes) / len(self._problem),
-                (*known.get(key, NO_PLAN).found, *self._own_start(tile)),
+                (*starts.get(key, ()), *self._own_start(tile)),
                 rounds,
                 most_s,
             )
@@ -101,10 +116,9 @@ class TiledSearch:
         return dict(zip(tiles, self._pool.run(plan_part, tasks, NO_PLAN), strict=True))
 
     def _own_start(self, tile: Tile) -> tuple[RangesItems, ...]:
-        """The scenario's own placement of the nodes of a tile, if requests can pass it."""
-        own = {n: self._own[node] for n, node in enumerate(tile.nodes) if node in self._own}
-        found = allowed(self._problem.restricted(tile.nodes), own) if own else {}
-        return (tuple(sorted(found.items())),) if found else ()
+        """The scenario's own placement of the nodes of a tile."""
+        own = tuple((n, self._own[node]) for n, node in enumerate(tile.nodes) if node in self._own)
+        return (own,) if own else ()
 
     def _placements(
         self, whole: Sequence[Assembly], plans: Mapping[TileKey, PartPlan]
