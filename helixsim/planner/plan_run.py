@@ -13,7 +13,8 @@ from helixsim.placement.placement import Placement
 from helixsim.planner.heuristics import petals, replicas, separate_mixed, swarm
 from helixsim.planner.max_flow.optimise import close_gap, optimise
 from helixsim.planner.max_flow.upper_bound import upper_bound
-from helixsim.planner.objective import Figures, Objective, counted
+from helixsim.planner.notes import notes_on, small_shares
+from helixsim.planner.objective import Figures, Objective
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.result import (
     CandidateResult,
@@ -28,7 +29,7 @@ from helixsim.planner.simulated.candidates import Candidate, most_stages
 from helixsim.planner.simulated.search import Effort, SimulatedSearch
 from helixsim.planner.simulated.standings import Standing
 from helixsim.planner.simulated.trial_pool import Setting, TrialPool
-from helixsim.planner.tiles.tiled_search import TiledSearch
+from helixsim.planner.tiles.tiled_search import JOINED, TiledSearch
 from helixsim.scenario.resolved import Scenario
 
 
@@ -99,6 +100,7 @@ class PlanRun:
         self.search = self.new_search(seed, solver, max_stages, time_limit_s, budget)
         self.simulated_search: SimulatedSearch | None = None
         self.num_seeds = 1
+        self._small_shares: dict[str, str] = {}  # label of a candidate -> what to say of it
         self._reported = PlanProgress(0.0, "", 0.0, inf)
 
     def elapsed_s(self) -> float:
@@ -230,6 +232,9 @@ class PlanRun:
         found = tiled.run()
         for label, placement in found:
             simulated.offer(label, placement)
+            # The flow between tiles takes long to balance; the shares of first nodes are alike.
+            if not label.endswith(JOINED) and (said := small_shares(self.scenario, placement)):
+                self._small_shares[label] = said
         simulated.compare([label for label, _ in (*found, *starts)])
 
     def _starts(self) -> list[tuple[str, Placement]]:
@@ -369,7 +374,7 @@ class PlanRun:
             simulated=shown_figures(chosen) if chosen is not None and chosen.figures else None,
             candidates=candidates,
             interrupted=interrupted,
-            notes=self._notes(chosen, searched_by),
+            notes=self._notes(chosen) if searched_by == "simulated" else (),
             subject_to=tuple(map(str, self.objective.limits)),
             error=best.error / best.score if best and best.candidate.runs and best.score else None,
         )
@@ -384,35 +389,9 @@ class PlanRun:
         found = self.simulated_search.standings() if self.simulated_search is not None else []
         return found[0] if found else None
 
-    def _notes(self, chosen: Candidate | None, searched_by: str) -> tuple[str, ...]:
-        if searched_by != "simulated":
-            return ()
-        if chosen is None:
-            return ("stopped before any simulation; the plan is the best placement by flow",)
-        if not chosen.figures:
-            return (
-                "time was up before any simulation of the plan, which is the best placement by "
-                "the surrogate's estimate",
-            )
-        missed = [
-            f"{limit} (actual value {counted(chosen.figures, limit.figure):.4g})"
-            for limit in self.objective.limits
-            if limit.kept_share(chosen.figures) < 1
-        ]
-        notes = [f"no placement was found that keeps {' and '.join(missed)}"] if missed else []
-        if self._is_overcommitted(chosen.placement):
-            notes.append(
-                "the plan is the scenario's own placement, in which nodes hold more layers than "
-                "their type should; the bound covers only placements without such nodes"
-            )
-        if not chosen.runs:
-            notes.append(
-                f"time was up after {chosen.stopped_s:.0f} s of the first simulation; its figures "
-                "are of these only"
-            )
-        elif len(chosen.runs) < self.num_seeds:
-            notes.append(
-                f"time was up after {len(chosen.runs)} of {self.num_seeds} seeds; the means are "
-                "less certain"
-            )
-        return tuple(notes)
+    def _notes(self, chosen: Candidate | None) -> tuple[str, ...]:
+        overcommitted = chosen is not None and self._is_overcommitted(chosen.placement)
+        found = notes_on(chosen, self.objective, self.num_seeds, is_overcommitted=overcommitted)
+        if chosen is not None and chosen.label in self._small_shares:
+            found += (self._small_shares[chosen.label],)
+        return found

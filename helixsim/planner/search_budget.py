@@ -172,6 +172,9 @@ class SearchBudget:
         proportion to its nodes, and there are more neighbours to try.
     tile_sizes
         Nodes of a tile that cuts aim at; a search does well with 10 to 30.
+    tile_share_room
+        Least share of the cluster's speed that a tile has, over the least share of the flow for
+        which nodes get requests (``scheduler.min_flow_share``): shares are estimates.
     tile_cuts
         Cuts of a site, the best by estimate, whose tiles are planned by simulation.
     tile_estimate_share, tile_search_share
@@ -254,6 +257,7 @@ class SearchBudget:
     final_front: int = 6
     tiles_from_nodes: int = 64
     tile_sizes: tuple[int, ...] = (10, 14, 20, 30)
+    tile_share_room: float = 1.2
     tile_cuts: int = 2
     tile_estimate_share: float = 0.2
     tile_search_share: float = 0.5

@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 from builders import HOST, capacity, make_machine_type, make_scenario, offline
 
+from helixsim.placement.placement import Placement
+from helixsim.planner.notes import small_shares
 from helixsim.planner.plan import plan
 from helixsim.planner.problem import planning_problem
 from helixsim.planner.search_budget import SearchBudget
@@ -14,7 +16,7 @@ from helixsim.planner.simulated.alike import SIMILAR, alike_nodes
 from helixsim.planner.simulated.search import Effort
 from helixsim.planner.tiles.assembly import merit
 from helixsim.planner.tiles.cuts import Cut, Tile, cuts, sites
-from helixsim.planner.tiles.parts import PartPlan, shared_load, transferred
+from helixsim.planner.tiles.parts import PartPlan, part_scenario, shared_load, transferred
 from helixsim.profiles.machine import LatencyProfile
 
 RATE = "decode_tokens_per_s"
@@ -183,6 +185,27 @@ def test_rates_of_tiles_add_up_and_those_that_were_not_planned_count_as_the_othe
     assert merit(cut, plans, is_rate=False) == pytest.approx((2 * 4 + 3 * 7 + 2 * 4) / 7)
 
 
+def test_a_part_passes_over_what_the_whole_would_pass_over():
+    """Of a part with a fifth of the load, 25 % are 5 % of the whole."""
+    scenario = cluster({"a": 12}, min_flow_share=0.05)
+    problem = planning_problem(scenario)
+    part = part_scenario(scenario, problem.restricted([1, 4, 7, 8]), 0.2)
+    assert part.scheduler.min_flow_share == pytest.approx(0.25)
+    assert [node.name for node in part.cluster] == ["a1", "a4", "a7", "a8"]
+    assert part_scenario(scenario, problem, 0.04).scheduler.min_flow_share == 0.05
+
+
+def test_nodes_that_are_passed_over_are_noted():
+    """A quarter of the layers, four times the tokens: the chain has 4/7 of the flow."""
+    scenario = cluster({"a": 12}, most_layers=8, min_flow_share=0.3)
+    chain = {f"a{n}": (2 * n, 2 * n + 2) for n in range(4)}
+    several = {f"a{n}": (0, 8) for n in range(4, 7)}
+    said = small_shares(scenario, Placement(chain | several))
+    assert said.startswith("3 of the nodes with the first layers get no requests")
+    assert "--set scheduler.min_flow_share=0.071" in said  # half of 1/7
+    assert small_shares(scenario, Placement(several)) == ""
+
+
 # -- cuts
 
 
@@ -228,3 +251,5 @@ def test_each_kind_is_dealt_evenly_and_the_rest_to_the_slowest():
     assert [len(tile.nodes) for tile in like.tiles] == [4, 4, 4]
     assert like.tiles[0].key == ((0, 4),)
     assert cuts(problem, alike, range(12), (4, 2, 3)) == [mixed, like]  # two cannot hold the LLM
+    halves = cuts(problem, alike, range(12), (4,), least_share=0.4)
+    assert [len(tile.nodes) for cut in halves for tile in cut.tiles] == [6, 6, 12]

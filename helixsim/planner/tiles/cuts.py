@@ -104,6 +104,7 @@ def cuts(
     alike: AlikeNodes,
     site: Sequence[int],
     sizes: Sequence[int],
+    least_share: float = 0.0,
 ) -> list[Cut]:
     """Different ways to cut a site; each tile can hold the LLM.
 
@@ -115,7 +116,10 @@ def cuts(
         Numbers of nodes.
     sizes
         Nodes of a tile that are aimed at; tiles are larger where so few cannot hold the LLM.
+    least_share
+        Least share of the speed of all nodes that a tile has, as far as the site has as much.
     """
+    least = least_share * speed_of(problem, problem.usable_nodes())
     classes: dict[int, list[int]] = {}
     for node in site:
         classes.setdefault(alike.class_of[node], []).append(node)
@@ -129,7 +133,8 @@ def cuts(
     for size, (how, divided) in product(sizes, ways.items()):
         for count in range(max(1, round(len(site) / size)), 0, -1):
             parts = divided(count)
-            if all(_holds(problem, part) for part in parts):
+            is_fast = count == 1 or all(speed_of(problem, part) >= least for part in parts)
+            if is_fast and all(_holds(problem, part) for part in parts):
                 cut = Cut(how, tuple(_tile(alike, part) for part in parts))
                 found.setdefault(tuple(sorted(tile.key for tile in cut.tiles)), cut)
                 break
@@ -170,6 +175,11 @@ def _tile(alike: AlikeNodes, nodes: Sequence[int]) -> Tile:
 def _speed(problem: PlanningProblem, node: int) -> float:
     """Layers x tokens/s of a node, at the number of layers where this is greatest."""
     return max(count * rate for count, rate in enumerate(problem.kind(node).tokens_per_s))
+
+
+def speed_of(problem: PlanningProblem, nodes: Sequence[int]) -> float:
+    """Layers x tokens/s of some nodes, each at the number of layers where this is greatest."""
+    return sum(_speed(problem, node) for node in nodes)
 
 
 def _room(problem: PlanningProblem, nodes: Sequence[int]) -> int:

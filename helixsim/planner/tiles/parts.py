@@ -70,7 +70,14 @@ NO_PLAN = PartPlan((), 0.0)
 
 
 def part_scenario(scenario: Scenario, part: PlanningProblem, share: float) -> Scenario:
-    """The scenario of some of the nodes, with their share of the load."""
+    """The scenario of some of the nodes, with their share of the load.
+
+    A front end passes over nodes to which it would send too small a share of the requests of the
+    whole cluster: that is a greater share of those of the part.
+    """
+    scheduler = scenario.scheduler
+    if scheduler.min_flow_share < share:
+        scheduler = replace(scheduler, min_flow_share=scheduler.min_flow_share / share)
     front_ends = part.cluster.front_ends
     total = sum(front_end.share for front_end in front_ends)
     return replace(
@@ -80,6 +87,7 @@ def part_scenario(scenario: Scenario, part: PlanningProblem, share: float) -> Sc
             front_ends=tuple(replace(each, share=each.share / total) for each in front_ends),
         ),
         placement=None,
+        scheduler=scheduler,
         workload=shared_load(scenario.workload, share),
     )
 

@@ -16,8 +16,11 @@ from helixsim.planner.constraints import violations
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.simulated.trial_pool import RangesItems, TrialPool
 from helixsim.planner.tiles.assembly import Assembly, Labelled, assembled, ranked_cuts, wholes
-from helixsim.planner.tiles.cuts import Cut, Tile, TileKey, cuts, sites
+from helixsim.planner.tiles.cuts import Cut, Tile, TileKey, cuts, sites, speed_of
 from helixsim.planner.tiles.parts import NO_PLAN, PartPlan, PartTask, plan_part, transferred
+
+JOINED = ", joined"
+"""End of the label of a placement in which all links that fit are used, between tiles too."""
 
 
 class TiledSearch:
@@ -49,6 +52,7 @@ class TiledSearch:
         self._on_step = on_step
         self._budget = pool.setting.budget
         self._alike = pool.proposer.alike
+        self._speed = speed_of(problem, problem.usable_nodes())
         own = pool.setting.scenario.placement
         self._own = {} if own is None else problem.ranges(own)
 
@@ -56,7 +60,8 @@ class TiledSearch:
         """Placements of the whole, the most promising first; none if no cut holds the LLM."""
         problem, budget = self._problem, self._budget
         found = sites(problem, self._alike, self._pool.proposer.surrogate.site_of)
-        of_site = [cuts(problem, self._alike, site, budget.tile_sizes) for site in found]
+        least = budget.tile_share_room * self._pool.setting.scenario.scheduler.min_flow_share
+        of_site = [cuts(problem, self._alike, site, budget.tile_sizes, least) for site in found]
         every = [cut for each in of_site for cut in each]
         examples = {tile.key: tile for cut in every for tile in cut.examples}
         self._on_step(f"estimates of {len(examples)} tiles of {len(every)} cuts")
@@ -106,7 +111,7 @@ class TiledSearch:
         tasks = [
             PartTask(
                 tile.nodes,
-                len(tile.nodes) / len(self._problem),
+                speed_of(self._problem, tile.nodes) / self._speed,
                 (*starts.get(key, ()), *self._own_start(tile)),
                 rounds,
                 most_s,
@@ -129,5 +134,5 @@ class TiledSearch:
         if whole:
             ranges = problem.ranges(found[0][1])
             if not violations(problem, ranges, self._pool.setting.max_stages):
-                found.append((f"{whole[0].label}, joined", problem.placement(ranges)))
+                found.append((f"{whole[0].label}{JOINED}", problem.placement(ranges)))
         return found
