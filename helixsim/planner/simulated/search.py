@@ -156,9 +156,9 @@ class SimulatedSearch:
     def compare(self, labels: Sequence[str]) -> Candidate:
         """Simulate the candidates with these labels, in this order, then the best with more seeds.
 
-        As many run at a time as there are processes; those that lose to the best are stopped. Once
-        one has run, the others are no plans before they have: estimates suit candidates of one
-        search, and not those of different methods for a large cluster.
+        As many run at a time as there are processes; losers against the best are stopped. Once one
+        has run, the others are no plans before they have: estimates of different methods for a
+        large cluster are too far off.
 
         Raises
         ------

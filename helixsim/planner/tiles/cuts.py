@@ -76,8 +76,8 @@ def sites(
     Returns
     -------
     list
-        Numbers of nodes, without those that are to hold nothing. Where requests are to stay in one
-        region, each region is a site, and those that cannot hold the LLM are left out.
+        Numbers of nodes, without nodes that are to hold nothing. Where requests are to stay in one
+        region, each region is a site, and regions that cannot hold the LLM are left out.
     """
     by_site: dict[object, list[int]] = {}
     nodes = problem.cluster.nodes

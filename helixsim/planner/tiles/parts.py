@@ -73,7 +73,7 @@ def part_scenario(scenario: Scenario, part: PlanningProblem, share: float) -> Sc
     """The scenario of some of the nodes, with their share of the load.
 
     A front end passes over nodes to which it would send too small a share of the requests of the
-    whole cluster: that is a greater share of those of the part.
+    whole cluster: of the part's own requests, that is a greater share.
     """
     scheduler = scenario.scheduler
     if scheduler.min_flow_share < share:
@@ -150,7 +150,7 @@ def transferred(plan: RangesItems, source: Sequence[int], target: Sequence[int])
     -------
     tuple
         Nodes of one class take over the layers of that class, one by one. Where there are more of
-        them than before, they begin again with the first; some may hold nothing.
+        them than before, the first layers are taken once more; some may hold nothing.
     """
     held: dict[int, list[tuple[int, int]]] = {}
     for node, span in sorted(plan):

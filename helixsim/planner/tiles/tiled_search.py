@@ -82,7 +82,7 @@ class TiledSearch:
     def _starts(
         self, cut: Cut, estimates: Mapping[TileKey, PartPlan]
     ) -> list[tuple[TileKey, tuple[RangesItems, ...]]]:
-        """For each tile of a cut, its placements by estimate, or those of the example."""
+        """For each tile of a cut, its placements by estimate, or the placements of the example."""
         class_of = self._alike.class_of
         example = cut.examples[0]
         source = [class_of[node] for node in example.nodes]
@@ -103,7 +103,7 @@ class TiledSearch:
         rounds: int,
         time_share: float,
     ) -> dict[TileKey, PartPlan]:
-        """The plan of each tile: by estimates, or by a search of so many rounds."""
+        """The plan of each tile: by estimates, or by a search of this number of rounds."""
         most_s = None
         if self._left_s() < inf and tiles:
             waves = ceil(len(tiles) / self._pool.jobs)
