@@ -223,6 +223,8 @@ class PlanRun:
         assert simulated is not None
         for label, placement in starts:
             simulated.offer(label, placement)
+            if self.search.out_of_time:
+                return
         tiled = TiledSearch(
             self.problem,
             trial_pool,
@@ -248,6 +250,8 @@ class PlanRun:
         rounds = min(self.budget.anneal_rounds, self.budget.start_anneal_rounds)
         budget = replace(self.budget, anneal_rounds=rounds)
         for number, (label, method, cap) in enumerate(methods):
+            if search.out_of_time and starts:
+                break
             limit_s = None
             if self.time_limit_s is not None:
                 # Each method gets an equal share of the remaining time for starts.

@@ -8,12 +8,15 @@ import pytest
 from builders import HOST, capacity, make_machine_type, make_scenario, offline
 
 from helixsim.placement.placement import Placement
+from helixsim.planner.documents import plan_text
 from helixsim.planner.notes import small_shares
+from helixsim.planner.objective import Objective
 from helixsim.planner.plan import plan
 from helixsim.planner.problem import planning_problem
 from helixsim.planner.search_budget import SearchBudget
 from helixsim.planner.simulated.alike import SIMILAR, alike_nodes
-from helixsim.planner.simulated.search import Effort
+from helixsim.planner.simulated.search import Effort, SimulatedSearch
+from helixsim.planner.simulated.trial_pool import Setting, TrialPool
 from helixsim.planner.tiles.assembly import merit
 from helixsim.planner.tiles.cuts import Cut, Tile, cuts, sites
 from helixsim.planner.tiles.parts import PartPlan, part_scenario, shared_load, transferred
@@ -87,13 +90,16 @@ def names_of(problem, nodes):
 
 
 def test_twelve_alike_nodes_serve_three_times_what_four_serve():
-    (tiles,) = labelled(planned(cluster({"a": 12})), "tiles 3 x 4")
+    whole = planned(cluster({"a": 12}))
+    (tiles,) = labelled(whole, "tiles 3 x 4")
     one = planned(cluster({"a": 4}), budget=replace(BRIEF, tiles_from_nodes=99))
     assert labelled(one, "tiles") == []
     assert tiles.figures[RATE] == pytest.approx(3 * one.simulated[RATE], rel=0.01)
     assert tiles.stages == 4
     counts = [list(tiles.placement.layers.values()).count((n, n + 2)) for n in range(0, 8, 2)]
     assert counts == [3, 3, 3, 3]
+    as_plan = replace(whole, candidates=(replace(tiles, chosen=True),))
+    assert "made of     tiles 3 x 4\n" in plan_text(as_plan)
     assert len(tiles.placement.links) == 3 * 5  # in a tile, each node has one way in and one out
 
 
@@ -149,6 +155,26 @@ def test_no_route_of_a_tile_has_too_many_stages():
 def test_without_time_there_is_a_plan_all_the_same():
     result = planned(cluster({"a": 12}), time_limit_s=0.05)
     assert set(result.placement.layers)
+
+
+def test_what_has_not_run_is_no_plan_where_methods_are_compared():
+    """Before any run the first candidate is the best one, whatever the estimates say."""
+    scenario = cluster({"a": 12})
+    problem = planning_problem(scenario)
+    objective = Objective()
+    pool = TrialPool(Setting(scenario, objective, 0, False, None, None, None), problem, 1)
+    search = SimulatedSearch(scenario, problem, objective, pool, left_s=lambda: 0.0)
+    chain = {f"a{n}": (2 * n, 2 * n + 2) for n in range(4)}
+    slow = Placement(chain)
+    fast = Placement({f"a{n}": (n // 3 * 2, n // 3 * 2 + 2) for n in range(12)})
+    for label, placement in (("fast", fast), ("slow", slow)):
+        search.offer(label, placement)
+    assert search.chosen().label == "fast"
+    assert search.compare(["slow", "fast"]).label == "slow"
+    for each in search.pool:
+        if each.label == "fast":
+            each.runs[0] = {RATE: 0.1}
+    assert search.chosen().label == "fast"
 
 
 def test_an_online_load_is_shared():

@@ -116,7 +116,7 @@ class SimulatedSearch:
         )
         self.pool = self._entries.pool
         self._correction = Correction()
-        self._trusts_estimates = True
+        self._order: list[str] = []  # labels of the candidates that :meth:`compare` compares
         self._longest_s = 0.0  # of a complete run so far, in seconds of this machine
 
     # -- the search --------------------------------------------------------------------------
@@ -157,8 +157,8 @@ class SimulatedSearch:
         """Simulate the candidates with these labels, in this order, then the best with more seeds.
 
         As many run at a time as there are processes; losers against the best are stopped. Once one
-        has run, the others are no plans before they have: estimates of different methods for a
-        large cluster are too far off.
+        has run, the others are no plans before they have, and before that the first one is the best:
+        estimates of different methods for a large cluster are too far off.
 
         Raises
         ------
@@ -170,7 +170,7 @@ class SimulatedSearch:
             key=lambda each: labels.index(each.label),
         )
         count = len(waiting)
-        self._trusts_estimates = False
+        self._order = list(labels)
         while waiting and not self._must_finish():
             self._report(f"simulations of the whole, {count - len(waiting)} of {count}")
             wave = self._affordable_runs(min(self._trial_pool.jobs, len(waiting)))
@@ -181,9 +181,15 @@ class SimulatedSearch:
 
     def standings(self) -> list[Standing]:
         """All candidates of which something is known, best first."""
-        if not self._trusts_estimates and any(each.is_tried for each in self.pool):
+        if not self._order:
+            return standings(self.pool, self.objective, self._expected)
+        if any(each.is_tried for each in self.pool):
             return standings(self.pool, self.objective, lambda candidate: None)
-        return standings(self.pool, self.objective, self._expected)
+        place = {label: number for number, label in enumerate(self._order)}
+        return sorted(
+            standings(self.pool, self.objective, self._expected),
+            key=lambda each: place.get(each.candidate.label, len(place)),
+        )
 
     def chosen(self) -> Candidate:
         """The best candidate so far.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from helixsim.placement.placement import Placement
 from helixsim.planner.problem import PlanningProblem
+from helixsim.planner.simulated.candidates import TILES
 from helixsim.planner.tiles.cuts import LIKE, MIXED, Cut, TileKey
 from helixsim.planner.tiles.parts import NO_PLAN, PartPlan
 
@@ -84,7 +85,7 @@ def wholes(
 
 def _label(sizes: Sequence[int]) -> str:
     fewest, most = min(sizes), max(sizes)
-    return f"tiles {len(sizes)} x {fewest}" + (f"-{most}" if most > fewest else "")
+    return f"{TILES} {len(sizes)} x {fewest}" + (f"-{most}" if most > fewest else "")
 
 
 def assembled(
