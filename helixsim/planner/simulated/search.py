@@ -157,8 +157,8 @@ class SimulatedSearch:
         """Simulate the candidates with these labels, in this order, then the best with more seeds.
 
         As many run at a time as there are processes; losers against the best are stopped. Once one
-        has run, the others are no plans before they have, and before that the first one is the best:
-        estimates of different methods for a large cluster are too far off.
+        has run, the others are no plans before they have; before any has, the first one is the
+        best. Estimates of different methods for a large cluster are too far off.
 
         Raises
         ------
