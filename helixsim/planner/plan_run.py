@@ -192,7 +192,8 @@ class PlanRun:
             jobs = 1
         trial_pool = TrialPool(setting, self.problem, jobs, self.report_again)
         try:
-            is_large = searching and len(self.problem) >= self.budget.tiles_from_nodes
+            is_large = len(self.problem) >= self.budget.tiles_from_nodes
+            is_large = is_large and searching and effort.rounds > 0
             starts = self._starts() if searching else [("method", self._placement())]
             self.simulated_search = SimulatedSearch(
                 scenario,
@@ -205,7 +206,7 @@ class PlanRun:
                 on_step=self.report,
             )
             if is_large:
-                self._compare_tiles(starts, trial_pool)
+                self._compare_tiles(starts, trial_pool, effort)
             else:
                 self.simulated_search.run(starts)
         except NoRouteError:
@@ -216,7 +217,7 @@ class PlanRun:
             trial_pool.close()
 
     def _compare_tiles(
-        self, starts: Sequence[tuple[str, Placement]], trial_pool: TrialPool
+        self, starts: Sequence[tuple[str, Placement]], trial_pool: TrialPool, effort: Effort
     ) -> None:
         """Plan a large cluster tile by tile, and compare what that gives with the starts."""
         simulated = self.simulated_search
@@ -228,6 +229,7 @@ class PlanRun:
         tiled = TiledSearch(
             self.problem,
             trial_pool,
+            rounds=effort.rounds,
             left_s=lambda: self.search.left_s,
             on_step=lambda step: self.report(step, self._best()),
         )

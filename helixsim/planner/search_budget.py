@@ -184,8 +184,10 @@ class SearchBudget:
         Steps of an annealing of a tile, and the factors of temperatures: one annealing each.
     tile_starts
         Placements of a tile, the best by estimate, that its search starts from.
-    tile_rounds, tile_annealings
-        Most rounds of the search of a tile, and annealings in each.
+    tile_rounds
+        Rounds of the search of a tile, relative to the rounds of the search's effort.
+    tile_annealings
+        Annealings in each round of a tile.
     """
 
     chain_precision: float = 1e-4
@@ -264,7 +266,7 @@ class SearchBudget:
     tile_steps: int = 1500
     tile_heats: tuple[float, ...] = (1.0, 3.0)
     tile_starts: int = 3
-    tile_rounds: int = 4
+    tile_rounds: float = 0.25
     tile_annealings: int = 4
 
 

@@ -29,7 +29,6 @@ BRIEF = SearchBudget(
     tiles_from_nodes=12,
     tile_sizes=(4,),
     tile_steps=60,
-    tile_rounds=1,
     tile_annealings=2,
     proposal_steps=60,
     templates=60,

@@ -128,7 +128,7 @@ def plan_part(
     )
     try:
         pool = TrialPool(own, part, 1, on_look)
-        starts = _starts(part, task.starts)
+        starts = _starts(part, task.starts, setting.max_stages)
         if not task.rounds:
             return _estimated(pool, starts)
         return _searched(pool, part, task, starts, deadline)
@@ -164,10 +164,13 @@ def transferred(plan: RangesItems, source: Sequence[int], target: Sequence[int])
     return tuple(found)
 
 
-def _starts(part: PlanningProblem, given: Sequence[RangesItems]) -> list[RangesItems]:
+def _starts(
+    part: PlanningProblem, given: Sequence[RangesItems], max_stages: int | None
+) -> list[RangesItems]:
     """The starts through which requests can pass, and the replicas of the tile."""
-    allowed_ones = (allowed(part, dict(each)) for each in (*given, _items(replica_ranges(part))))
-    return [_items(each) for each in allowed_ones if each]
+    every = (*given, _items(replica_ranges(part)))
+    found = (allowed(part, dict(each), max_stages) for each in every)
+    return [_items(each) for each in found if each]
 
 
 def _items(ranges: Ranges) -> RangesItems:

@@ -32,6 +32,8 @@ class TiledSearch:
         The planning problem of the whole cluster.
     pool
         Runs the searches of tiles.
+    rounds
+        Rounds of the effort that the user chose.
     left_s
         Clock: seconds left, infinite without a limit.
     on_step
@@ -43,11 +45,13 @@ class TiledSearch:
         problem: PlanningProblem,
         pool: TrialPool,
         *,
+        rounds: int,
         left_s: Callable[[], float],
         on_step: Callable[[str], None],
     ) -> None:
         self._problem = problem
         self._pool = pool
+        self._rounds = max(1, round(rounds * pool.setting.budget.tile_rounds))
         self._left_s = left_s
         self._on_step = on_step
         self._budget = pool.setting.budget
@@ -72,7 +76,7 @@ class TiledSearch:
         tiles = {tile.key: tile for cut in chosen for tile in cut.tiles}
         starts = {key: start for cut in chosen for key, start in self._starts(cut, estimates)}
         self._on_step(f"searches of {len(tiles)} tiles of {len(chosen)} cuts")
-        plans = self._planned(tiles, starts, budget.tile_rounds, budget.tile_search_share)
+        plans = self._planned(tiles, starts, self._rounds, budget.tile_search_share)
         plans = {
             key: plan if plan.found else estimates.get(key, NO_PLAN) for key, plan in plans.items()
         }
