@@ -10,6 +10,7 @@ from time import monotonic
 
 from helixsim.errors import InputError, NoRouteError, PlacementError
 from helixsim.placement.placement import Placement
+from helixsim.planner.feasibility import fewest_stages
 from helixsim.planner.heuristics import petals, replicas, separate_mixed, swarm
 from helixsim.planner.max_flow.optimise import close_gap, optimise
 from helixsim.planner.max_flow.upper_bound import upper_bound
@@ -281,21 +282,12 @@ class PlanRun:
             ("replicas", replicas, cap),
             ("flow", optimise, cap),
         ]
-        least = self._least_stages()
+        least = fewest_stages(self.problem)
         for factor in self.budget.start_stage_factors:
             tighter = max(least + 1, round(factor * least))
             if cap is None or tighter < cap:
                 found.append((f"flow, {tighter} stages", optimise, tighter))
         return found
-
-    def _least_stages(self) -> int:
-        """Fewest nodes that can hold the LLM: no route has fewer."""
-        room = sorted(map(self.problem.max_layers, range(len(self.problem))), reverse=True)
-        held, count = 0, 0
-        while held < self.problem.num_layers:
-            held += room[count]
-            count += 1
-        return count
 
     def _within_cap(self, placement: Placement) -> bool:
         cap = self.search.max_stages
