@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from builders import HOST, capacity, make_machine_type, make_scenario, offline
+from planner_problems import toy_problem
 
 from helixsim.placement.placement import Placement
 from helixsim.planner.documents import plan_text
@@ -242,6 +243,18 @@ def test_a_site_that_cannot_hold_the_llm_joins_another():
     assert found == [["a0", "a1", "a2", "a3", "a4", "c0", "c1"], ["b0", "b1", "b2", "b3"]]
 
 
+def test_kinds_that_hold_too_little_are_one_tile():
+    problem = toy_problem({"a": 1, "b": 2, "c": 2, "d": 2, "e": 2, "f": 2, "g": 3}, 4)
+    found = cuts(problem, alike_of(problem), range(7), (2,))
+    (kinds,) = (each for each in found if each.how == "by kind")
+    # Five nodes with room for two layers each are two tiles; one and three layers are together.
+    assert [names_of(problem, tile.nodes) for tile in kinds.tiles] == [
+        ["b", "c"],
+        ["d", "e", "f"],
+        ["a", "g"],
+    ]
+
+
 def test_each_kind_is_dealt_evenly_and_the_rest_to_the_slowest():
     scenario = cluster({"a": 12})
     slow = scenario.machine_types["kind"]
@@ -260,7 +273,7 @@ def test_each_kind_is_dealt_evenly_and_the_rest_to_the_slowest():
     )
     problem = planning_problem(scenario)
     alike = alike_of(problem)
-    mixed, like = cuts(problem, alike, range(12), (4,))
+    mixed, like, kinds = cuts(problem, alike, range(12), (4,))
     # Two fast nodes and a slow one each; then a fast one to the first, and slow ones to the others.
     assert [names_of(problem, tile.nodes) for tile in mixed.tiles] == [
         ["a0", "a1", "a6", "a7"],
@@ -275,6 +288,8 @@ def test_each_kind_is_dealt_evenly_and_the_rest_to_the_slowest():
     assert (mixed.how, like.how) == ("mixed", "like with like")
     assert [len(tile.nodes) for tile in like.tiles] == [4, 4, 4]
     assert like.tiles[0].key == ((0, 4),)
-    assert cuts(problem, alike, range(12), (4, 2, 3)) == [mixed, like]  # two cannot hold the LLM
+    assert [tile.key for tile in kinds.tiles] == [((0, 7),), ((1, 5),)]  # each for one replica
+    # Two or three nodes cannot hold the LLM.
+    assert cuts(problem, alike, range(12), (4, 2, 3)) == [mixed, like, kinds]
     halves = cuts(problem, alike, range(12), (4,), least_share=0.4)
     assert [len(tile.nodes) for cut in halves for tile in cut.tiles] == [6, 6, 12]

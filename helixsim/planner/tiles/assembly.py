@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from helixsim.placement.placement import Placement
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.simulated.candidates import TILES
-from helixsim.planner.tiles.cuts import LIKE, MIXED, Cut, TileKey
+from helixsim.planner.tiles.cuts import BY_KIND, LIKE, MIXED, Cut, TileKey
 from helixsim.planner.tiles.parts import NO_PLAN, PartPlan
 
 Labelled = tuple[str, Placement]
@@ -72,7 +72,7 @@ def wholes(
     ways = [tuple(each[min(place, len(each) - 1)] for each in usable) for place in range(2)]
     ways += [
         tuple(next((cut for cut in each if cut.how == how), each[0]) for each in usable)
-        for how in (MIXED, LIKE)
+        for how in (MIXED, LIKE, BY_KIND)
     ]
     distinct = list(dict.fromkeys(ways))
     found: list[Assembly] = []

@@ -4,7 +4,8 @@ Nodes with fast links between them are one *site*. A site that cannot hold the L
 the one to which it has the fastest links. Each site is cut in several ways:
 
 - *mixed*: each tile has about the same number of nodes of each kind;
-- *like with like*: the nodes in the order of their speed, cut into equal parts.
+- *like with like*: the nodes in the order of their speed, cut into equal parts;
+- *by kind*: the nodes of each class by themselves, and all others, which are too few, together.
 
 Tiles with as many nodes of each class of alike nodes are alike: a plan for one is a plan for all.
 """
@@ -18,7 +19,7 @@ from itertools import product
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.simulated.alike import AlikeNodes
 
-MIXED, LIKE = "mixed", "like with like"
+MIXED, LIKE, BY_KIND = "mixed", "like with like", "by kind"
 
 TileKey = tuple[tuple[int, int], ...]
 """Number of a class of alike nodes, and how many of its nodes there are; for each class."""
@@ -47,7 +48,7 @@ class Cut:
     Attributes
     ----------
     how
-        :data:`MIXED` or :data:`LIKE`.
+        :data:`MIXED`, :data:`LIKE` or :data:`BY_KIND`.
     tiles
         The parts.
     """
@@ -128,12 +129,15 @@ def cuts(
     ways: dict[str, Callable[[int], list[list[int]]]] = {
         MIXED: lambda count: _mixed(problem, [classes[kind] for kind in ordered], count),
         LIKE: lambda count: _in_order(in_order, count),
+        BY_KIND: lambda count: _by_kind(
+            problem, [classes[kind] for kind in ordered], len(site) / count
+        ),
     }
     found: dict[tuple[TileKey, ...], Cut] = {}
     for size, (how, divided) in product(sizes, ways.items()):
         for count in range(max(1, round(len(site) / size)), 0, -1):
             parts = divided(count)
-            is_fast = count == 1 or all(speed_of(problem, part) >= least for part in parts)
+            is_fast = len(parts) == 1 or all(speed_of(problem, part) >= least for part in parts)
             if is_fast and all(_holds(problem, part) for part in parts):
                 cut = Cut(how, tuple(_tile(alike, part) for part in parts))
                 found.setdefault(tuple(sorted(tile.key for tile in cut.tiles)), cut)
@@ -159,6 +163,25 @@ def _mixed(
             parts[number].append(node)
             speeds[number] += speed
     return parts
+
+
+def _by_kind(
+    problem: PlanningProblem, classes: Sequence[Sequence[int]], size: float
+) -> list[list[int]]:
+    """Parts of one class each, of about this size, and one of the classes that hold too little."""
+    parts: list[list[int]] = []
+    others: list[int] = []
+    for members in classes:
+        if not _holds(problem, members):
+            others += members
+            continue
+        most = _room(problem, members) // problem.num_layers
+        fitting = range(min(most, max(1, round(len(members) / size))), 0, -1)
+        divided = (_in_order(members, count) for count in fitting)
+        parts += next(each for each in divided if all(_holds(problem, part) for part in each))
+    if others and not _holds(problem, others) and parts:
+        others += parts.pop()
+    return [*parts, others] if others else parts
 
 
 def _in_order(nodes: Sequence[int], count: int) -> list[list[int]]:
