@@ -20,7 +20,7 @@ from helixsim.physics.performance_model import (
     attention_s_per_pair,
 )
 from helixsim.placement.topology import PlacedNode
-from helixsim.profiles.machine import LLM
+from helixsim.profiles.machine import LLM, MachineProfile
 from helixsim.steps import Batch, Step
 
 _UNPACK_BYTES_PER_S = 4e9
@@ -43,10 +43,15 @@ class PaperModel:
 
     def __init__(self, inputs: ModelInputs) -> None:
         self._llm = inputs.llm
+        self._timers: dict[tuple[int, int, int], tuple[MachineProfile, PaperStepTimer]] = {}
 
     def step_timer(self, node: PlacedNode) -> StepTimer:
-        """What times the steps of a node."""
-        return PaperStepTimer(self._llm, node)
+        """What times the steps of a node; nodes with equal tables share one."""
+        capacity, profile = node.capacity, node.profile
+        key = (id(profile), capacity.max_prompt_tokens, capacity.max_decode_tokens)
+        if key not in self._timers:  # the profile is kept, so that no other gets its id
+            self._timers[key] = profile, PaperStepTimer(self._llm, node)
+        return self._timers[key][1]
 
 
 class PaperStepTimer:

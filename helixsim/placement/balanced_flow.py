@@ -26,6 +26,9 @@ from helixsim.profiles.throughput import ThroughputTable
 
 _PORTIONS = 100
 """Number of portions in which the flow is sent; shares are exact to about a percent."""
+_PORTIONS_PER_PART = 20
+"""Least number of portions for each part of a placement that shares no nodes with others, so that
+the share of each of many replicas is exact to some percent, too."""
 
 
 class _Edge:
@@ -141,23 +144,61 @@ def _carried(topology: Topology, node: int, compute_tokens_per_s: float) -> floa
 
 
 def _send(edges: list[_Edge], source: int, sink: int, amount: float) -> None:
-    portion = amount / _PORTIONS
+    """Send an amount in portions, each along the cheapest path of all parts of the graph.
+
+    Only the part that took the last portion has a new cheapest path.
+    """
+    parts = _parts(edges, {source, sink})
+    portion = amount / max(_PORTIONS, _PORTIONS_PER_PART * len(parts))
+    ways = [_cheapest_way(part, source, sink, portion) for part in parts]
     left = amount
     while left > portion * 1e-6:
-        way = _cheapest_way(edges, source, sink, portion)
-        if way is None:
+        cheapest, number = inf, -1
+        for place, (cost, _) in enumerate(ways):
+            if _is_less(cost, cheapest):
+                cheapest, number = cost, place
+        if number < 0:
             return
+        way = ways[number][1]
         room = min(edge.capacity - edge.flow if forward else edge.flow for edge, forward in way)
         step = min(portion, left, room)
         for edge, forward in way:
             edge.flow += step if forward else -step
         left -= step
+        ways[number] = _cheapest_way(parts[number], source, sink, portion)
+
+
+def _parts(edges: list[_Edge], ends: set[int]) -> list[list[_Edge]]:
+    """The edges of each part of the graph that joins others only at its source and its sink."""
+    part_of: dict[int, int] = {}
+    members: dict[int, list[int]] = {}
+    for edge in edges:
+        numbers = []
+        for vertex in (edge.source, edge.target):
+            if vertex not in ends and vertex not in part_of:
+                part_of[vertex], members[vertex] = vertex, [vertex]
+            numbers.append(part_of.get(vertex))
+        one, other = numbers
+        if one is None or other is None or one == other:
+            continue
+        if len(members[one]) < len(members[other]):
+            one, other = other, one
+        for vertex in members[other]:
+            part_of[vertex] = one
+        members[one] += members.pop(other)
+    found: dict[int | None, list[_Edge]] = {}
+    for edge in edges:
+        found.setdefault(part_of.get(edge.source, part_of.get(edge.target)), []).append(edge)
+    return list(found.values())
 
 
 def _cheapest_way(
     edges: list[_Edge], source: int, sink: int, portion: float
-) -> list[tuple[_Edge, bool]] | None:
-    """The cheapest path for one more portion, as edges used forward or undone."""
+) -> tuple[float, list[tuple[_Edge, bool]]]:
+    """The cheapest path for one more portion, as edges used forward or undone, and its cost.
+
+    The cost is infinite if there is no path.
+    """
     cost: dict[int, float] = {source: 0.0}
     came: dict[int, tuple[_Edge, bool]] = {}
     least = portion * 1e-6
@@ -177,14 +218,14 @@ def _cheapest_way(
                 if _is_less(there, cost.get(a, inf)):
                     cost[a], came[a], changed = there, (edge, False), True
     if sink not in came:
-        return None
+        return inf, []
     way: list[tuple[_Edge, bool]] = []
     vertex = sink
     while vertex != source:
         edge, forward = came[vertex]
         way.append((edge, forward))
         vertex = edge.source if forward else edge.target
-    return way
+    return cost[sink], way
 
 
 def _is_less(seconds: float, than: float) -> bool:

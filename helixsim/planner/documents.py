@@ -12,6 +12,7 @@ from helixsim.planner.max_flow.upper_bound import Bound
 from helixsim.planner.objective import MISSED_SHARE
 from helixsim.planner.result import PlanResult
 from helixsim.planner.served.of_placement import ServedBound
+from helixsim.planner.simulated.candidates import TILES
 from helixsim.scenario.files import moved_document
 from helixsim.scenario.resolved import Scenario
 
@@ -107,6 +108,8 @@ def _lines(result: PlanResult) -> Iterator[str]:
         for each in (candidate for candidate in result.candidates if candidate.chosen):
             runs = "1 run" if each.seeds == 1 else f"{each.seeds} runs"
             yield f"            mean of {runs}, {each.simulated_s:g} s each"
+            if each.label.startswith(TILES):
+                yield f"made of     {each.label}"
         yield from _goal_lines(result, result.simulated)
         for each in result.candidates:
             if each.label == "own" and not each.chosen:

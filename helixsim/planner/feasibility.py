@@ -107,3 +107,13 @@ def _closure(links: npt.NDArray[np.float64], start: int) -> set[int]:
         waiting = [int(node) for node in found if int(node) not in reached]
         reached.update(waiting)
     return reached
+
+
+def fewest_stages(problem: PlanningProblem) -> int:
+    """Fewest nodes that can hold the LLM: no route has fewer."""
+    room = sorted(map(problem.max_layers, range(len(problem))), reverse=True)
+    held, count = 0, 0
+    while held < problem.num_layers:
+        held += room[count]
+        count += 1
+    return count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf, isfinite
@@ -11,10 +11,12 @@ from time import monotonic
 from helixsim.backends import Backend
 from helixsim.errors import InputError, NoRouteError, PlacementError
 from helixsim.placement.placement import Placement
+from helixsim.planner.feasibility import fewest_stages
 from helixsim.planner.heuristics import petals, replicas, separate_mixed, swarm
 from helixsim.planner.max_flow.optimise import close_gap, optimise
 from helixsim.planner.max_flow.upper_bound import upper_bound
-from helixsim.planner.objective import Figures, Objective, counted
+from helixsim.planner.notes import notes_on, small_shares
+from helixsim.planner.objective import Figures, Objective
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.result import (
     CandidateResult,
@@ -31,6 +33,7 @@ from helixsim.planner.simulated.search import Effort, SimulatedSearch
 from helixsim.planner.simulated.standings import Standing
 from helixsim.planner.simulated.tasks import Setting
 from helixsim.planner.simulated.trial_pool import TrialPool
+from helixsim.planner.tiles.tiled_search import JOINED, TiledSearch
 from helixsim.scenario.resolved import Scenario
 
 
@@ -101,6 +104,7 @@ class PlanRun:
         self.search = self.new_search(seed, solver, max_stages, time_limit_s, budget)
         self.simulated_search: SimulatedSearch | None = None
         self.num_seeds = 1
+        self._small_shares: dict[str, str] = {}  # label of a candidate -> what to say of it
         self._reported = PlanProgress(0.0, "", 0.0, inf)
 
     def elapsed_s(self) -> float:
@@ -194,6 +198,8 @@ class PlanRun:
             jobs, backend = 1, "local"
         trial_pool = TrialPool(setting, self.problem, jobs, self.report_again, backend)
         try:
+            is_large = len(self.problem) >= self.budget.tiles_from_nodes
+            is_large = is_large and searching and effort.rounds > 0
             starts = self._starts() if searching else [("method", self._placement())]
             self.simulated_search = SimulatedSearch(
                 scenario,
@@ -205,13 +211,44 @@ class PlanRun:
                 left_s=lambda: search.left_s,
                 on_step=self.report,
             )
-            self.simulated_search.run(starts)
+            if is_large:
+                self._compare_tiles(starts, trial_pool, effort)
+            else:
+                self.simulated_search.run(starts)
         except NoRouteError:
             if not (search.out_of_time and search.ranges):
                 raise
             # Time was up before any simulation: the result is the best by flow, with a note.
         finally:
             trial_pool.close()
+
+    def _compare_tiles(
+        self, starts: Sequence[tuple[str, Placement]], trial_pool: TrialPool, effort: Effort
+    ) -> None:
+        """Plan a large cluster tile by tile, and compare what that gives with the starts."""
+        simulated = self.simulated_search
+        assert simulated is not None
+        for label, placement in starts:
+            simulated.offer(label, placement)
+            if self.search.out_of_time:
+                return
+        tiled = TiledSearch(
+            self.problem,
+            trial_pool,
+            rounds=effort.rounds,
+            left_s=lambda: self.search.left_s,
+            on_step=lambda step: self.report(step, self._best()),
+        )
+        found = tiled.run()
+        for label, placement in found:
+            simulated.offer(label, placement)
+            # The flow between tiles takes long to balance; the shares of first nodes are alike.
+            if not label.endswith(JOINED) and (said := small_shares(self.scenario, placement)):
+                self._small_shares[label] = said
+        # One of each kind first: where time is short, the plan is no worse than simple replicas.
+        labels = [label for label, _ in (*found, *starts)]
+        first = [*labels[:1], *(label for label in ("own", "replicas") if label in labels)]
+        simulated.compare(list(dict.fromkeys([*first, *labels])))
 
     def _starts(self) -> list[tuple[str, Placement]]:
         """The initial placements: the scenario's own, of heuristics, and of greatest flow."""
@@ -224,6 +261,8 @@ class PlanRun:
         rounds = min(self.budget.anneal_rounds, self.budget.start_anneal_rounds)
         budget = replace(self.budget, anneal_rounds=rounds)
         for number, (label, method, cap) in enumerate(methods):
+            if search.out_of_time and starts:
+                break
             limit_s = None
             if self.time_limit_s is not None:
                 # Each method gets an equal share of the remaining time for starts.
@@ -251,21 +290,12 @@ class PlanRun:
             ("replicas", replicas, cap),
             ("flow", optimise, cap),
         ]
-        least = self._least_stages()
+        least = fewest_stages(self.problem)
         for factor in self.budget.start_stage_factors:
             tighter = max(least + 1, round(factor * least))
             if cap is None or tighter < cap:
                 found.append((f"flow, {tighter} stages", optimise, tighter))
         return found
-
-    def _least_stages(self) -> int:
-        """Fewest nodes that can hold the LLM: no route has fewer."""
-        room = sorted(map(self.problem.max_layers, range(len(self.problem))), reverse=True)
-        held, count = 0, 0
-        while held < self.problem.num_layers:
-            held += room[count]
-            count += 1
-        return count
 
     def _within_cap(self, placement: Placement) -> bool:
         cap = self.search.max_stages
@@ -348,7 +378,7 @@ class PlanRun:
             simulated=None if measured is None else shown_figures(measured, self.objective),
             candidates=candidates,
             interrupted=interrupted,
-            notes=self._notes(chosen, searched_by),
+            notes=self._notes(chosen) if searched_by == "simulated" else (),
             limits=self.objective.limits,
             counted={} if measured is None else counted_figures(measured, self.objective),
             error=best.error / best.score if best and best.candidate.runs and best.score else None,
@@ -364,35 +394,9 @@ class PlanRun:
         found = self.simulated_search.standings() if self.simulated_search is not None else []
         return found[0] if found else None
 
-    def _notes(self, chosen: Candidate | None, searched_by: str) -> tuple[str, ...]:
-        if searched_by != "simulated":
-            return ()
-        if chosen is None:
-            return ("stopped before any simulation; the plan is the best placement by flow",)
-        if not chosen.figures:
-            return (
-                "time was up before any simulation of the plan, which is the best placement by "
-                "the surrogate's estimate",
-            )
-        missed = [
-            f"{limit} (actual value {counted(chosen.figures, limit.figure):.4g})"
-            for limit in self.objective.limits
-            if limit.kept_share(chosen.figures) < 1
-        ]
-        notes = [f"no placement was found that keeps {' and '.join(missed)}"] if missed else []
-        if self._is_overcommitted(chosen.placement):
-            notes.append(
-                "the plan is the scenario's own placement, in which nodes hold more layers than "
-                "their type should; the bound covers only placements without such nodes"
-            )
-        if not chosen.runs:
-            notes.append(
-                f"time was up after {chosen.stopped_s:.0f} s of the first simulation; its figures "
-                "are of these only"
-            )
-        elif len(chosen.runs) < self.num_seeds:
-            notes.append(
-                f"time was up after {len(chosen.runs)} of {self.num_seeds} seeds; the means are "
-                "less certain"
-            )
-        return tuple(notes)
+    def _notes(self, chosen: Candidate | None) -> tuple[str, ...]:
+        overcommitted = chosen is not None and self._is_overcommitted(chosen.placement)
+        found = notes_on(chosen, self.objective, self.num_seeds, is_overcommitted=overcommitted)
+        if chosen is not None and chosen.label in self._small_shares:
+            found += (self._small_shares[chosen.label],)
+        return found

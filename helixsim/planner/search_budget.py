@@ -10,7 +10,7 @@ class SearchBudget:
     """The effort that planning methods spend, counted in steps so that a seed repeats its plan.
 
     Budgets change how good a placement is and how long the search takes, never whether the
-    placement is valid. The values suit clusters of 10 to 100 nodes.
+    placement is valid. The values suit clusters of 10 to 1,000 nodes.
 
     Attributes
     ----------
@@ -175,6 +175,27 @@ class SearchBudget:
         Candidates for whose further seeds time is kept at the end of a search with a time limit.
     final_front
         Candidates of the front that are run with all seeds.
+    tiles_from_nodes
+        Nodes of a cluster from which it is cut into tiles: an estimate of a placement takes time in
+        proportion to its nodes, and there are more neighbours to try.
+    tile_sizes
+        Nodes of a tile that cuts aim at; a search does well with 10 to 30.
+    tile_share_room
+        Least share of the cluster's speed that a tile has, over the least share of the flow for
+        which nodes get requests (``scheduler.min_flow_share``): shares are estimates.
+    tile_cuts
+        Cuts of a site, the best by estimate, whose tiles are planned by simulation.
+    tile_estimate_share, tile_search_share
+        Shares of the time that is left for estimates of all tiles, and then for searches of the
+        tiles of the best cuts. Simulations of the whole need the rest.
+    tile_steps, tile_heats
+        Steps of an annealing of a tile, and the factors of temperatures: one annealing each.
+    tile_starts
+        Placements of a tile, the best by estimate, that its search starts from.
+    tile_rounds
+        Rounds of the search of a tile, relative to the rounds of the search's effort.
+    tile_annealings
+        Annealings in each round of a tile.
     """
 
     chain_precision: float = 1e-4
@@ -248,6 +269,17 @@ class SearchBudget:
     finalists: int = 4
     confirmed: int = 2
     final_front: int = 6
+    tiles_from_nodes: int = 64
+    tile_sizes: tuple[int, ...] = (10, 14, 20, 30)
+    tile_share_room: float = 1.2
+    tile_cuts: int = 2
+    tile_estimate_share: float = 0.2
+    tile_search_share: float = 0.5
+    tile_steps: int = 1500
+    tile_heats: tuple[float, ...] = (1.0, 3.0)
+    tile_starts: int = 3
+    tile_rounds: float = 0.25
+    tile_annealings: int = 4
 
 
 DEFAULT_BUDGET = SearchBudget()

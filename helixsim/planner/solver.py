@@ -7,7 +7,9 @@ process's output instead would also suppress the output of other threads, such a
 
 from __future__ import annotations
 
+import gc
 import logging
+from functools import cache
 from typing import TYPE_CHECKING
 
 from helixsim.errors import ScenarioError
@@ -53,6 +55,7 @@ def new_model(sense: str, solver: str, seed: int = 0) -> mip.Model:
     log = logging.getLogger(f"mip.{name.lower()}")
     was_disabled, log.disabled = log.disabled, True
     try:
+        _warm_up(name)
         model = mip.Model(sense=sense, solver_name=name)
     except (FileNotFoundError, ImportError, NameError, OSError) as error:
         raise ScenarioError(f"the solver {name} is not installed; {SOLVERS[name]}") from error
@@ -65,6 +68,32 @@ def new_model(sense: str, solver: str, seed: int = 0) -> mip.Model:
     model.seed = seed
     model.max_mip_gap = 0.0
     return model
+
+
+@cache
+def _warm_up(name: str) -> None:
+    """Solve a tiny program, while no garbage is collected.
+
+    A model that the garbage collector deletes calls the solver's library. The first use of each of
+    the library's types and functions holds a lock. If garbage were collected then, the process
+    would wait for itself for ever.
+    """
+    import mip
+
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        model = mip.Model(sense=MAXIMIZE, solver_name=name)
+        model.verbose = 0
+        model.threads = 1
+        number = model.add_var(var_type="I", lb=0, ub=2, obj=1.0)
+        model.add_constr(number <= 1)
+        model.optimize(max_seconds=1.0, max_nodes=1)
+        del model, number
+        gc.collect()
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def add_silencer(model: mip.Model) -> None:

@@ -332,3 +332,13 @@ def test_a_scenario_has_its_flow_balanced():
 def test_other_splits_are_refused(load, value):
     with pytest.raises(ScenarioError, match=r"scheduler\.flow_split: .*'published'.*'balanced'"):
         load(None, f"scheduler.flow_split={value}")
+
+
+def test_each_of_many_replicas_gets_its_share():
+    """Sixty alike replicas: in a hundred portions, one would get twice as much as another."""
+    names = [f"n{number}" for number in range(60)]
+    case = Case(dict.fromkeys(names, (0, 1)), dict.fromkeys(names, 10.0))
+    flow = case.balanced()
+    assert flow.tokens_per_s == pytest.approx(600.0)
+    shares = [flow.link_tokens_per_s[link.index] for link in case.topology.links]
+    assert shares == pytest.approx([10.0] * 120, rel=1e-6)

@@ -289,3 +289,8 @@ def test_a_scenario_without_a_placement_gets_one_by_the_rule():
     assert placed.placement.layers["a-A100-0"] == (0, 11)
     assert place(placed) is placed
     assert simulate(placed).summary["requests"]["completed"] > 0
+
+
+def test_of_more_nodes_than_layers_some_hold_nothing():
+    problem = toy_problem(dict.fromkeys("abcde", 1), 3)
+    assert separate_ranges(problem) == {2: (0, 1), 3: (1, 2), 4: (2, 3)}

@@ -70,9 +70,10 @@ def _slowest(problem: PlanningProblem, node: int, num_layers: int, overcommit: b
 
 
 def _pipeline(nodes: Sequence[int], sizes: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """The layers of each node; of more nodes than layers, the first ones hold none."""
     spans = pairwise(accumulate(sizes, initial=0))
     return {
-        node: (start, end) for node, (start, end) in zip(nodes, spans, strict=True) if start < end
+        node: (start, end) for node, (start, end) in zip(nodes, spans, strict=True) if end > start
     }
 
 

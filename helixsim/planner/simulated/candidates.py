@@ -12,6 +12,8 @@ from helixsim.planner.simulated.estimates import Estimate
 
 LATENCY = "decode_latency_s.mean"
 THROUGHPUT = "decode_tokens_per_s"
+TILES = "tiles"
+"""Beginning of the label of a placement that is put together from tiles."""
 
 
 @dataclass(eq=False)
@@ -21,7 +23,8 @@ class Candidate:
     Attributes
     ----------
     label
-        Its origin: ``own``, the name of a method, or ``proposal`` with a number.
+        Its origin: ``own``, the name of a method, ``proposal`` with a number, or ``tiles`` with
+        their number and sizes.
     ranges, placement
         The placement, by node number and by node name.
     key

@@ -116,6 +116,7 @@ class SimulatedSearch:
         )
         self.pool = self._entries.pool
         self._correction = Correction()
+        self._order: list[str] = []  # labels of the candidates that :meth:`compare` compares
         self._longest_s = 0.0  # of a complete run so far, in seconds of this machine
 
     # -- the search --------------------------------------------------------------------------
@@ -129,7 +130,7 @@ class SimulatedSearch:
             If no request can pass any of the starts.
         """
         for label, placement in starts:
-            self._entries.add(label, placement)
+            self.offer(label, placement)
         if self._effort.rounds:
             without_gain, best = 0, 0.0
             for number in range(self._effort.rounds):
@@ -148,9 +149,47 @@ class SimulatedSearch:
         self._confirm()
         return self.chosen()
 
+    def offer(self, label: str, placement: Placement) -> None:
+        """Add a candidate, unless it is known or no request can pass it."""
+        self._entries.add(label, placement)
+
+    def compare(self, labels: Sequence[str]) -> Candidate:
+        """Simulate the candidates with these labels, in this order, then the best with more seeds.
+
+        As many run at a time as there are processes; losers against the best are stopped. Once one
+        has run, the others are no plans before they have; before any has, the first one is the
+        best. Estimates of different methods for a large cluster are too far off.
+
+        Raises
+        ------
+        NoRouteError
+            If there is no candidate.
+        """
+        waiting = sorted(
+            (each for each in self.pool if each.label in labels),
+            key=lambda each: labels.index(each.label),
+        )
+        count = len(waiting)
+        self._order = list(labels)
+        while waiting and not self._must_finish():
+            self._report(f"simulations of the whole, {count - len(waiting)} of {count}")
+            wave = self._affordable_runs(min(self._trial_pool.jobs, len(waiting)))
+            self._race(waiting[:wave])
+            waiting = waiting[wave:]
+        self._confirm()
+        return self.chosen()
+
     def standings(self) -> list[Standing]:
         """All candidates of which something is known, best first."""
-        return standings(self.pool, self.objective, self._expected)
+        if not self._order:
+            return standings(self.pool, self.objective, self._expected)
+        if any(each.is_tried for each in self.pool):
+            return standings(self.pool, self.objective, lambda candidate: None)
+        place = {label: number for number, label in enumerate(self._order)}
+        return sorted(
+            standings(self.pool, self.objective, self._expected),
+            key=lambda each: place.get(each.candidate.label, len(place)),
+        )
 
     def chosen(self) -> Candidate:
         """The best candidate so far.

@@ -94,7 +94,9 @@ def _mean(table: npt.NDArray[np.float64], sources: Sequence[int], targets: Seque
 def _sites(times: Sequence[Sequence[float]]) -> list[int]:
     """Classes that are connected by links which are not slow are at one site."""
     pairs = [(a, b) for a in range(len(times)) for b in range(a)]
-    fastest = min((min(times[a][b], times[b][a]) for a, b in pairs), default=0.0)
+    between = [min(times[a][b], times[b][a]) for a, b in pairs]
+    within = [row[kind] for kind, row in enumerate(times) if row[kind] > 0]  # 0 for a single node
+    fastest = min([*between, *within], default=0.0)
     site_of = list(range(len(times)))
     for a, b in pairs:
         if max(times[a][b], times[b][a]) <= _SLOW * fastest:

@@ -6,8 +6,9 @@ The result of a task depends on its inputs only, so it is the same wherever the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
+from typing import TypeVar
 
 from helixsim.planner.constraints import FREE, Constraints
 from helixsim.planner.objective import Objective
@@ -20,6 +21,7 @@ from helixsim.planner.simulated.templates import best_templates
 from helixsim.planner.simulated.trials import Trial, TrialRun, run_trial
 from helixsim.scenario.resolved import Scenario
 
+Result = TypeVar("Result")
 RangesItems = tuple[tuple[int, tuple[int, int]], ...]
 
 
@@ -151,6 +153,12 @@ class TaskRunner:
         return self.proposer.anneal(
             dict(start), rng, task.iterations, heat=task.heat, out_of_time=is_over
         )
+
+    def call(self, call: tuple[Callable[..., Result], object]) -> Result:
+        """Call a function with the setting, its problem, the look, and its own task."""
+        function, task = call
+        setting = replace(self.setting, deadline=self.deadline)
+        return function(setting, self.problem, self._on_look, task)
 
     def _template(self, place: int, is_over: Callable[[], bool]) -> RangesItems:
         if self._templates is None:

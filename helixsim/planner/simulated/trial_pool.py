@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from concurrent.futures.process import BrokenProcessPool
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from helixsim.backends import Backend
 from helixsim.errors import SimulationError
@@ -25,6 +25,9 @@ _POLL_S = 0.5
 
 _GRACE_S = 1.0
 """Seconds after the deadline in which results are still waited for."""
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
 class TrialPool:
@@ -80,6 +83,26 @@ class TrialPool:
     def anneal(self, tasks: Sequence[AnnealingTask]) -> list[list[Proposal]]:
         """Run annealings; the best placements of each."""
         return self._map("anneal", tasks, self._runner.anneal, [])
+
+    def run(
+        self,
+        function: Callable[[Setting, PlanningProblem, Callable[[], None], Task], Result],
+        tasks: Sequence[Task],
+        too_late: Result,
+    ) -> list[Result]:
+        """Call a function of a module for each task, with the setting, its problem and a look.
+
+        Parameters
+        ----------
+        function
+            It calls the look now and then, and ends by the setting's deadline by itself.
+        tasks
+            Its last argument, one after another.
+        too_late
+            The result for tasks that do not end in time.
+        """
+        calls = [(function, task) for task in tasks]
+        return self._map("call", calls, self._runner.call, too_late)
 
     def _map(
         self,

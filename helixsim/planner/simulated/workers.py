@@ -21,7 +21,7 @@ from helixsim.planner.simulated.tasks import Setting, TaskRunner
 from helixsim.processes import held_interrupts, leave_with
 from helixsim.registry import register_all, registered_here
 
-TaskKind = Literal["simulate", "anneal"]
+TaskKind = Literal["simulate", "anneal", "call"]
 """The method of :class:`.TaskRunner` that runs a task."""
 
 
