@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import isfinite, nan
+from math import isfinite, isnan, nan
 
 from helixsim.errors import InputError
 from helixsim.planner.figures import (
@@ -72,6 +72,11 @@ class Limit:
         if not self.at_most:
             return min(1.0, actual / self.value)
         return min(1.0, self.value / actual) if actual else 1.0
+
+    def actual(self, figures: Figures) -> str:
+        """What the figure is, as text; no request may tell it, as none of a class arrived."""
+        value = counted(figures, self.figure)
+        return "not measured" if isnan(value) else f"actual value {value:.4g}"
 
     def __str__(self) -> str:
         """The limit as written on the command line."""

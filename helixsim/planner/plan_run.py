@@ -14,7 +14,7 @@ from helixsim.placement.placement import Placement
 from helixsim.planner.heuristics import petals, replicas, separate_mixed, swarm
 from helixsim.planner.max_flow.optimise import close_gap, optimise
 from helixsim.planner.max_flow.upper_bound import upper_bound
-from helixsim.planner.objective import Figures, Objective, counted
+from helixsim.planner.objective import Figures, Objective
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.result import (
     CandidateResult,
@@ -375,7 +375,7 @@ class PlanRun:
                 "the surrogate's estimate",
             )
         missed = [
-            f"{limit} (actual value {counted(chosen.figures, limit.figure):.4g})"
+            f"{limit} ({limit.actual(chosen.figures)})"
             for limit in self.objective.limits
             if limit.kept_share(chosen.figures) < 1
         ]
