@@ -7,7 +7,7 @@ from helixsim.errors import HelixError
 from helixsim.placement.flow import used_links
 from helixsim.placement.placement import Placement
 from helixsim.placement.topology import build_topology
-from helixsim.planner.objective import Objective, counted
+from helixsim.planner.objective import Objective
 from helixsim.planner.simulated.candidates import Candidate
 from helixsim.scenario.resolved import Scenario
 
@@ -36,7 +36,7 @@ def notes_on(
             "the surrogate's estimate",
         )
     missed = [
-        f"{limit} (actual value {counted(chosen.figures, limit.figure):.4g})"
+        f"{limit} ({limit.actual(chosen.figures)})"
         for limit in objective.limits
         if limit.kept_share(chosen.figures) < 1
     ]

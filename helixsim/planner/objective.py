@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import isfinite, nan
+from math import isfinite, isnan, nan
 
 from helixsim.errors import InputError
 from helixsim.planner.figures import (
@@ -18,6 +18,7 @@ from helixsim.planner.figures import (
     STATISTICS,
     checked_figure,
     is_maximised,
+    is_share,
     latency_name,
 )
 
@@ -59,13 +60,23 @@ class Limit:
     value: float
 
     def kept_share(self, figures: Figures) -> float:
-        """1 if the limit is kept, otherwise the ratio of figure and limit that is below 1."""
+        """1 if the limit is kept, otherwise the ratio of figure and limit that is below 1.
+
+        Of counts, the ratio after 1 is added to both, as the limit may be 0.
+        """
         actual = counted(figures, self.figure)
         if not isfinite(actual) or actual < 0:
             return 0.0
+        if self.figure in COUNTS and self.at_most:
+            return min(1.0, (1 + self.value) / (1 + actual))
         if not self.at_most:
             return min(1.0, actual / self.value)
         return min(1.0, self.value / actual) if actual else 1.0
+
+    def actual(self, figures: Figures) -> str:
+        """What the figure is, as text; no request may tell it, as none of a class arrived."""
+        value = counted(figures, self.figure)
+        return "not measured" if isnan(value) else f"actual value {value:.4g}"
 
     def __str__(self) -> str:
         """The limit as written on the command line."""
@@ -216,7 +227,8 @@ def parse_limit(text: str, where: str, known: Sequence[str] = OBJECTIVE_FIGURES)
     Parameters
     ----------
     text
-        A figure, ``<=`` or ``>=``, and a number above 0.
+        A figure, ``<=`` or ``>=``, and a number above 0; of counts such as
+        ``requests.rejected<=0``, 0 too.
     where
         The option that gives it, for error messages.
     known
@@ -229,13 +241,19 @@ def parse_limit(text: str, where: str, known: Sequence[str] = OBJECTIVE_FIGURES)
     """
     match = _LIMIT.fullmatch(text)
     value = _number(match[3]) if match else nan
-    if match is None or not isfinite(value) or value <= 0:
+    may_be_zero = match is not None and match[1] in COUNTS and match[2] == "<="
+    if match is None or not isfinite(value) or value < 0 or (value == 0 and not may_be_zero):
         raise InputError(
             f"'{text}' is not a limit; write a figure, <= or >=, and a number above 0, such as "
             "decode_latency_s.mean<=1.5",
             where=where,
         )
-    return Limit(checked_figure(match[1], where, known), match[2] == "<=", value)
+    figure = checked_figure(match[1], where, known)
+    if is_share(figure) and value > 1:
+        raise InputError(
+            f"'{text}': a share is at most 1; write {value / 100:g} for {value:g} %", where=where
+        )
+    return Limit(figure, match[2] == "<=", value)
 
 
 def _number(text: str) -> float:

@@ -119,6 +119,20 @@ def test_templates_include_what_a_person_tries_first():
     assert scores == sorted(scores, reverse=True)
 
 
+def test_templates_end_in_time(monkeypatch):
+    """After the time limit, drafts keep the scores that they have: no climb, no other orders."""
+    problem = planning_problem(four_nodes())
+    proposer = Proposer(four_nodes(), problem, Objective())
+    computed = []
+    score = proposer.score
+    monkeypatch.setattr(
+        proposer, "score", lambda *arguments: computed.append(arguments) or score(*arguments)
+    )
+    found = best_templates(proposer, Random(0), lambda: len(computed) >= 100)
+    assert found
+    assert len(computed) < 100 + proposer.budget.proposal_check_every
+
+
 # -- corrections
 
 

@@ -89,6 +89,29 @@ def test_malformed_limits_are_refused(text):
     )
 
 
+def test_a_limit_on_a_count_may_be_zero():
+    """Two rejected requests: (1 + 0) / (1 + 2) of the limit is kept."""
+    known = ("requests.rejected", "requests.completed")
+    (limit,) = parse_objective("requests.completed", ["requests.rejected<=0"], known).limits
+    assert limit.kept_share({"requests.rejected": 0.0}) == 1
+    assert limit.kept_share({"requests.rejected": 2.0}) == pytest.approx(1 / 3)
+    with pytest.raises(InputError, match="is not a limit"):
+        parse_objective("requests.completed", ["requests.rejected>=0"], known)
+    with pytest.raises(InputError, match="is not a limit"):
+        parse_objective("requests.completed", ["requests.completed<=0"], known)
+
+
+def test_a_limit_on_a_share_above_1_is_refused():
+    figure = "slo.chat.attainment"
+    with pytest.raises(InputError) as caught:
+        parse_objective(figure, [f"{figure}>=95"], [figure])
+    assert str(caught.value) == (
+        "--subject-to: 'slo.chat.attainment>=95': a share is at most 1; write 0.95 for 95 %"
+    )
+    (limit,) = parse_objective(figure, [f"{figure}>=1"], [figure]).limits
+    assert limit.value == 1
+
+
 def test_errors_on_unknown_figures_name_the_option_and_list_the_figures():
     with pytest.raises(InputError) as caught:
         parse_objective("decode_tokens_per_sec")

@@ -172,7 +172,7 @@ def best_templates(
     rng
         Source of random numbers.
     out_of_time
-        Called now and then; true ends the drawing.
+        Called now and then; true ends the drawing and the climbs.
     """
     problem, budget = proposer.problem, proposer.budget
     templates = Templates(problem, proposer.alike, proposer.surrogate.site_of)
@@ -198,10 +198,17 @@ def best_templates(
             drafts[key] = (found, draft)
     archive = Archive(budget.templates_kept)
     left = budget.templates_scores // len(problem)
-    for _, draft in sorted(drafts.values(), key=lambda each: -each[0])[: budget.templates_climbed]:
+    for found, draft in sorted(drafts.values(), key=lambda each: -each[0])[
+        : budget.templates_climbed
+    ]:
+        if out_of_time():
+            archive.add(placement(draft), found)
+            continue
         better, count = improved(draft, score, left, out_of_time)
         left -= count
-        for other in better.orders(budget.templates_orders):
+        for place, other in enumerate(better.orders(budget.templates_orders)):
+            if place and out_of_time():
+                break
             if ranges := placement(other):
                 archive.add(ranges, proposer.score(ranges, archive.least))
     return archive.proposals()
