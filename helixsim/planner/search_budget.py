@@ -167,6 +167,8 @@ class SearchBudget:
         three to leave local optima.
     patience
         Rounds without gain before the search ends.
+    patience_error
+        Error of the surrogate above which there are more of them, in proportion.
     least_gain
         Relative gain in score that counts as one; less is within the noise of a run.
     finalists
@@ -265,6 +267,7 @@ class SearchBudget:
     draw_tries: int = 60
     draw_changes: tuple[int, ...] = (1, 1, 1, 2, 2, 3)
     patience: int = 6
+    patience_error: float = 0.05
     least_gain: float = 0.001
     finalists: int = 4
     confirmed: int = 2

@@ -100,6 +100,10 @@ class CandidatePool:
         """Whether a placement with this key is known."""
         return key in self._by_key
 
+    def find(self, key: object) -> Candidate | None:
+        """The candidate with a key, if there is one."""
+        return self._by_key.get(key)
+
     def add(self, candidate: Candidate) -> bool:
         """Add a candidate; False if the pool has the same placement already."""
         if candidate.key in self._by_key:

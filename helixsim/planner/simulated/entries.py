@@ -40,15 +40,23 @@ class Entries:
         self._alike = alike_nodes(problem)
 
     def add(self, label: str, source: Placement | Ranges) -> Candidate | None:
-        """Add a placement to the pool; None if it is known or no request can pass it."""
+        """Add a placement to the pool.
+
+        Returns
+        -------
+        Candidate or None
+            The new candidate, or the one with the same placement if that has not been tried; None
+            if it has been, or no request can pass the placement.
+        """
         if isinstance(source, Placement):
             placement, ranges = source, self._problem.ranges(source)
         else:
             ranges = self._without_idle(allowed(self._problem, source))
             placement = self._problem.placement(ranges)
         key = self._key(placement, ranges)
-        if key in self.pool:
-            return None
+        known = self.pool.find(key)
+        if known is not None:
+            return None if known.is_tried else known
         estimate = None
         try:
             value = self._problem.flow(placement).tokens_per_s

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from math import log
 from random import Random
@@ -165,6 +165,8 @@ class Proposer:
         iterations: int,
         *,
         heat: float = 1.0,
+        kept: int | None = None,
+        known: Container[Key] = (),
         out_of_time: Callable[[], bool] = lambda: False,
     ) -> list[Proposal]:
         """Improve a placement by simulated annealing.
@@ -179,6 +181,10 @@ class Proposer:
             Number of neighbours to try.
         heat
             Factor of the temperatures.
+        kept
+            Number of structures to return; None for as many as the budget says.
+        known
+            Keys of placements that are passed, but not returned.
         out_of_time
             Called now and then; true ends the annealing.
 
@@ -188,8 +194,9 @@ class Proposer:
             The best placement of each structure that was passed, best first.
         """
         current, score = dict(start), self.score(start)
-        archive = Archive(self.budget.proposal_archive)
-        archive.add(current, score)
+        archive = Archive(kept or self.budget.proposal_archive)
+        if self.alike.key(current) not in known:
+            archive.add(current, score)
         hot, cold = heat * self.budget.proposal_hot, heat * self.budget.proposal_cold
         check = self.budget.proposal_check_every
         for iteration in range(iterations):
@@ -203,7 +210,8 @@ class Proposer:
             if found <= least:
                 continue
             current, score = changed, found
-            archive.add(current, score)
+            if self.alike.key(current) not in known:
+                archive.add(current, score)
         return archive.proposals()
 
 

@@ -80,6 +80,8 @@ class Rounds:
             max(budget.proposal_least_steps, steps),
         )
         scale = max(1.0, budget.proposal_heat_nodes / nodes)
+        alike = self._proposer.alike
+        known = frozenset(alike.key(each.ranges) for each in self._entries.pool if each.is_tried)
         tasks = []
         for place in range(count):
             start: RangesItems = ()
@@ -102,6 +104,10 @@ class Rounds:
                     * budget.proposal_heats[(place // 2 + number) % len(budget.proposal_heats)],
                     correction,
                     most_s,
+                    # The best ones are known from the rounds before. Half of the annealings give
+                    # the next ones of their structures, the others further structures.
+                    budget.proposal_archive + number * budget.batch,
+                    known if place // 2 % 2 else frozenset(),
                 )
             )
         return tasks
@@ -140,13 +146,14 @@ class Rounds:
             if shape in structures:
                 continue
             added = self._entries.add(f"proposal {number + 1}.{len(found) + 1}", ranges)
-            if added is not None:
+            if added is not None and added not in found:
                 structures.add(shape)
                 found.append(added)
         wanted = self._budget.batch - len(found)
         if number:
             wanted = max(wanted, self._least_neighbours(correction))
-        return found + self._neighbours(wanted, number, standings, correction)
+        neighbours = self._neighbours(wanted, number, standings, correction)
+        return found + [each for each in neighbours if each not in found]
 
     def _least_neighbours(self, correction: Correction) -> int:
         """The more the surrogate errs, the more neighbours of the best are simulated besides."""
@@ -185,7 +192,7 @@ class Rounds:
             if len(found) >= count:
                 break
             added = self._entries.add(f"neighbour {number + 1}.{len(found) + 1}", ranges)
-            if added is not None:
+            if added is not None and added not in found:
                 found.append(added)
         return found
 

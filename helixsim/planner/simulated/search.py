@@ -134,7 +134,7 @@ class SimulatedSearch:
         if self._effort.rounds:
             without_gain, best = 0, 0.0
             for number in range(self._effort.rounds):
-                if self._must_finish() or without_gain >= self._budget.patience:
+                if self._must_finish() or without_gain >= self._patience():
                     break
                 self._round(number)
                 now = max(
@@ -178,6 +178,11 @@ class SimulatedSearch:
             waiting = waiting[wave:]
         self._confirm()
         return self.chosen()
+
+    def _patience(self) -> float:
+        """Rounds without gain before the search ends: more where the surrogate errs much."""
+        error = self._correction.error(self.objective.figure)
+        return self._budget.patience * max(1.0, error / self._budget.patience_error)
 
     def standings(self) -> list[Standing]:
         """All candidates of which something is known, best first."""

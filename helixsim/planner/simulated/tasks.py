@@ -15,6 +15,7 @@ from helixsim.planner.objective import Objective
 from helixsim.planner.problem import PlanningProblem, planning_problem
 from helixsim.planner.search import random_stream
 from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
+from helixsim.planner.simulated.alike import Key
 from helixsim.planner.simulated.correction import Correction
 from helixsim.planner.simulated.proposals import Proposal, Proposer
 from helixsim.planner.simulated.templates import best_templates
@@ -48,6 +49,10 @@ class AnnealingTask:
         Correction of the surrogate by the simulations so far.
     most_s
         Seconds after which it ends early; None for no limit.
+    kept
+        Number of structures to return; None for as many as the budget says.
+    known
+        Keys of placements that are not returned.
     """
 
     start: RangesItems
@@ -58,6 +63,8 @@ class AnnealingTask:
     heat: float
     correction: Correction
     most_s: float | None
+    kept: int | None = None
+    known: frozenset[Key] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +158,13 @@ class TaskRunner:
         self.proposer.use(task.objective, task.correction)
         rng = random_stream(self.setting.seed, *task.stream)
         return self.proposer.anneal(
-            dict(start), rng, task.iterations, heat=task.heat, out_of_time=is_over
+            dict(start),
+            rng,
+            task.iterations,
+            heat=task.heat,
+            kept=task.kept,
+            known=task.known,
+            out_of_time=is_over,
         )
 
     def call(self, call: tuple[Callable[..., Result], object]) -> Result:
