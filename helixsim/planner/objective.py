@@ -30,6 +30,7 @@ MISSED_SHARE = "missed_share"
 
 After the prefix of a class of users or a front end, such as ``classes.chat.``, of its requests.
 """
+_ATTAINMENT = "attainment"
 UNSERVED_SHARE = "unserved_share"
 """After the prefix of an SLO, such as ``slo.chat.``: the share of requests that wait much too long,
 of these and the requests due. An SLO without a limit on the first token does not judge them."""
@@ -65,6 +66,8 @@ class Limit:
         Of counts, the ratio after 1 is added to both, as the limit may be 0.
         """
         actual = counted(figures, self.figure)
+        if isnan(actual) and _is_attainment(self.figure):
+            return 1.0  # no request was due, so none missed the SLO
         if not isfinite(actual) or actual < 0:
             return 0.0
         if self.figure in COUNTS and self.at_most:
@@ -161,8 +164,9 @@ def counted(figures: Figures, name: str) -> float:
     """
     value = figures.get(name, nan)
     prefix, _, last = name.rpartition(".")
-    if last == "attainment":
-        return value * (1 - figures.get(f"{prefix}.{UNSERVED_SHARE}", 0.0))
+    if last == _ATTAINMENT:
+        served = 1 - figures.get(f"{prefix}.{UNSERVED_SHARE}", 0.0)
+        return value * served if served else 0.0
     parts = latency_name(name)
     if parts is None:
         return value
@@ -264,8 +268,17 @@ def _number(text: str) -> float:
 
 
 def mean_figures(figures: Sequence[Figures]) -> dict[str, float]:
-    """Mean over runs of the figures that all runs have; empty without runs."""
-    if not figures:
-        return {}
-    names = [name for name in figures[0] if all(name in each for each in figures)]
-    return {name: sum(each[name] for each in figures) / len(figures) for name in names}
+    """Mean over runs of the figures that all runs have; empty without runs.
+
+    An attainment is the mean over the runs in which any request was due.
+    """
+    found = {}
+    for name in dict.fromkeys(name for each in figures for name in each):
+        values = [each[name] for each in figures if name in each]
+        if len(values) == len(figures) or _is_attainment(name):
+            found[name] = sum(values) / len(values)
+    return found
+
+
+def _is_attainment(name: str) -> bool:
+    return name.rpartition(".")[2] == _ATTAINMENT

@@ -66,6 +66,27 @@ def test_the_number_of_scores_is_kept():
     assert improved(draft, short_stages, 1000, lambda: True)[0] == draft
 
 
+def test_long_climbs_end():
+    """Of 24 full blocks, no change fits: the climb gives up long before millions of them."""
+    draft = Draft((tuple(block([n], 1, 9) for n in range(24)),))
+    calls = []
+
+    def score(ranges, least):
+        calls.append(1)
+        return 1.0
+
+    better, count = improved(draft, score, 10**9)
+    assert better == draft
+    assert count == len(calls) - 1 < 1000
+
+
+def test_long_pipelines_exchange_all_pairs():
+    draft = Draft((tuple(block([n], 1, n + 1) for n in range(6)),))
+    orders = list(draft.orders(24))
+    assert len(orders) == 2 + 15
+    assert any(each.pipelines[0][0] != draft.pipelines[0][0] for each in orders[2:])
+
+
 @pytest.mark.parametrize("most", [1, 3, 24])
 def test_orders_keep_all_blocks(most):
     draft = Draft(((block([0], 1, 2), block([1], 1, 3), block([2], 1, 4)),))
@@ -75,4 +96,4 @@ def test_orders_keep_all_blocks(most):
         sorted(each.pipelines[0], key=repr) == sorted(draft.pipelines[0], key=repr)
         for each in orders
     )
-    assert len(set(orders)) == min(6, most + 1)
+    assert len(set(orders)) == min(6, most + 2)

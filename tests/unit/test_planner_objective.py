@@ -216,4 +216,16 @@ def test_every_objective_is_a_figure_of_a_simulated_run():
 def test_means_are_of_figures_that_all_runs_have():
     runs = [{RATE: 1.0, LATENCY: 2.0}, {RATE: 3.0}]
     assert mean_figures(runs) == {RATE: 2.0}
+
+
+def test_attainments_of_rare_classes():
+    """Where no request was due, a limit is kept; where some wait for ever, it is not."""
+    name = "classes.rare.slo.rare.attainment"
+    limit = Limit(name, False, 0.9)
+    assert mean_figures([{RATE: 1.0}, {RATE: 3.0, name: 0.5}]) == {RATE: 2.0, name: 0.5}
+    assert limit.kept_share({RATE: 1.0}) == 1.0
+    assert limit.kept_share({name: 0.45}) == pytest.approx(0.5)
+    unserved = "classes.rare.slo.rare.unserved_share"
+    assert limit.kept_share({RATE: 1.0, unserved: 1.0}) == 0.0
+    assert Limit("ttft_s.p95", True, 1.0).kept_share({RATE: 1.0}) == 0.0
     assert mean_figures([]) == {}

@@ -313,6 +313,10 @@ def test_nodes_that_the_scheduler_would_pass_by_are_left_out(slowness, kept):
     entries = Entries(problem, Proposer(scenario, problem, Objective()))
     found = entries.add("proposal", {0: (0, 2), 1: (0, 1), 2: (1, 2)})
     assert set(found.placement.layers) == set(kept)
+    # As long as it has not been run, it may be proposed again, also with alike nodes exchanged.
+    assert entries.add("again", {0: (0, 2), 1: (1, 2), 2: (0, 1)}) is found
+    found.runs[0] = {RATE: 1.0}
+    assert entries.add("again", {0: (0, 2), 1: (0, 1), 2: (1, 2)}) is None
 
 
 def test_candidates_have_errors_by_hand():

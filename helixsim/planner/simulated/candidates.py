@@ -96,10 +96,6 @@ class CandidatePool:
         """Count the candidates."""
         return len(self._by_key)
 
-    def __contains__(self, key: object) -> bool:
-        """Whether a placement with this key is known."""
-        return key in self._by_key
-
     def find(self, key: object) -> Candidate | None:
         """The candidate with a key, if there is one."""
         return self._by_key.get(key)

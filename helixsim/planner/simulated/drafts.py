@@ -15,6 +15,11 @@ from itertools import chain, combinations, islice, pairwise, permutations
 WIDTH_STEPS = (8, 4, 2, 1)
 """Numbers of layers that move from one block to another: large steps first, as many layers often
 have to move, and each on its own would be a loss."""
+_ALL_ORDERS = 4
+"""Blocks of a pipeline up to which all of their orders are tried; of more, exchanges of two."""
+_MOST_CHANGES = 50_000
+"""Changes of a draft that are looked at before the next gain: most changes of many blocks fit no
+nodes, and double moves are millions. All of seven blocks are fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +106,10 @@ class Draft:
         yield self
         yield Draft(tuple(pipeline[::-1] for pipeline in self.pipelines))
         for place, pipeline in enumerate(self.pipelines):
-            for order in islice(permutations(pipeline), 1, most):
+            orders = _exchanged(pipeline)
+            if len(pipeline) <= _ALL_ORDERS:
+                orders = islice(permutations(pipeline), 1, None)
+            for order in islice(orders, most):
                 yield Draft((*self.pipelines[:place], order, *self.pipelines[place + 1 :]))
 
     def _changed(self, change: Callable[[Pipeline], Iterator[Pipeline]]) -> Iterator[Draft]:
@@ -121,12 +129,17 @@ def _moved(pipeline: Pipeline) -> Iterator[Pipeline]:
                 yield tuple(changed)
 
 
-def _rearranged(pipeline: Pipeline) -> Iterator[Pipeline]:
-    """Two blocks exchanged, or a group with another number of stages."""
+def _exchanged(pipeline: Pipeline) -> Iterator[Pipeline]:
+    """Two blocks exchanged."""
     for a, b in combinations(range(len(pipeline)), 2):
         changed = list(pipeline)
         changed[a], changed[b] = pipeline[b], pipeline[a]
         yield tuple(changed)
+
+
+def _rearranged(pipeline: Pipeline) -> Iterator[Pipeline]:
+    """Two blocks exchanged, or a group with another number of stages."""
+    yield from _exchanged(pipeline)
     for place, block in enumerate(pipeline):
         for number, group in enumerate(block.groups):
             for stages in range(1, len(group.nodes) + 1):
@@ -162,8 +175,12 @@ def improved(
     tuple
         The best draft, and the number of scores computed.
     """
+
+    def all_changes(of: Draft) -> Iterator[Draft]:
+        return islice(chain(of.changes(), of.double_moves()), _MOST_CHANGES)
+
     best, count = score(draft.ranges(), 0.0), 0
-    changes = chain(draft.changes(), draft.double_moves())
+    changes = all_changes(draft)
     while (changed := next(changes, None)) is not None:
         ranges = changed.ranges()
         if not ranges:
@@ -174,5 +191,5 @@ def improved(
         found = score(ranges, best)
         if found > best:
             draft, best = changed, found
-            changes = chain(draft.changes(), draft.double_moves())
+            changes = all_changes(draft)
     return draft, count

@@ -71,8 +71,10 @@ def _late(
 ) -> list[Request]:
     """Requests of a group that still wait for their first token, much longer than others did."""
     now = simulation.now
-    usual_s = figures["ttft_s"]["p99"] or 0.0
-    longest_s = min(2 * usual_s, _LATE_SHARE * (now - simulation.start_s))
+    usual_s = figures["ttft_s"]["p99"]  # None if none of them has a token
+    longest_s = _LATE_SHARE * (now - simulation.start_s)
+    if usual_s is not None:
+        longest_s = min(2 * usual_s, longest_s)
     coordinator = simulation.coordinator
     return [
         request

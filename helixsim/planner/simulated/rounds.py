@@ -200,7 +200,7 @@ class Rounds:
         self, proposed: Sequence[Candidate], standings: Sequence[Standing]
     ) -> list[Candidate]:
         """The scenario's own placement, and the starts whose estimates are near the best one."""
-        own = [each for each in self._entries.pool if each.label == "own"]
+        own = [each for each in self._entries.pool if each.label == "own" and each not in proposed]
         best = max((standing.score for standing in standings), default=0.0)
         good = [
             standing.candidate
