@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from helixsim.display import shortened
+from helixsim.planner.figures import COUNTS
 from helixsim.planner.max_flow.upper_bound import Bound
 from helixsim.planner.objective import MISSED_SHARE
 from helixsim.planner.result import PlanResult
@@ -131,7 +132,8 @@ def _lines(result: PlanResult) -> Iterator[str]:
 def _goal_lines(result: PlanResult, figures: Mapping[str, float]) -> Iterator[str]:
     """The figure of the goal with its uncertainty, and the figures that have limits."""
     if result.goal in figures:
-        error = "" if result.error is None else f" (±{result.error:.1%})"
+        is_relative = result.error is not None and result.goal not in COUNTS
+        error = f" (±{result.error:.1%})" if is_relative else ""
         yield f"goal        {result.goal} {_goal_figure(result, result.goal)}{error}"
     for limit in result.limits:
         value = _goal_figure(result, limit.figure) if limit.figure in figures else "not measured"

@@ -182,8 +182,14 @@ def test_an_emulated_run_of_the_tuned_preset_comes_close_to_its_simulation():
         *("--set", "workload.mean_tokens_per_s=400"),
     ]
     expected = compared(figures_of("helixsim", *settings))
-    close = {"decode_tokens_per_s": 0.03, "prompt_latency_s": 0.1, "decode_latency_s": 0.1}
-    for time_scale in ("6", "3"):  # a machine with other work may be too slow for the first
+    # A machine with other work may be too slow for the first run, and somewhat late in the second;
+    # a wrong split or missing batches double the latencies.
+    for time_scale, latency_off in (("6", 0.1), ("3", 0.25)):
+        close = {
+            "decode_tokens_per_s": 0.03,
+            "prompt_latency_s": latency_off,
+            "decode_latency_s": latency_off,
+        }
         found = compared(figures_of("helixreal", "--local", "--time-scale", time_scale, *settings))
         off = {name: found[name] / expected[name] - 1 for name in close}
         if all(abs(off[name]) <= close[name] for name in close):

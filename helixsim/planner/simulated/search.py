@@ -278,7 +278,7 @@ class SimulatedSearch:
             self._longest_s = max(self._longest_s, result.seconds)
             if result.looks and not candidate.looks:
                 candidate.looks = result.looks
-        elif not candidate.runs:
+        elif not candidate.runs and result.simulated_s > self.scenario.run.warmup_s:
             candidate.stopped_s, candidate.stopped = result.simulated_s, result.figures
             if result.cut_s is not None and leader is not None:
                 candidate.projected = projected(result, leader, result.seed)
