@@ -99,6 +99,11 @@ def greatest_shared_total(topology: Topology, throughput: ThroughputTable) -> fl
     return greatest_total(float(solve(nx.minimum_cut, graph, source, sink)[0]), cut_at)
 
 
+_OF_EQUAL_SHARE = 0.5
+"""Part of an equal share that is enough for a successor: with the default least share of 5 %, more
+than ten successors are needed for it to matter."""
+
+
 def used_links(
     links: Sequence[PlacedLink],
     link_tokens_per_s: Sequence[float],
@@ -118,7 +123,8 @@ def used_links(
     min_share
         Least share of the machine's outgoing flow, 0 to 1, that a used link carries.
     all_if_none
-        Whether all links with flow are used where none carries so large a share.
+        Whether half of an equal share is enough in any case, so that among many successors alike
+        none is passed over.
     replicas
         Nodes to which links with any flow are used: a machine that holds the whole LLM serves its
         requests by itself, however many faster ones there are.
@@ -130,13 +136,19 @@ def used_links(
     """
     total = sum(link_tokens_per_s[link.index] for link in links)
     carrying = tuple(link for link in links if link_tokens_per_s[link.index] > 0)
+    if all_if_none and carrying:
+        min_share = least_share(min_share, len(carrying))
     least = min_share * total
-    used = tuple(
+    return tuple(
         link
         for link in carrying
         if link_tokens_per_s[link.index] >= least or link.target in replicas
     )
-    return carrying if all_if_none and not used else used
+
+
+def least_share(min_share: float, successors: int) -> float:
+    """The share of a machine's flow that is enough for one of several successors."""
+    return min(min_share, _OF_EQUAL_SHARE / successors)
 
 
 def _in(machine: int) -> int:

@@ -251,6 +251,20 @@ def machines_leading_to(topology: Topology, home: int) -> frozenset[int]:
     return frozenset(leading)
 
 
+def nodes_on_routes(topology: Topology) -> frozenset[int]:
+    """The nodes on some route from a front end through all layers and back."""
+    found: set[int] = set()
+    for home in topology.front_end_machines:
+        reached, waiting = {home}, [home]
+        while waiting:
+            for link in topology.outgoing[waiting.pop()]:
+                if link.target not in reached and not topology.is_front_end(link.target):
+                    reached.add(link.target)
+                    waiting.append(link.target)
+        found |= reached & machines_leading_to(topology, home)
+    return frozenset(node for node in found if not topology.is_front_end(node))
+
+
 def _placed_nodes(
     llm: LLM,
     cluster: Cluster,

@@ -13,7 +13,7 @@ from helixsim.planner.max_flow.upper_bound import Bound
 from helixsim.planner.objective import MISSED_SHARE
 from helixsim.planner.result import PlanResult
 from helixsim.planner.served.of_placement import ServedBound
-from helixsim.planner.simulated.candidates import TILES
+from helixsim.planner.simulated.candidates import OWN, TILES
 from helixsim.scenario.files import moved_document
 from helixsim.scenario.resolved import Scenario
 
@@ -113,7 +113,7 @@ def _lines(result: PlanResult) -> Iterator[str]:
                 yield f"made of     {each.label}"
         yield from _goal_lines(result, result.simulated)
         for each in result.candidates:
-            if each.label == "own" and not each.chosen:
+            if each.label == OWN and not each.chosen:
                 yield f"before      {_figures_text(each.figures)}"
     if len(result.front) > 1:
         yield "front       decode tokens/s   mean decode latency   stages"

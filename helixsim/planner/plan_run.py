@@ -28,7 +28,7 @@ from helixsim.planner.result import (
 )
 from helixsim.planner.search import NEGLIGIBLE, FlowSearch
 from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
-from helixsim.planner.simulated.candidates import Candidate, most_stages
+from helixsim.planner.simulated.candidates import OWN, Candidate, most_stages
 from helixsim.planner.simulated.search import Effort, SimulatedSearch
 from helixsim.planner.simulated.standings import Standing
 from helixsim.planner.simulated.tasks import Setting
@@ -247,7 +247,7 @@ class PlanRun:
                 self._small_shares[label] = said
         # One of each kind first: where time is short, the plan is no worse than simple replicas.
         labels = [label for label, _ in (*found, *starts)]
-        first = [*labels[:1], *(label for label in ("own", "replicas") if label in labels)]
+        first = [*labels[:1], *(label for label in (OWN, "replicas") if label in labels)]
         simulated.compare(list(dict.fromkeys([*first, *labels])))
 
     def _starts(self) -> list[tuple[str, Placement]]:
@@ -256,7 +256,7 @@ class PlanRun:
         starts: list[tuple[str, Placement]] = []
         own = self.scenario.placement
         if own is not None and self._within_cap(own):
-            starts.append(("own", own))
+            starts.append((OWN, own))
         methods = self._flow_methods()
         rounds = min(self.budget.anneal_rounds, self.budget.start_anneal_rounds)
         budget = replace(self.budget, anneal_rounds=rounds)

@@ -114,7 +114,8 @@ class SchedulerSpec(FileModel):
     min_flow_share: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.05,
         description="`maxflow`, `adaptive`: successors with less than this share of a node's flow "
-        "are ignored; with the calibrated physics, nodes that hold the whole LLM never are.",
+        "are ignored. With the calibrated physics, half of an equal share is enough in any case, "
+        "and nodes that hold the whole LLM are never ignored.",
     )
     flow_split: FlowSplit | None = Field(
         default=None,

@@ -5,13 +5,18 @@ from __future__ import annotations
 import pytest
 from builders import HOST, make_scenario, make_topology, offline
 
-from helixsim.placement.flow import used_links
+from helixsim.placement.flow import least_share, used_links
 
 
 @pytest.fixture
 def topology():
     """The coordinator has links to three nodes that hold all layers."""
-    layers = {"a": (0, 1), "b": (0, 1), "c": (0, 1)}
+    return star("abc")
+
+
+def star(names):
+    """The coordinator and nodes that hold all layers."""
+    layers = dict.fromkeys(names, (0, 1))
     links = {pair: (1e6, 0.0) for name in layers for pair in ((HOST, name), (name, HOST))}
     return make_topology(make_scenario(layers, links=links, workload=offline([(10, 4)])))
 
@@ -45,6 +50,19 @@ def test_where_all_shares_are_small(topology):
     flows = (4.0, 0.0, 4.0)
     assert used(topology, flows, 0.6) == []
     assert used(topology, flows, 0.6, all_if_none=True) == [0, 2]
+
+
+@pytest.mark.parametrize("successors", [8, 21, 40])
+def test_of_many_successors_half_of_an_equal_share_is_enough(successors):
+    """The slowest has 0.6 of an equal share; the published rule passes over all of 21 and more."""
+    assert least_share(0.05, successors) == min(0.05, 0.5 / successors)
+    topology = star([f"n{n}" for n in range(successors)])
+    flows = (0.6, *([1.0] * (successors - 2)), 1.4)
+    everyone = list(range(successors))
+    assert used(topology, flows, 0.05, all_if_none=True) == everyone
+    assert used(topology, flows, 0.05) == {8: everyone, 21: [20], 40: []}[successors]
+    tiny = (0.4, *([1.0] * (successors - 2)), 1.6)
+    assert (0 in used(topology, tiny, 0.05, all_if_none=True)) == (successors == 8)
 
 
 def test_a_replica_is_used_however_small_its_share(topology):

@@ -331,3 +331,22 @@ def test_candidates_have_errors_by_hand():
     assert found["one"].errors[RATE] == pytest.approx(50 * share)
     assert found["stopped"].errors == {}
     assert found["two"].errors[LATENCY] == pytest.approx(0.015 * (4 / 5) ** 0.5 / 2**0.5)
+
+
+def test_nodes_without_a_way_on_are_no_part_of_a_start():
+    """Node b ends at the second layer, and nothing begins there: it would hold layers for nothing.
+
+    The scenario's own placement stays as it is.
+    """
+    scenario = make_scenario(
+        {"a": (0, 2), "b": (0, 1)},
+        links=dict.fromkeys([(HOST, "a"), (HOST, "b"), ("a", HOST)], (1e9, 0.0)),
+        workload=offline([(10, 4)]),
+    )
+    problem = planning_problem(scenario)
+    entries = Entries(problem, Proposer(scenario, problem, Objective()))
+    own = entries.add("own", scenario.placement)
+    start = entries.add("petals", scenario.placement)
+    assert set(own.placement.layers) == {"a", "b"}
+    assert dict(start.placement.layers) == {"a": (0, 2)}
+    assert (HOST, "b") not in start.placement.links

@@ -68,7 +68,7 @@ class PolicyInputs:
     rng
         The run's random stream.
     uses_small_shares_alone
-        Whether successors with less than that share are used where there are no others.
+        Whether half of an equal share is enough for a successor in any case.
     admits_by_held_kv
         Whether requests count with what they hold, not with what they are expected to hold at
         their end.

@@ -12,6 +12,8 @@ from helixsim.planner.simulated.estimates import Estimate
 
 LATENCY = "decode_latency_s.mean"
 THROUGHPUT = "decode_tokens_per_s"
+OWN = "own"
+"""Label of the scenario's own placement."""
 TILES = "tiles"
 """Beginning of the label of a placement that is put together from tiles."""
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from helixsim.cluster import COORDINATOR
 from helixsim.errors import HelixError
+from helixsim.placement.flow import least_share
 from helixsim.placement.placement import Placement
+from helixsim.placement.topology import nodes_on_routes
 from helixsim.planner.constraints import move_cost
 from helixsim.planner.problem import PlanningProblem, Ranges
 from helixsim.planner.simulated.alike import alike_nodes
 from helixsim.planner.simulated.allowed import allowed
-from helixsim.planner.simulated.candidates import Candidate, CandidatePool, most_stages
+from helixsim.planner.simulated.candidates import OWN, Candidate, CandidatePool, most_stages
 from helixsim.planner.simulated.proposals import Proposer
 from helixsim.planner.simulated.spread import groups_of
 
@@ -49,7 +52,8 @@ class Entries:
             if it has been, or no request can pass the placement.
         """
         if isinstance(source, Placement):
-            placement, ranges = source, self._problem.ranges(source)
+            placement = source if label == OWN else self._on_routes(source)
+            ranges = self._problem.ranges(placement)
         else:
             ranges = self._without_idle(allowed(self._problem, source))
             placement = self._problem.placement(ranges)
@@ -72,6 +76,24 @@ class Entries:
         self.pool.add(candidate)
         return candidate
 
+    def _on_routes(self, placement: Placement) -> Placement:
+        """Leave out nodes that no request can pass, as heuristics leave them, and their links."""
+        try:
+            topology = self._problem.topology(placement)
+        except HelixError:
+            return placement
+        kept = {topology.name(number) for number in nodes_on_routes(topology)}
+        kept |= {self._problem.names[node] for node in self._problem.constraints.fixed}
+        if kept >= set(placement.layers):
+            return placement
+        ends = kept | set(self._problem.cluster.front_end_names) | {COORDINATOR}
+        layers = {name: span for name, span in placement.layers.items() if name in kept}
+        links = placement.links
+        return Placement(
+            layers,
+            None if links is None else tuple((a, b) for a, b in links if {a, b} <= ends),
+        )
+
     def _without_idle(self, ranges: dict[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
         """Leave out first nodes whose share is so small that the scheduler sends them nothing."""
         scheduler = self._proposer.scenario.scheduler
@@ -84,6 +106,8 @@ class Entries:
             return ranges
         least = scheduler.min_flow_share
         first = [group for group in groups_of(problem, alike, ranges) if group.start == 0]
+        if self._proposer.surrogate.uses_small_shares:
+            least = least_share(least, sum(group.count for group in first))
         if all(group.share < least / _CLEARLY for group in first):
             return ranges  # where no link has such a share, all are used
         idle = {(each.kind, 0, each.end) for each in first if each.share < _CLEARLY * least}

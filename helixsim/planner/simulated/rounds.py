@@ -10,7 +10,7 @@ from helixsim.planner.objective import Limit, Objective
 from helixsim.planner.search import random_stream
 from helixsim.planner.search_budget import SearchBudget
 from helixsim.planner.simulated.alike import Key
-from helixsim.planner.simulated.candidates import LATENCY, Candidate
+from helixsim.planner.simulated.candidates import LATENCY, OWN, Candidate
 from helixsim.planner.simulated.correction import Correction
 from helixsim.planner.simulated.entries import Entries
 from helixsim.planner.simulated.proposals import Proposal, Proposer, structure
@@ -200,7 +200,7 @@ class Rounds:
         self, proposed: Sequence[Candidate], standings: Sequence[Standing]
     ) -> list[Candidate]:
         """The scenario's own placement, and the starts whose estimates are near the best one."""
-        own = [each for each in self._entries.pool if each.label == "own" and each not in proposed]
+        own = [each for each in self._entries.pool if each.label == OWN and each not in proposed]
         best = max((standing.score for standing in standings), default=0.0)
         good = [
             standing.candidate

@@ -25,6 +25,7 @@ from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.search_budget import DEFAULT_BUDGET, SearchBudget
 from helixsim.planner.simulated.candidates import (
     LATENCY,
+    OWN,
     Candidate,
     front,
     spread,
@@ -313,7 +314,7 @@ class SimulatedSearch:
         if not self._effort.rounds:
             others = list(self.pool)
         else:
-            own = [each for each in self.pool if each.label == "own"]
+            own = [each for each in self.pool if each.label == OWN]
             others = [
                 *own,
                 *spread(front(e for e in self.pool if e.runs), self._budget.final_front),

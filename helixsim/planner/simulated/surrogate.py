@@ -78,6 +78,8 @@ class Surrogate:
         Classes of nodes that the surrogate does not tell apart.
     site_of
         For every class, the number of its site: slow links lead from one site to another.
+    uses_small_shares
+        Whether half of an equal share of the flow is enough for a successor in any case.
     """
 
     def __init__(
@@ -117,7 +119,7 @@ class Surrogate:
         )
         self.site_of = self._links.between.site_of
         self._stays = scheduler.policy in ("maxflow", "adaptive")
-        self._uses_small_shares_alone = performance.requests_wait
+        self.uses_small_shares = performance.requests_wait
         factory = NODE_SCHEDULERS.get(node_scheduler_name(scenario))
         self._decodes_loop = decodes_loop(factory)
 
@@ -206,8 +208,8 @@ class Surrogate:
                 topology.outgoing[machine],
                 carried,
                 min_flow_share,
-                all_if_none=self._uses_small_shares_alone,
-                replicas=topology.replicas if self._uses_small_shares_alone else (),
+                all_if_none=self.uses_small_shares,
+                replicas=topology.replicas if self.uses_small_shares else (),
             )
             total = sum(carried[link.index] for link in used)
             for link in used:

@@ -65,7 +65,9 @@ class TiledSearch:
         """Placements of the whole, the most promising first; none if no cut holds the LLM."""
         problem, budget = self._problem, self._budget
         found = sites(problem, self._alike, self._pool.proposer.surrogate.site_of)
-        least = budget.tile_share_room * self._pool.setting.scenario.scheduler.min_flow_share
+        least = 0.0
+        if not self._pool.proposer.surrogate.uses_small_shares:
+            least = budget.tile_share_room * self._pool.setting.scenario.scheduler.min_flow_share
         of_site = [cuts(problem, self._alike, site, budget.tile_sizes, least) for site in found]
         every = [cut for each in of_site for cut in each]
         examples = {tile.key: tile for cut in every for tile in cut.examples}
