@@ -104,6 +104,11 @@ def _failure(result: SizeResult) -> str:
             "other machines (--add), or a lower rate"
         )
     nearest = result.nearest
+    if nearest is None and result.ended:
+        return (
+            f"the search ended ({result.ended}) before any set was simulated to the end: nothing "
+            "is known of them; allow more time (--time-limit)"
+        )
     reached = "nothing was simulated to the end"
     if nearest is not None:
         without = f" without {nearest.lost}" if nearest.lost else ""
