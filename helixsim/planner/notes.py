@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 from helixsim.control.control_plane import followed_flow, performance_model
 from helixsim.errors import HelixError
 from helixsim.placement.flow import used_links
 from helixsim.placement.placement import Placement
 from helixsim.placement.topology import build_topology
-from helixsim.planner.objective import Objective
+from helixsim.planner.figures import GOODPUT
+from helixsim.planner.objective import Objective, counted
 from helixsim.planner.simulated.candidates import Candidate
+from helixsim.planner.simulated.demand import offered_requests_per_s
 from helixsim.scenario.resolved import Scenario
+
+_NEARLY_ALL = 0.9
+"""Share of the arriving requests below which goodput is clearly less: fewer arrive in a window than
+on average, and the last ones are not finished."""
 
 
 def notes_on(
@@ -56,6 +64,22 @@ def notes_on(
             f"time was up after {len(chosen.runs)} of {num_seeds} seeds; the means are less certain"
         )
     return tuple(notes)
+
+
+def unserved_load(chosen: Candidate | None, objective: Objective, scenario: Scenario) -> str:
+    """What to say where a plan for goodput serves clearly less than arrives; empty otherwise."""
+    if chosen is None or objective.figure != GOODPUT or not chosen.figures:
+        return ""
+    workload = scenario.workload
+    tokens = workload.mean_prompt_tokens + workload.mean_output_tokens
+    offered = offered_requests_per_s(scenario, tokens)
+    served = counted(chosen.figures, GOODPUT)
+    if not (isfinite(offered) and served < _NEARLY_ALL * offered):
+        return ""
+    return (
+        f"of the {offered:.4g} requests/s that arrive, {served:.4g} are served within their SLOs: "
+        "the machines do not hold this load"
+    )
 
 
 def small_shares(scenario: Scenario, placement: Placement) -> str:

@@ -15,7 +15,7 @@ from helixsim.planner.feasibility import fewest_stages
 from helixsim.planner.heuristics import petals, replicas, separate_mixed, swarm
 from helixsim.planner.max_flow.optimise import close_gap, optimise
 from helixsim.planner.max_flow.upper_bound import upper_bound
-from helixsim.planner.notes import notes_on, small_shares
+from helixsim.planner.notes import notes_on, small_shares, unserved_load
 from helixsim.planner.objective import Figures, Objective
 from helixsim.planner.problem import PlanningProblem
 from helixsim.planner.result import (
@@ -397,6 +397,8 @@ class PlanRun:
     def _notes(self, chosen: Candidate | None) -> tuple[str, ...]:
         overcommitted = chosen is not None and self._is_overcommitted(chosen.placement)
         found = notes_on(chosen, self.objective, self.num_seeds, is_overcommitted=overcommitted)
+        if said := unserved_load(chosen, self.objective, self.scenario):
+            found += (said,)
         if chosen is not None and chosen.label in self._small_shares:
             found += (self._small_shares[chosen.label],)
         return found
