@@ -8,6 +8,7 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import pytest
+from hypothesis import settings
 
 from helixsim.control.coordinator import Coordinator
 from helixsim.models.simulation import Simulation
@@ -15,6 +16,10 @@ from helixsim.models.simulation import Simulation
 # Tests start hundreds of processes: without compiled modules, each would compile helixsim anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# No test asserts wall time: an example may wait for other work of the machine.
+settings.register_profile("helixsim", deadline=None)
+settings.load_profile("helixsim")
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
