@@ -73,7 +73,10 @@ def test_a_drained_cluster_is_empty(scenario):
 @given(troubled(drain=True), st.sampled_from(NODE_SCHEDULERS.shipped_names()))
 def test_a_drained_cluster_of_engines_holds_no_kv_blocks(scenario, node_scheduler):
     scheduler = replace(scenario.scheduler, node=node_scheduler)
-    simulation = Simulation(replace(scenario, physics="calibrated", scheduler=scheduler))
+    # One byte of weights, as the toy LLM has, would make attention to earlier chunks take days.
+    llm = replace(scenario.llm, layer_bytes=1000 * scenario.llm.activation_bytes_per_token)
+    changed = replace(scenario, llm=llm, physics="calibrated", scheduler=scheduler)
+    simulation = Simulation(changed)
     counts = simulation.run().summary["requests"]
     assert counts["in_flight"] == counts["waiting"] == 0
     for node in simulation.nodes:

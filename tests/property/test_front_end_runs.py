@@ -27,7 +27,9 @@ VALIDATES = Watcher(0.1, lambda simulation: simulation.coordinator.validate())
 def looping(scenario: Scenario) -> Scenario:
     """The scenario where decodes do not return between passes."""
     scheduler = replace(scenario.scheduler, node="vllm")
-    return replace(scenario, physics="calibrated", scheduler=scheduler)
+    # The toy LLM has one byte of weights: attention to earlier chunks would take days beside them.
+    llm = replace(scenario.llm, layer_bytes=1000 * scenario.llm.activation_bytes_per_token)
+    return replace(scenario, llm=llm, physics="calibrated", scheduler=scheduler)
 
 
 @st.composite
