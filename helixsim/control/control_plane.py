@@ -157,7 +157,7 @@ def build_control_plane(
         expected_output_tokens=scenario.workload.mean_output_tokens
         * scheduler.kv.expected_output_ratio,
         min_flow_share=scheduler.min_flow_share,
-        uses_small_shares_alone=performance.requests_wait,
+        half_of_equal_is_enough=performance.requests_wait,
         admits_by_held_kv=scheduler.kv.admission == "exact"
         and not (loops and _has_only_whole_nodes(topology)),
         ttft_limit_s=_ttft_limit_s(scenario.slos),

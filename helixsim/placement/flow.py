@@ -109,7 +109,7 @@ def used_links(
     link_tokens_per_s: Sequence[float],
     min_share: float,
     *,
-    all_if_none: bool,
+    half_of_equal_is_enough: bool,
     replicas: Collection[int] = (),
 ) -> tuple[PlacedLink, ...]:
     """The outgoing links of one machine that requests follow.
@@ -122,7 +122,7 @@ def used_links(
         For every link of the topology, the flow over it.
     min_share
         Least share of the machine's outgoing flow, 0 to 1, that a used link carries.
-    all_if_none
+    half_of_equal_is_enough
         Whether half of an equal share is enough in any case, so that among many successors alike
         none is passed over.
     replicas
@@ -136,7 +136,7 @@ def used_links(
     """
     total = sum(link_tokens_per_s[link.index] for link in links)
     carrying = tuple(link for link in links if link_tokens_per_s[link.index] > 0)
-    if all_if_none and carrying:
+    if half_of_equal_is_enough and carrying:
         min_share = least_share(min_share, len(carrying))
     least = min_share * total
     return tuple(

@@ -100,7 +100,7 @@ def small_shares(scenario: Scenario, placement: Placement) -> str:
             links,
             by_link,
             scheduler.min_flow_share,
-            all_if_none=waits,
+            half_of_equal_is_enough=waits,
             replicas=topology.replicas if waits else (),
         )
         passed_over += len(links) - len(used)

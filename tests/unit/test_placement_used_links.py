@@ -21,13 +21,19 @@ def star(names):
     return make_topology(make_scenario(layers, links=links, workload=offline([(10, 4)])))
 
 
-def used(topology, flows, min_share, *, all_if_none=False, replicas=()):
+def used(topology, flows, min_share, *, half_of_equal_is_enough=False, replicas=()):
     """Numbers of the used links out of the coordinator, in the order of `flows`."""
     links = topology.outgoing[topology.coordinator]
     by_link = [0.0] * len(topology.links)
     for link, flow in zip(links, flows, strict=True):
         by_link[link.index] = flow
-    found = used_links(links, by_link, min_share, all_if_none=all_if_none, replicas=replicas)
+    found = used_links(
+        links,
+        by_link,
+        min_share,
+        half_of_equal_is_enough=half_of_equal_is_enough,
+        replicas=replicas,
+    )
     return [links.index(link) for link in found]
 
 
@@ -43,13 +49,13 @@ def used(topology, flows, min_share, *, all_if_none=False, replicas=()):
 )
 def test_links_need_flow_and_a_share(topology, flows, min_share, expected):
     assert used(topology, flows, min_share) == expected
-    assert used(topology, flows, min_share, all_if_none=True) == expected
+    assert used(topology, flows, min_share, half_of_equal_is_enough=True) == expected
 
 
 def test_where_all_shares_are_small(topology):
     flows = (4.0, 0.0, 4.0)
     assert used(topology, flows, 0.6) == []
-    assert used(topology, flows, 0.6, all_if_none=True) == [0, 2]
+    assert used(topology, flows, 0.6, half_of_equal_is_enough=True) == [0, 2]
 
 
 @pytest.mark.parametrize("successors", [8, 21, 40])
@@ -59,10 +65,10 @@ def test_of_many_successors_half_of_an_equal_share_is_enough(successors):
     topology = star([f"n{n}" for n in range(successors)])
     flows = (0.6, *([1.0] * (successors - 2)), 1.4)
     everyone = list(range(successors))
-    assert used(topology, flows, 0.05, all_if_none=True) == everyone
+    assert used(topology, flows, 0.05, half_of_equal_is_enough=True) == everyone
     assert used(topology, flows, 0.05) == {8: everyone, 21: [20], 40: []}[successors]
     tiny = (0.4, *([1.0] * (successors - 2)), 1.6)
-    assert (0 in used(topology, tiny, 0.05, all_if_none=True)) == (successors == 8)
+    assert (0 in used(topology, tiny, 0.05, half_of_equal_is_enough=True)) == (successors == 8)
 
 
 def test_a_replica_is_used_however_small_its_share(topology):

@@ -75,7 +75,7 @@ class MaxFlowPolicy:
         self._flow = flow
         self._load = [0.0] * len(topology.links)
         self._open = _open_links(
-            topology, flow, self._min_share, all_if_none=inputs.uses_small_shares_alone
+            topology, flow, self._min_share, half_of_equal_is_enough=inputs.half_of_equal_is_enough
         )
         self._routes: dict[tuple[int, ...], FlowRoute] = {}
         self._unbilled: list[FlowRoute] = []
@@ -108,7 +108,7 @@ class MaxFlowPolicy:
         rest = topology
         if len(topology.front_ends) > 1 and (down or cut):
             rest = without(topology, down, cut)
-        self._open = _open_links(rest, by_link, self._min_share, all_if_none=True)
+        self._open = _open_links(rest, by_link, self._min_share, half_of_equal_is_enough=True)
         self._routes.clear()
         self._bandwidth = [
             new or old
@@ -259,7 +259,7 @@ class MaxFlowPolicy:
 
 
 def _open_links(
-    topology: Topology, flow: tuple[float, ...], min_share: float, *, all_if_none: bool
+    topology: Topology, flow: tuple[float, ...], min_share: float, *, half_of_equal_is_enough: bool
 ) -> list[list[tuple[PlacedLink, ...]]]:
     """For every front end and every machine, the links that its requests use.
 
@@ -267,10 +267,16 @@ def _open_links(
     to a node that holds the whole LLM, unless small shares are left out even where there are no
     others.
     """
-    replicas = topology.replicas if all_if_none else ()
+    replicas = topology.replicas if half_of_equal_is_enough else ()
     return [
         [
-            used_links(links, flow, min_share, all_if_none=all_if_none, replicas=replicas)
+            used_links(
+                links,
+                flow,
+                min_share,
+                half_of_equal_is_enough=half_of_equal_is_enough,
+                replicas=replicas,
+            )
             for links in links_back(topology, home)
         ]
         for home in topology.front_end_machines
@@ -286,7 +292,7 @@ def _check_open(
     by_link = inputs.flow.link_tokens_per_s
     for home, of_home in zip(topology.front_end_machines, open_links, strict=True):
         for machine, links in enumerate(links_back(topology, home)):
-            carrying = used_links(links, by_link, 0.0, all_if_none=False)
+            carrying = used_links(links, by_link, 0.0, half_of_equal_is_enough=False)
             if not carrying or of_home[machine]:
                 continue
             raise NoRouteError(

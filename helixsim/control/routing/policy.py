@@ -67,7 +67,7 @@ class PolicyInputs:
         A successor with less than this share of a node's flow is not used.
     rng
         The run's random stream.
-    uses_small_shares_alone
+    half_of_equal_is_enough
         Whether half of an equal share is enough for a successor in any case.
     admits_by_held_kv
         Whether requests count with what they hold, not with what they are expected to hold at
@@ -84,7 +84,7 @@ class PolicyInputs:
     expected_output_tokens: float
     min_flow_share: float
     rng: Random
-    uses_small_shares_alone: bool = False
+    half_of_equal_is_enough: bool = False
     admits_by_held_kv: bool = False
     ttft_limit_s: float | None = None
     tpot_limit_s: float | None = None

@@ -208,7 +208,7 @@ class Surrogate:
                 topology.outgoing[machine],
                 carried,
                 min_flow_share,
-                all_if_none=self.uses_small_shares,
+                half_of_equal_is_enough=self.uses_small_shares,
                 replicas=topology.replicas if self.uses_small_shares else (),
             )
             total = sum(carried[link.index] for link in used)
